@@ -1,0 +1,7 @@
+//! The `gantry` binary: hands the arguments to [`gantry::cli`] and exits with its code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gantry::cli::main()
+}

@@ -1,0 +1,296 @@
+//! References: what a person typed to name an image.
+//!
+//! ```text
+//! host/repository[:tag][@digest]   an image in a registry          rg.example.org/mecapy/functions/beam:v1
+//! name[:tag]                       an image of this store alone    beam:1
+//! oci:DIR[:tag]                    an image layout on disk         oci:/tmp/layout:beam
+//! ```
+//!
+//! The first component is a host when it contains `.` or `:` or is `localhost` (the rule of Docker and
+//! containers/image). A bare name may not contain `/`. Without tag and digest the tag is `latest`.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use super::Digest;
+
+/// Longest repository name the distribution specification's clients accept.
+const MAX_NAME: usize = 255;
+/// Longest tag (distribution specification).
+const MAX_TAG: usize = 128;
+
+/// A parsed reference; printing it gives the text back.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Reference {
+    /// An image of a registry, whether or not it is in the store.
+    Registry {
+        /// Host with optional port.
+        host: String,
+        /// Path below the host.
+        repository: String,
+        /// Tag, when one was typed.
+        tag: Option<String>,
+        /// Digest, when one was typed; wins over the tag.
+        digest: Option<Digest>,
+    },
+    /// An image known to this store alone.
+    Local {
+        /// One component.
+        name: String,
+        /// Tag, when one was typed.
+        tag: Option<String>,
+    },
+    /// An OCI image layout directory.
+    Layout {
+        /// The directory.
+        dir: PathBuf,
+        /// The `org.opencontainers.image.ref.name` inside it.
+        tag: Option<String>,
+    },
+}
+
+/// Why a text is no reference.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("parse reference {text:?}: {reason}")]
+pub struct ParseReferenceError {
+    /// The text, cut to 100 characters.
+    pub text: String,
+    /// Which rule it breaks.
+    pub reason: &'static str,
+}
+
+impl Reference {
+    /// The tag that is meant: the typed one, or `latest`.
+    pub fn tag_or_latest(&self) -> &str {
+        match self {
+            Self::Registry { tag, .. } | Self::Local { tag, .. } | Self::Layout { tag, .. } => {
+                tag.as_deref().unwrap_or("latest")
+            }
+        }
+    }
+
+    /// The digest in the text, if any.
+    pub fn digest(&self) -> Option<&Digest> {
+        match self {
+            Self::Registry { digest, .. } => digest.as_ref(),
+            Self::Local { .. } | Self::Layout { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tag = match self {
+            Self::Registry {
+                host, repository, tag, ..
+            } => {
+                write!(f, "{host}/{repository}")?;
+                tag
+            }
+            Self::Local { name, tag } => {
+                write!(f, "{name}")?;
+                tag
+            }
+            Self::Layout { dir, tag } => {
+                write!(f, "oci:{}", dir.display())?;
+                tag
+            }
+        };
+        if let Some(tag) = tag {
+            write!(f, ":{tag}")?;
+        }
+        if let Some(digest) = self.digest() {
+            write!(f, "@{digest}")?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Reference {
+    type Err = ParseReferenceError;
+
+    fn from_str(text: &str) -> Result<Self, ParseReferenceError> {
+        parse(text).map_err(|reason| ParseReferenceError {
+            text: text.chars().take(100).collect(),
+            reason,
+        })
+    }
+}
+
+fn parse(text: &str) -> Result<Reference, &'static str> {
+    if let Some(rest) = text.strip_prefix("oci:") {
+        return parse_layout(rest);
+    }
+    let (name, digest) = match text.split_once('@') {
+        Some((name, digest)) => (
+            name,
+            Some(
+                digest
+                    .parse()
+                    .map_err(|_| "the digest after @ is not sha256: and 64 hexadecimal digits")?,
+            ),
+        ),
+        None => (text, None),
+    };
+    let Some((host, path)) = name.split_once('/').filter(|(first, _)| is_host(first)) else {
+        if digest.is_some() {
+            return Err("a name of this store alone takes no digest");
+        }
+        let (name, tag) = split_tag(name)?;
+        if name.contains('/') {
+            return Err("a name with / starts with a registry host, such as registry.example.org/team/image");
+        }
+        check_repository(name)?;
+        return Ok(Reference::Local {
+            name: name.to_owned(),
+            tag,
+        });
+    };
+    check_host(host)?;
+    let (repository, tag) = split_tag(path)?;
+    check_repository(repository)?;
+    Ok(Reference::Registry {
+        host: host.to_owned(),
+        repository: repository.to_owned(),
+        tag,
+        digest,
+    })
+}
+
+fn parse_layout(rest: &str) -> Result<Reference, &'static str> {
+    let (dir, tag) = match rest.rsplit_once(':') {
+        Some((dir, tag)) if !tag.contains('/') => {
+            check_tag(tag)?;
+            (dir, Some(tag.to_owned()))
+        }
+        _ => (rest, None),
+    };
+    if dir.is_empty() || dir.contains('\0') {
+        return Err("oci: needs a directory");
+    }
+    Ok(Reference::Layout {
+        dir: Path::new(dir).to_owned(),
+        tag,
+    })
+}
+
+fn split_tag(text: &str) -> Result<(&str, Option<String>), &'static str> {
+    match text.split_once(':') {
+        Some((name, tag)) => {
+            check_tag(tag)?;
+            Ok((name, Some(tag.to_owned())))
+        }
+        None => Ok((text, None)),
+    }
+}
+
+fn is_host(first: &str) -> bool {
+    first == "localhost" || first.contains(['.', ':'])
+}
+
+fn check_host(host: &str) -> Result<(), &'static str> {
+    let (name, port) = match host.split_once(':') {
+        Some((name, port)) => (name, Some(port)),
+        None => (host, None),
+    };
+    if port.is_some_and(|port| port.parse::<u16>().is_err() || port.starts_with('+')) {
+        return Err("the port of the host is not a number from 0 to 65535");
+    }
+    let label_is_fine = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    if name.len() > 253 || !name.split('.').all(label_is_fine) {
+        return Err("the host is not a DNS name or an IPv4 address");
+    }
+    Ok(())
+}
+
+fn check_repository(name: &str) -> Result<(), &'static str> {
+    if name.is_empty() || name.len() > MAX_NAME {
+        return Err("the name must have 1 to 255 characters");
+    }
+    if !name.split('/').all(component_is_fine) {
+        return Err("a name is lower-case letters and digits, separated by one of . _ __ - and /");
+    }
+    Ok(())
+}
+
+/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*` of the distribution specification.
+fn component_is_fine(component: &str) -> bool {
+    let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let ends_well =
+        component.bytes().next().is_some_and(alphanumeric) && component.bytes().last().is_some_and(alphanumeric);
+    let separators = component
+        .split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+        .filter(|s| !s.is_empty());
+    ends_well
+        && separators
+            .into_iter()
+            .all(|s| matches!(s, "." | "_" | "__") || s.bytes().all(|byte| byte == b'-'))
+}
+
+fn check_tag(tag: &str) -> Result<(), &'static str> {
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let fine = tag.len() <= MAX_TAG
+        && tag.bytes().next().is_some_and(word)
+        && tag.bytes().all(|byte| word(byte) || byte == b'.' || byte == b'-');
+    fine.then_some(())
+        .ok_or("a tag is 1 to 128 letters, digits, _ . - and does not start with . or -")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parse_then_print_is_the_identity() {
+        let digest = Digest::of(b"").to_string();
+        for text in [
+            "beam",
+            "beam:1",
+            "localhost/beam:1",
+            "127.0.0.1:5000/team/beam",
+            "rg.fr-par.scw.cloud/mecapy/functions/user-1-func-2:v1-abcdef12",
+            &format!("example.org/a/b:v1@{digest}"),
+            &format!("example.org/a@{digest}"),
+            "oci:/tmp/layout",
+            "oci:relative/dir:tag",
+        ] {
+            assert_eq!(text.parse::<Reference>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn refuses_what_would_escape_the_store() {
+        for text in [
+            "",
+            "/",
+            "..",
+            "../x",
+            "a/b",
+            "Beam",
+            "beam:",
+            "beam:.x",
+            "beam: x",
+            "example.org/../x",
+            "example.org//x",
+            "example.org/a:b:c",
+            "-.org/a",
+            "a..b",
+            "a@sha256:00",
+            "exa mple.org/a",
+            "example.org:99999/a",
+            "oci:",
+            "a\0b",
+            "example.org/a.",
+            "_a",
+            "beam:\u{e9}",
+        ] {
+            assert!(text.parse::<Reference>().is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! What a run may use and touch, and how surely each promise about that is kept.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Bytes;
+
+/// What a run may use. Every field has a default; all of them are validated where they enter.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Confinement {
+    /// Memory of all processes together.
+    pub memory: Bytes,
+    /// CPU share in cores.
+    pub cpus: f64,
+    /// Processes and threads at once.
+    pub pids: u32,
+    /// Wall-clock limit, counted from the start of the workload.
+    pub timeout: Duration,
+    /// Size of `/tmp`.
+    pub tmp_size: Bytes,
+    /// Size of `/output`.
+    pub output_size: Bytes,
+    /// Most bytes of standard output and of standard error that are passed on (each).
+    pub output_limit: Bytes,
+    /// What can be reached.
+    pub network: Network,
+    /// Promises whose loss does not refuse the run.
+    pub allow_degraded: BTreeSet<Promise>,
+}
+
+impl Default for Confinement {
+    fn default() -> Self {
+        Self {
+            memory: Bytes(512 << 20),
+            cpus: 1.0,
+            // Python with OpenBLAS starts a thread per core; 64 holds that and a small process pool.
+            pids: 64,
+            timeout: Duration::from_secs(60),
+            tmp_size: Bytes(64 << 20),
+            output_size: Bytes(64 << 20),
+            output_limit: Bytes(16 << 20),
+            network: Network::None,
+            allow_degraded: BTreeSet::new(),
+        }
+    }
+}
+
+/// Which network a run has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// An empty network namespace.
+    None,
+}
+
+/// A promise about a run; the names are those of the outcome's `enforced` field and of `--allow-degraded`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Promise {
+    /// uid and gid 1000 inside, no other id mapped.
+    User,
+    /// All five capability sets are empty and cannot grow.
+    Capabilities,
+    /// `no_new_privs` is set.
+    NoNewPrivs,
+    /// The seccomp program is loaded.
+    Seccomp,
+    /// Landlock confines files, TCP, signals and abstract sockets.
+    Landlock,
+    /// The root file system cannot be written.
+    ReadOnlyRoot,
+    /// `/tmp` is private, limited in bytes and inodes.
+    Tmp,
+    /// `/output` is private, limited in bytes and inodes.
+    Output,
+    /// Nothing but the loopback interface exists.
+    Network,
+    /// Memory of all processes together is limited.
+    Memory,
+    /// The CPU share is limited.
+    Cpu,
+    /// The number of processes is limited.
+    Processes,
+    /// The wall-clock limit holds.
+    Time,
+    /// What is passed on of standard output and error is limited.
+    OutputSize,
+    /// No descriptor or environment variable of ours reaches the workload.
+    Leaks,
+    /// Nothing of the run survives it, nor the death of gantry.
+    Death,
+}
+
+impl Promise {
+    /// Every promise, in the order of the enum.
+    pub const ALL: [Promise; 16] = [
+        Self::User,
+        Self::Capabilities,
+        Self::NoNewPrivs,
+        Self::Seccomp,
+        Self::Landlock,
+        Self::ReadOnlyRoot,
+        Self::Tmp,
+        Self::Output,
+        Self::Network,
+        Self::Memory,
+        Self::Cpu,
+        Self::Processes,
+        Self::Time,
+        Self::OutputSize,
+        Self::Leaks,
+        Self::Death,
+    ];
+
+    /// The name in documents and options.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Capabilities => "capabilities",
+            Self::NoNewPrivs => "no_new_privs",
+            Self::Seccomp => "seccomp",
+            Self::Landlock => "landlock",
+            Self::ReadOnlyRoot => "read_only_root",
+            Self::Tmp => "tmp",
+            Self::Output => "output",
+            Self::Network => "network",
+            Self::Memory => "memory",
+            Self::Cpu => "cpu",
+            Self::Processes => "processes",
+            Self::Time => "time",
+            Self::OutputSize => "output_size",
+            Self::Leaks => "leaks",
+            Self::Death => "death",
+        }
+    }
+}
+
+impl fmt::Display for Promise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Promise {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|promise| promise.name() == text)
+            .ok_or_else(|| {
+                format!(
+                    "no promise is called {text:?}; there are {}",
+                    Self::ALL.map(Self::name).join(", ")
+                )
+            })
+    }
+}
+
+/// How surely a promise is kept in this run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Nobody looks.
+    Absent,
+    /// We look from time to time and act.
+    Watched,
+    /// The kernel refuses, and we have read back that it will.
+    Enforced,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_promise_has_a_name_that_parses_and_serialises() {
+        for promise in Promise::ALL {
+            assert_eq!(promise.name().parse(), Ok(promise));
+            assert_eq!(serde_json::to_value(promise).unwrap(), promise.name());
+        }
+    }
+}
