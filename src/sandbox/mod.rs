@@ -1,1 +1,29 @@
-//! sandbox
+//! Confined execution: a [`Bundle`] goes in, a [`Finished`] comes out, and nothing is left.
+//!
+//! ```text
+//! gantry --clone3(user mnt pid ipc uts net cgroup)--> init (pid 1, our binary, empty environment)
+//!    |  <--- control socket: bundle, levels, end --->   |  mounts, pivot_root, restrictions, read back
+//!    |  <--- stdout, stderr pipes ------------------.   |--fork--> workload (never pid 1)
+//! ```
+//!
+//! `init` dies with us three times over: by its parent-death signal, by the end of the control socket, and by its own
+//! deadline; with it the kernel kills everything in its pid namespace and frees every mount of its mount namespace.
+//! Nothing of a run exists outside those two processes: no state file, no mount, no cgroup that must be cleaned.
+//!
+//! libcontainer is not used: `docs/decisions.md` has the measurement.
+
+mod bundle;
+mod collect;
+mod init;
+mod mounts;
+mod restrict;
+mod seccomp;
+mod supervise;
+mod verify;
+mod wire;
+mod workload;
+
+pub use bundle::{Bundle, End, Finished, SandboxError, Sink, Times, Usage};
+pub use collect::{collect, CollectError, CollectLimits, Collected};
+pub use init::{is_init, main as init_main};
+pub use supervise::run;

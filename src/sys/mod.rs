@@ -1,1 +1,4 @@
-//! sys
+//! The kernel edge: what rustix does not wrap, and the only `unsafe` of the crate.
+
+pub mod clock;
+pub mod process;

@@ -1,0 +1,101 @@
+# Shared by the scripts of this folder; sourced, not run.
+#
+# Rootless software that is only ever tried as root hides its bugs. So every script, when started as root, installs
+# what it needs from Debian's packages, copies the checkout to an unprivileged user's home and runs itself again
+# there; without root it checks that everything is there and says what is missing.
+
+set -euo pipefail
+
+readonly DEV_USER=gantry-dev
+# What building needs: a C compiler and the static C library, a Rust toolchain, pip (it brings uv, the resolver).
+readonly BUILD_PACKAGES="gcc libc6-dev ca-certificates python3 python3-pip git tar util-linux"
+readonly RUST_PACKAGES="cargo-web rustc-web"
+# What the tests compare gantry with, and check its images with.
+readonly TEST_PACKAGES="rust-web-clippy rustfmt-web docker-registry skopeo umoci podman uidmap bubblewrap strace"
+readonly BENCH_PACKAGES="bubblewrap strace gzip"
+
+say() { printf '%s\n' "$*" >&2; }
+
+# have_rust: is there a cargo of at least the version in Cargo.toml?
+have_rust() {
+    local want have
+    want=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$TOP/Cargo.toml")
+    have=$(rustc --version 2>/dev/null | cut -d' ' -f2) || return 1
+    command -v cargo >/dev/null && [ "$(printf '%s\n%s\n' "$want" "$have" | sort -V | head -n1)" = "$want" ]
+}
+
+# install_packages NAME...: from Debian, only what is missing.
+install_packages() {
+    local missing=() name
+    for name in "$@"; do
+        dpkg-query -W -f='${Status}' "$name" 2>/dev/null | grep -q 'ok installed' || missing+=("$name")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    say "Installing ${missing[*]}"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# as_user SCRIPT ARG...: copy the checkout to the unprivileged user and run its copy of SCRIPT; does not return.
+as_user() {
+    local script=$1 home work
+    shift
+    id -u "$DEV_USER" >/dev/null 2>&1 || useradd --create-home --shell /bin/bash "$DEV_USER"
+    home=$(getent passwd "$DEV_USER" | cut -d: -f6)
+    work=$home/gantry
+    install -d -o "$DEV_USER" -g "$DEV_USER" "$work"
+    # The build directory stays from run to run; everything else is laid anew from what git would commit.
+    find "$work" -mindepth 1 -maxdepth 1 ! -name target -exec rm -rf {} +
+    (cd "$TOP" && git -c safe.directory='*' ls-files -z --cached --others --exclude-standard | tar --null --files-from=- -cf -) |
+        tar -xf - -C "$work" --owner="$DEV_USER" --group="$DEV_USER" --no-same-owner
+    chown -R "$DEV_USER:$DEV_USER" "$work"
+    local keep=() name
+    for name in CI NO_COLOR TERM LANG GANTRY_ROOT HTTP_PROXY HTTPS_PROXY NO_PROXY http_proxy https_proxy no_proxy \
+        SSL_CERT_FILE SSL_CERT_DIR CARGO_NET_OFFLINE PIP_INDEX_URL PIP_CERT UV_DEFAULT_INDEX UV_INDEX_URL; do
+        [ -z "${!name+set}" ] || keep+=("$name=${!name}")
+    done
+    cd "$work"
+    exec setpriv --reuid "$DEV_USER" --regid "$DEV_USER" --init-groups --inh-caps=-all -- \
+        env -i HOME="$home" USER="$DEV_USER" PATH=/usr/local/bin:/usr/bin:/bin "${keep[@]}" "$work/scripts/$script" "$@"
+}
+
+# need COMMAND PACKAGE: say what is missing when we may not install it.
+need() {
+    command -v "$1" >/dev/null && return 0
+    say "missing: $1 (Debian package $2)"
+    MISSING=1
+}
+
+# prepare SCRIPT PACKAGES ARG...: the whole of the above.
+prepare() {
+    local script=$1 packages=$2
+    shift 2
+    if [ "$(id -u)" -eq 0 ]; then
+        # shellcheck disable=SC2086 # the lists are words
+        install_packages $BUILD_PACKAGES $RUST_PACKAGES $packages
+        as_user "$script" "$@"
+    fi
+    MISSING=0
+    need gcc gcc
+    need python3 python3
+    python3 -m pip --version >/dev/null 2>&1 || command -v uv >/dev/null || { say "missing: pip or uv (Debian package python3-pip)"; MISSING=1; }
+    have_rust || { say "missing: Rust, at least the rust-version of Cargo.toml (Debian packages $RUST_PACKAGES)"; MISSING=1; }
+    local name
+    for name in $packages; do
+        dpkg-query -W -f='${Status}' "$name" 2>/dev/null | grep -q 'ok installed' && continue
+        case $name in
+            rust-web-clippy) need cargo-clippy "$name" ;;
+            rustfmt-web) need rustfmt "$name" ;;
+            bubblewrap) need bwrap "$name" ;;
+            uidmap) need newuidmap "$name" ;;
+            *) need "$name" "$name" ;;
+        esac
+    done
+    if [ "$MISSING" -ne 0 ]; then
+        say "Install the above, or run this script once as root: it installs them and goes on as user $DEV_USER."
+        exit 1
+    fi
+}
+
+# The release binary of this checkout.
+binary() { printf '%s\n' "${CARGO_TARGET_DIR:-$TOP/target}/x86_64-unknown-linux-gnu/release/gantry"; }

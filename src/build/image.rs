@@ -1,0 +1,112 @@
+//! The last step of a build: layers -> configuration and manifest, as bytes that depend on nothing else.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use super::layers::BuiltLayer;
+use crate::oci::{media_type, Descriptor, Digest, ImageConfig, ImageConfigBody, Manifest, RootFs};
+
+/// Prefix of the platform's labels.
+const LABEL_PREFIX: &str = "org.mecapy.function.";
+
+/// What the configuration says besides the layers.
+#[derive(Debug, Clone)]
+pub struct ImageSettings {
+    /// Environment of the base, `NAME=value`.
+    pub env: Vec<String>,
+    /// The base's labels and the build's own, the build's winning.
+    pub labels: BTreeMap<String, String>,
+    /// When the image was made; lives in the configuration alone.
+    pub created: SystemTime,
+    /// The command.
+    pub command: Vec<String>,
+}
+
+/// The configuration of a function image: USER 1000, WORKDIR /app.
+pub fn config(layers: &[BuiltLayer], settings: &ImageSettings) -> ImageConfig {
+    let created = rfc3339(settings.created);
+    let mut labels = settings.labels.clone();
+    labels.insert(format!("{LABEL_PREFIX}created"), created.clone());
+    let history = layers
+        .iter()
+        .map(|layer| serde_json::json!({ "created_by": format!("gantry: {}", layer.reason) }))
+        .collect();
+    ImageConfig {
+        architecture: "amd64".to_owned(),
+        os: "linux".to_owned(),
+        created: Some(created),
+        config: ImageConfigBody {
+            user: Some("1000:1000".to_owned()),
+            env: Some(settings.env.clone()),
+            entrypoint: None,
+            cmd: Some(settings.command.clone()),
+            working_dir: Some("/app".to_owned()),
+            labels: Some(labels),
+        },
+        rootfs: RootFs { kind: "layers".to_owned(), diff_ids: layers.iter().map(|layer| layer.diff_id).collect() },
+        history,
+    }
+}
+
+/// The manifest of `layers` with a configuration of the given digest and size.
+pub fn manifest(layers: &[BuiltLayer], config: &Digest, config_size: u64) -> Manifest {
+    Manifest {
+        schema_version: 2,
+        media_type: Some(media_type::MANIFEST.to_owned()),
+        config: Descriptor::new(media_type::CONFIG, *config, config_size),
+        layers: layers.iter().map(|layer| layer.descriptor.clone()).collect(),
+        annotations: BTreeMap::new(),
+    }
+}
+
+/// Whether two configurations differ in nothing but the time.
+pub fn same_but_for_time(one: &ImageConfig, other: &ImageConfig) -> bool {
+    let timeless = |config: &ImageConfig| {
+        let mut config = config.clone();
+        config.created = None;
+        if let Some(labels) = &mut config.config.labels {
+            labels.remove(&format!("{LABEL_PREFIX}created"));
+        }
+        config
+    };
+    timeless(one) == timeless(other)
+}
+
+/// `2026-11-24T08:06:00Z`; times before 1970 print as 1970.
+pub fn rfc3339(time: SystemTime) -> String {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+    let (day, second) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, date) = civil_from_days(day);
+    format!("{year:04}-{month:02}-{date:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
+}
+
+/// Days since 1970-01-01 to year, month, day (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+fn civil_from_days(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let era = days / 146_097;
+    let day_of_era = days % 146_097;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prints_times_as_rfc_3339() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_795_507_560, "2026-11-24T08:06:00Z"),
+            (4_107_542_399, "2100-02-28T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)), text);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Makes a layer once: memo, single flight between processes, blob and unpacked tree in one pass.
+//!
+//! A layer is a pure function of its key. `memo/<kind>/<key>` names the finished blob and tree; it is written after
+//! both are committed by rename, so that a memo entry whose blob or tree is gone only means "make it again".
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::ports::Progress;
+use crate::archive::layer::WrittenLayer;
+use crate::oci::{media_type, Descriptor, DiffId, Digest};
+use crate::policy::ExtractionLimits;
+use crate::store::{BlobWriter, LayerStaging, MemoKind, Store, StoreError};
+
+/// A layer in the store, blob and tree, and why it is part of an image.
+#[derive(Debug, Clone, Serialize)]
+pub struct BuiltLayer {
+    /// The compressed blob.
+    #[serde(flatten)]
+    pub descriptor: Descriptor,
+    /// Hash of the uncompressed tar.
+    pub diff_id: DiffId,
+    /// For people: `base python-3.11`, `wheel numpy 1.26.4`, `code`.
+    pub reason: String,
+    /// Bytes of its files.
+    pub unpacked_bytes: u64,
+    /// Whether it was there already.
+    pub reused: bool,
+}
+
+/// What is remembered of a layer, with a note of its maker.
+#[derive(Debug, Serialize, Deserialize)]
+struct Remembered<T> {
+    digest: Digest,
+    size: u64,
+    diff_id: DiffId,
+    unpacked_bytes: u64,
+    note: T,
+}
+
+/// Which layer is wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerWanted<'a> {
+    /// The folder of the memo.
+    pub kind: MemoKind,
+    /// Everything the bytes depend on, hashed.
+    pub key: &'a Digest,
+    /// Why the layer is in the image.
+    pub reason: &'a str,
+}
+
+/// Returns the layer of `wanted`, making it with `make` unless the store has it.
+///
+/// Idempotent, and safe to call at once from many processes: they wait for the first. `make` writes the blob and the
+/// tree, and returns what else is worth remembering.
+pub fn ensure_layer<T, E>(
+    store: &Store,
+    wanted: LayerWanted<'_>,
+    progress: &dyn Progress,
+    make: impl FnOnce(&mut BlobWriter, &mut LayerStaging) -> Result<(WrittenLayer, T), E>,
+) -> Result<(BuiltLayer, T), E>
+where
+    T: Serialize + DeserializeOwned,
+    E: From<StoreError>,
+{
+    if let Some(found) = find_layer(store, wanted)? {
+        return Ok(found);
+    }
+    let lock = format!("layer-{}", wanted.key.hex());
+    let mut announce = || progress.step("Waiting for", &format!("another build that makes {}", wanted.reason));
+    let _single = store.exclusive(&lock, &mut announce)?;
+    if let Some(found) = find_layer(store, wanted)? {
+        return Ok(found);
+    }
+    let mut blob = store.blob_writer()?;
+    let mut staging = store.stage_layer()?;
+    let (written, note) = make(&mut blob, &mut staging)?;
+    let descriptor = Descriptor::new(media_type::LAYER_GZIP, written.digest, written.size);
+    blob.commit_expecting(&descriptor)?;
+    staging.commit(&written.diff_id, written.unpacked_bytes)?;
+    let remembered = Remembered {
+        digest: written.digest,
+        size: written.size,
+        diff_id: written.diff_id,
+        unpacked_bytes: written.unpacked_bytes,
+        note,
+    };
+    store.put_memo(wanted.kind, wanted.key, &remembered)?;
+    Ok((remembered.layer(wanted.reason, false), remembered.note))
+}
+
+/// Returns the layer of `wanted` when the store has its blob; unpacks it again should only the tree be gone.
+pub fn find_layer<T: DeserializeOwned>(
+    store: &Store,
+    wanted: LayerWanted<'_>,
+) -> Result<Option<(BuiltLayer, T)>, StoreError> {
+    let Some(remembered) = store.memo::<Remembered<T>>(wanted.kind, wanted.key)? else { return Ok(None) };
+    if store.blob_size(&remembered.digest) != Some(remembered.size) {
+        return Ok(None);
+    }
+    let layer = remembered.layer(wanted.reason, true);
+    if store.layer_tree(&layer.diff_id).is_none() {
+        store.ensure_unpacked(&layer.descriptor, &layer.diff_id, &ExtractionLimits::default())?;
+    }
+    Ok(Some((layer, remembered.note)))
+}
+
+impl<T> Remembered<T> {
+    fn layer(&self, reason: &str, reused: bool) -> BuiltLayer {
+        BuiltLayer {
+            descriptor: Descriptor::new(media_type::LAYER_GZIP, self.digest, self.size),
+            diff_id: self.diff_id,
+            reason: reason.to_owned(),
+            unpacked_bytes: self.unpacked_bytes,
+            reused,
+        }
+    }
+}

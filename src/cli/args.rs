@@ -1,0 +1,225 @@
+//! The command line as clap sees it. Only shapes and help texts; meaning is given in the sibling modules.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::oci::Reference;
+use crate::policy::{parse_duration, Bytes, Network, Promise};
+
+/// Builds OCI images for Python functions and runs them in a sandbox: no daemon, no root.
+#[derive(Debug, Parser)]
+#[command(name = "gantry", version, arg_required_else_help = true, disable_help_subcommand = true)]
+pub struct Cli {
+    /// Configuration file [default: $GANTRY_CONFIG, else $XDG_CONFIG_HOME/gantry/config.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build a function's directory into an image and print its digest
+    Build(BuildArgs),
+    /// Run an image in the sandbox
+    Run(Box<RunArgs>),
+    /// Copy an image from an image layout (oci:DIR[:TAG]) into the store
+    Pull { reference: Reference },
+    /// Copy an image of the store into an image layout (oci:DIR[:TAG])
+    Push { reference: Reference, destination: Reference },
+    /// Copy an image between the store and image layouts
+    Copy { source: Reference, destination: Reference },
+    /// Write an image to an OCI archive
+    Save {
+        reference: Reference,
+        /// The archive; - for standard output
+        file: PathBuf,
+    },
+    /// Read the images of an OCI archive into the store
+    Load {
+        /// The archive; - for standard input
+        file: PathBuf,
+        /// Name the image instead of the names in the archive
+        #[arg(long, value_name = "REF")]
+        tag: Option<Reference>,
+    },
+    /// Images of the store
+    #[command(subcommand)]
+    Images(ImagesCommand),
+    /// Disk use of the store
+    #[command(subcommand)]
+    Cache(CacheCommand),
+    /// The base images functions are built on
+    #[command(subcommand)]
+    Base(BaseCommand),
+}
+
+#[derive(Debug, Args)]
+pub struct BuildArgs {
+    /// Directory with user_function.py and requirements.txt
+    pub dir: PathBuf,
+    /// Name the image
+    #[arg(long, value_name = "REF")]
+    pub tag: Option<Reference>,
+    /// Build on this image of the store, or oci:DIR[:TAG], or a variant of `gantry base ls`
+    #[arg(long, value_name = "REF")]
+    pub base: Option<String>,
+    /// Python version
+    #[arg(long, default_value = "3.11", value_name = "VERSION")]
+    pub python: String,
+    /// Label of the image; repeatable
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub labels: Vec<(String, String)>,
+    /// Allow a file the secret check refuses (path inside DIR); repeatable
+    #[arg(long = "allow-file", value_name = "PATH")]
+    pub allow_files: Vec<String>,
+    /// Build packages that have no wheel, in the sandbox
+    #[arg(long)]
+    pub allow_sdist: bool,
+    /// Write a JSON report
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Image to run
+    #[arg(required_unless_present = "job", conflicts_with = "job")]
+    pub reference: Option<Reference>,
+    /// Everything as one JSON document; - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub job: Option<PathBuf>,
+    /// Directory shown read-only as /input
+    #[arg(long, value_name = "DIR")]
+    pub input: Option<PathBuf>,
+    /// Directory that receives the files of /output
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Environment variable; repeatable
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = key_value)]
+    pub env: Vec<(String, String)>,
+    /// File that appears as /run/secrets/NAME; repeatable
+    #[arg(long = "secret", value_name = "NAME=FILE", value_parser = key_value)]
+    pub secrets: Vec<(String, String)>,
+    /// Memory of all processes together
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<Bytes>,
+    /// CPU share in cores
+    #[arg(long, value_name = "N", value_parser = cpus)]
+    pub cpus: Option<f64>,
+    /// Processes and threads at once
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub pids: Option<u32>,
+    /// Wall-clock limit, such as 60s or 5m
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub timeout: Option<Duration>,
+    /// Size of /tmp
+    #[arg(long, value_name = "SIZE")]
+    pub tmp_size: Option<Bytes>,
+    /// Size of /output
+    #[arg(long, value_name = "SIZE")]
+    pub output_size: Option<Bytes>,
+    /// Most bytes passed on of standard output, and of standard error
+    #[arg(long, value_name = "SIZE")]
+    pub output_limit: Option<Bytes>,
+    /// What can be reached: none
+    #[arg(long, value_name = "MODE", value_parser = network)]
+    pub network: Option<Network>,
+    /// Promises whose loss does not refuse the run, such as memory,cpu
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = Promise::from_str)]
+    pub allow_degraded: Vec<Promise>,
+    /// When to pull
+    #[arg(long, value_name = "WHEN", default_value = "missing", value_parser = ["missing", "always", "never"])]
+    pub pull: String,
+    /// Write the outcome as JSON
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Arguments for the image's command
+    #[arg(last = true, value_name = "ARG")]
+    pub args: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ImagesCommand {
+    /// List the images
+    Ls {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one image
+    Show {
+        reference: Reference,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Forget names of images; their bytes go with the next `gantry cache gc`
+    Rm {
+        #[arg(required = true)]
+        references: Vec<Reference>,
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// Remove what no image and no later build needs
+    Gc {
+        /// Remove layers kept for later builds, too
+        #[arg(long)]
+        all: bool,
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BaseCommand {
+    /// Fetch, verify and assemble a base image
+    Build {
+        /// Variant
+        #[arg(default_value = crate::ops::DEFAULT_BASE)]
+        variant: String,
+        /// Write a JSON report
+        #[arg(long, value_name = "FILE")]
+        report: Option<PathBuf>,
+    },
+    /// List the variants
+    Ls {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("want NAME=VALUE".to_owned()),
+    }
+}
+
+fn cpus(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(cpus) if cpus.is_finite() && (0.01..=1024.0).contains(&cpus) => Ok(cpus),
+        _ => Err("want a number of cores from 0.01 to 1024".to_owned()),
+    }
+}
+
+fn network(text: &str) -> Result<Network, String> {
+    match text {
+        "none" => Ok(Network::None),
+        "egress" => Err("egress is not available in this version; only none is".to_owned()),
+        _ => Err("want none".to_owned()),
+    }
+}

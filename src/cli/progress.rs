@@ -1,0 +1,72 @@
+//! Narration on standard error: a bar on a terminal, plain lines otherwise.
+
+use std::io::{IsTerminal, Write};
+use std::sync::Mutex;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::escape::escape;
+use crate::build::ports::Progress;
+
+/// Says what a build does; safe to call from several threads.
+pub struct Narrator {
+    bar: Option<ProgressBar>,
+    last: Mutex<(u64, u64)>,
+}
+
+impl Narrator {
+    /// Draws a bar when standard error is a terminal.
+    pub fn new() -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+            if let Ok(style) = ProgressStyle::with_template("{msg:40!} {wide_bar} {bytes}/{total_bytes}") {
+                bar.set_style(style);
+            }
+            bar
+        });
+        Self { bar, last: Mutex::new((0, 0)) }
+    }
+
+    /// Removes the bar.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn line(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            // A closed standard error is no reason to stop.
+            None => drop(writeln!(std::io::stderr(), "{text}")),
+        }
+    }
+}
+
+impl Progress for Narrator {
+    fn step(&self, verb: &str, object: &str) {
+        let text = format!("{verb} {}", escape(object));
+        if let Some(bar) = &self.bar {
+            bar.set_message(text.clone());
+        }
+        self.line(&text);
+    }
+
+    fn bytes(&self, done: u64, total: u64) {
+        let Ok(mut last) = self.last.lock() else { return };
+        if let Some(bar) = &self.bar {
+            bar.set_length(total);
+            bar.set_position(done);
+        } else if total > 0 && (total != last.1 || done * 4 / total > last.0 * 4 / total) {
+            // Quarters: a log of four lines for any size.
+            self.line(&format!("  {} of {}", crate::policy::Bytes(done), crate::policy::Bytes(total)));
+        } else {
+            return;
+        }
+        *last = (done, total);
+    }
+
+    fn warn(&self, text: &str) {
+        self.line(&format!("warning: {}", escape(text)));
+    }
+}

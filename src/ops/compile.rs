@@ -1,0 +1,112 @@
+//! Bytecode by the image's own Python, confined like any other run: the sources are a stranger's.
+
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::build::bytecode::COMPILE_TREE;
+use crate::build::ports::{CompileRequest, CompiledTree, Compiler, PortError};
+use crate::policy::{Bytes, Confinement, Promise};
+use crate::sandbox::{self, collect, Bundle, CollectLimits, Collected, End, Sink};
+
+/// Bytecode of the largest packages (torch: 120 MB) fits; a source that explodes does not.
+const OUTPUT: Bytes = Bytes(512 << 20);
+/// Far above the slowest package seen (5 s), far below a person's patience.
+const TIMEOUT: Duration = Duration::from_secs(300);
+/// Where the script leaves the sources that do not compile.
+const FAILED: &str = ".failed";
+/// Where the script leaves the interpreter's magic number.
+const MAGIC: &str = ".magic";
+
+/// Compiles in the sandbox.
+pub struct SandboxCompiler {
+    /// Goes on top of every root file system.
+    pub scaffold: PathBuf,
+    /// Worker processes inside.
+    pub jobs: usize,
+}
+
+/// Why nothing was compiled.
+#[derive(Debug, thiserror::Error)]
+enum CompileError {
+    #[error("the interpreter ended with {end:?}: {stderr}")]
+    Ended { end: End, stderr: String },
+    #[error("read {path:?}: {source}")]
+    Read { path: String, source: std::io::Error },
+}
+
+impl Compiler for SandboxCompiler {
+    fn compile(&self, request: &CompileRequest) -> Result<CompiledTree, PortError> {
+        let fail = |source: Box<dyn std::error::Error + Send + Sync>| PortError {
+            action: format!("compile {} in the sandbox", request.roots.join(" ")),
+            source,
+        };
+        let finished = sandbox::run(&self.bundle(request), Sink::Capture).map_err(|error| fail(error.into()))?;
+        if finished.end != End::Exited(0) {
+            let stderr = String::from_utf8_lossy(&finished.stderr).chars().take(2000).collect();
+            return Err(fail(CompileError::Ended { end: finished.end, stderr }.into()));
+        }
+        let mut tree = CompiledTree::default();
+        let Some(output) = &finished.output else { return Ok(tree) };
+        let limits = CollectLimits { entries: 200_000, bytes: OUTPUT.0, depth: 64 };
+        collect(output.as_fd(), limits, &mut |path, collected| {
+            if let Collected::File { file, size } = collected {
+                let mut contents = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+                file.take(size).read_to_end(&mut contents)?;
+                match path {
+                    FAILED => tree.failed = failures(&contents),
+                    MAGIC => {}
+                    _ => tree.files.push((path.to_owned(), contents)),
+                }
+            }
+            Ok(())
+        })
+        .map_err(|error| fail(error.into()))?;
+        tree.files.sort();
+        Ok(tree)
+    }
+}
+
+impl SandboxCompiler {
+    fn bundle(&self, request: &CompileRequest) -> Bundle {
+        let mut lowers = vec![self.scaffold.clone()];
+        lowers.extend(request.lowers.iter().cloned());
+        let mut argv: Vec<String> =
+            [request.python.as_str(), "-I", "-S", "-B", "-X", "utf8", "-c", COMPILE_TREE, "--output", "/output"]
+                .map(str::to_owned)
+                .to_vec();
+        argv.extend(["--jobs".to_owned(), self.jobs.to_string()]);
+        for skip in &request.skip {
+            argv.extend(["--skip".to_owned(), skip.clone()]);
+        }
+        argv.push("--".to_owned());
+        argv.extend(request.roots.iter().cloned());
+        Bundle {
+            lowers,
+            argv,
+            env: vec![("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned())],
+            cwd: "/".to_owned(),
+            hostname: "build".to_owned(),
+            input: None,
+            secrets: Vec::new(),
+            confinement: Confinement {
+                output_size: OUTPUT,
+                timeout: TIMEOUT,
+                // Compiling executes nothing of the sources; the interpreter alone decides what it uses.
+                allow_degraded: [Promise::Memory, Promise::Cpu].into(),
+                ..Confinement::default()
+            },
+        }
+    }
+}
+
+fn failures(contents: &[u8]) -> Vec<(String, String)> {
+    String::from_utf8_lossy(contents)
+        .lines()
+        .filter_map(|line| {
+            let value: serde_json::Value = serde_json::from_str(line).ok()?;
+            Some((value.get("path")?.as_str()?.to_owned(), line.to_owned()))
+        })
+        .collect()
+}

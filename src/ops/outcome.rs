@@ -1,0 +1,132 @@
+//! The outcome of a run: everything true about it, as one JSON document (version 1).
+//!
+//! Written even when the run failed, by rename, so that a reader sees the whole document or none. Fields that are not
+//! known on this machine are `null`, never absent.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::oci::Digest;
+use crate::policy::{Level, Promise};
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// The workload ended with 0.
+    Ok,
+    /// The workload ended with another code, or by a signal of its own.
+    Failed,
+    /// The time limit struck.
+    Timeout,
+    /// The memory limit struck.
+    Oom,
+    /// gantry was told to stop, or the sandbox was killed from outside.
+    Killed,
+    /// A promise could not be kept and was not excepted.
+    Refused,
+    /// The image could not be had; a later try may work.
+    Unavailable,
+    /// gantry could not run it.
+    Error,
+}
+
+/// The document.
+#[derive(Debug, Clone, Serialize)]
+pub struct Outcome {
+    /// Always 1.
+    pub schema: u32,
+    /// How it ended.
+    pub status: Status,
+    /// What gantry exits with.
+    pub exit_code: u8,
+    /// The signal that ended the workload.
+    pub signal: Option<i32>,
+    /// Which image.
+    pub image: ImageRan,
+    /// `hit` when the image was ready, `miss` when it had to be fetched or unpacked.
+    pub cache: &'static str,
+    /// Registries tried.
+    pub attempts: Vec<serde_json::Value>,
+    /// Wall-clock milliseconds of each phase.
+    pub phases_ms: Phases,
+    /// What it used.
+    pub usage: UsageReport,
+    /// What it printed.
+    pub output: OutputReport,
+    /// Every promise and how surely it was kept; empty when nothing was started.
+    pub enforced: BTreeMap<Promise, Level>,
+    /// Why gantry failed.
+    pub error: Option<String>,
+}
+
+/// Which image was run.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImageRan {
+    /// As typed.
+    pub reference: String,
+    /// What that meant.
+    pub digest: Option<Digest>,
+}
+
+/// Milliseconds per phase; together they are the run.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Phases {
+    /// Reference to snapshot.
+    pub resolve: f64,
+    /// Fetching blobs.
+    pub pull: f64,
+    /// Unpacking layers.
+    pub unpack: f64,
+    /// Namespaces and mounts.
+    pub prepare: f64,
+    /// Restrictions, up to the workload's first instruction.
+    pub start: f64,
+    /// The workload itself.
+    pub run: f64,
+    /// Until nothing of it is left, and its output is collected.
+    pub teardown: f64,
+}
+
+/// What a run used.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct UsageReport {
+    /// User and system time of all its processes.
+    pub cpu_ms: u64,
+    /// Of the memory cgroup; without one, the largest resident set of one process.
+    pub memory_peak_bytes: Option<u64>,
+    /// Of the pids cgroup; unknown without one.
+    pub pids_peak: Option<u32>,
+}
+
+/// What a run printed.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct OutputReport {
+    /// Bytes written to standard output, passed on or not.
+    pub stdout_bytes: u64,
+    /// Bytes written to standard error, passed on or not.
+    pub stderr_bytes: u64,
+    /// Whether something was dropped.
+    pub truncated: bool,
+}
+
+impl Outcome {
+    /// The outcome of a run of `reference` that did not start.
+    pub fn not_started(reference: String, status: Status, exit_code: u8, error: String) -> Self {
+        Self {
+            schema: 1,
+            status,
+            exit_code,
+            signal: None,
+            image: ImageRan { reference, digest: None },
+            cache: "hit",
+            attempts: Vec::new(),
+            phases_ms: Phases::default(),
+            usage: UsageReport::default(),
+            output: OutputReport::default(),
+            enforced: BTreeMap::new(),
+            error: Some(error),
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! `gantry run`: reference -> snapshot -> bundle -> sandbox -> outcome.
+//!
+//! The path of a cached run opens a ref, a snapshot and a lease, and starts no thread. Whatever happens, an outcome
+//! comes back: a refusal or a failure of ours is a status, not only an error text.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::outcome::{ImageRan, Outcome, OutputReport, Phases, Status, UsageReport};
+use super::take_output;
+use crate::oci::{Digest, ImageConfigBody, Reference};
+use crate::policy::Confinement;
+use crate::sandbox::{self, Bundle, CollectError, End, Finished, SandboxError, Sink};
+use crate::store::{Lease, Snapshot, Store, StoreError};
+
+/// gantry could not run it (as `docker run` and `env` have it).
+pub const CANNOT_RUN: u8 = 125;
+/// The time limit struck (as `timeout` has it).
+pub const TIMED_OUT: u8 = 124;
+/// One secret at most: a key file, not a data set.
+const MAX_SECRET_BYTES: u64 = 1 << 20;
+/// Used when neither the image nor the caller sets it.
+const DEFAULT_PATH: &str = "/opt/py/bin:/usr/local/bin:/usr/bin:/bin";
+
+/// Everything `gantry run` was asked.
+#[derive(Debug, Clone)]
+pub struct RunRequest {
+    /// Which image.
+    pub reference: Reference,
+    /// Directory shown as `/input`.
+    pub input: Option<PathBuf>,
+    /// Directory that receives `/output`.
+    pub output: Option<PathBuf>,
+    /// Variables on top of the image's.
+    pub env: Vec<(String, String)>,
+    /// Name and file of each secret.
+    pub secrets: Vec<(String, PathBuf)>,
+    /// Limits.
+    pub confinement: Confinement,
+    /// Replaces the arguments of the image's command.
+    pub args: Vec<String>,
+}
+
+/// Why a run did not happen or its results could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The reference names nothing in the store.
+    #[error("run {reference}: no such image in the store")]
+    UnknownImage {
+        /// As typed.
+        reference: String,
+    },
+    /// The image says nothing to run and neither did the caller.
+    #[error("run {reference}: the image has no command")]
+    NoCommand {
+        /// As typed.
+        reference: String,
+    },
+    /// A secret has a name no file can have, or cannot be read.
+    #[error("read secret {name:?}: {reason}")]
+    Secret {
+        /// Its name; never its value.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// `/input` or `/output` of the caller cannot be used.
+    #[error("use {path} for the run")]
+    Directory {
+        /// The path.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A variable cannot be passed on.
+    #[error("set environment variable {name:?}: a name is not empty and holds neither = nor NUL, a value no NUL")]
+    Environment {
+        /// Its name.
+        name: String,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The sandbox failed or refused.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The run ended, its files could not be taken.
+    #[error(transparent)]
+    Collect(#[from] CollectError),
+}
+
+impl RunError {
+    /// The status of a run that ended in this error.
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Sandbox(error) if error.is_refusal() => Status::Refused,
+            _ => Status::Error,
+        }
+    }
+}
+
+/// Runs `request` and returns its outcome; the error is there when the outcome's `error` is.
+pub fn run(store: &Store, request: &RunRequest) -> (Outcome, Option<RunError>) {
+    let mut progress = Progress { digest: None, cache: "hit", phases: Phases::default(), finished: None };
+    match progress.run(store, request) {
+        Ok(()) => (progress.outcome(request), None),
+        Err(error) => {
+            let mut outcome = progress.outcome(request);
+            outcome.status = error.status();
+            outcome.exit_code = CANNOT_RUN;
+            outcome.error = Some(chain(&error));
+            if let RunError::Sandbox(sandbox) = &error {
+                outcome.enforced = sandbox.levels();
+            }
+            (outcome, Some(error))
+        }
+    }
+}
+
+/// What is known of a run so far.
+struct Progress {
+    digest: Option<Digest>,
+    cache: &'static str,
+    phases: Phases,
+    finished: Option<Finished>,
+}
+
+impl Progress {
+    fn run(&mut self, store: &Store, request: &RunRequest) -> Result<(), RunError> {
+        let started = Instant::now();
+        let (snapshot, _lease) = self.snapshot(store, &request.reference)?;
+        let bundle = bundle(store, &snapshot, request)?;
+        self.phases.resolve = ms(started.elapsed()) - self.phases.unpack;
+
+        let finished = sandbox::run(&bundle, Sink::Inherit)?;
+        self.phases.prepare = ms(finished.times.prepare);
+        self.phases.start = ms(finished.times.start);
+        self.phases.run = ms(finished.times.run);
+        self.phases.teardown = ms(finished.times.teardown);
+        let taking = Instant::now();
+        let taken = match (&request.output, &finished.output) {
+            (Some(directory), Some(output)) => {
+                take_output::take(output.as_fd(), directory, request.confinement.output_size)
+            }
+            _ => Ok(()),
+        };
+        self.phases.teardown += ms(taking.elapsed());
+        self.finished = Some(finished);
+        Ok(taken?)
+    }
+
+    fn snapshot(&mut self, store: &Store, reference: &Reference) -> Result<(Snapshot, Lease), RunError> {
+        let unknown = || RunError::UnknownImage { reference: reference.to_string() };
+        let digest = store.find_ref(reference)?.ok_or_else(unknown)?;
+        self.digest = Some(digest);
+        let lease = store.lease(&digest)?;
+        if let Some(snapshot) = store.snapshot(&digest)? {
+            return Ok((snapshot, lease));
+        }
+        self.cache = "miss";
+        let unpacking = Instant::now();
+        let image = store.open_image(&digest)?;
+        let snapshot = store.ensure_snapshot(&image)?;
+        self.phases.unpack = ms(unpacking.elapsed());
+        Ok((snapshot, lease))
+    }
+
+    fn outcome(&self, request: &RunRequest) -> Outcome {
+        let mut outcome = Outcome::not_started(request.reference.to_string(), Status::Error, CANNOT_RUN, String::new());
+        outcome.image = ImageRan { reference: request.reference.to_string(), digest: self.digest };
+        outcome.cache = self.cache;
+        outcome.phases_ms = self.phases.clone();
+        outcome.error = None;
+        let Some(finished) = &self.finished else { return outcome };
+        (outcome.status, outcome.exit_code, outcome.signal) = verdict(finished);
+        outcome.usage = UsageReport {
+            cpu_ms: finished.usage.cpu_ms,
+            memory_peak_bytes: finished.usage.memory_peak_bytes,
+            pids_peak: finished.usage.pids_peak,
+        };
+        outcome.output = OutputReport {
+            stdout_bytes: finished.stdout_bytes,
+            stderr_bytes: finished.stderr_bytes,
+            truncated: finished.truncated,
+        };
+        outcome.enforced = finished.enforced.clone();
+        outcome
+    }
+}
+
+/// Status, exit code and signal of an ended run.
+fn verdict(finished: &Finished) -> (Status, u8, Option<i32>) {
+    let by_signal = |signal: i32| u8::try_from(128 + signal).unwrap_or(u8::MAX);
+    match finished.end {
+        End::Exited(0) => (Status::Ok, 0, None),
+        End::Exited(code) => (Status::Failed, u8::try_from(code & 0xff).unwrap_or(u8::MAX), None),
+        End::Signaled(signal) => (Status::Failed, by_signal(signal), Some(signal)),
+        End::TimedOut => (Status::Timeout, TIMED_OUT, None),
+        End::Oom => (Status::Oom, by_signal(9), Some(9)),
+        End::Killed(signal) => (Status::Killed, by_signal(signal), Some(signal)),
+    }
+}
+
+fn bundle(store: &Store, snapshot: &Snapshot, request: &RunRequest) -> Result<Bundle, RunError> {
+    let mut lowers = vec![store.scaffold_tree()?];
+    lowers.extend(snapshot.layers.iter().rev().map(|layer| store.layer_path(layer)));
+    let input = request.input.as_deref().map(directory).transpose()?;
+    if let Some(output) = &request.output {
+        std::fs::create_dir_all(output).map_err(|source| RunError::Directory { path: output.clone(), source })?;
+        directory(output)?;
+    }
+    Ok(Bundle {
+        lowers,
+        argv: argv(&snapshot.config, request)?,
+        env: environment(&snapshot.config, &request.env)?,
+        cwd: snapshot.config.working_dir.clone().filter(|dir| !dir.is_empty()).unwrap_or_else(|| "/".to_owned()),
+        hostname: "sandbox".to_owned(),
+        input,
+        secrets: request.secrets.iter().map(|(name, file)| secret(name, file)).collect::<Result<_, _>>()?,
+        confinement: request.confinement.clone(),
+    })
+}
+
+/// Entry point and command; arguments of the caller follow the entry point, else the image's command.
+///
+/// A function image has the command `python user_function.py` and no entry point: there the arguments are the
+/// function's, so they follow the command.
+fn argv(config: &ImageConfigBody, request: &RunRequest) -> Result<Vec<String>, RunError> {
+    let entrypoint = config.entrypoint.clone().unwrap_or_default();
+    let command = config.cmd.clone().unwrap_or_default();
+    let is_function = config.labels.as_ref().is_some_and(|labels| labels.contains_key("org.mecapy.function.created"));
+    let mut argv = entrypoint;
+    if request.args.is_empty() || is_function {
+        argv.extend(command);
+    }
+    argv.extend(request.args.iter().cloned());
+    if argv.is_empty() {
+        return Err(RunError::NoCommand { reference: request.reference.to_string() });
+    }
+    Ok(argv)
+}
+
+/// The image's environment, then the caller's; later entries win.
+fn environment(config: &ImageConfigBody, own: &[(String, String)]) -> Result<Vec<(String, String)>, RunError> {
+    let mut env = vec![
+        ("PATH".to_owned(), DEFAULT_PATH.to_owned()),
+        ("HOME".to_owned(), "/tmp".to_owned()),
+        ("LANG".to_owned(), "C.UTF-8".to_owned()),
+    ];
+    let image = config.env.iter().flatten().filter_map(|entry| entry.split_once('='));
+    let image = image.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    for (name, value) in image.chain(own.iter().cloned()) {
+        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+            return Err(RunError::Environment { name });
+        }
+        env.retain(|(known, _)| *known != name);
+        env.push((name, value));
+    }
+    Ok(env)
+}
+
+fn directory(path: impl AsRef<Path>) -> Result<PathBuf, RunError> {
+    let path = path.as_ref();
+    let error = |source| RunError::Directory { path: path.to_owned(), source };
+    let absolute = path.canonicalize().map_err(error)?;
+    if absolute.is_dir() {
+        return Ok(absolute);
+    }
+    Err(error(io::Error::from(io::ErrorKind::NotADirectory)))
+}
+
+fn secret(name: &str, file: &Path) -> Result<(String, Vec<u8>), RunError> {
+    let error = |reason: String| RunError::Secret { name: name.to_owned(), reason };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+    if name.is_empty() || name.len() > 128 || name.starts_with('.') || !name.bytes().all(plain) {
+        return Err(error("a name is 1 to 128 letters, digits, _ - . and does not start with a dot".to_owned()));
+    }
+    let mut value = Vec::new();
+    let opened = File::open(file).map_err(|source| error(format!("open its file: {source}")))?;
+    opened.take(MAX_SECRET_BYTES + 1).read_to_end(&mut value).map_err(|source| error(format!("read its file: {source}")))?;
+    if value.len() as u64 > MAX_SECRET_BYTES {
+        return Err(error(format!("its file is over {MAX_SECRET_BYTES} bytes")));
+    }
+    Ok((name.to_owned(), value))
+}
+
+/// An error and its causes on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        let next = source.to_string();
+        // Transparent variants repeat their source's text.
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = source.source();
+    }
+    text
+}
+
+fn ms(duration: Duration) -> f64 {
+    // Microseconds are what the clock is good for.
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_variables_win() {
+        let config = ImageConfigBody { env: Some(vec!["A=1".into(), "PATH=/x".into()]), ..Default::default() };
+        let env = environment(&config, &[("A".into(), "2".into())]).unwrap();
+        let get = |wanted: &str| env.iter().filter(|(name, _)| name == wanted).map(|(_, value)| value.as_str()).collect::<Vec<_>>();
+        assert_eq!((get("A"), get("PATH"), get("HOME")), (vec!["2"], vec!["/x"], vec!["/tmp"]));
+    }
+
+    #[test]
+    fn refuses_secret_names_that_are_paths() {
+        for name in ["", "..", "a/b", ".hidden", "a\nb"] {
+            assert!(matches!(secret(name, Path::new("/dev/null")), Err(RunError::Secret { .. })), "{name:?}");
+        }
+    }
+}

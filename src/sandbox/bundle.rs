@@ -1,0 +1,166 @@
+//! What a run is made of and what comes of it: plain data.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::policy::{Confinement, Level, Promise};
+
+/// Everything the sandbox needs to know.
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    /// Unpacked layers, top first. The first is the store's scaffold: its directories are the mount points, whatever
+    /// the image holds at their names.
+    pub lowers: Vec<PathBuf>,
+    /// The command; the first is a path, or a name looked up in the `PATH` of `env`.
+    pub argv: Vec<String>,
+    /// The whole environment of the workload.
+    pub env: Vec<(String, String)>,
+    /// Where it starts.
+    pub cwd: String,
+    /// Its host name.
+    pub hostname: String,
+    /// Directory shown read-only as `/input`; absolute.
+    pub input: Option<PathBuf>,
+    /// Files of `/run/secrets`.
+    pub secrets: Vec<(String, Vec<u8>)>,
+    /// Limits.
+    pub confinement: Confinement,
+}
+
+/// Where the workload's output goes, up to the limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sink {
+    /// To our own standard output and error; SIGINT, SIGTERM and SIGHUP end the run.
+    Inherit,
+    /// Into [`Finished`]; signals are the caller's business.
+    Capture,
+}
+
+/// How a workload ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// By itself, with this code.
+    Exited(i32),
+    /// By this signal, not ours.
+    Signaled(i32),
+    /// At the time limit.
+    TimedOut,
+    /// At the memory limit.
+    Oom,
+    /// Because we were told to stop by this signal, or (9) because someone killed the sandbox.
+    Killed(i32),
+}
+
+/// A run that is over; no process of it exists any more.
+#[derive(Debug)]
+pub struct Finished {
+    /// How it ended.
+    pub end: End,
+    /// What it used.
+    pub usage: Usage,
+    /// Captured standard output.
+    pub stdout: Vec<u8>,
+    /// Captured standard error.
+    pub stderr: Vec<u8>,
+    /// Bytes written to standard output, passed on or not.
+    pub stdout_bytes: u64,
+    /// Bytes written to standard error, passed on or not.
+    pub stderr_bytes: u64,
+    /// Whether something was dropped.
+    pub truncated: bool,
+    /// Every promise and how surely it was kept.
+    pub enforced: BTreeMap<Promise, Level>,
+    /// The root of `/output`; the descriptor keeps it after its mount namespace is gone.
+    pub output: Option<OwnedFd>,
+    /// How long each phase took.
+    pub times: Times,
+}
+
+/// What a run used.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Usage {
+    /// User and system time of all its processes, and of making the sandbox.
+    pub cpu_ms: u64,
+    /// Largest resident set of one process (no memory cgroup).
+    pub memory_peak_bytes: Option<u64>,
+    /// Unknown without a pids cgroup.
+    pub pids_peak: Option<u32>,
+}
+
+/// How long the phases took.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Times {
+    /// Namespaces and mounts.
+    pub prepare: Duration,
+    /// Restrictions, read-back and exec.
+    pub start: Duration,
+    /// The workload.
+    pub run: Duration,
+    /// Until its last process was gone.
+    pub teardown: Duration,
+}
+
+/// Why nothing ran.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The kernel or its configuration does not let us make a user namespace.
+    #[error("make user namespace: {step}")]
+    UserNamespace {
+        /// What was attempted.
+        step: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A promise would not be kept and is not excepted.
+    #[error("refuse to run: {}", lost.iter().map(|(promise, reason)| format!("{promise} cannot be enforced ({reason})")).collect::<Vec<_>>().join(", "))]
+    Refused {
+        /// Every promise and its level.
+        levels: BTreeMap<Promise, Level>,
+        /// Those that are lost, and why.
+        lost: Vec<(Promise, String)>,
+    },
+    /// The init failed before it started the workload.
+    #[error("set up sandbox: {reason}")]
+    Setup {
+        /// What it says, with the kernel's answer.
+        reason: String,
+    },
+    /// The init ended without a word.
+    #[error("set up sandbox: its init ended with {code:?} before it started the workload")]
+    InitDied {
+        /// Its exit code; none when it was killed.
+        code: Option<i32>,
+    },
+    /// A bundle that no sandbox can run.
+    #[error("run bundle: {reason}")]
+    Bundle {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A system call of ours failed.
+    #[error("{action}")]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+impl SandboxError {
+    /// Whether a promise was lost, as opposed to something having failed.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
+
+    /// The levels that are known.
+    pub fn levels(&self) -> BTreeMap<Promise, Level> {
+        match self {
+            Self::Refused { levels, .. } => levels.clone(),
+            _ => BTreeMap::new(),
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Reads what a finished run left in `/output`, from the outside and after its last process is dead.
+//!
+//! The tree was made by a stranger. It is walked over directory descriptors: no path of it is ever resolved by the
+//! kernel beyond one component, links are never followed, and anything that is neither a regular file nor a
+//! directory refuses the whole collection.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+
+/// How much is collected at most.
+#[derive(Debug, Clone, Copy)]
+pub struct CollectLimits {
+    /// Files and directories.
+    pub entries: u64,
+    /// Bytes of all files together, as their sizes say (a sparse file counts in full).
+    pub bytes: u64,
+    /// Directories inside each other: each level holds a descriptor open.
+    pub depth: usize,
+}
+
+/// One thing in the tree.
+#[derive(Debug)]
+pub enum Collected {
+    /// A directory; comes before what is inside.
+    Directory,
+    /// A regular file, opened for reading.
+    File {
+        /// The contents.
+        file: File,
+        /// Their length when opened.
+        size: u64,
+    },
+}
+
+/// Why a tree was not collected.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectError {
+    /// The kernel refused.
+    #[error("{action} {path:?} of /output")]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// Path below `/output`.
+        path: String,
+        /// The reason.
+        source: io::Error,
+    },
+    /// Neither file nor directory.
+    #[error("collect {path:?} of /output: it is a {kind}, only regular files and directories are taken out")]
+    Special {
+        /// Path below `/output`.
+        path: String,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// A name that is not UTF-8.
+    #[error("collect a file of /output: its name {name:?} is not UTF-8")]
+    Name {
+        /// The name, with replacement characters.
+        name: String,
+    },
+    /// A limit was passed.
+    #[error("collect /output: {what} is over {limit}")]
+    TooMuch {
+        /// Which limit.
+        what: &'static str,
+        /// Its value.
+        limit: u64,
+    },
+    /// The visitor failed.
+    #[error("take {path:?} out of /output")]
+    Visit {
+        /// Path below `/output`.
+        path: String,
+        /// The reason.
+        source: io::Error,
+    },
+}
+
+/// Calls `visit` for everything below `root`, in byte order of names, directories before their contents.
+pub fn collect(
+    root: BorrowedFd<'_>,
+    limits: CollectLimits,
+    visit: &mut dyn FnMut(&str, Collected) -> io::Result<()>,
+) -> Result<(), CollectError> {
+    let mut walk = Walk { limits, entries: 0, bytes: 0, visit };
+    let top = open_at(root, ".", OFlags::DIRECTORY, "")?;
+    walk.directory(top, "", 0)
+}
+
+struct Walk<'a> {
+    limits: CollectLimits,
+    entries: u64,
+    bytes: u64,
+    visit: &'a mut dyn FnMut(&str, Collected) -> io::Result<()>,
+}
+
+impl Walk<'_> {
+    fn directory(&mut self, directory: OwnedFd, path: &str, depth: usize) -> Result<(), CollectError> {
+        if depth > self.limits.depth {
+            return Err(CollectError::TooMuch { what: "the depth", limit: self.limits.depth as u64 });
+        }
+        for name in self.names(&directory, path)? {
+            let child = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
+            self.entry(&directory, &name, &child, depth)?;
+        }
+        Ok(())
+    }
+
+    fn names(&self, directory: &OwnedFd, path: &str) -> Result<Vec<String>, CollectError> {
+        let error = |source: rustix::io::Errno| CollectError::Io { action: "list", path: path.to_owned(), source: source.into() };
+        let mut names = Vec::new();
+        for entry in Dir::read_from(directory).map_err(error)? {
+            let entry = entry.map_err(error)?;
+            let name = entry.file_name().to_bytes();
+            if name == b"." || name == b".." {
+                continue;
+            }
+            let name = std::str::from_utf8(name)
+                .map_err(|_| CollectError::Name { name: String::from_utf8_lossy(name).into_owned() })?;
+            names.push(name.to_owned());
+            if names.len() as u64 + self.entries > self.limits.entries {
+                return Err(CollectError::TooMuch { what: "the number of files", limit: self.limits.entries });
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn entry(&mut self, directory: &OwnedFd, name: &str, path: &str, depth: usize) -> Result<(), CollectError> {
+        self.entries += 1;
+        let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|source| CollectError::Io { action: "look at", path: path.to_owned(), source: source.into() })?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                let child = open_at(directory.as_fd(), name, OFlags::DIRECTORY, path)?;
+                self.visit(path, Collected::Directory)?;
+                self.directory(child, path, depth + 1)
+            }
+            FileType::RegularFile => {
+                let file = open_at(directory.as_fd(), name, OFlags::NONBLOCK, path)?;
+                let size = u64::try_from(stat.st_size).unwrap_or(0);
+                self.bytes = self.bytes.saturating_add(size);
+                if self.bytes > self.limits.bytes {
+                    return Err(CollectError::TooMuch { what: "the size", limit: self.limits.bytes });
+                }
+                self.visit(path, Collected::File { file: File::from(file), size })
+            }
+            other => Err(CollectError::Special { path: path.to_owned(), kind: kind_name(other) }),
+        }
+    }
+
+    fn visit(&mut self, path: &str, collected: Collected) -> Result<(), CollectError> {
+        (self.visit)(path, collected).map_err(|source| CollectError::Visit { path: path.to_owned(), source })
+    }
+}
+
+fn open_at(directory: BorrowedFd<'_>, name: &str, kind: OFlags, path: &str) -> Result<OwnedFd, CollectError> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | kind;
+    rustix::fs::openat(directory, name, flags, Mode::empty())
+        .map_err(|source| CollectError::Io { action: "open", path: path.to_owned(), source: source.into() })
+}
+
+fn kind_name(kind: FileType) -> &'static str {
+    match kind {
+        FileType::Symlink => "symbolic link",
+        FileType::Fifo => "named pipe",
+        FileType::Socket => "socket",
+        FileType::CharacterDevice => "character device",
+        FileType::BlockDevice => "block device",
+        _ => "special file",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    const LIMITS: CollectLimits = CollectLimits { entries: 10, bytes: 100, depth: 2 };
+
+    fn names_of(directory: &std::path::Path, limits: CollectLimits) -> Result<Vec<String>, CollectError> {
+        let root = File::open(directory).unwrap();
+        let mut names = Vec::new();
+        collect(root.as_fd(), limits, &mut |path, _| {
+            names.push(path.to_owned());
+            Ok(())
+        })?;
+        Ok(names)
+    }
+
+    #[test]
+    fn visits_directories_before_their_contents() {
+        let scratch = tempfile::tempdir().unwrap();
+        std::fs::create_dir(scratch.path().join("b")).unwrap();
+        std::fs::write(scratch.path().join("b/x"), "1").unwrap();
+        std::fs::write(scratch.path().join("a"), "2").unwrap();
+        assert_eq!(names_of(scratch.path(), LIMITS).unwrap(), ["a", "b", "b/x"]);
+    }
+
+    #[test]
+    fn refuses_links_sparse_giants_depth_and_crowds() {
+        let scratch = tempfile::tempdir().unwrap();
+        let link = scratch.path().join("link");
+        symlink("/etc/passwd", &link).unwrap();
+        assert!(matches!(
+            names_of(scratch.path(), LIMITS),
+            Err(CollectError::Special { kind: "symbolic link", .. })
+        ));
+        std::fs::remove_file(link).unwrap();
+
+        File::create(scratch.path().join("giant")).unwrap().set_len(1 << 40).unwrap();
+        assert!(matches!(names_of(scratch.path(), LIMITS), Err(CollectError::TooMuch { what: "the size", .. })));
+        std::fs::remove_file(scratch.path().join("giant")).unwrap();
+
+        std::fs::create_dir_all(scratch.path().join("a/b/c/d")).unwrap();
+        assert!(matches!(names_of(scratch.path(), LIMITS), Err(CollectError::TooMuch { what: "the depth", .. })));
+        let few = CollectLimits { entries: 2, depth: 9, ..LIMITS };
+        assert!(matches!(names_of(scratch.path(), few), Err(CollectError::TooMuch { what: "the number of files", .. })));
+    }
+}

@@ -1,0 +1,164 @@
+//! pid 1 of the sandbox: our own binary again, with an empty environment and nothing of us in its memory.
+//!
+//! It builds the file system, gives everything up, reads back that it did, starts the workload as its child, reaps
+//! whatever becomes an orphan, and ends when the workload ends, when its deadline passes, or when gantry is gone (the
+//! control socket ends). Its end is the end of every process in its pid namespace.
+
+use std::ffi::{CStr, OsStr};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use rustix::process::{wait, Signal, WaitOptions};
+use signal_hook::consts::SIGCHLD;
+
+use super::mounts::{self, Failure};
+use super::wire::{self, Frame, Orders, Report};
+use super::workload::{self, Begun};
+use super::{restrict, verify};
+use crate::sys::process;
+
+/// `argv[0]` of the init. Anyone may start gantry under this name; only a pid 1 takes it.
+pub const NAME: &CStr = c"gantry-init";
+/// How much later than gantry's own deadline ours is: gantry is the one that reports.
+const DEADLINE_SLACK: Duration = Duration::from_millis(200);
+
+/// Whether this process is meant to be an init.
+pub fn is_init(name: Option<&OsStr>) -> bool {
+    name.is_some_and(|name| name.as_encoded_bytes() == NAME.to_bytes()) && rustix::process::getpid().is_init()
+}
+
+/// Runs the init; the process ends with it.
+pub fn main() -> ! {
+    let Some(control) = process::take_control() else { process::exit_now(125) };
+    let mut control = UnixStream::from(control);
+    let reported = match serve(&mut control) {
+        Ok(report) => wire::send(&mut control, &report),
+        Err((what, error)) => wire::send(&mut control, &Report::Failed(format!("{what}: {error}"))),
+    };
+    process::exit_now(i32::from(reported.is_err()))
+}
+
+/// Does everything; returns the last word.
+fn serve(control: &mut UnixStream) -> Result<Report, Failure> {
+    // Both are set again here: the exec kept the first, but the second is a property of the new memory.
+    step("set the death signal", rustix::process::set_parent_process_death_signal(Some(Signal::KILL)))?;
+    process::forbid_dumps().map_err(|error| ("forbid dumps".to_owned(), error))?;
+    step("start a session", rustix::process::setsid())?;
+    let (orders, secrets) = receive_orders(control).map_err(|error| ("receive orders".to_owned(), error))?;
+    step("set the host name", rustix::system::sethostname(orders.hostname.as_bytes()))?;
+
+    let output = mounts::enter_root(&orders, &secrets)?;
+    drop(secrets);
+    let sent = wire::send_with(control.as_fd(), &Report::Mounted, output.as_fd());
+    sent.map_err(|error| ("report the mounts".to_owned(), error))?;
+    drop(output);
+
+    let landlocked = restrict::restrict_self()?;
+    let findings = verify::find(&orders, &landlocked);
+    let lost = findings.lost(&orders.allow_degraded);
+    if !lost.is_empty() {
+        return Ok(Report::Refused(findings.levels, lost));
+    }
+    tell(control, &Report::Restricted(findings.levels))?;
+
+    // Before the fork, so that no end of a child is missed.
+    let (mut woken, waker) = UnixStream::pair().map_err(|error| ("make a signal pipe".to_owned(), error))?;
+    let registered = signal_hook::low_level::pipe::register(SIGCHLD, waker);
+    registered.map_err(|error| ("watch for children".to_owned(), error))?;
+    let workload = match workload::begin(&orders).map_err(|error| ("start the workload".to_owned(), error))? {
+        Begun::Running(pid) => pid,
+        Begun::NotExecuted(errno) => return Ok(Report::NotStarted(errno)),
+    };
+    tell(control, &Report::Started)?;
+    close_streams();
+    let deadline = Instant::now() + Duration::from_millis(orders.timeout_ms) + DEADLINE_SLACK;
+    watch(control, &mut woken, workload, deadline).map_err(|error| ("watch the workload".to_owned(), error))
+}
+
+fn receive_orders(control: &mut UnixStream) -> io::Result<(Orders, Vec<Vec<u8>>)> {
+    let unexpected = || io::Error::from(io::ErrorKind::InvalidData);
+    let Frame::Json(json) = wire::receive(control)? else { return Err(unexpected()) };
+    let orders: Orders = serde_json::from_slice(&json)?;
+    let secrets = orders.secrets.iter().map(|_| match wire::receive(control)? {
+        Frame::Secret(value) => Ok(value),
+        _ => Err(unexpected()),
+    });
+    let secrets = secrets.collect::<io::Result<Vec<_>>>()?;
+    Ok((orders, secrets))
+}
+
+fn tell(control: &mut UnixStream, report: &Report) -> Result<(), Failure> {
+    wire::send(control, report).map_err(|error| ("report to gantry".to_owned(), error))
+}
+
+/// The init holds the workload's streams open no longer than it needs them.
+fn close_streams() {
+    if let Ok(null) = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty()) {
+        // Should one fail, that stream ends with us instead of with the workload.
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stdout(&null);
+        let _ = rustix::stdio::dup2_stderr(&null);
+    }
+}
+
+/// Reaps until the workload ends, time is up or gantry is gone.
+fn watch(control: &UnixStream, woken: &mut UnixStream, workload: i32, deadline: Instant) -> io::Result<Report> {
+    woken.set_nonblocking(true)?;
+    loop {
+        while let Some((pid, status)) = reap()? {
+            if pid != workload {
+                continue;
+            }
+            return Ok(match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Report::Exited(code),
+                (None, Some(signal)) => Report::Signaled(signal),
+                (None, None) => continue,
+            });
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(Report::TimedOut);
+        }
+        let mut events = [PollFd::new(control, PollFlags::IN), PollFd::new(&*woken, PollFlags::IN)];
+        match poll(&mut events, Some(&Timespec::try_from(left).map_err(io::Error::other)?)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let [gone, child] = events.map(|event| !event.revents().is_empty());
+        if gone {
+            // gantry never says anything after its orders: this is its end.
+            process::exit_now(1)
+        }
+        if child {
+            let _ = io::copy(woken, &mut io::sink());
+        }
+    }
+}
+
+fn reap() -> io::Result<Option<(i32, rustix::process::WaitStatus)>> {
+    match wait(WaitOptions::NOHANG) {
+        Ok(reaped) => Ok(reaped.map(|(pid, status)| (pid.as_raw_nonzero().get(), status))),
+        Err(rustix::io::Errno::CHILD) => Ok(None),
+        Err(rustix::io::Errno::INTR) => reap(),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn step<T>(what: &str, result: rustix::io::Result<T>) -> Result<T, Failure> {
+    result.map_err(|errno| (what.to_owned(), errno.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_first_process_of_that_name_is_an_init() {
+        assert!(!is_init(Some(OsStr::new("gantry-init"))), "this test is not pid 1");
+        assert!(!is_init(Some(OsStr::new("gantry"))));
+        assert!(!is_init(None));
+    }
+}

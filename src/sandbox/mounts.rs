@@ -1,0 +1,138 @@
+//! The file system of a run, built in the init's own mount namespace.
+//!
+//! Order matters: the namespace is made private first, so that nothing propagates to the host; what comes from the
+//! host (`/input`, device nodes) is opened before the new root covers it; the root is left by `pivot_root` and
+//! detached, so that no path leads back. The root is an overlay of the layers alone: without an upper directory there
+//! is nothing a write could reach, even through a bug in the read-only flag.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{symlink, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags, CWD};
+use rustix::mount::{
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_bind, mount_change,
+    mount_remount, move_mount, open_tree, unmount, FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags,
+    MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+};
+
+use super::wire::Orders;
+
+/// Devices of `/dev`: what programs open without being asked.
+const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
+/// Links of `/dev`.
+const LINKS: [(&str, &str); 4] =
+    [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")];
+/// Inodes of `/tmp` and `/output` each: an inode costs 1 KiB of kernel memory.
+const INODES: u64 = 16_384;
+/// Semaphores and arrays of multiprocessing.
+const SHM_BYTES: u64 = 16 << 20;
+/// What every writable mount has.
+const LOCKED: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+
+/// What failed, in the words of the error message.
+pub type Failure = (String, io::Error);
+
+/// Builds the root of `orders` and makes it `/`; returns the root of `/output`.
+pub fn enter_root(orders: &Orders, secrets: &[Vec<u8>]) -> Result<OwnedFd, Failure> {
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    act("make mounts private", mount_change("/", private))?;
+    forbid_user_namespaces()?;
+    let input = orders.input.as_deref().map(open_input).transpose()?;
+    let scaffold = orders.lowers.first().ok_or_else(|| ("find scaffold".to_owned(), io::ErrorKind::NotFound.into()))?;
+    let root = overlay(&orders.lowers)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    act("attach root", move_mount(&root, "", CWD, scaffold.as_str(), flags))?;
+    act("enter root", rustix::process::fchdir(&root))?;
+
+    devices()?;
+    let proc_options = c"subset=pid,hidepid=invisible";
+    act("mount /proc", mount("proc", "proc", "proc", LOCKED, proc_options))?;
+    tmpfs("tmp", orders.tmp_bytes, "1777")?;
+    tmpfs("output", orders.output_bytes, "0755")?;
+    if let Some(input) = input {
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        act("attach /input", move_mount(&input, "", CWD, "input", flags))?;
+        act("make /input read-only", mount_remount("input", MountFlags::BIND | MountFlags::RDONLY | LOCKED, c""))?;
+    }
+    write_secrets(&orders.secrets, secrets)?;
+
+    act("change root", rustix::process::pivot_root(".", "."))?;
+    act("detach old root", unmount(".", UnmountFlags::DETACH))?;
+    act("enter new root", rustix::process::chdir("/"))?;
+    let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    act("open /output", rustix::fs::open("/output", directory, Mode::empty()))
+}
+
+/// No user namespace can be made below ours, whatever seccomp lets through.
+fn forbid_user_namespaces() -> Result<(), Failure> {
+    const LIMIT: &str = "/proc/sys/user/max_user_namespaces";
+    fs::write(LIMIT, "0").map_err(|error| (format!("write 0 to {LIMIT}"), error))
+}
+
+/// A read-only overlay of `lowers`, not attached anywhere yet.
+fn overlay(lowers: &[String]) -> Result<OwnedFd, Failure> {
+    let context = act("open overlay", fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC))?;
+    for lower in lowers {
+        // One at a time: a value of fsconfig has 255 bytes at most, and a list in one string 4096.
+        act(&format!("add layer {lower}"), fsconfig_set_string(context.as_fd(), "lowerdir+", lower.as_str()))?;
+    }
+    act("set overlay option", fsconfig_set_flag(context.as_fd(), "userxattr"))?;
+    act("make overlay read-only", fsconfig_set_flag(context.as_fd(), "ro"))?;
+    act("make overlay", fsconfig_create(context.as_fd()))?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    act("mount overlay", fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes))
+}
+
+/// Opened before the new root hides it. Not recursive: a mount below it could not be made read-only.
+fn open_input(path: &str) -> Result<OwnedFd, Failure> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    open_tree(CWD, path, flags).map_err(|errno| {
+        let hint = if errno == rustix::io::Errno::INVAL { " (is something mounted below it?)" } else { "" };
+        (format!("open input {path}{hint}"), errno.into())
+    })
+}
+
+fn devices() -> Result<(), Failure> {
+    let dev = MountFlags::NOSUID | MountFlags::NOEXEC;
+    act("mount /dev", mount("tmpfs", "dev", "tmpfs", dev, c"size=64k,nr_inodes=32,mode=0755"))?;
+    for device in DEVICES {
+        let (source, target) = (format!("/dev/{device}"), format!("dev/{device}"));
+        fs::File::create_new(&target).map_err(|error| (format!("make {target}"), error))?;
+        act(&format!("mount {source}"), mount_bind(source.as_str(), target.as_str()))?;
+    }
+    for (name, target) in LINKS {
+        symlink(target, Path::new("dev").join(name)).map_err(|error| (format!("link /dev/{name}"), error))?;
+    }
+    fs::create_dir("dev/shm").map_err(|error| ("make /dev/shm".to_owned(), error))?;
+    act("make /dev read-only", mount_remount("dev", MountFlags::BIND | MountFlags::RDONLY | dev, c""))?;
+    tmpfs("dev/shm", SHM_BYTES, "1777")
+}
+
+fn tmpfs(target: &str, bytes: u64, mode: &str) -> Result<(), Failure> {
+    let options = format!("size={bytes},nr_inodes={INODES},mode={mode}\0");
+    let options = std::ffi::CStr::from_bytes_with_nul(options.as_bytes())
+        .map_err(|error| (format!("mount /{target}"), io::Error::other(error)))?;
+    act(&format!("mount /{target}"), mount("tmpfs", target, "tmpfs", LOCKED, options))
+}
+
+/// Files in memory, readable by the workload alone; the mount is read-only once they are written.
+fn write_secrets(names: &[String], values: &[Vec<u8>]) -> Result<(), Failure> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let bytes: usize = values.iter().map(|value| value.len().next_multiple_of(4096)).sum();
+    tmpfs("run/secrets", bytes as u64 + 4096, "0700")?;
+    for (name, value) in names.iter().zip(values) {
+        let path = Path::new("run/secrets").join(name);
+        let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o400).open(path);
+        file.and_then(|mut file| file.write_all(value)).map_err(|error| (format!("write secret {name}"), error))?;
+    }
+    act("make secrets read-only", mount_remount("run/secrets", MountFlags::BIND | MountFlags::RDONLY | LOCKED, c""))
+}
+
+fn act<T>(what: &str, result: rustix::io::Result<T>) -> Result<T, Failure> {
+    result.map_err(|errno| (what.to_owned(), errno.into()))
+}

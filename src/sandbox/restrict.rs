@@ -1,0 +1,132 @@
+//! Everything the init gives up, for itself and for the workload that inherits it, in an order that matters:
+//! securebits and the bounding set need a capability, the capabilities go next, `no_new_privs` before Landlock and
+//! seccomp (both demand it), and the filter last, for it also takes away the calls used before it.
+
+use std::io;
+
+use landlock::{
+    Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreated,
+    RulesetCreatedAttr, RulesetStatus, Scope, ABI,
+};
+use rustix::process::{setrlimit, Resource, Rlimit};
+use rustix::thread::{
+    clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities, set_capabilities_secure_bits,
+    set_no_new_privs, CapabilitiesSecureBits, CapabilitySet, CapabilitySets,
+};
+
+use super::mounts::Failure;
+use super::seccomp;
+
+/// Below this a run is refused: 6 is the first that scopes signals and abstract sockets.
+const LANDLOCK_FLOOR: ABI = ABI::V6;
+/// Up to this everything the kernel offers is used.
+const LANDLOCK_CEILING: ABI = ABI::V7;
+/// Writable places of the workload.
+const WRITABLE: [&str; 3] = ["/tmp", "/output", "/dev/shm"];
+
+/// What Landlock came to.
+pub type Landlocked = Result<(), String>;
+
+/// Drops every privilege; returns what Landlock came to, which may be a promise lost but allowed to be.
+pub fn restrict_self() -> Result<Landlocked, Failure> {
+    drop_capabilities()?;
+    set_no_new_privs(true).map_err(|errno| ("set no_new_privs".to_owned(), errno.into()))?;
+    let landlocked = restrict_files();
+    seccomp::install().map_err(|error| ("install the seccomp filter".to_owned(), io::Error::other(error)))?;
+    Ok(landlocked)
+}
+
+fn drop_capabilities() -> Result<(), Failure> {
+    let act = |what: &str, result: rustix::io::Result<()>| result.map_err(|errno| (what.to_owned(), errno.into()));
+    let bits = CapabilitiesSecureBits::NO_ROOT
+        | CapabilitiesSecureBits::NO_ROOT_LOCKED
+        | CapabilitiesSecureBits::NO_SETUID_FIXUP
+        | CapabilitiesSecureBits::NO_SETUID_FIXUP_LOCKED
+        | CapabilitiesSecureBits::KEEP_CAPS_LOCKED
+        | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE
+        | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED;
+    act("lock securebits", set_capabilities_secure_bits(bits))?;
+    act("clear the ambient set", clear_ambient_capability_set())?;
+    // The bounding set of a new user namespace is full; the last numbers may be unknown to this kernel (EINVAL).
+    for bit in 0..64 {
+        let one = CapabilitySet::from_bits_retain(1 << bit);
+        match remove_capability_from_bounding_set(one) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::INVAL) => break,
+            Err(errno) => return Err(("clear the bounding set".to_owned(), errno.into())),
+        }
+    }
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    act("drop capabilities", set_capabilities(None, none))
+}
+
+/// A second wall behind the mounts: read and execute the image, write `/tmp`, `/output`, `/dev/shm` without executing
+/// there, no TCP, no signal or abstract socket across its border.
+fn restrict_files() -> Landlocked {
+    let text = |error: &dyn std::error::Error| format!("landlock: {error}");
+    let ruleset = || -> Result<RulesetCreated, Box<dyn std::error::Error>> {
+        Ok(Ruleset::default()
+            .set_compatibility(CompatLevel::HardRequirement)
+            .handle_access(AccessFs::from_all(LANDLOCK_FLOOR))?
+            .handle_access(AccessNet::from_all(LANDLOCK_FLOOR))?
+            .scope(Scope::from_all(LANDLOCK_FLOOR))?
+            .set_compatibility(CompatLevel::BestEffort)
+            .handle_access(AccessFs::from_all(LANDLOCK_CEILING))?
+            .create()?)
+    };
+    let read = AccessFs::Execute | AccessFs::ReadFile | AccessFs::ReadDir;
+    let write = AccessFs::ReadFile
+        | AccessFs::ReadDir
+        | AccessFs::WriteFile
+        | AccessFs::Truncate
+        | AccessFs::MakeReg
+        | AccessFs::MakeDir
+        | AccessFs::MakeSym
+        | AccessFs::MakeFifo
+        | AccessFs::MakeSock
+        | AccessFs::RemoveFile
+        | AccessFs::RemoveDir
+        | AccessFs::Refer;
+    let restricted = || -> Result<RulesetStatus, Box<dyn std::error::Error>> {
+        let mut ruleset = ruleset()?
+            .add_rule(PathBeneath::new(PathFd::new("/")?, read))?
+            .add_rule(PathBeneath::new(PathFd::new("/dev")?, AccessFs::ReadFile | AccessFs::ReadDir | AccessFs::WriteFile))?;
+        for path in WRITABLE {
+            ruleset = ruleset.add_rule(PathBeneath::new(PathFd::new(path)?, write))?;
+        }
+        Ok(ruleset.restrict_self()?.ruleset)
+    };
+    match restricted() {
+        Ok(RulesetStatus::FullyEnforced) => Ok(()),
+        Ok(other) => Err(format!("landlock: {other:?}")),
+        Err(error) => Err(text(error.as_ref())),
+    }
+}
+
+/// Limits of the workload and all it starts. Not RLIMIT_AS: numpy and every JIT reserve far more than they use.
+pub fn limit(pids: u32, file_bytes: u64) -> io::Result<()> {
+    let limits = [
+        (Resource::Core, 0),
+        (Resource::Nofile, 1024),
+        // Counted per user namespace since Linux 5.14; our init is one of them.
+        (Resource::Nproc, u64::from(pids) + 1),
+        (Resource::Fsize, file_bytes),
+        (Resource::Memlock, 64 << 10),
+        (Resource::Msgqueue, 0),
+        (Resource::Sigpending, 256),
+        (Resource::Stack, 8 << 20),
+        (Resource::Rtprio, 0),
+        (Resource::Nice, 0),
+        (Resource::Locks, 0),
+    ];
+    for (resource, value) in limits {
+        // A lower limit that we were started with stays: it cannot be raised anyway.
+        let ceiling = rustix::process::getrlimit(resource).maximum.map_or(value, |maximum| maximum.min(value));
+        setrlimit(resource, Rlimit { current: Some(ceiling), maximum: Some(ceiling) })?;
+    }
+    Ok(())
+}

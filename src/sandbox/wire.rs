@@ -1,0 +1,205 @@
+//! What gantry and the init say to each other over the control socket.
+//!
+//! A frame is `J`, a length (u32, native order) and that many bytes of JSON. Secrets follow their order as raw frames
+//! `S`. Before it is our binary, the child can only say `E`, step, errno ([`crate::sys::process::SETUP_FAILED`]).
+//! Nothing of the workload ever holds this socket: it is closed by the workload's exec.
+
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::policy::{Level, Promise};
+use crate::sys::process::SETUP_FAILED;
+
+/// Orders hold an environment; a megabyte is the kernel's own order of magnitude for one.
+const MAX_FRAME: u32 = 16 << 20;
+const JSON: u8 = b'J';
+const SECRET: u8 = b'S';
+
+/// To the init: everything it shall do.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Orders {
+    /// Lower directories, top first.
+    pub lowers: Vec<String>,
+    /// The command.
+    pub argv: Vec<String>,
+    /// The workload's environment.
+    pub env: Vec<(String, String)>,
+    /// Where it starts.
+    pub cwd: String,
+    /// Host name.
+    pub hostname: String,
+    /// Shown as `/input`.
+    pub input: Option<String>,
+    /// Names of the secrets; their values follow as raw frames.
+    pub secrets: Vec<String>,
+    /// Bytes of `/tmp`.
+    pub tmp_bytes: u64,
+    /// Bytes of `/output`.
+    pub output_bytes: u64,
+    /// Processes and threads.
+    pub pids: u32,
+    /// Wall clock of the workload.
+    pub timeout_ms: u64,
+    /// What we already know about promises that are kept from outside.
+    pub given: BTreeMap<Promise, (Level, String)>,
+    /// Promises that may be lost.
+    pub allow_degraded: Vec<Promise>,
+}
+
+/// From the init.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Report {
+    /// Mounts are made; carries the descriptor of `/output`.
+    Mounted,
+    /// Restrictions are on and read back; the workload comes next.
+    Restricted(BTreeMap<Promise, Level>),
+    /// A promise is lost: the init ends.
+    Refused(BTreeMap<Promise, Level>, Vec<(Promise, String)>),
+    /// The workload's exec succeeded.
+    Started,
+    /// The workload's exec failed with this errno: 127 or 126.
+    NotStarted(i32),
+    /// The workload ended with a code.
+    Exited(i32),
+    /// The workload ended by a signal.
+    Signaled(i32),
+    /// The init's own deadline passed.
+    TimedOut,
+    /// Something failed; the init ends.
+    Failed(String),
+}
+
+/// One thing read from the socket.
+#[derive(Debug)]
+pub enum Frame {
+    /// A JSON text.
+    Json(Vec<u8>),
+    /// A secret's value.
+    Secret(Vec<u8>),
+    /// The child failed before it was our binary.
+    SetupFailed(u8, i32),
+    /// The other side is gone.
+    End,
+}
+
+/// Sends a value.
+pub fn send<T: Serialize>(socket: &mut impl Write, value: &T) -> io::Result<()> {
+    send_raw(socket, JSON, &serde_json::to_vec(value)?)
+}
+
+/// Sends a secret's value.
+pub fn send_secret(socket: &mut impl Write, value: &[u8]) -> io::Result<()> {
+    send_raw(socket, SECRET, value)
+}
+
+fn send_raw(socket: &mut impl Write, kind: u8, bytes: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(bytes.len()).ok().filter(|length| *length <= MAX_FRAME);
+    let length = length.ok_or_else(|| io::Error::from(io::ErrorKind::FileTooLarge))?;
+    let mut frame = Vec::with_capacity(bytes.len() + 5);
+    frame.push(kind);
+    frame.extend(length.to_ne_bytes());
+    frame.extend(bytes);
+    socket.write_all(&frame)
+}
+
+/// Receives one frame; blocks until it is whole.
+pub fn receive(socket: &mut impl Read) -> io::Result<Frame> {
+    let mut kind = [0u8];
+    if socket.read(&mut kind)? == 0 {
+        return Ok(Frame::End);
+    }
+    let mut number = [0u8; 4];
+    if kind == [SETUP_FAILED] {
+        let mut step = [0u8];
+        socket.read_exact(&mut step)?;
+        socket.read_exact(&mut number)?;
+        return Ok(Frame::SetupFailed(step[0], i32::from_ne_bytes(number)));
+    }
+    socket.read_exact(&mut number)?;
+    let length = u32::from_ne_bytes(number);
+    if length > MAX_FRAME {
+        return Err(io::Error::from(io::ErrorKind::InvalidData));
+    }
+    let mut bytes = vec![0; length as usize];
+    socket.read_exact(&mut bytes)?;
+    match kind {
+        [JSON] => Ok(Frame::Json(bytes)),
+        [SECRET] => Ok(Frame::Secret(bytes)),
+        _ => Err(io::Error::from(io::ErrorKind::InvalidData)),
+    }
+}
+
+/// The reading end of gantry: frames and the descriptors that come with them, without ever blocking on half a frame.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    bytes: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+    ended: bool,
+}
+
+impl Inbox {
+    /// Reads once from `socket`; call when it is readable.
+    pub fn fill(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let mut chunk = [0u8; 4096];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let buffers = &mut [IoSliceMut::new(&mut chunk)];
+        let received = recvmsg(socket, buffers, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                self.descriptors.extend(descriptors);
+            }
+        }
+        self.ended = received.bytes == 0;
+        self.bytes.extend(chunk.iter().take(received.bytes));
+        Ok(())
+    }
+
+    /// The next whole frame, if there is one; [`Frame::End`] once after the last.
+    pub fn next(&mut self) -> io::Result<Option<Frame>> {
+        let needed = match self.bytes.first() {
+            None => return Ok(std::mem::take(&mut self.ended).then_some(Frame::End)),
+            Some(&SETUP_FAILED) => 6,
+            Some(_) => match self.bytes.get(1..5).and_then(|length| length.try_into().ok()) {
+                Some(length) => 5 + u32::from_ne_bytes(length).min(MAX_FRAME) as usize,
+                None => usize::MAX,
+            },
+        };
+        if self.bytes.len() < needed {
+            return if std::mem::take(&mut self.ended) { Ok(Some(Frame::End)) } else { Ok(None) };
+        }
+        let frame: Vec<u8> = self.bytes.drain(..needed).collect();
+        receive(&mut frame.as_slice()).map(Some)
+    }
+
+    /// The descriptor that came with a frame.
+    pub fn take_descriptor(&mut self) -> Option<OwnedFd> {
+        self.descriptors.pop()
+    }
+}
+
+/// Sends a value together with a descriptor.
+pub fn send_with<T: Serialize>(socket: BorrowedFd<'_>, value: &T, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    let mut frame = Vec::new();
+    send(&mut frame, value)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [descriptor];
+    if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    let sent = sendmsg(socket, &[IoSlice::new(&frame)], &mut control, SendFlags::NOSIGNAL)?;
+    if sent == frame.len() {
+        Ok(())
+    } else {
+        Err(io::Error::from(io::ErrorKind::WriteZero))
+    }
+}

@@ -1,0 +1,105 @@
+//! The workload's first steps, in the init's child: its own session, limits, directory, and the exec.
+
+use std::ffi::CString;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+
+use rustix::fs::OFlags;
+use rustix::pipe::{pipe_with, PipeFlags};
+
+use super::restrict;
+use super::wire::Orders;
+use crate::sys::process::{self, Forked};
+
+/// `ENOEXEC` and friends are 126, these are 127 (POSIX, "Shell Command Language", 2.8.2).
+const NOT_FOUND: [i32; 2] = [rustix::io::Errno::NOENT.raw_os_error(), rustix::io::Errno::NOTDIR.raw_os_error()];
+
+/// A workload that runs, or why it does not.
+#[derive(Debug)]
+pub enum Begun {
+    /// Its number.
+    Running(i32),
+    /// The errno of its exec.
+    NotExecuted(i32),
+}
+
+/// The exit code of a workload whose exec failed with `errno`.
+pub fn code_of(errno: i32) -> i32 {
+    if NOT_FOUND.contains(&errno) {
+        127
+    } else {
+        126
+    }
+}
+
+/// Starts the workload of `orders`.
+pub fn begin(orders: &Orders) -> io::Result<Begun> {
+    let argv = strings(&orders.argv)?;
+    let env: Vec<String> = orders.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let env = strings(&env)?;
+    let candidates = candidates(orders)?;
+    // The write end closes itself at the exec; what arrives before is an errno.
+    let (mut read, write) = pipe_with(PipeFlags::CLOEXEC).map(|(read, write)| (std::fs::File::from(read), write))?;
+    match process::fork()? {
+        Forked::Child => {
+            let errno = become_workload(orders, &candidates, &argv, &env);
+            report(write, errno);
+            process::exit_now(126)
+        }
+        Forked::Parent(pid) => {
+            drop(write);
+            let mut errno = [0u8; 4];
+            match read.read_exact(&mut errno) {
+                Ok(()) => {
+                    process::wait(pid)?;
+                    Ok(Begun::NotExecuted(i32::from_ne_bytes(errno)))
+                }
+                Err(_) => Ok(Begun::Running(pid)),
+            }
+        }
+    }
+}
+
+fn become_workload(orders: &Orders, candidates: &[CString], argv: &[CString], env: &[CString]) -> i32 {
+    let errno = |error: io::Error| error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error());
+    let prepared = rustix::process::setsid()
+        .map_err(io::Error::from)
+        .and_then(|_| restrict::limit(orders.pids, orders.tmp_bytes.max(orders.output_bytes)))
+        .and_then(|()| Ok(rustix::process::chdir(&*orders.cwd)?));
+    if let Err(error) = prepared {
+        return errno(error);
+    }
+    process::default_sigpipe();
+    let mut last = rustix::io::Errno::NOENT.raw_os_error();
+    for path in candidates {
+        let error = errno(process::exec(path, argv, env));
+        // As execvp(3) does: something that is there but cannot be executed is the better answer.
+        if !NOT_FOUND.contains(&error) || !NOT_FOUND.contains(&last) {
+            last = if NOT_FOUND.contains(&last) { error } else { last };
+        }
+    }
+    last
+}
+
+/// The paths to try: the command itself when it has a slash, else it in each directory of the workload's PATH.
+fn candidates(orders: &Orders) -> io::Result<Vec<CString>> {
+    let command = orders.argv.first().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    if command.contains('/') {
+        return strings(std::slice::from_ref(command));
+    }
+    let path = orders.env.iter().find(|(name, _)| name == "PATH").map_or("/usr/bin:/bin", |(_, value)| value.as_str());
+    let paths: Vec<String> =
+        path.split(':').filter(|directory| directory.starts_with('/')).map(|directory| format!("{directory}/{command}")).collect();
+    strings(&paths)
+}
+
+fn strings(texts: &[String]) -> io::Result<Vec<CString>> {
+    let nul = |_| io::Error::new(io::ErrorKind::InvalidInput, "an argument or variable holds a NUL");
+    texts.iter().map(|text| CString::new(text.as_bytes()).map_err(nul)).collect()
+}
+
+fn report(write: OwnedFd, errno: i32) {
+    // Blocking, and four bytes: a pipe takes them at once. Should it fail, the parent sees an exec that ended with 126.
+    let _ = rustix::fs::fcntl_setfl(&write, OFlags::empty());
+    let _ = std::fs::File::from(write).write_all(&errno.to_ne_bytes());
+}

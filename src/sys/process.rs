@@ -1,0 +1,342 @@
+//! Making processes: `clone3` into namespaces followed by our own binary, `fork` of a single-threaded process, `execve`
+//! and `wait4`.
+#![allow(unsafe_code, reason = "clone3, fork and execve have no safe wrapper: the child must obey rules no type expresses")]
+
+use std::convert::Infallible;
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+/// `CLONE_INTO_CGROUP` (clone(2)); libc has it as a type that does not fit.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+/// Highest capability number that is tried; unknown ones answer EINVAL, which is fine.
+const LAST_CAPABILITY: libc::c_ulong = 63;
+
+/// What the first process of a sandbox starts with.
+#[derive(Debug)]
+pub struct Init<'a> {
+    /// Our own binary.
+    pub executable: BorrowedFd<'a>,
+    /// Its `argv[0]`, the only argument.
+    pub name: &'a CStr,
+    /// Becomes descriptors 0, 1 and 2.
+    pub stdio: [BorrowedFd<'a>; 3],
+    /// Becomes descriptor 3.
+    pub control: BorrowedFd<'a>,
+    /// `uid_map` as written, such as `1000 501 1`.
+    pub uid_map: &'a [u8],
+    /// `gid_map` as written.
+    pub gid_map: &'a [u8],
+    /// Be born in this cgroup.
+    pub cgroup: Option<BorrowedFd<'a>>,
+}
+
+/// A process we started.
+#[derive(Debug)]
+pub struct Child {
+    /// Its number, ours until it is waited for.
+    pub pid: i32,
+    /// Its pidfd.
+    pub pidfd: OwnedFd,
+}
+
+/// A step of the child before its `execve`; sent as [`SETUP_FAILED`], step, errno.
+pub const SETUP_FAILED: u8 = b'E';
+/// The names of the steps.
+pub const SETUP_STEPS: [&str; 5] = ["write its uid and gid maps", "place its descriptors", "keep its capabilities", "set its death signal", "execute gantry"];
+
+/// Starts `init` as pid 1 of new user, mount, pid, ipc, uts, network and cgroup namespaces, with an empty environment.
+///
+/// The caller may have other threads: between the clone and the exec the child makes system calls only, touches no
+/// lock and allocates nothing. A failure of the child arrives on the control socket as 6 bytes: [`SETUP_FAILED`],
+/// the index in [`SETUP_STEPS`], errno in native order.
+pub fn spawn_init(init: &Init<'_>) -> io::Result<Child> {
+    let flags = libc::CLONE_NEWUSER
+        | libc::CLONE_NEWNS
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWCGROUP
+        | libc::CLONE_PIDFD;
+    let mut pidfd: RawFd = -1;
+    // SAFETY: clone_args is plain numbers; all zeroes is its documented default.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = u64::from(flags.cast_unsigned());
+    args.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    if let Some(cgroup) = init.cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: without CLONE_VM the child has its own copy of memory, like fork. `args` and `pidfd` live until the
+    // call returns. The child runs `become_init` only, which makes nothing but system calls.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => become_init(init),
+        _ => Ok(Child {
+            pid: i32::try_from(pid).map_err(io::Error::other)?,
+            // SAFETY: the kernel stored a new descriptor there, and nobody else knows it.
+            pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
+        }),
+    }
+}
+
+/// The child's way from clone3 to our binary. Never returns.
+fn become_init(init: &Init<'_>) -> ! {
+    let (step, errno) = match setup(init) {
+        Ok(never) => match never {},
+        Err(failure) => failure,
+    };
+    let mut message = [SETUP_FAILED, step, 0, 0, 0, 0];
+    message[2..].copy_from_slice(&errno.to_ne_bytes());
+    // Once the descriptors are placed, the control socket is number 3.
+    let control = if step > 1 { 3 } else { init.control.as_raw_fd() };
+    // SAFETY: a write from a local buffer of that length, then the end of this process without running destructors.
+    unsafe {
+        libc::write(control, message.as_ptr().cast(), message.len());
+        libc::_exit(125)
+    }
+}
+
+fn setup(init: &Init<'_>) -> Result<Infallible, (u8, i32)> {
+    let at = |step: u8| move |errno: i32| (step, errno);
+    write_file(c"/proc/self/setgroups", b"deny").map_err(at(0))?;
+    write_file(c"/proc/self/uid_map", init.uid_map).map_err(at(0))?;
+    write_file(c"/proc/self/gid_map", init.gid_map).map_err(at(0))?;
+    let executable = place_descriptors(init).map_err(at(1))?;
+    keep_capabilities().map_err(at(2))?;
+    reset_signals().map_err(at(3))?;
+    let argv = [init.name.as_ptr(), std::ptr::null()];
+    let envp = [std::ptr::null::<libc::c_char>()];
+    // SAFETY: both arrays are NULL-terminated and live; the empty path with AT_EMPTY_PATH names the descriptor itself.
+    unsafe {
+        libc::syscall(libc::SYS_execveat, executable, c"".as_ptr(), argv.as_ptr(), envp.as_ptr(), libc::AT_EMPTY_PATH);
+    }
+    Err((4, last_errno()))
+}
+
+fn write_file(path: &CStr, contents: &[u8]) -> Result<(), i32> {
+    // SAFETY: system calls on a NUL-terminated path and a live buffer.
+    unsafe {
+        let fd = check(libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC))?;
+        let written = libc::write(fd, contents.as_ptr().cast(), contents.len());
+        let errno = last_errno();
+        libc::close(fd);
+        if written == contents.len().cast_signed() {
+            Ok(())
+        } else {
+            Err(errno)
+        }
+    }
+}
+
+/// 0..=2 standard streams, 3 control, 4 our binary (closed by the exec); everything else is closed.
+fn place_descriptors(init: &Init<'_>) -> Result<RawFd, i32> {
+    let wanted = [
+        init.stdio[0].as_raw_fd(),
+        init.stdio[1].as_raw_fd(),
+        init.stdio[2].as_raw_fd(),
+        init.control.as_raw_fd(),
+        init.executable.as_raw_fd(),
+    ];
+    let mut high = [-1; 5];
+    // Out of the way first: a wanted descriptor may sit on a number that is about to be overwritten.
+    for (target, source) in high.iter_mut().zip(wanted) {
+        // SAFETY: fcntl on descriptors the caller borrows to us.
+        *target = check(unsafe { libc::fcntl(source, libc::F_DUPFD_CLOEXEC, 10) })?;
+    }
+    for (number, source) in (0..).zip(high) {
+        let flags = if number == 4 { libc::O_CLOEXEC } else { 0 };
+        // SAFETY: dup3 between two numbers of this process; they differ, for the sources are 10 and up.
+        check(unsafe { libc::dup3(source, number, flags) })?;
+    }
+    // SAFETY: closes by number; nothing in this process uses a descriptor above 4 any more.
+    check_long(unsafe { libc::syscall(libc::SYS_close_range, 5, libc::c_uint::MAX, 0) })?;
+    Ok(4)
+}
+
+/// Puts every permitted capability into the ambient set: an exec as uid 1000 would drop them otherwise, and the init
+/// needs them to mount. They are those of the new user namespace, worth nothing outside.
+fn keep_capabilities() -> Result<(), i32> {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct Sets {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    // _LINUX_CAPABILITY_VERSION_3: two words per set.
+    let mut header = Header { version: 0x2008_0522, pid: 0 };
+    let mut sets = [Sets { effective: 0, permitted: 0, inheritable: 0 }; 2];
+    // SAFETY: header and sets have the layout of capget(2), version 3.
+    check_long(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) })?;
+    for set in &mut sets {
+        set.inheritable = set.permitted;
+    }
+    // SAFETY: as above.
+    check_long(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()) })?;
+    for capability in 0..=LAST_CAPABILITY {
+        // SAFETY: prctl with numbers only.
+        let raised = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, capability, 0, 0) };
+        if raised != 0 && !matches!(last_errno(), libc::EINVAL | libc::EPERM) {
+            return Err(last_errno());
+        }
+    }
+    Ok(())
+}
+
+/// Dies with the thread that made us, and starts with no signal blocked: both would pass through the exec.
+fn reset_signals() -> Result<(), i32> {
+    // SAFETY: prctl and sigprocmask with numbers and a local set.
+    unsafe {
+        check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))?;
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        check(libc::sigemptyset(&raw mut none))?;
+        check(libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()))?;
+    }
+    Ok(())
+}
+
+fn check(result: i32) -> Result<i32, i32> {
+    if result < 0 {
+        Err(last_errno())
+    } else {
+        Ok(result)
+    }
+}
+
+fn check_long(result: libc::c_long) -> Result<(), i32> {
+    if result < 0 {
+        Err(last_errno())
+    } else {
+        Ok(())
+    }
+}
+
+fn last_errno() -> i32 {
+    // SAFETY: the C library's errno of this thread.
+    unsafe { *libc::__errno_location() }
+}
+
+/// The two sides of a [`fork`].
+#[derive(Debug)]
+pub enum Forked {
+    /// The original, with the child's number.
+    Parent(i32),
+    /// The copy.
+    Child,
+}
+
+/// Forks this process, which must have one thread; checked, for a lock held by another would never be released.
+pub fn fork() -> io::Result<Forked> {
+    let threads = std::fs::read_dir("/proc/self/task")?.count();
+    if threads != 1 {
+        return Err(io::Error::other(format!("fork with {threads} threads")));
+    }
+    // SAFETY: the process has one thread (checked above), so the child's memory is consistent.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Forked::Child),
+        pid => Ok(Forked::Parent(pid)),
+    }
+}
+
+/// Replaces this process; returns only with an error.
+pub fn exec(path: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
+    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (argv, env) = (pointers(argv), pointers(env));
+    // SAFETY: NULL-terminated arrays of NUL-terminated strings that live until the call fails.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// The default disposition for SIGPIPE, which Rust ignores and exec would pass on.
+pub fn default_sigpipe() {
+    // SAFETY: installs no handler.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
+/// Ends this process at once: no destructors, no flushing of what a fork copied.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+/// Keeps memory dumps, ptrace and `/proc/PID/{environ,mem,fd}` of this process from everyone without capabilities.
+pub fn forbid_dumps() -> io::Result<()> {
+    // SAFETY: prctl with numbers only.
+    if unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// How a child ended and what it and its waited-for descendants used.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    /// Exit code, when it exited.
+    pub code: Option<i32>,
+    /// User and system time.
+    pub cpu: Duration,
+    /// Largest resident set of one process, in bytes.
+    pub largest_resident: u64,
+}
+
+/// Waits for a child of ours to end.
+pub fn wait(pid: i32) -> io::Result<Ended> {
+    let mut status = 0;
+    // SAFETY: rusage is plain numbers; zeroes are valid.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    loop {
+        // SAFETY: both pointers are to live locals.
+        let waited = unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) };
+        if waited == pid {
+            break;
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    let time = |value: libc::timeval| {
+        Duration::from_secs(u64::try_from(value.tv_sec).unwrap_or(0))
+            + Duration::from_micros(u64::try_from(value.tv_usec).unwrap_or(0))
+    };
+    Ok(Ended {
+        code: libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)),
+        cpu: time(usage.ru_utime) + time(usage.ru_stime),
+        // Linux counts in KiB (getrusage(2)).
+        largest_resident: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
+    })
+}
+
+/// Takes possession of the control socket that [`spawn_init`] left at descriptor 3; none when it is not open.
+///
+/// Call it once, first thing in a process that [`spawn_init`] made.
+pub fn take_control() -> Option<OwnedFd> {
+    // SAFETY: fcntl by number; fails with EBADF when nothing is open there.
+    if unsafe { libc::fcntl(3, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
+        return None;
+    }
+    // SAFETY: the descriptor is open (checked above), and this process was started with it for this purpose alone.
+    Some(unsafe { OwnedFd::from_raw_fd(3) })
+}
+
+/// Calls `action` whenever `signal` arrives, until it is unregistered.
+///
+/// `action` runs in a signal handler: it may only make system calls such as a `write`, take no lock and allocate
+/// nothing.
+pub fn on_signal(signal: i32, action: impl Fn() + Send + Sync + 'static) -> io::Result<signal_hook::SigId> {
+    // SAFETY: the caller's promise above is the function's requirement; both callers in this crate write one byte.
+    unsafe { signal_hook::low_level::register(signal, action) }
+}

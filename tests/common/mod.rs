@@ -1,0 +1,212 @@
+//! Runs the binary from the outside, in directories of its own.
+#![allow(dead_code, reason = "every test file uses another part")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+/// What this host cannot enforce for an unprivileged user is named here, once.
+pub const DEGRADED: &str = "memory,cpu";
+
+/// A store with the base image; shared by the tests of one file.
+pub struct Gantry {
+    pub root: PathBuf,
+    pub home: PathBuf,
+    _scratch: Option<tempfile::TempDir>,
+}
+
+/// What a command did.
+pub struct Done {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Gantry {
+    /// An empty store.
+    pub fn new() -> Self {
+        assert_ne!(
+            rustix::process::geteuid().as_raw(),
+            0,
+            "run the tests as an unprivileged user: scripts/test does"
+        );
+        let scratch = tempfile::tempdir().unwrap();
+        let (root, home) = (scratch.path().join("store"), scratch.path().join("home"));
+        fs::create_dir(&home).unwrap();
+        Self {
+            root,
+            home,
+            _scratch: Some(scratch),
+        }
+    }
+
+    /// A store that has the debs and wheels of earlier tests, and nothing else: saves the network, not the work.
+    pub fn with_downloads() -> Self {
+        let gantry = Self::new();
+        let shared = shared().root.join("downloads");
+        fs::create_dir_all(gantry.root.join("downloads")).unwrap();
+        for entry in fs::read_dir(shared).unwrap() {
+            let entry = entry.unwrap();
+            // A name that is still being written there is linked whole or not at all.
+            let _ = fs::hard_link(entry.path(), gantry.root.join("downloads").join(entry.file_name()));
+        }
+        gantry
+    }
+
+    /// `gantry` with an environment that holds nothing of the caller's but what reaching the network needs.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gantry"));
+        command
+            .env_clear()
+            .env("HOME", &self.home)
+            .env("GANTRY_ROOT", &self.root)
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin");
+        for name in PASSED_ON {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `gantry ARGS` to its end.
+    pub fn gantry<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Done {
+        done(self.command().args(args).output().unwrap())
+    }
+
+    /// Runs `gantry ARGS`, which must succeed, and returns its standard output.
+    pub fn ok<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> String {
+        let done = self.gantry(args);
+        assert_eq!(done.code, 0, "{}\n{}", done.stdout, done.stderr);
+        done.stdout
+    }
+
+    /// Builds `dir` under `name` and returns the digest.
+    pub fn build(&self, dir: &Path, name: &str) -> String {
+        self.ok(["build", dir.to_str().unwrap(), "--tag", name])
+            .trim()
+            .to_owned()
+    }
+
+    /// `gantry run` with what this host cannot enforce excepted, plus `args`.
+    pub fn run(&self, args: &[&str]) -> Done {
+        let mut all = vec!["run", "--allow-degraded", DEGRADED];
+        all.extend(args);
+        self.gantry(all)
+    }
+
+    /// The same, returning the outcome as well.
+    pub fn run_with_outcome(&self, args: &[&str]) -> (Done, Value) {
+        let scratch = tempfile::tempdir().unwrap();
+        let report = scratch.path().join("outcome.json");
+        let mut all = vec!["--report", report.to_str().unwrap()];
+        all.extend(args);
+        let done = self.run(&all);
+        let outcome = fs::read(&report).unwrap_or_else(|error| panic!("no outcome: {error}; {}", done.stderr));
+        (done, serde_json::from_slice(&outcome).unwrap())
+    }
+
+    /// Builds a function of one file and runs it.
+    pub fn try_python(&self, name: &str, code: &str, args: &[&str]) -> (Done, Value) {
+        let function = function(code, None);
+        self.build(function.path(), name);
+        let mut all = args.to_vec();
+        all.push(name);
+        self.run_with_outcome(&all)
+    }
+}
+
+const PASSED_ON: &[&str] = &[
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "PIP_INDEX_URL",
+    "UV_DEFAULT_INDEX",
+    "UV_INDEX_URL",
+];
+
+/// The store of all tests that do not care what else is in it; it stays between runs.
+pub fn shared() -> &'static Gantry {
+    static SHARED: OnceLock<Gantry> = OnceLock::new();
+    SHARED.get_or_init(|| {
+        let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("shared");
+        let (root, home) = (scratch.join("store"), scratch.join("home"));
+        fs::create_dir_all(&home).unwrap();
+        assert_ne!(
+            rustix::process::geteuid().as_raw(),
+            0,
+            "run the tests as an unprivileged user: scripts/test does"
+        );
+        let gantry = Gantry {
+            root,
+            home,
+            _scratch: None,
+        };
+        gantry.ok(["base", "build"]);
+        gantry
+    })
+}
+
+/// A function's directory.
+pub fn function(code: &str, requirements: Option<&str>) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("user_function.py"), code).unwrap();
+    if let Some(requirements) = requirements {
+        fs::write(dir.path().join("requirements.txt"), requirements).unwrap();
+    }
+    dir
+}
+
+/// A directory of `examples/`.
+pub fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)
+}
+
+pub fn done(output: Output) -> Done {
+    use std::os::unix::process::ExitStatusExt;
+    Done {
+        code: output
+            .status
+            .code()
+            .unwrap_or_else(|| 128 + output.status.signal().unwrap()),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// Runs another program, which must succeed.
+pub fn tool(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Everything below `dir`, files and directories, sorted.
+pub fn tree(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut pending = vec![dir.to_owned()];
+    while let Some(dir) = pending.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() && !path.is_symlink() {
+                pending.push(path.clone());
+            }
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}

@@ -1,0 +1,235 @@
+//! SIGKILL at random moments: nothing of a run survives, nothing of a build stays half-written.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use common::{example, function, shared, tree, Gantry, DEGRADED};
+
+/// Processes, by the marker in their command line or by being our sandbox's init.
+fn processes(marker: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(command) = fs::read(entry.path().join("cmdline")) else {
+            continue;
+        };
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        if command.contains(marker) {
+            found.push(format!("{} {command}", entry.file_name().to_string_lossy()));
+        }
+    }
+    found
+}
+
+fn mounts() -> BTreeSet<String> {
+    fs::read_to_string("/proc/self/mounts")
+        .unwrap()
+        .lines()
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Waits for a condition that the kernel brings about on its own; only ever waits long when it fails.
+fn eventually(what: &str, mut holds: impl FnMut() -> Result<(), String>) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match holds() {
+            Ok(()) => return,
+            Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+            Err(found) => panic!("{what}: {found}"),
+        }
+    }
+}
+
+/// A small generator (xorshift), so that a failing sequence can be run again with its seed.
+struct Random(u64);
+
+impl Random {
+    fn new() -> Self {
+        let seed = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 | 1;
+        eprintln!("seed {seed}");
+        Self(seed)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+#[test]
+fn fifty_kills_of_a_run_leave_nothing() {
+    let gantry = shared();
+    let marker = format!("gantry-death-{}", std::process::id());
+    // A daemon that left its session, ignores everything it may ignore and holds the output open.
+    let code = "import os, signal, sys, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        for s in range(1, 32):\n            try: signal.signal(s, signal.SIG_IGN)\n            except OSError: pass\n        while True: time.sleep(1)\nprint('up', flush=True)\nwhile True: time.sleep(1)\n";
+    gantry.build(function(code, None).path(), "death:run");
+    // The snapshot exists before the first kill, so what is compared below is only what runs leave.
+    assert_eq!(gantry.run(&["--timeout", "1s", "death:run"]).code, 124);
+    let before = tree(&gantry.root);
+    let mounts_before = mounts();
+    let mut random = Random::new();
+    let mut killed_early = 0;
+    for _ in 0..50 {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut child = gantry
+            .command()
+            .args([
+                "run",
+                "--allow-degraded",
+                DEGRADED,
+                "--output",
+                scratch.path().to_str().unwrap(),
+                "death:run",
+                "--",
+                &marker,
+            ])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // A start takes about 30 ms here: the moments cover set-up, start and run.
+        std::thread::sleep(Duration::from_micros(random.below(60_000)));
+        child.kill().unwrap();
+        let output = child.wait_with_output().unwrap();
+        killed_early += usize::from(output.stdout.is_empty());
+        eventually("processes are left", || match processes(&marker) {
+            left if left.is_empty() => Ok(()),
+            left => Err(format!("{left:?}")),
+        });
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
+    }
+    eprintln!("{killed_early} of 50 were killed before the function printed");
+    assert_eq!(mounts(), mounts_before);
+    let after: BTreeSet<PathBuf> = tree(&gantry.root).into_iter().collect();
+    let before: BTreeSet<PathBuf> = before.into_iter().collect();
+    let new: Vec<_> = after.difference(&before).filter(|path| is_of_a_run(path)).collect();
+    assert!(new.is_empty(), "files are left: {new:?}");
+}
+
+/// Other tests of this file share the store; a run writes nowhere but here.
+fn is_of_a_run(path: &std::path::Path) -> bool {
+    let text = path.to_string_lossy();
+    ![
+        "/blobs/",
+        "/layers/",
+        "/refs/",
+        "/memo/",
+        "/snapshots/",
+        "/downloads/",
+        "/journal",
+    ]
+    .iter()
+    .any(|part| text.contains(part))
+        && !text.ends_with("/index.json")
+}
+
+#[test]
+fn kills_of_a_build_leave_a_store_that_the_next_build_completes() {
+    let clean = Gantry::with_downloads();
+    let epoch = ("SOURCE_DATE_EPOCH", "1700000000");
+    let build = |gantry: &Gantry| {
+        let mut command = gantry.command();
+        command
+            .env(epoch.0, epoch.1)
+            .args(["build", example("beam").to_str().unwrap(), "--tag", "beam:1"]);
+        command
+    };
+    let started = Instant::now();
+    let reference = common::done(build(&clean).output().unwrap());
+    assert_eq!(reference.code, 0, "{}", reference.stderr);
+    let whole = started.elapsed().as_micros() as u64;
+
+    let gantry = Gantry::with_downloads();
+    let mut random = Random::new();
+    for _ in 0..12 {
+        let mut child = build(&gantry)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_micros(random.below(whole)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // Nothing that is named is half there: every blob has the digest it is called by.
+        for path in tree(&gantry.root.join("blobs/sha256")) {
+            let bytes = fs::read(&path).unwrap();
+            if path.file_name().unwrap().len() == 64 {
+                assert_eq!(
+                    gantry::oci::Digest::of(&bytes).hex(),
+                    path.file_name().unwrap().to_str().unwrap()
+                );
+            }
+        }
+    }
+    let finished = common::done(build(&gantry).output().unwrap());
+    assert_eq!(
+        (finished.code, &finished.stdout),
+        (0, &reference.stdout),
+        "{}",
+        finished.stderr
+    );
+    let names = |gantry: &Gantry| {
+        tree(&gantry.root.join("blobs"))
+            .into_iter()
+            .chain(tree(&gantry.root.join("tmp")))
+            .map(|path| path.strip_prefix(&gantry.root).unwrap().to_owned())
+            .collect::<BTreeSet<_>>()
+    };
+    let (clean, interrupted) = (names(&clean), names(&gantry));
+    assert_eq!(clean, interrupted, "the interrupted store holds other files");
+}
+
+#[test]
+fn ctrl_c_ends_a_build_and_leaves_nothing() {
+    let gantry = Gantry::with_downloads();
+    let mut child = gantry
+        .command()
+        .args(["build", example("beam").to_str().unwrap(), "--tag", "beam:1"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(400));
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
+    let code = child.wait().unwrap();
+    assert_eq!(code.code(), Some(130));
+    let left: Vec<_> = tree(&gantry.root.join("tmp"));
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_terminated_run_reports_it_was_killed() {
+    let gantry = shared();
+    gantry.build(
+        function("import time\nprint('up', flush=True)\ntime.sleep(60)\n", None).path(),
+        "death:term",
+    );
+    let scratch = tempfile::tempdir().unwrap();
+    let report = scratch.path().join("outcome.json");
+    let mut child = gantry
+        .command()
+        .args([
+            "run",
+            "--allow-degraded",
+            DEGRADED,
+            "--report",
+            report.to_str().unwrap(),
+            "death:term",
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut up = [0u8; 3];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut up).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+    let outcome: serde_json::Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
+    assert_eq!((&outcome["status"], &outcome["signal"]), (&"killed".into(), &15.into()));
+}

@@ -1,0 +1,158 @@
+//! The four examples, as a user would build and run them, and every way a function can end.
+
+mod common;
+
+use std::fs;
+
+use common::{example, function, shared};
+use serde_json::json;
+
+fn prints_what_it_should(name: &str) {
+    let gantry = shared();
+    gantry.build(&example(name), &format!("{name}:1"));
+    let (done, outcome) = gantry.run_with_outcome(&[&format!("{name}:1")]);
+    let expected = fs::read_to_string(example(name).join("expected.txt")).unwrap();
+    assert_eq!(
+        (done.code, done.stdout.as_str()),
+        (0, expected.as_str()),
+        "{}",
+        done.stderr
+    );
+    assert_eq!(outcome["status"], "ok");
+}
+
+#[test]
+fn hello_runs() {
+    prints_what_it_should("hello");
+}
+
+#[test]
+fn beam_runs() {
+    prints_what_it_should("beam");
+}
+
+#[test]
+fn ode_runs() {
+    prints_what_it_should("ode");
+}
+
+#[test]
+fn series_reads_its_input_and_writes_its_output() {
+    let gantry = shared();
+    gantry.build(&example("series"), "series:1");
+    let out = tempfile::tempdir().unwrap();
+    let input = example("series").join("input");
+    let done = gantry.run(&[
+        "--input",
+        input.to_str().unwrap(),
+        "--output",
+        out.path().to_str().unwrap(),
+        "series:1",
+    ]);
+    let expected = fs::read_to_string(example("series").join("expected.txt")).unwrap();
+    assert_eq!((done.code, done.stdout), (0, expected), "{}", done.stderr);
+    let summary = fs::read_to_string(out.path().join("summary.csv")).unwrap();
+    assert_eq!(
+        summary,
+        fs::read_to_string(example("series").join("expected_summary.csv")).unwrap()
+    );
+    assert_eq!(
+        fs::read_dir(out.path()).unwrap().count(),
+        1,
+        "only the summary is left in the output directory"
+    );
+}
+
+#[test]
+fn an_exception_is_exit_code_1_with_its_traceback() {
+    let (done, outcome) = shared().try_python("ends:exception", "def f():\n    raise ValueError('no')\nf()\n", &[]);
+    assert_eq!(done.code, 1);
+    assert!(
+        done.stderr.contains("/app/user_function.py\", line 2, in f"),
+        "{}",
+        done.stderr
+    );
+    assert_eq!(
+        (&outcome["status"], &outcome["exit_code"], &outcome["signal"]),
+        (&json!("failed"), &json!(1), &json!(null))
+    );
+}
+
+#[test]
+fn the_exit_code_passes_through() {
+    let (done, outcome) = shared().try_python("ends:seven", "import sys\nprint('bye')\nsys.exit(7)\n", &[]);
+    assert_eq!((done.code, done.stdout.as_str()), (7, "bye\n"));
+    assert_eq!(
+        (&outcome["status"], &outcome["exit_code"]),
+        (&json!("failed"), &json!(7))
+    );
+}
+
+#[test]
+fn a_signal_is_128_plus_its_number() {
+    let code = "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n";
+    let (done, outcome) = shared().try_python("ends:signal", code, &[]);
+    assert_eq!(done.code, 128 + 11);
+    assert_eq!((&outcome["status"], &outcome["signal"]), (&json!("failed"), &json!(11)));
+}
+
+#[test]
+fn a_timeout_is_124_and_kills_what_ignores_signals() {
+    let code = "import signal, time, os\nfor s in range(1, 32):\n    try: signal.signal(s, signal.SIG_IGN)\n    except OSError: pass\nos.fork()\nprint('in', flush=True)\nwhile True: time.sleep(1)\n";
+    let (done, outcome) = shared().try_python("ends:timeout", code, &["--timeout", "1s"]);
+    assert_eq!((done.code, done.stdout.as_str()), (124, "in\nin\n"));
+    assert_eq!(outcome["status"], "timeout");
+    let ran = outcome["phases_ms"]["run"].as_f64().unwrap();
+    assert!((1000.0..3000.0).contains(&ran), "{ran}");
+}
+
+#[test]
+fn output_over_the_limit_is_cut_and_counted() {
+    let code = "import sys\nsys.stdout.write('x' * 3_000_000)\nsys.stderr.write('y' * 10)\n";
+    let (done, outcome) = shared().try_python("ends:flood", code, &["--output-limit", "1M"]);
+    assert_eq!(
+        (done.code, done.stdout.len(), done.stderr.matches('y').count()),
+        (0, 1 << 20, 10)
+    );
+    assert_eq!(
+        outcome["output"],
+        json!({"stdout_bytes": 3_000_000, "stderr_bytes": 10, "truncated": true})
+    );
+}
+
+#[test]
+fn arguments_follow_the_command() {
+    let gantry = shared();
+    gantry.build(function("import sys\nprint(sys.argv[1:])\n", None).path(), "ends:args");
+    let done = gantry.run(&["ends:args", "--", "a b", "--memory", "é"]);
+    assert_eq!(
+        (done.code, done.stdout.as_str()),
+        (0, "['a b', '--memory', 'é']\n"),
+        "{}",
+        done.stderr
+    );
+}
+
+#[test]
+fn a_job_document_runs_like_the_options() {
+    let gantry = shared();
+    gantry.build(
+        function("import os\nprint(os.environ['WHO'])\n", None).path(),
+        "ends:job",
+    );
+    let scratch = tempfile::tempdir().unwrap();
+    let job = scratch.path().join("job.json");
+    fs::write(
+        &job,
+        json!({"image": "ends:job", "env": {"WHO": "queue"}, "timeout": "30s", "allow_degraded": ["memory", "cpu"]})
+            .to_string(),
+    )
+    .unwrap();
+    let done = gantry.gantry(["run", "--job", job.to_str().unwrap()]);
+    assert_eq!((done.code, done.stdout.as_str()), (0, "queue\n"), "{}", done.stderr);
+
+    fs::write(&job, json!({"image": "ends:job", "memmory": "1G"}).to_string()).unwrap();
+    let done = gantry.gantry(["run", "--job", job.to_str().unwrap()]);
+    assert_eq!(done.code, 125);
+    assert!(done.stderr.contains("memmory"), "{}", done.stderr);
+}

@@ -1,0 +1,290 @@
+//! Bad input: each gives one clear error and its exit code, and leaves nothing behind.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use common::{done, function, shared, tree, Gantry};
+
+/// The build of `dir` fails with `code`, says all of `says`, prints no digest, and the store holds no image after it.
+fn refuses(dir: &Path, code: i32, says: &[&str]) {
+    let gantry = shared();
+    let done = gantry.gantry(["build", dir.to_str().unwrap(), "--tag", "refused:1"]);
+    assert_eq!((done.code, done.stdout.as_str()), (code, ""), "{}", done.stderr);
+    for part in says {
+        assert!(done.stderr.contains(part), "{part:?} is not in:\n{}", done.stderr);
+    }
+    assert_eq!(done.stderr.matches("error:").count(), 1, "{}", done.stderr);
+    assert!(!gantry.ok(["images", "ls"]).contains("refused"), "an image was named");
+}
+
+fn refuses_requirements(text: &str, code: i32, says: &[&str]) {
+    refuses(function("print(1)\n", Some(text)).path(), code, says);
+}
+
+#[test]
+fn a_missing_entry_point() {
+    let dir = tempfile::tempdir().unwrap();
+    refuses(dir.path(), 1, &["user_function.py"]);
+    refuses(Path::new("/nonexistent/function"), 1, &["/nonexistent/function"]);
+}
+
+#[test]
+fn syntax_the_target_python_does_not_take() {
+    let dir = function("x = 1\ndef f(:\n    pass\n", None);
+    refuses(dir.path(), 1, &["user_function.py", "line 2", "def f(:", "^"]);
+}
+
+#[test]
+fn requirements_that_reach_outside_are_refused_by_name_and_line() {
+    for (line, says) in [
+        ("evil @ https://example.org/evil-1.0-py3-none-any.whl", "evil"),
+        ("https://example.org/evil-1.0-py3-none-any.whl", "URL"),
+        ("git+https://example.org/evil.git", "git"),
+        ("-e .", "-e"),
+        ("--editable ./x", "--editable"),
+        ("./local", "./local"),
+        ("../up", "../up"),
+        ("/etc/x.whl", "/etc/x.whl"),
+        ("file:///etc/passwd", "file:"),
+        ("--index-url https://example.org/simple", "--index-url"),
+        ("-i https://example.org/simple", "-i"),
+        ("--extra-index-url=https://example.org/simple", "--extra-index-url"),
+        ("--find-links /tmp", "--find-links"),
+        ("--trusted-host example.org", "--trusted-host"),
+        ("--no-binary :all:", "--no-binary"),
+        ("-r ../other.txt", "../other.txt"),
+        ("-r /etc/passwd", "/etc/passwd"),
+        ("-c http://example.org/c.txt", "http"),
+        ("${HOME}", "${HOME}"),
+        ("numpy==", "numpy"),
+        ("num py", "num py"),
+    ] {
+        refuses_requirements(&format!("# a comment\n{line}\n"), 1, &[says, "requirements.txt", "2"]);
+    }
+}
+
+#[test]
+fn a_requirement_file_may_have_a_mark_and_windows_lines() {
+    let dir = function("import six\nprint(six.__version__)\n", None);
+    fs::write(
+        dir.path().join("more.txt"),
+        "six \\\r\n  ==1.16.0 ; python_version >= '3' # why\r\n",
+    )
+    .unwrap();
+    fs::write(dir.path().join("requirements.txt"), "\u{feff}# all\r\n-r more.txt\r\n").unwrap();
+    let gantry = shared();
+    gantry.build(dir.path(), "crlf:1");
+    assert_eq!(gantry.run(&["crlf:1"]).stdout, "1.16.0\n");
+}
+
+#[test]
+fn an_unsatisfiable_requirement() {
+    refuses_requirements("numpy==1.26.4\nnumpy<1\n", 1, &["numpy"]);
+    refuses_requirements(
+        "this-package-does-not-exist-anywhere-xyzzy==1\n",
+        1,
+        &["this-package-does-not-exist-anywhere-xyzzy"],
+    );
+}
+
+#[test]
+fn a_package_without_a_wheel_names_the_newest_that_has_one() {
+    // numpy 1.0 years: only source archives.
+    refuses_requirements("numpy==1.8.0\n", 1, &["numpy", "1.8.0", "wheel"]);
+}
+
+#[test]
+fn a_hash_that_is_not_the_wheels() {
+    let wrong = format!("six==1.16.0 --hash=sha256:{}\n", "0".repeat(64));
+    refuses_requirements(&wrong, 1, &["six", &"0".repeat(64)]);
+}
+
+#[test]
+fn a_hash_that_is_the_wheels() {
+    let right = "six==1.16.0 --hash=sha256:8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254\n";
+    let gantry = shared();
+    gantry.build(function("import six\nprint('ok')\n", Some(right)).path(), "hashed:1");
+    assert_eq!(gantry.run(&["hashed:1"]).stdout, "ok\n");
+}
+
+#[test]
+fn files_that_look_like_secrets() {
+    let dir = function("print(1)\n", None);
+    fs::write(dir.path().join(".env"), "A=1\n").unwrap();
+    refuses(dir.path(), 3, &[".env", "secret"]);
+    fs::remove_file(dir.path().join(".env")).unwrap();
+    let token = format!("ghp_{}", "a1B2".repeat(9));
+    fs::write(dir.path().join("settings.py"), format!("x = 1\nT = '{token}'\n")).unwrap();
+    let gantry = shared();
+    let done = gantry.gantry(["build", dir.path().to_str().unwrap(), "--tag", "refused:1"]);
+    assert_eq!(done.code, 3);
+    assert!(
+        done.stderr.contains("settings.py:2") && !done.stderr.contains(&token),
+        "{}",
+        done.stderr
+    );
+    gantry.ok([
+        "build",
+        dir.path().to_str().unwrap(),
+        "--tag",
+        "allowed:1",
+        "--allow-file",
+        "settings.py",
+    ]);
+}
+
+#[test]
+fn links_pipes_and_sparse_giants_in_the_directory() {
+    let dir = function("print(1)\n", None);
+    symlink("/etc/passwd", dir.path().join("passwd")).unwrap();
+    refuses(dir.path(), 1, &["passwd"]);
+    fs::remove_file(dir.path().join("passwd")).unwrap();
+
+    assert!(std::process::Command::new("mkfifo")
+        .arg(dir.path().join("pipe"))
+        .status()
+        .unwrap()
+        .success());
+    refuses(dir.path(), 1, &["pipe"]);
+    fs::remove_file(dir.path().join("pipe")).unwrap();
+
+    fs::File::create(dir.path().join("giant.bin"))
+        .unwrap()
+        .set_len(1 << 40)
+        .unwrap();
+    refuses(dir.path(), 1, &["giant.bin"]);
+}
+
+#[test]
+fn an_unknown_reference() {
+    let gantry = shared();
+    let done = gantry.run(&["never-built:1"]);
+    assert_eq!(done.code, 125);
+    assert!(done.stderr.contains("never-built:1"), "{}", done.stderr);
+    assert_eq!(gantry.run(&["Not A Reference"]).code, 125);
+    assert_eq!(gantry.gantry(["images", "show", "never-built:1"]).code, 1);
+}
+
+#[test]
+fn a_command_that_is_not_there_or_not_executable() {
+    let gantry = shared();
+    let layout_of = |name: &str, command: &str| {
+        // Another command by way of a layout: what a foreign image could say.
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path().join("layout");
+        gantry.build(function("print(1)\n", None).path(), name);
+        gantry.ok(["push", name, &format!("oci:{}:x", dir.display())]);
+        common::tool(
+            std::process::Command::new("umoci")
+                .args(["config", "--config.cmd", command, "--image"])
+                .arg(format!("{}:x", dir.display())),
+        );
+        gantry.ok(["copy", &format!("oci:{}:x", dir.display()), name]);
+        gantry.run(&[name]).code
+    };
+    assert_eq!(layout_of("absent:1", "/usr/bin/no-such-thing"), 127);
+    assert_eq!(layout_of("plain:1", "/etc/passwd"), 126);
+}
+
+#[test]
+fn usage_errors_are_2_and_125() {
+    let gantry = shared();
+    assert_eq!(gantry.gantry(["build"]).code, 2);
+    assert_eq!(gantry.gantry(["no-such-command"]).code, 2);
+    assert_eq!(gantry.run(&["x:1", "--memory", "lots"]).code, 125);
+    assert_eq!(gantry.gantry(["--help"]).code, 0);
+}
+
+#[test]
+fn unknown_configuration_is_refused_with_file_and_line() {
+    let gantry = Gantry::new();
+    let config = gantry.home.join("config.toml");
+    fs::write(&config, "[run]\nmemory = \"1G\"\nmemmory = \"1G\"\n").unwrap();
+    let done = gantry.gantry(["--config", config.to_str().unwrap(), "images", "ls"]);
+    assert_eq!(done.code, 2);
+    assert!(
+        done.stderr.contains("memmory") && done.stderr.contains("config.toml") && done.stderr.contains('3'),
+        "{}",
+        done.stderr
+    );
+}
+
+#[test]
+fn no_network_is_4() {
+    let gantry = Gantry::new();
+    let dir = function("print(1)\n", None);
+    // A network namespace of its own has only an idle loopback.
+    let mut command = std::process::Command::new("unshare");
+    command
+        .args(["--user", "--net", "--map-current-user"])
+        .arg(env!("CARGO_BIN_EXE_gantry"));
+    command.args(["build", dir.path().to_str().unwrap(), "--tag", "offline:1"]);
+    command.env("HOME", &gantry.home).env("GANTRY_ROOT", &gantry.root);
+    let done = done(command.output().unwrap());
+    assert_eq!(done.code, 4, "{}", done.stderr);
+    assert!(tree(&gantry.root.join("tmp")).is_empty());
+}
+
+#[test]
+fn user_namespaces_switched_off() {
+    let gantry = shared();
+    gantry.build(function("print(1)\n", None).path(), "nons:1");
+    // Inside a user namespace that forbids further ones.
+    let script = format!(
+        "echo 0 > /proc/sys/user/max_user_namespaces && exec {} run --allow-degraded memory,cpu nons:1",
+        env!("CARGO_BIN_EXE_gantry")
+    );
+    let mut command = std::process::Command::new("unshare");
+    command
+        .args(["--user", "--map-root-user", "sh", "-c", &script])
+        .env("HOME", &gantry.home)
+        .env("GANTRY_ROOT", &gantry.root);
+    let done = done(command.output().unwrap());
+    assert_eq!((done.code, done.stdout.as_str()), (125, ""), "{}", done.stderr);
+    assert!(
+        done.stderr.contains("user namespace") && done.stderr.contains("hint:"),
+        "{}",
+        done.stderr
+    );
+}
+
+#[test]
+fn a_full_disk() {
+    // A store on a file system of 20 MB, private to a mount namespace.
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = function("print(1)\n", None);
+    let script = format!(
+        "mount -t tmpfs -o size=20m tmpfs {root} && mkdir {root}/home && GANTRY_ROOT={root}/store HOME={root}/home {gantry} build {dir} --tag full:1; code=$?; find {root}/store/tmp -mindepth 1; exit $code",
+        root = scratch.path().display(),
+        gantry = env!("CARGO_BIN_EXE_gantry"),
+        dir = dir.path().display(),
+    );
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--user", "--mount", "--map-root-user", "sh", "-c", &script]);
+    let done = done(command.output().unwrap());
+    assert_eq!((done.code, done.stdout.as_str()), (1, ""), "{}", done.stderr);
+    assert!(
+        done.stderr.contains("no space") || done.stderr.contains("No space"),
+        "{}",
+        done.stderr
+    );
+}
+
+#[test]
+fn an_image_over_two_gigabytes_is_refused_before_it_is_downloaded() {
+    let started = std::time::Instant::now();
+    let gantry = Gantry::with_downloads();
+    let dir = function("print(1)\n", Some("torch==2.5.1\n"));
+    let done = gantry.gantry(["build", dir.path().to_str().unwrap(), "--tag", "huge:1"]);
+    assert_eq!(done.code, 3, "{}", done.stderr);
+    assert!(
+        done.stderr.contains("2.0 GB") && done.stderr.contains("torch"),
+        "{}",
+        done.stderr
+    );
+    assert!(!done.stderr.contains("Downloading torch"), "{}", done.stderr);
+    assert!(started.elapsed().as_secs() < 60);
+}
