@@ -1,1 +1,11 @@
-//! archive
+//! Archive formats, read as hostile input and written deterministically: layers (tar + gzip), wheels (zip), packages
+//! (ar + tar). Nothing here opens a path: readers and writers are handed in.
+
+pub mod deb;
+mod gzip;
+pub mod layer;
+mod path;
+pub mod tar_reader;
+pub mod zip;
+
+pub use path::{check_path, PathProblem};

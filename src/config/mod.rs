@@ -1,1 +1,9 @@
-//! config
+//! File and environment -> values. The only place that reads either; nothing below `ops` sees the result.
+
+mod environment;
+mod file;
+
+pub use environment::Environment;
+pub use file::{
+    BaseSection, CacheSection, Config, ConfigError, IndexSection, NamingSection, Registry, Role, RunSection,
+};

@@ -1,1 +1,47 @@
-//! journal
+//! Append-only record of what happened: one JSON line per event in `journal/<day>.jsonl`.
+//!
+//! A line is written by one `write` to a file opened with `O_APPEND`, so lines of processes that write at once do not
+//! mix. Losing an event never fails an operation: the caller decides what to do with the error, usually nothing.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+/// Something that happened.
+#[derive(Debug, Clone, Serialize)]
+pub struct Event<'a> {
+    /// Seconds since 1970.
+    pub at: u64,
+    /// `build`, `run`, `pull`, ...
+    pub kind: &'a str,
+    /// The image as typed.
+    pub reference: &'a str,
+    /// The image.
+    pub digest: Option<String>,
+    /// How it ended.
+    pub status: &'a str,
+    /// How long it took, in milliseconds.
+    pub ms: u64,
+}
+
+/// Appends `event` to the journal of its day in `directory`.
+pub fn append(directory: &Path, event: &Event<'_>) -> io::Result<()> {
+    let mut line = serde_json::to_vec(event)?;
+    line.push(b'\n');
+    let path = directory.join(format!("{}.jsonl", event.at / 86_400));
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)?
+        .write_all(&line)
+}
+
+/// Seconds since 1970 of a time; 0 for earlier ones.
+pub fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO)
+        .as_secs()
+}

@@ -86,7 +86,12 @@ pub fn collect(
     limits: CollectLimits,
     visit: &mut dyn FnMut(&str, Collected) -> io::Result<()>,
 ) -> Result<(), CollectError> {
-    let mut walk = Walk { limits, entries: 0, bytes: 0, visit };
+    let mut walk = Walk {
+        limits,
+        entries: 0,
+        bytes: 0,
+        visit,
+    };
     let top = open_at(root, ".", OFlags::DIRECTORY, "")?;
     walk.directory(top, "", 0)
 }
@@ -101,17 +106,28 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn directory(&mut self, directory: OwnedFd, path: &str, depth: usize) -> Result<(), CollectError> {
         if depth > self.limits.depth {
-            return Err(CollectError::TooMuch { what: "the depth", limit: self.limits.depth as u64 });
+            return Err(CollectError::TooMuch {
+                what: "the depth",
+                limit: self.limits.depth as u64,
+            });
         }
         for name in self.names(&directory, path)? {
-            let child = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
+            let child = if path.is_empty() {
+                name.clone()
+            } else {
+                format!("{path}/{name}")
+            };
             self.entry(&directory, &name, &child, depth)?;
         }
         Ok(())
     }
 
     fn names(&self, directory: &OwnedFd, path: &str) -> Result<Vec<String>, CollectError> {
-        let error = |source: rustix::io::Errno| CollectError::Io { action: "list", path: path.to_owned(), source: source.into() };
+        let error = |source: rustix::io::Errno| CollectError::Io {
+            action: "list",
+            path: path.to_owned(),
+            source: source.into(),
+        };
         let mut names = Vec::new();
         for entry in Dir::read_from(directory).map_err(error)? {
             let entry = entry.map_err(error)?;
@@ -119,11 +135,15 @@ impl Walk<'_> {
             if name == b"." || name == b".." {
                 continue;
             }
-            let name = std::str::from_utf8(name)
-                .map_err(|_| CollectError::Name { name: String::from_utf8_lossy(name).into_owned() })?;
+            let name = std::str::from_utf8(name).map_err(|_| CollectError::Name {
+                name: String::from_utf8_lossy(name).into_owned(),
+            })?;
             names.push(name.to_owned());
             if names.len() as u64 + self.entries > self.limits.entries {
-                return Err(CollectError::TooMuch { what: "the number of files", limit: self.limits.entries });
+                return Err(CollectError::TooMuch {
+                    what: "the number of files",
+                    limit: self.limits.entries,
+                });
             }
         }
         names.sort();
@@ -132,8 +152,12 @@ impl Walk<'_> {
 
     fn entry(&mut self, directory: &OwnedFd, name: &str, path: &str, depth: usize) -> Result<(), CollectError> {
         self.entries += 1;
-        let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|source| CollectError::Io { action: "look at", path: path.to_owned(), source: source.into() })?;
+        let stat =
+            rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|source| CollectError::Io {
+                action: "look at",
+                path: path.to_owned(),
+                source: source.into(),
+            })?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
                 let child = open_at(directory.as_fd(), name, OFlags::DIRECTORY, path)?;
@@ -145,23 +169,41 @@ impl Walk<'_> {
                 let size = u64::try_from(stat.st_size).unwrap_or(0);
                 self.bytes = self.bytes.saturating_add(size);
                 if self.bytes > self.limits.bytes {
-                    return Err(CollectError::TooMuch { what: "the size", limit: self.limits.bytes });
+                    return Err(CollectError::TooMuch {
+                        what: "the size",
+                        limit: self.limits.bytes,
+                    });
                 }
-                self.visit(path, Collected::File { file: File::from(file), size })
+                self.visit(
+                    path,
+                    Collected::File {
+                        file: File::from(file),
+                        size,
+                    },
+                )
             }
-            other => Err(CollectError::Special { path: path.to_owned(), kind: kind_name(other) }),
+            other => Err(CollectError::Special {
+                path: path.to_owned(),
+                kind: kind_name(other),
+            }),
         }
     }
 
     fn visit(&mut self, path: &str, collected: Collected) -> Result<(), CollectError> {
-        (self.visit)(path, collected).map_err(|source| CollectError::Visit { path: path.to_owned(), source })
+        (self.visit)(path, collected).map_err(|source| CollectError::Visit {
+            path: path.to_owned(),
+            source,
+        })
     }
 }
 
 fn open_at(directory: BorrowedFd<'_>, name: &str, kind: OFlags, path: &str) -> Result<OwnedFd, CollectError> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | kind;
-    rustix::fs::openat(directory, name, flags, Mode::empty())
-        .map_err(|source| CollectError::Io { action: "open", path: path.to_owned(), source: source.into() })
+    rustix::fs::openat(directory, name, flags, Mode::empty()).map_err(|source| CollectError::Io {
+        action: "open",
+        path: path.to_owned(),
+        source: source.into(),
+    })
 }
 
 fn kind_name(kind: FileType) -> &'static str {
@@ -181,7 +223,11 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: CollectLimits = CollectLimits { entries: 10, bytes: 100, depth: 2 };
+    const LIMITS: CollectLimits = CollectLimits {
+        entries: 10,
+        bytes: 100,
+        depth: 2,
+    };
 
     fn names_of(directory: &std::path::Path, limits: CollectLimits) -> Result<Vec<String>, CollectError> {
         let root = File::open(directory).unwrap();
@@ -209,17 +255,39 @@ mod tests {
         symlink("/etc/passwd", &link).unwrap();
         assert!(matches!(
             names_of(scratch.path(), LIMITS),
-            Err(CollectError::Special { kind: "symbolic link", .. })
+            Err(CollectError::Special {
+                kind: "symbolic link",
+                ..
+            })
         ));
         std::fs::remove_file(link).unwrap();
 
-        File::create(scratch.path().join("giant")).unwrap().set_len(1 << 40).unwrap();
-        assert!(matches!(names_of(scratch.path(), LIMITS), Err(CollectError::TooMuch { what: "the size", .. })));
+        File::create(scratch.path().join("giant"))
+            .unwrap()
+            .set_len(1 << 40)
+            .unwrap();
+        assert!(matches!(
+            names_of(scratch.path(), LIMITS),
+            Err(CollectError::TooMuch { what: "the size", .. })
+        ));
         std::fs::remove_file(scratch.path().join("giant")).unwrap();
 
         std::fs::create_dir_all(scratch.path().join("a/b/c/d")).unwrap();
-        assert!(matches!(names_of(scratch.path(), LIMITS), Err(CollectError::TooMuch { what: "the depth", .. })));
-        let few = CollectLimits { entries: 2, depth: 9, ..LIMITS };
-        assert!(matches!(names_of(scratch.path(), few), Err(CollectError::TooMuch { what: "the number of files", .. })));
+        assert!(matches!(
+            names_of(scratch.path(), LIMITS),
+            Err(CollectError::TooMuch { what: "the depth", .. })
+        ));
+        let few = CollectLimits {
+            entries: 2,
+            depth: 9,
+            ..LIMITS
+        };
+        assert!(matches!(
+            names_of(scratch.path(), few),
+            Err(CollectError::TooMuch {
+                what: "the number of files",
+                ..
+            })
+        ));
     }
 }

@@ -32,7 +32,9 @@ pub fn is_init(name: Option<&OsStr>) -> bool {
 
 /// Runs the init; the process ends with it.
 pub fn main() -> ! {
-    let Some(control) = process::take_control() else { process::exit_now(125) };
+    let Some(control) = process::take_control() else {
+        process::exit_now(125)
+    };
     let mut control = UnixStream::from(control);
     let reported = match serve(&mut control) {
         Ok(report) => wire::send(&mut control, &report),
@@ -44,11 +46,17 @@ pub fn main() -> ! {
 /// Does everything; returns the last word.
 fn serve(control: &mut UnixStream) -> Result<Report, Failure> {
     // Both are set again here: the exec kept the first, but the second is a property of the new memory.
-    step("set the death signal", rustix::process::set_parent_process_death_signal(Some(Signal::KILL)))?;
+    step(
+        "set the death signal",
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL)),
+    )?;
     process::forbid_dumps().map_err(|error| ("forbid dumps".to_owned(), error))?;
     step("start a session", rustix::process::setsid())?;
     let (orders, secrets) = receive_orders(control).map_err(|error| ("receive orders".to_owned(), error))?;
-    step("set the host name", rustix::system::sethostname(orders.hostname.as_bytes()))?;
+    step(
+        "set the host name",
+        rustix::system::sethostname(orders.hostname.as_bytes()),
+    )?;
 
     let output = mounts::enter_root(&orders, &secrets)?;
     drop(secrets);
@@ -80,7 +88,9 @@ fn serve(control: &mut UnixStream) -> Result<Report, Failure> {
 
 fn receive_orders(control: &mut UnixStream) -> io::Result<(Orders, Vec<Vec<u8>>)> {
     let unexpected = || io::Error::from(io::ErrorKind::InvalidData);
-    let Frame::Json(json) = wire::receive(control)? else { return Err(unexpected()) };
+    let Frame::Json(json) = wire::receive(control)? else {
+        return Err(unexpected());
+    };
     let orders: Orders = serde_json::from_slice(&json)?;
     let secrets = orders.secrets.iter().map(|_| match wire::receive(control)? {
         Frame::Secret(value) => Ok(value),
@@ -96,7 +106,11 @@ fn tell(control: &mut UnixStream, report: &Report) -> Result<(), Failure> {
 
 /// The init holds the workload's streams open no longer than it needs them.
 fn close_streams() {
-    if let Ok(null) = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty()) {
+    if let Ok(null) = rustix::fs::open(
+        "/dev/null",
+        rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    ) {
         // Should one fail, that stream ends with us instead of with the workload.
         let _ = rustix::stdio::dup2_stdin(&null);
         let _ = rustix::stdio::dup2_stdout(&null);

@@ -23,8 +23,12 @@ use super::wire::Orders;
 /// Devices of `/dev`: what programs open without being asked.
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 /// Links of `/dev`.
-const LINKS: [(&str, &str); 4] =
-    [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")];
+const LINKS: [(&str, &str); 4] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+];
 /// Inodes of `/tmp` and `/output` each: an inode costs 1 KiB of kernel memory.
 const INODES: u64 = 16_384;
 /// Semaphores and arrays of multiprocessing.
@@ -41,7 +45,10 @@ pub fn enter_root(orders: &Orders, secrets: &[Vec<u8>]) -> Result<OwnedFd, Failu
     act("make mounts private", mount_change("/", private))?;
     forbid_user_namespaces()?;
     let input = orders.input.as_deref().map(open_input).transpose()?;
-    let scaffold = orders.lowers.first().ok_or_else(|| ("find scaffold".to_owned(), io::ErrorKind::NotFound.into()))?;
+    let scaffold = orders
+        .lowers
+        .first()
+        .ok_or_else(|| ("find scaffold".to_owned(), io::ErrorKind::NotFound.into()))?;
     let root = overlay(&orders.lowers)?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     act("attach root", move_mount(&root, "", CWD, scaffold.as_str(), flags))?;
@@ -55,7 +62,10 @@ pub fn enter_root(orders: &Orders, secrets: &[Vec<u8>]) -> Result<OwnedFd, Failu
     if let Some(input) = input {
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
         act("attach /input", move_mount(&input, "", CWD, "input", flags))?;
-        act("make /input read-only", mount_remount("input", MountFlags::BIND | MountFlags::RDONLY | LOCKED, c""))?;
+        act(
+            "make /input read-only",
+            mount_remount("input", MountFlags::BIND | MountFlags::RDONLY | LOCKED, c""),
+        )?;
     }
     write_secrets(&orders.secrets, secrets)?;
 
@@ -77,27 +87,41 @@ fn overlay(lowers: &[String]) -> Result<OwnedFd, Failure> {
     let context = act("open overlay", fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC))?;
     for lower in lowers {
         // One at a time: a value of fsconfig has 255 bytes at most, and a list in one string 4096.
-        act(&format!("add layer {lower}"), fsconfig_set_string(context.as_fd(), "lowerdir+", lower.as_str()))?;
+        act(
+            &format!("add layer {lower}"),
+            fsconfig_set_string(context.as_fd(), "lowerdir+", lower.as_str()),
+        )?;
     }
     act("set overlay option", fsconfig_set_flag(context.as_fd(), "userxattr"))?;
     act("make overlay read-only", fsconfig_set_flag(context.as_fd(), "ro"))?;
     act("make overlay", fsconfig_create(context.as_fd()))?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-    act("mount overlay", fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes))
+    let attributes =
+        MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    act(
+        "mount overlay",
+        fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes),
+    )
 }
 
 /// Opened before the new root hides it. Not recursive: a mount below it could not be made read-only.
 fn open_input(path: &str) -> Result<OwnedFd, Failure> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     open_tree(CWD, path, flags).map_err(|errno| {
-        let hint = if errno == rustix::io::Errno::INVAL { " (is something mounted below it?)" } else { "" };
+        let hint = if errno == rustix::io::Errno::INVAL {
+            " (is something mounted below it?)"
+        } else {
+            ""
+        };
         (format!("open input {path}{hint}"), errno.into())
     })
 }
 
 fn devices() -> Result<(), Failure> {
     let dev = MountFlags::NOSUID | MountFlags::NOEXEC;
-    act("mount /dev", mount("tmpfs", "dev", "tmpfs", dev, c"size=64k,nr_inodes=32,mode=0755"))?;
+    act(
+        "mount /dev",
+        mount("tmpfs", "dev", "tmpfs", dev, c"size=64k,nr_inodes=32,mode=0755"),
+    )?;
     for device in DEVICES {
         let (source, target) = (format!("/dev/{device}"), format!("dev/{device}"));
         fs::File::create_new(&target).map_err(|error| (format!("make {target}"), error))?;
@@ -107,7 +131,10 @@ fn devices() -> Result<(), Failure> {
         symlink(target, Path::new("dev").join(name)).map_err(|error| (format!("link /dev/{name}"), error))?;
     }
     fs::create_dir("dev/shm").map_err(|error| ("make /dev/shm".to_owned(), error))?;
-    act("make /dev read-only", mount_remount("dev", MountFlags::BIND | MountFlags::RDONLY | dev, c""))?;
+    act(
+        "make /dev read-only",
+        mount_remount("dev", MountFlags::BIND | MountFlags::RDONLY | dev, c""),
+    )?;
     tmpfs("dev/shm", SHM_BYTES, "1777")
 }
 
@@ -115,7 +142,10 @@ fn tmpfs(target: &str, bytes: u64, mode: &str) -> Result<(), Failure> {
     let options = format!("size={bytes},nr_inodes={INODES},mode={mode}\0");
     let options = std::ffi::CStr::from_bytes_with_nul(options.as_bytes())
         .map_err(|error| (format!("mount /{target}"), io::Error::other(error)))?;
-    act(&format!("mount /{target}"), mount("tmpfs", target, "tmpfs", LOCKED, options))
+    act(
+        &format!("mount /{target}"),
+        mount("tmpfs", target, "tmpfs", LOCKED, options),
+    )
 }
 
 /// Files in memory, readable by the workload alone; the mount is read-only once they are written.
@@ -127,10 +157,18 @@ fn write_secrets(names: &[String], values: &[Vec<u8>]) -> Result<(), Failure> {
     tmpfs("run/secrets", bytes as u64 + 4096, "0700")?;
     for (name, value) in names.iter().zip(values) {
         let path = Path::new("run/secrets").join(name);
-        let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o400).open(path);
-        file.and_then(|mut file| file.write_all(value)).map_err(|error| (format!("write secret {name}"), error))?;
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o400)
+            .open(path);
+        file.and_then(|mut file| file.write_all(value))
+            .map_err(|error| (format!("write secret {name}"), error))?;
     }
-    act("make secrets read-only", mount_remount("run/secrets", MountFlags::BIND | MountFlags::RDONLY | LOCKED, c""))
+    act(
+        "make secrets read-only",
+        mount_remount("run/secrets", MountFlags::BIND | MountFlags::RDONLY | LOCKED, c""),
+    )
 }
 
 fn act<T>(what: &str, result: rustix::io::Result<T>) -> Result<T, Failure> {

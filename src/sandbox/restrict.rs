@@ -94,7 +94,10 @@ fn restrict_files() -> Landlocked {
     let restricted = || -> Result<RulesetStatus, Box<dyn std::error::Error>> {
         let mut ruleset = ruleset()?
             .add_rule(PathBeneath::new(PathFd::new("/")?, read))?
-            .add_rule(PathBeneath::new(PathFd::new("/dev")?, AccessFs::ReadFile | AccessFs::ReadDir | AccessFs::WriteFile))?;
+            .add_rule(PathBeneath::new(
+                PathFd::new("/dev")?,
+                AccessFs::ReadFile | AccessFs::ReadDir | AccessFs::WriteFile,
+            ))?;
         for path in WRITABLE {
             ruleset = ruleset.add_rule(PathBeneath::new(PathFd::new(path)?, write))?;
         }
@@ -125,8 +128,16 @@ pub fn limit(pids: u32, file_bytes: u64) -> io::Result<()> {
     ];
     for (resource, value) in limits {
         // A lower limit that we were started with stays: it cannot be raised anyway.
-        let ceiling = rustix::process::getrlimit(resource).maximum.map_or(value, |maximum| maximum.min(value));
-        setrlimit(resource, Rlimit { current: Some(ceiling), maximum: Some(ceiling) })?;
+        let ceiling = rustix::process::getrlimit(resource)
+            .maximum
+            .map_or(value, |maximum| maximum.min(value));
+        setrlimit(
+            resource,
+            Rlimit {
+                current: Some(ceiling),
+                maximum: Some(ceiling),
+            },
+        )?;
     }
     Ok(())
 }

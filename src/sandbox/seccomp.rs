@@ -7,19 +7,22 @@ const DEFAULT: &[(u16, u8, u8, u32)] = &include!(concat!(env!("OUT_DIR"), "/secc
 
 /// Loads the filter for this process and everything it starts. Sets `no_new_privs`.
 pub fn install() -> Result<(), seccompiler::Error> {
-    let program: Vec<sock_filter> = DEFAULT.iter().map(|&(code, jt, jf, k)| sock_filter { code, jt, jf, k }).collect();
+    let program: Vec<sock_filter> = DEFAULT
+        .iter()
+        .map(|&(code, jt, jf, k)| sock_filter { code, jt, jf, k })
+        .collect();
     seccompiler::apply_filter(&program)
 }
 
 #[cfg(test)]
+#[allow(dead_code, reason = "build.rs uses the rest")]
+#[path = "../../seccomp/compiler.rs"]
+mod compiler;
+
+#[cfg(test)]
 mod tests {
+    use super::compiler::{self, Condition, Verdict};
     use super::DEFAULT;
-
-    #[allow(dead_code, reason = "build.rs uses the rest")]
-    #[path = "../../../seccomp/compiler.rs"]
-    mod compiler;
-
-    use compiler::{Condition, Verdict};
 
     const PROFILE: &str = include_str!("../../seccomp/default.json");
 
@@ -66,18 +69,27 @@ mod tests {
         for condition in conditions {
             let (index, values) = match condition {
                 Condition::MaskedEq { index, mask, value } => (index, vec![*value, *mask, mask & mask.wrapping_neg()]),
-                Condition::MaskedIn { index, values, .. } | Condition::In { index, values } | Condition::NotIn { index, values } => {
-                    (index, values.clone())
-                }
+                Condition::MaskedIn { index, values, .. }
+                | Condition::In { index, values }
+                | Condition::NotIn { index, values } => (index, values.clone()),
             };
             indexes.push(usize::from(*index));
             interesting.extend(values.iter().flat_map(|value| [*value, value ^ 1, value | 0o777]));
         }
-        let wide = interesting.iter().flat_map(|value| [u64::from(*value), u64::from(*value) | 1 << 32, u64::from(*value) | u64::MAX << 32]);
+        let wide = interesting.iter().flat_map(|value| {
+            [
+                u64::from(*value),
+                u64::from(*value) | 1 << 32,
+                u64::from(*value) | u64::MAX << 32,
+            ]
+        });
         let wide: Vec<u64> = wide.collect();
         indexes
             .iter()
-            .flat_map(|index| wide.iter().map(move |value| std::array::from_fn(|at| if at == *index { *value } else { 0 })))
+            .flat_map(|index| {
+                wide.iter()
+                    .map(move |value| std::array::from_fn(|at| if at == *index { *value } else { 0 }))
+            })
             .collect()
     }
 
@@ -89,11 +101,19 @@ mod tests {
         let mut checked = 0;
         for number in 0..2000 {
             let expected = match verdicts.get(&number) {
-                Some(Verdict::If { conditions, then, otherwise }) => {
+                Some(Verdict::If {
+                    conditions,
+                    then,
+                    otherwise,
+                }) => {
                     for args in corners(conditions) {
                         let all = conditions.iter().all(|condition| holds(condition, args));
                         let expected = if all { *then } else { *otherwise };
-                        assert_eq!(emulate(number, compiler::ARCHITECTURE_X86_64, args), expected, "{number} {args:x?}");
+                        assert_eq!(
+                            emulate(number, compiler::ARCHITECTURE_X86_64, args),
+                            expected,
+                            "{number} {args:x?}"
+                        );
                         checked += 1;
                     }
                     continue;
@@ -102,7 +122,11 @@ mod tests {
                 None if number >= profile.unknown_from => unknown,
                 None => default,
             };
-            assert_eq!(emulate(number, compiler::ARCHITECTURE_X86_64, [u64::MAX; 6]), expected, "{number}");
+            assert_eq!(
+                emulate(number, compiler::ARCHITECTURE_X86_64, [u64::MAX; 6]),
+                expected,
+                "{number}"
+            );
             checked += 1;
         }
         assert!(checked > 2500, "{checked}");
@@ -112,7 +136,11 @@ mod tests {
     fn foreign_architectures_and_x32_are_killed() {
         for number in [0, 1, 59, 400] {
             assert_eq!(emulate(number, 0x4000_0003, [0; 6]), compiler::KILL_PROCESS, "i386");
-            assert_eq!(emulate(number | compiler::X32, compiler::ARCHITECTURE_X86_64, [0; 6]), compiler::KILL_PROCESS, "x32");
+            assert_eq!(
+                emulate(number | compiler::X32, compiler::ARCHITECTURE_X86_64, [0; 6]),
+                compiler::KILL_PROCESS,
+                "x32"
+            );
         }
     }
 
@@ -122,28 +150,83 @@ mod tests {
             emulate(compiler::number(name).unwrap(), compiler::ARCHITECTURE_X86_64, args) != compiler::ALLOW
         };
         for name in [
-            "mount", "umount2", "pivot_root", "chroot", "setns", "unshare", "bpf", "perf_event_open", "userfaultfd", "keyctl",
-            "add_key", "request_key", "ptrace", "process_vm_readv", "process_vm_writev", "kcmp", "splice", "tee", "vmsplice",
-            "io_uring_setup", "open_by_handle_at", "name_to_handle_at", "fanotify_init", "memfd_create", "memfd_secret", "seccomp",
-            "setuid", "setgid", "setresuid", "setgroups", "capset", "clone3", "quotactl", "swapon", "syslog", "settimeofday",
-            "iopl", "ioperm", "modify_ldt", "mbind", "move_pages", "setxattr", "sethostname", "acct", "vhangup", "lookup_dcookie",
+            "mount",
+            "umount2",
+            "pivot_root",
+            "chroot",
+            "setns",
+            "unshare",
+            "bpf",
+            "perf_event_open",
+            "userfaultfd",
+            "keyctl",
+            "add_key",
+            "request_key",
+            "ptrace",
+            "process_vm_readv",
+            "process_vm_writev",
+            "kcmp",
+            "splice",
+            "tee",
+            "vmsplice",
+            "io_uring_setup",
+            "open_by_handle_at",
+            "name_to_handle_at",
+            "fanotify_init",
+            "memfd_create",
+            "memfd_secret",
+            "seccomp",
+            "setuid",
+            "setgid",
+            "setresuid",
+            "setgroups",
+            "capset",
+            "clone3",
+            "quotactl",
+            "swapon",
+            "syslog",
+            "settimeofday",
+            "iopl",
+            "ioperm",
+            "modify_ldt",
+            "mbind",
+            "move_pages",
+            "setxattr",
+            "sethostname",
+            "acct",
+            "vhangup",
+            "lookup_dcookie",
         ] {
             assert!(refused(name, [0; 6]), "{name}");
         }
-        for flag in [0x1000_0000u64, 0x2_0000, 0x2000_0000, 0x4000_0000, 0x800_0000, 0x400_0000, 0x200_0000, 0x80] {
+        for flag in [
+            0x1000_0000u64,
+            0x2_0000,
+            0x2000_0000,
+            0x4000_0000,
+            0x800_0000,
+            0x400_0000,
+            0x200_0000,
+            0x80,
+        ] {
             assert!(refused("clone", [flag, 0, 0, 0, 0, 0]), "clone {flag:#x}");
         }
         for family in [2, 10, 16, 17, 38, 40, u64::MAX] {
             assert!(refused("socket", [family, 1, 0, 0, 0, 0]), "socket {family}");
         }
-        assert!(refused("ioctl", [0, 0x5412 | 1 << 32, 0, 0, 0, 0]), "TIOCSTI with a high bit");
+        assert!(
+            refused("ioctl", [0, 0x5412 | 1 << 32, 0, 0, 0, 0]),
+            "TIOCSTI with a high bit"
+        );
         assert!(refused("chmod", [0, 0o4755, 0, 0, 0, 0]));
         assert!(!refused("chmod", [0, 0o755, 0, 0, 0, 0]));
     }
 
     #[test]
     fn a_profile_with_a_mistake_does_not_compile() {
-        let profile = |rule: &str| format!(r#"{{"default":"errno:EPERM","unknown_from":463,"unknown":"errno:ENOSYS","rules":[{rule}]}}"#);
+        let profile = |rule: &str| {
+            format!(r#"{{"default":"errno:EPERM","unknown_from":463,"unknown":"errno:ENOSYS","rules":[{rule}]}}"#)
+        };
         for rule in [
             r#"{"why":"", "action":"allow", "syscalls":["read"]}"#,
             r#"{"why":"long enough", "action":"allow", "syscalls":["no_such_call"]}"#,

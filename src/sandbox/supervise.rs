@@ -50,7 +50,11 @@ fn check(bundle: &Bundle) -> Result<(), SandboxError> {
     if bundle.lowers.len() > MAX_LOWERS {
         return bad("it has over 500 layers");
     }
-    if bundle.lowers.iter().any(|lower| lower.to_str().is_none_or(|lower| lower.len() > 255)) {
+    if bundle
+        .lowers
+        .iter()
+        .any(|lower| lower.to_str().is_none_or(|lower| lower.len() > 255))
+    {
         return bad("the path of a layer is not UTF-8 or over 255 bytes");
     }
     if bundle.argv.is_empty() {
@@ -67,7 +71,10 @@ struct Signals {
 
 impl Signals {
     fn watch(sink: Sink) -> Result<Self, SandboxError> {
-        let mut signals = Self { pipe: None, ids: Vec::new() };
+        let mut signals = Self {
+            pipe: None,
+            ids: Vec::new(),
+        };
         if sink == Sink::Capture {
             return Ok(signals);
         }
@@ -199,9 +206,17 @@ impl Run {
             gid_map: &map(rustix::process::getegid().as_raw()),
             cgroup: None,
         });
-        let child = child.map_err(|source| SandboxError::UserNamespace { step: "clone into new namespaces", source })?;
+        let child = child.map_err(|source| SandboxError::UserNamespace {
+            step: "clone into new namespaces",
+            source,
+        })?;
         let limit = bundle.confinement.output_limit.0;
-        let stream = |pipe: OwnedFd, to: To| Stream { pipe: Some(File::from(pipe)), to, limit, bytes: 0 };
+        let stream = |pipe: OwnedFd, to: To| Stream {
+            pipe: Some(File::from(pipe)),
+            to,
+            limit,
+            bytes: 0,
+        };
         for pipe in [&stdout, &stderr] {
             fcntl_setfl(pipe, OFlags::NONBLOCK).map_err(|errno| io("set up a pipe")(errno.into()))?;
         }
@@ -216,7 +231,12 @@ impl Run {
             stdout: stream(stdout, out),
             stderr: stream(stderr, err),
             timeout: bundle.confinement.timeout,
-            clock: Clock { begun, mounted: None, started: None, ended: None },
+            clock: Clock {
+                begun,
+                mounted: None,
+                started: None,
+                ended: None,
+            },
             levels: BTreeMap::new(),
             output: None,
             end: None,
@@ -241,8 +261,12 @@ impl Run {
             given: given(),
             allow_degraded: confinement.allow_degraded.iter().copied().collect(),
         };
-        let sent = wire::send(&mut self.control, &orders)
-            .and_then(|()| bundle.secrets.iter().try_for_each(|(_, value)| wire::send_secret(&mut self.control, value)));
+        let sent = wire::send(&mut self.control, &orders).and_then(|()| {
+            bundle
+                .secrets
+                .iter()
+                .try_for_each(|(_, value)| wire::send_secret(&mut self.control, value))
+        });
         // A broken pipe means that the init has said why it ended; that is read next and is the better answer.
         match sent {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(io("send orders")(error)),
@@ -270,7 +294,11 @@ impl Run {
     fn wait_for_events(&mut self, signals: &Signals, left: Option<Duration>) -> Result<(), SandboxError> {
         let mut events = vec![PollFd::new(&self.control, PollFlags::IN)];
         let streams = [&self.stdout.pipe, &self.stderr.pipe];
-        let others = streams.into_iter().flatten().map(|pipe| pipe.as_fd()).chain(signals.pipe.as_ref().map(|pipe| pipe.as_fd()));
+        let others = streams
+            .into_iter()
+            .flatten()
+            .map(|pipe| pipe.as_fd())
+            .chain(signals.pipe.as_ref().map(|pipe| pipe.as_fd()));
         events.extend(others.map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN)));
         let timeout = left.and_then(|left| Timespec::try_from(left).ok());
         match poll(&mut events, timeout.as_ref()) {
@@ -291,7 +319,9 @@ impl Run {
 
     fn hear(&mut self, frame: Frame) -> Result<(), SandboxError> {
         let report = match frame {
-            Frame::Json(json) => serde_json::from_slice(&json).map_err(|error| io("understand the init")(error.into()))?,
+            Frame::Json(json) => {
+                serde_json::from_slice(&json).map_err(|error| io("understand the init")(error.into()))?
+            }
             Frame::SetupFailed(step, errno) => return Err(setup_failed(step, errno)),
             Frame::Secret(_) => return Err(io("understand the init")(io::ErrorKind::InvalidData.into())),
             Frame::End => {
@@ -342,17 +372,27 @@ impl Run {
     }
 
     fn finish(self, ended: process::Ended) -> Result<Finished, SandboxError> {
-        let Clock { begun, mounted, started, ended: stopped } = self.clock;
+        let Clock {
+            begun,
+            mounted,
+            started,
+            ended: stopped,
+        } = self.clock;
         let (Some(mounted), Some(started)) = (mounted, started) else {
             if let Some(End::Killed(signal)) = self.end.filter(|_| ended.code.is_none()) {
                 if signal != Signal::KILL.as_raw() {
-                    return Ok(Finished { end: End::Killed(signal), ..Finished::nothing() });
+                    return Ok(Finished {
+                        end: End::Killed(signal),
+                        ..Finished::nothing()
+                    });
                 }
             }
             return Err(SandboxError::InitDied { code: ended.code });
         };
         let stopped = stopped.unwrap_or_else(Instant::now);
-        let truncated = [&self.stdout, &self.stderr].iter().any(|stream| stream.bytes > stream.limit);
+        let truncated = [&self.stdout, &self.stderr]
+            .iter()
+            .any(|stream| stream.bytes > stream.limit);
         Ok(Finished {
             end: self.end.unwrap_or(End::Killed(Signal::KILL.as_raw())),
             usage: Usage {
@@ -397,7 +437,12 @@ impl Finished {
 
 /// The levels of promises that are kept, or not, from outside the sandbox.
 fn given() -> BTreeMap<Promise, (Level, String)> {
-    let absent = |what: &str| (Level::Absent, format!("{what} needs a delegated cgroup, which this version does not use"));
+    let absent = |what: &str| {
+        (
+            Level::Absent,
+            format!("{what} needs a delegated cgroup, which this version does not use"),
+        )
+    };
     let enforced = (Level::Enforced, String::new());
     BTreeMap::from([
         (Promise::Memory, absent("a memory limit")),
@@ -415,11 +460,12 @@ fn setup_failed(step: u8, errno: i32) -> SandboxError {
     let name = SETUP_STEPS.get(usize::from(step)).copied().unwrap_or("set itself up");
     match step {
         0 => SandboxError::UserNamespace { step: name, source },
-        _ => SandboxError::Setup { reason: format!("{name}: {source}") },
+        _ => SandboxError::Setup {
+            reason: format!("{name}: {source}"),
+        },
     }
 }
 
 fn io(action: &'static str) -> impl Fn(io::Error) -> SandboxError {
     move |source| SandboxError::Io { action, source }
 }
-

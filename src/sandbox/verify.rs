@@ -20,7 +20,8 @@ pub struct Findings {
 
 impl Findings {
     fn hold(&mut self, promise: Promise, holds: bool, reason: impl FnOnce() -> String) {
-        self.levels.insert(promise, if holds { Level::Enforced } else { Level::Absent });
+        self.levels
+            .insert(promise, if holds { Level::Enforced } else { Level::Absent });
         if !holds {
             self.reasons.insert(promise, reason());
         }
@@ -28,8 +29,13 @@ impl Findings {
 
     /// Lost promises that `allowed` does not except.
     pub fn lost(&self, allowed: &[Promise]) -> Vec<(Promise, String)> {
-        let not_enforced = self.levels.iter().filter(|(promise, level)| **level != Level::Enforced && !allowed.contains(promise));
-        not_enforced.map(|(promise, _)| (*promise, self.reasons.get(promise).cloned().unwrap_or_default())).collect()
+        let not_enforced = self
+            .levels
+            .iter()
+            .filter(|(promise, level)| **level != Level::Enforced && !allowed.contains(promise));
+        not_enforced
+            .map(|(promise, _)| (*promise, self.reasons.get(promise).cloned().unwrap_or_default()))
+            .collect()
     }
 }
 
@@ -49,31 +55,54 @@ pub fn find(orders: &Orders, landlocked: &Landlocked) -> Findings {
     let (uids, gids) = (map("uid_map"), map("gid_map"));
     let ids = status.get("Uid") == "1000\t1000\t1000\t1000" && status.get("Gid") == "1000\t1000\t1000\t1000";
     findings.hold(Promise::User, ids && one_id(&uids) && one_id(&gids), || {
-        format!("ids are {} and {}, maps {uids:?} and {gids:?}", status.get("Uid"), status.get("Gid"))
+        format!(
+            "ids are {} and {}, maps {uids:?} and {gids:?}",
+            status.get("Uid"),
+            status.get("Gid")
+        )
     });
     let sets = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"];
-    let no_capability = sets.iter().all(|set| status.get(set).bytes().all(|digit| digit == b'0') && !status.get(set).is_empty());
-    findings.hold(Promise::Capabilities, no_capability, || format!("{:?}", sets.map(|set| status.get(set))));
-    findings.hold(Promise::NoNewPrivs, status.get("NoNewPrivs") == "1", || "the kernel says no".to_owned());
-    findings.hold(Promise::Seccomp, status.get("Seccomp") == "2", || format!("mode is {:?}", status.get("Seccomp")));
+    let no_capability = sets
+        .iter()
+        .all(|set| status.get(set).bytes().all(|digit| digit == b'0') && !status.get(set).is_empty());
+    findings.hold(Promise::Capabilities, no_capability, || {
+        format!("{:?}", sets.map(|set| status.get(set)))
+    });
+    findings.hold(Promise::NoNewPrivs, status.get("NoNewPrivs") == "1", || {
+        "the kernel says no".to_owned()
+    });
+    findings.hold(Promise::Seccomp, status.get("Seccomp") == "2", || {
+        format!("mode is {:?}", status.get("Seccomp"))
+    });
     findings.hold(Promise::Landlock, landlocked.is_ok() && landlock_holds(), || {
-        landlocked.as_ref().err().cloned().unwrap_or_else(|| "a write it forbids went through".to_owned())
+        landlocked
+            .as_ref()
+            .err()
+            .cloned()
+            .unwrap_or_else(|| "a write it forbids went through".to_owned())
     });
-    findings.hold(Promise::ReadOnlyRoot, has_flags("/", StatVfsMountFlags::RDONLY | StatVfsMountFlags::NOSUID), || {
-        "the root is not mounted read-only".to_owned()
-    });
+    findings.hold(
+        Promise::ReadOnlyRoot,
+        has_flags("/", StatVfsMountFlags::RDONLY | StatVfsMountFlags::NOSUID),
+        || "the root is not mounted read-only".to_owned(),
+    );
     let locked = StatVfsMountFlags::NOSUID | StatVfsMountFlags::NODEV | StatVfsMountFlags::NOEXEC;
-    for (promise, path, bytes) in
-        [(Promise::Tmp, "/tmp", orders.tmp_bytes), (Promise::Output, "/output", orders.output_bytes)]
-    {
+    for (promise, path, bytes) in [
+        (Promise::Tmp, "/tmp", orders.tmp_bytes),
+        (Promise::Output, "/output", orders.output_bytes),
+    ] {
         let holds = has_flags(path, locked) && is_limited(path, bytes);
         findings.hold(promise, holds, || format!("{path} has other flags or another size"));
     }
     if orders.input.is_some() && !has_flags("/input", locked | StatVfsMountFlags::RDONLY) {
-        findings.hold(Promise::ReadOnlyRoot, false, || "/input is not mounted read-only".to_owned());
+        findings.hold(Promise::ReadOnlyRoot, false, || {
+            "/input is not mounted read-only".to_owned()
+        });
     }
     let interfaces = interfaces();
-    findings.hold(Promise::Network, interfaces == ["lo"], || format!("interfaces are {interfaces:?}"));
+    findings.hold(Promise::Network, interfaces == ["lo"], || {
+        format!("interfaces are {interfaces:?}")
+    });
     let descriptors = fs::read_dir("/proc/self/fd").map_or(usize::MAX, Iterator::count);
     // Standard streams, the control socket, /output and the descriptor that lists.
     let variables = std::env::vars_os().count();
@@ -91,7 +120,10 @@ impl Status {
     }
 
     fn get(&self, key: &str) -> &str {
-        let line = self.0.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        let line = self
+            .0
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
         line.unwrap_or_default().trim()
     }
 }
@@ -102,7 +134,9 @@ fn has_flags(path: &str, flags: StatVfsMountFlags) -> bool {
 
 /// tmpfs rounds up to pages.
 fn is_limited(path: &str, bytes: u64) -> bool {
-    statvfs(path).is_ok_and(|found| found.f_blocks.saturating_mul(found.f_frsize) <= bytes.next_multiple_of(1 << 16) && found.f_files > 0)
+    statvfs(path).is_ok_and(|found| {
+        found.f_blocks.saturating_mul(found.f_frsize) <= bytes.next_multiple_of(1 << 16) && found.f_files > 0
+    })
 }
 
 /// `/proc` is mounted writable, so only Landlock stands between us and this file of our own.
@@ -113,5 +147,9 @@ fn landlock_holds() -> bool {
 
 fn interfaces() -> Vec<String> {
     let table = fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
-    table.lines().skip(2).filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect()
+    table
+        .lines()
+        .skip(2)
+        .filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()))
+        .collect()
 }

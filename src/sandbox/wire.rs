@@ -174,7 +174,11 @@ impl Inbox {
             },
         };
         if self.bytes.len() < needed {
-            return if std::mem::take(&mut self.ended) { Ok(Some(Frame::End)) } else { Ok(None) };
+            return if std::mem::take(&mut self.ended) {
+                Ok(Some(Frame::End))
+            } else {
+                Ok(None)
+            };
         }
         let frame: Vec<u8> = self.bytes.drain(..needed).collect();
         receive(&mut frame.as_slice()).map(Some)

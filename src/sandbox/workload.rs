@@ -12,7 +12,10 @@ use super::wire::Orders;
 use crate::sys::process::{self, Forked};
 
 /// `ENOEXEC` and friends are 126, these are 127 (POSIX, "Shell Command Language", 2.8.2).
-const NOT_FOUND: [i32; 2] = [rustix::io::Errno::NOENT.raw_os_error(), rustix::io::Errno::NOTDIR.raw_os_error()];
+const NOT_FOUND: [i32; 2] = [
+    rustix::io::Errno::NOENT.raw_os_error(),
+    rustix::io::Errno::NOTDIR.raw_os_error(),
+];
 
 /// A workload that runs, or why it does not.
 #[derive(Debug)]
@@ -35,7 +38,11 @@ pub fn code_of(errno: i32) -> i32 {
 /// Starts the workload of `orders`.
 pub fn begin(orders: &Orders) -> io::Result<Begun> {
     let argv = strings(&orders.argv)?;
-    let env: Vec<String> = orders.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let env: Vec<String> = orders
+        .env
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
     let env = strings(&env)?;
     let candidates = candidates(orders)?;
     // The write end closes itself at the exec; what arrives before is an errno.
@@ -83,19 +90,32 @@ fn become_workload(orders: &Orders, candidates: &[CString], argv: &[CString], en
 
 /// The paths to try: the command itself when it has a slash, else it in each directory of the workload's PATH.
 fn candidates(orders: &Orders) -> io::Result<Vec<CString>> {
-    let command = orders.argv.first().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let command = orders
+        .argv
+        .first()
+        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     if command.contains('/') {
         return strings(std::slice::from_ref(command));
     }
-    let path = orders.env.iter().find(|(name, _)| name == "PATH").map_or("/usr/bin:/bin", |(_, value)| value.as_str());
-    let paths: Vec<String> =
-        path.split(':').filter(|directory| directory.starts_with('/')).map(|directory| format!("{directory}/{command}")).collect();
+    let path = orders
+        .env
+        .iter()
+        .find(|(name, _)| name == "PATH")
+        .map_or("/usr/bin:/bin", |(_, value)| value.as_str());
+    let paths: Vec<String> = path
+        .split(':')
+        .filter(|directory| directory.starts_with('/'))
+        .map(|directory| format!("{directory}/{command}"))
+        .collect();
     strings(&paths)
 }
 
 fn strings(texts: &[String]) -> io::Result<Vec<CString>> {
     let nul = |_| io::Error::new(io::ErrorKind::InvalidInput, "an argument or variable holds a NUL");
-    texts.iter().map(|text| CString::new(text.as_bytes()).map_err(nul)).collect()
+    texts
+        .iter()
+        .map(|text| CString::new(text.as_bytes()).map_err(nul))
+        .collect()
 }
 
 fn report(write: OwnedFd, errno: i32) {

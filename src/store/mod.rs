@@ -1,1 +1,266 @@
-//! store
+//! The local store: a directory tree and nothing else. No database, nothing to repair.
+//!
+//! ```text
+//! $GANTRY_ROOT/
+//!   version                 "gantry store 1\n": checked at open
+//!   oci-layout, index.json, blobs/sha256/<hex>    a valid OCI image layout: any OCI tool can read it
+//!   refs/<host>/<repository>/_tags/<tag>          name -> manifest digest, for registry names
+//!   refs/_local/<name>/<tag>                      the same for names of this store; no host starts with _
+//!   layers/<hex of diff id>/{fs,meta.json}        unpacked once
+//!   snapshots/<hex of manifest digest>.json       what a run needs, prepared
+//!   downloads/<hex>         finished downloads (wheels, packages); partial/<hex> one under way, locked and resumed
+//!   memo/<kind>/<hex>.json  key -> result of a step
+//!   leases/<hex>            one per image: shared lock = in use, mtime = last use
+//!   locks/<name>            single flight between processes
+//!   tmp/<random>/           scratch of one process, locked by it; journal/<day>.jsonl
+//! ```
+//!
+//! **Commit.** Everything is written under `tmp/` and renamed into place when it is complete: a name under any other
+//! directory is never half there. Two processes may make the same thing; the second rename finds the first's, which
+//! has the same contents, and drops its own.
+//!
+//! **Crash.** After SIGKILL there is garbage in `tmp/` whose lock is free, and `partial/` files that are resumed.
+//! [`Store::sweep`] removes the former; process numbers and ages are never consulted.
+//!
+//! **Durability.** Names survive a crash of gantry, not of the machine: nothing is synced on the way, as everything
+//! can be made again and is verified when read (blobs by digest). After a power loss `gantry images rm` and a rebuild
+//! repair what the file system lost.
+//!
+//! **Lock order.** `locks/` before `partial/`; leases are shared and never wait; `tmp/` locks are only ever tried.
+
+mod blobs;
+mod collect;
+mod downloads;
+mod fault;
+mod images;
+mod layers;
+mod layout;
+mod locks;
+mod memo;
+mod oci_archive;
+mod refs;
+mod scratch;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use blobs::BlobWriter;
+pub use collect::{GarbageReport, Keep};
+pub use downloads::Partial;
+pub use images::{Image, Snapshot};
+pub use layers::LayerStaging;
+pub use layout::LayoutError;
+pub use locks::{ExclusiveLock, Lease};
+pub use memo::MemoKind;
+pub use oci_archive::ArchiveError;
+pub use scratch::Scratch;
+
+use crate::archive::tar_reader::TarError;
+use crate::oci::{Descriptor, DiffId, Digest, ParseImageError};
+
+const VERSION: &str = "gantry store 1\n";
+const LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}";
+
+/// A store; cheap to open and to clone, safe to use from several threads and processes at once.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file system refused.
+    #[error("{action} {path}")]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The disk is full.
+    #[error("{action} {path}: no space left on the device")]
+    NoSpace {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+    },
+    /// Made by another version.
+    #[error("open store {path}: it is {got:?}, this gantry reads {VERSION:?}")]
+    Version {
+        /// The root.
+        path: PathBuf,
+        /// What the version file says.
+        got: String,
+    },
+    /// A blob that is not there.
+    #[error("open blob {digest}: it is not in the store")]
+    NoBlob {
+        /// Which.
+        digest: Digest,
+    },
+    /// A blob of another size.
+    #[error("read blob {digest}: size is {got}, descriptor says {expected}")]
+    Size {
+        /// Which.
+        digest: Digest,
+        /// In the descriptor.
+        expected: u64,
+        /// On disk or in the stream.
+        got: u64,
+    },
+    /// Bytes that are not what they are called.
+    #[error("read blob {expected}: its bytes have digest {got}")]
+    Digest {
+        /// What was asked for.
+        expected: Digest,
+        /// What was found.
+        got: Digest,
+    },
+    /// A layer whose uncompressed bytes are not what the configuration says.
+    #[error("unpack layer {digest}: its diff id is {got}, the image config says {expected}")]
+    DiffId {
+        /// The layer's blob.
+        digest: Digest,
+        /// In the configuration.
+        expected: DiffId,
+        /// Of the bytes.
+        got: DiffId,
+    },
+    /// A layer that is refused.
+    #[error("unpack layer {digest}")]
+    Layer {
+        /// The layer's blob.
+        digest: Digest,
+        /// Why.
+        source: TarError,
+    },
+    /// A document that is refused.
+    #[error("read image {digest}")]
+    Document {
+        /// The document's blob.
+        digest: Digest,
+        /// Why.
+        source: ParseImageError,
+    },
+    /// A document of our own that cannot be written or read.
+    #[error("{action} {path}")]
+    Json {
+        /// What was attempted.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// A reference the store keeps no name for.
+    #[error("name an image {reference}: only names of this store and of registries can be kept")]
+    NotAName {
+        /// The reference.
+        reference: String,
+    },
+}
+
+impl Store {
+    /// Opens the store at `root`, making it when it is not there. Reads one small file otherwise.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        let store = Self { root: root.to_owned() };
+        let version = root.join("version");
+        match fs::read_to_string(&version) {
+            Ok(text) if text == VERSION => Ok(store),
+            Ok(got) => Err(StoreError::Version {
+                path: root.to_owned(),
+                got: got.chars().take(100).collect(),
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                store.create()?;
+                Ok(store)
+            }
+            Err(source) => Err(io_error("read", &version)(source)),
+        }
+    }
+
+    /// Where it is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Idempotent: two processes may do it at once, and one may have been killed half-way.
+    fn create(&self) -> Result<(), StoreError> {
+        for directory in [
+            "blobs/sha256",
+            "refs/_local",
+            "layers",
+            "snapshots",
+            "downloads",
+            "partial",
+            "leases",
+            "locks",
+            "tmp",
+            "journal",
+        ] {
+            let path = self.root.join(directory);
+            fs::create_dir_all(&path).map_err(io_error("make directory", &path))?;
+        }
+        for kind in MemoKind::ALL {
+            let path = self.root.join("memo").join(kind.folder());
+            fs::create_dir_all(&path).map_err(io_error("make directory", &path))?;
+        }
+        self.write_atomically(Path::new("oci-layout"), LAYOUT.as_bytes())?;
+        if !self.root.join("index.json").exists() {
+            self.write_index()?;
+        }
+        // Last: its presence says that all of the above is there.
+        self.write_atomically(Path::new("version"), VERSION.as_bytes())
+    }
+
+    /// Writes a small file below the root: all of it or nothing.
+    fn write_atomically(&self, name: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        let target = self.root.join(name);
+        let scratch = self.scratch()?;
+        let temporary = scratch.path().join("file");
+        fs::write(&temporary, bytes).map_err(io_error("write", &target))?;
+        fault::point(fault::Step::BeforeRename).map_err(io_error("write", &target))?;
+        fs::rename(&temporary, &target).map_err(io_error("write", &target))
+    }
+}
+
+/// Turns an I/O error into ours, telling a full disk apart.
+fn io_error<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> StoreError + 'a {
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::NoSpace {
+            action,
+            path: path.to_owned(),
+        },
+        _ => StoreError::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        },
+    }
+}
+
+/// Size and digest of a descriptor against what was seen.
+fn check_descriptor(expected: &Descriptor, digest: Digest, size: u64) -> Result<(), StoreError> {
+    if size != expected.size {
+        return Err(StoreError::Size {
+            digest: expected.digest,
+            expected: expected.size,
+            got: size,
+        });
+    }
+    if digest != expected.digest {
+        return Err(StoreError::Digest {
+            expected: expected.digest,
+            got: digest,
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,9 @@
 //! Making processes: `clone3` into namespaces followed by our own binary, `fork` of a single-threaded process, `execve`
 //! and `wait4`.
-#![allow(unsafe_code, reason = "clone3, fork and execve have no safe wrapper: the child must obey rules no type expresses")]
+#![allow(
+    unsafe_code,
+    reason = "clone3, fork and execve have no safe wrapper: the child must obey rules no type expresses"
+)]
 
 use std::convert::Infallible;
 use std::ffi::{CStr, CString};
@@ -44,7 +47,13 @@ pub struct Child {
 /// A step of the child before its `execve`; sent as [`SETUP_FAILED`], step, errno.
 pub const SETUP_FAILED: u8 = b'E';
 /// The names of the steps.
-pub const SETUP_STEPS: [&str; 5] = ["write its uid and gid maps", "place its descriptors", "keep its capabilities", "set its death signal", "execute gantry"];
+pub const SETUP_STEPS: [&str; 5] = [
+    "write its uid and gid maps",
+    "place its descriptors",
+    "keep its capabilities",
+    "set its death signal",
+    "execute gantry",
+];
 
 /// Starts `init` as pid 1 of new user, mount, pid, ipc, uts, network and cgroup namespaces, with an empty environment.
 ///
@@ -113,7 +122,14 @@ fn setup(init: &Init<'_>) -> Result<Infallible, (u8, i32)> {
     let envp = [std::ptr::null::<libc::c_char>()];
     // SAFETY: both arrays are NULL-terminated and live; the empty path with AT_EMPTY_PATH names the descriptor itself.
     unsafe {
-        libc::syscall(libc::SYS_execveat, executable, c"".as_ptr(), argv.as_ptr(), envp.as_ptr(), libc::AT_EMPTY_PATH);
+        libc::syscall(
+            libc::SYS_execveat,
+            executable,
+            c"".as_ptr(),
+            argv.as_ptr(),
+            envp.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        );
     }
     Err((4, last_errno()))
 }
@@ -174,8 +190,15 @@ fn keep_capabilities() -> Result<(), i32> {
         inheritable: u32,
     }
     // _LINUX_CAPABILITY_VERSION_3: two words per set.
-    let mut header = Header { version: 0x2008_0522, pid: 0 };
-    let mut sets = [Sets { effective: 0, permitted: 0, inheritable: 0 }; 2];
+    let mut header = Header {
+        version: 0x2008_0522,
+        pid: 0,
+    };
+    let mut sets = [Sets {
+        effective: 0,
+        permitted: 0,
+        inheritable: 0,
+    }; 2];
     // SAFETY: header and sets have the layout of capget(2), version 3.
     check_long(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) })?;
     for set in &mut sets {
@@ -200,7 +223,11 @@ fn reset_signals() -> Result<(), i32> {
         check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))?;
         let mut none: libc::sigset_t = std::mem::zeroed();
         check(libc::sigemptyset(&raw mut none))?;
-        check(libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()))?;
+        check(libc::sigprocmask(
+            libc::SIG_SETMASK,
+            &raw const none,
+            std::ptr::null_mut(),
+        ))?;
     }
     Ok(())
 }
@@ -252,7 +279,11 @@ pub fn fork() -> io::Result<Forked> {
 /// Replaces this process; returns only with an error.
 pub fn exec(path: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
     let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
-        strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+        strings
+            .iter()
+            .map(|string| string.as_ptr())
+            .chain([std::ptr::null()])
+            .collect()
     };
     let (argv, env) = (pointers(argv), pointers(env));
     // SAFETY: NULL-terminated arrays of NUL-terminated strings that live until the call fails.

@@ -1,0 +1,617 @@
+//! Reads a layer of a stranger's image: tar, plain or compressed, bounded and hashed while it is read.
+//!
+//! The `tar` crate parses headers; extended headers are interpreted here, where they are bounded. The diff id is that
+//! of the whole stream, trailing padding included, so the stream is always read to its end. What an entry may be
+//! follows the OCI image specification ("Image Layer Filesystem Changeset").
+
+use std::io::{self, BufReader, Read};
+
+use super::path::{check_path, PathProblem};
+use crate::oci::{DiffId, Hasher};
+use crate::policy::ExtractionLimits;
+
+/// zstd windows larger than this need as much memory: 128 MiB is what `zstd --long=27` makes.
+const MAX_WINDOW_LOG: u32 = 27;
+const WHITEOUT: &str = ".wh.";
+const OPAQUE: &str = ".wh..wh..opq";
+
+/// One change of a layer.
+pub enum Change<'a> {
+    /// A directory.
+    Directory {
+        /// Permission bits, without set-id bits.
+        mode: u32,
+    },
+    /// A regular file.
+    File {
+        /// Permission bits, without set-id bits.
+        mode: u32,
+        /// Bytes in `contents`.
+        size: u64,
+        /// Its contents; what is left unread is skipped.
+        contents: &'a mut dyn Read,
+    },
+    /// A symbolic link.
+    Symlink {
+        /// As stored.
+        target: String,
+    },
+    /// Another name for an earlier file.
+    Hardlink {
+        /// Checked path in the same layer.
+        target: String,
+    },
+    /// The path does not exist in lower layers.
+    Whiteout,
+    /// The directory hides what lower layers have in it.
+    Opaque,
+}
+
+impl std::fmt::Debug for Change<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Directory { mode } => write!(f, "Directory {mode:o}"),
+            Self::File { mode, size, .. } => write!(f, "File {mode:o} {size}"),
+            Self::Symlink { target } => write!(f, "Symlink {target:?}"),
+            Self::Hardlink { target } => write!(f, "Hardlink {target:?}"),
+            Self::Whiteout => f.write_str("Whiteout"),
+            Self::Opaque => f.write_str("Opaque"),
+        }
+    }
+}
+
+/// Why a layer is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum TarError {
+    /// The stream is damaged or cannot be read.
+    #[error("read layer")]
+    Read(#[source] io::Error),
+    /// A path.
+    #[error("layer entry {path:?}: {problem}")]
+    Path {
+        /// The path.
+        path: String,
+        /// What is wrong with it.
+        problem: PathProblem,
+    },
+    /// An entry that says something no honest layer says.
+    #[error("layer entry {path:?}: {reason}")]
+    Entry {
+        /// The path.
+        path: String,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// A limit was passed.
+    #[error("read layer: {what} is over {limit}")]
+    Limit {
+        /// Which limit.
+        what: &'static str,
+        /// Its value.
+        limit: u64,
+    },
+    /// The visitor failed.
+    #[error("unpack layer entry {path:?}")]
+    Visit {
+        /// The path.
+        path: String,
+        /// The reason.
+        source: io::Error,
+    },
+}
+
+/// Counts what is read of the compressed stream, for the ratio.
+struct Counted<'c, R> {
+    inner: R,
+    count: &'c std::cell::Cell<u64>,
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.count.set(self.count.get() + count as u64);
+        Ok(count)
+    }
+}
+
+/// Hashes and bounds the uncompressed stream.
+struct Bounded<'c, R> {
+    inner: R,
+    hasher: Hasher,
+    packed: &'c std::cell::Cell<u64>,
+    limits: &'c ExtractionLimits,
+    exceeded: &'c std::cell::Cell<Option<(&'static str, u64)>>,
+}
+
+impl<R: Read> Read for Bounded<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.hasher.update(buffer.get(..count).unwrap_or_default());
+        let bytes = self.hasher.bytes();
+        // Headers and padding come on top of the contents: twice the limit plus a block per entry is never reached honestly.
+        let most = self
+            .limits
+            .bytes
+            .saturating_add(self.limits.entries.saturating_mul(1024));
+        let over = if bytes > most {
+            Some(("the unpacked size", most))
+        } else if bytes > self.limits.ratio_floor && bytes / self.packed.get().max(1) > self.limits.ratio {
+            Some(("the ratio of unpacked to packed size", self.limits.ratio))
+        } else {
+            None
+        };
+        if over.is_some() {
+            self.exceeded.set(over);
+            return Err(io::Error::from(io::ErrorKind::FileTooLarge));
+        }
+        Ok(count)
+    }
+}
+
+/// Calls `visit` for each change of the layer in `reader` and returns the layer's diff id.
+///
+/// The compression is told by the first bytes, not by a media type someone wrote. `visit` gets checked relative paths;
+/// device nodes under `dev/` are skipped (base images carry some; the sandbox brings its own), elsewhere refused.
+pub fn read_layer(
+    reader: impl Read,
+    limits: &ExtractionLimits,
+    visit: &mut dyn FnMut(&str, Change<'_>) -> io::Result<()>,
+) -> Result<DiffId, TarError> {
+    let (packed, exceeded) = (std::cell::Cell::new(0), std::cell::Cell::new(None));
+    let mut counted = Counted {
+        inner: reader,
+        count: &packed,
+    };
+    let mut magic = [0u8; 4];
+    let start = read_up_to(&mut counted, &mut magic).map_err(TarError::Read)?;
+    let stream = io::Cursor::new(magic).take(start as u64).chain(counted);
+    let plain: Box<dyn Read + '_> = match magic {
+        [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(stream)),
+        [0x28, 0xb5, 0x2f, 0xfd] => {
+            let mut decoder = zstd::stream::read::Decoder::new(stream).map_err(TarError::Read)?;
+            decoder.window_log_max(MAX_WINDOW_LOG).map_err(TarError::Read)?;
+            Box::new(decoder)
+        }
+        _ => Box::new(stream),
+    };
+    let bounded = Bounded {
+        inner: plain,
+        hasher: Hasher::new(),
+        packed: &packed,
+        limits,
+        exceeded: &exceeded,
+    };
+    let mut archive = tar::Archive::new(BufReader::with_capacity(256 << 10, bounded));
+    let result = read_entries(&mut archive, limits, visit);
+    if let Some((what, limit)) = exceeded.get() {
+        return Err(TarError::Limit { what, limit });
+    }
+    result?;
+    let mut rest = archive.into_inner();
+    let drained = io::copy(&mut rest, &mut io::sink());
+    if let Some((what, limit)) = exceeded.get() {
+        return Err(TarError::Limit { what, limit });
+    }
+    drained.map_err(TarError::Read)?;
+    let stream = rest.into_inner();
+    Ok(stream.hasher.diff_id())
+}
+
+/// What extended headers said about the next entry.
+#[derive(Default)]
+struct Extended {
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    size: Option<u64>,
+}
+
+fn read_entries<R: Read>(
+    archive: &mut tar::Archive<R>,
+    limits: &ExtractionLimits,
+    visit: &mut dyn FnMut(&str, Change<'_>) -> io::Result<()>,
+) -> Result<(), TarError> {
+    let (mut extended, mut count, mut total) = (Extended::default(), 0u64, 0u64);
+    for entry in archive.entries().map_err(TarError::Read)?.raw(true) {
+        let mut entry = entry.map_err(TarError::Read)?;
+        count += 1;
+        if count > limits.entries {
+            return Err(TarError::Limit {
+                what: "the number of entries",
+                limit: limits.entries,
+            });
+        }
+        match entry.header().entry_type() {
+            tar::EntryType::XHeader => {
+                pax(&bounded(&mut entry, limits)?, &mut extended)?;
+                continue;
+            }
+            tar::EntryType::GNULongName => {
+                extended.path = Some(trimmed(bounded(&mut entry, limits)?));
+                continue;
+            }
+            tar::EntryType::GNULongLink => {
+                extended.link = Some(trimmed(bounded(&mut entry, limits)?));
+                continue;
+            }
+            tar::EntryType::XGlobalHeader => {
+                bounded(&mut entry, limits)?;
+                continue;
+            }
+            _ => {}
+        }
+        let said = std::mem::take(&mut extended);
+        let raw = said.path.unwrap_or_else(|| entry.path_bytes().into_owned());
+        let Some(path) = clean(&raw, limits)? else { continue };
+        let error = |reason| TarError::Entry {
+            path: path.clone(),
+            reason,
+        };
+        let size = entry.header().entry_size().map_err(TarError::Read)?;
+        if said.size.is_some_and(|said| said != size) {
+            return Err(error("its two headers give different sizes"));
+        }
+        total = total.saturating_add(size);
+        if total > limits.bytes {
+            return Err(TarError::Limit {
+                what: "the unpacked size",
+                limit: limits.bytes,
+            });
+        }
+        let link = said
+            .link
+            .or_else(|| entry.link_name_bytes().map(|link| link.into_owned()));
+        one(&path, &mut entry, size, link, limits, visit)?;
+    }
+    Ok(())
+}
+
+fn one<R: Read>(
+    path: &str,
+    entry: &mut tar::Entry<'_, R>,
+    size: u64,
+    link: Option<Vec<u8>>,
+    limits: &ExtractionLimits,
+    visit: &mut dyn FnMut(&str, Change<'_>) -> io::Result<()>,
+) -> Result<(), TarError> {
+    let error = |reason| TarError::Entry {
+        path: path.to_owned(),
+        reason,
+    };
+    let failed = |source| TarError::Visit {
+        path: path.to_owned(),
+        source,
+    };
+    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+    if name == OPAQUE {
+        return visit(parent, Change::Opaque).map_err(failed);
+    }
+    if let Some(hidden) = name.strip_prefix(WHITEOUT) {
+        if hidden.is_empty() || hidden == "." || hidden == ".." || hidden.starts_with(WHITEOUT) {
+            return Err(error("it is a whiteout of no possible name"));
+        }
+        let hidden = if parent.is_empty() {
+            hidden.to_owned()
+        } else {
+            format!("{parent}/{hidden}")
+        };
+        return visit(&hidden, Change::Whiteout).map_err(failed);
+    }
+    // Nobody becomes another user in the sandbox; the bits would only matter outside of it.
+    let mode = entry.header().mode().map_err(TarError::Read)? & 0o777;
+    let target = |link: Option<Vec<u8>>| {
+        let link = link.filter(|link| !link.is_empty() && link.len() <= limits.path && !link.contains(&0));
+        link.and_then(|link| String::from_utf8(link).ok())
+            .ok_or(error("its target is missing, too long or not UTF-8"))
+    };
+    let change = match entry.header().entry_type() {
+        tar::EntryType::Directory => Change::Directory { mode },
+        tar::EntryType::Regular | tar::EntryType::Continuous if path.ends_with('/') => Change::Directory { mode },
+        tar::EntryType::Regular | tar::EntryType::Continuous => Change::File {
+            mode,
+            size,
+            contents: entry,
+        },
+        tar::EntryType::Symlink => Change::Symlink { target: target(link)? },
+        tar::EntryType::Link => {
+            let target = clean(target(link)?.as_bytes(), limits)?;
+            Change::Hardlink {
+                target: target.ok_or(error("it is a hard link to the root"))?,
+            }
+        }
+        tar::EntryType::Char | tar::EntryType::Block | tar::EntryType::Fifo if path.starts_with("dev/") => {
+            return Ok(())
+        }
+        tar::EntryType::Char | tar::EntryType::Block => return Err(error("it is a device node")),
+        tar::EntryType::Fifo => return Err(error("it is a named pipe")),
+        tar::EntryType::GNUSparse => return Err(error("it is a sparse file of GNU tar")),
+        _ => return Err(error("it is of an unknown kind")),
+    };
+    visit(path, change).map_err(failed)
+}
+
+/// The path without leading `./` and `/` (which every tool drops) and trailing slash; none for the root.
+fn clean(raw: &[u8], limits: &ExtractionLimits) -> Result<Option<String>, TarError> {
+    let lossy = || String::from_utf8_lossy(raw).chars().take(200).collect::<String>();
+    let text = std::str::from_utf8(raw).map_err(|_| TarError::Entry {
+        path: lossy(),
+        reason: "its name is not UTF-8",
+    })?;
+    let mut path = text;
+    while let Some(rest) = path.strip_prefix("./").or_else(|| path.strip_prefix('/')) {
+        path = rest;
+    }
+    let path = path.trim_end_matches('/');
+    if path.is_empty() || path == "." {
+        return Ok(None);
+    }
+    check_path(path, limits).map_err(|problem| TarError::Path { path: lossy(), problem })?;
+    Ok(Some(path.to_owned()))
+}
+
+fn bounded<R: Read>(entry: &mut tar::Entry<'_, R>, limits: &ExtractionLimits) -> Result<Vec<u8>, TarError> {
+    if entry.header().entry_size().map_err(TarError::Read)? > limits.header {
+        return Err(TarError::Limit {
+            what: "an extended header",
+            limit: limits.header,
+        });
+    }
+    let mut bytes = Vec::new();
+    entry.read_to_end(&mut bytes).map_err(TarError::Read)?;
+    Ok(bytes)
+}
+
+fn trimmed(mut bytes: Vec<u8>) -> Vec<u8> {
+    while bytes.last() == Some(&0) {
+        bytes.pop();
+    }
+    bytes
+}
+
+/// Records `<length> <key>=<value>\n`; only names and sizes matter.
+fn pax(mut bytes: &[u8], extended: &mut Extended) -> Result<(), TarError> {
+    let damaged = || TarError::Entry {
+        path: "pax header".to_owned(),
+        reason: "a record is damaged",
+    };
+    while !bytes.is_empty() {
+        let space = bytes.iter().position(|byte| *byte == b' ').ok_or_else(damaged)?;
+        let length = bytes
+            .get(..space)
+            .and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<usize>().ok());
+        let length = length
+            .filter(|length| *length > space + 2 && *length <= bytes.len())
+            .ok_or_else(damaged)?;
+        let record = bytes.get(space + 1..length - 1).ok_or_else(damaged)?;
+        if bytes.get(length - 1) != Some(&b'\n') {
+            return Err(damaged());
+        }
+        let equals = record.iter().position(|byte| *byte == b'=').ok_or_else(damaged)?;
+        let (key, value) = record.split_at(equals);
+        let value = value.get(1..).ok_or_else(damaged)?;
+        match key {
+            b"path" => extended.path = Some(value.to_vec()),
+            b"linkpath" => extended.link = Some(value.to_vec()),
+            b"size" => {
+                let size = std::str::from_utf8(value).ok().and_then(|size| size.parse().ok());
+                extended.size = Some(size.ok_or_else(damaged)?);
+            }
+            _ if key.starts_with(b"GNU.sparse") => {
+                return Err(TarError::Entry {
+                    path: "pax header".to_owned(),
+                    reason: "it describes a sparse file",
+                });
+            }
+            _ => {}
+        }
+        bytes = bytes.get(length..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+fn read_up_to(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match reader.read(buffer.get_mut(filled..).unwrap_or_default())? {
+            0 => break,
+            count => filled += count,
+        }
+    }
+    Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(path: &str, kind: tar::EntryType, contents: &[u8], link: &str) -> Vec<u8> {
+        let mut header = tar::Header::new_gnu();
+        header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
+        header.set_entry_type(kind);
+        header.set_mode(0o4755);
+        header.set_size(contents.len() as u64);
+        header.set_link_name_literal(link).unwrap();
+        header.set_cksum();
+        let mut out = header.as_bytes().to_vec();
+        out.extend(contents);
+        out.resize(out.len().next_multiple_of(512), 0);
+        out
+    }
+
+    fn read_with(bytes: &[u8], limits: &ExtractionLimits) -> Result<(DiffId, Vec<String>), TarError> {
+        let mut seen = Vec::new();
+        let diff_id = read_layer(bytes, limits, &mut |path, change| {
+            seen.push(match change {
+                Change::File { mode, size, contents } => {
+                    let mut text = String::new();
+                    contents.read_to_string(&mut text)?;
+                    assert_eq!(text.len() as u64, size);
+                    format!("{path} {mode:o} {text}")
+                }
+                other => format!("{path} {other:?}"),
+            });
+            Ok(())
+        })?;
+        Ok((diff_id, seen))
+    }
+
+    fn read(entries: &[Vec<u8>]) -> Result<Vec<String>, TarError> {
+        let mut bytes = entries.concat();
+        bytes.resize(bytes.len() + 1024, 0);
+        read_with(&bytes, &ExtractionLimits::default()).map(|(_, seen)| seen)
+    }
+
+    #[test]
+    fn reads_plain_gzip_chains_and_zstd_alike() {
+        let mut tar = entry("./a", tar::EntryType::Regular, b"one", "");
+        tar.extend(entry("d/.wh.gone", tar::EntryType::Regular, b"", ""));
+        tar.extend(entry("d/.wh..wh..opq", tar::EntryType::Regular, b"", ""));
+        tar.extend(entry("l", tar::EntryType::Symlink, b"", "../../etc/passwd"));
+        tar.resize(tar.len() + 4096, 0);
+        let gzip = |bytes: &[u8]| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            io::Write::write_all(&mut encoder, bytes).unwrap();
+            encoder.finish().unwrap()
+        };
+        let chain = [gzip(&tar[..700]), gzip(&tar[700..])].concat();
+        let zstd = zstd::bulk::compress(&tar, 3).unwrap();
+        for bytes in [&tar, &chain, &zstd] {
+            let (diff_id, seen) = read_with(bytes, &ExtractionLimits::default()).unwrap();
+            assert_eq!(diff_id, DiffId::of(&tar));
+            assert_eq!(
+                seen,
+                [
+                    "a 755 one",
+                    "d/gone Whiteout",
+                    "d Opaque",
+                    "l Symlink \"../../etc/passwd\""
+                ]
+            );
+        }
+        assert!(matches!(
+            read_with(&chain[..chain.len() / 2], &ExtractionLimits::default()),
+            Err(TarError::Read(_))
+        ));
+    }
+
+    #[test]
+    fn refuses_paths_that_leave_and_kinds_that_are_no_files() {
+        let one = |path: &str, kind, link: &str| read(&[entry(path, kind, b"", link)]).unwrap_err();
+        for path in ["../x", "a/../../x", "a\\b"] {
+            assert!(
+                matches!(one(path, tar::EntryType::Regular, ""), TarError::Path { .. }),
+                "{path}"
+            );
+        }
+        assert!(matches!(
+            one("h", tar::EntryType::Link, "../../etc/shadow"),
+            TarError::Path { .. }
+        ));
+        for (path, kind) in [
+            (".wh.", tar::EntryType::Regular),
+            (".wh...", tar::EntryType::Regular),
+            ("a/.wh..wh.x", tar::EntryType::Regular),
+            ("etc/null", tar::EntryType::Char),
+            ("disk", tar::EntryType::Block),
+            ("pipe", tar::EntryType::Fifo),
+            ("sparse", tar::EntryType::GNUSparse),
+        ] {
+            assert!(matches!(one(path, kind, ""), TarError::Entry { .. }), "{path}");
+        }
+        assert_eq!(
+            read(&[entry("dev/null", tar::EntryType::Char, b"", "")]).unwrap(),
+            [""; 0]
+        );
+    }
+
+    #[test]
+    fn reads_long_names_and_bounds_them() {
+        let long = format!("{}/{}", "d".repeat(150), "f".repeat(150));
+        let record = |key: &str, value: &str| {
+            let length = value.len() + key.len() + 3 + 3;
+            format!("{length} {key}={value}\n").into_bytes()
+        };
+        let pax = entry("pax", tar::EntryType::XHeader, &record("path", &long), "");
+        assert_eq!(
+            read(&[pax, entry("short", tar::EntryType::Regular, b"x", "")]).unwrap(),
+            [format!("{long} 755 x")]
+        );
+        let gnu = entry(
+            "././@LongLink",
+            tar::EntryType::GNULongName,
+            format!("{long}\0").as_bytes(),
+            "",
+        );
+        assert_eq!(
+            read(&[gnu, entry("short", tar::EntryType::Regular, b"x", "")]).unwrap(),
+            [format!("{long} 755 x")]
+        );
+        let size = entry("pax", tar::EntryType::XHeader, b"10 size=9\n", "");
+        assert!(matches!(
+            read(&[size, entry("a", tar::EntryType::Regular, b"x", "")]),
+            Err(TarError::Entry { .. })
+        ));
+        let huge = entry("pax", tar::EntryType::XHeader, &vec![b'x'; 2 << 20], "");
+        assert!(matches!(
+            read(&[huge]),
+            Err(TarError::Limit {
+                what: "an extended header",
+                ..
+            })
+        ));
+        let escaping = entry(
+            "pax",
+            tar::EntryType::XHeader,
+            &record("path", &format!("../{}", "x".repeat(100))),
+            "",
+        );
+        assert!(matches!(
+            read(&[escaping, entry("a", tar::EntryType::Regular, b"", "")]),
+            Err(TarError::Path { .. })
+        ));
+    }
+
+    #[test]
+    fn refuses_bombs() {
+        let limits = ExtractionLimits {
+            entries: 3,
+            bytes: 10_000,
+            ratio: 10,
+            ratio_floor: 1000,
+            ..Default::default()
+        };
+        let many: Vec<u8> = (0..4)
+            .flat_map(|number| entry(&format!("f{number}"), tar::EntryType::Regular, b"", ""))
+            .collect();
+        assert!(matches!(
+            read_with(&many, &limits),
+            Err(TarError::Limit {
+                what: "the number of entries",
+                ..
+            })
+        ));
+        let big = entry("big", tar::EntryType::Regular, &vec![0; 20_000], "");
+        assert!(matches!(
+            read_with(&big, &limits),
+            Err(TarError::Limit {
+                what: "the unpacked size",
+                ..
+            })
+        ));
+        let bomb = zstd::bulk::compress(&entry("big", tar::EntryType::Regular, &vec![0; 9000], ""), 3).unwrap();
+        assert!(matches!(
+            read_with(&bomb, &limits),
+            Err(TarError::Limit {
+                what: "the ratio of unpacked to packed size",
+                ..
+            })
+        ));
+        let tail = vec![0; 1 << 20];
+        assert!(matches!(
+            read_with(&tail, &limits),
+            Err(TarError::Limit {
+                what: "the unpacked size",
+                ..
+            })
+        ));
+    }
+}

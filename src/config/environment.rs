@@ -1,0 +1,87 @@
+//! The environment variables gantry looks at, read once.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// What resolvers and downloads need to reach the network as this machine does.
+const NETWORK: [&str; 13] = [
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "ALL_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "all_proxy",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "UV_DEFAULT_INDEX",
+    "UV_INDEX_URL",
+    "UV_EXCLUDE_NEWER",
+];
+
+/// The environment, as far as gantry looks.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    /// `$HOME`.
+    pub home: Option<PathBuf>,
+    /// `$GANTRY_ROOT`.
+    pub gantry_root: Option<PathBuf>,
+    /// `$GANTRY_CONFIG`.
+    pub gantry_config: Option<PathBuf>,
+    /// `$XDG_DATA_HOME`.
+    pub data_home: Option<PathBuf>,
+    /// `$XDG_CONFIG_HOME`.
+    pub config_home: Option<PathBuf>,
+    /// `$PATH`.
+    pub path: Option<OsString>,
+    /// `$SOURCE_DATE_EPOCH` (reproducible-builds.org), as text.
+    pub source_date_epoch: Option<String>,
+    /// Variables that are passed on to programs that use the network; may hold credentials.
+    pub network: Vec<(String, OsString)>,
+}
+
+impl Environment {
+    /// Reads the environment of this process.
+    #[allow(clippy::disallowed_methods, reason = "this is the one place")]
+    pub fn read() -> Self {
+        // An empty variable means the same as none (XDG base directory specification).
+        let get = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let path = |name: &str| get(name).map(PathBuf::from);
+        // Relative paths are to be ignored there, too.
+        let absolute = |name: &str| path(name).filter(|path| path.is_absolute());
+        Self {
+            home: path("HOME"),
+            gantry_root: path("GANTRY_ROOT"),
+            gantry_config: path("GANTRY_CONFIG"),
+            data_home: absolute("XDG_DATA_HOME"),
+            config_home: absolute("XDG_CONFIG_HOME"),
+            path: get("PATH"),
+            source_date_epoch: get("SOURCE_DATE_EPOCH").map(|value| value.to_string_lossy().into_owned()),
+            network: NETWORK
+                .iter()
+                .filter_map(|name| Some(((*name).to_owned(), get(name)?)))
+                .collect(),
+        }
+    }
+
+    /// Where the store is: `$GANTRY_ROOT`, else `$XDG_DATA_HOME/gantry`, else `~/.local/share/gantry`.
+    pub fn store_root(&self) -> Option<PathBuf> {
+        let data = || {
+            self.data_home
+                .clone()
+                .or_else(|| Some(self.home.clone()?.join(".local/share")))
+        };
+        self.gantry_root.clone().or_else(|| Some(data()?.join("gantry")))
+    }
+
+    /// Where the configuration is when nothing else says so.
+    pub fn default_config(&self) -> Option<PathBuf> {
+        let config = || {
+            self.config_home
+                .clone()
+                .or_else(|| Some(self.home.clone()?.join(".config")))
+        };
+        Some(config()?.join("gantry/config.toml"))
+    }
+}

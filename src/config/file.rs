@@ -1,0 +1,289 @@
+//! `config.toml`: every key is known, every value checked, and errors name file and line.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+use super::Environment;
+use crate::policy::{parse_duration, Bytes, Confinement, Network, Promise};
+
+/// A configuration file has a few kilobytes.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// The whole file; everything is optional.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Registries, in no order: `priority` orders them.
+    pub registry: Vec<Registry>,
+    /// The store.
+    pub cache: CacheSection,
+    /// Defaults of `gantry run`.
+    pub run: RunSection,
+    /// Names of images.
+    pub naming: NamingSection,
+    /// The Python package index.
+    pub index: IndexSection,
+    /// The Debian archive that base images are made of.
+    pub base: BaseSection,
+}
+
+/// One registry.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Registry {
+    /// Host with optional port.
+    pub host: String,
+    /// Lower is tried first.
+    pub priority: u32,
+    /// What this machine may do there.
+    pub role: Role,
+    /// Credentials by reference.
+    #[serde(default)]
+    pub credentials: Option<Credentials>,
+    /// Only for loopback hosts.
+    #[serde(default)]
+    pub plain_http: bool,
+}
+
+/// Where a password comes from; never the password.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Credentials {
+    /// User name.
+    pub user: String,
+    /// Name of the environment variable that holds the password.
+    pub password_env: String,
+}
+
+/// What a machine may do at a registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Only read.
+    Pull,
+    /// Read and write.
+    Push,
+}
+
+/// `[cache]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CacheSection {
+    /// Most bytes.
+    pub max_bytes: Option<Bytes>,
+    /// Most images.
+    pub max_images: Option<u32>,
+    /// Whether pulled images keep their blobs.
+    pub keep_blobs: bool,
+}
+
+/// `[run]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunSection {
+    memory: Option<Bytes>,
+    cpus: Option<f64>,
+    pids: Option<u32>,
+    #[serde(deserialize_with = "duration")]
+    timeout: Option<Duration>,
+    tmp_size: Option<Bytes>,
+    output_size: Option<Bytes>,
+    output_limit: Option<Bytes>,
+    network: Option<Network>,
+    allow_degraded: Vec<Promise>,
+}
+
+/// `[naming]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NamingSection {
+    /// Template of image names.
+    pub template: Option<String>,
+}
+
+/// `[index]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IndexSection {
+    /// Simple index; default: that of the resolver.
+    pub url: Option<String>,
+    /// The resolver; default: `uv` on the PATH.
+    pub uv: Option<PathBuf>,
+}
+
+/// `[base]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BaseSection {
+    /// Debian archive; default: this machine's apt sources.
+    pub mirror: Option<String>,
+    /// Debian security archive; default: this machine's apt sources.
+    pub security_mirror: Option<String>,
+}
+
+/// Why a configuration is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("read configuration {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// It says something unknown or impossible; the text has the line.
+    #[error("read configuration {path}: {reason}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What and where.
+        reason: String,
+    },
+    /// There is no home to look in.
+    #[error("find the store: neither GANTRY_ROOT, XDG_DATA_HOME nor HOME is set")]
+    NoHome,
+}
+
+impl Config {
+    /// Reads `explicit`, else `$GANTRY_CONFIG`, else the default file if it exists.
+    pub fn load(explicit: Option<&Path>, environment: &Environment) -> Result<Self, ConfigError> {
+        let named = explicit
+            .map(Path::to_owned)
+            .or_else(|| environment.gantry_config.clone());
+        let is_named = named.is_some();
+        let Some(path) = named.or_else(|| environment.default_config()) else {
+            return Ok(Self::default());
+        };
+        let text = match read_bounded(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !is_named => return Ok(Self::default()),
+            other => other.map_err(|source| ConfigError::Read {
+                path: path.clone(),
+                source,
+            })?,
+        };
+        let parse = |reason: String| ConfigError::Parse {
+            path: path.clone(),
+            reason,
+        };
+        let config: Self = toml::from_str(&text).map_err(|error| parse(error.to_string()))?;
+        config.check().map_err(parse)?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        for registry in &self.registry {
+            let name = registry
+                .host
+                .rsplit_once(':')
+                .map_or(registry.host.as_str(), |(name, _)| name);
+            let loopback = name == "localhost" || name.starts_with("127.");
+            if registry.plain_http && !loopback {
+                return Err(format!(
+                    "registry {}: plain_http is for loopback hosts only",
+                    registry.host
+                ));
+            }
+            let credentials = registry.credentials.as_ref();
+            if credentials.is_some_and(|found| found.user.is_empty() || found.password_env.is_empty()) {
+                return Err(format!(
+                    "registry {}: credentials need a user and the name of a variable",
+                    registry.host
+                ));
+            }
+        }
+        if self.run.cpus.is_some_and(|cpus| !(0.01..=1024.0).contains(&cpus)) {
+            return Err("run.cpus: want a number of cores from 0.01 to 1024".to_owned());
+        }
+        if self.run.pids.is_some_and(|pids| !(1..=4096).contains(&pids)) {
+            return Err("run.pids: want a number from 1 to 4096".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl RunSection {
+    /// The defaults of a run on this machine.
+    pub fn confinement(&self) -> Confinement {
+        let ours = Confinement::default();
+        Confinement {
+            memory: self.memory.unwrap_or(ours.memory),
+            cpus: self.cpus.unwrap_or(ours.cpus),
+            pids: self.pids.unwrap_or(ours.pids),
+            timeout: self.timeout.unwrap_or(ours.timeout),
+            tmp_size: self.tmp_size.unwrap_or(ours.tmp_size),
+            output_size: self.output_size.unwrap_or(ours.output_size),
+            output_limit: self.output_limit.unwrap_or(ours.output_limit),
+            network: self.network.unwrap_or(ours.network),
+            allow_degraded: self.allow_degraded.iter().copied().collect(),
+        }
+    }
+}
+
+fn read_bounded(path: &Path) -> io::Result<String> {
+    use std::io::Read;
+    let mut text = String::new();
+    fs::File::open(path)?.take(MAX_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(io::Error::from(io::ErrorKind::FileTooLarge));
+    }
+    Ok(text)
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    text.map(|text| parse_duration(&text).map_err(serde::de::Error::custom))
+        .transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), text).unwrap();
+        Config::load(Some(file.path()), &Environment::default())
+    }
+
+    #[test]
+    fn reads_what_the_design_shows() {
+        let text = "[[registry]]\nhost = \"registry.example.org\"\npriority = 1\nrole = \"pull\"\ncredentials = { user = \"nologin\", password_env = \"KEY\" }\n[cache]\nmax_bytes = \"40GB\"\nmax_images = 200\n[run]\nmemory = \"1G\"\ntimeout = \"5m\"\nallow_degraded = [\"memory\"]\n[naming]\ntemplate = \"{registry}\"\n";
+        let config = load(text).unwrap();
+        assert_eq!(config.cache.max_bytes, Some(Bytes(40_000_000_000)));
+        let confinement = config.run.confinement();
+        assert_eq!(
+            (confinement.memory, confinement.timeout),
+            (Bytes(1 << 30), Duration::from_secs(300))
+        );
+        assert!(confinement.allow_degraded.contains(&Promise::Memory));
+    }
+
+    #[test]
+    fn errors_name_the_line() {
+        for (text, says) in [
+            ("[run]\nmemory = \"1G\"\nmemmory = \"1G\"\n", "line 3"),
+            ("[run]\ntimeout = \"soon\"\n", "line 2"),
+            (
+                "[[registry]]\nhost = \"example.org\"\npriority = 1\nrole = \"pull\"\nplain_http = true\n",
+                "loopback",
+            ),
+            (
+                "[[registry]]\nhost = \"example.org\"\npriority = 1\nrole = \"delete\"\n",
+                "line 4",
+            ),
+            ("[run]\ncpus = -1\n", "cpus"),
+        ] {
+            let error = load(text).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+        assert!(matches!(
+            Config::load(Some(Path::new("/nonexistent")), &Environment::default()),
+            Err(ConfigError::Read { .. })
+        ));
+    }
+}

@@ -1,0 +1,139 @@
+//! Content-addressed blobs: hashed while written, renamed when complete, verified while read.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+
+use super::{check_descriptor, fault, io_error, Scratch, Store, StoreError};
+use crate::oci::{Descriptor, Digest, Hasher};
+
+/// Bytes gathered before a `write`: headers of small entries come in pieces of 512.
+const BUFFER: usize = 1 << 20;
+
+/// A blob on its way in. Dropped without commit it leaves nothing.
+#[derive(Debug)]
+pub struct BlobWriter {
+    store: Store,
+    scratch: Scratch,
+    file: io::BufWriter<File>,
+    hasher: Hasher,
+}
+
+impl Write for BlobWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.hasher.update(bytes.get(..count).unwrap_or_default());
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl std::fmt::Debug for Hasher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Hasher({} bytes)", self.bytes())
+    }
+}
+
+impl BlobWriter {
+    /// Gives the blob its name; returns digest and size.
+    pub fn commit(mut self) -> Result<(Digest, u64), StoreError> {
+        let temporary = self.temporary();
+        self.file.flush().map_err(io_error("write", &temporary))?;
+        let (size, digest) = (self.hasher.bytes(), self.hasher.digest());
+        let target = self.store.blob_path(&digest);
+        fault::point(fault::Step::BeforeBlob).map_err(io_error("write", &target))?;
+        fs::rename(&temporary, &target).map_err(io_error("write", &target))?;
+        Ok((digest, size))
+    }
+
+    /// The same for a blob that must be `expected`; another one is dropped.
+    pub fn commit_expecting(mut self, expected: &Descriptor) -> Result<(), StoreError> {
+        let temporary = self.temporary();
+        self.file.flush().map_err(io_error("write", &temporary))?;
+        check_descriptor(expected, self.hasher.clone().digest(), self.hasher.bytes())?;
+        self.commit().map(|_| ())
+    }
+
+    fn temporary(&self) -> PathBuf {
+        self.scratch.path().join("blob")
+    }
+}
+
+impl Store {
+    pub(super) fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs/sha256").join(digest.hex())
+    }
+
+    /// Starts a blob.
+    pub fn blob_writer(&self) -> Result<BlobWriter, StoreError> {
+        let scratch = self.scratch()?;
+        let path = scratch.path().join("blob");
+        let file = File::create_new(&path).map_err(io_error("create", &path))?;
+        Ok(BlobWriter {
+            store: self.clone(),
+            scratch,
+            file: io::BufWriter::with_capacity(BUFFER, file),
+            hasher: Hasher::new(),
+        })
+    }
+
+    /// Stores `bytes`; idempotent.
+    pub fn put_blob(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
+        let digest = Digest::of(bytes);
+        if self.blob_size(&digest) == Some(bytes.len() as u64) {
+            return Ok(digest);
+        }
+        let mut writer = self.blob_writer()?;
+        writer
+            .write_all(bytes)
+            .map_err(io_error("write", &self.blob_path(&digest)))?;
+        writer.commit().map(|(digest, _)| digest)
+    }
+
+    /// The size of a blob that is there.
+    pub fn blob_size(&self, digest: &Digest) -> Option<u64> {
+        fs::metadata(self.blob_path(digest))
+            .ok()
+            .filter(fs::Metadata::is_file)
+            .map(|metadata| metadata.len())
+    }
+
+    /// A blob's bytes, unverified: whoever reads them hashes them.
+    pub fn open_blob(&self, digest: &Digest) -> Result<File, StoreError> {
+        let path = self.blob_path(digest);
+        File::open(&path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => StoreError::NoBlob { digest: *digest },
+            _ => io_error("open", &path)(source),
+        })
+    }
+
+    /// A small blob, verified: size and digest are those of the descriptor.
+    pub fn read_blob(&self, descriptor: &Descriptor) -> Result<Vec<u8>, StoreError> {
+        let bytes = self.read_document(&descriptor.digest, descriptor.size)?;
+        check_descriptor(descriptor, Digest::of(&bytes), bytes.len() as u64)?;
+        Ok(bytes)
+    }
+
+    /// A blob of at most `most` bytes, verified by its digest.
+    pub fn read_document(&self, digest: &Digest, most: u64) -> Result<Vec<u8>, StoreError> {
+        let file = self.open_blob(digest)?;
+        let mut bytes = Vec::new();
+        let read = file.take(most.saturating_add(1)).read_to_end(&mut bytes);
+        read.map_err(io_error("read", &self.blob_path(digest)))?;
+        if bytes.len() as u64 > most {
+            return Err(StoreError::Size {
+                digest: *digest,
+                expected: most,
+                got: bytes.len() as u64,
+            });
+        }
+        let got = Digest::of(&bytes);
+        if got != *digest {
+            return Err(StoreError::Digest { expected: *digest, got });
+        }
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,38 @@
+//! Fails a durable step on purpose, in tests only: each step is failed in turn, and nothing may be lost or left.
+
+use std::io;
+
+/// The steps that make something durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// A small file is written and about to get its name.
+    BeforeRename,
+    /// A blob is written and about to get its name.
+    BeforeBlob,
+    /// A tree is written and about to get its name.
+    BeforeTree,
+    /// A download is complete and about to get its name.
+    BeforeDownload,
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Which step fails, after how many times.
+    pub static FAIL: std::cell::Cell<Option<(Step, u32)>> = const { std::cell::Cell::new(None) };
+}
+
+/// Does nothing, or fails in a test that asked for it.
+#[cfg_attr(not(test), inline(always))]
+pub fn point(step: Step) -> io::Result<()> {
+    #[cfg(test)]
+    if let Some((wanted, left)) = FAIL.get() {
+        if wanted == step {
+            FAIL.set(Some((wanted, left.wrapping_sub(1))));
+            if left == 0 {
+                return Err(io::Error::other("fault injected"));
+            }
+        }
+    }
+    let _ = step;
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! Locks between processes: all are `flock`, so the kernel frees them with their holder, however it dies.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::Path;
+
+use rustix::fs::{flock, FlockOperation};
+
+use super::{io_error, Store, StoreError};
+use crate::oci::Digest;
+
+/// A promise that garbage collection leaves an image alone; ends when dropped, and with the process.
+#[derive(Debug)]
+pub struct Lease {
+    _file: File,
+}
+
+/// A lock that one process holds at a time; ends when dropped, and with the process.
+#[derive(Debug)]
+pub struct ExclusiveLock {
+    _file: File,
+}
+
+impl Store {
+    /// Keeps the image `digest`, and with it its layers, until the lease is dropped; notes the time of use.
+    pub fn lease(&self, digest: &Digest) -> Result<Lease, StoreError> {
+        let path = self.root.join("leases").join(digest.hex());
+        loop {
+            let file = open_lock(&path)?;
+            let locked = flock(&file, FlockOperation::LockShared);
+            locked.map_err(|errno| io_error("lock", &path)(errno.into()))?;
+            if is_still(&file, &path) {
+                // The mtime is the image's last use; a failure only makes it look older.
+                let now = rustix::fs::Timestamps {
+                    last_access: rustix::fs::Timespec {
+                        tv_sec: 0,
+                        tv_nsec: rustix::fs::UTIME_OMIT,
+                    },
+                    last_modification: rustix::fs::Timespec {
+                        tv_sec: 0,
+                        tv_nsec: rustix::fs::UTIME_NOW,
+                    },
+                };
+                let _ = rustix::fs::futimens(&file, &now);
+                return Ok(Lease { _file: file });
+            }
+        }
+    }
+
+    /// The exclusive lock called `name`; `waiting` is called once when another process holds it.
+    pub fn exclusive(&self, name: &str, waiting: &mut dyn FnMut()) -> Result<ExclusiveLock, StoreError> {
+        let path = self.root.join("locks").join(name);
+        loop {
+            let file = open_lock(&path)?;
+            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+                waiting();
+                let locked = flock(&file, FlockOperation::LockExclusive);
+                locked.map_err(|errno| io_error("lock", &path)(errno.into()))?;
+            }
+            if is_still(&file, &path) {
+                return Ok(ExclusiveLock { _file: file });
+            }
+        }
+    }
+
+    /// Whether a lease on `digest` is held; when not, it is removed and stays so while `act` runs.
+    pub(super) fn unless_leased<T>(&self, digest: &Digest, act: impl FnOnce() -> T) -> Result<Option<T>, StoreError> {
+        let path = self.root.join("leases").join(digest.hex());
+        let file = open_lock(&path)?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(None);
+        }
+        let acted = act();
+        let _ = fs::remove_file(&path);
+        Ok(Some(acted))
+    }
+}
+
+fn open_lock(path: &Path) -> Result<File, StoreError> {
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path);
+    opened.map_err(io_error("open lock", path))
+}
+
+/// Whether the locked file is the one that has the name: a collector may have removed it in between.
+fn is_still(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(ours), Ok(named)) => ours.ino() == named.ino() && ours.dev() == named.dev(),
+        _ => false,
+    }
+}

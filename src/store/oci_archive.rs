@@ -1,0 +1,230 @@
+//! Images to and from OCI archives: a tar of an image layout, as `skopeo` and `podman save --format oci-archive` write it.
+//!
+//! Writing is deterministic: sorted entries, times and owners zero. Reading unpacks nothing by name: entries whose
+//! names are blobs are hashed into scratch files, everything else but the two documents is an error, and only then is
+//! the image imported like one of a layout.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::layout::{choose, Blobs, LayoutError};
+use super::{Image, Scratch, Store, StoreError};
+use crate::oci::{
+    media_type, parse_index, to_canonical_json, Descriptor, Digest, Hasher, ImageIndex, MAX_DOCUMENT_BYTES,
+};
+
+/// Layers, documents and directories of a hundred images.
+const MAX_ENTRIES: usize = 20_000;
+/// Blobs of one archive together.
+const MAX_BYTES: u64 = 40 << 30;
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// Why an archive was not read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// Reading or writing it failed, or it is damaged.
+    #[error("{action} archive")]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// The reason.
+        source: io::Error,
+    },
+    /// An entry that no OCI archive has.
+    #[error("read archive entry {path:?}: {reason}")]
+    Entry {
+        /// Its name.
+        path: String,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// A part is missing.
+    #[error("read archive: it has no {part}")]
+    Missing {
+        /// Which.
+        part: String,
+    },
+    /// An image in it is refused.
+    #[error(transparent)]
+    Image(#[from] LayoutError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// An archive whose blobs are in scratch files, verified.
+struct Unpacked {
+    scratch: Scratch,
+    blobs: BTreeMap<Digest, u64>,
+}
+
+impl Blobs for Unpacked {
+    fn open(&mut self, digest: &Digest) -> Result<Box<dyn Read + '_>, LayoutError> {
+        let path = self.scratch.path().join(digest.hex());
+        match File::open(&path) {
+            Ok(file) if self.blobs.contains_key(digest) => Ok(Box::new(file)),
+            _ => Err(StoreError::NoBlob { digest: *digest }.into()),
+        }
+    }
+
+    fn name(&self, digest: &Digest) -> PathBuf {
+        PathBuf::from("blobs/sha256").join(digest.hex())
+    }
+}
+
+impl Store {
+    /// Writes `image` as an archive that calls it `name`.
+    pub fn save_archive(&self, image: &Image, name: &str, out: impl Write) -> Result<(), ArchiveError> {
+        let error = |source| ArchiveError::Io {
+            action: "write",
+            source,
+        };
+        let mut tar = tar::Builder::new(out);
+        tar.mode(tar::HeaderMode::Deterministic);
+        for blob in image.blobs() {
+            let file = self.open_blob(&blob.digest)?;
+            append(
+                &mut tar,
+                &format!("blobs/sha256/{}", blob.digest.hex()),
+                blob.size,
+                file,
+            )
+            .map_err(error)?;
+        }
+        let mut descriptor = Descriptor::new(media_type::MANIFEST, image.digest, image.manifest_raw.len() as u64);
+        descriptor.annotations.insert(REF_NAME.to_owned(), name.to_owned());
+        let index = ImageIndex {
+            schema_version: 2,
+            media_type: Some(media_type::INDEX.to_owned()),
+            manifests: vec![descriptor],
+        };
+        let index = to_canonical_json(&index).map_err(|source| error(source.into()))?;
+        append(&mut tar, "index.json", index.len() as u64, &index[..]).map_err(error)?;
+        append(
+            &mut tar,
+            "oci-layout",
+            super::LAYOUT.len() as u64,
+            super::LAYOUT.as_bytes(),
+        )
+        .map_err(error)?;
+        tar.into_inner().and_then(|mut out| out.flush()).map_err(error)
+    }
+
+    /// Reads the images of an archive into the store; each comes with the name the archive gives it.
+    pub fn load_archive(&self, reader: impl Read) -> Result<Vec<(Option<String>, Image)>, ArchiveError> {
+        let (mut unpacked, index) = self.unpack_archive(reader)?;
+        let index = parse_index(&index.ok_or(ArchiveError::Missing {
+            part: "index.json".to_owned(),
+        })?)
+        .map_err(|source| LayoutError::Document {
+            path: "index.json".into(),
+            source,
+        })?;
+        if index.manifests.is_empty() {
+            let reason = choose(&index, None).err().unwrap_or_default();
+            return Err(LayoutError::NotFound {
+                path: "archive".into(),
+                reason,
+            }
+            .into());
+        }
+        let images = index.manifests.iter().map(|descriptor| {
+            let image = self.import(&mut unpacked, descriptor, 0)?;
+            Ok((descriptor.annotations.get(REF_NAME).cloned(), image))
+        });
+        images.collect()
+    }
+
+    fn unpack_archive(&self, reader: impl Read) -> Result<(Unpacked, Option<Vec<u8>>), ArchiveError> {
+        let error = |source| ArchiveError::Io { action: "read", source };
+        let mut unpacked = Unpacked {
+            scratch: self.scratch()?,
+            blobs: BTreeMap::new(),
+        };
+        let (mut index, mut total) = (None, 0u64);
+        let mut archive = tar::Archive::new(reader);
+        for (number, entry) in archive.entries().map_err(error)?.enumerate() {
+            let mut entry = entry.map_err(error)?;
+            let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            let refused = |reason| ArchiveError::Entry {
+                path: path.chars().take(200).collect(),
+                reason,
+            };
+            total = total.saturating_add(entry.size());
+            if number >= MAX_ENTRIES || total > MAX_BYTES {
+                return Err(refused("the archive is over the limit of 20000 entries or 40 GiB"));
+            }
+            let name = path.strip_prefix("./").unwrap_or(&path).trim_end_matches('/');
+            match entry.header().entry_type() {
+                tar::EntryType::Directory => continue,
+                tar::EntryType::Regular => {}
+                _ => return Err(refused("it is neither a file nor a directory")),
+            }
+            match name {
+                "oci-layout" => {}
+                "index.json" => {
+                    let mut bytes = Vec::new();
+                    entry
+                        .take(MAX_DOCUMENT_BYTES + 1)
+                        .read_to_end(&mut bytes)
+                        .map_err(error)?;
+                    index = Some(bytes);
+                }
+                _ => {
+                    let hex = name
+                        .strip_prefix("blobs/sha256/")
+                        .ok_or(refused("it does not belong to an image layout"))?;
+                    let digest: Digest = format!("sha256:{hex}")
+                        .parse()
+                        .map_err(|_| refused("its name is no digest"))?;
+                    let size = write_blob(&mut entry, unpacked.scratch.path(), &digest)?;
+                    if unpacked.blobs.insert(digest, size).is_some() {
+                        return Err(refused("it is there twice"));
+                    }
+                }
+            }
+        }
+        Ok((unpacked, index))
+    }
+}
+
+fn write_blob(entry: &mut impl Read, directory: &Path, digest: &Digest) -> Result<u64, ArchiveError> {
+    let path = directory.join(digest.hex());
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::StorageFull => ArchiveError::Store(StoreError::NoSpace {
+            action: "write",
+            path: path.clone(),
+        }),
+        _ => ArchiveError::Io { action: "read", source },
+    };
+    let mut file = File::create(&path).map_err(failed)?;
+    let mut hasher = Hasher::new();
+    let mut chunk = vec![0; 1 << 20];
+    loop {
+        let count = entry.read(&mut chunk).map_err(failed)?;
+        let bytes = chunk.get(..count).unwrap_or_default();
+        if bytes.is_empty() {
+            break;
+        }
+        hasher.update(bytes);
+        file.write_all(bytes).map_err(failed)?;
+    }
+    let (size, got) = (hasher.bytes(), hasher.digest());
+    if got != *digest {
+        return Err(StoreError::Digest { expected: *digest, got }.into());
+    }
+    Ok(size)
+}
+
+fn append<W: Write>(tar: &mut tar::Builder<W>, path: &str, size: u64, contents: impl Read) -> io::Result<()> {
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(tar::EntryType::Regular);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(size);
+    tar.append_data(&mut header, path, contents.take(size))
+}

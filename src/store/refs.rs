@@ -1,0 +1,133 @@
+//! Names of images: one small file per name, written by rename; `index.json` follows for other tools.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{io_error, Store, StoreError};
+use crate::oci::{media_type, to_canonical_json, Descriptor, Digest, ImageIndex, Reference};
+
+/// Separates a repository from its tags: no repository component starts with `_`.
+const TAGS: &str = "_tags";
+/// Holds the names of this store alone: no host starts with `_`.
+const LOCAL: &str = "_local";
+/// What tools look names up by (OCI image specification, "Pre-Defined Annotation Keys").
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+impl Store {
+    /// Names an image. The name may have meant another one before.
+    pub fn set_ref(&self, reference: &Reference, digest: &Digest) -> Result<(), StoreError> {
+        let name = ref_path(reference)?;
+        if let Some(parent) = self.root.join(&name).parent() {
+            fs::create_dir_all(parent).map_err(io_error("make directory", parent))?;
+        }
+        let _single = self.exclusive("index", &mut || ())?;
+        self.write_atomically(&name, format!("{digest}\n").as_bytes())?;
+        self.write_index()
+    }
+
+    /// What a name means. A digest in the reference is its own answer when that image is here.
+    pub fn find_ref(&self, reference: &Reference) -> Result<Option<Digest>, StoreError> {
+        if let Some(digest) = reference.digest() {
+            return Ok(self
+                .blob_size(digest)
+                .map(|_| *digest)
+                .or_else(|| self.snapshot(digest).ok().flatten().map(|_| *digest)));
+        }
+        let path = self.root.join(ref_path(reference)?);
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(text.trim_end().parse().ok()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+            Err(source) => Err(io_error("read", &path)(source)),
+        }
+    }
+
+    /// Forgets a name; whether there was one.
+    pub fn remove_ref(&self, reference: &Reference) -> Result<bool, StoreError> {
+        let path = self.root.join(ref_path(reference)?);
+        let _single = self.exclusive("index", &mut || ())?;
+        match fs::remove_file(&path) {
+            Ok(()) => {
+                self.write_index()?;
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(io_error("remove", &path)(source)),
+        }
+    }
+
+    /// Every name and what it means, sorted by name.
+    pub fn refs(&self) -> Result<Vec<(Reference, Digest)>, StoreError> {
+        let root = self.root.join("refs");
+        let mut found = Vec::new();
+        let mut pending = vec![root.clone()];
+        while let Some(directory) = pending.pop() {
+            for entry in fs::read_dir(&directory).map_err(io_error("list", &directory))? {
+                let path = entry.map_err(io_error("list", &directory))?.path();
+                if path.is_dir() {
+                    pending.push(path);
+                    continue;
+                }
+                let name = path.strip_prefix(&root).ok().and_then(name_of);
+                let digest = fs::read_to_string(&path)
+                    .ok()
+                    .and_then(|text| text.trim_end().parse().ok());
+                found.extend(name.zip(digest));
+            }
+        }
+        found.sort_by_key(|(reference, _)| reference.to_string());
+        Ok(found)
+    }
+
+    /// Rewrites `index.json` from the names; call it with the lock `index` held, or before anyone else can know the store.
+    pub(super) fn write_index(&self) -> Result<(), StoreError> {
+        let mut manifests = Vec::new();
+        for (reference, digest) in self.refs()? {
+            // A name whose manifest is gone (a pulled image keeps no blobs) is not offered to others.
+            let Some(size) = self.blob_size(&digest) else { continue };
+            let mut descriptor = Descriptor::new(media_type::MANIFEST, digest, size);
+            descriptor
+                .annotations
+                .insert(REF_NAME.to_owned(), reference.to_string());
+            manifests.push(descriptor);
+        }
+        let index = ImageIndex {
+            schema_version: 2,
+            media_type: Some(media_type::INDEX.to_owned()),
+            manifests,
+        };
+        let path = PathBuf::from("index.json");
+        let json = to_canonical_json(&index);
+        let json = json.map_err(|source| StoreError::Json {
+            action: "write",
+            path: path.clone(),
+            source,
+        })?;
+        self.write_atomically(&path, &json)
+    }
+}
+
+fn ref_path(reference: &Reference) -> Result<PathBuf, StoreError> {
+    let refs = Path::new("refs");
+    let tag = reference.tag_or_latest();
+    match reference {
+        Reference::Registry { host, repository, .. } => Ok(refs.join(host).join(repository).join(TAGS).join(tag)),
+        Reference::Local { name, .. } => Ok(refs.join(LOCAL).join(name).join(tag)),
+        Reference::Layout { .. } => Err(StoreError::NotAName {
+            reference: reference.to_string(),
+        }),
+    }
+}
+
+/// The inverse of [`ref_path`]; none for a file that is not ours.
+fn name_of(path: &Path) -> Option<Reference> {
+    let text = path.to_str()?;
+    let printed = match text.strip_prefix(LOCAL) {
+        Some(local) => local.strip_prefix('/')?.replacen('/', ":", 1),
+        None => {
+            let (repository, tag) = text.split_once(&format!("/{TAGS}/"))?;
+            format!("{repository}:{tag}")
+        }
+    };
+    printed.parse().ok()
+}

@@ -1,0 +1,80 @@
+//! Directories of one process under `tmp/`: removed when dropped, and by anyone once their process is dead.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{flock, FlockOperation};
+use rustix::rand::{getrandom, GetRandomFlags};
+
+use super::{io_error, Store, StoreError};
+
+/// A directory of ours; its lock tells others that we live.
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+    /// Held for its lock.
+    _lock: File,
+}
+
+impl Scratch {
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Left-overs are what `sweep` is for.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+impl Store {
+    /// A new empty directory that goes away with the returned value, or with this process.
+    pub fn scratch(&self) -> Result<Scratch, StoreError> {
+        let tmp = self.root.join("tmp");
+        loop {
+            let mut random = [0u8; 8];
+            getrandom(&mut random, GetRandomFlags::empty())
+                .map_err(|errno| io_error("make a name in", &tmp)(errno.into()))?;
+            let path = tmp.join(random.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+            fs::create_dir(&path).map_err(io_error("make directory", &path))?;
+            // A sweep may take the directory between these two lines; then there is simply another one to make.
+            let Ok(lock) = File::open(&path) else { continue };
+            if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() && path.exists() {
+                return Ok(Scratch { path, _lock: lock });
+            }
+        }
+    }
+
+    /// Removes what dead processes left in `tmp/`; returns how many things that were. One `readdir` when there is nothing.
+    pub fn sweep(&self) -> Result<u64, StoreError> {
+        let tmp = self.root.join("tmp");
+        let mut removed = 0;
+        for entry in fs::read_dir(&tmp).map_err(io_error("list", &tmp))? {
+            let path = entry.map_err(io_error("list", &tmp))?.path();
+            let Ok(directory) = File::open(&path) else { continue };
+            if flock(&directory, FlockOperation::NonBlockingLockExclusive).is_err() {
+                continue;
+            }
+            // The lock is ours: its owner is dead, or has not taken it yet and will notice that the directory is gone.
+            make_removable(&path);
+            fs::remove_dir_all(&path).map_err(io_error("remove", &path))?;
+            removed += 1;
+        }
+        Ok(removed)
+    }
+}
+
+/// Directories of a killed unpacking may lack the owner's write bit.
+fn make_removable(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let Ok(entries) = fs::read_dir(path) else { return };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let _ = fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o700));
+            make_removable(&entry.path());
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The store's promises: nothing half there, nothing lost, the second try gives the same.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::archive::layer::LayerWriter;
+use crate::oci::{ImageConfig, ImageConfigBody, Manifest, RootFs};
+use crate::policy::ExtractionLimits;
+
+fn store() -> (tempfile::TempDir, Store) {
+    let scratch = tempfile::tempdir().unwrap();
+    let store = Store::open(&scratch.path().join("store")).unwrap();
+    (scratch, store)
+}
+
+fn add_layer(store: &Store, text: &str) -> Result<(Descriptor, DiffId), StoreError> {
+    let mut blob = store.blob_writer()?;
+    let mut staging = store.stage_layer()?;
+    let mut writer = LayerWriter::new(&mut blob, Some(&mut staging), 0);
+    writer.file("etc/a", 0o644, text.as_bytes()).unwrap();
+    writer.symlink("etc/b", "a").unwrap();
+    let written = writer.finish().unwrap();
+    let descriptor = Descriptor::new(crate::oci::media_type::LAYER_GZIP, written.digest, written.size);
+    blob.commit_expecting(&descriptor)?;
+    staging.commit(&written.diff_id)?;
+    Ok((descriptor, written.diff_id))
+}
+
+fn add_image(store: &Store, text: &str) -> Result<Digest, StoreError> {
+    let (layer, diff_id) = add_layer(store, text)?;
+    let config = ImageConfig {
+        architecture: "amd64".to_owned(),
+        os: "linux".to_owned(),
+        created: None,
+        config: ImageConfigBody::default(),
+        rootfs: RootFs {
+            kind: "layers".to_owned(),
+            diff_ids: vec![diff_id],
+        },
+        history: Vec::new(),
+    };
+    let (digest, size) = store.put_config(&config)?;
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: None,
+        config: Descriptor::new(crate::oci::media_type::CONFIG, digest, size),
+        layers: vec![layer],
+        annotations: BTreeMap::new(),
+    };
+    let digest = store.put_manifest(&manifest)?;
+    store.ensure_snapshot(&store.open_image(&digest)?)?;
+    store.set_ref(&"image:1".parse().unwrap(), &digest)?;
+    Ok(digest)
+}
+
+#[test]
+fn every_durable_step_may_fail_and_the_next_try_gives_the_same() {
+    let (_clean_scratch, clean) = store();
+    let expected = add_image(&clean, "x").unwrap();
+    let listing = |store: &Store| {
+        let mut found = Vec::new();
+        let mut pending = vec![store.root.clone()];
+        while let Some(directory) = pending.pop() {
+            for entry in fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                found.push(path.strip_prefix(&store.root).unwrap().to_owned());
+                if path.is_dir() && !path.is_symlink() {
+                    pending.push(path);
+                }
+            }
+        }
+        found.sort();
+        found
+    };
+    for step in [
+        fault::Step::BeforeRename,
+        fault::Step::BeforeBlob,
+        fault::Step::BeforeTree,
+    ] {
+        for after in 0.. {
+            let (_scratch, store) = store();
+            fault::FAIL.set(Some((step, after)));
+            let failed = add_image(&store, "x").is_err();
+            fault::FAIL.set(None);
+            assert!(
+                fs::read_dir(store.root.join("tmp")).unwrap().next().is_none(),
+                "{step:?} {after} left something"
+            );
+            if !failed {
+                assert!(after > 0, "{step:?} is never reached");
+                break;
+            }
+            assert_eq!(add_image(&store, "x").unwrap(), expected, "{step:?} {after}");
+            assert_eq!(listing(&store), listing(&clean), "{step:?} {after}");
+        }
+    }
+}
+
+#[test]
+fn unpacking_a_blob_gives_the_tree_that_was_written_with_it() {
+    let (_scratch, store) = store();
+    let (layer, diff_id) = add_layer(&store, "x").unwrap();
+    let tree = store.layer_tree(&diff_id).unwrap();
+    let first = (
+        fs::read(tree.join("etc/a")).unwrap(),
+        fs::read_link(tree.join("etc/b")).unwrap(),
+    );
+    fs::remove_dir_all(tree.parent().unwrap()).unwrap();
+    let again = store
+        .ensure_unpacked(&layer, &diff_id, &ExtractionLimits::default())
+        .unwrap();
+    assert_eq!(
+        first,
+        (
+            fs::read(again.join("etc/a")).unwrap(),
+            fs::read_link(again.join("etc/b")).unwrap()
+        )
+    );
+}
+
+#[test]
+fn refuses_a_layer_whose_diff_id_or_digest_differs() {
+    let (_scratch, store) = store();
+    let (layer, diff_id) = add_layer(&store, "x").unwrap();
+    let other = DiffId::of(b"other");
+    let unpack =
+        |layer: &Descriptor, diff_id: &DiffId| store.ensure_unpacked(layer, diff_id, &ExtractionLimits::default());
+    assert!(
+        matches!(unpack(&layer, &other), Err(StoreError::DiffId { expected, got, .. }) if expected == other && got == diff_id)
+    );
+    fs::remove_dir_all(store.layer_folder(&diff_id)).unwrap();
+    let mut bytes = fs::read(store.blob_path(&layer.digest)).unwrap();
+    bytes.push(0);
+    fs::write(store.blob_path(&layer.digest), &bytes).unwrap();
+    let longer = Descriptor {
+        size: layer.size + 1,
+        ..layer.clone()
+    };
+    assert!(unpack(&longer, &diff_id).is_err());
+    assert!(fs::read_dir(store.root.join("tmp")).unwrap().next().is_none());
+}
+
+#[test]
+fn links_in_a_layer_never_lead_out_of_it() {
+    let (scratch, store) = store();
+    let outside = scratch.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut link = tar::Header::new_gnu();
+    link.set_entry_type(tar::EntryType::Symlink);
+    link.set_size(0);
+    tar.append_link(&mut link, "etc", &outside).unwrap();
+    let mut file = tar::Header::new_gnu();
+    file.set_size(4);
+    file.set_mode(0o644);
+    tar.append_data(&mut file, "etc/passwd", &b"evil"[..]).unwrap();
+    let bytes = tar.into_inner().unwrap();
+    let digest = store.put_blob(&bytes).unwrap();
+    let layer = Descriptor::new(crate::oci::media_type::LAYER_TAR, digest, bytes.len() as u64);
+    let unpacked = store.ensure_unpacked(&layer, &DiffId::of(&bytes), &ExtractionLimits::default());
+    assert!(matches!(unpacked, Err(StoreError::Layer { .. })), "{unpacked:?}");
+    assert!(fs::read_dir(&outside).unwrap().next().is_none());
+}
+
+#[test]
+fn a_partial_download_goes_on_where_it_stopped() {
+    let (_scratch, store) = store();
+    let (digest, size) = (Digest::of(b"hello world"), 11);
+    let mut partial = store.partial(&digest, &mut || ()).unwrap();
+    partial.append(b"hello ").unwrap();
+    drop(partial);
+    assert!(store.find_download(&digest, size).is_none());
+    let mut partial = store.partial(&digest, &mut || ()).unwrap();
+    assert_eq!(partial.len(), 6);
+    partial.append(b"world").unwrap();
+    partial.commit(size).unwrap();
+    assert!(store.find_download(&digest, size).is_some());
+    assert!(fs::read_dir(store.root.join("partial")).unwrap().next().is_none());
+
+    let mut wrong = store.partial(&Digest::of(b"other"), &mut || ()).unwrap();
+    wrong.append(b"wrong").unwrap();
+    assert!(matches!(wrong.commit(5), Err(StoreError::Digest { .. })));
+    assert!(
+        fs::read_dir(store.root.join("partial")).unwrap().next().is_none(),
+        "wrong bytes are not resumed"
+    );
+}
+
+#[test]
+fn sweep_takes_what_the_dead_left_and_nothing_else() {
+    let (_scratch, store) = store();
+    let alive = store.scratch().unwrap();
+    let dead = store.root.join("tmp/dead");
+    fs::create_dir_all(dead.join("deep")).unwrap();
+    assert_eq!(store.sweep().unwrap(), 1);
+    assert!(alive.path().exists() && !dead.exists());
+}
+
+#[test]
+fn garbage_is_what_no_name_leads_to() {
+    let (_scratch, store) = store();
+    let digest = add_image(&store, "x").unwrap();
+    assert_eq!(store.collect_garbage(Keep::ImagesOnly, false).unwrap().blobs, 0);
+    let lease = store.lease(&digest).unwrap();
+    assert!(store.remove_ref(&"image:1".parse().unwrap()).unwrap());
+    assert_eq!(
+        store.collect_garbage(Keep::ImagesOnly, false).unwrap().blobs,
+        0,
+        "it is in use"
+    );
+    drop(lease);
+    let dry = store.collect_garbage(Keep::ImagesOnly, true).unwrap();
+    assert_eq!((dry.blobs, dry.layers, dry.snapshots), (3, 1, 1));
+    assert_eq!(store.collect_garbage(Keep::ImagesOnly, false).unwrap().blobs, 3);
+    assert!(store.find_ref(&"image:1".parse().unwrap()).unwrap().is_none());
+}
+
+#[test]
+fn names_of_the_store_and_of_registries_do_not_meet() {
+    let (_scratch, store) = store();
+    let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
+    for (name, digest) in [
+        ("a:1", one),
+        ("localhost/a:1", two),
+        ("localhost/a/b:1", one),
+        ("example.org:5000/a:x", two),
+    ] {
+        store.set_ref(&name.parse().unwrap(), &digest).unwrap();
+    }
+    let names: Vec<String> = store
+        .refs()
+        .unwrap()
+        .iter()
+        .map(|(reference, _)| reference.to_string())
+        .collect();
+    assert_eq!(
+        names,
+        ["a:1", "example.org:5000/a:x", "localhost/a/b:1", "localhost/a:1"]
+    );
+    assert_eq!(store.find_ref(&"localhost/a:1".parse().unwrap()).unwrap(), Some(two));
+}
