@@ -1,0 +1,334 @@
+//! A wheel -> entries of a layer, as the binary distribution format specification says an installer shall.
+//!
+//! Nothing of a wheel is executed or unpacked to find out what it holds. Its files go below a prefix of our own,
+//! `/opt/py`, so that the layer does not depend on the base: `site` for purelib and platlib, `bin` for scripts,
+//! `include` for headers, the prefix itself for data. `.pth` files in `site` work, for the base adds that directory as
+//! a site directory. The layer is a function of the wheel's bytes and [`FORMAT`] alone.
+
+mod record;
+mod scripts;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Write;
+
+use crate::archive::layer::{order, LayerError, LayerWriter, TreeSink, WrittenLayer};
+use crate::archive::zip::{Entry, Zip, ZipError};
+use crate::oci::{Digest, Hasher};
+use crate::policy::ExtractionLimits;
+
+use record::Record;
+
+/// Version of everything a wheel's layer depends on besides the wheel: paths, scripts, compression.
+const FORMAT: &str = "1";
+/// Where everything goes, without leading slash.
+pub const PREFIX: &str = "opt/py";
+/// Where packages go.
+pub const SITE: &str = "opt/py/site";
+/// The interpreter that scripts name; a base has it, or gets it as a link.
+pub const PYTHON: &str = "/usr/bin/python3";
+/// METADATA, WHEEL and entry points of honest wheels have kilobytes, RECORD of torch 2 MB.
+const MAX_METADATA: u64 = 64 << 20;
+
+/// Why a wheel is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum WheelError {
+    /// Its zip.
+    #[error("read wheel {wheel}")]
+    Zip {
+        /// Its file name.
+        wheel: String,
+        /// Why.
+        source: ZipError,
+    },
+    /// Its contents.
+    #[error("read wheel {wheel}: {reason}")]
+    Contents {
+        /// Its file name.
+        wheel: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Two wheels install another file of the same name.
+    #[error("install {one} and {other}: both bring /{path}, with different contents")]
+    Clash {
+        /// The first wheel.
+        one: String,
+        /// The second.
+        other: String,
+        /// The path.
+        path: String,
+    },
+    /// The layer cannot be written.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+}
+
+/// A wheel whose structure is checked and whose installation is planned.
+#[derive(Debug)]
+pub struct Wheel {
+    /// Its file name.
+    pub file_name: String,
+    zip: Zip,
+    items: BTreeMap<String, Item>,
+    record: Record,
+}
+
+/// A file to install.
+#[derive(Debug, Clone)]
+struct Item {
+    source: Source,
+    executable: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Source {
+    /// Number of the entry in the zip.
+    Zip(usize),
+    /// Made or rewritten here.
+    Bytes(Vec<u8>),
+}
+
+/// What a layer of wheels is keyed by: their hashes, in the order given.
+pub fn layer_key(wheels: &[Digest]) -> Digest {
+    let mut hasher = Hasher::new();
+    hasher.update(format!("gantry wheel layer\0{FORMAT}\0{PREFIX}\0").as_bytes());
+    for wheel in wheels {
+        hasher.update(wheel.to_string().as_bytes());
+    }
+    hasher.digest()
+}
+
+/// The project and version in a wheel's file name, as written there.
+pub fn name_and_version(file_name: &str) -> Option<(&str, &str)> {
+    let mut parts = file_name.strip_suffix(".whl")?.split('-');
+    Some((parts.next()?, parts.next()?))
+}
+
+/// PEP 503: lower case, runs of `-_.` are one `-`.
+pub fn normalise(name: &str) -> String {
+    let parts = name.split(['-', '_', '.']).filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join("-").to_lowercase()
+}
+
+impl Wheel {
+    /// Opens the wheel in `file`, which must be the project and version its name says.
+    pub fn open(file: File, file_name: &str) -> Result<Self, WheelError> {
+        let contents = |reason: String| WheelError::Contents { wheel: file_name.to_owned(), reason };
+        let zip_error = |source| WheelError::Zip { wheel: file_name.to_owned(), source };
+        let zip = Zip::open(file, &ExtractionLimits::default()).map_err(zip_error)?;
+        let (name, version) = name_and_version(file_name).ok_or_else(|| contents("its file name is not a wheel's".to_owned()))?;
+        let dist_info = dist_info(&zip, name, version).map_err(contents)?;
+        let read = |name: &str| -> Result<Option<String>, WheelError> {
+            let path = format!("{dist_info}/{name}");
+            let Some(entry) = zip.entries().iter().find(|entry| entry.name == path) else { return Ok(None) };
+            if entry.size > MAX_METADATA {
+                return Err(contents(format!("{path} has {} bytes", entry.size)));
+            }
+            let mut bytes = Vec::new();
+            zip.read(entry, &mut Vec::new(), &mut bytes).map_err(zip_error)?;
+            String::from_utf8(bytes).map(Some).map_err(|_| contents(format!("{path} is not UTF-8")))
+        };
+        let wheel_file = read("WHEEL")?.ok_or_else(|| contents(format!("it has no {dist_info}/WHEEL")))?;
+        let major = field(&wheel_file, "Wheel-Version").and_then(|version| version.split('.').next());
+        if major != Some("1") {
+            return Err(contents(format!("its Wheel-Version is {major:?}, this gantry knows 1")));
+        }
+        let metadata = read("METADATA")?.ok_or_else(|| contents(format!("it has no {dist_info}/METADATA")))?;
+        let (said_name, said_version) = (field(&metadata, "Name"), field(&metadata, "Version"));
+        if said_name.map(normalise) != Some(normalise(name)) || !said_version.is_some_and(|said| same_version(said, version)) {
+            return Err(contents(format!("its METADATA says {said_name:?} {said_version:?}")));
+        }
+        let record = Record::parse(&read("RECORD")?.ok_or_else(|| contents(format!("it has no {dist_info}/RECORD")))?)
+            .map_err(contents)?;
+        let entry_points = read("entry_points.txt")?.unwrap_or_default();
+        let mut wheel = Self { file_name: file_name.to_owned(), zip, items: BTreeMap::new(), record };
+        wheel.plan(name, &dist_info, &entry_points)?;
+        Ok(wheel)
+    }
+
+    /// Bytes of its files.
+    pub fn unpacked_bytes(&self) -> u64 {
+        self.zip.entries().iter().map(|entry| entry.size).sum()
+    }
+
+    /// Whether there is anything to compile.
+    pub fn has_sources(&self) -> bool {
+        self.items.keys().any(|path| path.ends_with(".py"))
+    }
+
+    /// Decides for every file where it goes.
+    fn plan(&mut self, name: &str, dist_info: &str, entry_points: &str) -> Result<(), WheelError> {
+        let data = format!("{}.data/", dist_info.trim_end_matches(".dist-info"));
+        let record_path = format!("{dist_info}/RECORD");
+        let mut renamed = BTreeMap::new();
+        for (number, entry) in self.zip.entries().iter().enumerate() {
+            // Signatures of the old RECORD mean nothing for the new one; and neither file is listed in it.
+            if entry.name == record_path || [".jws", ".p7s"].iter().any(|end| entry.name == format!("{record_path}{end}")) {
+                continue;
+            }
+            let mut executable = entry.executable;
+            let mut source = Source::Zip(number);
+            let target = match entry.name.strip_prefix(&data) {
+                None => format!("{SITE}/{}", entry.name),
+                Some(rest) => {
+                    let (kind, rest) = rest.split_once('/').ok_or_else(|| self.contents(format!("{} is in no scheme", entry.name)))?;
+                    match kind {
+                        "purelib" | "platlib" => format!("{SITE}/{rest}"),
+                        "headers" => format!("{PREFIX}/include/{name}/{rest}"),
+                        "data" => format!("{PREFIX}/{rest}"),
+                        "scripts" => {
+                            executable = true;
+                            source = scripts::rewrite(&self.read(entry)?).map_or(source, Source::Bytes);
+                            self.script_path(rest)?
+                        }
+                        _ => return Err(self.contents(format!("{} is of the unknown kind {kind:?}", entry.name))),
+                    }
+                }
+            };
+            renamed.insert(entry.name.clone(), target.clone());
+            if self.items.insert(target.clone(), Item { source, executable }).is_some() {
+                return Err(self.contents(format!("two of its files go to /{target}")));
+            }
+        }
+        for script in scripts::generated(entry_points).map_err(|reason| self.contents(reason))? {
+            let target = self.script_path(&script.name)?;
+            self.items.insert(target, Item { source: Source::Bytes(script.contents), executable: true });
+        }
+        let installer = format!("{SITE}/{dist_info}/INSTALLER");
+        self.items.insert(installer, Item { source: Source::Bytes(b"gantry\n".to_vec()), executable: false });
+        // Neither is ever true of this installation, and direct_url.json may hold credentials.
+        for name in ["direct_url.json", "REQUESTED"] {
+            self.items.remove(&format!("{SITE}/{dist_info}/{name}"));
+        }
+        let record = self.new_record(&renamed, dist_info)?;
+        let item = Item { source: Source::Bytes(record), executable: false };
+        self.items.insert(format!("{SITE}/{record_path}"), item);
+        Ok(())
+    }
+
+    fn script_path(&self, name: &str) -> Result<String, WheelError> {
+        // Found first on the PATH: a package may not take the interpreter's place.
+        if name.contains('/') || name.starts_with("python") || name.starts_with('.') {
+            return Err(self.contents(format!("it has a script called {name:?}")));
+        }
+        Ok(format!("{PREFIX}/bin/{name}"))
+    }
+
+    /// The RECORD of what is installed, sorted: hashes of unchanged files are those the wheel says (and are checked
+    /// when the file is written), the others are computed.
+    fn new_record(&self, renamed: &BTreeMap<String, String>, dist_info: &str) -> Result<Vec<u8>, WheelError> {
+        let original: BTreeMap<&String, &String> = renamed.iter().map(|(name, target)| (target, name)).collect();
+        let mut lines = Vec::new();
+        for (target, item) in &self.items {
+            let relative = record::relative_to_site(target, SITE, PREFIX);
+            let (hash, size) = match &item.source {
+                Source::Bytes(bytes) => (record::hash(bytes), bytes.len() as u64),
+                Source::Zip(number) => {
+                    let Some(entry) = self.zip.entries().get(*number) else { continue };
+                    let said = original.get(target).and_then(|name| self.record.hash_of(name));
+                    match said {
+                        Some(said) => (said.to_owned(), entry.size),
+                        None => (record::hash(&self.read(entry)?), entry.size),
+                    }
+                }
+            };
+            lines.push(record::line(&relative, &hash, size));
+        }
+        lines.push(record::line(&format!("{dist_info}/RECORD"), "", 0));
+        lines.sort();
+        Ok(lines.concat().into_bytes())
+    }
+
+    fn read(&self, entry: &Entry) -> Result<Vec<u8>, WheelError> {
+        let mut contents = Vec::new();
+        self.read_into(entry, &mut Vec::new(), &mut contents)?;
+        Ok(contents)
+    }
+
+    /// Reads an entry and holds it against RECORD.
+    fn read_into(&self, entry: &Entry, stored: &mut Vec<u8>, contents: &mut Vec<u8>) -> Result<(), WheelError> {
+        let read = self.zip.read(entry, stored, contents);
+        read.map_err(|source| WheelError::Zip { wheel: self.file_name.clone(), source })?;
+        match self.record.hash_of(&entry.name) {
+            Some(said) if said != record::hash(contents) => {
+                Err(self.contents(format!("{} is not what its RECORD says", entry.name)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn contents(&self, reason: String) -> WheelError {
+        WheelError::Contents { wheel: self.file_name.clone(), reason }
+    }
+}
+
+/// Writes the files of `wheels` as one layer.
+pub fn write_layer(wheels: &[Wheel], out: impl Write, tree: Option<&mut dyn TreeSink>) -> Result<WrittenLayer, WheelError> {
+    let mut all: BTreeMap<&str, (&Wheel, &Item)> = BTreeMap::new();
+    for wheel in wheels {
+        for (path, item) in &wheel.items {
+            if let Some((other, theirs)) = all.insert(path, (wheel, item)) {
+                if !same_contents(wheel, item, other, theirs)? {
+                    let (one, other) = (other.file_name.clone(), wheel.file_name.clone());
+                    return Err(WheelError::Clash { one, other, path: path.clone() });
+                }
+            }
+        }
+    }
+    let mut paths: Vec<&str> = all.keys().copied().collect();
+    paths.sort_by(|one, other| order(one, other));
+    let mut writer = LayerWriter::new(out, tree, 0);
+    let (mut stored, mut contents) = (Vec::new(), Vec::new());
+    for path in paths {
+        let Some((wheel, item)) = all.get(path) else { continue };
+        let mode = if item.executable { 0o755 } else { 0o644 };
+        match &item.source {
+            Source::Bytes(bytes) => writer.file(path, mode, bytes)?,
+            Source::Zip(number) => {
+                let Some(entry) = wheel.zip.entries().get(*number) else { continue };
+                wheel.read_into(entry, &mut stored, &mut contents)?;
+                match entry.method {
+                    crate::archive::zip::Method::Deflated => writer.spliced(path, mode, &contents, &stored, entry.crc)?,
+                    crate::archive::zip::Method::Stored => writer.file(path, mode, &contents)?,
+                }
+            }
+        }
+    }
+    Ok(writer.finish()?)
+}
+
+fn same_contents(one: &Wheel, item: &Item, other: &Wheel, theirs: &Item) -> Result<bool, WheelError> {
+    let bytes = |wheel: &Wheel, item: &Item| match &item.source {
+        Source::Bytes(bytes) => Ok(bytes.clone()),
+        Source::Zip(number) => wheel.zip.entries().get(*number).map_or(Ok(Vec::new()), |entry| wheel.read(entry)),
+    };
+    Ok(bytes(one, item)? == bytes(other, theirs)?)
+}
+
+/// The one `.dist-info` directory, which must be that of the project and version.
+fn dist_info(zip: &Zip, name: &str, version: &str) -> Result<String, String> {
+    let tops: BTreeSet<&str> = zip.entries().iter().filter_map(|entry| entry.name.split_once('/')).map(|(top, _)| top).collect();
+    let found: Vec<&str> = tops.into_iter().filter(|top| top.ends_with(".dist-info")).collect();
+    let [one] = found.as_slice() else { return Err(format!("it has {} .dist-info directories, not one", found.len())) };
+    let stem = one.trim_end_matches(".dist-info");
+    let matches = stem.rsplit_once('-').is_some_and(|(its_name, its_version)| {
+        normalise(its_name) == normalise(name) && same_version(its_version, version)
+    });
+    matches.then(|| (*one).to_owned()).ok_or_else(|| format!("its metadata are in {one:?}"))
+}
+
+/// Equal as text, or as versions (`1.0` and `1.0.0`); `_` stands for `-` and `+` in file names.
+fn same_version(one: &str, other: &str) -> bool {
+    let parse = |text: &str| text.replace('_', "+").parse::<pep440_rs::Version>().ok();
+    one == other || parse(one).is_some_and(|one| parse(other) == Some(one))
+}
+
+/// A header of METADATA or WHEEL.
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let headers = text.lines().take_while(|line| !line.is_empty());
+    headers.filter_map(|line| line.split_once(':')).find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+}
+
+#[cfg(test)]
+mod tests;
