@@ -1,6 +1,14 @@
 //! Function directory -> image: lock, layers, config. Runs no code of the user's or of a package's.
 
+pub mod base;
+pub mod bytecode;
+pub mod code;
+pub mod fetch;
+pub mod function;
 pub mod image;
 pub mod layers;
+pub mod lock;
 pub mod ports;
+pub mod requirements;
+pub mod secrets;
 pub mod wheel;

@@ -1,35 +1,340 @@
-//! cli
+//! The command line: arguments -> requests, results -> text and exit codes. The only module that prints.
+
+mod args;
+mod error;
+mod escape;
+mod progress;
+mod run;
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
-/// main
+use std::time::{Duration, Instant, SystemTime};
+
+use clap::Parser;
+use serde::Serialize;
+
+use args::{BaseCommand, BuildArgs, CacheCommand, Cli, Command, ImagesCommand, RunArgs};
+use error::CommandError;
+use progress::Narrator;
+
+use crate::build::base::variant_names;
+use crate::build::lock::{find_uv, Resolver};
+use crate::config::{Config, ConfigError, Environment};
+use crate::journal::{self, Event};
+use crate::ops::{self, BaseSettings, BuildRequest, Outcome, SandboxCompiler, Status, CANNOT_RUN};
+use crate::policy::Bytes;
+use crate::sandbox;
+use crate::store::{self, Keep, Store, StoreError};
+use crate::sys;
+
+/// Runs gantry; returns its exit code.
 pub fn main() -> ExitCode {
-    let mut args = std::env::args_os();
-    if crate::sandbox::is_init(args.next().as_deref()) {
-        crate::sandbox::init_main()
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    if sandbox::is_init(arguments.first().map(OsString::as_os_str)) {
+        sandbox::init_main()
     }
-    // throw-away
-    let args: Vec<String> = args.map(|a| a.into_string().unwrap()).collect();
-    let lowers = args[0].split(':').map(Into::into).collect();
-    let b = crate::sandbox::Bundle {
-        lowers,
-        argv: args[1..].to_vec(),
-        env: vec![("PATH".into(), "/usr/bin:/bin".into())],
-        cwd: "/".into(),
-        hostname: "x".into(),
-        input: None,
-        secrets: vec![("K".into(), b"v".to_vec())],
-        confinement: crate::policy::Confinement {
-            allow_degraded: [crate::policy::Promise::Memory, crate::policy::Promise::Cpu].into(),
-            ..Default::default()
-        },
+    let is_run = arguments.iter().skip(1).any(|argument| argument == "run");
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            // `run` has the workload's codes below 124; its own mistakes are all 125.
+            let code = if error.use_stderr() && is_run { CANNOT_RUN } else { u8::try_from(error.exit_code()).unwrap_or(2) };
+            return ExitCode::from(code);
+        }
     };
-    match crate::sandbox::run(&b, crate::sandbox::Sink::Inherit) {
-        Ok(f) => {
-            eprintln!("{:?} {:?} {:?}", f.end, f.times, f.usage);
-            ExitCode::SUCCESS
+    match dispatch(&cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            error::print(&error);
+            ExitCode::from(error::exit_code(&error))
         }
-        Err(e) => {
-            eprintln!("{e} {e:?}");
-            ExitCode::FAILURE
+    }
+}
+
+/// What every command has at hand.
+struct Session {
+    environment: Environment,
+    config: Config,
+    store: Store,
+}
+
+fn dispatch(cli: &Cli) -> Result<u8, CommandError> {
+    let environment = Environment::read();
+    let config = Config::load(cli.config.as_deref(), &environment)?;
+    let root = environment.store_root().ok_or(ConfigError::NoHome)?;
+    let root = std::path::absolute(&root).unwrap_or(root);
+    let session = Session { environment, config, store: Store::open(&root)? };
+    if let Command::Run(args) = &cli.command {
+        return session.run(args);
+    }
+    session.store.sweep()?;
+    watch_signals();
+    match &cli.command {
+        Command::Build(args) => session.build(args),
+        Command::Run(_) => Ok(0),
+        Command::Pull { reference } => print_line(&ops::copy(&session.store, reference, None)?),
+        Command::Push { reference, destination } | Command::Copy { source: reference, destination } => {
+            print_line(&ops::copy(&session.store, reference, Some(destination))?)
         }
+        Command::Save { reference, file } => session.save(reference, file),
+        Command::Load { file, tag } => session.load(file, tag.as_ref()),
+        Command::Images(command) => session.images(command),
+        Command::Cache(CacheCommand::Gc { all, dry_run, json }) => session.gc(*all, *dry_run, *json),
+        Command::Base(command) => session.base(command),
+    }
+}
+
+/// On Ctrl-C and the like: nothing half-written stays, and the exit code says which signal it was.
+fn watch_signals() {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };
+    std::thread::spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            store::abandon();
+            sys::process::exit_now(128 + signal)
+        }
+    });
+}
+
+impl Session {
+    fn compiler(&self) -> Result<SandboxCompiler, StoreError> {
+        let jobs = std::thread::available_parallelism().map_or(1, usize::from).min(8);
+        Ok(SandboxCompiler { scaffold: self.store.scaffold_tree()?, jobs })
+    }
+
+    fn base_settings(&self) -> BaseSettings {
+        let base = &self.config.base;
+        BaseSettings { mirror: base.mirror.clone(), security_mirror: base.security_mirror.clone() }
+    }
+
+    fn build(&self, args: &BuildArgs) -> Result<u8, CommandError> {
+        if args.allow_sdist {
+            return Err(CommandError::NotAvailable("build from source distributions (--allow-sdist): this version takes wheels only"));
+        }
+        let started = Instant::now();
+        let request = BuildRequest {
+            directory: args.dir.clone(),
+            tag: args.tag.clone(),
+            base: args.base.clone().unwrap_or_else(|| ops::DEFAULT_BASE.to_owned()),
+            python: args.python.clone(),
+            labels: args.labels.clone(),
+            allow_files: args.allow_files.clone(),
+            created: created(&self.environment)?,
+            base_settings: self.base_settings(),
+        };
+        let environment = &self.environment;
+        let resolver = || {
+            let uv = find_uv(&self.store, self.config.index.uv.as_deref(), environment.path.as_ref(), &environment.network)?;
+            Ok(Resolver { uv, python: args.python.clone(), index: self.config.index.url.clone(), network: environment.network.clone() })
+        };
+        let narrator = Narrator::new();
+        let built = ops::build(&self.store, &request, &resolver, &self.compiler()?, &narrator);
+        narrator.finish();
+        let name = args.tag.as_ref().map(ToString::to_string).unwrap_or_default();
+        let (digest, status) = match &built {
+            Ok(report) => (Some(report.digest.to_string()), "ok"),
+            Err(_) => (None, "failed"),
+        };
+        self.note("build", &name, digest, status, started);
+        let report = built?;
+        if let Some(path) = &args.report {
+            write_json(path, &report)?;
+        }
+        print_line(&report.digest)
+    }
+
+    fn run(&self, args: &RunArgs) -> Result<u8, CommandError> {
+        let started = Instant::now();
+        let request = match run::request(args, &self.config) {
+            Ok(request) => request,
+            Err(error) => {
+                let name = args.reference.as_ref().map(ToString::to_string).unwrap_or_default();
+                let outcome = Outcome::not_started(name, Status::Error, CANNOT_RUN, error.to_string());
+                write_outcome(args, &outcome)?;
+                return Err(error);
+            }
+        };
+        // What a killed run left is nothing; what a killed build left goes here, too.
+        let _ = self.store.sweep();
+        let (outcome, error) = ops::run(&self.store, &request);
+        write_outcome(args, &outcome)?;
+        let status = serde_json::to_value(outcome.status).ok();
+        let status = status.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default();
+        self.note("run", &outcome.image.reference, outcome.image.digest.map(|digest| digest.to_string()), status, started);
+        match error {
+            Some(error) => Err(error.into()),
+            None => {
+                if outcome.status == Status::Timeout {
+                    let limit = request.confinement.timeout;
+                    let _ = writeln!(io::stderr(), "gantry: stopped after {limit:?}, the time limit");
+                }
+                if outcome.output.truncated {
+                    let limit = request.confinement.output_limit;
+                    let _ = writeln!(io::stderr(), "gantry: output over {limit} was dropped");
+                }
+                Ok(outcome.exit_code)
+            }
+        }
+    }
+
+    fn save(&self, reference: &crate::oci::Reference, file: &Path) -> Result<u8, CommandError> {
+        let digest = if file == Path::new("-") {
+            ops::save(&self.store, reference, io::stdout().lock())?
+        } else {
+            // Complete or not there: written beside its place, then renamed.
+            let temporary = file.with_extension(format!("gantry-{}", std::process::id()));
+            let error = |source| CommandError::File { action: "write", path: file.display().to_string(), source };
+            let out = io::BufWriter::new(fs::File::create_new(&temporary).map_err(error)?);
+            let saved = ops::save(&self.store, reference, out);
+            if saved.is_err() {
+                let _ = fs::remove_file(&temporary);
+            }
+            let digest = saved?;
+            fs::rename(&temporary, file).map_err(error)?;
+            digest
+        };
+        let _ = writeln!(io::stderr(), "Saved {digest}");
+        Ok(0)
+    }
+
+    fn load(&self, file: &Path, tag: Option<&crate::oci::Reference>) -> Result<u8, CommandError> {
+        let loaded = if file == Path::new("-") {
+            ops::load(&self.store, io::stdin().lock(), tag)?
+        } else {
+            let error = |source| CommandError::File { action: "open", path: file.display().to_string(), source };
+            ops::load(&self.store, io::BufReader::new(fs::File::open(file).map_err(error)?), tag)?
+        };
+        for (name, digest) in loaded {
+            print_line(&format!("{digest} {}", escape::escape(&name)))?;
+        }
+        Ok(0)
+    }
+
+    fn images(&self, command: &ImagesCommand) -> Result<u8, CommandError> {
+        match command {
+            ImagesCommand::Ls { json: true } => print_json(&ops::list(&self.store)?),
+            ImagesCommand::Ls { json: false } => {
+                for image in ops::list(&self.store)? {
+                    print_line(&format!("{:40} {} {:>10} {}", image.reference, image.digest, Bytes(image.size).to_string(), image.created.unwrap_or_default()))?;
+                }
+                Ok(0)
+            }
+            ImagesCommand::Show { reference, json } => {
+                let image = ops::show(&self.store, reference)?;
+                let value = serde_json::json!({"digest": image.digest, "manifest": image.manifest, "config": image.config});
+                if *json {
+                    return print_json(&value);
+                }
+                let pretty = serde_json::to_string_pretty(&value).unwrap_or_default();
+                print_line(&escape::escape(&pretty))
+            }
+            ImagesCommand::Rm { references, dry_run } => {
+                for reference in references {
+                    ops::show(&self.store, reference)?;
+                    if !dry_run {
+                        self.store.remove_ref(reference)?;
+                    }
+                    let verb = if *dry_run { "Would remove" } else { "Removed" };
+                    let _ = writeln!(io::stderr(), "{verb} {reference}");
+                }
+                Ok(0)
+            }
+        }
+    }
+
+    fn gc(&self, all: bool, dry_run: bool, json: bool) -> Result<u8, CommandError> {
+        let keep = if all { Keep::ImagesOnly } else { Keep::Memoised };
+        let report = self.store.collect_garbage(keep, dry_run)?;
+        if json {
+            return print_json(&report);
+        }
+        let verb = if dry_run { "Would remove" } else { "Removed" };
+        print_line(&format!(
+            "{verb} {}: {} blobs, {} layers, {} snapshots, {} downloads",
+            Bytes(report.bytes),
+            report.blobs,
+            report.layers,
+            report.snapshots,
+            report.downloads
+        ))
+    }
+
+    fn base(&self, command: &BaseCommand) -> Result<u8, CommandError> {
+        match command {
+            BaseCommand::Ls { json: true } => print_json(&variant_names()),
+            BaseCommand::Ls { json: false } => {
+                for name in variant_names() {
+                    print_line(&name)?;
+                }
+                Ok(0)
+            }
+            BaseCommand::Build { variant, report } => {
+                let narrator = Narrator::new();
+                let settings = self.base_settings();
+                let made = ops::ensure_base(&self.store, variant, "3.11", &settings, &self.compiler()?, &narrator);
+                narrator.finish();
+                let base = made?;
+                if let Some(path) = report {
+                    write_json(path, &serde_json::json!({"schema": 1, "name": base.name, "layers": base.layers}))?;
+                }
+                print_line(&base.interpreter)
+            }
+        }
+    }
+
+    /// Losing a journal line never fails a command.
+    fn note(&self, kind: &str, reference: &str, digest: Option<String>, status: &str, started: Instant) {
+        let at = journal::seconds(sys::clock::now());
+        let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let _ = journal::append(&self.store.root().join("journal"), &Event { at, kind, reference, digest, status, ms });
+    }
+}
+
+/// The image's time: `SOURCE_DATE_EPOCH`, else now.
+fn created(environment: &Environment) -> Result<SystemTime, CommandError> {
+    let Some(text) = &environment.source_date_epoch else { return Ok(sys::clock::now()) };
+    let seconds = text.parse::<u64>().ok().filter(|seconds| *seconds < 253_402_300_800);
+    let seconds = seconds.ok_or_else(|| CommandError::Usage(format!("SOURCE_DATE_EPOCH is {text:?}, not a number of seconds")))?;
+    Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
+fn write_outcome(args: &RunArgs, outcome: &Outcome) -> Result<(), CommandError> {
+    args.report.as_deref().map_or(Ok(()), |path| write_json(path, outcome))
+}
+
+/// Writes a document as a whole: a reader finds all of it or what was there before.
+fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), CommandError> {
+    let error = |source| CommandError::File { action: "write", path: path.display().to_string(), source };
+    let mut json = serde_json::to_vec(value).map_err(|source| error(source.into()))?;
+    json.push(b'\n');
+    if path == Path::new("-") || fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
+        // A pipe or a device is written, not replaced.
+        return fs::OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(&json)).map_err(error);
+    }
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".gantry-{}", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let written = fs::write(&temporary, json).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written.map_err(error)
+}
+
+fn print_json<T: Serialize>(value: &T) -> Result<u8, CommandError> {
+    let json = serde_json::to_string(value);
+    print_line(&json.map_err(|source| CommandError::File { action: "write", path: "standard output".to_owned(), source: source.into() })?)
+}
+
+/// A line of data. A closed pipe is a quiet success: the reader has what it wanted.
+fn print_line<T: std::fmt::Display + ?Sized>(line: &T) -> Result<u8, CommandError> {
+    match writeln!(io::stdout(), "{line}") {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(0),
+        Err(source) => Err(CommandError::File { action: "write", path: "standard output".to_owned(), source }),
+        Ok(()) => Ok(0),
     }
 }

@@ -1,1 +1,19 @@
-//! ops
+//! One file per user-visible operation: the pipelines, wired together.
+
+mod base;
+mod build;
+mod compile;
+mod images;
+mod outcome;
+mod run;
+mod take_output;
+
+pub use base::{ensure_base, BaseError, BaseImage, BaseSettings};
+pub use build::{build, BuildError, BuildReport, BuildRequest};
+pub use compile::SandboxCompiler;
+pub use images::{copy, list, load, save, show, ImagesError, ImageSummary};
+pub use outcome::{Outcome, Status};
+pub use run::{chain, run, RunError, RunRequest, CANNOT_RUN};
+
+/// The base that functions are built on unless told otherwise.
+pub const DEFAULT_BASE: &str = "python-3.11";

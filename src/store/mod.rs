@@ -54,7 +54,7 @@ pub use layout::LayoutError;
 pub use locks::{ExclusiveLock, Lease};
 pub use memo::MemoKind;
 pub use oci_archive::ArchiveError;
-pub use scratch::Scratch;
+pub use scratch::{abandon, Scratch};
 
 use crate::archive::tar_reader::TarError;
 use crate::oci::{Descriptor, DiffId, Digest, ParseImageError};

@@ -2,11 +2,24 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{flock, FlockOperation};
 use rustix::rand::{getrandom, GetRandomFlags};
 
 use super::{io_error, Store, StoreError};
+
+/// The directories of this process, for [`abandon`].
+static LIVE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Removes every scratch directory of this process, because it is about to end without running destructors.
+pub fn abandon() {
+    // A poisoned list is still a list.
+    let live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
+    for path in live.iter() {
+        let _ = fs::remove_dir_all(path);
+    }
+}
 
 /// A directory of ours; its lock tells others that we live.
 #[derive(Debug)]
@@ -25,6 +38,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
+        LIVE.lock().unwrap_or_else(PoisonError::into_inner).retain(|path| *path != self.path);
         // Left-overs are what `sweep` is for.
         let _ = fs::remove_dir_all(&self.path);
     }
@@ -43,6 +57,7 @@ impl Store {
             // A sweep may take the directory between these two lines; then there is simply another one to make.
             let Ok(lock) = File::open(&path) else { continue };
             if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() && path.exists() {
+                LIVE.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
                 return Ok(Scratch { path, _lock: lock });
             }
         }

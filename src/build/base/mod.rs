@@ -1,0 +1,176 @@
+//! The base image, made natively from pinned Debian packages: no maintainer script runs, and none has to.
+//!
+//! A definition (`rootfs/<name>.toml`) lists packages and what of them is left out; its lock (`rootfs/<name>.lock`)
+//! pins each package by path, size and sha256. Both are part of this binary. Assembly is a pure function of them:
+//! packages -> one sorted tree -> one layer.
+
+mod assemble;
+mod mirror;
+mod synthesise;
+
+use serde::Deserialize;
+
+pub use assemble::{assemble, AssembleError};
+pub use mirror::{find_mirrors, MirrorError, Mirrors};
+
+use super::fetch::FetchItem;
+use crate::oci::{Digest, Hasher};
+
+/// Version of the assembly: what is synthesised and how the layer is written.
+const FORMAT: &str = "1";
+
+/// Name, definition and lock of each variant; the first is the default.
+const VARIANTS: [(&str, &str, &str); 2] = [
+    ("python-3.11", include_str!("../../../rootfs/python-3.11.toml"), include_str!("../../../rootfs/python-3.11.lock")),
+    (
+        "python-3.11-slim",
+        include_str!("../../../rootfs/python-3.11-slim.toml"),
+        include_str!("../../../rootfs/python-3.11-slim.lock"),
+    ),
+];
+
+/// What a base is made of.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Definition {
+    /// For people.
+    pub description: String,
+    /// The Python in it.
+    pub python: String,
+    /// The Debian suite.
+    pub suite: String,
+    /// Package names.
+    pub packages: Vec<String>,
+    /// Paths left out; those that end with `/` with everything below.
+    pub drop: Vec<String>,
+    /// Programs of `usr/bin` left out.
+    pub drop_bin: Vec<String>,
+}
+
+/// One pinned package.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockedDeb {
+    /// Package name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Which archive has it.
+    pub archive: Archive,
+    /// Path in that archive.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// Hash.
+    pub sha256: Digest,
+}
+
+/// The two archives of a Debian release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Archive {
+    /// The release itself.
+    Main,
+    /// Security updates.
+    Security,
+}
+
+/// A variant that can be built.
+#[derive(Debug, Clone)]
+pub struct Variant {
+    /// Its name.
+    pub name: String,
+    /// What it is made of.
+    pub definition: Definition,
+    /// Exactly which packages.
+    pub lock: Vec<LockedDeb>,
+}
+
+/// Why a lock is not one.
+#[derive(Debug, thiserror::Error)]
+#[error("read base {name}: {reason}")]
+pub struct VariantError {
+    /// The variant.
+    pub name: String,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// The names of all variants, the default first.
+pub fn variant_names() -> Vec<&'static str> {
+    VARIANTS.iter().map(|(name, _, _)| *name).collect()
+}
+
+/// A variant by its name; none when there is no such variant.
+pub fn find_variant(name: &str) -> Result<Option<Variant>, VariantError> {
+    let Some((name, definition, lock)) = VARIANTS.iter().find(|(known, _, _)| *known == name) else { return Ok(None) };
+    let error = |reason: String| VariantError { name: (*name).to_owned(), reason };
+    let definition: Definition = toml::from_str(definition).map_err(|cause| error(cause.to_string()))?;
+    let lock = lock.lines().map(|line| parse_locked(line).ok_or_else(|| error(format!("lock line {line:?}"))));
+    let lock = lock.collect::<Result<Vec<_>, _>>()?;
+    Ok(Some(Variant { name: (*name).to_owned(), definition, lock }))
+}
+
+fn parse_locked(line: &str) -> Option<LockedDeb> {
+    let mut fields = line.split(' ');
+    let (name, version) = (fields.next()?.to_owned(), fields.next()?.to_owned());
+    let archive = match fields.next()? {
+        "main" => Archive::Main,
+        "security" => Archive::Security,
+        _ => return None,
+    };
+    let path = fields.next()?.to_owned();
+    let (size, sha256) = (fields.next()?.parse().ok()?, format!("sha256:{}", fields.next()?).parse().ok()?);
+    (path.starts_with("pool/") && !path.contains("..")).then_some(LockedDeb { name, version, archive, path, size, sha256 })
+}
+
+impl Variant {
+    /// What the base's layer is keyed by.
+    pub fn key(&self) -> Digest {
+        let mut hasher = Hasher::new();
+        hasher.update(format!("gantry base layer\0{FORMAT}\0{}\0", self.definition.suite).as_bytes());
+        for drop in self.definition.drop.iter().chain(&self.definition.drop_bin) {
+            hasher.update(format!("{drop}\0").as_bytes());
+        }
+        for deb in &self.lock {
+            hasher.update(format!("{}\0", deb.sha256).as_bytes());
+        }
+        hasher.digest()
+    }
+
+    /// The packages as downloads from `mirrors`.
+    pub fn fetch_items(&self, mirrors: &Mirrors) -> Vec<FetchItem> {
+        let item = |deb: &LockedDeb| FetchItem {
+            name: format!("{} {}", deb.name, deb.version),
+            url: format!("{}/{}", mirrors.of(deb.archive).trim_end_matches('/'), deb.path),
+            size: deb.size,
+            sha256: deb.sha256,
+        };
+        self.lock.iter().map(item).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_variant_has_a_lock_for_exactly_its_packages() {
+        for name in variant_names() {
+            let variant = find_variant(name).unwrap().unwrap();
+            let mut wanted = variant.definition.packages.clone();
+            wanted.sort();
+            let mut locked: Vec<String> = variant.lock.iter().map(|deb| deb.name.clone()).collect();
+            locked.sort();
+            assert_eq!(wanted, locked, "{name}");
+        }
+        assert!(find_variant("no-such").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_lock_line_is_complete_and_stays_in_the_pool() {
+        let hash = "0".repeat(64);
+        assert!(parse_locked(&format!("a 1 main pool/a.deb 1 {hash}")).is_some());
+        for line in [format!("a 1 other pool/a.deb 1 {hash}"), format!("a 1 main ../a.deb 1 {hash}"), "a 1 main pool/a.deb 1 x".into()] {
+            assert!(parse_locked(&line).is_none(), "{line}");
+        }
+    }
+}

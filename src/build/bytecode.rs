@@ -1,0 +1,73 @@
+//! Bytecode layers: `.pyc` files with an unchecked hash, so that neither times nor a second look at the source matter.
+
+use std::io::Write;
+
+use super::ports::CompiledTree;
+use crate::archive::layer::{order, LayerError, LayerWriter, TreeSink, WrittenLayer};
+use crate::oci::{Digest, Hasher};
+
+/// The script that the compiler port runs with the image's own Python.
+pub const COMPILE_TREE: &str = include_str!("compile_tree.py");
+
+/// What a bytecode layer is keyed by: the layer of its sources, the interpreter's layer, and the script.
+///
+/// The interpreter is named by its layer, not by its version: another build of the same version might, one day, give
+/// other bytes.
+pub fn bytecode_key(sources: &Digest, interpreter: &Digest) -> Digest {
+    let mut hasher = Hasher::new();
+    hasher.update(b"gantry bytecode layer\0");
+    hasher.update(COMPILE_TREE.as_bytes());
+    hasher.update(format!("\0{sources}\0{interpreter}").as_bytes());
+    hasher.digest()
+}
+
+/// Writes the files of `tree`, owned by `owner`.
+pub fn write_layer(
+    tree: &CompiledTree,
+    owner: u32,
+    out: impl Write,
+    sink: Option<&mut dyn TreeSink>,
+) -> Result<WrittenLayer, LayerError> {
+    let mut files: Vec<&(String, Vec<u8>)> = tree.files.iter().collect();
+    files.sort_by(|(one, _), (other, _)| order(one, other));
+    let mut writer = LayerWriter::new(out, sink, owner);
+    for (path, contents) in files {
+        writer.file(path, 0o644, contents)?;
+    }
+    writer.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_script_compiles_the_same_twice_and_reports_what_does_not() {
+        let scratch = tempfile::tempdir().unwrap();
+        let source = scratch.path().join("src");
+        std::fs::create_dir_all(source.join("tests")).unwrap();
+        std::fs::write(source.join("a.py"), "x = {'b', 'a', 'c'}\n").unwrap();
+        std::fs::write(source.join("bad.py"), "x = 1\ndef f(:\n").unwrap();
+        std::fs::write(source.join("boom.py"), "raise SystemExit(1)\n").unwrap();
+        std::fs::write(source.join("tests/t.py"), "").unwrap();
+        let compile = |name: &str| {
+            let out = scratch.path().join(name);
+            std::fs::create_dir(&out).unwrap();
+            let mut python = std::process::Command::new("python3");
+            python.args(["-I", "-S", "-B", "-c", COMPILE_TREE, "--jobs", "2", "--output"]).arg(&out).arg("--").arg(&source);
+            let done = python.output().unwrap();
+            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+            let cache = format!("{}{}/__pycache__", out.display(), source.display());
+            let mut files: Vec<_> = std::fs::read_dir(cache).unwrap().map(|entry| entry.unwrap().path()).collect();
+            files.sort();
+            let names: Vec<String> = files.iter().map(|path| path.file_stem().unwrap().to_string_lossy().into_owned()).collect();
+            (names, files.iter().map(|path| std::fs::read(path).unwrap()).collect::<Vec<_>>(), std::fs::read_to_string(out.join(".failed")).unwrap())
+        };
+        let (names, first, failed) = compile("one");
+        assert_eq!(names.len(), 2, "{names:?}: a and boom, neither executed");
+        assert_eq!(first, compile("two").1);
+        assert_eq!(&first[0][4..8], [1, 0, 0, 0], "an unchecked hash (PEP 552)");
+        let error: serde_json::Value = serde_json::from_str(failed.trim()).unwrap();
+        assert_eq!((error["line"].as_u64(), error["text"].as_str()), (Some(2), Some("def f(:")));
+    }
+}

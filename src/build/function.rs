@@ -1,0 +1,217 @@
+//! A user's directory, understood: which files, what they hold. Read once, through descriptors, by nobody's path.
+//!
+//! Every file is opened without following links and must be regular; its contents are read through the descriptor that
+//! was checked, so that a directory that changes under us cannot make the image hold what was never looked at.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{openat, AtFlags, Dir, FileType, Mode, OFlags, CWD};
+
+use crate::oci::{Digest, Hasher};
+
+/// The platform's entry point.
+pub const ENTRY_POINT: &str = "user_function.py";
+/// Code of a function; data sets belong into `/input`.
+const MAX_BYTES: u64 = 100 << 20;
+const MAX_FILES: usize = 10_000;
+const MAX_DEPTH: usize = 32;
+/// What tools leave behind; never part of an image.
+const IGNORED: [&str; 11] = [
+    ".git", ".hg", ".svn", "__pycache__", ".venv", "venv", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".DS_Store",
+    "node_modules",
+];
+
+/// A file of the function.
+#[derive(Debug, Clone)]
+pub struct SourceFile {
+    /// Path below the directory.
+    pub path: String,
+    /// Whether the owner may execute it.
+    pub executable: bool,
+    /// Its contents.
+    pub contents: Vec<u8>,
+}
+
+/// A directory, understood.
+#[derive(Debug, Clone)]
+pub struct Function {
+    /// Its files, sorted by path.
+    pub files: Vec<SourceFile>,
+}
+
+/// Why a directory is no function.
+#[derive(Debug, thiserror::Error)]
+pub enum FunctionError {
+    /// It cannot be read.
+    #[error("read {path}")]
+    Io {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// No entry point.
+    #[error("read function {path}: it has no {ENTRY_POINT}")]
+    NoEntryPoint {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A thing that cannot be part of an image.
+    #[error("read {path:?} of the function: {reason}")]
+    Refused {
+        /// Its path below the directory.
+        path: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// Too much.
+    #[error("read {path:?} of the function: {what} is over {limit}")]
+    TooMuch {
+        /// Where the limit was passed.
+        path: String,
+        /// Which.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+}
+
+impl Function {
+    /// Reads the function in `directory`.
+    pub fn read(directory: &Path) -> Result<Self, FunctionError> {
+        let error = |source: rustix::io::Errno| FunctionError::Io { path: directory.to_owned(), source: source.into() };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = openat(CWD, directory, flags, Mode::empty()).map_err(error)?;
+        let mut reader = Reader { files: Vec::new(), bytes: 0, seen: 0 };
+        reader.directory(root, "", 0)?;
+        let mut files = reader.files;
+        files.sort_by(|one, other| one.path.cmp(&other.path));
+        if !files.iter().any(|file| file.path == ENTRY_POINT) {
+            return Err(FunctionError::NoEntryPoint { path: directory.to_owned() });
+        }
+        Ok(Self { files })
+    }
+
+    /// The file at a path.
+    pub fn find_file(&self, path: &str) -> Option<&SourceFile> {
+        self.files.iter().find(|file| file.path == path)
+    }
+
+    /// What the code layer is keyed by.
+    pub fn key(&self) -> Digest {
+        let mut hasher = Hasher::new();
+        hasher.update(b"gantry code layer\x001\0");
+        for file in &self.files {
+            let line = format!("{}\0{}\0{}\0", file.path, file.executable, Digest::of(&file.contents));
+            hasher.update(line.as_bytes());
+        }
+        hasher.digest()
+    }
+}
+
+struct Reader {
+    files: Vec<SourceFile>,
+    bytes: u64,
+    seen: usize,
+}
+
+impl Reader {
+    fn directory(&mut self, directory: OwnedFd, path: &str, depth: usize) -> Result<(), FunctionError> {
+        let error = |source: rustix::io::Errno| FunctionError::Io { path: path.into(), source: source.into() };
+        if depth > MAX_DEPTH {
+            return Err(FunctionError::TooMuch { path: path.to_owned(), what: "the depth", limit: MAX_DEPTH as u64 });
+        }
+        for entry in Dir::read_from(&directory).map_err(error)? {
+            let entry = entry.map_err(error)?;
+            let raw = entry.file_name().to_bytes();
+            let name = String::from_utf8_lossy(raw).into_owned();
+            if name == "." || name == ".." || IGNORED.contains(&name.as_str()) || name.ends_with(".pyc") {
+                continue;
+            }
+            let child = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
+            if name.as_bytes() != raw || name.chars().any(|character| character.is_control() || character == '\\') {
+                return Err(refused(&child, "its name is not UTF-8 or has control characters"));
+            }
+            self.seen += 1;
+            if self.seen > MAX_FILES {
+                return Err(FunctionError::TooMuch { path: child, what: "the number of files", limit: MAX_FILES as u64 });
+            }
+            self.entry(&directory, &name, child, depth)?;
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, directory: &OwnedFd, name: &str, path: String, depth: usize) -> Result<(), FunctionError> {
+        let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| failed(&path, errno.into()))?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let open = |more| openat(directory.as_fd(), name, flags | more, Mode::empty()).map_err(|errno| failed(&path, errno.into()));
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => self.directory(open(OFlags::DIRECTORY)?, &path, depth + 1),
+            FileType::RegularFile => {
+                let file = File::from(open(OFlags::empty())?);
+                self.file(file, path)
+            }
+            FileType::Symlink => Err(refused(&path, "it is a symbolic link; put a copy of the file there")),
+            _ => Err(refused(&path, "it is neither a regular file nor a directory")),
+        }
+    }
+
+    fn file(&mut self, file: File, path: String) -> Result<(), FunctionError> {
+        use std::os::unix::fs::MetadataExt;
+        let metadata = file.metadata().map_err(|source| failed(&path, source))?;
+        if !metadata.is_file() {
+            return Err(refused(&path, "it is not a regular file any more"));
+        }
+        self.bytes = self.bytes.saturating_add(metadata.len());
+        if self.bytes > MAX_BYTES {
+            return Err(FunctionError::TooMuch { path, what: "the size of the code", limit: MAX_BYTES });
+        }
+        let mut contents = Vec::new();
+        file.take(metadata.len()).read_to_end(&mut contents).map_err(|source| failed(&path, source))?;
+        self.files.push(SourceFile { path, executable: metadata.mode() & 0o100 != 0, contents });
+        Ok(())
+    }
+}
+
+fn refused(path: &str, reason: &'static str) -> FunctionError {
+    FunctionError::Refused { path: path.to_owned(), reason }
+}
+
+fn failed(path: &str, source: io::Error) -> FunctionError {
+    FunctionError::Io { path: path.into(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_files_and_leaves_out_what_tools_make() {
+        let scratch = tempfile::tempdir().unwrap();
+        for path in ["user_function.py", "lib/a.py", ".git/config", "lib/__pycache__/a.pyc", "x.pyc"] {
+            let path = scratch.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "x").unwrap();
+        }
+        let function = Function::read(scratch.path()).unwrap();
+        let paths: Vec<_> = function.files.iter().map(|file| file.path.as_str()).collect();
+        assert_eq!(paths, ["lib/a.py", "user_function.py"]);
+        let key = function.key();
+        std::fs::write(scratch.path().join("lib/a.py"), "y").unwrap();
+        assert_ne!(Function::read(scratch.path()).unwrap().key(), key);
+    }
+
+    #[test]
+    fn refuses_links_giants_and_nothing() {
+        let scratch = tempfile::tempdir().unwrap();
+        assert!(matches!(Function::read(scratch.path()), Err(FunctionError::NoEntryPoint { .. })));
+        std::os::unix::fs::symlink("/etc/passwd", scratch.path().join(ENTRY_POINT)).unwrap();
+        assert!(matches!(Function::read(scratch.path()), Err(FunctionError::Refused { .. })));
+        std::fs::remove_file(scratch.path().join(ENTRY_POINT)).unwrap();
+        File::create(scratch.path().join(ENTRY_POINT)).unwrap().set_len(1 << 40).unwrap();
+        assert!(matches!(Function::read(scratch.path()), Err(FunctionError::TooMuch { what: "the size of the code", .. })));
+    }
+}

@@ -1,0 +1,155 @@
+//! Errors at the edge: kind, exit code and hint in one place, and how they are printed.
+
+use std::error::Error;
+use std::io::Write;
+
+use super::escape::escape;
+use crate::build::fetch::FetchError;
+use crate::build::lock::LockError;
+use crate::config::ConfigError;
+use crate::ops::{BaseError, BuildError, ImagesError, RunError, CANNOT_RUN};
+use crate::sandbox::SandboxError;
+use crate::store::StoreError;
+
+/// Anything a command can end in.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// Configuration or environment.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A build.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// A base.
+    #[error(transparent)]
+    Base(#[from] BaseError),
+    /// A run.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// An image operation.
+    #[error(transparent)]
+    Images(#[from] ImagesError),
+    /// What was typed.
+    #[error("{0}")]
+    Usage(String),
+    /// What was typed, or the job document, of a run.
+    #[error("{0}")]
+    RunUsage(String),
+    /// Something asked for that is not there yet.
+    #[error("{0}")]
+    NotAvailable(&'static str),
+    /// A file of the caller.
+    #[error("{action} {path}")]
+    File {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// 1 failed, 2 usage, 3 refused by policy, 4 unavailable, 125 gantry could not run it.
+pub fn exit_code(error: &CommandError) -> u8 {
+    match error {
+        CommandError::Usage(_) | CommandError::Config(_) => 2,
+        CommandError::Run(_) | CommandError::RunUsage(_) => CANNOT_RUN,
+        CommandError::Build(BuildError::Secrets { .. } | BuildError::TooLarge { .. } | BuildError::Lock(LockError::TooLarge { .. })) => 3,
+        CommandError::Build(error) if build_is_unavailable(error) => 4,
+        CommandError::Base(error) if base_is_unavailable(error) => 4,
+        _ => 1,
+    }
+}
+
+fn build_is_unavailable(error: &BuildError) -> bool {
+    match error {
+        BuildError::Lock(LockError::Unavailable { .. }) => true,
+        BuildError::Net(error) => error.is_unavailable(),
+        BuildError::Fetch(error) => fetch_is_unavailable(error),
+        BuildError::Base(error) => base_is_unavailable(error),
+        _ => false,
+    }
+}
+
+fn base_is_unavailable(error: &BaseError) -> bool {
+    match error {
+        BaseError::Net(error) => error.is_unavailable(),
+        BaseError::Fetch(error) => fetch_is_unavailable(error),
+        _ => false,
+    }
+}
+
+fn fetch_is_unavailable(error: &FetchError) -> bool {
+    match error {
+        FetchError::Net { source, .. } => source.is_unavailable(),
+        FetchError::Broken { .. } => true,
+        _ => false,
+    }
+}
+
+fn hint(error: &CommandError) -> Option<&'static str> {
+    match error {
+        CommandError::Build(BuildError::Secrets { .. }) => {
+            Some("pass secrets at run time with `gantry run --secret NAME=FILE`; --allow-file PATH lets a file pass that is none")
+        }
+        CommandError::Build(BuildError::Lock(LockError::NoWheel { .. })) => {
+            Some("source distributions are not built; ask for a version that has a wheel")
+        }
+        CommandError::Build(BuildError::Lock(LockError::NoUv { .. })) => {
+            Some("install uv, or pip for python3, or set `uv` under [index] in the configuration")
+        }
+        CommandError::Build(BuildError::Lock(LockError::TooLarge { .. }) | BuildError::TooLarge { .. }) => {
+            Some("leave out packages, or use a variant without GPU libraries")
+        }
+        CommandError::Build(BuildError::Base(BaseError::Mirror(_))) | CommandError::Base(BaseError::Mirror(_)) => {
+            Some("set `mirror` and `security_mirror` under [base] in the configuration")
+        }
+        CommandError::Build(BuildError::Base(BaseError::Fetch(FetchError::Net { source, .. })))
+        | CommandError::Base(BaseError::Fetch(FetchError::Net { source, .. }))
+            if source.is_not_found() =>
+        {
+            Some("the archive has replaced this package: a newer gantry pins the new one; --base takes any other image")
+        }
+        CommandError::Run(RunError::Sandbox(SandboxError::UserNamespace { .. })) => Some(
+            "this machine does not let you make a user namespace: check `sysctl user.max_user_namespaces`, kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns",
+        ),
+        CommandError::Run(RunError::Sandbox(SandboxError::Refused { .. })) => {
+            Some("--allow-degraded NAME,... (or allow_degraded under [run] in the configuration) runs without the promises it names")
+        }
+        CommandError::Run(RunError::UnknownImage { .. }) | CommandError::Images(ImagesError::Unknown { .. }) => {
+            Some("`gantry images ls` lists the images; `gantry build DIR --tag NAME` makes one")
+        }
+        CommandError::Store(StoreError::NoSpace { .. }) => Some("`gantry cache gc` removes what no image needs"),
+        CommandError::Config(ConfigError::NoHome) => Some("set GANTRY_ROOT to a directory for the store"),
+        _ => None,
+    }
+}
+
+/// Prints `error:`, its causes and a hint to standard error.
+pub fn print(error: &CommandError) {
+    let mut text = format!("error: {}\n", indented(&error.to_string()));
+    let mut last = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        let message = source.to_string();
+        // Transparent variants repeat their source.
+        if message != last {
+            text.push_str(&format!("caused by: {}\n", indented(&message)));
+        }
+        last = message;
+        cause = source.source();
+    }
+    if let Some(hint) = hint(error) {
+        text.push_str(&format!("\nhint: {hint}\n"));
+    }
+    // Nobody is there to hear that nobody is there.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+fn indented(text: &str) -> String {
+    escape(text.trim_end()).replace('\n', "\n  ")
+}

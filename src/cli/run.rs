@@ -1,0 +1,123 @@
+//! `gantry run`: options or a job document -> a request.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::args::RunArgs;
+use super::error::CommandError;
+use crate::config::Config;
+use crate::ops::RunRequest;
+use crate::policy::{parse_duration, Bytes, Network, Promise};
+
+/// A job holds names and numbers; inputs come as directories.
+const MAX_JOB: u64 = 4 << 20;
+
+/// One run as a JSON document: the options' names with `_` for `-`. Unknown keys are errors.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Job {
+    image: String,
+    #[serde(default)]
+    args: Vec<String>,
+    input: Option<PathBuf>,
+    output: Option<PathBuf>,
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    #[serde(default)]
+    secrets: BTreeMap<String, PathBuf>,
+    memory: Option<Bytes>,
+    cpus: Option<f64>,
+    pids: Option<u32>,
+    timeout: Option<String>,
+    tmp_size: Option<Bytes>,
+    output_size: Option<Bytes>,
+    output_limit: Option<Bytes>,
+    network: Option<Network>,
+    allow_degraded: Option<Vec<Promise>>,
+}
+
+/// What `args` ask for, on top of the defaults of `config`.
+pub fn request(args: &RunArgs, config: &Config) -> Result<RunRequest, CommandError> {
+    let mut request = match &args.job {
+        Some(path) => from_job(path, config)?,
+        None => {
+            let reference = args.reference.clone().ok_or_else(|| CommandError::RunUsage("run needs an image".to_owned()))?;
+            let confinement = config.run.confinement();
+            RunRequest { reference, input: None, output: None, env: Vec::new(), secrets: Vec::new(), confinement, args: Vec::new() }
+        }
+    };
+    request.input = args.input.clone().or(request.input);
+    request.output = args.output.clone().or(request.output);
+    request.env.extend(args.env.iter().cloned());
+    request.secrets.extend(args.secrets.iter().map(|(name, file)| (name.clone(), PathBuf::from(file))));
+    request.args.extend(args.args.iter().cloned());
+    let confinement = &mut request.confinement;
+    confinement.memory = args.memory.unwrap_or(confinement.memory);
+    confinement.cpus = args.cpus.unwrap_or(confinement.cpus);
+    confinement.pids = args.pids.unwrap_or(confinement.pids);
+    confinement.timeout = args.timeout.unwrap_or(confinement.timeout);
+    confinement.tmp_size = args.tmp_size.unwrap_or(confinement.tmp_size);
+    confinement.output_size = args.output_size.unwrap_or(confinement.output_size);
+    confinement.output_limit = args.output_limit.unwrap_or(confinement.output_limit);
+    confinement.network = args.network.unwrap_or(confinement.network);
+    confinement.allow_degraded.extend(args.allow_degraded.iter().copied());
+    check(&request)?;
+    Ok(request)
+}
+
+fn from_job(path: &Path, config: &Config) -> Result<RunRequest, CommandError> {
+    let usage = |reason: String| CommandError::RunUsage(format!("read job {}: {reason}", path.display()));
+    let mut text = String::new();
+    let read = if path == Path::new("-") {
+        std::io::stdin().take(MAX_JOB + 1).read_to_string(&mut text)
+    } else {
+        fs::File::open(path).and_then(|file| file.take(MAX_JOB + 1).read_to_string(&mut text))
+    };
+    read.map_err(|error| usage(error.to_string()))?;
+    if text.len() as u64 > MAX_JOB {
+        return Err(usage(format!("it is over {MAX_JOB} bytes")));
+    }
+    let job: Job = serde_json::from_str(&text).map_err(|error| usage(error.to_string()))?;
+    let mut confinement = config.run.confinement();
+    confinement.memory = job.memory.unwrap_or(confinement.memory);
+    confinement.cpus = job.cpus.unwrap_or(confinement.cpus);
+    confinement.pids = job.pids.unwrap_or(confinement.pids);
+    if let Some(timeout) = &job.timeout {
+        confinement.timeout = parse_duration(timeout).map_err(usage)?;
+    }
+    confinement.tmp_size = job.tmp_size.unwrap_or(confinement.tmp_size);
+    confinement.output_size = job.output_size.unwrap_or(confinement.output_size);
+    confinement.output_limit = job.output_limit.unwrap_or(confinement.output_limit);
+    confinement.network = job.network.unwrap_or(confinement.network);
+    confinement.allow_degraded.extend(job.allow_degraded.unwrap_or_default());
+    Ok(RunRequest {
+        reference: job.image.parse().map_err(|error| usage(format!("image: {error}")))?,
+        input: job.input,
+        output: job.output,
+        env: job.env.into_iter().collect(),
+        secrets: job.secrets.into_iter().collect(),
+        confinement,
+        args: job.args,
+    })
+}
+
+/// Sizes of zero mean "unlimited" to tmpfs: exactly what nobody may get.
+fn check(request: &RunRequest) -> Result<(), CommandError> {
+    const LEAST: Bytes = Bytes(64 << 10);
+    let confinement = &request.confinement;
+    for (name, size) in
+        [("tmp-size", confinement.tmp_size), ("output-size", confinement.output_size), ("memory", confinement.memory)]
+    {
+        if size < LEAST {
+            return Err(CommandError::RunUsage(format!("{name} is {size}, at least {LEAST} is needed")));
+        }
+    }
+    if !(0.01..=1024.0).contains(&confinement.cpus) || !(1..=4096).contains(&confinement.pids) {
+        return Err(CommandError::RunUsage("cpus must be from 0.01 to 1024 and pids from 1 to 4096".to_owned()));
+    }
+    Ok(())
+}

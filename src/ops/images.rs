@@ -1,0 +1,144 @@
+//! Images of the store: listing, and moving them in and out as layouts and archives.
+
+use std::io::{Read, Write};
+
+use serde::Serialize;
+
+use crate::oci::{Digest, Reference};
+use crate::store::{ArchiveError, Image, LayoutError, Store, StoreError};
+
+/// One named image.
+#[derive(Debug, Serialize)]
+pub struct ImageSummary {
+    /// Its name.
+    pub reference: String,
+    /// Its manifest.
+    pub digest: Digest,
+    /// Bytes of its blobs.
+    pub size: u64,
+    /// Layers.
+    pub layers: usize,
+    /// When it was made.
+    pub created: Option<String>,
+}
+
+/// Why an image operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ImagesError {
+    /// Not in the store.
+    #[error("find {reference}: no such image in the store")]
+    Unknown {
+        /// As typed.
+        reference: String,
+    },
+    /// A registry.
+    #[error("reach {reference}: this version moves images through layouts (oci:DIR) and archives, not registries")]
+    Registry {
+        /// As typed.
+        reference: String,
+    },
+    /// A name in an archive that this store cannot keep.
+    #[error("name the image of the archive: {name:?} is no reference; give one with --tag")]
+    Name {
+        /// In the archive.
+        name: String,
+    },
+    /// Reading or writing a file.
+    #[error("{action} {path}")]
+    File {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A layout.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// An archive.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The image a name of the store means.
+pub fn show(store: &Store, reference: &Reference) -> Result<Image, ImagesError> {
+    let digest = store.find_ref(reference)?.ok_or_else(|| ImagesError::Unknown { reference: reference.to_string() })?;
+    Ok(store.open_image(&digest)?)
+}
+
+/// Every named image. Names whose image is damaged are left out; `show` says why.
+pub fn list(store: &Store) -> Result<Vec<ImageSummary>, ImagesError> {
+    let summary = |(reference, digest): (Reference, Digest)| {
+        let image = store.open_image(&digest).ok()?;
+        Some(ImageSummary {
+            reference: reference.to_string(),
+            digest,
+            size: image.blobs().iter().map(|blob| blob.size).sum(),
+            layers: image.manifest.layers.len(),
+            created: image.config.created,
+        })
+    };
+    Ok(store.refs()?.into_iter().filter_map(summary).collect())
+}
+
+/// Copies an image; at least one side is the store. Returns its digest.
+pub fn copy(store: &Store, source: &Reference, destination: Option<&Reference>) -> Result<Digest, ImagesError> {
+    let image = match source {
+        Reference::Layout { dir, tag } => store.import_layout(dir, tag.as_deref())?,
+        _ => match show(store, source) {
+            Err(ImagesError::Unknown { reference }) if matches!(source, Reference::Registry { .. }) => {
+                return Err(ImagesError::Registry { reference });
+            }
+            other => other?,
+        },
+    };
+    match destination {
+        Some(Reference::Layout { dir, tag }) => store.export_layout(&image, dir, tag.as_deref())?,
+        Some(name) => {
+            store.ensure_snapshot(&image)?;
+            store.set_ref(name, &image.digest)?;
+        }
+        // Without a name, the layout's own: kept only when it is one of ours.
+        None => {
+            store.ensure_snapshot(&image)?;
+            if let Reference::Layout { tag: Some(tag), .. } = source {
+                if let Ok(name) = tag.parse::<Reference>() {
+                    store.set_ref(&name, &image.digest)?;
+                }
+            }
+        }
+    }
+    Ok(image.digest)
+}
+
+/// Writes an image as an OCI archive.
+pub fn save(store: &Store, reference: &Reference, out: impl Write) -> Result<Digest, ImagesError> {
+    let image = show(store, reference)?;
+    // The name as typed, with the tag it means: what `podman load` and others will call it.
+    let name = match reference {
+        Reference::Local { name, .. } => format!("{name}:{}", reference.tag_or_latest()),
+        _ => reference.to_string(),
+    };
+    store.save_archive(&image, &name, out)?;
+    Ok(image.digest)
+}
+
+/// Reads an OCI archive; its images get their names in it, or `tag`.
+pub fn load(store: &Store, reader: impl Read, tag: Option<&Reference>) -> Result<Vec<(String, Digest)>, ImagesError> {
+    let mut loaded = Vec::new();
+    for (name, image) in store.load_archive(reader)? {
+        let reference = match (tag, name) {
+            (Some(tag), _) => tag.clone(),
+            (None, Some(name)) => name.parse().map_err(|_| ImagesError::Name { name })?,
+            (None, None) => return Err(ImagesError::Name { name: String::new() }),
+        };
+        store.ensure_snapshot(&image)?;
+        store.set_ref(&reference, &image.digest)?;
+        loaded.push((reference.to_string(), image.digest));
+    }
+    Ok(loaded)
+}
