@@ -54,20 +54,40 @@ mod tests {
             let out = scratch.path().join(name);
             std::fs::create_dir(&out).unwrap();
             let mut python = std::process::Command::new("python3");
-            python.args(["-I", "-S", "-B", "-c", COMPILE_TREE, "--jobs", "2", "--output"]).arg(&out).arg("--").arg(&source);
+            python
+                .args(["-I", "-S", "-B", "-c", COMPILE_TREE, "--jobs", "2", "--output"])
+                .arg(&out)
+                .arg("--")
+                .arg(&source);
             let done = python.output().unwrap();
             assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
             let cache = format!("{}{}/__pycache__", out.display(), source.display());
-            let mut files: Vec<_> = std::fs::read_dir(cache).unwrap().map(|entry| entry.unwrap().path()).collect();
+            let mut files: Vec<_> = std::fs::read_dir(cache)
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .collect();
             files.sort();
-            let names: Vec<String> = files.iter().map(|path| path.file_stem().unwrap().to_string_lossy().into_owned()).collect();
-            (names, files.iter().map(|path| std::fs::read(path).unwrap()).collect::<Vec<_>>(), std::fs::read_to_string(out.join(".failed")).unwrap())
+            let names: Vec<String> = files
+                .iter()
+                .map(|path| path.file_stem().unwrap().to_string_lossy().into_owned())
+                .collect();
+            (
+                names,
+                files
+                    .iter()
+                    .map(|path| std::fs::read(path).unwrap())
+                    .collect::<Vec<_>>(),
+                std::fs::read_to_string(out.join(".failed")).unwrap(),
+            )
         };
         let (names, first, failed) = compile("one");
         assert_eq!(names.len(), 2, "{names:?}: a and boom, neither executed");
         assert_eq!(first, compile("two").1);
         assert_eq!(&first[0][4..8], [1, 0, 0, 0], "an unchecked hash (PEP 552)");
         let error: serde_json::Value = serde_json::from_str(failed.trim()).unwrap();
-        assert_eq!((error["line"].as_u64(), error["text"].as_str()), (Some(2), Some("def f(:")));
+        assert_eq!(
+            (error["line"].as_u64(), error["text"].as_str()),
+            (Some(2), Some("def f(:"))
+        );
     }
 }

@@ -11,7 +11,11 @@ pub const APP: &str = "app";
 pub const OWNER: u32 = 1000;
 
 /// Writes the files of `function`.
-pub fn write_layer(function: &Function, out: impl Write, tree: Option<&mut dyn TreeSink>) -> Result<WrittenLayer, LayerError> {
+pub fn write_layer(
+    function: &Function,
+    out: impl Write,
+    tree: Option<&mut dyn TreeSink>,
+) -> Result<WrittenLayer, LayerError> {
     let mut writer = LayerWriter::new(out, tree, OWNER);
     let mut files: Vec<_> = function.files.iter().collect();
     files.sort_by(|one, other| order(&one.path, &other.path));

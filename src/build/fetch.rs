@@ -65,7 +65,12 @@ pub enum FetchError {
 }
 
 /// Fetches `items`; returns their files in the same order.
-pub fn fetch(store: &Store, client: &Client, items: &[FetchItem], progress: &dyn Progress) -> Result<Vec<File>, FetchError> {
+pub fn fetch(
+    store: &Store,
+    client: &Client,
+    items: &[FetchItem],
+    progress: &dyn Progress,
+) -> Result<Vec<File>, FetchError> {
     let state = State {
         next: AtomicUsize::new(0),
         stopped: AtomicBool::new(false),
@@ -74,7 +79,12 @@ pub fn fetch(store: &Store, client: &Client, items: &[FetchItem], progress: &dyn
         files: Mutex::new(items.iter().map(|_| None).collect()),
         error: Mutex::new(None),
     };
-    let fetcher = Fetcher { store, client, progress, state: &state };
+    let fetcher = Fetcher {
+        store,
+        client,
+        progress,
+        state: &state,
+    };
     std::thread::scope(|scope| {
         for _ in 0..PARALLEL.min(items.len()) {
             scope.spawn(|| fetcher.work(items));
@@ -83,7 +93,13 @@ pub fn fetch(store: &Store, client: &Client, items: &[FetchItem], progress: &dyn
     if let Some(error) = state.error.into_inner().unwrap_or_default() {
         return Err(error);
     }
-    Ok(state.files.into_inner().unwrap_or_default().into_iter().flatten().collect())
+    Ok(state
+        .files
+        .into_inner()
+        .unwrap_or_default()
+        .into_iter()
+        .flatten()
+        .collect())
 }
 
 struct State {
@@ -109,7 +125,14 @@ impl Fetcher<'_> {
             let Some(item) = items.get(number) else { return };
             match self.one(item) {
                 Ok(file) => {
-                    if let Some(slot) = self.state.files.lock().ok().as_mut().and_then(|files| files.get_mut(number)) {
+                    if let Some(slot) = self
+                        .state
+                        .files
+                        .lock()
+                        .ok()
+                        .as_mut()
+                        .and_then(|files| files.get_mut(number))
+                    {
                         *slot = Some(file);
                     }
                 }
@@ -126,12 +149,18 @@ impl Fetcher<'_> {
     }
 
     fn one(&self, item: &FetchItem) -> Result<File, FetchError> {
-        let store_error = |source| FetchError::Store { name: item.name.clone(), source };
+        let store_error = |source| FetchError::Store {
+            name: item.name.clone(),
+            source,
+        };
         if let Some(file) = self.store.find_download(&item.sha256, item.size) {
             self.advance(item.size);
             return Ok(file);
         }
-        let mut waiting = || self.progress.step("Waiting for", &format!("another process that downloads {}", item.name));
+        let mut waiting = || {
+            self.progress
+                .step("Waiting for", &format!("another process that downloads {}", item.name))
+        };
         let mut partial = self.store.partial(&item.sha256, &mut waiting).map_err(store_error)?;
         if let Some(file) = self.store.find_download(&item.sha256, item.size) {
             self.advance(item.size);
@@ -144,7 +173,10 @@ impl Fetcher<'_> {
         self.advance(partial.len());
         let mut broken = 0;
         while partial.len() < item.size {
-            let net_error = |source| FetchError::Net { name: item.name.clone(), source };
+            let net_error = |source| FetchError::Net {
+                name: item.name.clone(),
+                source,
+            };
             let mut body = self.client.stream(&item.url, partial.len()).map_err(net_error)?;
             if !body.continues && partial.len() > 0 {
                 self.state.done.fetch_sub(partial.len(), Ordering::Relaxed);
@@ -154,7 +186,10 @@ impl Fetcher<'_> {
             if let Err(source) = self.copy(item, &mut body, &mut partial)? {
                 broken += 1;
                 if broken >= RESUMES || partial.len() == before {
-                    return Err(FetchError::Broken { name: item.name.clone(), source });
+                    return Err(FetchError::Broken {
+                        name: item.name.clone(),
+                        source,
+                    });
                 }
             } else if partial.len() < item.size {
                 // Ended in time but too early: the size is checked by the commit, which says what is wrong.
@@ -174,14 +209,19 @@ impl Fetcher<'_> {
         let mut chunk = vec![0; 256 << 10];
         loop {
             if self.state.stopped.load(Ordering::Relaxed) {
-                return Err(FetchError::Stopped { name: item.name.clone() });
+                return Err(FetchError::Stopped {
+                    name: item.name.clone(),
+                });
             }
             let bytes = match body.read(&mut chunk) {
                 Ok(0) => return Ok(Ok(())),
                 Ok(count) => chunk.get(..count).unwrap_or_default(),
                 Err(error) => return Ok(Err(error)),
             };
-            partial.append(bytes).map_err(|source| FetchError::Store { name: item.name.clone(), source })?;
+            partial.append(bytes).map_err(|source| FetchError::Store {
+                name: item.name.clone(),
+                source,
+            })?;
             self.advance(bytes.len() as u64);
             if partial.len() > item.size {
                 // Longer than promised: stop here, the commit says so.

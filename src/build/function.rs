@@ -20,7 +20,16 @@ const MAX_FILES: usize = 10_000;
 const MAX_DEPTH: usize = 32;
 /// What tools leave behind; never part of an image.
 const IGNORED: [&str; 11] = [
-    ".git", ".hg", ".svn", "__pycache__", ".venv", "venv", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".DS_Store",
+    ".git",
+    ".hg",
+    ".svn",
+    "__pycache__",
+    ".venv",
+    "venv",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+    ".DS_Store",
     "node_modules",
 ];
 
@@ -82,15 +91,24 @@ pub enum FunctionError {
 impl Function {
     /// Reads the function in `directory`.
     pub fn read(directory: &Path) -> Result<Self, FunctionError> {
-        let error = |source: rustix::io::Errno| FunctionError::Io { path: directory.to_owned(), source: source.into() };
+        let error = |source: rustix::io::Errno| FunctionError::Io {
+            path: directory.to_owned(),
+            source: source.into(),
+        };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = openat(CWD, directory, flags, Mode::empty()).map_err(error)?;
-        let mut reader = Reader { files: Vec::new(), bytes: 0, seen: 0 };
+        let mut reader = Reader {
+            files: Vec::new(),
+            bytes: 0,
+            seen: 0,
+        };
         reader.directory(root, "", 0)?;
         let mut files = reader.files;
         files.sort_by(|one, other| one.path.cmp(&other.path));
         if !files.iter().any(|file| file.path == ENTRY_POINT) {
-            return Err(FunctionError::NoEntryPoint { path: directory.to_owned() });
+            return Err(FunctionError::NoEntryPoint {
+                path: directory.to_owned(),
+            });
         }
         Ok(Self { files })
     }
@@ -120,9 +138,16 @@ struct Reader {
 
 impl Reader {
     fn directory(&mut self, directory: OwnedFd, path: &str, depth: usize) -> Result<(), FunctionError> {
-        let error = |source: rustix::io::Errno| FunctionError::Io { path: path.into(), source: source.into() };
+        let error = |source: rustix::io::Errno| FunctionError::Io {
+            path: path.into(),
+            source: source.into(),
+        };
         if depth > MAX_DEPTH {
-            return Err(FunctionError::TooMuch { path: path.to_owned(), what: "the depth", limit: MAX_DEPTH as u64 });
+            return Err(FunctionError::TooMuch {
+                path: path.to_owned(),
+                what: "the depth",
+                limit: MAX_DEPTH as u64,
+            });
         }
         for entry in Dir::read_from(&directory).map_err(error)? {
             let entry = entry.map_err(error)?;
@@ -131,13 +156,25 @@ impl Reader {
             if name == "." || name == ".." || IGNORED.contains(&name.as_str()) || name.ends_with(".pyc") {
                 continue;
             }
-            let child = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
-            if name.as_bytes() != raw || name.chars().any(|character| character.is_control() || character == '\\') {
+            let child = if path.is_empty() {
+                name.clone()
+            } else {
+                format!("{path}/{name}")
+            };
+            if name.as_bytes() != raw
+                || name
+                    .chars()
+                    .any(|character| character.is_control() || character == '\\')
+            {
                 return Err(refused(&child, "its name is not UTF-8 or has control characters"));
             }
             self.seen += 1;
             if self.seen > MAX_FILES {
-                return Err(FunctionError::TooMuch { path: child, what: "the number of files", limit: MAX_FILES as u64 });
+                return Err(FunctionError::TooMuch {
+                    path: child,
+                    what: "the number of files",
+                    limit: MAX_FILES as u64,
+                });
             }
             self.entry(&directory, &name, child, depth)?;
         }
@@ -145,9 +182,12 @@ impl Reader {
     }
 
     fn entry(&mut self, directory: &OwnedFd, name: &str, path: String, depth: usize) -> Result<(), FunctionError> {
-        let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| failed(&path, errno.into()))?;
+        let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|errno| failed(&path, errno.into()))?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let open = |more| openat(directory.as_fd(), name, flags | more, Mode::empty()).map_err(|errno| failed(&path, errno.into()));
+        let open = |more| {
+            openat(directory.as_fd(), name, flags | more, Mode::empty()).map_err(|errno| failed(&path, errno.into()))
+        };
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => self.directory(open(OFlags::DIRECTORY)?, &path, depth + 1),
             FileType::RegularFile => {
@@ -167,21 +207,37 @@ impl Reader {
         }
         self.bytes = self.bytes.saturating_add(metadata.len());
         if self.bytes > MAX_BYTES {
-            return Err(FunctionError::TooMuch { path, what: "the size of the code", limit: MAX_BYTES });
+            return Err(FunctionError::TooMuch {
+                path,
+                what: "the size of the code",
+                limit: MAX_BYTES,
+            });
         }
         let mut contents = Vec::new();
-        file.take(metadata.len()).read_to_end(&mut contents).map_err(|source| failed(&path, source))?;
-        self.files.push(SourceFile { path, executable: metadata.mode() & 0o100 != 0, contents });
+        file.take(metadata.len())
+            .read_to_end(&mut contents)
+            .map_err(|source| failed(&path, source))?;
+        self.files.push(SourceFile {
+            path,
+            executable: metadata.mode() & 0o100 != 0,
+            contents,
+        });
         Ok(())
     }
 }
 
 fn refused(path: &str, reason: &'static str) -> FunctionError {
-    FunctionError::Refused { path: path.to_owned(), reason }
+    FunctionError::Refused {
+        path: path.to_owned(),
+        reason,
+    }
 }
 
 fn failed(path: &str, source: io::Error) -> FunctionError {
-    FunctionError::Io { path: path.into(), source }
+    FunctionError::Io {
+        path: path.into(),
+        source,
+    }
 }
 
 #[cfg(test)]
@@ -191,7 +247,13 @@ mod tests {
     #[test]
     fn reads_files_and_leaves_out_what_tools_make() {
         let scratch = tempfile::tempdir().unwrap();
-        for path in ["user_function.py", "lib/a.py", ".git/config", "lib/__pycache__/a.pyc", "x.pyc"] {
+        for path in [
+            "user_function.py",
+            "lib/a.py",
+            ".git/config",
+            "lib/__pycache__/a.pyc",
+            "x.pyc",
+        ] {
             let path = scratch.path().join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, "x").unwrap();
@@ -207,11 +269,26 @@ mod tests {
     #[test]
     fn refuses_links_giants_and_nothing() {
         let scratch = tempfile::tempdir().unwrap();
-        assert!(matches!(Function::read(scratch.path()), Err(FunctionError::NoEntryPoint { .. })));
+        assert!(matches!(
+            Function::read(scratch.path()),
+            Err(FunctionError::NoEntryPoint { .. })
+        ));
         std::os::unix::fs::symlink("/etc/passwd", scratch.path().join(ENTRY_POINT)).unwrap();
-        assert!(matches!(Function::read(scratch.path()), Err(FunctionError::Refused { .. })));
+        assert!(matches!(
+            Function::read(scratch.path()),
+            Err(FunctionError::Refused { .. })
+        ));
         std::fs::remove_file(scratch.path().join(ENTRY_POINT)).unwrap();
-        File::create(scratch.path().join(ENTRY_POINT)).unwrap().set_len(1 << 40).unwrap();
-        assert!(matches!(Function::read(scratch.path()), Err(FunctionError::TooMuch { what: "the size of the code", .. })));
+        File::create(scratch.path().join(ENTRY_POINT))
+            .unwrap()
+            .set_len(1 << 40)
+            .unwrap();
+        assert!(matches!(
+            Function::read(scratch.path()),
+            Err(FunctionError::TooMuch {
+                what: "the size of the code",
+                ..
+            })
+        ));
     }
 }

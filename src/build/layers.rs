@@ -94,7 +94,9 @@ pub fn find_layer<T: DeserializeOwned>(
     store: &Store,
     wanted: LayerWanted<'_>,
 ) -> Result<Option<(BuiltLayer, T)>, StoreError> {
-    let Some(remembered) = store.memo::<Remembered<T>>(wanted.kind, wanted.key)? else { return Ok(None) };
+    let Some(remembered) = store.memo::<Remembered<T>>(wanted.kind, wanted.key)? else {
+        return Ok(None);
+    };
     if store.blob_size(&remembered.digest) != Some(remembered.size) {
         return Ok(None);
     }

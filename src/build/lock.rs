@@ -68,6 +68,8 @@ pub struct Resolver {
     pub python: String,
     /// Index of the configuration; may hold credentials, so it never becomes an argument.
     pub index: Option<String>,
+    /// Where uv finds an interpreter: it asks one for its platform, whatever its version; it runs nothing else.
+    pub path: Option<OsString>,
     /// Proxies and certificates.
     pub network: Vec<(String, OsString)>,
 }
@@ -143,8 +145,16 @@ pub enum LockError {
 impl Resolver {
     /// Everything besides the requirements that the answer depends on; no credentials.
     pub fn settings(&self) -> String {
-        let index = self.index.as_deref().map(|index| index.rsplit_once('@').map_or(index, |(_, host)| host)).unwrap_or_default();
-        let newer = self.network.iter().find(|(name, _)| name == "UV_EXCLUDE_NEWER").map(|(_, value)| value.to_string_lossy());
+        let index = self
+            .index
+            .as_deref()
+            .map(|index| index.rsplit_once('@').map_or(index, |(_, host)| host))
+            .unwrap_or_default();
+        let newer = self
+            .network
+            .iter()
+            .find(|(name, _)| name == "UV_EXCLUDE_NEWER")
+            .map(|(_, value)| value.to_string_lossy());
         format!("{} {PLATFORM} {index} {}", self.python, newer.unwrap_or_default())
     }
 
@@ -153,9 +163,15 @@ impl Resolver {
         if requirements.wanted.is_empty() {
             return Ok(Lock::default());
         }
-        let answer = self.run(store, &requirements.wanted.join("\n"), &requirements.constraints.join("\n"));
+        let answer = self.run(
+            store,
+            &requirements.wanted.join("\n"),
+            &requirements.constraints.join("\n"),
+        );
         let text = match answer {
-            Err(LockError::Unsatisfiable { explanation }) => return Err(self.explain(store, requirements, explanation)),
+            Err(LockError::Unsatisfiable { explanation }) => {
+                return Err(self.explain(store, requirements, explanation))
+            }
             other => other?,
         };
         let lock = parse(&text)?;
@@ -167,30 +183,64 @@ impl Resolver {
     fn explain(&self, store: &Store, requirements: &Requirements, explanation: String) -> LockError {
         // uv wraps its sentences; joined they can be searched.
         let flat = explanation.split_whitespace().collect::<Vec<_>>().join(" ");
-        let no_wheel = ["no usable wheels", "no wheels", "no compatible wheels", "has no wheels"].iter().any(|text| flat.contains(text));
+        let no_wheel = ["no usable wheels", "no wheels", "no compatible wheels", "has no wheels"]
+            .iter()
+            .any(|text| flat.contains(text));
         let named = requirements.wanted.iter().find(|wanted| {
-            let name: String = wanted.chars().take_while(|c| c.is_alphanumeric() || "-_.".contains(*c)).collect();
-            flat.contains(&format!("{}==", normalise(&name))) || flat.contains(&format!("of {} ", normalise(&name))) || flat.contains(&format!("{} ", normalise(&name)))
+            let name: String = wanted
+                .chars()
+                .take_while(|c| c.is_alphanumeric() || "-_.".contains(*c))
+                .collect();
+            flat.contains(&format!("{}==", normalise(&name)))
+                || flat.contains(&format!("of {} ", normalise(&name)))
+                || flat.contains(&format!("{} ", normalise(&name)))
         });
-        let (true, Some(package)) = (no_wheel, named) else { return LockError::Unsatisfiable { explanation } };
-        let name: String = package.chars().take_while(|c| c.is_alphanumeric() || "-_.".contains(*c)).collect();
+        let (true, Some(package)) = (no_wheel, named) else {
+            return LockError::Unsatisfiable { explanation };
+        };
+        let name: String = package
+            .chars()
+            .take_while(|c| c.is_alphanumeric() || "-_.".contains(*c))
+            .collect();
         let newest = self.run(store, &name, "").ok().and_then(|text| parse(&text).ok());
         let newest = newest.and_then(|lock| lock.wheels.into_iter().find(|wheel| wheel.name == normalise(&name)));
-        let newest = newest.map(|wheel| format!("; the newest version with a wheel is {}", wheel.version)).unwrap_or_default();
-        LockError::NoWheel { package: package.clone(), python: self.python.clone(), newest }
+        let newest = newest
+            .map(|wheel| format!("; the newest version with a wheel is {}", wheel.version))
+            .unwrap_or_default();
+        LockError::NoWheel {
+            package: package.clone(),
+            python: self.python.clone(),
+            newest,
+        }
     }
 
     fn run(&self, store: &Store, wanted: &str, constraints: &str) -> Result<String, LockError> {
         let scratch = store.scratch()?;
-        let failed = |source| LockError::Run { program: self.uv.display().to_string(), source };
+        let failed = |source| LockError::Run {
+            program: self.uv.display().to_string(),
+            source,
+        };
         fs::write(scratch.path().join("requirements.in"), wanted).map_err(failed)?;
         fs::write(scratch.path().join("constraints.txt"), constraints).map_err(failed)?;
         let file = |name: &str| fs::File::create(scratch.path().join(name)).map_err(failed);
         let mut command = Command::new(&self.uv);
         command
-            .args(["pip", "compile", "requirements.in", "--constraint", "constraints.txt", "--format", "pylock.toml"])
-            .args(["--only-binary", ":all:", "--python-platform", PLATFORM, "--python-version", &self.python])
-            .args(["--no-config", "--no-header", "--no-progress", "--system-certs", "--no-python-downloads"])
+            .args(["pip", "compile", "requirements.in", "--format", "pylock.toml"])
+            .args([
+                "--only-binary",
+                ":all:",
+                "--python-platform",
+                PLATFORM,
+                "--python-version",
+                &self.python,
+            ])
+            .args([
+                "--no-config",
+                "--no-header",
+                "--no-progress",
+                "--system-certs",
+                "--no-python-downloads",
+            ])
             .env_clear()
             .envs(self.network.iter().map(|(name, value)| (name, value)))
             .env("HOME", scratch.path())
@@ -200,6 +250,12 @@ impl Resolver {
             .stdin(Stdio::null())
             .stdout(file("out")?)
             .stderr(file("err")?);
+        if !constraints.is_empty() {
+            command.args(["--constraint", "constraints.txt"]);
+        }
+        if let Some(path) = &self.path {
+            command.env("PATH", path);
+        }
         if let Some(index) = &self.index {
             command.env("UV_DEFAULT_INDEX", index);
         }
@@ -212,7 +268,15 @@ impl Resolver {
         if let Some(index) = &self.index {
             explanation = explanation.replace(index, "the configured index");
         }
-        let network = ["error sending request", "Failed to fetch", "dns error", "Could not connect", "Connection refused", "tcp connect", "timed out"];
+        let network = [
+            "error sending request",
+            "Failed to fetch",
+            "dns error",
+            "Could not connect",
+            "Connection refused",
+            "tcp connect",
+            "timed out",
+        ];
         if status.is_none() || network.iter().any(|sign| explanation.contains(sign)) {
             return Err(LockError::Unavailable { explanation });
         }
@@ -266,14 +330,32 @@ fn parse(text: &str) -> Result<Lock, LockError> {
     let mut wheels = Vec::new();
     for package in pylock.packages {
         let what = format!("{} {}", package.name, package.version.as_deref().unwrap_or_default());
-        let best = package.wheels.into_iter().filter_map(|wheel| Some((rank(&file_name(&wheel.url)?)?, wheel))).max_by_key(|(rank, _)| *rank);
+        let best = package
+            .wheels
+            .into_iter()
+            .filter_map(|wheel| Some((rank(&file_name(&wheel.url)?)?, wheel)))
+            .max_by_key(|(rank, _)| *rank);
         let (_, wheel) = best.ok_or_else(|| answer(format!("{what} has no wheel in the lock")))?;
         let file_name = file_name(&wheel.url).unwrap_or_default();
-        let size = wheel.size.ok_or_else(|| answer(format!("the index gives no size for {what}")))?;
-        let sha256 = wheel.hashes.get("sha256").and_then(|hash| format!("sha256:{hash}").parse().ok());
+        let size = wheel
+            .size
+            .ok_or_else(|| answer(format!("the index gives no size for {what}")))?;
+        let sha256 = wheel
+            .hashes
+            .get("sha256")
+            .and_then(|hash| format!("sha256:{hash}").parse().ok());
         let sha256 = sha256.ok_or_else(|| answer(format!("the index gives no sha256 for {what}")))?;
-        let version = package.version.ok_or_else(|| answer(format!("{what} has no version in the lock")))?;
-        wheels.push(LockedWheel { name: normalise(&package.name), version, file_name, url: wheel.url, size, sha256 });
+        let version = package
+            .version
+            .ok_or_else(|| answer(format!("{what} has no version in the lock")))?;
+        wheels.push(LockedWheel {
+            name: normalise(&package.name),
+            version,
+            file_name,
+            url: wheel.url,
+            size,
+            sha256,
+        });
     }
     wheels.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(Lock { wheels })
@@ -282,8 +364,15 @@ fn parse(text: &str) -> Result<Lock, LockError> {
 /// The file name of a wheel's address, with `%2B` and the like decoded.
 fn file_name(url: &str) -> Option<String> {
     let path = url.split(['?', '#']).next()?;
-    let name = path.rsplit('/').next()?.replace("%2B", "+").replace("%2b", "+").replace("%21", "!");
-    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-+!".contains(&byte));
+    let name = path
+        .rsplit('/')
+        .next()?
+        .replace("%2B", "+")
+        .replace("%2b", "+")
+        .replace("%21", "!");
+    let plain = name
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"._-+!".contains(&byte));
     (plain && name.ends_with(".whl")).then_some(name)
 }
 
@@ -298,7 +387,10 @@ fn rank(file_name: &str) -> Option<(u32, u32)> {
         _ => return None,
     };
     let glibc = |tag: &str| {
-        let version = tag.strip_prefix("manylinux_2_").and_then(|rest| rest.strip_suffix("_x86_64")).and_then(|minor| minor.parse().ok());
+        let version = tag
+            .strip_prefix("manylinux_2_")
+            .and_then(|rest| rest.strip_suffix("_x86_64"))
+            .and_then(|minor| minor.parse().ok());
         match tag {
             "any" => Some(0),
             "manylinux1_x86_64" => Some(5),
@@ -312,7 +404,9 @@ fn rank(file_name: &str) -> Option<(u32, u32)> {
 
 fn check_hashes(lock: &Lock, requirements: &Requirements) -> Result<(), LockError> {
     for (name, hashes) in &requirements.hashes {
-        let Some(wheel) = lock.wheels.iter().find(|wheel| wheel.name == *name) else { continue };
+        let Some(wheel) = lock.wheels.iter().find(|wheel| wheel.name == *name) else {
+            continue;
+        };
         if !hashes.contains(&wheel.sha256) {
             return Err(LockError::Hash {
                 package: format!("{name} {}", wheel.version),
@@ -326,28 +420,48 @@ fn check_hashes(lock: &Lock, requirements: &Requirements) -> Result<(), LockErro
 
 /// Bytes of all wheels, refused when an image of them would be over the limit.
 pub fn check_size(lock: &Lock) -> Result<u64, LockError> {
-    let size = lock.wheels.iter().fold(0u64, |sum, wheel| sum.saturating_add(wheel.size));
+    let size = lock
+        .wheels
+        .iter()
+        .fold(0u64, |sum, wheel| sum.saturating_add(wheel.size));
     if size <= MAX_IMAGE {
         return Ok(size);
     }
-    Err(LockError::TooLarge { size, largest: largest(lock) })
+    Err(LockError::TooLarge {
+        size,
+        largest: largest(lock),
+    })
 }
 
 /// The three largest wheels, for messages.
 pub fn largest(lock: &Lock) -> String {
     let mut wheels: Vec<&LockedWheel> = lock.wheels.iter().collect();
     wheels.sort_by_key(|wheel| std::cmp::Reverse(wheel.size));
-    let names = wheels.iter().take(3).map(|wheel| format!("{} {} ({})", wheel.name, wheel.version, Bytes(wheel.size)));
+    let names = wheels
+        .iter()
+        .take(3)
+        .map(|wheel| format!("{} {} ({})", wheel.name, wheel.version, Bytes(wheel.size)));
     names.collect::<Vec<_>>().join(", ")
 }
 
 /// uv: the configured one, else that on `path`, else the one fetched before, else fetched now with the machine's pip.
-pub fn find_uv(store: &Store, configured: Option<&Path>, path: Option<&OsString>, network: &[(String, OsString)]) -> Result<PathBuf, LockError> {
+pub fn find_uv(
+    store: &Store,
+    configured: Option<&Path>,
+    path: Option<&OsString>,
+    network: &[(String, OsString)],
+) -> Result<PathBuf, LockError> {
     if let Some(uv) = configured {
         return Ok(uv.to_owned());
     }
-    let on_path = path.into_iter().flat_map(std::env::split_paths).map(|directory| directory.join("uv"));
-    if let Some(uv) = on_path.into_iter().find(|uv| fs::metadata(uv).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)) {
+    let on_path = path
+        .into_iter()
+        .flat_map(std::env::split_paths)
+        .map(|directory| directory.join("uv"));
+    if let Some(uv) = on_path
+        .into_iter()
+        .find(|uv| fs::metadata(uv).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0))
+    {
         return Ok(uv);
     }
     let version = UV_LOCK.split(' ').next().unwrap_or_default();
@@ -358,7 +472,12 @@ pub fn find_uv(store: &Store, configured: Option<&Path>, path: Option<&OsString>
     Ok(target)
 }
 
-fn fetch_uv(store: &Store, path: Option<&OsString>, network: &[(String, OsString)], target: &Path) -> Result<(), LockError> {
+fn fetch_uv(
+    store: &Store,
+    path: Option<&OsString>,
+    network: &[(String, OsString)],
+    target: &Path,
+) -> Result<(), LockError> {
     let reason = |reason: String| LockError::NoUv { reason };
     let mut fields = UV_LOCK.split_whitespace();
     let (version, file_name, size, hash) = (fields.next(), fields.next(), fields.next(), fields.next());
@@ -367,33 +486,57 @@ fn fetch_uv(store: &Store, path: Option<&OsString>, network: &[(String, OsString
     };
     let scratch = store.scratch()?;
     let requirement = scratch.path().join("uv.txt");
-    fs::write(&requirement, format!("uv=={version} --hash=sha256:{hash}\n")).map_err(|error| reason(error.to_string()))?;
+    fs::write(&requirement, format!("uv=={version} --hash=sha256:{hash}\n"))
+        .map_err(|error| reason(error.to_string()))?;
     let mut pip = Command::new("python3");
     // pip knows this machine's index, certificates and proxies; nothing is installed or executed.
-    pip.args(["-I", "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--dest"])
-        .arg(scratch.path())
-        .arg("-r")
-        .arg(&requirement)
-        .envs(network.iter().map(|(name, value)| (name, value)))
-        .stdin(Stdio::null());
+    pip.args([
+        "-I",
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--require-hashes",
+        "--only-binary",
+        ":all:",
+        "--dest",
+    ])
+    .arg(scratch.path())
+    .arg("-r")
+    .arg(&requirement)
+    .envs(network.iter().map(|(name, value)| (name, value)))
+    .stdin(Stdio::null());
     if let Some(path) = path {
         pip.env("PATH", path);
     }
     let done = pip.output().map_err(|error| reason(format!("run python3: {error}")))?;
     if !done.status.success() {
-        return Err(reason(String::from_utf8_lossy(&done.stderr).chars().take(MAX_MESSAGE).collect()));
+        return Err(reason(
+            String::from_utf8_lossy(&done.stderr)
+                .chars()
+                .take(MAX_MESSAGE)
+                .collect(),
+        ));
     }
-    let wheel = fs::File::open(scratch.path().join(file_name)).map_err(|error| reason(format!("open {file_name}: {error}")))?;
+    let wheel =
+        fs::File::open(scratch.path().join(file_name)).map_err(|error| reason(format!("open {file_name}: {error}")))?;
     let mut bytes = Vec::new();
-    (&wheel).read_to_end(&mut bytes).map_err(|error| reason(error.to_string()))?;
+    (&wheel)
+        .read_to_end(&mut bytes)
+        .map_err(|error| reason(error.to_string()))?;
     if bytes.len().to_string() != size || Digest::of(&bytes).hex() != hash {
         return Err(reason(format!("{file_name} is not the pinned one")));
     }
     let zip = Zip::open(wheel, &ExtractionLimits::default()).map_err(|error| reason(error.to_string()))?;
-    let entry = zip.entries().iter().find(|entry| entry.name.ends_with(".data/scripts/uv"));
+    let entry = zip
+        .entries()
+        .iter()
+        .find(|entry| entry.name.ends_with(".data/scripts/uv"));
     let entry = entry.ok_or_else(|| reason(format!("{file_name} holds no uv")))?;
     let mut contents = Vec::new();
-    zip.read(entry, &mut Vec::new(), &mut contents).map_err(|error| reason(error.to_string()))?;
+    zip.read(entry, &mut Vec::new(), &mut contents)
+        .map_err(|error| reason(error.to_string()))?;
     let temporary = scratch.path().join("uv");
     let placed = fs::write(&temporary, contents)
         .and_then(|()| fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755)))
@@ -418,11 +561,20 @@ mod tests {
 
     #[test]
     fn takes_the_wheel_that_fits_best() {
-        let all = ["p-1.0-py3-none-any.whl", "p-1.0-cp38-abi3-manylinux_2_17_x86_64.whl", "p-1.0-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
-            "p-1.0-cp311-cp311-manylinux_2_39_x86_64.whl", "p-1.0-cp311-cp311-macosx_11_0_arm64.whl", "p-1.0-cp312-cp312-manylinux_2_17_x86_64.whl"];
+        let all = [
+            "p-1.0-py3-none-any.whl",
+            "p-1.0-cp38-abi3-manylinux_2_17_x86_64.whl",
+            "p-1.0-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+            "p-1.0-cp311-cp311-manylinux_2_39_x86_64.whl",
+            "p-1.0-cp311-cp311-macosx_11_0_arm64.whl",
+            "p-1.0-cp312-cp312-manylinux_2_17_x86_64.whl",
+        ];
         let text = pylock(&all.map(wheel).join(","));
         let lock = parse(&text).unwrap();
-        assert_eq!((lock.wheels[0].name.as_str(), lock.wheels[0].file_name.as_str()), ("my-pkg", all[2]));
+        assert_eq!(
+            (lock.wheels[0].name.as_str(), lock.wheels[0].file_name.as_str()),
+            ("my-pkg", all[2])
+        );
     }
 
     #[test]
@@ -432,7 +584,9 @@ mod tests {
             pylock(&wheel("p-1.0-cp312-cp312-win_amd64.whl")),
             pylock(&wheel("p.tar.gz")),
             pylock("{ url = \"https://example.org/p-1.0-py3-none-any.whl\", size = 5, hashes = { md5 = \"00\" } }"),
-            pylock(&format!("{{ url = \"https://example.org/p-1.0-py3-none-any.whl\", hashes = {{ sha256 = \"{ZERO}\" }} }}")),
+            pylock(&format!(
+                "{{ url = \"https://example.org/p-1.0-py3-none-any.whl\", hashes = {{ sha256 = \"{ZERO}\" }} }}"
+            )),
             "rubbish".to_owned(),
         ] {
             assert!(matches!(parse(&text), Err(LockError::Answer { .. })), "{text}");
@@ -446,8 +600,14 @@ mod tests {
         let mut huge = lock.clone();
         huge.wheels[0].size = 3_000_000_000;
         assert!(check_size(&huge).unwrap_err().to_string().contains("my-pkg"));
-        let hashes = |hash: Digest| Requirements { hashes: [("my-pkg".to_owned(), vec![hash])].into(), ..Default::default() };
+        let hashes = |hash: Digest| Requirements {
+            hashes: [("my-pkg".to_owned(), vec![hash])].into(),
+            ..Default::default()
+        };
         assert!(check_hashes(&lock, &hashes(lock.wheels[0].sha256)).is_ok());
-        assert!(matches!(check_hashes(&lock, &hashes(Digest::of(b""))), Err(LockError::Hash { .. })));
+        assert!(matches!(
+            check_hashes(&lock, &hashes(Digest::of(b""))),
+            Err(LockError::Hash { .. })
+        ));
     }
 }

@@ -45,7 +45,11 @@ pub struct RequirementError {
 impl Requirements {
     /// Reads the requirements of `function`; none when it has no such file.
     pub fn read(function: &Function) -> Result<Self, RequirementError> {
-        let mut reader = Reader { function, found: Self::default(), includes: Vec::new() };
+        let mut reader = Reader {
+            function,
+            found: Self::default(),
+            includes: Vec::new(),
+        };
         if function.find_file(FILE).is_some() {
             reader.file(FILE, Kind::Wanted)?;
         }
@@ -79,7 +83,11 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn file(&mut self, path: &str, kind: Kind) -> Result<(), RequirementError> {
-        let error = |line, reason: String| RequirementError { file: path.to_owned(), line, reason };
+        let error = |line, reason: String| RequirementError {
+            file: path.to_owned(),
+            line,
+            reason,
+        };
         let key = (path.to_owned(), kind == Kind::Wanted);
         if self.includes.contains(&key) {
             return Ok(());
@@ -88,10 +96,15 @@ impl Reader<'_> {
         if self.includes.len() > MAX_INCLUDES {
             return Err(error(1, format!("more than {MAX_INCLUDES} files are included")));
         }
-        let file = self.function.find_file(path).ok_or_else(|| error(1, "it is not a file of the function".to_owned()))?;
+        let file = self
+            .function
+            .find_file(path)
+            .ok_or_else(|| error(1, "it is not a file of the function".to_owned()))?;
         let text = std::str::from_utf8(&file.contents).map_err(|_| error(1, "it is not UTF-8".to_owned()))?;
         for (line, entry) in logical_lines(text.strip_prefix('\u{feff}').unwrap_or(text)) {
-            self.entry(path, kind, &entry).map_err(|reason| error(line, reason)).or_else(|failed| self.included(failed, &entry))?;
+            self.entry(path, kind, &entry)
+                .map_err(|reason| error(line, reason))
+                .or_else(|failed| self.included(failed, &entry))?;
         }
         Ok(())
     }
@@ -101,7 +114,11 @@ impl Reader<'_> {
         match error.reason.split_once('\u{1}') {
             Some((place, reason)) => {
                 let (file, line) = place.rsplit_once(':').unwrap_or((place, "1"));
-                Err(RequirementError { file: file.to_owned(), line: line.parse().unwrap_or(1), reason: reason.to_owned() })
+                Err(RequirementError {
+                    file: file.to_owned(),
+                    line: line.parse().unwrap_or(1),
+                    reason: reason.to_owned(),
+                })
             }
             None => Err(error),
         }
@@ -111,27 +128,43 @@ impl Reader<'_> {
         if entry.len() > MAX_LINE {
             return Err(format!("the entry is over {MAX_LINE} characters"));
         }
-        if entry.chars().any(|character| character.is_control() && character != '\t') {
+        if entry
+            .chars()
+            .any(|character| character.is_control() && character != '\t')
+        {
             return Err("it has control characters".to_owned());
         }
         if entry.contains("${") {
-            return Err(format!("{entry:?} uses an environment variable; requirements are the same everywhere"));
+            return Err(format!(
+                "{entry:?} uses an environment variable; requirements are the same everywhere"
+            ));
         }
         if entry.starts_with('-') {
             return self.option(file, entry);
         }
         refuse_addresses(entry)?;
         let (requirement, hashes) = split_hashes(entry)?;
-        let parsed = Pep508::<VerbatimUrl>::from_str(requirement)
-            .map_err(|error| format!("{requirement:?} is no requirement: {}", error.to_string().replace('\n', " | ")))?;
+        let parsed = Pep508::<VerbatimUrl>::from_str(requirement).map_err(|error| {
+            format!(
+                "{requirement:?} is no requirement: {}",
+                error.to_string().replace('\n', " | ")
+            )
+        })?;
         if matches!(parsed.version_or_url, Some(VersionOrUrl::Url(_))) {
-            return Err(format!("{} is a direct URL; only packages of the index are installed", parsed.name));
+            return Err(format!(
+                "{} is a direct URL; only packages of the index are installed",
+                parsed.name
+            ));
         }
         let name = normalise(&parsed.name.to_string());
         if !hashes.is_empty() {
             self.found.hashes.entry(name).or_default().extend(hashes);
         }
-        let list = if kind == Kind::Wanted { &mut self.found.wanted } else { &mut self.found.constraints };
+        let list = if kind == Kind::Wanted {
+            &mut self.found.wanted
+        } else {
+            &mut self.found.constraints
+        };
         list.push(parsed.to_string());
         if list.len() > MAX_REQUIREMENTS {
             return Err(format!("there are more than {MAX_REQUIREMENTS} requirements"));
@@ -140,7 +173,9 @@ impl Reader<'_> {
     }
 
     fn option(&mut self, file: &str, entry: &str) -> Result<(), String> {
-        let end = entry.find(|character: char| character.is_whitespace() || character == '=').unwrap_or(entry.len());
+        let end = entry
+            .find(|character: char| character.is_whitespace() || character == '=')
+            .unwrap_or(entry.len());
         let (name, value) = entry.split_at(end);
         let value = value.trim_start_matches(|character: char| character.is_whitespace() || character == '=');
         // `-rmore.txt` is `-r more.txt`.
@@ -148,17 +183,32 @@ impl Reader<'_> {
             "-r" | "-c" | "--requirement" | "--constraint" => (name, value.trim()),
             _ if name.starts_with("-r") && !name.starts_with("--") => ("-r", name.get(2..).unwrap_or_default()),
             _ if name.starts_with("-c") && !name.starts_with("--") => ("-c", name.get(2..).unwrap_or_default()),
-            "-e" | "--editable" => return Err(format!("{name} installs from a directory or a repository; only packages of the index are installed")),
-            _ => return Err(format!("the option {name} is not taken from a requirements file; the platform's index settings apply")),
+            "-e" | "--editable" => {
+                return Err(format!(
+                    "{name} installs from a directory or a repository; only packages of the index are installed"
+                ))
+            }
+            _ => {
+                return Err(format!(
+                    "the option {name} is not taken from a requirements file; the platform's index settings apply"
+                ))
+            }
         };
-        let kind = if matches!(name, "-c" | "--constraint") { Kind::Constraint } else { Kind::Wanted };
+        let kind = if matches!(name, "-c" | "--constraint") {
+            Kind::Constraint
+        } else {
+            Kind::Wanted
+        };
         let target = included_path(file, value)
             .ok_or_else(|| format!("{name} {value}: only files inside the function's directory can be included"))?;
         if self.function.find_file(&target).is_none() {
-            return Err(format!("{name} {value}: there is no such file in the function's directory"));
+            return Err(format!(
+                "{name} {value}: there is no such file in the function's directory"
+            ));
         }
         // The place of an error in the other file travels inside the text; `included` takes it out again.
-        self.file(&target, kind).map_err(|error| format!("{}:{}\u{1}{}", error.file, error.line, error.reason))
+        self.file(&target, kind)
+            .map_err(|error| format!("{}:{}\u{1}{}", error.file, error.line, error.reason))
     }
 }
 
@@ -167,23 +217,36 @@ fn included_path(file: &str, value: &str) -> Option<String> {
     let value = value.strip_prefix("./").unwrap_or(value);
     let inside = !value.is_empty() && !value.starts_with('/') && !value.contains([':', '\\']);
     let plain = value.split('/').all(|component| !matches!(component, "" | "." | ".."));
-    let directory = file.rsplit_once('/').map(|(directory, _)| format!("{directory}/")).unwrap_or_default();
+    let directory = file
+        .rsplit_once('/')
+        .map(|(directory, _)| format!("{directory}/"))
+        .unwrap_or_default();
     (inside && plain).then(|| format!("{directory}{value}"))
 }
 
 /// Whatever a resolver would take for something else than a name.
 fn refuse_addresses(entry: &str) -> Result<(), String> {
-    let first = entry.split(|character: char| character.is_whitespace() || character == ';').next().unwrap_or_default();
+    let first = entry
+        .split(|character: char| character.is_whitespace() || character == ';')
+        .next()
+        .unwrap_or_default();
     for scheme in ["git+", "hg+", "svn+", "bzr+"] {
         if entry.to_lowercase().contains(scheme) {
-            return Err(format!("{first:?} is installed from a {} repository; only packages of the index are installed", &scheme[..scheme.len() - 1]));
+            return Err(format!(
+                "{first:?} is installed from a {} repository; only packages of the index are installed",
+                &scheme[..scheme.len() - 1]
+            ));
         }
     }
     if first.contains("://") || first.to_lowercase().starts_with("file:") {
         return Err(format!("{first:?} is a URL; only packages of the index are installed"));
     }
     let local = first.starts_with(['.', '/', '~', '\\']) || first.contains('/') && !first.contains('[');
-    if local || [".whl", ".tar.gz", ".zip"].iter().any(|end| first.to_lowercase().ends_with(end)) {
+    if local
+        || [".whl", ".tar.gz", ".zip"]
+            .iter()
+            .any(|end| first.to_lowercase().ends_with(end))
+    {
         return Err(format!("{first:?} is a path; only packages of the index are installed"));
     }
     Ok(())
@@ -191,7 +254,9 @@ fn refuse_addresses(entry: &str) -> Result<(), String> {
 
 /// The requirement and its `--hash` options.
 fn split_hashes(entry: &str) -> Result<(&str, Vec<Digest>), String> {
-    let Some(at) = entry.find(" --").or_else(|| entry.find("\t--")) else { return Ok((entry.trim(), Vec::new())) };
+    let Some(at) = entry.find(" --").or_else(|| entry.find("\t--")) else {
+        return Ok((entry.trim(), Vec::new()));
+    };
     let (requirement, options) = entry.split_at(at);
     let mut hashes = Vec::new();
     let options = options.replace("--hash=", "--hash ");
@@ -225,8 +290,16 @@ fn logical_lines(text: &str) -> Vec<(usize, String)> {
     }
     entries.extend(open);
     let clean = |entry: String| {
-        let comment = entry.starts_with('#').then_some(0).or_else(|| entry.find(" #")).or_else(|| entry.find("\t#"));
-        entry.get(..comment.unwrap_or(entry.len())).unwrap_or_default().trim().to_owned()
+        let comment = entry
+            .starts_with('#')
+            .then_some(0)
+            .or_else(|| entry.find(" #"))
+            .or_else(|| entry.find("\t#"));
+        entry
+            .get(..comment.unwrap_or(entry.len()))
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
     };
     let cleaned = entries.into_iter().map(|(number, entry)| (number, clean(entry)));
     cleaned.filter(|(_, entry)| !entry.is_empty()).collect()
@@ -238,15 +311,26 @@ mod tests {
     use super::*;
 
     fn read(files: &[(&str, &str)]) -> Result<Requirements, RequirementError> {
-        let file = |(path, text): &(&str, &str)| SourceFile { path: (*path).to_owned(), executable: false, contents: text.as_bytes().to_vec() };
-        Requirements::read(&Function { files: files.iter().map(file).collect() })
+        let file = |(path, text): &(&str, &str)| SourceFile {
+            path: (*path).to_owned(),
+            executable: false,
+            contents: text.as_bytes().to_vec(),
+        };
+        Requirements::read(&Function {
+            files: files.iter().map(file).collect(),
+        })
     }
 
     #[test]
     fn reads_everything_that_is_only_names_and_versions() {
         let hash = "0".repeat(64);
         let top = format!("\u{feff}# c\r\nNumPy >= 1.26 , <2 ; python_version >= '3.8' # why\r\nsix \\\r\n  ==1.16.0 \\\r\n  --hash=sha256:{hash}\r\n-r sub/more.txt\nuvicorn[standard]\n");
-        let found = read(&[(FILE, &top), ("sub/more.txt", "-c c.txt\nscipy\n-r ./more.txt\n"), ("sub/c.txt", "scipy<2\n")]).unwrap();
+        let found = read(&[
+            (FILE, &top),
+            ("sub/more.txt", "-c c.txt\nscipy\n-r ./more.txt\n"),
+            ("sub/c.txt", "scipy<2\n"),
+        ])
+        .unwrap();
         assert_eq!(found.wanted.len(), 4, "{found:?}");
         assert_eq!(found.constraints, ["scipy<2"]);
         assert_eq!(found.hashes["six"].len(), 1);
@@ -256,10 +340,33 @@ mod tests {
     #[test]
     fn refuses_what_reaches_outside_by_file_and_line() {
         for line in [
-            "a @ https://example.org/a.whl", "https://example.org/a.whl", "git+https://example.org/a", "a @ git+ssh://x/y", "-e .",
-            "./a", "../a", "/a", "~/a", "a.whl", "dir/a", "file:///a", "-i https://x", "--index-url=https://x", "--pre", "--no-binary :all:",
-            "-r ../x", "-r /etc/passwd", "-c https://x/c", "-r missing.txt", "${X}", "a\u{1b}", "a==", "a b", "a --global-option x",
-            "a --hash=md5:00", "a --hash=sha256:zz",
+            "a @ https://example.org/a.whl",
+            "https://example.org/a.whl",
+            "git+https://example.org/a",
+            "a @ git+ssh://x/y",
+            "-e .",
+            "./a",
+            "../a",
+            "/a",
+            "~/a",
+            "a.whl",
+            "dir/a",
+            "file:///a",
+            "-i https://x",
+            "--index-url=https://x",
+            "--pre",
+            "--no-binary :all:",
+            "-r ../x",
+            "-r /etc/passwd",
+            "-c https://x/c",
+            "-r missing.txt",
+            "${X}",
+            "a\u{1b}",
+            "a==",
+            "a b",
+            "a --global-option x",
+            "a --hash=md5:00",
+            "a --hash=sha256:zz",
         ] {
             let error = read(&[(FILE, &format!("\n{line}\n"))]).unwrap_err();
             assert_eq!((error.file.as_str(), error.line), (FILE, 2), "{line}: {error}");

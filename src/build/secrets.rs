@@ -51,11 +51,19 @@ pub fn find(function: &Function, allowed: &[String]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for file in function.files.iter().filter(|file| !allowed.contains(&file.path)) {
         if let Some(kind) = by_name(&file.path) {
-            findings.push(Finding { path: file.path.clone(), line: None, kind });
+            findings.push(Finding {
+                path: file.path.clone(),
+                line: None,
+                kind,
+            });
         } else if file.contents.len() <= MAX_SEARCHED {
             for (number, line) in (1..).zip(file.contents.split(|byte| *byte == b'\n')) {
                 if let Some(kind) = by_text(line) {
-                    findings.push(Finding { path: file.path.clone(), line: Some(number), kind });
+                    findings.push(Finding {
+                        path: file.path.clone(),
+                        line: Some(number),
+                        kind,
+                    });
                 }
             }
         }
@@ -65,14 +73,23 @@ pub fn find(function: &Function, allowed: &[String]) -> Vec<Finding> {
 
 fn by_name(path: &str) -> Option<&'static str> {
     let name = path.rsplit('/').next().unwrap_or(path).to_lowercase();
-    let template = [".example", ".sample", ".template"].iter().any(|end| name.ends_with(end));
+    let template = [".example", ".sample", ".template"]
+        .iter()
+        .any(|end| name.ends_with(end));
     match name.as_str() {
         _ if template => None,
         _ if name == ".env" || name.starts_with(".env.") || name.ends_with(".env") => Some("an environment file"),
         "id_rsa" | "id_dsa" | "id_ecdsa" | "id_ed25519" => Some("a private key"),
-        ".netrc" | "_netrc" | ".pypirc" | ".npmrc" | ".pgpass" | ".htpasswd" | ".git-credentials" => Some("a credentials file"),
+        ".netrc" | "_netrc" | ".pypirc" | ".npmrc" | ".pgpass" | ".htpasswd" | ".git-credentials" => {
+            Some("a credentials file")
+        }
         "credentials.json" | "service-account.json" | "service_account.json" => Some("a credentials file"),
-        _ if [".key", ".p12", ".pfx", ".jks", ".keystore"].iter().any(|end| name.ends_with(end)) => Some("a private key"),
+        _ if [".key", ".p12", ".pfx", ".jks", ".keystore"]
+            .iter()
+            .any(|end| name.ends_with(end)) =>
+        {
+            Some("a private key")
+        }
         _ => None,
     }
 }
@@ -82,7 +99,10 @@ fn by_text(line: &[u8]) -> Option<&'static str> {
     if begins {
         return Some("a private key");
     }
-    TOKENS.iter().find(|(prefix, follows, least, _)| has_token(line, prefix.as_bytes(), *follows, *least)).map(|token| token.3)
+    TOKENS
+        .iter()
+        .find(|(prefix, follows, least, _)| has_token(line, prefix.as_bytes(), *follows, *least))
+        .map(|token| token.3)
 }
 
 fn has_token(line: &[u8], prefix: &[u8], follows: fn(u8) -> bool, least: usize) -> bool {
@@ -117,13 +137,25 @@ mod tests {
     use super::*;
 
     fn findings(path: &str, contents: &str) -> Vec<Finding> {
-        let file = SourceFile { path: path.to_owned(), executable: false, contents: contents.as_bytes().to_vec() };
+        let file = SourceFile {
+            path: path.to_owned(),
+            executable: false,
+            contents: contents.as_bytes().to_vec(),
+        };
         find(&Function { files: vec![file] }, &[])
     }
 
     #[test]
     fn finds_by_name_and_by_text_and_never_prints_the_value() {
-        for path in [".env", "a/.env.prod", "prod.env", "id_rsa", "x/server.key", ".netrc", "credentials.json"] {
+        for path in [
+            ".env",
+            "a/.env.prod",
+            "prod.env",
+            "id_rsa",
+            "x/server.key",
+            ".netrc",
+            "credentials.json",
+        ] {
             assert_eq!(findings(path, "x").len(), 1, "{path}");
         }
         let token = format!("ghp_{}", "a".repeat(36));
@@ -133,14 +165,24 @@ mod tests {
             (format!("k = AKIA{}\n", "A1".repeat(8)), 1),
         ] {
             let found = findings("a.py", &text);
-            assert_eq!(found.iter().map(|finding| finding.line).collect::<Vec<_>>(), [Some(line)], "{text}");
+            assert_eq!(
+                found.iter().map(|finding| finding.line).collect::<Vec<_>>(),
+                [Some(line)],
+                "{text}"
+            );
             assert!(!found[0].to_string().contains("AKIA") && !found[0].to_string().contains("ghp_"));
         }
     }
 
     #[test]
     fn leaves_honest_files_alone() {
-        for (path, text) in [(".env.example", "A="), ("environment.py", "x"), ("a.py", "AKIA"), ("a.py", "my_ghp_x = 1"), ("key.py", "")] {
+        for (path, text) in [
+            (".env.example", "A="),
+            ("environment.py", "x"),
+            ("a.py", "AKIA"),
+            ("a.py", "my_ghp_x = 1"),
+            ("key.py", ""),
+        ] {
             assert_eq!(findings(path, text), [], "{path} {text}");
         }
     }

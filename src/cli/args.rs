@@ -11,7 +11,12 @@ use crate::policy::{parse_duration, Bytes, Network, Promise};
 
 /// Builds OCI images for Python functions and runs them in a sandbox: no daemon, no root.
 #[derive(Debug, Parser)]
-#[command(name = "gantry", version, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(
+    name = "gantry",
+    version,
+    arg_required_else_help = true,
+    disable_help_subcommand = true
+)]
 pub struct Cli {
     /// Configuration file [default: $GANTRY_CONFIG, else $XDG_CONFIG_HOME/gantry/config.toml]
     #[arg(long, global = true, value_name = "FILE")]
@@ -29,7 +34,10 @@ pub enum Command {
     /// Copy an image from an image layout (oci:DIR[:TAG]) into the store
     Pull { reference: Reference },
     /// Copy an image of the store into an image layout (oci:DIR[:TAG])
-    Push { reference: Reference, destination: Reference },
+    Push {
+        reference: Reference,
+        destination: Reference,
+    },
     /// Copy an image between the store and image layouts
     Copy { source: Reference, destination: Reference },
     /// Write an image to an OCI archive

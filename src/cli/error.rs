@@ -58,7 +58,9 @@ pub fn exit_code(error: &CommandError) -> u8 {
     match error {
         CommandError::Usage(_) | CommandError::Config(_) => 2,
         CommandError::Run(_) | CommandError::RunUsage(_) => CANNOT_RUN,
-        CommandError::Build(BuildError::Secrets { .. } | BuildError::TooLarge { .. } | BuildError::Lock(LockError::TooLarge { .. })) => 3,
+        CommandError::Build(
+            BuildError::Secrets { .. } | BuildError::TooLarge { .. } | BuildError::Lock(LockError::TooLarge { .. }),
+        ) => 3,
         CommandError::Build(error) if build_is_unavailable(error) => 4,
         CommandError::Base(error) if base_is_unavailable(error) => 4,
         _ => 1,

@@ -21,6 +21,9 @@ mod tests {
 
     #[test]
     fn terminal_sequences_become_visible() {
-        assert_eq!(escape("a\u{1b}[2Jb\r\u{9b}c\u{202e}d\ne"), "a\\u{1b}[2Jb\\r\\u{9b}c\\u{202e}d\ne");
+        assert_eq!(
+            escape("a\u{1b}[2Jb\r\u{9b}c\u{202e}d\ne"),
+            "a\\u{1b}[2Jb\\r\\u{9b}c\\u{202e}d\ne"
+        );
     }
 }

@@ -42,7 +42,11 @@ pub fn main() -> ExitCode {
         Err(error) => {
             let _ = error.print();
             // `run` has the workload's codes below 124; its own mistakes are all 125.
-            let code = if error.use_stderr() && is_run { CANNOT_RUN } else { u8::try_from(error.exit_code()).unwrap_or(2) };
+            let code = if error.use_stderr() && is_run {
+                CANNOT_RUN
+            } else {
+                u8::try_from(error.exit_code()).unwrap_or(2)
+            };
             return ExitCode::from(code);
         }
     };
@@ -67,7 +71,11 @@ fn dispatch(cli: &Cli) -> Result<u8, CommandError> {
     let config = Config::load(cli.config.as_deref(), &environment)?;
     let root = environment.store_root().ok_or(ConfigError::NoHome)?;
     let root = std::path::absolute(&root).unwrap_or(root);
-    let session = Session { environment, config, store: Store::open(&root)? };
+    let session = Session {
+        environment,
+        config,
+        store: Store::open(&root)?,
+    };
     if let Command::Run(args) = &cli.command {
         return session.run(args);
     }
@@ -77,9 +85,11 @@ fn dispatch(cli: &Cli) -> Result<u8, CommandError> {
         Command::Build(args) => session.build(args),
         Command::Run(_) => Ok(0),
         Command::Pull { reference } => print_line(&ops::copy(&session.store, reference, None)?),
-        Command::Push { reference, destination } | Command::Copy { source: reference, destination } => {
-            print_line(&ops::copy(&session.store, reference, Some(destination))?)
-        }
+        Command::Push { reference, destination }
+        | Command::Copy {
+            source: reference,
+            destination,
+        } => print_line(&ops::copy(&session.store, reference, Some(destination))?),
         Command::Save { reference, file } => session.save(reference, file),
         Command::Load { file, tag } => session.load(file, tag.as_ref()),
         Command::Images(command) => session.images(command),
@@ -91,7 +101,9 @@ fn dispatch(cli: &Cli) -> Result<u8, CommandError> {
 /// On Ctrl-C and the like: nothing half-written stays, and the exit code says which signal it was.
 fn watch_signals() {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };
+    let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]) else {
+        return;
+    };
     std::thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             store::abandon();
@@ -103,17 +115,25 @@ fn watch_signals() {
 impl Session {
     fn compiler(&self) -> Result<SandboxCompiler, StoreError> {
         let jobs = std::thread::available_parallelism().map_or(1, usize::from).min(8);
-        Ok(SandboxCompiler { scaffold: self.store.scaffold_tree()?, jobs })
+        Ok(SandboxCompiler {
+            scaffold: self.store.scaffold_tree()?,
+            jobs,
+        })
     }
 
     fn base_settings(&self) -> BaseSettings {
         let base = &self.config.base;
-        BaseSettings { mirror: base.mirror.clone(), security_mirror: base.security_mirror.clone() }
+        BaseSettings {
+            mirror: base.mirror.clone(),
+            security_mirror: base.security_mirror.clone(),
+        }
     }
 
     fn build(&self, args: &BuildArgs) -> Result<u8, CommandError> {
         if args.allow_sdist {
-            return Err(CommandError::NotAvailable("build from source distributions (--allow-sdist): this version takes wheels only"));
+            return Err(CommandError::NotAvailable(
+                "build from source distributions (--allow-sdist): this version takes wheels only",
+            ));
         }
         let started = Instant::now();
         let request = BuildRequest {
@@ -128,8 +148,20 @@ impl Session {
         };
         let environment = &self.environment;
         let resolver = || {
-            let uv = find_uv(&self.store, self.config.index.uv.as_deref(), environment.path.as_ref(), &environment.network)?;
-            Ok(Resolver { uv, python: args.python.clone(), index: self.config.index.url.clone(), network: environment.network.clone() })
+            let uv = find_uv(
+                &self.store,
+                self.config.index.uv.as_deref(),
+                environment.path.as_ref(),
+                &environment.network,
+            )?;
+            let (python, index) = (args.python.clone(), self.config.index.url.clone());
+            Ok(Resolver {
+                uv,
+                python,
+                index,
+                path: environment.path.clone(),
+                network: environment.network.clone(),
+            })
         };
         let narrator = Narrator::new();
         let built = ops::build(&self.store, &request, &resolver, &self.compiler()?, &narrator);
@@ -164,7 +196,13 @@ impl Session {
         write_outcome(args, &outcome)?;
         let status = serde_json::to_value(outcome.status).ok();
         let status = status.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default();
-        self.note("run", &outcome.image.reference, outcome.image.digest.map(|digest| digest.to_string()), status, started);
+        self.note(
+            "run",
+            &outcome.image.reference,
+            outcome.image.digest.map(|digest| digest.to_string()),
+            status,
+            started,
+        );
         match error {
             Some(error) => Err(error.into()),
             None => {
@@ -187,7 +225,11 @@ impl Session {
         } else {
             // Complete or not there: written beside its place, then renamed.
             let temporary = file.with_extension(format!("gantry-{}", std::process::id()));
-            let error = |source| CommandError::File { action: "write", path: file.display().to_string(), source };
+            let error = |source| CommandError::File {
+                action: "write",
+                path: file.display().to_string(),
+                source,
+            };
             let out = io::BufWriter::new(fs::File::create_new(&temporary).map_err(error)?);
             let saved = ops::save(&self.store, reference, out);
             if saved.is_err() {
@@ -205,8 +247,16 @@ impl Session {
         let loaded = if file == Path::new("-") {
             ops::load(&self.store, io::stdin().lock(), tag)?
         } else {
-            let error = |source| CommandError::File { action: "open", path: file.display().to_string(), source };
-            ops::load(&self.store, io::BufReader::new(fs::File::open(file).map_err(error)?), tag)?
+            let error = |source| CommandError::File {
+                action: "open",
+                path: file.display().to_string(),
+                source,
+            };
+            ops::load(
+                &self.store,
+                io::BufReader::new(fs::File::open(file).map_err(error)?),
+                tag,
+            )?
         };
         for (name, digest) in loaded {
             print_line(&format!("{digest} {}", escape::escape(&name)))?;
@@ -219,13 +269,20 @@ impl Session {
             ImagesCommand::Ls { json: true } => print_json(&ops::list(&self.store)?),
             ImagesCommand::Ls { json: false } => {
                 for image in ops::list(&self.store)? {
-                    print_line(&format!("{:40} {} {:>10} {}", image.reference, image.digest, Bytes(image.size).to_string(), image.created.unwrap_or_default()))?;
+                    print_line(&format!(
+                        "{:40} {} {:>10} {}",
+                        image.reference,
+                        image.digest,
+                        Bytes(image.size).to_string(),
+                        image.created.unwrap_or_default()
+                    ))?;
                 }
                 Ok(0)
             }
             ImagesCommand::Show { reference, json } => {
                 let image = ops::show(&self.store, reference)?;
-                let value = serde_json::json!({"digest": image.digest, "manifest": image.manifest, "config": image.config});
+                let value =
+                    serde_json::json!({"digest": image.digest, "manifest": image.manifest, "config": image.config});
                 if *json {
                     return print_json(&value);
                 }
@@ -279,7 +336,10 @@ impl Session {
                 narrator.finish();
                 let base = made?;
                 if let Some(path) = report {
-                    write_json(path, &serde_json::json!({"schema": 1, "name": base.name, "layers": base.layers}))?;
+                    write_json(
+                        path,
+                        &serde_json::json!({"schema": 1, "name": base.name, "layers": base.layers}),
+                    )?;
                 }
                 print_line(&base.interpreter)
             }
@@ -290,15 +350,28 @@ impl Session {
     fn note(&self, kind: &str, reference: &str, digest: Option<String>, status: &str, started: Instant) {
         let at = journal::seconds(sys::clock::now());
         let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let _ = journal::append(&self.store.root().join("journal"), &Event { at, kind, reference, digest, status, ms });
+        let _ = journal::append(
+            &self.store.root().join("journal"),
+            &Event {
+                at,
+                kind,
+                reference,
+                digest,
+                status,
+                ms,
+            },
+        );
     }
 }
 
 /// The image's time: `SOURCE_DATE_EPOCH`, else now.
 fn created(environment: &Environment) -> Result<SystemTime, CommandError> {
-    let Some(text) = &environment.source_date_epoch else { return Ok(sys::clock::now()) };
+    let Some(text) = &environment.source_date_epoch else {
+        return Ok(sys::clock::now());
+    };
     let seconds = text.parse::<u64>().ok().filter(|seconds| *seconds < 253_402_300_800);
-    let seconds = seconds.ok_or_else(|| CommandError::Usage(format!("SOURCE_DATE_EPOCH is {text:?}, not a number of seconds")))?;
+    let seconds = seconds
+        .ok_or_else(|| CommandError::Usage(format!("SOURCE_DATE_EPOCH is {text:?}, not a number of seconds")))?;
     Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
@@ -308,12 +381,20 @@ fn write_outcome(args: &RunArgs, outcome: &Outcome) -> Result<(), CommandError> 
 
 /// Writes a document as a whole: a reader finds all of it or what was there before.
 fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), CommandError> {
-    let error = |source| CommandError::File { action: "write", path: path.display().to_string(), source };
+    let error = |source| CommandError::File {
+        action: "write",
+        path: path.display().to_string(),
+        source,
+    };
     let mut json = serde_json::to_vec(value).map_err(|source| error(source.into()))?;
     json.push(b'\n');
     if path == Path::new("-") || fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
         // A pipe or a device is written, not replaced.
-        return fs::OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(&json)).map_err(error);
+        return fs::OpenOptions::new()
+            .write(true)
+            .open(path)
+            .and_then(|mut file| file.write_all(&json))
+            .map_err(error);
     }
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".gantry-{}", std::process::id()));
@@ -327,14 +408,22 @@ fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), CommandError> 
 
 fn print_json<T: Serialize>(value: &T) -> Result<u8, CommandError> {
     let json = serde_json::to_string(value);
-    print_line(&json.map_err(|source| CommandError::File { action: "write", path: "standard output".to_owned(), source: source.into() })?)
+    print_line(&json.map_err(|source| CommandError::File {
+        action: "write",
+        path: "standard output".to_owned(),
+        source: source.into(),
+    })?)
 }
 
 /// A line of data. A closed pipe is a quiet success: the reader has what it wanted.
 fn print_line<T: std::fmt::Display + ?Sized>(line: &T) -> Result<u8, CommandError> {
     match writeln!(io::stdout(), "{line}") {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(0),
-        Err(source) => Err(CommandError::File { action: "write", path: "standard output".to_owned(), source }),
+        Err(source) => Err(CommandError::File {
+            action: "write",
+            path: "standard output".to_owned(),
+            source,
+        }),
         Ok(()) => Ok(0),
     }
 }

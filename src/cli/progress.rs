@@ -24,7 +24,10 @@ impl Narrator {
             }
             bar
         });
-        Self { bar, last: Mutex::new((0, 0)) }
+        Self {
+            bar,
+            last: Mutex::new((0, 0)),
+        }
     }
 
     /// Removes the bar.
@@ -59,7 +62,11 @@ impl Progress for Narrator {
             bar.set_position(done);
         } else if total > 0 && (total != last.1 || done * 4 / total > last.0 * 4 / total) {
             // Quarters: a log of four lines for any size.
-            self.line(&format!("  {} of {}", crate::policy::Bytes(done), crate::policy::Bytes(total)));
+            self.line(&format!(
+                "  {} of {}",
+                crate::policy::Bytes(done),
+                crate::policy::Bytes(total)
+            ));
         } else {
             return;
         }

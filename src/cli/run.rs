@@ -45,15 +45,30 @@ pub fn request(args: &RunArgs, config: &Config) -> Result<RunRequest, CommandErr
     let mut request = match &args.job {
         Some(path) => from_job(path, config)?,
         None => {
-            let reference = args.reference.clone().ok_or_else(|| CommandError::RunUsage("run needs an image".to_owned()))?;
+            let reference = args
+                .reference
+                .clone()
+                .ok_or_else(|| CommandError::RunUsage("run needs an image".to_owned()))?;
             let confinement = config.run.confinement();
-            RunRequest { reference, input: None, output: None, env: Vec::new(), secrets: Vec::new(), confinement, args: Vec::new() }
+            RunRequest {
+                reference,
+                input: None,
+                output: None,
+                env: Vec::new(),
+                secrets: Vec::new(),
+                confinement,
+                args: Vec::new(),
+            }
         }
     };
     request.input = args.input.clone().or(request.input);
     request.output = args.output.clone().or(request.output);
     request.env.extend(args.env.iter().cloned());
-    request.secrets.extend(args.secrets.iter().map(|(name, file)| (name.clone(), PathBuf::from(file))));
+    request.secrets.extend(
+        args.secrets
+            .iter()
+            .map(|(name, file)| (name.clone(), PathBuf::from(file))),
+    );
     request.args.extend(args.args.iter().cloned());
     let confinement = &mut request.confinement;
     confinement.memory = args.memory.unwrap_or(confinement.memory);
@@ -93,7 +108,9 @@ fn from_job(path: &Path, config: &Config) -> Result<RunRequest, CommandError> {
     confinement.output_size = job.output_size.unwrap_or(confinement.output_size);
     confinement.output_limit = job.output_limit.unwrap_or(confinement.output_limit);
     confinement.network = job.network.unwrap_or(confinement.network);
-    confinement.allow_degraded.extend(job.allow_degraded.unwrap_or_default());
+    confinement
+        .allow_degraded
+        .extend(job.allow_degraded.unwrap_or_default());
     Ok(RunRequest {
         reference: job.image.parse().map_err(|error| usage(format!("image: {error}")))?,
         input: job.input,
@@ -109,15 +126,21 @@ fn from_job(path: &Path, config: &Config) -> Result<RunRequest, CommandError> {
 fn check(request: &RunRequest) -> Result<(), CommandError> {
     const LEAST: Bytes = Bytes(64 << 10);
     let confinement = &request.confinement;
-    for (name, size) in
-        [("tmp-size", confinement.tmp_size), ("output-size", confinement.output_size), ("memory", confinement.memory)]
-    {
+    for (name, size) in [
+        ("tmp-size", confinement.tmp_size),
+        ("output-size", confinement.output_size),
+        ("memory", confinement.memory),
+    ] {
         if size < LEAST {
-            return Err(CommandError::RunUsage(format!("{name} is {size}, at least {LEAST} is needed")));
+            return Err(CommandError::RunUsage(format!(
+                "{name} is {size}, at least {LEAST} is needed"
+            )));
         }
     }
     if !(0.01..=1024.0).contains(&confinement.cpus) || !(1..=4096).contains(&confinement.pids) {
-        return Err(CommandError::RunUsage("cpus must be from 0.01 to 1024 and pids from 1 to 4096".to_owned()));
+        return Err(CommandError::RunUsage(
+            "cpus must be from 0.01 to 1024 and pids from 1 to 4096".to_owned(),
+        ));
     }
     Ok(())
 }

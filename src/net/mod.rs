@@ -109,7 +109,8 @@ impl Client {
         // Fails when it is installed already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let policy = redirect::Policy::custom(|attempt| {
-            let downgrade = attempt.previous().last().is_some_and(|last| last.scheme() == "https") && attempt.url().scheme() != "https";
+            let downgrade = attempt.previous().last().is_some_and(|last| last.scheme() == "https")
+                && attempt.url().scheme() != "https";
             if downgrade {
                 return attempt.error("a redirect from https to http");
             }
@@ -133,7 +134,11 @@ impl Client {
         let body = self.stream(url, 0)?;
         let mut bytes = Vec::new();
         let read = body.take(limit + 1).read_to_end(&mut bytes);
-        read.map_err(|source| NetError::Transport { url: plain(url), phase: "the connection broke", source })?;
+        read.map_err(|source| NetError::Transport {
+            url: plain(url),
+            phase: "the connection broke",
+            source,
+        })?;
         if bytes.len() as u64 > limit {
             return Err(NetError::TooLarge { url: plain(url), limit });
         }
@@ -142,7 +147,9 @@ impl Client {
 
     /// Starts reading at byte `from`; look at [`Body::continues`], for a server may ignore that.
     pub fn stream(&self, url: &str, from: u64) -> Result<Body, NetError> {
-        let parsed = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let parsed = Url::parse(url)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https"));
         let parsed = parsed.ok_or_else(|| NetError::Url { url: plain(url) })?;
         let mut tried = 0;
         loop {
@@ -166,9 +173,20 @@ impl Client {
             request = request.header(RANGE, format!("bytes={from}-"));
         }
         let response = request.send().map_err(|error| {
-            let phase = if error.is_connect() { "nobody answers" } else { "the request failed" };
+            let phase = if error.is_connect() {
+                "nobody answers"
+            } else {
+                "the request failed"
+            };
             let source = io::Error::other(without_url(error));
-            (NetError::Transport { url: name(), phase, source }, None)
+            (
+                NetError::Transport {
+                    url: name(),
+                    phase,
+                    source,
+                },
+                None,
+            )
         })?;
         let status = response.status();
         if status == StatusCode::RANGE_NOT_SATISFIABLE && from > 0 {
@@ -176,15 +194,34 @@ impl Client {
             return self.once(url, 0);
         }
         if !status.is_success() {
-            let asked = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-            return Err((NetError::Status { url: name(), status: status.as_u16() }, asked.map(Duration::from_secs)));
+            let asked = response
+                .headers()
+                .get(RETRY_AFTER)
+                .and_then(|value| value.to_str().ok()?.trim().parse().ok());
+            return Err((
+                NetError::Status {
+                    url: name(),
+                    status: status.as_u16(),
+                },
+                asked.map(Duration::from_secs),
+            ));
         }
-        let starts_there = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
+        let starts_there = response
+            .headers()
+            .get(CONTENT_RANGE)
+            .and_then(|value| value.to_str().ok());
         let continues = status == StatusCode::PARTIAL_CONTENT
             && starts_there.is_some_and(|range| range.starts_with(&format!("bytes {from}-")));
         if status == StatusCode::PARTIAL_CONTENT && !continues {
             let source = io::Error::other("it sent another part than was asked for");
-            return Err((NetError::Transport { url: name(), phase: "the request failed", source }, None));
+            return Err((
+                NetError::Transport {
+                    url: name(),
+                    phase: "the request failed",
+                    source,
+                },
+                None,
+            ));
         }
         Ok(Body { response, continues })
     }
@@ -227,7 +264,10 @@ mod tests {
     /// Answers one connection after the other with the given texts, then stops listening.
     fn server(answers: Vec<String>) -> (String, std::thread::JoinHandle<Vec<String>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = format!("http://user:secret@{}/file?token=secret", listener.local_addr().unwrap());
+        let address = format!(
+            "http://user:secret@{}/file?token=secret",
+            listener.local_addr().unwrap()
+        );
         let thread = std::thread::spawn(move || {
             let mut requests = Vec::new();
             for answer in answers {
@@ -246,7 +286,10 @@ mod tests {
     }
 
     fn answer(status: &str, headers: &str, body: &str) -> String {
-        format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n{headers}\r\n{body}", body.len())
+        format!(
+            "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n{headers}\r\n{body}",
+            body.len()
+        )
     }
 
     fn client() -> Client {
@@ -267,7 +310,10 @@ mod tests {
     #[test]
     fn does_not_wait_for_longer_than_it_makes_sense() {
         let (url, _) = server(vec![answer("429 Slow down", "retry-after: 3600\r\n", "")]);
-        assert!(matches!(client().get(&url, 10), Err(NetError::Status { status: 429, .. })));
+        assert!(matches!(
+            client().get(&url, 10),
+            Err(NetError::Status { status: 429, .. })
+        ));
     }
 
     #[test]
@@ -283,14 +329,22 @@ mod tests {
         let (url, _) = server(vec![answer("403 Forbidden", "", "")]);
         assert!(!client().get(&url, 10).unwrap_err().to_string().contains("secret"));
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let error = client().get(&format!("http://user:secret@{closed}/?k=secret"), 10).unwrap_err();
-        assert!(error.is_unavailable() && !format!("{error:?}").contains("secret"), "{error:?}");
+        let error = client()
+            .get(&format!("http://user:secret@{closed}/?k=secret"), 10)
+            .unwrap_err();
+        assert!(
+            error.is_unavailable() && !format!("{error:?}").contains("secret"),
+            "{error:?}"
+        );
     }
 
     #[test]
     fn bounds_what_it_reads() {
         let (url, _) = server(vec![answer("200 OK", "", "hello world")]);
-        assert!(matches!(client().get(&url, 5), Err(NetError::TooLarge { limit: 5, .. })));
+        assert!(matches!(
+            client().get(&url, 5),
+            Err(NetError::TooLarge { limit: 5, .. })
+        ));
     }
 
     #[test]

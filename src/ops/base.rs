@@ -129,17 +129,30 @@ pub fn ensure_base(
     compiler: &dyn Compiler,
     progress: &dyn Progress,
 ) -> Result<BaseImage, BaseError> {
-    let maker = Maker { store, settings, compiler, progress };
+    let maker = Maker {
+        store,
+        settings,
+        compiler,
+        progress,
+    };
     if let Some(variant) = base::find_variant(name)? {
         if variant.definition.python != python {
             let has = variant.definition.python.clone();
-            return Err(BaseError::OtherPython { name: name.to_owned(), has, wanted: python.to_owned() });
+            return Err(BaseError::OtherPython {
+                name: name.to_owned(),
+                has,
+                wanted: python.to_owned(),
+            });
         }
         return maker.variant(&variant);
     }
     let reference: Reference = name.parse().map_err(|source| {
         let variants = base::variant_names().join(", ");
-        BaseError::Name { name: name.to_owned(), variants, source }
+        BaseError::Name {
+            name: name.to_owned(),
+            variants,
+            source,
+        }
     })?;
     maker.foreign(name, &reference, python)
 }
@@ -148,7 +161,11 @@ impl Maker<'_> {
     fn variant(&self, variant: &Variant) -> Result<BaseImage, BaseError> {
         let key = variant.key();
         let reason = format!("base {}", variant.name);
-        let wanted = LayerWanted { kind: MemoKind::Base, key: &key, reason: &reason };
+        let wanted = LayerWanted {
+            kind: MemoKind::Base,
+            key: &key,
+            reason: &reason,
+        };
         let (layer, ()) = match find_layer(self.store, wanted)? {
             Some(found) => found,
             None => {
@@ -158,7 +175,12 @@ impl Maker<'_> {
                     self.settings.security_mirror.as_deref(),
                     Path::new("/etc/apt"),
                 )?;
-                let debs = fetch(self.store, &Client::new()?, &variant.fetch_items(&mirrors), self.progress)?;
+                let debs = fetch(
+                    self.store,
+                    &Client::new()?,
+                    &variant.fetch_items(&mirrors),
+                    self.progress,
+                )?;
                 self.progress.step("Assembling", &reason);
                 ensure_layer(self.store, wanted, self.progress, |blob, tree| {
                     Ok::<_, BaseError>((base::assemble(variant, &debs, blob, Some(tree))?, ()))
@@ -172,21 +194,32 @@ impl Maker<'_> {
             interpreter: layer.descriptor.digest,
             layers: vec![layer, stdlib],
             python,
-            env: vec!["PATH=/opt/py/bin:/usr/local/bin:/usr/bin:/bin".to_owned(), "LANG=C.UTF-8".to_owned()],
+            env: vec![
+                "PATH=/opt/py/bin:/usr/local/bin:/usr/bin:/bin".to_owned(),
+                "LANG=C.UTF-8".to_owned(),
+            ],
             labels: BTreeMap::new(),
         })
     }
 
     fn stdlib(&self, base: &BuiltLayer, python: &str) -> Result<BuiltLayer, BaseError> {
         let key = bytecode::bytecode_key(&base.descriptor.digest, &base.descriptor.digest);
-        let wanted = LayerWanted { kind: MemoKind::Bytecode, key: &key, reason: "base bytecode of the standard library" };
+        let wanted = LayerWanted {
+            kind: MemoKind::Bytecode,
+            key: &key,
+            reason: "base bytecode of the standard library",
+        };
         let (layer, ()) = ensure_layer(self.store, wanted, self.progress, |blob, tree| {
             self.progress.step("Compiling", "the standard library");
             let compiled = self.compiler.compile(&CompileRequest {
                 lowers: vec![self.store.layer_path(&base.diff_id)],
                 python: python.to_owned(),
                 roots: vec![STDLIB.to_owned()],
-                skip: vec![format!("{STDLIB}/lib2to3"), format!("{STDLIB}/idlelib"), format!("{STDLIB}/pydoc_data")],
+                skip: vec![
+                    format!("{STDLIB}/lib2to3"),
+                    format!("{STDLIB}/idlelib"),
+                    format!("{STDLIB}/pydoc_data"),
+                ],
             })?;
             Ok::<_, BaseError>((bytecode::write_layer(&compiled, 0, blob, Some(tree))?, ()))
         })?;
@@ -198,15 +231,26 @@ impl Maker<'_> {
             Reference::Layout { dir, tag } => self.store.import_layout(dir, tag.as_deref())?,
             _ => {
                 let digest = self.store.find_ref(reference)?;
-                self.store.open_image(&digest.ok_or_else(|| BaseError::Unknown { reference: reference.to_string() })?)?
+                self.store.open_image(&digest.ok_or_else(|| BaseError::Unknown {
+                    reference: reference.to_string(),
+                })?)?
             }
         };
         self.store.ensure_snapshot(&image)?;
         let mut layers = base_layers(self.store, &image);
-        let trees: Vec<PathBuf> = layers.iter().rev().map(|layer| self.store.layer_path(&layer.diff_id)).collect();
+        let trees: Vec<PathBuf> = layers
+            .iter()
+            .rev()
+            .map(|layer| self.store.layer_path(&layer.diff_id))
+            .collect();
         let has = |path: &str| trees.iter().any(|tree| fs::symlink_metadata(tree.join(path)).is_ok());
-        let directory = ["usr/local/bin", "usr/bin"].into_iter().find(|directory| has(&format!("{directory}/python{python}")));
-        let directory = directory.ok_or_else(|| BaseError::NoPython { name: name.to_owned(), python: python.to_owned() })?;
+        let directory = ["usr/local/bin", "usr/bin"]
+            .into_iter()
+            .find(|directory| has(&format!("{directory}/python{python}")));
+        let directory = directory.ok_or_else(|| BaseError::NoPython {
+            name: name.to_owned(),
+            python: python.to_owned(),
+        })?;
         let site = match directory {
             "usr/local/bin" => format!("usr/local/lib/python{python}/site-packages"),
             _ => "usr/lib/python3/dist-packages".to_owned(),
@@ -234,10 +278,17 @@ impl Maker<'_> {
         has_python3: bool,
         trees: &[PathBuf],
     ) -> Result<BuiltLayer, BaseError> {
-        let passwd = trees.iter().find_map(|tree| fs::read_to_string(tree.join("etc/passwd")).ok()).unwrap_or_default();
+        let passwd = trees
+            .iter()
+            .find_map(|tree| fs::read_to_string(tree.join("etc/passwd")).ok())
+            .unwrap_or_default();
         let has_user = passwd.lines().any(|line| line.split(':').nth(2) == Some("1000"));
         let key = Digest::of(format!("gantry glue\x001\0{}\0{directory}", image.digest).as_bytes());
-        let wanted = LayerWanted { kind: MemoKind::Base, key: &key, reason: "base glue" };
+        let wanted = LayerWanted {
+            kind: MemoKind::Base,
+            key: &key,
+            reason: "base glue",
+        };
         let (layer, ()) = ensure_layer(self.store, wanted, self.progress, |blob, tree| {
             let mut writer = LayerWriter::new(blob, Some(tree), 0);
             if !has_user {

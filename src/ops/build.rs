@@ -149,7 +149,14 @@ pub fn build(
     progress: &dyn Progress,
 ) -> Result<BuildReport, BuildError> {
     let (seconds, warnings) = (Mutex::default(), Mutex::default());
-    let builder = Builder { store, resolver, compiler, progress, seconds, warnings };
+    let builder = Builder {
+        store,
+        resolver,
+        compiler,
+        progress,
+        seconds,
+        warnings,
+    };
     let layers = builder.layers(request)?;
     builder.finish(request, layers)
 }
@@ -166,7 +173,10 @@ impl Builder<'_> {
         let (base, wheels) = std::thread::scope(|scope| {
             let base = scope.spawn(|| self.base(request));
             let wheels = self.wheels(request, &requirements);
-            (base.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), wheels)
+            (
+                base.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                wheels,
+            )
         });
         let (wheels, base) = (wheels?, base?);
         let mut layers = base.layers.clone();
@@ -179,7 +189,16 @@ impl Builder<'_> {
 
     fn base(&self, request: &BuildRequest) -> Result<BaseImage, BuildError> {
         let (name, settings) = (&request.base, &request.base_settings);
-        let make = || ensure_base(self.store, name, &request.python, settings, self.compiler, self.progress);
+        let make = || {
+            ensure_base(
+                self.store,
+                name,
+                &request.python,
+                settings,
+                self.compiler,
+                self.progress,
+            )
+        };
         Ok(self.timed("base", make)?)
     }
 
@@ -192,24 +211,48 @@ impl Builder<'_> {
         if let Some(lock) = self.store.memo::<Lock>(MemoKind::Lock, &key)? {
             return Ok(lock);
         }
-        self.progress.step("Resolving", &format!("{} requirements for Python {}", requirements.wanted.len(), request.python));
+        self.progress.step(
+            "Resolving",
+            &format!(
+                "{} requirements for Python {}",
+                requirements.wanted.len(),
+                request.python
+            ),
+        );
         let lock = resolver.resolve(self.store, requirements)?;
         self.store.put_memo(MemoKind::Lock, &key, &lock)?;
         Ok(lock)
     }
 
-    fn wheels(&self, request: &BuildRequest, requirements: &Requirements) -> Result<Vec<(BuiltLayer, WheelNote)>, BuildError> {
+    fn wheels(
+        &self,
+        request: &BuildRequest,
+        requirements: &Requirements,
+    ) -> Result<Vec<(BuiltLayer, WheelNote)>, BuildError> {
         let lock = self.timed("lock", || self.lock(request, requirements))?;
         let size = lock::check_size(&lock)?;
         if size > lock::LARGE_IMAGE {
-            self.warn(format!("the wheels have {}; the largest are {}", Bytes(size), lock::largest(&lock)));
+            self.warn(format!(
+                "the wheels have {}; the largest are {}",
+                Bytes(size),
+                lock::largest(&lock)
+            ));
         }
         let groups = group(&lock);
         let missing: Vec<&LockedWheel> = {
             let mut missing = Vec::new();
             for group in &groups {
                 let (key, reason) = (group.key(), group.reason());
-                if find_layer::<WheelNote>(self.store, LayerWanted { kind: MemoKind::Wheel, key: &key, reason: &reason })?.is_none() {
+                if find_layer::<WheelNote>(
+                    self.store,
+                    LayerWanted {
+                        kind: MemoKind::Wheel,
+                        key: &key,
+                        reason: &reason,
+                    },
+                )?
+                .is_none()
+                {
                     missing.extend(group.0.iter());
                 }
             }
@@ -226,7 +269,9 @@ impl Builder<'_> {
             size: wheel.size,
             sha256: wheel.sha256,
         };
-        let missing = wheels.iter().filter(|wheel| self.store.find_download(&wheel.sha256, wheel.size).is_none());
+        let missing = wheels
+            .iter()
+            .filter(|wheel| self.store.find_download(&wheel.sha256, wheel.size).is_none());
         let items: Vec<FetchItem> = missing.map(item).collect();
         if !items.is_empty() {
             fetch(self.store, &Client::new()?, &items, self.progress)?;
@@ -236,21 +281,34 @@ impl Builder<'_> {
 
     fn wheel_layer(&self, group: &Group) -> Result<(BuiltLayer, WheelNote), BuildError> {
         let (key, reason) = (group.key(), group.reason());
-        let wanted = LayerWanted { kind: MemoKind::Wheel, key: &key, reason: &reason };
+        let wanted = LayerWanted {
+            kind: MemoKind::Wheel,
+            key: &key,
+            reason: &reason,
+        };
         ensure_layer(self.store, wanted, self.progress, |blob, tree| {
             self.progress.step("Building", &reason);
             let open = |locked: &LockedWheel| {
                 let missing = || StoreError::NoBlob { digest: locked.sha256 };
-                let file = self.store.find_download(&locked.sha256, locked.size).ok_or_else(missing)?;
+                let file = self
+                    .store
+                    .find_download(&locked.sha256, locked.size)
+                    .ok_or_else(missing)?;
                 Ok::<_, BuildError>(Wheel::open(file, &locked.file_name)?)
             };
             let wheels = group.0.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-            let note = WheelNote { has_sources: wheels.iter().any(Wheel::has_sources) };
+            let note = WheelNote {
+                has_sources: wheels.iter().any(Wheel::has_sources),
+            };
             Ok((wheel::write_layer(&wheels, blob, Some(tree))?, note))
         })
     }
 
-    fn wheel_bytecode(&self, base: &BaseImage, wheels: &[(BuiltLayer, WheelNote)]) -> Result<Vec<BuiltLayer>, BuildError> {
+    fn wheel_bytecode(
+        &self,
+        base: &BaseImage,
+        wheels: &[(BuiltLayer, WheelNote)],
+    ) -> Result<Vec<BuiltLayer>, BuildError> {
         let mut layers = Vec::new();
         for (layer, _) in wheels.iter().filter(|(_, note)| note.has_sources) {
             let reason = format!("bytecode of {}", layer.reason);
@@ -269,33 +327,63 @@ impl Builder<'_> {
         owner: u32,
     ) -> Result<(BuiltLayer, Vec<(String, String)>), BuildError> {
         let key = bytecode::bytecode_key(&sources.descriptor.digest, &base.interpreter);
-        let wanted = LayerWanted { kind: MemoKind::Bytecode, key: &key, reason };
+        let wanted = LayerWanted {
+            kind: MemoKind::Bytecode,
+            key: &key,
+            reason,
+        };
         ensure_layer(self.store, wanted, self.progress, |blob, tree| {
             self.progress.step("Compiling", &sources.reason);
             let mut lowers = vec![self.store.layer_path(&sources.diff_id)];
-            lowers.extend(base.layers.iter().rev().map(|layer| self.store.layer_path(&layer.diff_id)));
-            let request =
-                CompileRequest { lowers, python: base.python.clone(), roots: vec![root.to_owned()], skip: Vec::new() };
+            lowers.extend(
+                base.layers
+                    .iter()
+                    .rev()
+                    .map(|layer| self.store.layer_path(&layer.diff_id)),
+            );
+            let request = CompileRequest {
+                lowers,
+                python: base.python.clone(),
+                roots: vec![root.to_owned()],
+                skip: Vec::new(),
+            };
             let compiled = self.compiler.compile(&request)?;
             if owner == code::OWNER {
                 check_syntax(&compiled.failed)?;
             }
-            Ok::<_, BuildError>((bytecode::write_layer(&compiled, owner, blob, Some(tree))?, compiled.failed))
+            Ok::<_, BuildError>((
+                bytecode::write_layer(&compiled, owner, blob, Some(tree))?,
+                compiled.failed,
+            ))
         })
     }
 
-    fn code(&self, request: &BuildRequest, base: &BaseImage, function: &Function) -> Result<Vec<BuiltLayer>, BuildError> {
+    fn code(
+        &self,
+        request: &BuildRequest,
+        base: &BaseImage,
+        function: &Function,
+    ) -> Result<Vec<BuiltLayer>, BuildError> {
         let key = function.key();
-        let wanted = LayerWanted { kind: MemoKind::Code, key: &key, reason: "code" };
+        let wanted = LayerWanted {
+            kind: MemoKind::Code,
+            key: &key,
+            reason: "code",
+        };
         let (layer, ()) = ensure_layer(self.store, wanted, self.progress, |blob, tree| {
-            self.progress.step("Building", &format!("code of {}", request.directory.display()));
+            self.progress
+                .step("Building", &format!("code of {}", request.directory.display()));
             Ok::<_, BuildError>((code::write_layer(function, blob, Some(tree))?, ()))
         })?;
         let (compiled, _) = self.bytecode(base, &layer, "bytecode of code", "/app", code::OWNER)?;
         Ok(vec![layer, compiled])
     }
 
-    fn finish(self, request: &BuildRequest, (base, layers): (BaseImage, Vec<BuiltLayer>)) -> Result<BuildReport, BuildError> {
+    fn finish(
+        self,
+        request: &BuildRequest,
+        (base, layers): (BaseImage, Vec<BuiltLayer>),
+    ) -> Result<BuildReport, BuildError> {
         let size = layers.iter().map(|layer| layer.descriptor.size).sum();
         if size > lock::MAX_IMAGE {
             return Err(BuildError::TooLarge { size });
@@ -314,7 +402,8 @@ impl Builder<'_> {
             Some(same) => same,
             None => {
                 let (config, config_size) = self.store.put_config(&config)?;
-                self.store.put_manifest(&image::manifest(&layers, &config, config_size))?
+                self.store
+                    .put_manifest(&image::manifest(&layers, &config, config_size))?
             }
         };
         // From here on the image is used by its name; until then the lease keeps it from being collected.
@@ -340,18 +429,35 @@ impl Builder<'_> {
     }
 
     /// The image that has the name already, when only the time would differ: building again is no change.
-    fn same_image(&self, request: &BuildRequest, config: &ImageConfig, layers: &[BuiltLayer]) -> Result<Option<Digest>, BuildError> {
+    fn same_image(
+        &self,
+        request: &BuildRequest,
+        config: &ImageConfig,
+        layers: &[BuiltLayer],
+    ) -> Result<Option<Digest>, BuildError> {
         let Some(tag) = &request.tag else { return Ok(None) };
-        let Some(digest) = self.store.find_ref(tag)? else { return Ok(None) };
-        let Ok(image) = self.store.open_image(&digest) else { return Ok(None) };
-        let same_layers = image.manifest.layers.iter().eq(layers.iter().map(|layer| &layer.descriptor));
+        let Some(digest) = self.store.find_ref(tag)? else {
+            return Ok(None);
+        };
+        let Ok(image) = self.store.open_image(&digest) else {
+            return Ok(None);
+        };
+        let same_layers = image
+            .manifest
+            .layers
+            .iter()
+            .eq(layers.iter().map(|layer| &layer.descriptor));
         let same_time = image.config.created == config.created;
         let same = same_layers && image::same_but_for_time(&image.config, config);
         Ok((same && (same_time || !is_fixed(request.created))).then_some(digest))
     }
 
     /// Calls `make` for each group, two at a time, and returns the results in order.
-    fn each<T: Sync, R: Send>(&self, items: &[T], make: impl Fn(&T) -> Result<R, BuildError> + Sync) -> Result<Vec<R>, BuildError> {
+    fn each<T: Sync, R: Send>(
+        &self,
+        items: &[T],
+        make: impl Fn(&T) -> Result<R, BuildError> + Sync,
+    ) -> Result<Vec<R>, BuildError> {
         let next = std::sync::atomic::AtomicUsize::new(0);
         let made: Mutex<Vec<Option<Result<R, BuildError>>>> = Mutex::new(items.iter().map(|_| None).collect());
         let work = || loop {
@@ -390,7 +496,9 @@ impl Builder<'_> {
 
 /// `SOURCE_DATE_EPOCH` gives whole seconds; so does [`crate::sys::clock::now`] only by chance.
 fn is_fixed(created: SystemTime) -> bool {
-    created.duration_since(SystemTime::UNIX_EPOCH).is_ok_and(|since| since.subsec_nanos() == 0)
+    created
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .is_ok_and(|since| since.subsec_nanos() == 0)
 }
 
 /// Wheels of one layer.
@@ -402,7 +510,11 @@ impl Group {
     }
 
     fn reason(&self) -> String {
-        let names: Vec<String> = self.0.iter().map(|wheel| format!("{} {}", wheel.name, wheel.version)).collect();
+        let names: Vec<String> = self
+            .0
+            .iter()
+            .map(|wheel| format!("{} {}", wheel.name, wheel.version))
+            .collect();
         format!("wheel{} {}", if names.len() == 1 { "" } else { "s" }, names.join(", "))
     }
 }
@@ -412,7 +524,11 @@ fn group(lock: &Lock) -> Vec<Group> {
     let mut by_size: Vec<&LockedWheel> = lock.wheels.iter().filter(|wheel| wheel.size >= OWN_LAYER).collect();
     by_size.sort_by_key(|wheel| std::cmp::Reverse(wheel.size));
     let own: Vec<&str> = by_size.iter().take(MOST_OWN).map(|wheel| wheel.name.as_str()).collect();
-    let (own, bundle): (Vec<_>, Vec<_>) = lock.wheels.iter().cloned().partition(|wheel| own.contains(&wheel.name.as_str()));
+    let (own, bundle): (Vec<_>, Vec<_>) = lock
+        .wheels
+        .iter()
+        .cloned()
+        .partition(|wheel| own.contains(&wheel.name.as_str()));
     let mut groups: Vec<Group> = own.into_iter().map(|wheel| Group(vec![wheel])).collect();
     if !bundle.is_empty() {
         groups.push(Group(bundle));
@@ -421,13 +537,31 @@ fn group(lock: &Lock) -> Vec<Group> {
 }
 
 fn check_syntax(failed: &[(String, String)]) -> Result<(), BuildError> {
-    let Some((path, json)) = failed.first() else { return Ok(()) };
+    let Some((path, json)) = failed.first() else {
+        return Ok(());
+    };
     let error: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
-    let text = |field: &str| error.get(field).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+    let text = |field: &str| {
+        error
+            .get(field)
+            .and_then(serde_json::Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
     let number = |field: &str| error.get(field).and_then(serde_json::Value::as_u64).unwrap_or_default();
     let file = Path::new(path).strip_prefix("/app").unwrap_or(Path::new(path));
-    let caret = " ".repeat(usize::try_from(number("offset").saturating_sub(1)).unwrap_or(0).min(500));
-    let rendered = format!("  {}, line {}\n    {}\n    {caret}^\n  {}", file.display(), number("line"), text("text"), text("message"));
+    let caret = " ".repeat(
+        usize::try_from(number("offset").saturating_sub(1))
+            .unwrap_or(0)
+            .min(500),
+    );
+    let rendered = format!(
+        "  {}, line {}\n    {}\n    {caret}^\n  {}",
+        file.display(),
+        number("line"),
+        text("text"),
+        text("message")
+    );
     Err(BuildError::Syntax { rendered })
 }
 
@@ -449,10 +583,14 @@ mod tests {
             size,
             sha256: Digest::of(name.as_bytes()),
         };
-        let lock = Lock { wheels: vec![wheel("a", 10), wheel("b", 5 << 20), wheel("c", 20), wheel("d", 2 << 20)] };
+        let lock = Lock {
+            wheels: vec![wheel("a", 10), wheel("b", 5 << 20), wheel("c", 20), wheel("d", 2 << 20)],
+        };
         let reasons: Vec<String> = group(&lock).iter().map(Group::reason).collect();
         assert_eq!(reasons, ["wheel b 1", "wheel d 1", "wheels a 1, c 1"]);
-        let many = Lock { wheels: (0..40).map(|number| wheel(&format!("w{number:02}"), 2 << 20)).collect() };
+        let many = Lock {
+            wheels: (0..40).map(|number| wheel(&format!("w{number:02}"), 2 << 20)).collect(),
+        };
         assert_eq!(group(&many).len(), MOST_OWN + 1);
     }
 }

@@ -32,8 +32,6 @@ pub struct SandboxCompiler {
 enum CompileError {
     #[error("the interpreter ended with {end:?}: {stderr}")]
     Ended { end: End, stderr: String },
-    #[error("read {path:?}: {source}")]
-    Read { path: String, source: std::io::Error },
 }
 
 impl Compiler for SandboxCompiler {
@@ -45,11 +43,23 @@ impl Compiler for SandboxCompiler {
         let finished = sandbox::run(&self.bundle(request), Sink::Capture).map_err(|error| fail(error.into()))?;
         if finished.end != End::Exited(0) {
             let stderr = String::from_utf8_lossy(&finished.stderr).chars().take(2000).collect();
-            return Err(fail(CompileError::Ended { end: finished.end, stderr }.into()));
+            return Err(fail(
+                CompileError::Ended {
+                    end: finished.end,
+                    stderr,
+                }
+                .into(),
+            ));
         }
         let mut tree = CompiledTree::default();
-        let Some(output) = &finished.output else { return Ok(tree) };
-        let limits = CollectLimits { entries: 200_000, bytes: OUTPUT.0, depth: 64 };
+        let Some(output) = &finished.output else {
+            return Ok(tree);
+        };
+        let limits = CollectLimits {
+            entries: 200_000,
+            bytes: OUTPUT.0,
+            depth: 64,
+        };
         collect(output.as_fd(), limits, &mut |path, collected| {
             if let Collected::File { file, size } = collected {
                 let mut contents = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
@@ -72,10 +82,20 @@ impl SandboxCompiler {
     fn bundle(&self, request: &CompileRequest) -> Bundle {
         let mut lowers = vec![self.scaffold.clone()];
         lowers.extend(request.lowers.iter().cloned());
-        let mut argv: Vec<String> =
-            [request.python.as_str(), "-I", "-S", "-B", "-X", "utf8", "-c", COMPILE_TREE, "--output", "/output"]
-                .map(str::to_owned)
-                .to_vec();
+        let mut argv: Vec<String> = [
+            request.python.as_str(),
+            "-I",
+            "-S",
+            "-B",
+            "-X",
+            "utf8",
+            "-c",
+            COMPILE_TREE,
+            "--output",
+            "/output",
+        ]
+        .map(str::to_owned)
+        .to_vec();
         argv.extend(["--jobs".to_owned(), self.jobs.to_string()]);
         for skip in &request.skip {
             argv.extend(["--skip".to_owned(), skip.clone()]);

@@ -66,7 +66,9 @@ pub enum ImagesError {
 
 /// The image a name of the store means.
 pub fn show(store: &Store, reference: &Reference) -> Result<Image, ImagesError> {
-    let digest = store.find_ref(reference)?.ok_or_else(|| ImagesError::Unknown { reference: reference.to_string() })?;
+    let digest = store.find_ref(reference)?.ok_or_else(|| ImagesError::Unknown {
+        reference: reference.to_string(),
+    })?;
     Ok(store.open_image(&digest)?)
 }
 

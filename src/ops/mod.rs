@@ -11,7 +11,7 @@ mod take_output;
 pub use base::{ensure_base, BaseError, BaseImage, BaseSettings};
 pub use build::{build, BuildError, BuildReport, BuildRequest};
 pub use compile::SandboxCompiler;
-pub use images::{copy, list, load, save, show, ImagesError, ImageSummary};
+pub use images::{copy, list, load, save, show, ImageSummary, ImagesError};
 pub use outcome::{Outcome, Status};
 pub use run::{chain, run, RunError, RunRequest, CANNOT_RUN};
 

@@ -119,7 +119,10 @@ impl Outcome {
             status,
             exit_code,
             signal: None,
-            image: ImageRan { reference, digest: None },
+            image: ImageRan {
+                reference,
+                digest: None,
+            },
             cache: "hit",
             attempts: Vec::new(),
             phases_ms: Phases::default(),

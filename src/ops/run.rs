@@ -104,7 +104,12 @@ impl RunError {
 
 /// Runs `request` and returns its outcome; the error is there when the outcome's `error` is.
 pub fn run(store: &Store, request: &RunRequest) -> (Outcome, Option<RunError>) {
-    let mut progress = Progress { digest: None, cache: "hit", phases: Phases::default(), finished: None };
+    let mut progress = Progress {
+        digest: None,
+        cache: "hit",
+        phases: Phases::default(),
+        finished: None,
+    };
     match progress.run(store, request) {
         Ok(()) => (progress.outcome(request), None),
         Err(error) => {
@@ -153,7 +158,9 @@ impl Progress {
     }
 
     fn snapshot(&mut self, store: &Store, reference: &Reference) -> Result<(Snapshot, Lease), RunError> {
-        let unknown = || RunError::UnknownImage { reference: reference.to_string() };
+        let unknown = || RunError::UnknownImage {
+            reference: reference.to_string(),
+        };
         let digest = store.find_ref(reference)?.ok_or_else(unknown)?;
         self.digest = Some(digest);
         let lease = store.lease(&digest)?;
@@ -170,7 +177,10 @@ impl Progress {
 
     fn outcome(&self, request: &RunRequest) -> Outcome {
         let mut outcome = Outcome::not_started(request.reference.to_string(), Status::Error, CANNOT_RUN, String::new());
-        outcome.image = ImageRan { reference: request.reference.to_string(), digest: self.digest };
+        outcome.image = ImageRan {
+            reference: request.reference.to_string(),
+            digest: self.digest,
+        };
         outcome.cache = self.cache;
         outcome.phases_ms = self.phases.clone();
         outcome.error = None;
@@ -209,17 +219,29 @@ fn bundle(store: &Store, snapshot: &Snapshot, request: &RunRequest) -> Result<Bu
     lowers.extend(snapshot.layers.iter().rev().map(|layer| store.layer_path(layer)));
     let input = request.input.as_deref().map(directory).transpose()?;
     if let Some(output) = &request.output {
-        std::fs::create_dir_all(output).map_err(|source| RunError::Directory { path: output.clone(), source })?;
+        std::fs::create_dir_all(output).map_err(|source| RunError::Directory {
+            path: output.clone(),
+            source,
+        })?;
         directory(output)?;
     }
     Ok(Bundle {
         lowers,
         argv: argv(&snapshot.config, request)?,
         env: environment(&snapshot.config, &request.env)?,
-        cwd: snapshot.config.working_dir.clone().filter(|dir| !dir.is_empty()).unwrap_or_else(|| "/".to_owned()),
+        cwd: snapshot
+            .config
+            .working_dir
+            .clone()
+            .filter(|dir| !dir.is_empty())
+            .unwrap_or_else(|| "/".to_owned()),
         hostname: "sandbox".to_owned(),
         input,
-        secrets: request.secrets.iter().map(|(name, file)| secret(name, file)).collect::<Result<_, _>>()?,
+        secrets: request
+            .secrets
+            .iter()
+            .map(|(name, file)| secret(name, file))
+            .collect::<Result<_, _>>()?,
         confinement: request.confinement.clone(),
     })
 }
@@ -231,14 +253,19 @@ fn bundle(store: &Store, snapshot: &Snapshot, request: &RunRequest) -> Result<Bu
 fn argv(config: &ImageConfigBody, request: &RunRequest) -> Result<Vec<String>, RunError> {
     let entrypoint = config.entrypoint.clone().unwrap_or_default();
     let command = config.cmd.clone().unwrap_or_default();
-    let is_function = config.labels.as_ref().is_some_and(|labels| labels.contains_key("org.mecapy.function.created"));
+    let is_function = config
+        .labels
+        .as_ref()
+        .is_some_and(|labels| labels.contains_key("org.mecapy.function.created"));
     let mut argv = entrypoint;
     if request.args.is_empty() || is_function {
         argv.extend(command);
     }
     argv.extend(request.args.iter().cloned());
     if argv.is_empty() {
-        return Err(RunError::NoCommand { reference: request.reference.to_string() });
+        return Err(RunError::NoCommand {
+            reference: request.reference.to_string(),
+        });
     }
     Ok(argv)
 }
@@ -264,7 +291,10 @@ fn environment(config: &ImageConfigBody, own: &[(String, String)]) -> Result<Vec
 
 fn directory(path: impl AsRef<Path>) -> Result<PathBuf, RunError> {
     let path = path.as_ref();
-    let error = |source| RunError::Directory { path: path.to_owned(), source };
+    let error = |source| RunError::Directory {
+        path: path.to_owned(),
+        source,
+    };
     let absolute = path.canonicalize().map_err(error)?;
     if absolute.is_dir() {
         return Ok(absolute);
@@ -273,14 +303,22 @@ fn directory(path: impl AsRef<Path>) -> Result<PathBuf, RunError> {
 }
 
 fn secret(name: &str, file: &Path) -> Result<(String, Vec<u8>), RunError> {
-    let error = |reason: String| RunError::Secret { name: name.to_owned(), reason };
+    let error = |reason: String| RunError::Secret {
+        name: name.to_owned(),
+        reason,
+    };
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
     if name.is_empty() || name.len() > 128 || name.starts_with('.') || !name.bytes().all(plain) {
-        return Err(error("a name is 1 to 128 letters, digits, _ - . and does not start with a dot".to_owned()));
+        return Err(error(
+            "a name is 1 to 128 letters, digits, _ - . and does not start with a dot".to_owned(),
+        ));
     }
     let mut value = Vec::new();
     let opened = File::open(file).map_err(|source| error(format!("open its file: {source}")))?;
-    opened.take(MAX_SECRET_BYTES + 1).read_to_end(&mut value).map_err(|source| error(format!("read its file: {source}")))?;
+    opened
+        .take(MAX_SECRET_BYTES + 1)
+        .read_to_end(&mut value)
+        .map_err(|source| error(format!("read its file: {source}")))?;
     if value.len() as u64 > MAX_SECRET_BYTES {
         return Err(error(format!("its file is over {MAX_SECRET_BYTES} bytes")));
     }
@@ -314,16 +352,30 @@ mod tests {
 
     #[test]
     fn later_variables_win() {
-        let config = ImageConfigBody { env: Some(vec!["A=1".into(), "PATH=/x".into()]), ..Default::default() };
+        let config = ImageConfigBody {
+            env: Some(vec!["A=1".into(), "PATH=/x".into()]),
+            ..Default::default()
+        };
         let env = environment(&config, &[("A".into(), "2".into())]).unwrap();
-        let get = |wanted: &str| env.iter().filter(|(name, _)| name == wanted).map(|(_, value)| value.as_str()).collect::<Vec<_>>();
-        assert_eq!((get("A"), get("PATH"), get("HOME")), (vec!["2"], vec!["/x"], vec!["/tmp"]));
+        let get = |wanted: &str| {
+            env.iter()
+                .filter(|(name, _)| name == wanted)
+                .map(|(_, value)| value.as_str())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            (get("A"), get("PATH"), get("HOME")),
+            (vec!["2"], vec!["/x"], vec!["/tmp"])
+        );
     }
 
     #[test]
     fn refuses_secret_names_that_are_paths() {
         for name in ["", "..", "a/b", ".hidden", "a\nb"] {
-            assert!(matches!(secret(name, Path::new("/dev/null")), Err(RunError::Secret { .. })), "{name:?}");
+            assert!(
+                matches!(secret(name, Path::new("/dev/null")), Err(RunError::Secret { .. })),
+                "{name:?}"
+            );
         }
     }
 }

@@ -20,7 +20,11 @@ const DEPTH: usize = 64;
 pub fn take(output: BorrowedFd<'_>, directory: &Path, size: Bytes) -> Result<(), CollectError> {
     let staging = Staging::make(directory).map_err(|source| visit_error(".", source))?;
     let mut top = Vec::new();
-    let limits = CollectLimits { entries: ENTRIES, bytes: size.0, depth: DEPTH };
+    let limits = CollectLimits {
+        entries: ENTRIES,
+        bytes: size.0,
+        depth: DEPTH,
+    };
     collect(output, limits, &mut |path, collected| {
         if !path.contains('/') {
             top.push(path.to_owned());
@@ -31,7 +35,9 @@ pub fn take(output: BorrowedFd<'_>, directory: &Path, size: Bytes) -> Result<(),
             Collected::File { mut file, size } => {
                 let mut copy = File::create_new(target)?;
                 let copied = io::copy(&mut file, &mut copy)?;
-                (copied == size).then_some(()).ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
+                (copied == size)
+                    .then_some(())
+                    .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
             }
         }
     })?;
@@ -57,7 +63,10 @@ fn replace(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 fn visit_error(path: &str, source: io::Error) -> CollectError {
-    CollectError::Visit { path: path.to_owned(), source }
+    CollectError::Visit {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 /// A directory that goes away with us.

@@ -38,7 +38,9 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        LIVE.lock().unwrap_or_else(PoisonError::into_inner).retain(|path| *path != self.path);
+        LIVE.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|path| *path != self.path);
         // Left-overs are what `sweep` is for.
         let _ = fs::remove_dir_all(&self.path);
     }

@@ -59,10 +59,16 @@ pub fn assemble(
             merge(&mut entries, &path, entry);
         }
         // One file per package, as distroless images have it: scanners find what is installed.
-        let status = DebEntry::File { mode: 0o644, contents: deb.control.into_bytes() };
+        let status = DebEntry::File {
+            mode: 0o644,
+            contents: deb.control.into_bytes(),
+        };
         entries.insert(format!("var/lib/dpkg/status.d/{}", locked.name), status);
     }
-    synthesise::complete(&mut entries).map_err(|reason| AssembleError::Incomplete { name: variant.name.clone(), reason })?;
+    synthesise::complete(&mut entries).map_err(|reason| AssembleError::Incomplete {
+        name: variant.name.clone(),
+        reason,
+    })?;
     let mut paths: Vec<&String> = entries.keys().collect();
     paths.sort_by(|one, other| order(one, other));
     let mut writer = LayerWriter::new(out, tree, 0);
@@ -83,7 +89,9 @@ fn read_all(variant: &Variant, debs: &[File]) -> Result<Vec<deb::Deb>, AssembleE
     let read: Mutex<Vec<Option<Result<deb::Deb, AssembleError>>>> = Mutex::new(debs.iter().map(|_| None).collect());
     let work = || loop {
         let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let (Some(file), Some(locked)) = (debs.get(number), variant.lock.get(number)) else { return };
+        let (Some(file), Some(locked)) = (debs.get(number), variant.lock.get(number)) else {
+            return;
+        };
         let one = read_one(variant, locked, file);
         if let Some(slot) = read.lock().ok().as_mut().and_then(|read| read.get_mut(number)) {
             *slot = Some(one);
@@ -97,13 +105,21 @@ fn read_all(variant: &Variant, debs: &[File]) -> Result<Vec<deb::Deb>, AssembleE
 }
 
 fn read_one(variant: &Variant, locked: &LockedDeb, file: &File) -> Result<deb::Deb, AssembleError> {
-    let error = |source| AssembleError::Read { package: locked.name.clone(), source };
+    let error = |source| AssembleError::Read {
+        package: locked.name.clone(),
+        source,
+    };
     let mut bytes = Vec::new();
     let mut file = file;
-    file.rewind().and_then(|()| file.read_to_end(&mut bytes)).map_err(error)?;
+    file.rewind()
+        .and_then(|()| file.read_to_end(&mut bytes))
+        .map_err(error)?;
     let wanted = |path: &str| is_wanted(variant, path);
     let read = deb::read(&bytes, &ExtractionLimits::default(), &wanted);
-    read.map_err(|source| AssembleError::Deb { package: locked.name.clone(), source })
+    read.map_err(|source| AssembleError::Deb {
+        package: locked.name.clone(),
+        source,
+    })
 }
 
 fn is_wanted(variant: &Variant, path: &str) -> bool {
@@ -115,13 +131,17 @@ fn is_wanted(variant: &Variant, path: &str) -> bool {
         Some(directory) => path == directory || path.starts_with(drop),
         None => path == drop,
     };
-    let program = path.strip_prefix("usr/bin/").is_some_and(|name| variant.definition.drop_bin.iter().any(|drop| drop == name));
+    let program = path
+        .strip_prefix("usr/bin/")
+        .is_some_and(|name| variant.definition.drop_bin.iter().any(|drop| drop == name));
     !program && !variant.definition.drop.iter().any(dropped)
 }
 
 /// Adds an entry at its place after usrmerge.
 fn merge(entries: &mut BTreeMap<String, DebEntry>, path: &str, entry: DebEntry) {
-    let (top, below) = path.split_once('/').map_or((path, None), |(top, below)| (top, Some(below)));
+    let (top, below) = path
+        .split_once('/')
+        .map_or((path, None), |(top, below)| (top, Some(below)));
     let path = match (MERGED.contains(&top), below) {
         (true, Some(below)) => format!("usr/{top}/{below}"),
         (true, None) => return,
@@ -141,18 +161,29 @@ mod tests {
     #[test]
     fn usrmerge_moves_what_is_below_and_drops_the_directory() {
         let mut entries = BTreeMap::new();
-        let file = || DebEntry::File { mode: 0o644, contents: Vec::new() };
+        let file = || DebEntry::File {
+            mode: 0o644,
+            contents: Vec::new(),
+        };
         merge(&mut entries, "lib/x86_64-linux-gnu/libc.so.6", file());
         merge(&mut entries, "lib", DebEntry::Directory { mode: 0o755 });
         merge(&mut entries, "usr/lib/y", file());
-        assert_eq!(entries.keys().collect::<Vec<_>>(), ["usr/lib/x86_64-linux-gnu/libc.so.6", "usr/lib/y"]);
+        assert_eq!(
+            entries.keys().collect::<Vec<_>>(),
+            ["usr/lib/x86_64-linux-gnu/libc.so.6", "usr/lib/y"]
+        );
     }
 
     #[test]
     fn documentation_goes_and_licences_stay() {
         let variant = super::super::find_variant("python-3.11").unwrap().unwrap();
         assert!(is_wanted(&variant, "usr/share/doc/libc6/copyright"));
-        for path in ["usr/share/doc/libc6/changelog.gz", "usr/share/man/man1/x", "usr/share/man", "usr/bin/openssl"] {
+        for path in [
+            "usr/share/doc/libc6/changelog.gz",
+            "usr/share/man/man1/x",
+            "usr/share/man",
+            "usr/bin/openssl",
+        ] {
             assert!(!is_wanted(&variant, path), "{path}");
         }
     }

@@ -39,15 +39,32 @@ impl Mirrors {
 }
 
 /// The mirrors of `suite`: those configured, else those of the apt sources below `apt` (usually `/etc/apt`).
-pub fn find_mirrors(suite: &str, main: Option<&str>, security: Option<&str>, apt: &Path) -> Result<Mirrors, MirrorError> {
+pub fn find_mirrors(
+    suite: &str,
+    main: Option<&str>,
+    security: Option<&str>,
+    apt: &Path,
+) -> Result<Mirrors, MirrorError> {
     let sources = read_sources(apt);
     let find = |configured: Option<&str>, part: &'static str| {
         let wanted = format!("{suite}{part}");
-        let found = || sources.iter().find(|source| source.suites.contains(&wanted)).map(|source| source.uri.clone());
-        let error = || MirrorError { suite: suite.to_owned(), part, directory: apt.to_owned() };
+        let found = || {
+            sources
+                .iter()
+                .find(|source| source.suites.contains(&wanted))
+                .map(|source| source.uri.clone())
+        };
+        let error = || MirrorError {
+            suite: suite.to_owned(),
+            part,
+            directory: apt.to_owned(),
+        };
         configured.map(str::to_owned).or_else(found).ok_or_else(error)
     };
-    Ok(Mirrors { main: find(main, "")?, security: find(security, "-security")? })
+    Ok(Mirrors {
+        main: find(main, "")?,
+        security: find(security, "-security")?,
+    })
 }
 
 struct Source {
@@ -65,7 +82,9 @@ fn read_sources(apt: &Path) -> Vec<Source> {
     let mut sources = Vec::new();
     for path in files {
         let small = fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() <= MAX_FILE);
-        let Some(text) = small.then(|| fs::read_to_string(&path).ok()).flatten() else { continue };
+        let Some(text) = small.then(|| fs::read_to_string(&path).ok()).flatten() else {
+            continue;
+        };
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("list") => sources.extend(text.lines().filter_map(one_line)),
             Some("sources") => sources.extend(text.split("\n\n").filter_map(deb822)),
@@ -84,14 +103,20 @@ fn one_line(line: &str) -> Option<Source> {
     };
     let mut words = rest.split_whitespace();
     let (uri, suite) = (words.next()?, words.next()?);
-    words.any(|component| component == "main").then(|| source(uri, vec![suite.to_owned()])).flatten()
+    words
+        .any(|component| component == "main")
+        .then(|| source(uri, vec![suite.to_owned()]))
+        .flatten()
 }
 
 /// A stanza of `Types: deb`, `URIs:`, `Suites:`, `Components:`.
 fn deb822(stanza: &str) -> Option<Source> {
     let field = |name: &str| {
         let lines = stanza.lines().filter(|line| !line.starts_with('#'));
-        lines.filter_map(|line| line.split_once(':')).find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+        lines
+            .filter_map(|line| line.split_once(':'))
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.trim())
     };
     let words = |name: &str| field(name).into_iter().flat_map(str::split_whitespace);
     if field("Enabled").is_some_and(|enabled| enabled.eq_ignore_ascii_case("no")) {
@@ -99,12 +124,17 @@ fn deb822(stanza: &str) -> Option<Source> {
     }
     let usable = words("Types").any(|kind| kind == "deb") && words("Components").any(|component| component == "main");
     let uri = words("URIs").next()?;
-    usable.then(|| source(uri, words("Suites").map(str::to_owned).collect())).flatten()
+    usable
+        .then(|| source(uri, words("Suites").map(str::to_owned).collect()))
+        .flatten()
 }
 
 fn source(uri: &str, suites: Vec<String>) -> Option<Source> {
     let usable = uri.starts_with("http://") || uri.starts_with("https://");
-    usable.then(|| Source { uri: uri.trim_end_matches('/').to_owned(), suites })
+    usable.then(|| Source {
+        uri: uri.trim_end_matches('/').to_owned(),
+        suites,
+    })
 }
 
 #[cfg(test)]
@@ -122,10 +152,17 @@ mod tests {
 
     #[test]
     fn reads_both_formats_and_skips_other_archives() {
-        let third = "deb https://third.example.org/apt cloud-sdk-bookworm main\n# deb http://off.example.org bookworm main\n";
+        let third =
+            "deb https://third.example.org/apt cloud-sdk-bookworm main\n# deb http://off.example.org bookworm main\n";
         let new = "Types: deb\n# why\nURIs: http://a.example.org/debian/\nSuites: bookworm bookworm-updates\nComponents: main\n\nTypes: deb\nURIs: http://s.example.org/debian-security\nSuites: bookworm-security\nComponents: main contrib\n";
-        let expected = Mirrors { main: "http://a.example.org/debian".into(), security: "http://s.example.org/debian-security".into() };
-        let scratch = apt(&[("sources.list.d/third.list", third), ("sources.list.d/debian.sources", new)]);
+        let expected = Mirrors {
+            main: "http://a.example.org/debian".into(),
+            security: "http://s.example.org/debian-security".into(),
+        };
+        let scratch = apt(&[
+            ("sources.list.d/third.list", third),
+            ("sources.list.d/debian.sources", new),
+        ]);
         assert_eq!(find_mirrors("bookworm", None, None, scratch.path()).unwrap(), expected);
         let old = "deb [arch=amd64 signed-by=/x] http://a.example.org/debian bookworm main\ndeb http://s.example.org/debian-security bookworm-security main\n";
         let scratch = apt(&[("sources.list", old)]);

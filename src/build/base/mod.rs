@@ -21,7 +21,11 @@ const FORMAT: &str = "1";
 
 /// Name, definition and lock of each variant; the first is the default.
 const VARIANTS: [(&str, &str, &str); 2] = [
-    ("python-3.11", include_str!("../../../rootfs/python-3.11.toml"), include_str!("../../../rootfs/python-3.11.lock")),
+    (
+        "python-3.11",
+        include_str!("../../../rootfs/python-3.11.toml"),
+        include_str!("../../../rootfs/python-3.11.lock"),
+    ),
     (
         "python-3.11-slim",
         include_str!("../../../rootfs/python-3.11-slim.toml"),
@@ -101,12 +105,23 @@ pub fn variant_names() -> Vec<&'static str> {
 
 /// A variant by its name; none when there is no such variant.
 pub fn find_variant(name: &str) -> Result<Option<Variant>, VariantError> {
-    let Some((name, definition, lock)) = VARIANTS.iter().find(|(known, _, _)| *known == name) else { return Ok(None) };
-    let error = |reason: String| VariantError { name: (*name).to_owned(), reason };
+    let Some((name, definition, lock)) = VARIANTS.iter().find(|(known, _, _)| *known == name) else {
+        return Ok(None);
+    };
+    let error = |reason: String| VariantError {
+        name: (*name).to_owned(),
+        reason,
+    };
     let definition: Definition = toml::from_str(definition).map_err(|cause| error(cause.to_string()))?;
-    let lock = lock.lines().map(|line| parse_locked(line).ok_or_else(|| error(format!("lock line {line:?}"))));
+    let lock = lock
+        .lines()
+        .map(|line| parse_locked(line).ok_or_else(|| error(format!("lock line {line:?}"))));
     let lock = lock.collect::<Result<Vec<_>, _>>()?;
-    Ok(Some(Variant { name: (*name).to_owned(), definition, lock }))
+    Ok(Some(Variant {
+        name: (*name).to_owned(),
+        definition,
+        lock,
+    }))
 }
 
 fn parse_locked(line: &str) -> Option<LockedDeb> {
@@ -118,8 +133,18 @@ fn parse_locked(line: &str) -> Option<LockedDeb> {
         _ => return None,
     };
     let path = fields.next()?.to_owned();
-    let (size, sha256) = (fields.next()?.parse().ok()?, format!("sha256:{}", fields.next()?).parse().ok()?);
-    (path.starts_with("pool/") && !path.contains("..")).then_some(LockedDeb { name, version, archive, path, size, sha256 })
+    let (size, sha256) = (
+        fields.next()?.parse().ok()?,
+        format!("sha256:{}", fields.next()?).parse().ok()?,
+    );
+    (path.starts_with("pool/") && !path.contains("..")).then_some(LockedDeb {
+        name,
+        version,
+        archive,
+        path,
+        size,
+        sha256,
+    })
 }
 
 impl Variant {
@@ -169,7 +194,11 @@ mod tests {
     fn a_lock_line_is_complete_and_stays_in_the_pool() {
         let hash = "0".repeat(64);
         assert!(parse_locked(&format!("a 1 main pool/a.deb 1 {hash}")).is_some());
-        for line in [format!("a 1 other pool/a.deb 1 {hash}"), format!("a 1 main ../a.deb 1 {hash}"), "a 1 main pool/a.deb 1 x".into()] {
+        for line in [
+            format!("a 1 other pool/a.deb 1 {hash}"),
+            format!("a 1 main ../a.deb 1 {hash}"),
+            "a 1 main pool/a.deb 1 x".into(),
+        ] {
             assert!(parse_locked(&line).is_none(), "{line}");
         }
     }

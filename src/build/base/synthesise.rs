@@ -8,7 +8,8 @@ use crate::archive::deb::DebEntry;
 const CERTIFICATES: &str = "usr/share/ca-certificates/mozilla/";
 const PASSWD: &str = "root:x:0:0:root:/root:/usr/sbin/nologin\nmecapy:x:1000:1000:mecapy:/app:/usr/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n";
 const GROUP: &str = "root:x:0:\nmecapy:x:1000:\nnogroup:x:65534:\n";
-const NSSWITCH: &str = "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\nprotocols: files\n";
+const NSSWITCH: &str =
+    "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\nprotocols: files\n";
 const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost\n";
 /// A site directory, not only a path: the `.pth` files of packages in it work.
 const SITE: &str = "import site; site.addsitedir('/opt/py/site')\n";
@@ -24,17 +25,34 @@ pub fn complete(entries: &mut BTreeMap<String, DebEntry>) -> Result<(), String> 
     for directory in MERGED {
         link(entries, directory, &format!("usr/{directory}"));
     }
-    for directory in ["usr/sbin", "app", "opt/py/site", "opt/py/bin", "output", "input", "run/secrets", "proc", "sys", "dev", "root"] {
-        entries.entry(directory.to_owned()).or_insert(DebEntry::Directory { mode: 0o755 });
+    for directory in [
+        "usr/sbin",
+        "app",
+        "opt/py/site",
+        "opt/py/bin",
+        "output",
+        "input",
+        "run/secrets",
+        "proc",
+        "sys",
+        "dev",
+        "root",
+    ] {
+        entries
+            .entry(directory.to_owned())
+            .or_insert(DebEntry::Directory { mode: 0o755 });
     }
     entries.insert("tmp".to_owned(), DebEntry::Directory { mode: 0o777 });
     link(entries, "usr/bin/python", "python3.11");
     link(entries, "usr/bin/python3", "python3.11");
     file(entries, "etc/ssl/certs/ca-certificates.crt", &bundle);
     file(entries, "usr/lib/python3/dist-packages/gantry.pth", SITE);
-    for (path, text) in
-        [("etc/passwd", PASSWD), ("etc/group", GROUP), ("etc/nsswitch.conf", NSSWITCH), ("etc/hosts", HOSTS)]
-    {
+    for (path, text) in [
+        ("etc/passwd", PASSWD),
+        ("etc/group", GROUP),
+        ("etc/nsswitch.conf", NSSWITCH),
+        ("etc/hosts", HOSTS),
+    ] {
         file(entries, path, text);
     }
     Ok(())
@@ -61,9 +79,20 @@ fn certificates(entries: &BTreeMap<String, DebEntry>) -> Result<String, String> 
 }
 
 fn link(entries: &mut BTreeMap<String, DebEntry>, path: &str, target: &str) {
-    entries.insert(path.to_owned(), DebEntry::Symlink { target: target.to_owned() });
+    entries.insert(
+        path.to_owned(),
+        DebEntry::Symlink {
+            target: target.to_owned(),
+        },
+    );
 }
 
 fn file(entries: &mut BTreeMap<String, DebEntry>, path: &str, text: &str) {
-    entries.insert(path.to_owned(), DebEntry::File { mode: 0o644, contents: text.as_bytes().to_vec() });
+    entries.insert(
+        path.to_owned(),
+        DebEntry::File {
+            mode: 0o644,
+            contents: text.as_bytes().to_vec(),
+        },
+    );
 }

@@ -114,20 +114,31 @@ pub fn normalise(name: &str) -> String {
 impl Wheel {
     /// Opens the wheel in `file`, which must be the project and version its name says.
     pub fn open(file: File, file_name: &str) -> Result<Self, WheelError> {
-        let contents = |reason: String| WheelError::Contents { wheel: file_name.to_owned(), reason };
-        let zip_error = |source| WheelError::Zip { wheel: file_name.to_owned(), source };
+        let contents = |reason: String| WheelError::Contents {
+            wheel: file_name.to_owned(),
+            reason,
+        };
+        let zip_error = |source| WheelError::Zip {
+            wheel: file_name.to_owned(),
+            source,
+        };
         let zip = Zip::open(file, &ExtractionLimits::default()).map_err(zip_error)?;
-        let (name, version) = name_and_version(file_name).ok_or_else(|| contents("its file name is not a wheel's".to_owned()))?;
+        let (name, version) =
+            name_and_version(file_name).ok_or_else(|| contents("its file name is not a wheel's".to_owned()))?;
         let dist_info = dist_info(&zip, name, version).map_err(contents)?;
         let read = |name: &str| -> Result<Option<String>, WheelError> {
             let path = format!("{dist_info}/{name}");
-            let Some(entry) = zip.entries().iter().find(|entry| entry.name == path) else { return Ok(None) };
+            let Some(entry) = zip.entries().iter().find(|entry| entry.name == path) else {
+                return Ok(None);
+            };
             if entry.size > MAX_METADATA {
                 return Err(contents(format!("{path} has {} bytes", entry.size)));
             }
             let mut bytes = Vec::new();
             zip.read(entry, &mut Vec::new(), &mut bytes).map_err(zip_error)?;
-            String::from_utf8(bytes).map(Some).map_err(|_| contents(format!("{path} is not UTF-8")))
+            String::from_utf8(bytes)
+                .map(Some)
+                .map_err(|_| contents(format!("{path} is not UTF-8")))
         };
         let wheel_file = read("WHEEL")?.ok_or_else(|| contents(format!("it has no {dist_info}/WHEEL")))?;
         let major = field(&wheel_file, "Wheel-Version").and_then(|version| version.split('.').next());
@@ -136,13 +147,20 @@ impl Wheel {
         }
         let metadata = read("METADATA")?.ok_or_else(|| contents(format!("it has no {dist_info}/METADATA")))?;
         let (said_name, said_version) = (field(&metadata, "Name"), field(&metadata, "Version"));
-        if said_name.map(normalise) != Some(normalise(name)) || !said_version.is_some_and(|said| same_version(said, version)) {
+        if said_name.map(normalise) != Some(normalise(name))
+            || !said_version.is_some_and(|said| same_version(said, version))
+        {
             return Err(contents(format!("its METADATA says {said_name:?} {said_version:?}")));
         }
         let record = Record::parse(&read("RECORD")?.ok_or_else(|| contents(format!("it has no {dist_info}/RECORD")))?)
             .map_err(contents)?;
         let entry_points = read("entry_points.txt")?.unwrap_or_default();
-        let mut wheel = Self { file_name: file_name.to_owned(), zip, items: BTreeMap::new(), record };
+        let mut wheel = Self {
+            file_name: file_name.to_owned(),
+            zip,
+            items: BTreeMap::new(),
+            record,
+        };
         wheel.plan(name, &dist_info, &entry_points)?;
         Ok(wheel)
     }
@@ -164,7 +182,11 @@ impl Wheel {
         let mut renamed = BTreeMap::new();
         for (number, entry) in self.zip.entries().iter().enumerate() {
             // Signatures of the old RECORD mean nothing for the new one; and neither file is listed in it.
-            if entry.name == record_path || [".jws", ".p7s"].iter().any(|end| entry.name == format!("{record_path}{end}")) {
+            if entry.name == record_path
+                || [".jws", ".p7s"]
+                    .iter()
+                    .any(|end| entry.name == format!("{record_path}{end}"))
+            {
                 continue;
             }
             let mut executable = entry.executable;
@@ -172,7 +194,9 @@ impl Wheel {
             let target = match entry.name.strip_prefix(&data) {
                 None => format!("{SITE}/{}", entry.name),
                 Some(rest) => {
-                    let (kind, rest) = rest.split_once('/').ok_or_else(|| self.contents(format!("{} is in no scheme", entry.name)))?;
+                    let (kind, rest) = rest
+                        .split_once('/')
+                        .ok_or_else(|| self.contents(format!("{} is in no scheme", entry.name)))?;
                     match kind {
                         "purelib" | "platlib" => format!("{SITE}/{rest}"),
                         "headers" => format!("{PREFIX}/include/{name}/{rest}"),
@@ -193,16 +217,31 @@ impl Wheel {
         }
         for script in scripts::generated(entry_points).map_err(|reason| self.contents(reason))? {
             let target = self.script_path(&script.name)?;
-            self.items.insert(target, Item { source: Source::Bytes(script.contents), executable: true });
+            self.items.insert(
+                target,
+                Item {
+                    source: Source::Bytes(script.contents),
+                    executable: true,
+                },
+            );
         }
         let installer = format!("{SITE}/{dist_info}/INSTALLER");
-        self.items.insert(installer, Item { source: Source::Bytes(b"gantry\n".to_vec()), executable: false });
+        self.items.insert(
+            installer,
+            Item {
+                source: Source::Bytes(b"gantry\n".to_vec()),
+                executable: false,
+            },
+        );
         // Neither is ever true of this installation, and direct_url.json may hold credentials.
         for name in ["direct_url.json", "REQUESTED"] {
             self.items.remove(&format!("{SITE}/{dist_info}/{name}"));
         }
         let record = self.new_record(&renamed, dist_info)?;
-        let item = Item { source: Source::Bytes(record), executable: false };
+        let item = Item {
+            source: Source::Bytes(record),
+            executable: false,
+        };
         self.items.insert(format!("{SITE}/{record_path}"), item);
         Ok(())
     }
@@ -225,7 +264,9 @@ impl Wheel {
             let (hash, size) = match &item.source {
                 Source::Bytes(bytes) => (record::hash(bytes), bytes.len() as u64),
                 Source::Zip(number) => {
-                    let Some(entry) = self.zip.entries().get(*number) else { continue };
+                    let Some(entry) = self.zip.entries().get(*number) else {
+                        continue;
+                    };
                     let said = original.get(target).and_then(|name| self.record.hash_of(name));
                     match said {
                         Some(said) => (said.to_owned(), entry.size),
@@ -249,7 +290,10 @@ impl Wheel {
     /// Reads an entry and holds it against RECORD.
     fn read_into(&self, entry: &Entry, stored: &mut Vec<u8>, contents: &mut Vec<u8>) -> Result<(), WheelError> {
         let read = self.zip.read(entry, stored, contents);
-        read.map_err(|source| WheelError::Zip { wheel: self.file_name.clone(), source })?;
+        read.map_err(|source| WheelError::Zip {
+            wheel: self.file_name.clone(),
+            source,
+        })?;
         match self.record.hash_of(&entry.name) {
             Some(said) if said != record::hash(contents) => {
                 Err(self.contents(format!("{} is not what its RECORD says", entry.name)))
@@ -259,19 +303,30 @@ impl Wheel {
     }
 
     fn contents(&self, reason: String) -> WheelError {
-        WheelError::Contents { wheel: self.file_name.clone(), reason }
+        WheelError::Contents {
+            wheel: self.file_name.clone(),
+            reason,
+        }
     }
 }
 
 /// Writes the files of `wheels` as one layer.
-pub fn write_layer(wheels: &[Wheel], out: impl Write, tree: Option<&mut dyn TreeSink>) -> Result<WrittenLayer, WheelError> {
+pub fn write_layer(
+    wheels: &[Wheel],
+    out: impl Write,
+    tree: Option<&mut dyn TreeSink>,
+) -> Result<WrittenLayer, WheelError> {
     let mut all: BTreeMap<&str, (&Wheel, &Item)> = BTreeMap::new();
     for wheel in wheels {
         for (path, item) in &wheel.items {
             if let Some((other, theirs)) = all.insert(path, (wheel, item)) {
                 if !same_contents(wheel, item, other, theirs)? {
                     let (one, other) = (other.file_name.clone(), wheel.file_name.clone());
-                    return Err(WheelError::Clash { one, other, path: path.clone() });
+                    return Err(WheelError::Clash {
+                        one,
+                        other,
+                        path: path.clone(),
+                    });
                 }
             }
         }
@@ -286,10 +341,14 @@ pub fn write_layer(wheels: &[Wheel], out: impl Write, tree: Option<&mut dyn Tree
         match &item.source {
             Source::Bytes(bytes) => writer.file(path, mode, bytes)?,
             Source::Zip(number) => {
-                let Some(entry) = wheel.zip.entries().get(*number) else { continue };
+                let Some(entry) = wheel.zip.entries().get(*number) else {
+                    continue;
+                };
                 wheel.read_into(entry, &mut stored, &mut contents)?;
                 match entry.method {
-                    crate::archive::zip::Method::Deflated => writer.spliced(path, mode, &contents, &stored, entry.crc)?,
+                    crate::archive::zip::Method::Deflated => {
+                        writer.spliced(path, mode, &contents, &stored, entry.crc)?
+                    }
                     crate::archive::zip::Method::Stored => writer.file(path, mode, &contents)?,
                 }
             }
@@ -301,21 +360,34 @@ pub fn write_layer(wheels: &[Wheel], out: impl Write, tree: Option<&mut dyn Tree
 fn same_contents(one: &Wheel, item: &Item, other: &Wheel, theirs: &Item) -> Result<bool, WheelError> {
     let bytes = |wheel: &Wheel, item: &Item| match &item.source {
         Source::Bytes(bytes) => Ok(bytes.clone()),
-        Source::Zip(number) => wheel.zip.entries().get(*number).map_or(Ok(Vec::new()), |entry| wheel.read(entry)),
+        Source::Zip(number) => wheel
+            .zip
+            .entries()
+            .get(*number)
+            .map_or(Ok(Vec::new()), |entry| wheel.read(entry)),
     };
     Ok(bytes(one, item)? == bytes(other, theirs)?)
 }
 
 /// The one `.dist-info` directory, which must be that of the project and version.
 fn dist_info(zip: &Zip, name: &str, version: &str) -> Result<String, String> {
-    let tops: BTreeSet<&str> = zip.entries().iter().filter_map(|entry| entry.name.split_once('/')).map(|(top, _)| top).collect();
+    let tops: BTreeSet<&str> = zip
+        .entries()
+        .iter()
+        .filter_map(|entry| entry.name.split_once('/'))
+        .map(|(top, _)| top)
+        .collect();
     let found: Vec<&str> = tops.into_iter().filter(|top| top.ends_with(".dist-info")).collect();
-    let [one] = found.as_slice() else { return Err(format!("it has {} .dist-info directories, not one", found.len())) };
+    let [one] = found.as_slice() else {
+        return Err(format!("it has {} .dist-info directories, not one", found.len()));
+    };
     let stem = one.trim_end_matches(".dist-info");
     let matches = stem.rsplit_once('-').is_some_and(|(its_name, its_version)| {
         normalise(its_name) == normalise(name) && same_version(its_version, version)
     });
-    matches.then(|| (*one).to_owned()).ok_or_else(|| format!("its metadata are in {one:?}"))
+    matches
+        .then(|| (*one).to_owned())
+        .ok_or_else(|| format!("its metadata are in {one:?}"))
 }
 
 /// Equal as text, or as versions (`1.0` and `1.0.0`); `_` stands for `-` and `+` in file names.
@@ -327,7 +399,10 @@ fn same_version(one: &str, other: &str) -> bool {
 /// A header of METADATA or WHEEL.
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let headers = text.lines().take_while(|line| !line.is_empty());
-    headers.filter_map(|line| line.split_once(':')).find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    headers
+        .filter_map(|line| line.split_once(':'))
+        .find(|(key, _)| key.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.trim())
 }
 
 #[cfg(test)]

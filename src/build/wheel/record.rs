@@ -14,7 +14,9 @@ impl Record {
         let mut hashes = BTreeMap::new();
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
             let fields = fields(line).ok_or_else(|| format!("its RECORD has a damaged line {line:?}"))?;
-            let [path, hash, _size] = fields.as_slice() else { return Err(format!("its RECORD has a damaged line {line:?}")) };
+            let [path, hash, _size] = fields.as_slice() else {
+                return Err(format!("its RECORD has a damaged line {line:?}"));
+            };
             if hash.starts_with("md5=") || hash.starts_with("sha1=") {
                 return Err(format!("its RECORD has a weak hash for {path:?}"));
             }
@@ -34,14 +36,25 @@ impl Record {
 /// The hash field of some contents.
 pub fn hash(contents: &[u8]) -> String {
     let hex = Digest::of(contents).hex();
-    let bytes = hex.as_bytes().chunks_exact(2).filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
+    let bytes = hex
+        .as_bytes()
+        .chunks_exact(2)
+        .filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
     format!("sha256={}", base64(&bytes.collect::<Vec<u8>>()))
 }
 
 /// One line; quoted when it has to be.
 pub fn line(path: &str, hash: &str, size: u64) -> String {
-    let path = if path.contains([',', '"']) { format!("\"{}\"", path.replace('"', "\"\"")) } else { path.to_owned() };
-    let size = if hash.is_empty() { String::new() } else { size.to_string() };
+    let path = if path.contains([',', '"']) {
+        format!("\"{}\"", path.replace('"', "\"\""))
+    } else {
+        path.to_owned()
+    };
+    let size = if hash.is_empty() {
+        String::new()
+    } else {
+        size.to_string()
+    };
     format!("{path},{hash},{size}\n")
 }
 

@@ -41,7 +41,10 @@ pub fn generated(entry_points: &str) -> Result<Vec<Script>, String> {
         let first = attribute.split('.').next().unwrap_or_default();
         let contents =
             format!("#!{PYTHON}\nimport sys\nfrom {module} import {first}\nif __name__ == '__main__':\n    sys.exit({attribute}())\n");
-        scripts.push(Script { name: name.to_owned(), contents: contents.into_bytes() });
+        scripts.push(Script {
+            name: name.to_owned(),
+            contents: contents.into_bytes(),
+        });
     }
     Ok(scripts)
 }
@@ -53,7 +56,13 @@ pub fn rewrite(contents: &[u8]) -> Option<Vec<u8>> {
     let mut out = format!("#!{PYTHON}").into_bytes();
     // `#!pythonw` is the same here; arguments such as -E stay.
     let arguments = rest.get(..line_end).unwrap_or_default();
-    out.extend(arguments.strip_prefix(b"w").unwrap_or(arguments).iter().filter(|byte| **byte != b'\r'));
+    out.extend(
+        arguments
+            .strip_prefix(b"w")
+            .unwrap_or(arguments)
+            .iter()
+            .filter(|byte| **byte != b'\r'),
+    );
     out.extend(rest.get(line_end..).unwrap_or_default());
     Some(out)
 }
@@ -61,7 +70,9 @@ pub fn rewrite(contents: &[u8]) -> Option<Vec<u8>> {
 fn is_dotted(text: &str) -> bool {
     let identifier = |part: &str| {
         let mut characters = part.chars();
-        characters.next().is_some_and(|first| first == '_' || first.is_alphabetic())
+        characters
+            .next()
+            .is_some_and(|first| first == '_' || first.is_alphabetic())
             && characters.all(|character| character == '_' || character.is_alphanumeric())
     };
     text.split('.').all(identifier)
@@ -77,12 +88,21 @@ mod tests {
         let names: Vec<_> = generated(text).unwrap().into_iter().map(|script| script.name).collect();
         assert_eq!(names, ["f2py", "x", "g"]);
         let made = String::from_utf8(generated(text).unwrap().remove(1).contents).unwrap();
-        assert!(made.starts_with("#!/usr/bin/python3\n") && made.contains("from a import B\n") && made.contains("B.run()"));
+        assert!(
+            made.starts_with("#!/usr/bin/python3\n") && made.contains("from a import B\n") && made.contains("B.run()")
+        );
     }
 
     #[test]
     fn refuses_entry_points_that_are_code() {
-        for line in ["x = os:system('id')", "x = a;b:c", "../x = a:b", "x = a", "x = :b", "x/y = a:b"] {
+        for line in [
+            "x = os:system('id')",
+            "x = a;b:c",
+            "../x = a:b",
+            "x = a",
+            "x = :b",
+            "x/y = a:b",
+        ] {
             assert!(generated(&format!("[console_scripts]\n{line}\n")).is_err(), "{line}");
         }
     }

@@ -96,8 +96,14 @@ fn everything_goes_where_the_specification_says() {
         ("My_Pkg-1.0.data/scripts/tool", b"#!python\nprint(1)\n"),
         ("My_Pkg-1.0.data/data/share/doc.txt", b"d"),
         ("My_Pkg-1.0.data/headers/my.h", b"h"),
-        ("My_Pkg-1.0.dist-info/entry_points.txt", b"[console_scripts]\ncmd = pkg:main\n"),
-        ("My_Pkg-1.0.dist-info/direct_url.json", b"{\"url\": \"https://user:pass@example.org\"}"),
+        (
+            "My_Pkg-1.0.dist-info/entry_points.txt",
+            b"[console_scripts]\ncmd = pkg:main\n",
+        ),
+        (
+            "My_Pkg-1.0.dist-info/direct_url.json",
+            b"{\"url\": \"https://user:pass@example.org\"}",
+        ),
         ("My_Pkg-1.0.dist-info/REQUESTED", b""),
     ])
     .unwrap();
@@ -117,7 +123,9 @@ fn everything_goes_where_the_specification_says() {
     ] {
         assert_eq!(modes.get(path), Some(&mode), "{path}");
     }
-    assert!(!modes.keys().any(|path| path.contains("direct_url") || path.contains("REQUESTED")));
+    assert!(!modes
+        .keys()
+        .any(|path| path.contains("direct_url") || path.contains("REQUESTED")));
     assert_eq!(files["opt/py/bin/tool"].1, "#!/usr/bin/python3\nprint(1)\n");
     let record = &files["opt/py/site/My_Pkg-1.0.dist-info/RECORD"].1;
     for line in record.lines() {
@@ -128,7 +136,11 @@ fn everything_goes_where_the_specification_says() {
         };
         let contents = &files[&on_disk].1;
         if !path.ends_with("RECORD") {
-            assert_eq!(rest, format!("{},{}", record::hash(contents.as_bytes()), contents.len()), "{path}");
+            assert_eq!(
+                rest,
+                format!("{},{}", record::hash(contents.as_bytes()), contents.len()),
+                "{path}"
+            );
         }
     }
     assert_eq!(record.lines().count(), files.len());
@@ -143,7 +155,11 @@ fn refuses_wheels_that_are_not_what_they_say() {
     assert!(says(&[("other-1.0.dist-info/METADATA", METADATA)]).contains("dist-info"));
     assert!(says(&[("My_Pkg-1.0.data/unknown/x", b"")]).contains("unknown kind"));
     assert!(says(&[("My_Pkg-1.0.data/scripts/python3", b"")]).contains("script"));
-    assert!(says(&[("My_Pkg-1.0.dist-info/entry_points.txt", b"[console_scripts]\npython = a:b\n")]).contains("script"));
+    assert!(says(&[(
+        "My_Pkg-1.0.dist-info/entry_points.txt",
+        b"[console_scripts]\npython = a:b\n"
+    )])
+    .contains("script"));
     let wrong = open(&[("a.py", b"x"), ("My_Pkg-1.0.dist-info/RECORD", b"a.py,sha256=AAAA,1\n")]).unwrap();
     let refused = write_layer(&[wrong], std::io::sink(), None).unwrap_err();
     assert!(refused.to_string().contains("RECORD"), "{refused}");
@@ -154,7 +170,10 @@ fn the_same_file_of_two_wheels_must_be_the_same() {
     let one = |contents: &'static [u8]| open(&[("shared/__init__.py", contents)]).unwrap();
     assert!(write_layer(&[one(b"a"), one(b"a")], std::io::sink(), None).is_ok());
     let clash = write_layer(&[one(b"a"), one(b"b")], std::io::sink(), None).unwrap_err();
-    assert!(matches!(clash, WheelError::Clash { ref path, .. } if path.ends_with("shared/__init__.py") || path.ends_with("RECORD")), "{clash}");
+    assert!(
+        matches!(clash, WheelError::Clash { ref path, .. } if path.ends_with("shared/__init__.py") || path.ends_with("RECORD")),
+        "{clash}"
+    );
 }
 
 #[test]
