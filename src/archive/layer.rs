@@ -138,7 +138,7 @@ impl<'a, W: Write> LayerWriter<'a, W> {
         self.header(path, mode, contents.len() as u64, tar::EntryType::Regular, None)?;
         self.put(path, contents)?;
         self.put(path, padding(contents.len()))?;
-        self.to_tree(path, |tree| tree.file(path, mode, contents))
+        self.mirror(path, |tree| tree.file(path, mode, contents))
     }
 
     /// Adds a regular file whose contents are also there as the raw deflate stream of a zip; `crc` is that of
@@ -162,14 +162,14 @@ impl<'a, W: Write> LayerWriter<'a, W> {
         self.tar.update(contents);
         self.gzip.splice(deflated, crc, size).map_err(io_error(path))?;
         self.put(path, padding(contents.len()))?;
-        self.to_tree(path, |tree| tree.file(path, mode, contents))
+        self.mirror(path, |tree| tree.file(path, mode, contents))
     }
 
     /// Adds a symbolic link; the target is stored as it is.
     pub fn symlink(&mut self, path: &str, target: &str) -> Result<(), LayerError> {
         self.enter(path)?;
         self.header(path, 0o777, 0, tar::EntryType::Symlink, Some(target))?;
-        self.to_tree(path, |tree| tree.symlink(path, target))
+        self.mirror(path, |tree| tree.symlink(path, target))
     }
 
     /// Ends the tar and the blob.
@@ -218,7 +218,7 @@ impl<'a, W: Write> LayerWriter<'a, W> {
     fn put_directory(&mut self, path: &str, mode: u32) -> Result<(), LayerError> {
         self.header(&format!("{path}/"), mode, 0, tar::EntryType::Directory, None)?;
         self.parents.push(path.to_owned());
-        self.to_tree(path, |tree| tree.directory(path, mode))
+        self.mirror(path, |tree| tree.directory(path, mode))
     }
 
     fn header(
@@ -275,7 +275,7 @@ impl<'a, W: Write> LayerWriter<'a, W> {
         self.gzip.write(bytes).map_err(io_error(path))
     }
 
-    fn to_tree(&mut self, path: &str, act: impl FnOnce(&mut dyn TreeSink) -> io::Result<()>) -> Result<(), LayerError> {
+    fn mirror(&mut self, path: &str, act: impl FnOnce(&mut dyn TreeSink) -> io::Result<()>) -> Result<(), LayerError> {
         match &mut self.tree {
             Some(tree) => act(*tree).map_err(io_error(path)),
             None => Ok(()),

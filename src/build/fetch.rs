@@ -178,7 +178,7 @@ impl Fetcher<'_> {
                 source,
             };
             let mut body = self.client.stream(&item.url, partial.len()).map_err(net_error)?;
-            if !body.continues && partial.len() > 0 {
+            if !body.continues && !partial.is_empty() {
                 self.state.done.fetch_sub(partial.len(), Ordering::Relaxed);
                 partial.restart().map_err(store_error)?;
             }

@@ -156,7 +156,7 @@ impl Reader<'_> {
                 parsed.name
             ));
         }
-        let name = normalise(&parsed.name.to_string());
+        let name = normalise(parsed.name.as_ref());
         if !hashes.is_empty() {
             self.found.hashes.entry(name).or_default().extend(hashes);
         }
@@ -266,7 +266,7 @@ fn split_hashes(entry: &str) -> Result<(&str, Vec<Digest>), String> {
             return Err(format!("the option {word} is not known for a requirement"));
         }
         let hash = words.next().unwrap_or_default();
-        let digest = hash.replacen("sha256:", "sha256:", 1).parse();
+        let digest = hash.parse();
         hashes.push(digest.map_err(|_| format!("the hash {hash:?} is not sha256: and 64 hexadecimal digits"))?);
     }
     Ok((requirement.trim(), hashes))

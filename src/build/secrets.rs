@@ -29,7 +29,9 @@ impl std::fmt::Display for Finding {
 }
 
 /// Prefix, what may follow, how much of it at least, and what that is.
-const TOKENS: [(&str, fn(u8) -> bool, usize, &str); 14] = [
+type Token = (&'static str, fn(u8) -> bool, usize, &'static str);
+
+const TOKENS: [Token; 14] = [
     ("AKIA", upper, 16, "an AWS access key"),
     ("ASIA", upper, 16, "an AWS access key"),
     ("ghp_", word, 36, "a GitHub token"),

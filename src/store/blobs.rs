@@ -44,7 +44,7 @@ impl BlobWriter {
         self.file.flush().map_err(io_error("write", &temporary))?;
         let (size, digest) = (self.hasher.bytes(), self.hasher.digest());
         let target = self.store.blob_path(&digest);
-        fault::point(fault::Step::BeforeBlob).map_err(io_error("write", &target))?;
+        fault::point(fault::Step::Blob).map_err(io_error("write", &target))?;
         fs::rename(&temporary, &target).map_err(io_error("write", &target))?;
         Ok((digest, size))
     }

@@ -67,7 +67,7 @@ impl Partial {
                 }
             });
         }
-        fault::point(fault::Step::BeforeDownload).map_err(io_error("write", &self.target))?;
+        fault::point(fault::Step::Download).map_err(io_error("write", &self.target))?;
         fs::rename(&self.path, &self.target).map_err(io_error("write", &self.target))?;
         self.file.rewind().map_err(io_error("read", &self.target))?;
         self.file.try_clone().map_err(io_error("read", &self.target))

@@ -6,13 +6,13 @@ use std::io;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// A small file is written and about to get its name.
-    BeforeRename,
+    File,
     /// A blob is written and about to get its name.
-    BeforeBlob,
+    Blob,
     /// A tree is written and about to get its name.
-    BeforeTree,
+    Tree,
     /// A download is complete and about to get its name.
-    BeforeDownload,
+    Download,
 }
 
 #[cfg(test)]

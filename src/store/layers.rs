@@ -175,7 +175,7 @@ impl LayerStaging {
             source,
         })?;
         fs::write(&path, json).map_err(io_error("write", &path))?;
-        fault::point(fault::Step::BeforeTree).map_err(io_error("make", &target))?;
+        fault::point(fault::Step::Tree).map_err(io_error("make", &target))?;
         match fs::rename(&staged, &target) {
             Err(_) if target.join("fs").exists() => {}
             other => other.map_err(io_error("make", &target))?,

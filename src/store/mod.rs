@@ -224,7 +224,7 @@ impl Store {
         let scratch = self.scratch()?;
         let temporary = scratch.path().join("file");
         fs::write(&temporary, bytes).map_err(io_error("write", &target))?;
-        fault::point(fault::Step::BeforeRename).map_err(io_error("write", &target))?;
+        fault::point(fault::Step::File).map_err(io_error("write", &target))?;
         fs::rename(&temporary, &target).map_err(io_error("write", &target))
     }
 }

@@ -72,11 +72,7 @@ fn every_durable_step_may_fail_and_the_next_try_gives_the_same() {
         found.sort();
         found
     };
-    for step in [
-        fault::Step::BeforeRename,
-        fault::Step::BeforeBlob,
-        fault::Step::BeforeTree,
-    ] {
+    for step in [fault::Step::File, fault::Step::Blob, fault::Step::Tree] {
         for after in 0.. {
             let (_scratch, store) = store();
             fault::FAIL.set(Some((step, after)));
