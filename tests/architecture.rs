@@ -1,4 +1,11 @@
 //! The shape of the crate, checked: ranks, file sizes, and the one home of each heavy dependency.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and says why on standard error"
+)]
 
 use std::collections::BTreeMap;
 use std::fs;

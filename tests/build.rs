@@ -1,4 +1,11 @@
 //! What a build promises: the same bytes everywhere, shared layers, nothing done twice.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and says why on standard error"
+)]
 
 mod common;
 

@@ -1,4 +1,11 @@
 //! What a function finds itself in, seen from inside, and what happens when a promise cannot be kept.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and says why on standard error"
+)]
 
 mod common;
 
@@ -59,7 +66,7 @@ fn the_inside_is_what_was_promised() {
     assert_eq!(seen["uid_map"][2], "1", "of one id");
     assert_ne!(seen["pid"], 1);
     assert_eq!(seen["ppid"], 1, "the trusted init is our parent");
-    assert_eq!(seen["caps"], json!(["0000000000000000"; 5]));
+    assert_eq!(seen["caps"], json!(vec!["0000000000000000"; 5]));
     assert_eq!((&seen["nnp"], &seen["seccomp"]), (&json!("1"), &json!("2")));
     assert_eq!(
         (&seen["write_root"], &seen["write_app"]),

@@ -1,4 +1,11 @@
 //! SIGKILL at random moments: nothing of a run survives, nothing of a build stays half-written.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and says why on standard error"
+)]
 
 mod common;
 

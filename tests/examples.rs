@@ -1,4 +1,11 @@
 //! The four examples, as a user would build and run them, and every way a function can end.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and says why on standard error"
+)]
 
 mod common;
 

@@ -1,4 +1,11 @@
 //! The images are anybody's images: skopeo, umoci, podman and a registry take them and give them back unchanged.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and says why on standard error"
+)]
 
 mod common;
 

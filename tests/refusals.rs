@@ -1,4 +1,11 @@
 //! Bad input: each gives one clear error and its exit code, and leaves nothing behind.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and says why on standard error"
+)]
 
 mod common;
 
