@@ -8,8 +8,8 @@
 //! 4 sandbox  confined execution
 //! 3 build    function -> image, base image
 //! 2 store    blobs, layers, snapshots, leases   config  file + environment -> values
-//! 1 archive  tar, gzip, zstd, zip, deb   net  HTTP   journal  events   policy  limits as data
-//! 0 oci      vocabulary   sys  the kernel edge, all unsafe
+//! 1 archive  tar, gzip, zstd, zip, deb   net  HTTP   journal  events
+//! 0 oci      vocabulary   policy  limits as data   sys  the kernel edge, all unsafe
 //! ```
 
 pub mod archive;

@@ -28,7 +28,7 @@ const RANKS: &[(&str, u8)] = &[
     ("archive", 1),
     ("net", 1),
     ("journal", 1),
-    ("policy", 1),
+    ("policy", 0),
     ("oci", 0),
     ("sys", 0),
 ];
@@ -48,7 +48,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("flate2", &["archive"]),
     ("zstd", &["archive"]),
     ("ar", &["archive"]),
-    ("tar", &["archive"]),
+    ("tar", &["archive", "store"]),
     ("toml", &["config", "build"]),
 ];
 

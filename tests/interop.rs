@@ -153,14 +153,7 @@ fn podman_loads_the_archive() {
             .env("HOME", scratch.path())
             .env("XDG_RUNTIME_DIR", scratch.path())
             .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
-            .args([
-                "--storage-driver",
-                "vfs",
-                "--storage-opt",
-                "ignore_chown_errors=true",
-                "--cgroup-manager",
-                "cgroupfs",
-            ])
+            .args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs"])
             .arg("--root")
             .arg(scratch.path().join("storage"))
             .arg("--runroot")

@@ -7,9 +7,8 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,9 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use super::requirements::Requirements;
 use super::wheel::normalise;
-use crate::archive::zip::Zip;
 use crate::oci::Digest;
-use crate::policy::{Bytes, ExtractionLimits};
+use crate::policy::Bytes;
 use crate::store::{Store, StoreError};
 
 /// glibc of the base is 2.36; uv's newest platform that is not newer.
@@ -27,9 +25,7 @@ const PLATFORM: &str = "x86_64-manylinux_2_36";
 /// Resolving takes under a second; a minute is a network that is not there.
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// Explanations of uv are long; the first part says it.
-const MAX_MESSAGE: usize = 4000;
-/// version, file, size, sha256 of the uv that is fetched when there is none.
-const UV_LOCK: &str = include_str!("../../rootfs/uv.lock");
+pub(super) const MAX_MESSAGE: usize = 4000;
 /// Images above this are refused before anything is downloaded.
 pub const MAX_IMAGE: u64 = 2_000_000_000;
 /// Images above this get a warning.
@@ -442,107 +438,6 @@ pub fn largest(lock: &Lock) -> String {
         .take(3)
         .map(|wheel| format!("{} {} ({})", wheel.name, wheel.version, Bytes(wheel.size)));
     names.collect::<Vec<_>>().join(", ")
-}
-
-/// uv: the configured one, else that on `path`, else the one fetched before, else fetched now with the machine's pip.
-pub fn find_uv(
-    store: &Store,
-    configured: Option<&Path>,
-    path: Option<&OsString>,
-    network: &[(String, OsString)],
-) -> Result<PathBuf, LockError> {
-    if let Some(uv) = configured {
-        return Ok(uv.to_owned());
-    }
-    let on_path = path
-        .into_iter()
-        .flat_map(std::env::split_paths)
-        .map(|directory| directory.join("uv"));
-    if let Some(uv) = on_path
-        .into_iter()
-        .find(|uv| fs::metadata(uv).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0))
-    {
-        return Ok(uv);
-    }
-    let version = UV_LOCK.split(' ').next().unwrap_or_default();
-    let target = store.root().join("tools").join(format!("uv-{version}")).join("uv");
-    if !target.exists() {
-        fetch_uv(store, path, network, &target)?;
-    }
-    Ok(target)
-}
-
-fn fetch_uv(
-    store: &Store,
-    path: Option<&OsString>,
-    network: &[(String, OsString)],
-    target: &Path,
-) -> Result<(), LockError> {
-    let reason = |reason: String| LockError::NoUv { reason };
-    let mut fields = UV_LOCK.split_whitespace();
-    let (version, file_name, size, hash) = (fields.next(), fields.next(), fields.next(), fields.next());
-    let (Some(version), Some(file_name), Some(size), Some(hash)) = (version, file_name, size, hash) else {
-        return Err(reason("rootfs/uv.lock is damaged".to_owned()));
-    };
-    let scratch = store.scratch()?;
-    let requirement = scratch.path().join("uv.txt");
-    fs::write(&requirement, format!("uv=={version} --hash=sha256:{hash}\n"))
-        .map_err(|error| reason(error.to_string()))?;
-    let mut pip = Command::new("python3");
-    // pip knows this machine's index, certificates and proxies; nothing is installed or executed.
-    pip.args([
-        "-I",
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--require-hashes",
-        "--only-binary",
-        ":all:",
-        "--dest",
-    ])
-    .arg(scratch.path())
-    .arg("-r")
-    .arg(&requirement)
-    .envs(network.iter().map(|(name, value)| (name, value)))
-    .stdin(Stdio::null());
-    if let Some(path) = path {
-        pip.env("PATH", path);
-    }
-    let done = pip.output().map_err(|error| reason(format!("run python3: {error}")))?;
-    if !done.status.success() {
-        return Err(reason(
-            String::from_utf8_lossy(&done.stderr)
-                .chars()
-                .take(MAX_MESSAGE)
-                .collect(),
-        ));
-    }
-    let wheel =
-        fs::File::open(scratch.path().join(file_name)).map_err(|error| reason(format!("open {file_name}: {error}")))?;
-    let mut bytes = Vec::new();
-    (&wheel)
-        .read_to_end(&mut bytes)
-        .map_err(|error| reason(error.to_string()))?;
-    if bytes.len().to_string() != size || Digest::of(&bytes).hex() != hash {
-        return Err(reason(format!("{file_name} is not the pinned one")));
-    }
-    let zip = Zip::open(wheel, &ExtractionLimits::default()).map_err(|error| reason(error.to_string()))?;
-    let entry = zip
-        .entries()
-        .iter()
-        .find(|entry| entry.name.ends_with(".data/scripts/uv"));
-    let entry = entry.ok_or_else(|| reason(format!("{file_name} holds no uv")))?;
-    let mut contents = Vec::new();
-    zip.read(entry, &mut Vec::new(), &mut contents)
-        .map_err(|error| reason(error.to_string()))?;
-    let temporary = scratch.path().join("uv");
-    let placed = fs::write(&temporary, contents)
-        .and_then(|()| fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755)))
-        .and_then(|()| target.parent().map_or(Ok(()), fs::create_dir_all))
-        .and_then(|()| fs::rename(&temporary, target));
-    placed.map_err(|error| reason(format!("place uv: {error}")))
 }
 
 #[cfg(test)]

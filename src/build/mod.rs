@@ -11,4 +11,5 @@ pub mod lock;
 pub mod ports;
 pub mod requirements;
 pub mod secrets;
+pub mod uv;
 pub mod wheel;

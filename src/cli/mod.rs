@@ -21,7 +21,8 @@ use error::CommandError;
 use progress::Narrator;
 
 use crate::build::base::variant_names;
-use crate::build::lock::{find_uv, Resolver};
+use crate::build::lock::Resolver;
+use crate::build::uv::find_uv;
 use crate::config::{Config, ConfigError, Environment};
 use crate::journal::{self, Event};
 use crate::ops::{self, BaseSettings, BuildRequest, Outcome, SandboxCompiler, Status, CANNOT_RUN};

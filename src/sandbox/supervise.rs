@@ -247,7 +247,7 @@ impl Run {
         let path = |path: &std::path::Path| path.to_string_lossy().into_owned();
         let confinement = &bundle.confinement;
         let orders = Orders {
-            lowers: bundle.lowers.iter().map(|lower| path(lower)).collect(),
+            lowers: once_each(bundle.lowers.iter().map(|lower| path(lower))),
             argv: bundle.argv.clone(),
             env: bundle.env.clone(),
             cwd: bundle.cwd.clone(),
@@ -433,6 +433,12 @@ impl Finished {
             times: Times::default(),
         }
     }
+}
+
+/// An image may name a layer twice, overlayfs may not. The upper one hides all that the lower one brings.
+fn once_each(lowers: impl Iterator<Item = String>) -> Vec<String> {
+    let mut seen = std::collections::BTreeSet::new();
+    lowers.filter(|lower| seen.insert(lower.clone())).collect()
 }
 
 /// The levels of promises that are kept, or not, from outside the sandbox.
