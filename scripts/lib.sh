@@ -12,7 +12,7 @@ readonly BUILD_PACKAGES="gcc libc6-dev ca-certificates python3 python3-pip git t
 readonly RUST_PACKAGES="cargo-web rustc-web"
 # What the tests compare gantry with, and check its images with.
 readonly TEST_PACKAGES="rust-web-clippy rustfmt-web docker-registry skopeo umoci podman uidmap bubblewrap strace"
-readonly BENCH_PACKAGES="bubblewrap strace gzip"
+readonly BENCH_PACKAGES="bubblewrap umoci gzip"
 
 say() { printf '%s\n' "$*" >&2; }
 
