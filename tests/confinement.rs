@@ -36,6 +36,7 @@ print(json.dumps({
     'tcp': errno_of(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)),
     'unshare': (libc.unshare(0x10000000), ctypes.get_errno())[1],
     'exec_tmp': (open('/tmp/x', 'w').write('#!/usr/bin/python3\n'), os.chmod('/tmp/x', 0o755), errno_of(lambda: os.execv('/tmp/x', ['x'])))[2],
+    'landlock': errno_of(lambda: open('/proc/self/oom_score_adj', 'w')),
     'sys': os.path.exists('/sys/kernel'), 'proc_sys': os.path.exists('/proc/sys'),
     'fds': sorted(os.listdir('/proc/self/fd')),
     'env': sorted(os.environ), 'cwd': os.getcwd(), 'host': os.uname().nodename,
@@ -77,6 +78,10 @@ fn the_inside_is_what_was_promised() {
     assert_eq!(seen["interfaces"], json!(["lo"]));
     assert_eq!(seen["unshare"], 1, "EPERM");
     assert_eq!(seen["exec_tmp"], 13, "EACCES: /tmp is noexec");
+    assert_eq!(
+        seen["landlock"], 13,
+        "EACCES: /proc is mounted writable, only Landlock refuses"
+    );
     assert_eq!((&seen["sys"], &seen["proc_sys"]), (&json!(false), &json!(false)));
     // 0, 1, 2 and the descriptor that lists the directory.
     assert_eq!(seen["fds"].as_array().unwrap().len(), 4, "{}", seen["fds"]);
@@ -116,6 +121,7 @@ fn the_probe_sees_the_difference_outside() {
         (&json!(0), &json!("0"), &json!("0"))
     );
     assert_ne!(seen["write_root"], 30);
+    assert_eq!(seen["landlock"], 0);
     assert_eq!((&seen["proc_sys"], &seen["unshare"]), (&json!(true), &json!(0)));
 }
 

@@ -235,3 +235,7 @@ impl Fetcher<'_> {
         self.progress.bytes(done.min(self.state.total), self.state.total);
     }
 }
+
+#[cfg(test)]
+#[path = "fetch_tests.rs"]
+mod tests;

@@ -82,6 +82,12 @@ fn dispatch(cli: &Cli) -> Result<u8, CommandError> {
     }
     session.store.sweep()?;
     watch_signals();
+    let collects = matches!(cli.command, Command::Cache(_));
+    let _kept_out = if collects {
+        None
+    } else {
+        Some(session.store.keep_collector_out()?)
+    };
     match &cli.command {
         Command::Build(args) => session.build(args),
         Command::Run(_) => Ok(0),

@@ -42,6 +42,10 @@ struct Job {
 
 /// What `args` ask for, on top of the defaults of `config`.
 pub fn request(args: &RunArgs, config: &Config) -> Result<RunRequest, CommandError> {
+    if args.pull == "always" {
+        let reason = "--pull always: this version runs images of the store; `gantry pull oci:DIR` or `gantry load` brings one in";
+        return Err(CommandError::RunUsage(reason.to_owned()));
+    }
     let mut request = match &args.job {
         Some(path) => from_job(path, config)?,
         None => {

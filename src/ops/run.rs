@@ -136,7 +136,10 @@ struct Progress {
 impl Progress {
     fn run(&mut self, store: &Store, request: &RunRequest) -> Result<(), RunError> {
         let started = Instant::now();
+        // Until the lease is there, a collector could take the image away between two looks.
+        let collector = store.keep_collector_out()?;
         let (snapshot, _lease) = self.snapshot(store, &request.reference)?;
+        drop(collector);
         let bundle = bundle(store, &snapshot, request)?;
         self.phases.resolve = ms(started.elapsed()) - self.phases.unpack;
 

@@ -44,9 +44,9 @@ struct Marked {
 
 impl Store {
     /// Removes what nothing needs; with `dry_run` only says what that is. Images in use (leased) are left alone, even
-    /// when their names are gone. Builds of other processes must not run at the same time: the lock `build` keeps them
-    /// out.
+    /// when their names are gone. Waits for builds of other processes; runs go on, only their first milliseconds wait for us.
     pub fn collect_garbage(&self, keep: Keep, dry_run: bool) -> Result<GarbageReport, StoreError> {
+        let _alone = self.collect_alone()?;
         let mut marked = Marked::default();
         for (_, digest) in self.refs()? {
             self.mark_image(&digest, &mut marked);

@@ -14,6 +14,12 @@ pub struct Lease {
     _file: File,
 }
 
+/// A lock between garbage collection and everyone else; ends when dropped, and with the process.
+#[derive(Debug)]
+pub struct CollectorLock {
+    _file: File,
+}
+
 /// A lock that one process holds at a time; ends when dropped, and with the process.
 #[derive(Debug)]
 pub struct ExclusiveLock {
@@ -60,6 +66,25 @@ impl Store {
                 return Ok(ExclusiveLock { _file: file });
             }
         }
+    }
+
+    /// Keeps garbage collection out until the returned lock is dropped; any number of processes may hold one. Whoever makes
+    /// or looks up something that no name leads to yet needs it.
+    pub fn keep_collector_out(&self) -> Result<CollectorLock, StoreError> {
+        self.collector_lock(FlockOperation::LockShared)
+    }
+
+    /// Waits until nobody keeps us out, and keeps others out.
+    pub(super) fn collect_alone(&self) -> Result<CollectorLock, StoreError> {
+        self.collector_lock(FlockOperation::LockExclusive)
+    }
+
+    fn collector_lock(&self, operation: FlockOperation) -> Result<CollectorLock, StoreError> {
+        // Never removed, so the file with the name is always the one that is locked.
+        let path = self.root.join("locks/collector");
+        let file = open_lock(&path)?;
+        flock(&file, operation).map_err(|errno| io_error("lock", &path)(errno.into()))?;
+        Ok(CollectorLock { _file: file })
     }
 
     /// Whether a lease on `digest` is held; when not, it is removed and stays so while `act` runs.

@@ -26,7 +26,8 @@
 //! can be made again and is verified when read (blobs by digest). After a power loss `gantry images rm` and a rebuild
 //! repair what the file system lost.
 //!
-//! **Lock order.** `locks/` before `partial/`; leases are shared and never wait; `tmp/` locks are only ever tried.
+//! **Lock order.** `locks/collector` (shared by all that make or look up, alone for the collector) before the other
+//! `locks/`, those before `partial/`; leases are shared and never wait; `tmp/` locks are only ever tried.
 
 mod blobs;
 mod collect;
@@ -51,7 +52,7 @@ pub use downloads::Partial;
 pub use images::{Image, Snapshot};
 pub use layers::LayerStaging;
 pub use layout::LayoutError;
-pub use locks::{ExclusiveLock, Lease};
+pub use locks::{CollectorLock, ExclusiveLock, Lease};
 pub use memo::MemoKind;
 pub use oci_archive::ArchiveError;
 pub use scratch::{abandon, Scratch};
