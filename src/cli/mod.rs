@@ -395,7 +395,7 @@ fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), CommandError> 
     };
     let mut json = serde_json::to_vec(value).map_err(|source| error(source.into()))?;
     json.push(b'\n');
-    if path == Path::new("-") || fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
+    if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
         // A pipe or a device is written, not replaced.
         return fs::OpenOptions::new()
             .write(true)
