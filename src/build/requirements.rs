@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use pep508_rs::{Requirement as Pep508, VerbatimUrl, VersionOrUrl};
+use pep508_rs::{MarkerTree, Requirement as Pep508, VerbatimUrl, VersionOrUrl};
 
 use super::function::Function;
 use super::wheel::normalise;
@@ -15,7 +15,17 @@ use crate::oci::{Digest, Hasher};
 
 /// The file at the top.
 pub const FILE: &str = "requirements.txt";
+/// One requirement without its hashes; the longest honest ones are markers of some hundred characters.
 const MAX_LINE: usize = 4096;
+/// One entry with its hashes: 800 of them, where the largest packages publish 150 files.
+const MAX_ENTRY: usize = 64 << 10;
+/// Comparisons in one marker; sqlalchemy's of greenlet has 14.
+const MAX_COMPARISONS: usize = 64;
+/// Comparisons by `in` or with `extra`. Each makes a variable of the marker's decision diagram, which grows
+/// exponentially: 32 of them take half a second, 40 take all memory.
+const MAX_VARIABLES: usize = 16;
+/// Characters shown on either side of the place of a syntax error.
+const SHOWN: usize = 50;
 const MAX_REQUIREMENTS: usize = 2000;
 const MAX_INCLUDES: usize = 20;
 
@@ -81,6 +91,18 @@ struct Reader<'a> {
     includes: Vec<(String, bool)>,
 }
 
+/// Why an entry is refused: for itself, or for what a file it includes holds.
+enum Problem {
+    Here(String),
+    There(RequirementError),
+}
+
+impl From<String> for Problem {
+    fn from(reason: String) -> Self {
+        Self::Here(reason)
+    }
+}
+
 impl Reader<'_> {
     fn file(&mut self, path: &str, kind: Kind) -> Result<(), RequirementError> {
         let error = |line, reason: String| RequirementError {
@@ -102,60 +124,37 @@ impl Reader<'_> {
             .ok_or_else(|| error(1, "it is not a file of the function".to_owned()))?;
         let text = std::str::from_utf8(&file.contents).map_err(|_| error(1, "it is not UTF-8".to_owned()))?;
         for (line, entry) in logical_lines(text.strip_prefix('\u{feff}').unwrap_or(text)) {
-            self.entry(path, kind, &entry)
-                .map_err(|reason| error(line, reason))
-                .or_else(|failed| self.included(failed, &entry))?;
+            self.entry(path, kind, &entry).map_err(|problem| match problem {
+                Problem::Here(reason) => error(line, reason),
+                Problem::There(error) => error,
+            })?;
         }
         Ok(())
     }
 
-    /// Errors of included files keep their own place.
-    fn included(&self, error: RequirementError, _entry: &str) -> Result<(), RequirementError> {
-        match error.reason.split_once('\u{1}') {
-            Some((place, reason)) => {
-                let (file, line) = place.rsplit_once(':').unwrap_or((place, "1"));
-                Err(RequirementError {
-                    file: file.to_owned(),
-                    line: line.parse().unwrap_or(1),
-                    reason: reason.to_owned(),
-                })
-            }
-            None => Err(error),
-        }
-    }
-
-    fn entry(&mut self, file: &str, kind: Kind, entry: &str) -> Result<(), String> {
-        if entry.len() > MAX_LINE {
-            return Err(format!("the entry is over {MAX_LINE} characters"));
+    fn entry(&mut self, file: &str, kind: Kind, entry: &str) -> Result<(), Problem> {
+        if entry.len() > MAX_ENTRY {
+            return Err(format!("the entry is over {MAX_ENTRY} characters").into());
         }
         if entry
             .chars()
             .any(|character| character.is_control() && character != '\t')
         {
-            return Err("it has control characters".to_owned());
+            return Err("it has control characters".to_owned().into());
         }
-        if entry.contains("${") {
+        if let Some(variable) = entry.find("${").and_then(|at| entry.get(at..)) {
             return Err(format!(
-                "{entry:?} uses an environment variable; requirements are the same everywhere"
-            ));
+                "{} is an environment variable; requirements are the same everywhere",
+                shown(variable)
+            )
+            .into());
         }
         if entry.starts_with('-') {
             return self.option(file, entry);
         }
         refuse_addresses(entry)?;
         let (requirement, hashes) = split_hashes(entry)?;
-        let parsed = Pep508::<VerbatimUrl>::from_str(requirement).map_err(|error| {
-            format!(
-                "{requirement:?} is no requirement: {}",
-                error.to_string().replace('\n', " | ")
-            )
-        })?;
-        if matches!(parsed.version_or_url, Some(VersionOrUrl::Url(_))) {
-            return Err(format!(
-                "{} is a direct URL; only packages of the index are installed",
-                parsed.name
-            ));
-        }
+        let (parsed, text) = parse(requirement)?;
         let name = normalise(parsed.name.as_ref());
         if !hashes.is_empty() {
             self.found.hashes.entry(name).or_default().extend(hashes);
@@ -165,51 +164,163 @@ impl Reader<'_> {
         } else {
             &mut self.found.constraints
         };
-        list.push(parsed.to_string());
+        list.push(text);
         if list.len() > MAX_REQUIREMENTS {
-            return Err(format!("there are more than {MAX_REQUIREMENTS} requirements"));
+            return Err(format!("there are more than {MAX_REQUIREMENTS} requirements").into());
         }
         Ok(())
     }
 
-    fn option(&mut self, file: &str, entry: &str) -> Result<(), String> {
-        let end = entry
-            .find(|character: char| character.is_whitespace() || character == '=')
-            .unwrap_or(entry.len());
-        let (name, value) = entry.split_at(end);
-        let value = value.trim_start_matches(|character: char| character.is_whitespace() || character == '=');
-        // `-rmore.txt` is `-r more.txt`.
-        let (name, value) = match name {
-            "-r" | "-c" | "--requirement" | "--constraint" => (name, value.trim()),
-            _ if name.starts_with("-r") && !name.starts_with("--") => ("-r", name.get(2..).unwrap_or_default()),
-            _ if name.starts_with("-c") && !name.starts_with("--") => ("-c", name.get(2..).unwrap_or_default()),
-            "-e" | "--editable" => {
-                return Err(format!(
-                    "{name} installs from a directory or a repository; only packages of the index are installed"
-                ))
-            }
-            _ => {
-                return Err(format!(
-                    "the option {name} is not taken from a requirements file; the platform's index settings apply"
-                ))
-            }
-        };
-        let kind = if matches!(name, "-c" | "--constraint") {
-            Kind::Constraint
-        } else {
-            Kind::Wanted
-        };
-        let target = included_path(file, value)
-            .ok_or_else(|| format!("{name} {value}: only files inside the function's directory can be included"))?;
+    fn option(&mut self, file: &str, entry: &str) -> Result<(), Problem> {
+        let (kind, value) = included(entry)?;
+        let target = included_path(file, value).ok_or_else(|| {
+            format!(
+                "{}: only files inside the function's directory can be included",
+                shown(value)
+            )
+        })?;
         if self.function.find_file(&target).is_none() {
-            return Err(format!(
-                "{name} {value}: there is no such file in the function's directory"
-            ));
+            return Err(format!("{}: there is no such file in the function's directory", shown(value)).into());
         }
-        // The place of an error in the other file travels inside the text; `included` takes it out again.
-        self.file(&target, kind)
-            .map_err(|error| format!("{}:{}\u{1}{}", error.file, error.line, error.reason))
+        self.file(&target, kind).map_err(Problem::There)
     }
+}
+
+/// Which file an option includes, and as what; every other option is refused by its name, for its value may hold a
+/// password.
+fn included(entry: &str) -> Result<(Kind, &str), String> {
+    let end = entry
+        .find(|character: char| character.is_whitespace() || character == '=')
+        .unwrap_or(entry.len());
+    let (name, value) = entry.split_at(end);
+    let value = value
+        .trim_start_matches(|character: char| character.is_whitespace() || character == '=')
+        .trim_end();
+    match name {
+        "-r" | "--requirement" => return Ok((Kind::Wanted, value)),
+        "-c" | "--constraint" => return Ok((Kind::Constraint, value)),
+        _ => {}
+    }
+    // `-rmore.txt` is `-r more.txt`.
+    if let Some(attached) = entry.strip_prefix("-r") {
+        return Ok((Kind::Wanted, attached));
+    }
+    if let Some(attached) = entry.strip_prefix("-c") {
+        return Ok((Kind::Constraint, attached));
+    }
+    // So is `-ihttps://user:password@host`: of a short option only the letter is shown.
+    let name = if name.starts_with("--") {
+        name
+    } else {
+        name.get(..2).unwrap_or(name)
+    };
+    let name: String = name.chars().take(SHOWN).collect();
+    Err(match name.as_str() {
+        "-e" | "--editable" => {
+            format!("{name} installs from a directory or a repository; only packages of the index are installed")
+        }
+        _ => format!("the option {name} is not taken from a requirements file; the platform's index settings apply"),
+    })
+}
+
+/// A requirement, and its text for the resolver.
+///
+/// The marker is checked but passed on as it was written: printing the parsed one takes exponential time.
+fn parse(requirement: &str) -> Result<(Pep508<VerbatimUrl>, String), String> {
+    if requirement.len() > MAX_LINE {
+        return Err(format!("the requirement is over {MAX_LINE} characters"));
+    }
+    // The parser's spans are no character boundaries in other texts, and it panics.
+    if let Some(other) = requirement.chars().find(|character| !character.is_ascii()) {
+        return Err(format!(
+            "{} has {other:?}; names, versions and markers are ASCII",
+            shown(requirement)
+        ));
+    }
+    let (package, marker) = requirement
+        .split_once(';')
+        .map_or((requirement, None), |(package, marker)| (package, Some(marker.trim())));
+    // Before the parser sees it: it would expand variables in an address.
+    if let Some((name, _)) = package.split_once('@') {
+        return Err(format!(
+            "{} is a direct URL; only packages of the index are installed",
+            shown(name.trim())
+        ));
+    }
+    check_marker(marker.unwrap_or_default())?;
+    let mut parsed = Pep508::<VerbatimUrl>::from_str(requirement)
+        .map_err(|error| point(requirement, error.start, &error.message.to_string()))?;
+    if matches!(parsed.version_or_url, Some(VersionOrUrl::Url(_))) {
+        return Err(format!(
+            "{} is a direct URL; only packages of the index are installed",
+            parsed.name
+        ));
+    }
+    parsed.marker = MarkerTree::TRUE;
+    let text = match marker {
+        Some(marker) => format!("{parsed} ; {marker}"),
+        None => parsed.to_string(),
+    };
+    Ok((parsed, text))
+}
+
+/// Bounds what a marker costs.
+fn check_marker(marker: &str) -> Result<(), String> {
+    let mut quote = None;
+    let outside: String = marker
+        .chars()
+        .map(|character| {
+            let inside = quote.is_some();
+            match quote {
+                Some(open) if open == character => quote = None,
+                None if character == '\'' || character == '"' => quote = Some(character),
+                _ => {}
+            }
+            if inside || !character.is_ascii_alphanumeric() && character != '_' {
+                ' '
+            } else {
+                character
+            }
+        })
+        .collect();
+    let count = |words: &[&str]| outside.split(' ').filter(|word| words.contains(word)).count();
+    if count(&["and", "or"]) >= MAX_COMPARISONS {
+        return Err(format!("its marker has more than {MAX_COMPARISONS} comparisons"));
+    }
+    if count(&["in", "extra"]) > MAX_VARIABLES {
+        return Err(format!(
+            "its marker has more than {MAX_VARIABLES} comparisons by `in` or with `extra`"
+        ));
+    }
+    Ok(())
+}
+
+/// The message, the text around `at` and a caret below it.
+fn point(text: &str, at: usize, message: &str) -> String {
+    let from = at.saturating_sub(SHOWN);
+    let part: String = text.chars().skip(from).take(2 * SHOWN).collect();
+    let message: String = message
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .take(2 * SHOWN)
+        .collect();
+    format!("{message}\n    {part}\n    {}^", " ".repeat(at - from))
+}
+
+/// A text of the file as an error may show it: quoted, short, of an address the host alone.
+fn shown(text: &str) -> String {
+    let public = match text.split_once("//") {
+        // A user, a password or a token may be anywhere around an @.
+        Some((before, rest)) if rest.contains('@') => format!("{before}//***"),
+        Some((before, rest)) => {
+            let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            format!("{before}//{host}{}", if host.len() < rest.len() { "/..." } else { "" })
+        }
+        None => text.to_owned(),
+    };
+    format!("{:?}", public.chars().take(2 * SHOWN).collect::<String>())
 }
 
 /// `value` relative to the directory of `file`, when that is plainly inside.
@@ -230,24 +341,33 @@ fn refuse_addresses(entry: &str) -> Result<(), String> {
         .split(|character: char| character.is_whitespace() || character == ';')
         .next()
         .unwrap_or_default();
+    let lower = entry.to_lowercase();
     for scheme in ["git+", "hg+", "svn+", "bzr+"] {
-        if entry.to_lowercase().contains(scheme) {
+        if lower.contains(scheme) {
             return Err(format!(
-                "{first:?} is installed from a {} repository; only packages of the index are installed",
-                &scheme[..scheme.len() - 1]
+                "{} is installed from a {} repository; only packages of the index are installed",
+                shown(first),
+                scheme.trim_end_matches('+')
             ));
         }
     }
-    if first.contains("://") || first.to_lowercase().starts_with("file:") {
-        return Err(format!("{first:?} is a URL; only packages of the index are installed"));
+    let first_lower = first.to_lowercase();
+    if first.contains("://") || first_lower.starts_with("file:") {
+        return Err(format!(
+            "{} is a URL; only packages of the index are installed",
+            shown(first)
+        ));
     }
     let local = first.starts_with(['.', '/', '~', '\\']) || first.contains('/') && !first.contains('[');
     if local
-        || [".whl", ".tar.gz", ".zip"]
+        || [".whl", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip", ".egg"]
             .iter()
-            .any(|end| first.to_lowercase().ends_with(end))
+            .any(|end| first_lower.ends_with(end))
     {
-        return Err(format!("{first:?} is a path; only packages of the index are installed"));
+        return Err(format!(
+            "{} is a path; only packages of the index are installed",
+            shown(first)
+        ));
     }
     Ok(())
 }
@@ -263,11 +383,17 @@ fn split_hashes(entry: &str) -> Result<(&str, Vec<Digest>), String> {
     let mut words = options.split_whitespace();
     while let Some(word) = words.next() {
         if word != "--hash" {
-            return Err(format!("the option {word} is not known for a requirement"));
+            let name = word.split('=').next().unwrap_or_default();
+            return Err(format!("the option {} is not known for a requirement", shown(name)));
         }
         let hash = words.next().unwrap_or_default();
         let digest = hash.parse();
-        hashes.push(digest.map_err(|_| format!("the hash {hash:?} is not sha256: and 64 hexadecimal digits"))?);
+        hashes.push(digest.map_err(|_| {
+            format!(
+                "the hash {} is not sha256: and 64 lower-case hexadecimal digits",
+                shown(hash)
+            )
+        })?);
     }
     Ok((requirement.trim(), hashes))
 }
@@ -279,7 +405,12 @@ fn logical_lines(text: &str) -> Vec<(usize, String)> {
     for (number, line) in (1..).zip(text.split('\n')) {
         let line = line.trim_end_matches('\r');
         let (start, mut entry) = open.take().unwrap_or((number, String::new()));
-        if let Some(rest) = line.strip_suffix('\\') {
+        // As in pip, a line of comment ends an entry whatever its own end: a path in it swallows no requirement.
+        let comment = line.trim_start().starts_with('#');
+        if comment {
+            entry.push(' ');
+        }
+        if let Some(rest) = line.strip_suffix('\\').filter(|_| !comment) {
             entry.push_str(rest);
             entry.push(' ');
             open = Some((start, entry));
@@ -306,72 +437,5 @@ fn logical_lines(text: &str) -> Vec<(usize, String)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::function::SourceFile;
-    use super::*;
-
-    fn read(files: &[(&str, &str)]) -> Result<Requirements, RequirementError> {
-        let file = |(path, text): &(&str, &str)| SourceFile {
-            path: (*path).to_owned(),
-            executable: false,
-            contents: text.as_bytes().to_vec(),
-        };
-        Requirements::read(&Function {
-            files: files.iter().map(file).collect(),
-        })
-    }
-
-    #[test]
-    fn reads_everything_that_is_only_names_and_versions() {
-        let hash = "0".repeat(64);
-        let top = format!("\u{feff}# c\r\nNumPy >= 1.26 , <2 ; python_version >= '3.8' # why\r\nsix \\\r\n  ==1.16.0 \\\r\n  --hash=sha256:{hash}\r\n-r sub/more.txt\nuvicorn[standard]\n");
-        let found = read(&[
-            (FILE, &top),
-            ("sub/more.txt", "-c c.txt\nscipy\n-r ./more.txt\n"),
-            ("sub/c.txt", "scipy<2\n"),
-        ])
-        .unwrap();
-        assert_eq!(found.wanted.len(), 4, "{found:?}");
-        assert_eq!(found.constraints, ["scipy<2"]);
-        assert_eq!(found.hashes["six"].len(), 1);
-        assert_eq!(read(&[]).unwrap(), Requirements::default());
-    }
-
-    #[test]
-    fn refuses_what_reaches_outside_by_file_and_line() {
-        for line in [
-            "a @ https://example.org/a.whl",
-            "https://example.org/a.whl",
-            "git+https://example.org/a",
-            "a @ git+ssh://x/y",
-            "-e .",
-            "./a",
-            "../a",
-            "/a",
-            "~/a",
-            "a.whl",
-            "dir/a",
-            "file:///a",
-            "-i https://x",
-            "--index-url=https://x",
-            "--pre",
-            "--no-binary :all:",
-            "-r ../x",
-            "-r /etc/passwd",
-            "-c https://x/c",
-            "-r missing.txt",
-            "${X}",
-            "a\u{1b}",
-            "a==",
-            "a b",
-            "a --global-option x",
-            "a --hash=md5:00",
-            "a --hash=sha256:zz",
-        ] {
-            let error = read(&[(FILE, &format!("\n{line}\n"))]).unwrap_err();
-            assert_eq!((error.file.as_str(), error.line), (FILE, 2), "{line}: {error}");
-        }
-        let error = read(&[(FILE, "-r more.txt\n"), ("more.txt", "ok\n\n-e .\n")]).unwrap_err();
-        assert_eq!((error.file.as_str(), error.line), ("more.txt", 3), "{error}");
-    }
-}
+#[path = "requirements_tests.rs"]
+mod tests;

@@ -1,0 +1,148 @@
+//! What a requirements file may say, and what it may not.
+
+use super::super::function::SourceFile;
+use super::*;
+
+fn read(files: &[(&str, &str)]) -> Result<Requirements, RequirementError> {
+    let file = |(path, text): &(&str, &str)| SourceFile {
+        path: (*path).to_owned(),
+        executable: false,
+        contents: text.as_bytes().to_vec(),
+    };
+    Requirements::read(&Function {
+        files: files.iter().map(file).collect(),
+    })
+}
+
+#[test]
+fn reads_everything_that_is_only_names_and_versions() {
+    let hash = "0".repeat(64);
+    let top = format!("\u{feff}# c\r\nNumPy >= 1.26 , <2 ; python_version >= '3.8' # why\r\nsix \\\r\n  ==1.16.0 \\\r\n  --hash=sha256:{hash}\r\n-r sub/more.txt\nuvicorn[standard]\n");
+    let found = read(&[
+        (FILE, &top),
+        ("sub/more.txt", "-c c.txt\nscipy\n-r ./more.txt\n"),
+        ("sub/c.txt", "scipy<2\n"),
+    ])
+    .unwrap();
+    assert_eq!(found.wanted.len(), 4, "{found:?}");
+    assert_eq!(found.constraints, ["scipy<2"]);
+    assert_eq!(found.hashes["six"].len(), 1);
+    assert_eq!(read(&[]).unwrap(), Requirements::default());
+}
+
+#[test]
+fn refuses_what_reaches_outside_by_file_and_line() {
+    for line in [
+        "a @ https://example.org/a.whl",
+        "https://example.org/a.whl",
+        "git+https://example.org/a",
+        "a @ git+ssh://x/y",
+        "-e .",
+        "./a",
+        "../a",
+        "/a",
+        "~/a",
+        "a.whl",
+        "dir/a",
+        "file:///a",
+        "-i https://x",
+        "--index-url=https://x",
+        "--pre",
+        "--no-binary :all:",
+        "-r ../x",
+        "-r /etc/passwd",
+        "-c https://x/c",
+        "-r missing.txt",
+        "${X}",
+        "a\u{1b}",
+        "a==",
+        "a b",
+        "a --global-option x",
+        "a --hash=md5:00",
+        "a --hash=sha256:zz",
+        "a --hash=sha512:00",
+        "-ihttps://user:secret@host/simple",
+        "--extra-index-url https://user:secret@host/simple",
+        "--find-links=/tmp",
+        "--no-such-option",
+        "-r https://user:secret@host/r.txt",
+        "a@https://user:secret@host/a.whl",
+        "a@git+https://secret@host/a",
+        "git+https://us/er:secret@host/a",
+        "https://host/secret/a.whl?token=secret",
+        "a [b] @ file:///a",
+        "a @ ./a",
+        "a.tgz",
+        "a; python_version == 'é' é",
+        "é",
+        "a\u{202e}",
+        "a; (",
+        "a;",
+    ] {
+        let error = read(&[(FILE, &format!("\n{line}\n"))]).unwrap_err();
+        assert_eq!((error.file.as_str(), error.line), (FILE, 2), "{line}: {error}");
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+    let error = read(&[(FILE, "-r more.txt\n"), ("more.txt", "ok\n\n-e .\n")]).unwrap_err();
+    assert_eq!((error.file.as_str(), error.line), ("more.txt", 3), "{error}");
+}
+
+#[test]
+fn errors_of_included_files_keep_their_own_place() {
+    let files = [
+        (FILE, "-r a.txt\n"),
+        ("a.txt", "ok\n-c b.txt"),
+        ("b.txt", "\n\nb:1 oops"),
+    ];
+    let error = read(&files).unwrap_err();
+    assert_eq!((error.file.as_str(), error.line), ("b.txt", 3), "{error}");
+}
+
+#[test]
+fn a_syntax_error_points_at_its_place() {
+    let error = read(&[(FILE, "numpy=1.26\n")]).unwrap_err();
+    let lines: Vec<&str> = error.reason.lines().collect();
+    assert_eq!(lines[1], "    numpy=1.26", "{error}");
+    assert_eq!(lines[2].find('^'), Some(4 + 5), "{error}");
+    let long = format!("a; os_name == '{}' oops", "x".repeat(3000));
+    assert!(read(&[(FILE, &long)]).unwrap_err().reason.len() < 400);
+}
+
+#[test]
+fn a_comment_that_ends_in_a_backslash_swallows_nothing() {
+    let found = read(&[(FILE, "# see C:\\lib\\\nnumpy\nsix \\\n# why \\\nscipy\n")]).unwrap();
+    assert_eq!(found.wanted, ["numpy", "scipy", "six"]);
+    assert!(read(&[(FILE, "# \\\n-e .\n")]).is_err());
+}
+
+#[test]
+fn packages_with_many_files_have_many_hashes() {
+    let hashes: Vec<String> = (0..150).map(|n| format!("    --hash=sha256:{n:064x}")).collect();
+    let found = read(&[(FILE, &format!("a==1 \\\n{}\n", hashes.join(" \\\n")))]).unwrap();
+    assert_eq!(
+        (found.hashes["a"].len(), found.wanted.as_slice()),
+        (150, &["a==1".to_owned()][..])
+    );
+    let many = format!("a==1 {}", hashes.join(" ").repeat(10));
+    assert!(read(&[(FILE, &many)]).unwrap_err().reason.contains("65536"));
+}
+
+#[test]
+fn markers_pass_as_written_and_cost_little() {
+    let marker = "(os_name=='posix' or sys_platform == \"win; and in\") and python_version>='3.8'";
+    let found = read(&[(FILE, &format!("A_b [X] >= 1.0;{marker}"))]).unwrap();
+    assert_eq!(found.wanted, [format!("a-b[x]>=1.0 ; {marker}")]);
+
+    let pairs = |count: usize| {
+        let pair = |n: usize| format!("('a{n}' in platform_version and 'b{n}' in sys_platform)");
+        format!("a; {}", (0..count).map(pair).collect::<Vec<_>>().join(" or "))
+    };
+    let started = std::time::Instant::now();
+    assert!(read(&[(FILE, &pairs(8))]).is_ok());
+    assert!(read(&[(FILE, &pairs(20))]).unwrap_err().reason.contains("`in`"));
+    let wide = format!("a; {}", vec!["os_name=='x'"; 65].join(" or "));
+    assert!(read(&[(FILE, &wide)]).unwrap_err().reason.contains("comparisons"));
+    let deep = format!("a; {}os_name=='x'{}", "(".repeat(2000), ")".repeat(2000));
+    assert!(read(&[(FILE, &deep)]).is_ok());
+    assert!(started.elapsed().as_secs() < 5);
+}
