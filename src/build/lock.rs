@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::pylock;
 use super::requirements::Requirements;
 use super::wheel::normalise;
 use crate::oci::Digest;
@@ -163,54 +164,44 @@ impl Resolver {
             store,
             &requirements.wanted.join("\n"),
             &requirements.constraints.join("\n"),
+            &[],
         );
         let text = match answer {
-            Err(LockError::Unsatisfiable { explanation }) => {
-                return Err(self.explain(store, requirements, explanation))
-            }
+            Err(LockError::Unsatisfiable { explanation }) => return Err(self.explain(store, explanation)),
             other => other?,
         };
-        let lock = parse(&text)?;
+        let lock = pylock::parse(&text, &self.python, &requirements.hashes)?;
         check_hashes(&lock, requirements)?;
         Ok(lock)
     }
 
     /// Tells a missing wheel from a contradiction, and finds the newest version that has one.
-    fn explain(&self, store: &Store, requirements: &Requirements, explanation: String) -> LockError {
-        // uv wraps its sentences; joined they can be searched.
-        let flat = explanation.split_whitespace().collect::<Vec<_>>().join(" ");
-        let no_wheel = ["no usable wheels", "no wheels", "no compatible wheels", "has no wheels"]
-            .iter()
-            .any(|text| flat.contains(text));
-        let named = requirements.wanted.iter().find(|wanted| {
-            let name: String = wanted
-                .chars()
-                .take_while(|c| c.is_alphanumeric() || "-_.".contains(*c))
-                .collect();
-            flat.contains(&format!("{}==", normalise(&name)))
-                || flat.contains(&format!("of {} ", normalise(&name)))
-                || flat.contains(&format!("{} ", normalise(&name)))
-        });
-        let (true, Some(package)) = (no_wheel, named) else {
+    fn explain(&self, store: &Store, explanation: String) -> LockError {
+        let Some(missing) = missing_wheel(&explanation) else {
             return LockError::Unsatisfiable { explanation };
         };
-        let name: String = package
-            .chars()
-            .take_while(|c| c.is_alphanumeric() || "-_.".contains(*c))
-            .collect();
-        let newest = self.run(store, &name, "").ok().and_then(|text| parse(&text).ok());
-        let newest = newest.and_then(|lock| lock.wheels.into_iter().find(|wheel| wheel.name == normalise(&name)));
-        let newest = newest
-            .map(|wheel| format!("; the newest version with a wheel is {}", wheel.version))
-            .unwrap_or_default();
+        // Of the package alone: what it needs may have no wheels either, and is none of this question.
+        let text = self.run(store, &missing.name, "", &["--no-deps"]);
+        let newest = match text.and_then(|text| pylock::parse(&text, &self.python, &BTreeMap::new())) {
+            Ok(lock) => lock
+                .wheels
+                .first()
+                .map(|wheel| format!("; the newest version with a wheel is {}", wheel.version)),
+            Err(LockError::Unsatisfiable { .. }) => Some("; no version of it has one".to_owned()),
+            Err(_) => None,
+        };
+        let needed = missing.needed_by.map(|other| format!("; {other} depends on it"));
         LockError::NoWheel {
-            package: package.clone(),
+            package: [missing.name, missing.version.unwrap_or_default()]
+                .join(" ")
+                .trim_end()
+                .to_owned(),
             python: self.python.clone(),
-            newest,
+            newest: newest.unwrap_or_default() + &needed.unwrap_or_default(),
         }
     }
 
-    fn run(&self, store: &Store, wanted: &str, constraints: &str) -> Result<String, LockError> {
+    fn run(&self, store: &Store, wanted: &str, constraints: &str, options: &[&str]) -> Result<String, LockError> {
         let scratch = store.scratch()?;
         let failed = |source| LockError::Run {
             program: self.uv.display().to_string(),
@@ -237,6 +228,7 @@ impl Resolver {
                 "--system-certs",
                 "--no-python-downloads",
             ])
+            .args(options)
             .env_clear()
             .envs(self.network.iter().map(|(name, value)| (name, value)))
             .env("HOME", scratch.path())
@@ -298,104 +290,45 @@ fn wait(mut child: std::process::Child) -> io::Result<Option<std::process::ExitS
     }
 }
 
-#[derive(Deserialize)]
-struct Pylock {
-    #[serde(default)]
-    packages: Vec<PylockPackage>,
-}
-
-#[derive(Deserialize)]
-struct PylockPackage {
+/// A package without wheels, as uv speaks of it.
+#[derive(Debug, PartialEq, Eq)]
+struct MissingWheel {
     name: String,
     version: Option<String>,
-    #[serde(default)]
-    wheels: Vec<PylockWheel>,
+    /// The requirement or package that wants it, when it is not the user.
+    needed_by: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct PylockWheel {
-    url: String,
-    size: Option<u64>,
-    hashes: BTreeMap<String, String>,
-}
-
-/// Reads a `pylock.toml` (PEP 751).
-fn parse(text: &str) -> Result<Lock, LockError> {
-    let answer = |reason: String| LockError::Answer { reason };
-    let pylock: Pylock = toml::from_str(text).map_err(|error| answer(format!("uv's lock: {error}")))?;
-    let mut wheels = Vec::new();
-    for package in pylock.packages {
-        let what = format!("{} {}", package.name, package.version.as_deref().unwrap_or_default());
-        let best = package
-            .wheels
-            .into_iter()
-            .filter_map(|wheel| Some((rank(&file_name(&wheel.url)?)?, wheel)))
-            .max_by_key(|(rank, _)| *rank);
-        let (_, wheel) = best.ok_or_else(|| answer(format!("{what} has no wheel in the lock")))?;
-        let file_name = file_name(&wheel.url).unwrap_or_default();
-        let size = wheel
-            .size
-            .ok_or_else(|| answer(format!("the index gives no size for {what}")))?;
-        let sha256 = wheel
-            .hashes
-            .get("sha256")
-            .and_then(|hash| format!("sha256:{hash}").parse().ok());
-        let sha256 = sha256.ok_or_else(|| answer(format!("the index gives no sha256 for {what}")))?;
-        let version = package
-            .version
-            .ok_or_else(|| answer(format!("{what} has no version in the lock")))?;
-        wheels.push(LockedWheel {
-            name: normalise(&package.name),
-            version,
-            file_name,
-            url: wheel.url,
-            size,
-            sha256,
-        });
+/// Finds the package that has no wheel in uv's explanation; none when the explanation is about something else.
+///
+/// The name comes from uv's hint: its sentences name other packages too.
+fn missing_wheel(explanation: &str) -> Option<MissingWheel> {
+    // Sentences are broken over lines; joined they can be searched.
+    let flat = explanation.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (_, hint) = flat.split_once("Wheels are required for `")?;
+    let name = normalise(hint.split('`').next()?);
+    let plain = |text: &str| {
+        text.bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-+!=<>~,*[]".contains(&byte))
+    };
+    if name.is_empty() || !plain(&name) {
+        return None;
     }
-    wheels.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(Lock { wheels })
-}
-
-/// The file name of a wheel's address, with `%2B` and the like decoded.
-fn file_name(url: &str) -> Option<String> {
-    let path = url.split(['?', '#']).next()?;
-    let name = path
-        .rsplit('/')
-        .next()?
-        .replace("%2B", "+")
-        .replace("%2b", "+")
-        .replace("%21", "!");
-    let plain = name
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"._-+!".contains(&byte));
-    (plain && name.ends_with(".whl")).then_some(name)
-}
-
-/// How well a wheel fits CPython 3.11 on linux/amd64; none when not at all. uv has filtered already, this decides.
-fn rank(file_name: &str) -> Option<(u32, u32)> {
-    let mut tags = file_name.strip_suffix(".whl")?.rsplitn(4, '-');
-    let (platform, abi, python) = (tags.next()?, tags.next()?, tags.next()?);
-    let interpreter = match abi {
-        _ if abi.split('.').any(|abi| abi == "cp311") => 3,
-        _ if abi.split('.').any(|abi| abi == "abi3") => 2,
-        _ if python.split('.').any(|python| python == "py3" || python == "cp311") => 1,
-        _ => return None,
-    };
-    let glibc = |tag: &str| {
-        let version = tag
-            .strip_prefix("manylinux_2_")
-            .and_then(|rest| rest.strip_suffix("_x86_64"))
-            .and_then(|minor| minor.parse().ok());
-        match tag {
-            "any" => Some(0),
-            "manylinux1_x86_64" => Some(5),
-            "manylinux2010_x86_64" => Some(12),
-            "manylinux2014_x86_64" => Some(17),
-            _ => version.filter(|minor| *minor <= 36),
-        }
-    };
-    Some((interpreter, platform.split('.').filter_map(glibc).max()?))
+    let exact = format!("{name}==");
+    let versions = flat.match_indices(&exact).filter_map(|(at, found)| {
+        let (version, rest) = flat.get(at + found.len()..)?.split_once(' ')?;
+        (rest.starts_with("has no ") && plain(version)).then(|| version.to_owned())
+    });
+    let depends = format!(" depends on {name}");
+    let other = flat
+        .split_once(&depends)
+        .and_then(|(before, _)| before.rsplit(' ').next());
+    let (version, needed_by) = (versions.last(), other.filter(|other| plain(other)).map(str::to_owned));
+    Some(MissingWheel {
+        name,
+        version,
+        needed_by,
+    })
 }
 
 fn check_hashes(lock: &Lock, requirements: &Requirements) -> Result<(), LockError> {
@@ -444,53 +377,17 @@ pub fn largest(lock: &Lock) -> String {
 mod tests {
     use super::*;
 
-    const ZERO: &str = "0000000000000000000000000000000000000000000000000000000000000000";
-
-    fn pylock(wheels: &str) -> String {
-        format!("lock-version = \"1.0\"\n[[packages]]\nname = \"My.Pkg\"\nversion = \"1.0\"\nwheels = [{wheels}]\n")
-    }
-
-    fn wheel(name: &str) -> String {
-        format!("{{ url = \"https://example.org/x/{name}\", size = 5, hashes = {{ sha256 = \"{ZERO}\" }} }}")
-    }
-
-    #[test]
-    fn takes_the_wheel_that_fits_best() {
-        let all = [
-            "p-1.0-py3-none-any.whl",
-            "p-1.0-cp38-abi3-manylinux_2_17_x86_64.whl",
-            "p-1.0-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
-            "p-1.0-cp311-cp311-manylinux_2_39_x86_64.whl",
-            "p-1.0-cp311-cp311-macosx_11_0_arm64.whl",
-            "p-1.0-cp312-cp312-manylinux_2_17_x86_64.whl",
-        ];
-        let text = pylock(&all.map(wheel).join(","));
-        let lock = parse(&text).unwrap();
-        assert_eq!(
-            (lock.wheels[0].name.as_str(), lock.wheels[0].file_name.as_str()),
-            ("my-pkg", all[2])
-        );
-    }
-
-    #[test]
-    fn refuses_locks_without_what_is_needed() {
-        for text in [
-            pylock(""),
-            pylock(&wheel("p-1.0-cp312-cp312-win_amd64.whl")),
-            pylock(&wheel("p.tar.gz")),
-            pylock("{ url = \"https://example.org/p-1.0-py3-none-any.whl\", size = 5, hashes = { md5 = \"00\" } }"),
-            pylock(&format!(
-                "{{ url = \"https://example.org/p-1.0-py3-none-any.whl\", hashes = {{ sha256 = \"{ZERO}\" }} }}"
-            )),
-            "rubbish".to_owned(),
-        ] {
-            assert!(matches!(parse(&text), Err(LockError::Answer { .. })), "{text}");
-        }
-    }
-
     #[test]
     fn sizes_and_hashes_are_checked_before_anything_is_fetched() {
-        let lock = parse(&pylock(&wheel("p-1.0-py3-none-any.whl"))).unwrap();
+        let wheel = LockedWheel {
+            name: "my-pkg".to_owned(),
+            version: "1.0".to_owned(),
+            file_name: "my_pkg-1.0-py3-none-any.whl".to_owned(),
+            url: String::new(),
+            size: 5,
+            sha256: Digest::of(b"wheel"),
+        };
+        let lock = Lock { wheels: vec![wheel] };
         assert_eq!(check_size(&lock).unwrap(), 5);
         let mut huge = lock.clone();
         huge.wheels[0].size = 3_000_000_000;
@@ -504,5 +401,39 @@ mod tests {
             check_hashes(&lock, &hashes(Digest::of(b""))),
             Err(LockError::Hash { .. })
         ));
+    }
+
+    #[test]
+    fn names_the_package_without_a_wheel_and_not_the_one_that_needs_it() {
+        let hint = |name: &str| {
+            format!("\n\nhint: Wheels are required for `{name}` because building from source is disabled for all packages (i.e., with `--no-build`)\n")
+        };
+        let found = |name: &str, version: Option<&str>, needed_by: Option<&str>| {
+            Some(MissingWheel {
+                name: name.to_owned(),
+                version: version.map(str::to_owned),
+                needed_by: needed_by.map(str::to_owned),
+            })
+        };
+        let transitive = "  cause: Because docopt==0.6.2 has no usable wheels and only docopt<=0.6.2 is available, we can conclude that docopt>=0.6.2\n cannot be used. And because num2words>=0.5.14 depends on docopt>=0.6.2 and you require num2words==0.5.14, we can conclude";
+        assert_eq!(
+            missing_wheel(&(transitive.to_owned() + &hint("docopt"))),
+            found("docopt", Some("0.6.2"), Some("num2words>=0.5.14"))
+        );
+        let pinned = "Because scipy==1.0.0 has no\nusable wheels and you require scipy==1.0, we can conclude";
+        assert_eq!(
+            missing_wheel(&(pinned.to_owned() + &hint("scipy"))),
+            found("scipy", Some("1.0.0"), None)
+        );
+        let all = "Because all versions of docopt have no usable wheels and you require docopt, we can conclude";
+        assert_eq!(
+            missing_wheel(&(all.to_owned() + &hint("docopt"))),
+            found("docopt", None, None)
+        );
+        assert_eq!(
+            missing_wheel("Because you require numpy<2 and numpy>2, we can conclude"),
+            None
+        );
+        assert_eq!(missing_wheel(&hint("\u{1b}[31m; rm")), None);
     }
 }

@@ -9,6 +9,7 @@ pub mod image;
 pub mod layers;
 pub mod lock;
 pub mod ports;
+mod pylock;
 pub mod requirements;
 pub mod secrets;
 pub mod uv;
