@@ -13,8 +13,11 @@ use crate::store::{Store, StoreError};
 
 /// Transfers at once: enough to fill a link, few enough to be polite.
 const PARALLEL: usize = 6;
-/// How often one file goes on after its connection broke.
+/// How often one file goes on after its connection broke without having brought much.
 const RESUMES: u32 = 4;
+/// A connection that brought this much before it broke was worth it: large files cross bad links, while a server that
+/// sends a byte per connection is left after a few.
+const WORTH_IT: u64 = 1 << 20;
 
 /// A file that is wanted.
 #[derive(Debug, Clone)]
@@ -41,7 +44,7 @@ pub enum FetchError {
         source: NetError,
     },
     /// The connection broke again and again.
-    #[error("download {name}: the connection broke {RESUMES} times")]
+    #[error("download {name}: the connection broke {RESUMES} times in a row")]
     Broken {
         /// Which file.
         name: String,
@@ -123,6 +126,9 @@ impl Fetcher<'_> {
         loop {
             let number = self.state.next.fetch_add(1, Ordering::Relaxed);
             let Some(item) = items.get(number) else { return };
+            if self.state.stopped.load(Ordering::Relaxed) {
+                return;
+            }
             match self.one(item) {
                 Ok(file) => {
                     if let Some(slot) = self
@@ -184,8 +190,12 @@ impl Fetcher<'_> {
             }
             let before = partial.len();
             if let Err(source) = self.copy(item, &mut body, &mut partial)? {
-                broken += 1;
-                if broken >= RESUMES || partial.len() == before {
+                broken = if partial.len() >= before + WORTH_IT {
+                    1
+                } else {
+                    broken + 1
+                };
+                if broken >= RESUMES {
                     return Err(FetchError::Broken {
                         name: item.name.clone(),
                         source,

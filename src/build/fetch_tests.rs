@@ -1,7 +1,7 @@
 //! Downloads from a server that cuts, lies and repeats itself.
 
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 
 use super::*;
 
@@ -13,6 +13,14 @@ impl Progress for Silent {
     fn warn(&self, _text: &str) {}
 }
 
+fn request_of(stream: &mut TcpStream) -> String {
+    let (mut request, mut byte) = (Vec::new(), [0]);
+    while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() == 1 {
+        request.push(byte[0]);
+    }
+    String::from_utf8(request).unwrap().to_lowercase()
+}
+
 /// Answers one request after the other and returns them.
 fn server(answers: Vec<Vec<u8>>) -> (String, std::thread::JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -20,12 +28,9 @@ fn server(answers: Vec<Vec<u8>>) -> (String, std::thread::JoinHandle<Vec<String>
     let thread = std::thread::spawn(move || {
         let serve = |answer: Vec<u8>| {
             let (mut stream, _) = listener.accept().unwrap();
-            let (mut request, mut byte) = (Vec::new(), [0]);
-            while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() == 1 {
-                request.push(byte[0]);
-            }
+            let request = request_of(&mut stream);
             stream.write_all(&answer).unwrap();
-            String::from_utf8(request).unwrap().to_lowercase()
+            request
         };
         answers.into_iter().map(serve).collect()
     });
@@ -43,7 +48,7 @@ fn fetch_one(store: &Store, url: &str, contents: &[u8]) -> Result<Vec<File>, Fet
         size: contents.len() as u64,
         sha256: Digest::of(contents),
     };
-    fetch(store, &Client::new().unwrap(), &[item], &Silent)
+    fetch(store, &Client::impatient(), &[item], &Silent)
 }
 
 fn store() -> (tempfile::TempDir, Store) {
@@ -117,4 +122,80 @@ fn refuses_other_bytes_and_keeps_none_of_them() {
         .unwrap()
         .next()
         .is_none());
+}
+
+#[test]
+fn a_stalled_server_is_left_and_what_it_sent_is_kept() {
+    let (_scratch, store) = store();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/file", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        let mut open = Vec::new();
+        for answer in [
+            answer("200 OK", "", 11, "hello "),
+            answer("206 Partial Content", "content-range: bytes 6-10/11\r\n", 5, "world"),
+        ] {
+            let (mut stream, _) = listener.accept().unwrap();
+            request_of(&mut stream);
+            stream.write_all(&answer).unwrap();
+            open.push(stream);
+        }
+        open
+    });
+    assert!(fetch_one(&store, &url, b"hello world").is_ok());
+    drop(server.join().unwrap());
+}
+
+#[test]
+fn gives_up_when_the_connection_breaks_again_and_again_and_keeps_what_came() {
+    let (_scratch, store) = store();
+    let mut answers = vec![answer("200 OK", "", 11, "hello ")];
+    let cut = || answer("206 Partial Content", "content-range: bytes 6-10/11\r\n", 5, "");
+    answers.extend((1..RESUMES).map(|_| cut()));
+    let (url, served) = server(answers);
+    assert!(matches!(
+        fetch_one(&store, &url, b"hello world"),
+        Err(FetchError::Broken { .. })
+    ));
+    assert_eq!(served.join().unwrap().len(), RESUMES as usize);
+    assert_eq!(store.partial(&Digest::of(b"hello world"), &mut || {}).unwrap().len(), 6);
+}
+
+#[test]
+fn the_first_failure_ends_the_others() {
+    let (_scratch, store) = store();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endless = format!("http://{}/file", listener.local_addr().unwrap());
+    let (tell, told) = std::sync::mpsc::channel();
+    let sender = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        request_of(&mut stream);
+        stream.write_all(&answer("200 OK", "", 1 << 40, "")).unwrap();
+        tell.send(()).unwrap();
+        // Ends only because the other side goes away.
+        while stream.write_all(b"x").is_ok() {}
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let missing = format!("http://{}/file", listener.local_addr().unwrap());
+    let refuser = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        request_of(&mut stream);
+        told.recv().unwrap();
+        stream.write_all(&answer("404 Not Found", "", 0, "")).unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let item = |name: &str, url: &str, size: u64| FetchItem {
+        name: name.to_owned(),
+        url: url.to_owned(),
+        size,
+        sha256: Digest::of(name.as_bytes()),
+    };
+    let items = [item("endless", &endless, 1 << 40), item("missing", &missing, 1)];
+    let error = fetch(&store, &Client::new().unwrap(), &items, &Silent).unwrap_err();
+    assert!(
+        matches!(&error, FetchError::Net { name, source } if name == "missing" && source.is_not_found()),
+        "{error}"
+    );
+    sender.join().unwrap();
+    refuser.join().unwrap();
 }

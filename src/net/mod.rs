@@ -1,8 +1,13 @@
 //! HTTP for builds: bounded, retried, over TLS with the system's certificates. Knows no disk.
 //!
 //! A request is tried again, with growing pauses, on connection errors, 429 and 5xx; `Retry-After` is honoured up to a
-//! bound. A redirect from https to http is refused. Errors name host and path, never user, password or query.
+//! bound. What another try cannot mend is not tried again: a certificate nobody vouches for, a redirect from https to
+//! http or in a circle. A server that goes silent is given up, however much it sent before. Certificates are those of
+//! the system (`SSL_CERT_FILE`, `SSL_CERT_DIR`), proxies those of the environment. Errors name host and path, never
+//! user, password or query.
 
+use std::error::Error as _;
+use std::fmt;
 use std::io::{self, Read};
 use std::time::Duration;
 
@@ -10,13 +15,25 @@ use reqwest::blocking::{Client as Http, Response};
 use reqwest::header::{CONTENT_RANGE, RANGE, RETRY_AFTER};
 use reqwest::{redirect, StatusCode, Url};
 
-/// A server that does not even accept for this long is down.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// An answer that has not come to its end after this long: at 1 MB/s that is a large wheel.
-const TIMEOUT: Duration = Duration::from_secs(900);
-/// First pause between tries; doubled each time.
-const PAUSE: Duration = Duration::from_millis(200);
-/// Tries of one request: 0.2 + 0.4 + 0.8 + 1.6 s of pauses.
+/// How long to wait for what.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// For a connection: a server that does not even accept for this long is down.
+    connect: Duration,
+    /// For an answer, and between two pieces of it: half of it would cut off an index that is made on demand, twice as
+    /// much would look like gantry hanging. A slow but steady transfer may take as long as it likes.
+    stall: Duration,
+    /// Before the second try; doubled each time.
+    pause: Duration,
+}
+
+const PATIENCE: Patience = Patience {
+    connect: Duration::from_secs(10),
+    stall: Duration::from_secs(30),
+    pause: Duration::from_millis(200),
+};
+/// Tries of one request: 0.2 + 0.4 + 0.8 + 1.6 s of pauses, each up to half longer: many builds that a busy server
+/// turned away together do not come back together.
 const TRIES: u32 = 5;
 /// A server may ask for more patience than this; then the request fails, and the caller may come back later.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
@@ -26,7 +43,7 @@ const MAX_REDIRECTS: usize = 5;
 #[derive(Debug, Clone)]
 pub struct Client {
     http: Http,
-    pause: Duration,
+    patience: Patience,
 }
 
 /// Why a request gave no answer.
@@ -48,6 +65,22 @@ pub enum NetError {
         url: String,
         /// What was going on.
         phase: &'static str,
+        /// The reason.
+        source: io::Error,
+    },
+    /// It is not who it says it is, or the certificates of this machine do not know it.
+    #[error("fetch {url}: its certificate is not accepted")]
+    Untrusted {
+        /// Address without credentials and query.
+        url: String,
+        /// The reason.
+        source: io::Error,
+    },
+    /// It sends us where we do not go.
+    #[error("fetch {url}: a redirect is refused")]
+    Redirect {
+        /// Address without credentials and query.
+        url: String,
         /// The reason.
         source: io::Error,
     },
@@ -86,11 +119,20 @@ impl NetError {
 }
 
 /// An answer whose bytes are on their way.
-#[derive(Debug)]
 pub struct Body {
     response: Response,
     /// Whether it starts at the byte that was asked for, not at the first.
     pub continues: bool,
+}
+
+impl fmt::Debug for Body {
+    /// The response would print its address, which may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body")
+            .field("status", &self.response.status())
+            .field("continues", &self.continues)
+            .finish()
+    }
 }
 
 impl Read for Body {
@@ -102,47 +144,63 @@ impl Read for Body {
 impl Client {
     /// Sets up TLS with the certificates of the system.
     pub fn new() -> Result<Self, NetError> {
-        Self::with_pause(PAUSE)
+        Self::with_patience(PATIENCE)
     }
 
-    fn with_pause(pause: Duration) -> Result<Self, NetError> {
+    /// For tests: gives up soon.
+    #[cfg(test)]
+    pub(crate) fn impatient() -> Self {
+        let short = Duration::from_millis(300);
+        let pause = Duration::from_millis(1);
+        Self::with_patience(Patience {
+            connect: short,
+            stall: short,
+            pause,
+        })
+        .unwrap()
+    }
+
+    fn with_patience(patience: Patience) -> Result<Self, NetError> {
         // Fails when it is installed already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let policy = redirect::Policy::custom(|attempt| {
-            let downgrade = attempt.previous().last().is_some_and(|last| last.scheme() == "https")
-                && attempt.url().scheme() != "https";
-            if downgrade {
-                return attempt.error("a redirect from https to http");
-            }
-            if attempt.previous().len() > MAX_REDIRECTS {
-                return attempt.error("too many redirects");
-            }
-            attempt.follow()
+        let policy = redirect::Policy::custom(|attempt| match refused_redirect(attempt.previous(), attempt.url()) {
+            Some(reason) => attempt.error(reason),
+            None => attempt.follow(),
         });
         let http = Http::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TIMEOUT)
+            .connect_timeout(patience.connect)
+            // Of the blocking client: until the answer begins, and then for each read, not for the whole answer.
+            .timeout(patience.stall)
             .redirect(policy)
             .user_agent(concat!("gantry/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(NetError::Setup)?;
-        Ok(Self { http, pause })
+        Ok(Self { http, patience })
     }
 
-    /// The whole answer, at most `limit` bytes.
+    /// The whole answer, at most `limit` bytes; asked for again when it breaks off.
     pub fn get(&self, url: &str, limit: u64) -> Result<Vec<u8>, NetError> {
-        let body = self.stream(url, 0)?;
-        let mut bytes = Vec::new();
-        let read = body.take(limit + 1).read_to_end(&mut bytes);
-        read.map_err(|source| NetError::Transport {
-            url: plain(url),
-            phase: "the connection broke",
-            source,
-        })?;
-        if bytes.len() as u64 > limit {
-            return Err(NetError::TooLarge { url: plain(url), limit });
+        let mut tried = 0;
+        loop {
+            let mut bytes = Vec::new();
+            let read = self
+                .stream(url, 0)?
+                .take(limit.saturating_add(1))
+                .read_to_end(&mut bytes);
+            tried += 1;
+            match read {
+                Ok(_) if bytes.len() as u64 > limit => return Err(NetError::TooLarge { url: plain(url), limit }),
+                Ok(_) => return Ok(bytes),
+                Err(_) if tried < TRIES => std::thread::sleep(self.pause(tried)),
+                Err(source) => {
+                    return Err(NetError::Transport {
+                        url: plain(url),
+                        phase: "the connection broke",
+                        source,
+                    })
+                }
+            }
         }
-        Ok(bytes)
     }
 
     /// Starts reading at byte `from`; look at [`Body::continues`], for a server may ignore that.
@@ -158,12 +216,21 @@ impl Client {
                 Err(failed) => failed,
             };
             tried += 1;
-            let pause = asked.unwrap_or(self.pause * 2u32.pow(tried - 1));
+            let pause = asked.unwrap_or_else(|| self.pause(tried));
             if tried == TRIES || !error.is_unavailable() || pause > LONGEST_PAUSE {
                 return Err(error);
             }
             std::thread::sleep(pause);
         }
+    }
+
+    /// The pause after the `tried`th try.
+    fn pause(&self, tried: u32) -> Duration {
+        let pause = self.patience.pause * 2u32.saturating_pow(tried.saturating_sub(1));
+        let mut random = [0];
+        // Without randomness the pause is still right, only less polite.
+        let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::NONBLOCK);
+        pause + pause * u32::from(random[0]) / 512
     }
 
     fn once(&self, url: &Url, from: u64) -> Result<Body, (NetError, Option<Duration>)> {
@@ -172,22 +239,7 @@ impl Client {
         if from > 0 {
             request = request.header(RANGE, format!("bytes={from}-"));
         }
-        let response = request.send().map_err(|error| {
-            let phase = if error.is_connect() {
-                "nobody answers"
-            } else {
-                "the request failed"
-            };
-            let source = io::Error::other(without_url(error));
-            (
-                NetError::Transport {
-                    url: name(),
-                    phase,
-                    source,
-                },
-                None,
-            )
-        })?;
+        let response = request.send().map_err(|error| (failure(name(), error), None))?;
         let status = response.status();
         if status == StatusCode::RANGE_NOT_SATISFIABLE && from > 0 {
             // What is there is longer than what the server has: start anew.
@@ -227,11 +279,54 @@ impl Client {
     }
 }
 
+/// Why the redirect to `next` is not followed, if so; `previous` begins with the address that was asked for.
+fn refused_redirect(previous: &[Url], next: &Url) -> Option<&'static str> {
+    if previous.last().is_some_and(|last| last.scheme() == "https") && next.scheme() != "https" {
+        return Some("it leads from https to http");
+    }
+    (previous.len() > MAX_REDIRECTS).then_some("there are more than 5 of them")
+}
+
+/// What a failed request means: whether it is worth another try depends on it.
+fn failure(url: String, error: reqwest::Error) -> NetError {
+    let phase = if error.is_timeout() && !error.is_connect() {
+        "the server accepts but does not answer"
+    } else if error.is_connect() {
+        "nobody answers"
+    } else {
+        "the request failed"
+    };
+    let (redirect, untrusted) = (error.is_redirect(), is_certificate_error(&error));
+    let source = io::Error::other(without_url(error));
+    match (redirect, untrusted) {
+        (true, _) => NetError::Redirect { url, source },
+        (_, true) => NetError::Untrusted { url, source },
+        _ => NetError::Transport { url, phase, source },
+    }
+}
+
+fn is_certificate_error(error: &reqwest::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(current) = cause {
+        // The TLS error travels inside an input/output error, which does not name it as its source.
+        let inner = current.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if matches!(
+            tls.or_else(|| current.downcast_ref()),
+            Some(rustls::Error::InvalidCertificate(_))
+        ) {
+            return true;
+        }
+        cause = current.source();
+    }
+    false
+}
+
 /// The error and its causes, without the address: that may hold a password.
 fn without_url(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut text = error.to_string();
-    let mut cause = std::error::Error::source(&error);
+    let mut cause = error.source();
     while let Some(source) = cause {
         text.push_str(": ");
         text.push_str(&source.to_string());
@@ -255,110 +350,4 @@ fn plain(url: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
-    use std::net::TcpListener;
-
-    use super::*;
-
-    /// Answers one connection after the other with the given texts, then stops listening.
-    fn server(answers: Vec<String>) -> (String, std::thread::JoinHandle<Vec<String>>) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = format!(
-            "http://user:secret@{}/file?token=secret",
-            listener.local_addr().unwrap()
-        );
-        let thread = std::thread::spawn(move || {
-            let mut requests = Vec::new();
-            for answer in answers {
-                let (mut stream, _) = listener.accept().unwrap();
-                let mut request = Vec::new();
-                let mut byte = [0];
-                while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() == 1 {
-                    request.push(byte[0]);
-                }
-                stream.write_all(answer.as_bytes()).unwrap();
-                requests.push(String::from_utf8(request).unwrap());
-            }
-            requests
-        });
-        (address, thread)
-    }
-
-    fn answer(status: &str, headers: &str, body: &str) -> String {
-        format!(
-            "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n{headers}\r\n{body}",
-            body.len()
-        )
-    }
-
-    fn client() -> Client {
-        Client::with_pause(Duration::from_millis(1)).unwrap()
-    }
-
-    #[test]
-    fn tries_again_when_the_server_is_busy() {
-        let (url, served) = server(vec![
-            answer("503 Busy", "", ""),
-            answer("429 Slow down", "retry-after: 0\r\n", ""),
-            answer("200 OK", "", "hello"),
-        ]);
-        assert_eq!(client().get(&url, 10).unwrap(), b"hello");
-        assert_eq!(served.join().unwrap().len(), 3);
-    }
-
-    #[test]
-    fn does_not_wait_for_longer_than_it_makes_sense() {
-        let (url, _) = server(vec![answer("429 Slow down", "retry-after: 3600\r\n", "")]);
-        assert!(matches!(
-            client().get(&url, 10),
-            Err(NetError::Status { status: 429, .. })
-        ));
-    }
-
-    #[test]
-    fn does_not_ask_twice_for_what_is_not_there() {
-        let (url, served) = server(vec![answer("404 Not Found", "", "")]);
-        let error = client().get(&url, 10).unwrap_err();
-        assert!(error.is_not_found() && !error.is_unavailable());
-        assert_eq!(served.join().unwrap().len(), 1);
-    }
-
-    #[test]
-    fn errors_hold_no_secret() {
-        let (url, _) = server(vec![answer("403 Forbidden", "", "")]);
-        assert!(!client().get(&url, 10).unwrap_err().to_string().contains("secret"));
-        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let error = client()
-            .get(&format!("http://user:secret@{closed}/?k=secret"), 10)
-            .unwrap_err();
-        assert!(
-            error.is_unavailable() && !format!("{error:?}").contains("secret"),
-            "{error:?}"
-        );
-    }
-
-    #[test]
-    fn bounds_what_it_reads() {
-        let (url, _) = server(vec![answer("200 OK", "", "hello world")]);
-        assert!(matches!(
-            client().get(&url, 5),
-            Err(NetError::TooLarge { limit: 5, .. })
-        ));
-    }
-
-    #[test]
-    fn goes_on_where_it_was_cut_and_notices_another_part() {
-        let (url, served) = server(vec![answer("206 Partial", "content-range: bytes 6-10/11\r\n", "world")]);
-        let mut body = client().stream(&url, 6).unwrap();
-        let mut text = String::new();
-        body.read_to_string(&mut text).unwrap();
-        assert!(body.continues && text == "world");
-        assert!(served.join().unwrap()[0].to_lowercase().contains("range: bytes=6-"));
-        let wrong = answer("206 Partial", "content-range: bytes 0-4/11\r\n", "hello");
-        let (url, _) = server(vec![wrong; TRIES as usize]);
-        assert!(client().stream(&url, 6).is_err());
-        let (url, _) = server(vec![answer("200 OK", "", "hello world")]);
-        assert!(!client().stream(&url, 6).unwrap().continues);
-    }
-}
+mod tests;
