@@ -25,3 +25,61 @@ pub fn write_layer(
     }
     writer.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::function::SourceFile;
+    use super::*;
+
+    #[derive(Default)]
+    struct Seen(Vec<(String, u32)>);
+
+    impl TreeSink for Seen {
+        fn directory(&mut self, path: &str, mode: u32) -> std::io::Result<()> {
+            self.0.push((format!("{path}/"), mode));
+            Ok(())
+        }
+        fn file(&mut self, path: &str, mode: u32, _contents: &[u8]) -> std::io::Result<()> {
+            self.0.push((path.to_owned(), mode));
+            Ok(())
+        }
+        fn symlink(&mut self, path: &str, _target: &str) -> std::io::Result<()> {
+            self.0.push((path.to_owned(), 0));
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_bytes_depend_on_the_files_alone() {
+        let file = |path: &str, executable| SourceFile {
+            path: path.to_owned(),
+            executable,
+            contents: path.as_bytes().to_vec(),
+        };
+        let function = Function {
+            files: vec![
+                file("a-b.py", false),
+                file("a/b.py", true),
+                file("user_function.py", false),
+            ],
+        };
+        let mut seen = Seen::default();
+        let written = write_layer(&function, std::io::sink(), Some(&mut seen)).unwrap();
+        let entries: Vec<(&str, u32)> = seen.0.iter().map(|(path, mode)| (path.as_str(), *mode)).collect();
+        assert_eq!(
+            entries,
+            [
+                ("app/", 0o755),
+                ("app/a/", 0o755),
+                ("app/a/b.py", 0o755),
+                ("app/a-b.py", 0o644),
+                ("app/user_function.py", 0o644)
+            ]
+        );
+        // A promise: another value gives every function another image.
+        assert_eq!(
+            written.diff_id.to_string(),
+            "sha256:91d8128dffa10837004abcfe4cd464ed3772fa60176a10b64e521325c3d2db1a"
+        );
+    }
+}

@@ -19,7 +19,7 @@ const MAX_BYTES: u64 = 100 << 20;
 const MAX_FILES: usize = 10_000;
 const MAX_DEPTH: usize = 32;
 /// What tools leave behind; never part of an image.
-const IGNORED: [&str; 11] = [
+const IGNORED: [&str; 17] = [
     ".git",
     ".hg",
     ".svn",
@@ -29,6 +29,12 @@ const IGNORED: [&str; 11] = [
     ".mypy_cache",
     ".pytest_cache",
     ".ruff_cache",
+    ".hypothesis",
+    ".ipynb_checkpoints",
+    ".tox",
+    ".nox",
+    ".idea",
+    ".vscode",
     ".DS_Store",
     "node_modules",
 ];
@@ -153,7 +159,12 @@ impl Reader {
             let entry = entry.map_err(error)?;
             let raw = entry.file_name().to_bytes();
             let name = String::from_utf8_lossy(raw).into_owned();
-            if name == "." || name == ".." || IGNORED.contains(&name.as_str()) || name.ends_with(".pyc") {
+            if name == "."
+                || name == ".."
+                || IGNORED.contains(&name.as_str())
+                || name.ends_with(".pyc")
+                || name.ends_with(".pyo")
+            {
                 continue;
             }
             let child = if path.is_empty() {
@@ -289,6 +300,64 @@ mod tests {
                 what: "the size of the code",
                 ..
             })
+        ));
+    }
+
+    #[test]
+    fn refuses_what_is_no_file_by_its_name() {
+        use std::os::unix::ffi::OsStrExt;
+        let refused = |make: &dyn Fn(&Path)| {
+            let scratch = tempfile::tempdir().unwrap();
+            std::fs::write(scratch.path().join(ENTRY_POINT), "").unwrap();
+            make(scratch.path());
+            Function::read(scratch.path()).unwrap_err()
+        };
+        let link = |target: &'static str| {
+            refused(&move |directory: &Path| std::os::unix::fs::symlink(target, directory.join("x")).unwrap())
+        };
+        for target in ["/etc/passwd", "..", "../outside", ENTRY_POINT, "/dev/zero"] {
+            assert!(
+                matches!(&link(target), FunctionError::Refused { path, .. } if path == "x"),
+                "{target}"
+            );
+        }
+        // Opening one of these would wait for ever.
+        let pipe = |directory: &Path| {
+            rustix::fs::mkfifoat(CWD, directory.join("x"), Mode::RWXU).unwrap();
+        };
+        assert!(matches!(&refused(&pipe), FunctionError::Refused { path, .. } if path == "x"));
+        let socket = |directory: &Path| drop(std::os::unix::net::UnixListener::bind(directory.join("x")).unwrap());
+        assert!(matches!(&refused(&socket), FunctionError::Refused { path, .. } if path == "x"));
+        for name in [&b"a\nb"[..], b"a\x1b[2J", b"\xff", b"a\\b"] {
+            let odd = |directory: &Path| {
+                std::fs::write(directory.join(std::ffi::OsStr::from_bytes(name)), "").unwrap();
+            };
+            assert!(matches!(refused(&odd), FunctionError::Refused { .. }), "{name:?}");
+        }
+        let deep = |directory: &Path| {
+            std::fs::create_dir_all(directory.join(vec!["d"; MAX_DEPTH + 1].join("/"))).unwrap();
+        };
+        assert!(matches!(
+            refused(&deep),
+            FunctionError::TooMuch { what: "the depth", .. }
+        ));
+        let many = |directory: &Path| {
+            for number in 0..MAX_FILES {
+                File::create(directory.join(number.to_string())).unwrap();
+            }
+        };
+        assert!(matches!(
+            refused(&many),
+            FunctionError::TooMuch {
+                what: "the number of files",
+                ..
+            }
+        ));
+        let entry = tempfile::tempdir().unwrap();
+        std::fs::create_dir(entry.path().join(ENTRY_POINT)).unwrap();
+        assert!(matches!(
+            Function::read(entry.path()),
+            Err(FunctionError::NoEntryPoint { .. })
         ));
     }
 }

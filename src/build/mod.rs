@@ -12,5 +12,6 @@ pub mod ports;
 mod pylock;
 pub mod requirements;
 pub mod secrets;
+pub mod syntax;
 pub mod uv;
 pub mod wheel;

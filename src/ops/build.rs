@@ -2,7 +2,7 @@
 //! did not change is not done again, and may be repeated after a crash.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Instant, SystemTime};
 
@@ -19,7 +19,7 @@ use crate::build::ports::{CompileRequest, Compiler, PortError, Progress};
 use crate::build::requirements::{RequirementError, Requirements};
 use crate::build::secrets::{self, Finding};
 use crate::build::wheel::{self, Wheel, WheelError};
-use crate::build::{bytecode, code};
+use crate::build::{bytecode, code, syntax};
 use crate::net::{Client, NetError};
 use crate::oci::{Digest, ImageConfig, Reference};
 use crate::policy::Bytes;
@@ -537,32 +537,10 @@ fn group(lock: &Lock) -> Vec<Group> {
 }
 
 fn check_syntax(failed: &[(String, String)]) -> Result<(), BuildError> {
-    let Some((path, json)) = failed.first() else {
-        return Ok(());
-    };
-    let error: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
-    let text = |field: &str| {
-        error
-            .get(field)
-            .and_then(serde_json::Value::as_str)
-            .unwrap_or_default()
-            .to_owned()
-    };
-    let number = |field: &str| error.get(field).and_then(serde_json::Value::as_u64).unwrap_or_default();
-    let file = Path::new(path).strip_prefix("/app").unwrap_or(Path::new(path));
-    let caret = " ".repeat(
-        usize::try_from(number("offset").saturating_sub(1))
-            .unwrap_or(0)
-            .min(500),
-    );
-    let rendered = format!(
-        "  {}, line {}\n    {}\n    {caret}^\n  {}",
-        file.display(),
-        number("line"),
-        text("text"),
-        text("message")
-    );
-    Err(BuildError::Syntax { rendered })
+    match syntax::render(failed, "/app") {
+        Some(rendered) => Err(BuildError::Syntax { rendered }),
+        None => Ok(()),
+    }
 }
 
 fn rounded(seconds: f64) -> f64 {
