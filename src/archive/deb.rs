@@ -1,8 +1,10 @@
 //! Reads the files of a Debian package: ar around `data.tar.{xz,zst,gz}` (deb(5)).
 //!
-//! Maintainer scripts are never looked at. What a package holds is bounded, and only directories, files, and links are
-//! accepted; hard links are resolved within the package.
+//! Maintainer scripts are never looked at. What a package holds is bounded while it is unpacked, by the limits and by
+//! the memory its decompressor may ask for. Only directories, files, and links are accepted, each name once; hard links
+//! are resolved within the package. Where a symbolic link leads is for the caller to judge: nothing is followed here.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 
@@ -11,6 +13,10 @@ use crate::policy::ExtractionLimits;
 
 /// Largest `control` file: they have a few kilobytes.
 const MAX_CONTROL: u64 = 1 << 20;
+/// Memory of the xz decoder: `xz -9` needs 65 MiB; without a limit a header of 12 bytes may ask for 4 GiB.
+const XZ_MEMORY: u64 = 128 << 20;
+/// Largest zstd window: what `zstd --ultra` makes without `--long`.
+const ZSTD_WINDOW_LOG: u32 = 27;
 
 /// One thing a package installs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +74,12 @@ pub enum DebError {
         /// What is wrong with it.
         problem: PathProblem,
     },
+    /// A name that comes again.
+    #[error("package entry {path:?}: it is there twice")]
+    Twice {
+        /// The path.
+        path: String,
+    },
     /// An entry of another kind.
     #[error("package entry {path:?}: it is neither file, directory nor link")]
     Kind {
@@ -87,23 +99,39 @@ pub enum DebError {
 /// Reads the package in `bytes`; entries for whose path `wanted` is false are skipped.
 pub fn read(bytes: &[u8], limits: &ExtractionLimits, wanted: &dyn Fn(&str) -> bool) -> Result<Deb, DebError> {
     let mut archive = ar::Archive::new(bytes);
-    let (mut control, mut entries) = (None, None);
+    let (mut version, mut control, mut entries) = (None, None, None);
     while let Some(member) = archive.next_entry() {
         let mut member = member.map_err(|source| DebError::Read {
             what: "the ar archive",
             source,
         })?;
         let name = String::from_utf8_lossy(member.header().identifier()).into_owned();
+        let name = name.trim_end_matches('/');
         let mut packed = Vec::new();
         member.read_to_end(&mut packed).map_err(|source| DebError::Read {
             what: "an ar member",
             source,
         })?;
-        if let Some(suffix) = name.strip_prefix("control.tar") {
-            control = Some(read_control(decompress(suffix, &packed)?)?);
+        let again = if name == "debian-binary" {
+            version.replace(packed).is_some()
+        } else if let Some(suffix) = name.strip_prefix("control.tar") {
+            control.replace(read_control(suffix, &packed)?).is_some()
         } else if let Some(suffix) = name.strip_prefix("data.tar") {
-            entries = Some(read_data(decompress(suffix, &packed)?, limits, wanted)?);
+            entries.replace(read_data(suffix, &packed, limits, wanted)?).is_some()
+        } else {
+            false
+        };
+        if again {
+            // Tools differ in which of the two they take.
+            return Err(DebError::Structure {
+                reason: "a part is there twice",
+            });
         }
+    }
+    if !version.is_some_and(|version| version.starts_with(b"2.")) {
+        return Err(DebError::Structure {
+            reason: "it is not of format 2",
+        });
     }
     let control = control.ok_or(DebError::Structure {
         reason: "it has no control.tar",
@@ -114,29 +142,61 @@ pub fn read(bytes: &[u8], limits: &ExtractionLimits, wanted: &dyn Fn(&str) -> bo
     Ok(Deb { control, entries })
 }
 
+/// Unpacks xz, as Debian's indexes have it too; the limits on its output are the caller's.
+pub fn xz_reader<'a>(packed: &'a [u8]) -> io::Result<impl Read + 'a> {
+    let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, liblzma::stream::CONCATENATED)?;
+    Ok(liblzma::read::XzDecoder::new_stream(packed, stream))
+}
+
 fn decompress<'a>(suffix: &str, packed: &'a [u8]) -> Result<Box<dyn Read + 'a>, DebError> {
-    match suffix.trim_end_matches('/') {
+    let error = |source| DebError::Read {
+        what: "a compressed part",
+        source,
+    };
+    match suffix {
         "" => Ok(Box::new(packed)),
         ".gz" => Ok(Box::new(flate2::read::MultiGzDecoder::new(packed))),
-        ".xz" => Ok(Box::new(liblzma::read::XzDecoder::new_multi_decoder(packed))),
-        ".zst" => zstd::stream::read::Decoder::with_buffer(packed)
-            .map(|decoder| Box::new(decoder) as Box<dyn Read>)
-            .map_err(|source| DebError::Read {
-                what: "a zstd stream",
-                source,
-            }),
+        ".xz" => Ok(Box::new(xz_reader(packed).map_err(error)?)),
+        ".zst" => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(packed).map_err(error)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(error)?;
+            Ok(Box::new(decoder))
+        }
         _ => Err(DebError::Structure {
             reason: "a part is compressed in an unknown way",
         }),
     }
 }
 
-fn read_control(tar: Box<dyn Read + '_>) -> Result<String, DebError> {
-    let error = |source| DebError::Read {
-        what: "control.tar",
-        source,
-    };
-    let mut archive = tar::Archive::new(tar.take(MAX_CONTROL));
+/// Fails, instead of ending early, once more than `left` bytes come: a tar that is cut between two entries looks whole.
+struct Bounded<'a> {
+    inner: Box<dyn Read + 'a>,
+    left: u64,
+    over: &'a Cell<bool>,
+}
+
+impl Read for Bounded<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        match self.left.checked_sub(count as u64) {
+            Some(left) => self.left = left,
+            None => {
+                self.over.set(true);
+                return Err(io::Error::other("it unpacks to more than is allowed"));
+            }
+        }
+        Ok(count)
+    }
+}
+
+fn read_control(suffix: &str, packed: &[u8]) -> Result<String, DebError> {
+    let over = Cell::new(false);
+    let error = |source| part_error("control.tar", MAX_CONTROL, over.get(), source);
+    let mut archive = tar::Archive::new(Bounded {
+        inner: decompress(suffix, packed)?,
+        left: MAX_CONTROL,
+        over: &over,
+    });
     for entry in archive.entries().map_err(error)? {
         let mut entry = entry.map_err(error)?;
         if matches!(entry.path_bytes().as_ref(), b"./control" | b"control") {
@@ -151,17 +211,21 @@ fn read_control(tar: Box<dyn Read + '_>) -> Result<String, DebError> {
 }
 
 fn read_data(
-    tar: Box<dyn Read + '_>,
+    suffix: &str,
+    packed: &[u8],
     limits: &ExtractionLimits,
     wanted: &dyn Fn(&str) -> bool,
 ) -> Result<BTreeMap<String, DebEntry>, DebError> {
-    let error = |source| DebError::Read {
-        what: "data.tar",
-        source,
-    };
+    let ratio = (packed.len() as u64).saturating_mul(limits.ratio);
+    let limit = limits.bytes.min(limits.ratio_floor.max(ratio));
+    let over = Cell::new(false);
+    let error = |source| part_error("data.tar", limit, over.get(), source);
     let mut entries: BTreeMap<String, DebEntry> = BTreeMap::new();
-    // A tar that is longer than all its contents may be is cut off, and then fails to parse.
-    let mut archive = tar::Archive::new(tar.take(limits.bytes));
+    let mut archive = tar::Archive::new(Bounded {
+        inner: decompress(suffix, packed)?,
+        left: limit,
+        over: &over,
+    });
     let mut count = 0;
     for entry in archive.entries().map_err(error)? {
         let mut entry = entry.map_err(error)?;
@@ -177,45 +241,65 @@ fn read_data(
         };
         // Not executed as another user by anyone: set-id bits go.
         let mode = entry.header().mode().map_err(error)? & 0o777;
-        let kind = match entry.header().entry_type() {
+        let kind = entry.header().entry_type();
+        let known = matches!(
+            kind,
+            tar::EntryType::Directory | tar::EntryType::Regular | tar::EntryType::Symlink | tar::EntryType::Link
+        );
+        if !known {
+            return Err(DebError::Kind { path });
+        }
+        if !wanted(&path) {
+            continue;
+        }
+        let installed = match kind {
             tar::EntryType::Directory => DebEntry::Directory { mode },
-            tar::EntryType::Regular => {
-                if !wanted(&path) {
-                    continue;
-                }
-                let mut contents = Vec::with_capacity(usize::try_from(entry.size().min(64 << 20)).unwrap_or(0));
-                entry.read_to_end(&mut contents).map_err(error)?;
-                DebEntry::File { mode, contents }
-            }
             tar::EntryType::Symlink => DebEntry::Symlink {
                 target: link_of(&entry)?,
             },
             tar::EntryType::Link => {
-                let target = link_of(&entry)?;
-                let target = path_of(target.as_bytes(), limits)?.unwrap_or_default();
+                let target = path_of(link_of(&entry)?.as_bytes(), limits)?.unwrap_or_default();
                 match entries.get(&target) {
                     Some(file @ DebEntry::File { .. }) => file.clone(),
-                    _ if !wanted(&target) => continue,
                     _ => {
                         return Err(DebError::Structure {
-                            reason: "a hard link names no earlier file of the package",
+                            reason: "a hard link names no earlier file of the package, or one that is left out",
                         })
                     }
                 }
             }
-            _ => return Err(DebError::Kind { path }),
+            _ => {
+                let mut contents =
+                    Vec::with_capacity(usize::try_from(entry.size().min(limit).min(64 << 20)).unwrap_or(0));
+                entry.read_to_end(&mut contents).map_err(error)?;
+                DebEntry::File { mode, contents }
+            }
         };
-        if wanted(&path) {
-            entries.insert(path, kind);
+        let again = entries.insert(path.clone(), installed);
+        if again.is_some_and(|again| !matches!(again, DebEntry::Directory { .. })) {
+            return Err(DebError::Twice { path });
         }
     }
+    // To the end: the decompressor checks its sums there.
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(error)?;
     Ok(entries)
+}
+
+fn part_error(what: &'static str, limit: u64, over: bool, source: io::Error) -> DebError {
+    if over {
+        DebError::Limit { what, limit }
+    } else {
+        DebError::Read { what, source }
+    }
 }
 
 /// The path without `./` and trailing slash; none for the root itself.
 fn path_of(bytes: &[u8], limits: &ExtractionLimits) -> Result<Option<String>, DebError> {
-    let text = String::from_utf8_lossy(bytes);
-    let path = text.strip_prefix("./").unwrap_or(&text).trim_end_matches('/');
+    // Replacing what is no text would give two files one name.
+    let text = std::str::from_utf8(bytes).map_err(|_| DebError::Structure {
+        reason: "a name is not UTF-8",
+    })?;
+    let path = text.strip_prefix("./").unwrap_or(text).trim_end_matches('/');
     if path.is_empty() || path == "." {
         return Ok(None);
     }
@@ -235,33 +319,62 @@ fn link_of<R: Read>(entry: &tar::Entry<'_, R>) -> Result<String, DebError> {
     })
 }
 
+/// Packages made in memory.
 #[cfg(test)]
-mod tests {
-    use super::*;
+pub(crate) mod fixture {
+    /// Adds entries to a package's data.
+    pub(crate) type Data = tar::Builder<Vec<u8>>;
 
-    fn deb(data: &dyn Fn(&mut tar::Builder<Vec<u8>>)) -> Vec<u8> {
-        let tar_of = |fill: &dyn Fn(&mut tar::Builder<Vec<u8>>)| {
-            let mut builder = tar::Builder::new(Vec::new());
-            fill(&mut builder);
-            builder.into_inner().unwrap()
-        };
-        let control = tar_of(&|tar| add(tar, "./control", tar::EntryType::Regular, b"Package: x\n", ""));
+    /// An ar archive of `parts`.
+    pub(crate) fn ar_of(parts: &[(&str, &[u8])]) -> Vec<u8> {
         let mut builder = ar::Builder::new(Vec::new());
-        for (name, contents) in [
-            ("debian-binary", b"2.0\n".to_vec()),
-            ("control.tar", control),
-            ("data.tar", tar_of(data)),
-        ] {
+        for (name, contents) in parts {
             builder
-                .append(&ar::Header::new(name.into(), contents.len() as u64), &contents[..])
+                .append(
+                    &ar::Header::new(name.as_bytes().to_vec(), contents.len() as u64),
+                    *contents,
+                )
                 .unwrap();
         }
         builder.into_inner().unwrap()
     }
 
-    fn add(tar: &mut tar::Builder<Vec<u8>>, path: &str, kind: tar::EntryType, contents: &[u8], link: &str) {
+    /// A tar that `fill` fills.
+    pub(crate) fn tar_of(fill: &dyn Fn(&mut Data)) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        fill(&mut builder);
+        builder.into_inner().unwrap()
+    }
+
+    /// A control.tar of one paragraph.
+    pub(crate) fn control() -> Vec<u8> {
+        tar_of(&|tar| add(tar, "./control", tar::EntryType::Regular, b"Package: x\n", ""))
+    }
+
+    /// A package that installs what `fill` adds.
+    pub(crate) fn deb(fill: &dyn Fn(&mut Data)) -> Vec<u8> {
+        let data = tar_of(fill);
+        ar_of(&[
+            ("debian-binary", b"2.0\n"),
+            ("control.tar", &control()),
+            ("data.tar", &data),
+        ])
+    }
+
+    /// A regular file.
+    pub(crate) fn file(tar: &mut Data, path: &str, contents: &[u8]) {
+        add(tar, path, tar::EntryType::Regular, contents, "");
+    }
+
+    /// Any entry, under any name, with set-id bits.
+    pub(crate) fn add(tar: &mut Data, path: &str, kind: tar::EntryType, contents: &[u8], link: &str) {
+        add_raw(tar, path.as_bytes(), kind, contents, link);
+    }
+
+    /// Like [`add`], under a name that may be no text.
+    pub(crate) fn add_raw(tar: &mut Data, path: &[u8], kind: tar::EntryType, contents: &[u8], link: &str) {
         let mut header = tar::Header::new_gnu();
-        header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
+        header.as_mut_bytes()[..path.len()].copy_from_slice(path);
         header.set_entry_type(kind);
         header.set_mode(0o4755);
         header.set_size(contents.len() as u64);
@@ -269,58 +382,8 @@ mod tests {
         header.set_cksum();
         tar.append(&header, contents).unwrap();
     }
-
-    fn read_all(bytes: &[u8]) -> Result<Deb, DebError> {
-        read(bytes, &ExtractionLimits::default(), &|_| true)
-    }
-
-    #[test]
-    fn reads_files_links_and_the_control_paragraph() {
-        let bytes = deb(&|tar| {
-            add(tar, "./", tar::EntryType::Directory, b"", "");
-            add(tar, "./usr/bin/a", tar::EntryType::Regular, b"one", "");
-            add(tar, "./usr/bin/b", tar::EntryType::Link, b"", "./usr/bin/a");
-            add(tar, "./usr/bin/c", tar::EntryType::Symlink, b"", "/anywhere");
-        });
-        let deb = read_all(&bytes).unwrap();
-        let file = DebEntry::File {
-            mode: 0o755,
-            contents: b"one".to_vec(),
-        };
-        assert_eq!(deb.control, "Package: x\n");
-        assert_eq!(deb.entries["usr/bin/a"], file);
-        assert_eq!(deb.entries["usr/bin/b"], file);
-        assert_eq!(
-            deb.entries["usr/bin/c"],
-            DebEntry::Symlink {
-                target: "/anywhere".to_owned()
-            }
-        );
-    }
-
-    #[test]
-    fn refuses_what_leaves_and_what_is_no_file() {
-        let bytes = deb(&|tar| add(tar, "./../x", tar::EntryType::Regular, b"", ""));
-        assert!(matches!(
-            read_all(&bytes),
-            Err(DebError::Path {
-                problem: PathProblem::Parent,
-                ..
-            })
-        ));
-        let bytes = deb(&|tar| add(tar, "/etc/x", tar::EntryType::Regular, b"", ""));
-        assert!(matches!(
-            read_all(&bytes),
-            Err(DebError::Path {
-                problem: PathProblem::Absolute,
-                ..
-            })
-        ));
-        let bytes = deb(&|tar| add(tar, "./dev/x", tar::EntryType::Char, b"", ""));
-        assert!(matches!(read_all(&bytes), Err(DebError::Kind { .. })));
-        let bytes = deb(&|tar| add(tar, "./x", tar::EntryType::Link, b"", "./later"));
-        assert!(matches!(read_all(&bytes), Err(DebError::Structure { .. })));
-        assert!(read_all(b"!<arch>\nrubbish").is_err());
-        assert!(matches!(read_all(b"!<arch>\n"), Err(DebError::Structure { .. })));
-    }
 }
+
+#[cfg(test)]
+#[path = "deb_tests.rs"]
+mod tests;
