@@ -45,6 +45,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("libc", &["sys"]),
     ("liblzma", &["archive"]),
     ("libdeflater", &["archive"]),
+    ("libdeflate_sys", &["sys"]),
     ("flate2", &["archive"]),
     ("zstd", &["archive"]),
     ("ar", &["archive"]),

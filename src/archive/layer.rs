@@ -16,6 +16,9 @@ use crate::policy::ExtractionLimits;
 /// A raw deflate stream below this is compressed with its neighbours instead: a member of its own costs 18 bytes and
 /// small files compress better together (measured: smallest total at 4 to 32 KiB).
 const SPLICE_FROM: usize = 4096;
+/// Version of the bytes that come out for the same entries: headers, order, where members end, the compressor and its
+/// level. Part of the key of every layer that is made here; the `libdeflater` of Cargo.lock belongs to it.
+pub const FORMAT: &str = "2";
 const BLOCK: usize = 512;
 const ZEROES: [u8; BLOCK] = [0; BLOCK];
 
@@ -65,6 +68,20 @@ pub enum LayerError {
         /// What is wrong with it.
         problem: PathProblem,
     },
+    /// Below something that is no directory.
+    #[error("write layer entry {path:?}: {parent:?} is no directory")]
+    NotADirectory {
+        /// The entry.
+        path: String,
+        /// The file or link it would be below.
+        parent: String,
+    },
+    /// A link to nothing that can be a path.
+    #[error("write layer entry {path:?}: its link target is empty, too long or has a NUL")]
+    Target {
+        /// The link.
+        path: String,
+    },
     /// Not in order.
     #[error("write layer entry {path:?}: it does not sort after {previous:?}")]
     Order {
@@ -100,6 +117,7 @@ pub struct LayerWriter<'a, W: Write> {
     tar: Hasher,
     owner: u32,
     previous: String,
+    previous_is_directory: bool,
     /// Directories written so far, innermost last: all are prefixes of `previous`.
     parents: Vec<String>,
     unpacked_bytes: u64,
@@ -119,6 +137,7 @@ impl<'a, W: Write> LayerWriter<'a, W> {
             tar: Hasher::new(),
             owner,
             previous: String::new(),
+            previous_is_directory: true,
             parents: Vec::new(),
             unpacked_bytes: 0,
             entries: 0,
@@ -129,7 +148,9 @@ impl<'a, W: Write> LayerWriter<'a, W> {
     /// Adds a directory; its parents too when they are missing.
     pub fn directory(&mut self, path: &str, mode: u32) -> Result<(), LayerError> {
         self.enter(path)?;
-        self.put_directory(path, mode)
+        self.put_directory(path, mode)?;
+        self.previous_is_directory = true;
+        Ok(())
     }
 
     /// Adds a regular file.
@@ -141,8 +162,8 @@ impl<'a, W: Write> LayerWriter<'a, W> {
         self.mirror(path, |tree| tree.file(path, mode, contents))
     }
 
-    /// Adds a regular file whose contents are also there as the raw deflate stream of a zip; `crc` is that of
-    /// `contents` and has been checked.
+    /// Adds a regular file whose contents are also there as the raw deflate stream of a zip. The caller has checked that
+    /// `deflated` inflates to `contents` and ends with its last byte, and that `crc` is that of `contents`.
     pub fn spliced(
         &mut self,
         path: &str,
@@ -167,6 +188,9 @@ impl<'a, W: Write> LayerWriter<'a, W> {
 
     /// Adds a symbolic link; the target is stored as it is.
     pub fn symlink(&mut self, path: &str, target: &str) -> Result<(), LayerError> {
+        if target.is_empty() || target.len() > self.limits.path || target.contains('\0') {
+            return Err(LayerError::Target { path: path.to_owned() });
+        }
         self.enter(path)?;
         self.header(path, 0o777, 0, tar::EntryType::Symlink, Some(target))?;
         self.mirror(path, |tree| tree.symlink(path, target))
@@ -202,6 +226,13 @@ impl<'a, W: Write> LayerWriter<'a, W> {
                 previous: self.previous.clone(),
             });
         }
+        // Whatever lies below a file would come right after it.
+        if !self.previous_is_directory && is_below(path, &self.previous) {
+            return Err(LayerError::NotADirectory {
+                path: path.to_owned(),
+                parent: self.previous.clone(),
+            });
+        }
         self.parents.retain(|parent| is_below(path, parent));
         let missing: Vec<String> = path
             .match_indices('/')
@@ -212,6 +243,7 @@ impl<'a, W: Write> LayerWriter<'a, W> {
             self.put_directory(&parent, 0o755)?;
         }
         path.clone_into(&mut self.previous);
+        self.previous_is_directory = false;
         Ok(())
     }
 
@@ -239,6 +271,8 @@ impl<'a, W: Write> LayerWriter<'a, W> {
         let mut records = Vec::new();
         if header.set_path(path).is_err() {
             records.extend(pax_record("path", path));
+            // Readers take the name from the record; what a failed attempt left in the header is not ours to promise.
+            set_short_name(&mut header, path);
         }
         if let Some(target) = target {
             // Verbatim: a link target is text, not a path that the crate may normalise.
@@ -280,6 +314,15 @@ impl<'a, W: Write> LayerWriter<'a, W> {
             Some(tree) => act(*tree).map_err(io_error(path)),
             None => Ok(()),
         }
+    }
+}
+
+/// Puts the first bytes of a name into a ustar header, and nothing into the prefix.
+fn set_short_name(header: &mut tar::Header, path: &str) {
+    if let Some(ustar) = header.as_ustar_mut() {
+        ustar.prefix.fill(0);
+        let bytes = path.bytes().chain(std::iter::repeat(0));
+        ustar.name.iter_mut().zip(bytes).for_each(|(slot, byte)| *slot = byte);
     }
 }
 
@@ -385,6 +428,83 @@ mod tests {
                 ..
             })
         ));
+    }
+
+    #[test]
+    fn refuses_deletions_files_as_directories_and_links_to_nothing() {
+        let mut writer = LayerWriter::new(io::sink(), None, 0);
+        for path in ["site/.wh.numpy", "site/.wh..wh..opq", ".wh.a/b"] {
+            assert!(matches!(
+                writer.file(path, 0o644, b""),
+                Err(LayerError::Path {
+                    problem: PathProblem::Whiteout,
+                    ..
+                })
+            ));
+        }
+        writer.file("a", 0o644, b"").unwrap();
+        assert!(matches!(
+            writer.file("a/b", 0o644, b""),
+            Err(LayerError::NotADirectory { path, parent }) if path == "a/b" && parent == "a"
+        ));
+        writer.symlink("l", "a").unwrap();
+        assert!(matches!(
+            writer.directory("l/d", 0o755),
+            Err(LayerError::NotADirectory { .. })
+        ));
+        writer.directory("m", 0o755).unwrap();
+        writer.file("m/x", 0o644, b"").unwrap();
+        for target in ["", "a\0b", &"x".repeat(5000)] {
+            assert!(matches!(writer.symlink("n", target), Err(LayerError::Target { .. })));
+        }
+    }
+
+    #[test]
+    fn every_length_of_name_is_read_back() {
+        let mut paths = Vec::new();
+        for length in [1, 99, 100, 101, 154, 155, 156, 200, 254, 255] {
+            paths.push("n".repeat(length));
+            paths.push(format!("{}/{}", "d".repeat(length), "f".repeat(255)));
+            paths.push(format!("{0}/{0}/f", "e".repeat(length)));
+        }
+        paths.sort_by(|one, other| order(one, other));
+        let mut blob = Vec::new();
+        let mut writer = LayerWriter::new(&mut blob, None, 0);
+        for path in &paths {
+            writer.file(path, 0o644, path.as_bytes()).unwrap();
+        }
+        writer.finish().unwrap();
+        let mut seen = Vec::new();
+        for entry in tar::Archive::new(&gunzip(&blob)[..]).entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let path = String::from_utf8(entry.path_bytes().into_owned()).unwrap();
+            if entry.header().entry_type().is_file() {
+                let mut contents = String::new();
+                entry.read_to_string(&mut contents).unwrap();
+                assert_eq!(contents, path);
+                seen.push(path);
+            }
+        }
+        assert_eq!(seen, paths);
+    }
+
+    #[test]
+    fn the_bytes_are_a_promise() {
+        let mut blob = Vec::new();
+        let mut writer = LayerWriter::new(&mut blob, None, 1000);
+        writer.directory("app", 0o755).unwrap();
+        writer.file("app/main.py", 0o644, b"print('hello')\n").unwrap();
+        writer.file(&format!("app/{}", "z".repeat(150)), 0o600, b"").unwrap();
+        writer.symlink("bin", "usr/bin").unwrap();
+        let written = writer.finish().unwrap();
+        assert_eq!(
+            written.diff_id.hex(),
+            "5df97cd6fcf7ddf393afe1e7f709a8174d94e8fc5d4ed9dfcfd63d590ded1cdd"
+        );
+        assert_eq!(
+            written.digest.hex(),
+            "d0789f31162123f5392fcfd0e83c4ca7b9d84c979570d925520e24934d5cf745"
+        );
     }
 
     #[test]

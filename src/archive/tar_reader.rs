@@ -1,25 +1,28 @@
 //! Reads a layer of a stranger's image: tar, plain or compressed, bounded and hashed while it is read.
 //!
-//! The `tar` crate parses headers; extended headers are interpreted here, where they are bounded. The diff id is that
-//! of the whole stream, trailing padding included, so the stream is always read to its end. What an entry may be
-//! follows the OCI image specification ("Image Layer Filesystem Changeset").
+//! The `tar` crate parses headers; extended headers are interpreted here, where they are bounded. What readers are known
+//! to understand differently (a size on a link, a number that overflows, two sizes, a lone zero block, names for all in
+//! a global header) is refused, so that what a scanner saw is what runs. The diff id is that of the whole stream,
+//! trailing padding included, so the stream is always read to its end. What an entry may be follows the OCI image
+//! specification ("Image Layer Filesystem Changeset").
 
 use std::io::{self, BufReader, Read};
 
-use super::path::{check_path, PathProblem};
+use super::path::{check_foreign_path, PathProblem, WHITEOUT};
 use crate::oci::{DiffId, Hasher};
 use crate::policy::ExtractionLimits;
 
 /// zstd windows larger than this need as much memory: 128 MiB is what `zstd --long=27` makes.
 const MAX_WINDOW_LOG: u32 = 27;
-const WHITEOUT: &str = ".wh.";
 const OPAQUE: &str = ".wh..wh..opq";
+const BLOCK: usize = 512;
+const NOT_A_FILE_WITH_SIZE: &str = "it has a size, but is no file";
 
 /// One change of a layer.
 pub enum Change<'a> {
     /// A directory.
     Directory {
-        /// Permission bits, without set-id bits.
+        /// Permission bits and the sticky bit, without set-id bits.
         mode: u32,
     },
     /// A regular file.
@@ -121,11 +124,12 @@ struct Bounded<'c, R> {
     packed: &'c std::cell::Cell<u64>,
     limits: &'c ExtractionLimits,
     exceeded: &'c std::cell::Cell<Option<(&'static str, u64)>>,
+    damaged: &'c std::cell::Cell<bool>,
 }
 
 impl<R: Read> Read for Bounded<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
+        let count = self.inner.read(buffer).inspect_err(|_| self.damaged.set(true))?;
         self.hasher.update(buffer.get(..count).unwrap_or_default());
         let bytes = self.hasher.bytes();
         // Headers and padding come on top of the contents: twice the limit plus a block per entry is never reached honestly.
@@ -157,7 +161,7 @@ pub fn read_layer(
     limits: &ExtractionLimits,
     visit: &mut dyn FnMut(&str, Change<'_>) -> io::Result<()>,
 ) -> Result<DiffId, TarError> {
-    let (packed, exceeded) = (std::cell::Cell::new(0), std::cell::Cell::new(None));
+    let (packed, exceeded, damaged) = Default::default();
     let mut counted = Counted {
         inner: reader,
         count: &packed,
@@ -180,15 +184,28 @@ pub fn read_layer(
         packed: &packed,
         limits,
         exceeded: &exceeded,
+        damaged: &damaged,
     };
     let mut archive = tar::Archive::new(BufReader::with_capacity(256 << 10, bounded));
     let result = read_entries(&mut archive, limits, visit);
     if let Some((what, limit)) = exceeded.get() {
         return Err(TarError::Limit { what, limit });
     }
-    result?;
+    result.map_err(|error| match error {
+        // The visitor only passes on what reading the contents told it.
+        TarError::Visit { source, .. } if damaged.get() => TarError::Read(source),
+        other => other,
+    })?;
     let mut rest = archive.into_inner();
-    let drained = io::copy(&mut rest, &mut io::sink());
+    let mut second = [0; BLOCK];
+    let drained = read_up_to(&mut rest, &mut second);
+    if second != [0; BLOCK] {
+        return Err(TarError::Entry {
+            path: "end of archive".to_owned(),
+            reason: "more entries follow a single zero block",
+        });
+    }
+    let drained = drained.and_then(|_| io::copy(&mut rest, &mut io::sink()));
     if let Some((what, limit)) = exceeded.get() {
         return Err(TarError::Limit { what, limit });
     }
@@ -220,6 +237,7 @@ fn read_entries<R: Read>(
                 limit: limits.entries,
             });
         }
+        check_numbers(&entry)?;
         match entry.header().entry_type() {
             tar::EntryType::XHeader => {
                 pax(&bounded(&mut entry, limits)?, &mut extended)?;
@@ -234,19 +252,47 @@ fn read_entries<R: Read>(
                 continue;
             }
             tar::EntryType::XGlobalHeader => {
-                bounded(&mut entry, limits)?;
+                let mut all = Extended::default();
+                pax(&bounded(&mut entry, limits)?, &mut all)?;
+                if all.path.is_some() || all.link.is_some() || all.size.is_some() {
+                    return Err(TarError::Entry {
+                        path: "global pax header".to_owned(),
+                        reason: "it gives a name or a size to all entries",
+                    });
+                }
                 continue;
             }
             _ => {}
         }
         let said = std::mem::take(&mut extended);
         let raw = said.path.unwrap_or_else(|| entry.path_bytes().into_owned());
-        let Some(path) = clean(&raw, limits)? else { continue };
+        let Some(path) = clean(&raw, limits)? else {
+            if entry.header().entry_type().is_dir() {
+                continue;
+            }
+            return Err(TarError::Entry {
+                path: "/".to_owned(),
+                reason: "it is the root, but no directory",
+            });
+        };
         let error = |reason| TarError::Entry {
             path: path.clone(),
             reason,
         };
         let size = entry.header().entry_size().map_err(TarError::Read)?;
+        let kind = match entry.header().entry_type() {
+            // How the seventh edition wrote directories.
+            tar::EntryType::Regular if raw.ends_with(b"/") => tar::EntryType::Directory,
+            kind => kind,
+        };
+        let has_contents = matches!(
+            kind,
+            tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse
+        );
+        if size > 0 && !has_contents {
+            // Some readers skip that many bytes, others read headers there.
+            return Err(error(NOT_A_FILE_WITH_SIZE));
+        }
         if said.size.is_some_and(|said| said != size) {
             return Err(error("its two headers give different sizes"));
         }
@@ -260,15 +306,14 @@ fn read_entries<R: Read>(
         let link = said
             .link
             .or_else(|| entry.link_name_bytes().map(|link| link.into_owned()));
-        one(&path, &mut entry, size, link, limits, visit)?;
+        one((&path, kind, size), &mut entry, link, limits, visit)?;
     }
     Ok(())
 }
 
 fn one<R: Read>(
-    path: &str,
+    (path, kind, size): (&str, tar::EntryType, u64),
     entry: &mut tar::Entry<'_, R>,
-    size: u64,
     link: Option<Vec<u8>>,
     limits: &ExtractionLimits,
     visit: &mut dyn FnMut(&str, Change<'_>) -> io::Result<()>,
@@ -282,6 +327,9 @@ fn one<R: Read>(
         source,
     };
     let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+    if parent.split('/').any(|component| component.starts_with(WHITEOUT)) {
+        return Err(error("it lies below a whiteout"));
+    }
     if name == OPAQUE {
         return visit(parent, Change::Opaque).map_err(failed);
     }
@@ -297,17 +345,16 @@ fn one<R: Read>(
         return visit(&hidden, Change::Whiteout).map_err(failed);
     }
     // Nobody becomes another user in the sandbox; the bits would only matter outside of it.
-    let mode = entry.header().mode().map_err(TarError::Read)? & 0o777;
+    let mode = entry.header().mode().map_err(TarError::Read)?;
     let target = |link: Option<Vec<u8>>| {
         let link = link.filter(|link| !link.is_empty() && link.len() <= limits.path && !link.contains(&0));
         link.and_then(|link| String::from_utf8(link).ok())
             .ok_or(error("its target is missing, too long or not UTF-8"))
     };
-    let change = match entry.header().entry_type() {
-        tar::EntryType::Directory => Change::Directory { mode },
-        tar::EntryType::Regular | tar::EntryType::Continuous if path.ends_with('/') => Change::Directory { mode },
+    let change = match kind {
+        tar::EntryType::Directory => Change::Directory { mode: mode & 0o1777 },
         tar::EntryType::Regular | tar::EntryType::Continuous => Change::File {
-            mode,
+            mode: mode & 0o777,
             size,
             contents: entry,
         },
@@ -329,6 +376,33 @@ fn one<R: Read>(
     visit(path, change).map_err(failed)
 }
 
+/// Size and mode as tar writes them: octal digits between spaces and NULs, or a binary number that is neither negative
+/// nor wider than 63 bits (of wider ones, readers drop different parts).
+fn check_numbers<R: Read>(entry: &tar::Entry<'_, R>) -> Result<(), TarError> {
+    let header = entry.header().as_old();
+    if strict_number(&header.size) && strict_number(&header.mode) {
+        return Ok(());
+    }
+    Err(TarError::Entry {
+        path: String::from_utf8_lossy(&entry.path_bytes()).chars().take(200).collect(),
+        reason: "its size or mode is no number",
+    })
+}
+
+fn strict_number(field: &[u8]) -> bool {
+    if let [first, rest @ ..] = field {
+        if first & 0x80 != 0 {
+            let (high, low) = rest.split_at(rest.len().saturating_sub(8));
+            return *first == 0x80
+                && high.iter().all(|byte| *byte == 0)
+                && (low.len() < 8 || low.first().is_some_and(|byte| byte & 0x80 == 0));
+        }
+    }
+    let digits = field.trim_ascii_start();
+    let count = digits.iter().take_while(|byte| matches!(byte, b'0'..=b'7')).count();
+    count > 0 && digits.iter().skip(count).all(|byte| matches!(byte, b' ' | 0))
+}
+
 /// The path without leading `./` and `/` (which every tool drops) and trailing slash; none for the root.
 fn clean(raw: &[u8], limits: &ExtractionLimits) -> Result<Option<String>, TarError> {
     let lossy = || String::from_utf8_lossy(raw).chars().take(200).collect::<String>();
@@ -344,7 +418,7 @@ fn clean(raw: &[u8], limits: &ExtractionLimits) -> Result<Option<String>, TarErr
     if path.is_empty() || path == "." {
         return Ok(None);
     }
-    check_path(path, limits).map_err(|problem| TarError::Path { path: lossy(), problem })?;
+    check_foreign_path(path, limits).map_err(|problem| TarError::Path { path: lossy(), problem })?;
     Ok(Some(path.to_owned()))
 }
 

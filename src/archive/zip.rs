@@ -10,10 +10,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use libdeflater::{Crc, Decompressor};
+use libdeflater::crc32;
 
 use super::path::{check_path, PathProblem};
 use crate::policy::ExtractionLimits;
+use crate::sys::inflate::Inflater;
 
 const END_OF_DIRECTORY: u32 = 0x0605_4b50;
 const END_OF_DIRECTORY_64: u32 = 0x0606_4b50;
@@ -21,14 +22,19 @@ const LOCATOR_64: u32 = 0x0706_4b50;
 const DIRECTORY_ENTRY: u32 = 0x0201_4b50;
 const LOCAL_HEADER: u32 = 0x0403_4b50;
 const END_SIZE: u64 = 22;
+const LOCATOR_64_SIZE: u64 = 20;
 /// The end record may be followed by a comment of this length.
 const MAX_COMMENT: u64 = 0xffff;
 /// Names, times and attributes of 500,000 entries; torch has 3 MB.
 const MAX_DIRECTORY: u64 = 128 << 20;
 /// One file of a wheel is held in memory while it is hashed.
 const MAX_ENTRY: u64 = 2 << 30;
-const ENCRYPTED: u16 = 1;
+/// Encrypted, patched, strongly encrypted, masked header: contents are not what they look like.
+const UNREADABLE: u16 = 1 | 1 << 5 | 1 << 6 | 1 << 13;
 const DESCRIPTOR_FOLLOWS: u16 = 1 << 3;
+/// Info-ZIP's second name for an entry.
+const UNICODE_PATH: u16 = 0x7075;
+const ZIP64: u16 = 1;
 
 /// How an entry is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +60,7 @@ pub struct Entry {
     pub size: u64,
     /// Whether the owner may execute it.
     pub executable: bool,
+    directory: bool,
     header_at: u64,
     data_at: u64,
 }
@@ -129,15 +136,17 @@ impl Zip {
         }
         entries.sort_by(|one, other| one.name.cmp(&other.name));
         check_names(&entries)?;
+        entries.retain(|entry| !entry.directory);
         Ok(Self { file, entries })
     }
 
-    /// The files; directories are left out.
+    /// The files, in the order of their names; directories are left out.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    /// Reads an entry: its stored bytes into `stored`, its checked contents into `contents`.
+    /// Reads an entry: its stored bytes into `stored`, its checked contents into `contents`. A deflate stream ends with
+    /// the last stored byte, so that it may be copied.
     pub fn read(&self, entry: &Entry, stored: &mut Vec<u8>, contents: &mut Vec<u8>) -> Result<(), ZipError> {
         let error = |reason| ZipError::Entry {
             name: entry.name.clone(),
@@ -150,18 +159,19 @@ impl Zip {
             Method::Stored => contents.clone_from(stored),
             Method::Deflated => {
                 contents.resize(size(entry.size)?, 0);
-                let mut decompressor = Decompressor::new();
-                let inflated = decompressor.deflate_decompress(stored, contents);
-                if inflated.map_err(|_| error("its deflate stream is damaged or longer than it says"))?
-                    != contents.len()
-                {
+                let mut inflater = Inflater::new().ok_or(error("there is no memory to inflate it"))?;
+                let inflated = inflater
+                    .inflate(stored, contents)
+                    .ok_or(error("its deflate stream is damaged or longer than it says"))?;
+                if inflated.written != contents.len() {
                     return Err(error("its contents are shorter than it says"));
+                }
+                if inflated.used != stored.len() {
+                    return Err(error("bytes follow its deflate stream"));
                 }
             }
         }
-        let mut crc = Crc::new();
-        crc.update(contents);
-        if crc.sum() != entry.crc {
+        if crc32(contents) != entry.crc {
             return Err(error("its CRC does not match its contents"));
         }
         Ok(())
@@ -181,50 +191,79 @@ fn find_directory(file: &File, length: u64) -> Result<(u64, u64, u64), ZipError>
     let at = found.ok_or(structure(
         "there is no end of central directory: it is no zip file or is cut off",
     ))?;
-    let field16 = |offset| {
-        u16_at(&tail, at + offset)
-            .map(u64::from)
-            .ok_or(structure("the end record is cut off"))
+    let cut = || structure("the end record is cut off");
+    let field16 = |offset| u16_at(&tail, at + offset).ok_or_else(cut);
+    let field32 = |offset| u32_at(&tail, at + offset).ok_or_else(cut);
+    let said = End {
+        disk: field16(4)?,
+        count_here: field16(8)?,
+        count: field16(10)?,
+        size: field32(12)?,
+        directory_at: field32(16)?,
     };
-    let field32 = |offset| {
-        u32_at(&tail, at + offset)
-            .map(u64::from)
-            .ok_or(structure("the end record is cut off"))
-    };
-    if field16(4)? != 0 && field16(4)? != 0xffff {
+    let end_at = tail_at + at as u64;
+    if let Some(found) = find_directory_64(file, end_at, &said)? {
+        return Ok(found);
+    }
+    if said.disk != 0 || said.count_here != said.count {
         return Err(structure("it is split over several disks"));
     }
-    let end_at = tail_at + at as u64;
-    let (mut count, mut size, mut directory_at) = (field16(10)?, field32(12)?, field32(16)?);
-    if count == 0xffff || size == 0xffff_ffff || directory_at == 0xffff_ffff {
-        (count, size, directory_at) = find_directory_64(file, end_at)?;
-    }
-    if directory_at.checked_add(size).is_none_or(|end| end > end_at) {
-        return Err(structure("the central directory does not lie before its end record"));
-    }
-    Ok((count, directory_at, size))
+    let (size, directory_at) = (u64::from(said.size), u64::from(said.directory_at));
+    adjoins(directory_at, size, end_at)?;
+    Ok((u64::from(said.count), directory_at, size))
 }
 
-fn find_directory_64(file: &File, end_at: u64) -> Result<(u64, u64, u64), ZipError> {
-    let structure = |reason| ZipError::Structure { reason };
-    let locator_at = end_at
-        .checked_sub(20)
-        .ok_or(structure("the zip64 locator is missing"))?;
-    let locator = read_at(file, locator_at, 20)?;
-    if u32_at(&locator, 0) != Some(LOCATOR_64) {
-        return Err(structure("the zip64 locator is missing"));
+/// The end record, whose fields are all ones when zip64's say it.
+struct End {
+    disk: u16,
+    count_here: u16,
+    count: u16,
+    size: u32,
+    directory_at: u32,
+}
+
+/// Readers disagree about what a gap means (Python moves every offset by it), so there must be none.
+fn adjoins(directory_at: u64, size: u64, next: u64) -> Result<(), ZipError> {
+    if directory_at.checked_add(size) != Some(next) {
+        return Err(ZipError::Structure {
+            reason: "the central directory does not end where its end record starts",
+        });
     }
+    Ok(())
+}
+
+/// The zip64 record counts when its locator is there, whatever the end record says; the two may not differ.
+fn find_directory_64(file: &File, end_at: u64, said: &End) -> Result<Option<(u64, u64, u64)>, ZipError> {
+    let structure = |reason| ZipError::Structure { reason };
+    let locator = match end_at.checked_sub(LOCATOR_64_SIZE) {
+        Some(at) => read_at(file, at, LOCATOR_64_SIZE)?,
+        None => Vec::new(),
+    };
+    if u32_at(&locator, 0) != Some(LOCATOR_64) {
+        return Ok(None);
+    }
+    let locator_at = end_at - LOCATOR_64_SIZE;
     let record_at = u64_at(&locator, 8).filter(|at| at.checked_add(56).is_some_and(|end| end <= locator_at));
-    let record = read_at(
-        file,
-        record_at.ok_or(structure("the zip64 record is out of place"))?,
-        56,
-    )?;
+    let record_at = record_at.ok_or(structure("the zip64 record is out of place"))?;
+    let record = read_at(file, record_at, 56)?;
     if u32_at(&record, 0) != Some(END_OF_DIRECTORY_64) {
         return Err(structure("the zip64 record is missing"));
     }
     let field = |offset| u64_at(&record, offset).ok_or(structure("the zip64 record is cut off"));
-    Ok((field(32)?, field(48)?, field(40)?))
+    if record_at.checked_add(12).and_then(|at| at.checked_add(field(4).ok()?)) != Some(locator_at) {
+        return Err(structure("the zip64 record does not end where its locator starts"));
+    }
+    let (count_here, count, size, directory_at) = (field(24)?, field(32)?, field(40)?, field(48)?);
+    let same16 = |said: u16, got: u64| said == u16::MAX || u64::from(said) == got;
+    let same32 = |said: u32, got: u64| said == u32::MAX || u64::from(said) == got;
+    if !(same16(said.count, count) && same32(said.size, size) && same32(said.directory_at, directory_at)) {
+        return Err(structure("the end record and the zip64 record contradict each other"));
+    }
+    if u32_at(&record, 16) != Some(0) || u32_at(&record, 20) != Some(0) || count_here != count {
+        return Err(structure("it is split over several disks"));
+    }
+    adjoins(directory_at, size, record_at)?;
+    Ok(Some((count, directory_at, size)))
 }
 
 fn parse_directory(directory: &[u8], count: u64, limits: &ExtractionLimits) -> Result<Vec<Entry>, ZipError> {
@@ -266,15 +305,22 @@ fn parse_directory(directory: &[u8], count: u64, limits: &ExtractionLimits) -> R
             name: name.to_owned(),
             reason,
         };
-        if field16(8)? & ENCRYPTED != 0 {
+        if field16(8)? & UNREADABLE != 0 {
             return Err(error("it is encrypted"));
+        }
+        if field16(34)? != 0 && field16(34)? != u16::MAX {
+            return Err(error("it is on another disk"));
+        }
+        if extra_field(extra, UNICODE_PATH).is_some_and(|second| second.get(5..) != Some(name.as_bytes())) {
+            return Err(error("it has a second, different name"));
         }
         let attributes = field32(38)? >> 16;
         if !matches!(attributes & 0o170_000, 0 | 0o100_000 | 0o040_000) {
             return Err(error("it is a link or a device, wheels hold plain files only"));
         }
-        if name.ends_with('/') {
-            continue;
+        let directory = name.ends_with('/');
+        if !directory && attributes & 0o170_000 == 0o040_000 {
+            return Err(error("it is a directory by its attributes, but not by its name"));
         }
         let method = match field16(10)? {
             0 => Method::Stored,
@@ -290,6 +336,10 @@ fn parse_directory(directory: &[u8], count: u64, limits: &ExtractionLimits) -> R
         if method == Method::Stored && size != compressed {
             return Err(error("it is stored, but its two sizes differ"));
         }
+        // Two bytes: what an empty deflate stream takes.
+        if directory && (size > 0 || compressed > 2) {
+            return Err(error("it is a directory with contents"));
+        }
         limit("the size of an entry", size.max(compressed), MAX_ENTRY)?;
         let executable = attributes & 0o111 != 0;
         let name = name.to_owned();
@@ -300,8 +350,14 @@ fn parse_directory(directory: &[u8], count: u64, limits: &ExtractionLimits) -> R
             compressed,
             size,
             executable,
+            directory,
             header_at,
             data_at: 0,
+        });
+    }
+    if at != directory.len() {
+        return Err(ZipError::Structure {
+            reason: "the central directory holds more than it says",
         });
     }
     Ok(entries)
@@ -316,7 +372,8 @@ struct Wide {
 
 impl Wide {
     fn resolve(&self, extra: &[u8]) -> Option<(u64, u64, u64)> {
-        let mut values = zip64_field(extra);
+        let mut values =
+            extra_field(extra, ZIP64).map(|data| data.chunks_exact(8).filter_map(|bytes| u64_at(bytes, 0)));
         let mut one = |field: u32| {
             if field == u32::MAX {
                 values.as_mut()?.next()
@@ -328,12 +385,13 @@ impl Wide {
     }
 }
 
-fn zip64_field(mut extra: &[u8]) -> Option<impl Iterator<Item = u64> + '_> {
+/// The data of the first extra field of a kind.
+fn extra_field(mut extra: &[u8], wanted: u16) -> Option<&[u8]> {
     loop {
         let (kind, length) = (u16_at(extra, 0)?, usize::from(u16_at(extra, 2)?));
         let data = extra.get(4..4 + length)?;
-        if kind == 1 {
-            return Some(data.chunks_exact(8).filter_map(|bytes| u64_at(bytes, 0)));
+        if kind == wanted {
+            return Some(data);
         }
         extra = extra.get(4 + length..)?;
     }
@@ -363,7 +421,7 @@ fn check_local_header(file: &File, entry: &mut Entry, directory_at: u64) -> Resu
         return Err(error("its header has another name"));
     }
     let method = if entry.method == Method::Deflated { 8 } else { 0 };
-    if field16(8)? != method || field16(6)? & ENCRYPTED != 0 {
+    if field16(8)? != method || field16(6)? & UNREADABLE != 0 {
         return Err(error("its header has another compression"));
     }
     if field16(6)? & DESCRIPTOR_FOLLOWS == 0 {
@@ -403,12 +461,13 @@ fn check_totals(entries: &[Entry], length: u64, limits: &ExtractionLimits) -> Re
     Ok(())
 }
 
-/// No name twice, and no file that is also a directory of another.
+/// No name twice, and no file that is also a directory.
 fn check_names(sorted: &[Entry]) -> Result<(), ZipError> {
-    let names: BTreeSet<&str> = sorted.iter().map(|entry| entry.name.as_str()).collect();
+    let files = sorted.iter().filter(|entry| !entry.directory);
+    let names: BTreeSet<&str> = files.map(|entry| entry.name.as_str()).collect();
     for pair in sorted.windows(2) {
         if let [one, other] = pair {
-            if one.name == other.name {
+            if one.name == other.name && !one.directory {
                 return Err(ZipError::Entry {
                     name: one.name.clone(),
                     reason: "it is there twice",

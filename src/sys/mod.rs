@@ -1,4 +1,5 @@
 //! The kernel edge: what rustix does not wrap, and the only `unsafe` of the crate.
 
 pub mod clock;
+pub mod inflate;
 pub mod process;
