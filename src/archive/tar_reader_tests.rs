@@ -257,7 +257,7 @@ fn refuses_numbers_that_readers_understand_differently() {
         b"\x80\x01\0\0\0\0\0\0\0\0\0\0",
         b"\x80\0\0\0\x80\0\0\0\0\0\0\0",
         b"+0000000000\0",
-        b"00000\0000001",
+        b"00000\x00000001",
     ] {
         assert_eq!(refusal(&[size(field)]), "its size or mode is no number", "{field:?}");
     }

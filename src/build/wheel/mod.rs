@@ -12,15 +12,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 
-use crate::archive::layer::{order, LayerError, LayerWriter, TreeSink, WrittenLayer};
+use crate::archive::layer::{self, order, LayerError, LayerWriter, TreeSink, WrittenLayer};
 use crate::archive::zip::{Entry, Zip, ZipError};
 use crate::oci::{Digest, Hasher};
 use crate::policy::ExtractionLimits;
 
 use record::Record;
 
-/// Version of everything a wheel's layer depends on besides the wheel: paths, scripts, compression.
-const FORMAT: &str = "1";
+/// Version of everything a wheel's layer depends on besides the wheel and the layer's own format: paths, scripts, RECORD.
+const FORMAT: &str = "2";
 /// Where everything goes, without leading slash.
 pub const PREFIX: &str = "opt/py";
 /// Where packages go.
@@ -59,6 +59,16 @@ pub enum WheelError {
         /// The path.
         path: String,
     },
+    /// What is a file of one wheel is a directory of another.
+    #[error("install {file_of} and {directory_of}: /{path} is a file of the first and a directory of the second")]
+    FileAndDirectory {
+        /// The wheel that brings the file.
+        file_of: String,
+        /// The wheel that has files below it.
+        directory_of: String,
+        /// The path.
+        path: String,
+    },
     /// The layer cannot be written.
     #[error(transparent)]
     Layer(#[from] LayerError),
@@ -72,6 +82,7 @@ pub struct Wheel {
     zip: Zip,
     items: BTreeMap<String, Item>,
     record: Record,
+    warnings: Vec<String>,
 }
 
 /// A file to install.
@@ -92,17 +103,28 @@ enum Source {
 /// What a layer of wheels is keyed by: their hashes, in the order given.
 pub fn layer_key(wheels: &[Digest]) -> Digest {
     let mut hasher = Hasher::new();
-    hasher.update(format!("gantry wheel layer\0{FORMAT}\0{PREFIX}\0").as_bytes());
+    hasher.update(format!("gantry wheel layer\0{FORMAT}\0{}\0{PREFIX}\0", layer::FORMAT).as_bytes());
     for wheel in wheels {
         hasher.update(wheel.to_string().as_bytes());
     }
     hasher.digest()
 }
 
-/// The project and version in a wheel's file name, as written there.
+/// The project and version in a wheel's file name, as written there; none when it is not of the form
+/// `name-version[-build]-python-abi-platform.whl`.
 pub fn name_and_version(file_name: &str) -> Option<(&str, &str)> {
-    let mut parts = file_name.strip_suffix(".whl")?.split('-');
-    Some((parts.next()?, parts.next()?))
+    let parts: Vec<&str> = file_name.strip_suffix(".whl")?.split('-').collect();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.+!".contains(&byte);
+    let starts_well = |part: &&str| {
+        part.bytes()
+            .next()
+            .is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    let (name, version) = (parts.first()?, parts.get(1)?);
+    let fits = matches!(parts.len(), 5 | 6)
+        && parts.iter().all(|part| !part.is_empty() && part.bytes().all(plain))
+        && [name, version].into_iter().all(starts_well);
+    fits.then_some((name, version))
 }
 
 /// PEP 503: lower case, runs of `-_.` are one `-`.
@@ -136,6 +158,10 @@ impl Wheel {
             }
             let mut bytes = Vec::new();
             zip.read(entry, &mut Vec::new(), &mut bytes).map_err(zip_error)?;
+            // Old descriptions come in any encoding; the fields that count are ASCII.
+            if name == "METADATA" {
+                return Ok(Some(String::from_utf8_lossy(&bytes).into_owned()));
+            }
             String::from_utf8(bytes)
                 .map(Some)
                 .map_err(|_| contents(format!("{path} is not UTF-8")))
@@ -160,9 +186,45 @@ impl Wheel {
             zip,
             items: BTreeMap::new(),
             record,
+            warnings: Vec::new(),
         };
+        wheel.compare_with_record(&dist_info);
         wheel.plan(name, &dist_info, &entry_points)?;
         Ok(wheel)
+    }
+
+    /// What is odd about it, but no reason to refuse it.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Files that RECORD leaves out are installed, as all installers do, but nothing vouches for them.
+    fn compare_with_record(&mut self, dist_info: &str) {
+        let record_path = format!("{dist_info}/RECORD");
+        let names: BTreeSet<&str> = self.zip.entries().iter().map(|entry| entry.name.as_str()).collect();
+        let unlisted = names
+            .iter()
+            .filter(|name| !name.starts_with(&record_path) && !self.record.lists(name))
+            .copied();
+        let missing = self.record.paths().filter(|path| !names.contains(path));
+        let unchecked = self.record.unchecked();
+        for (files, what) in [
+            (unlisted.collect::<Vec<_>>(), "not listed in its RECORD"),
+            (missing.collect(), "listed in its RECORD, but not there"),
+            (
+                unchecked.collect(),
+                "hashed in its RECORD in a way gantry does not know",
+            ),
+        ] {
+            if let Some(first) = files.first() {
+                let file = format!("{}: {first} is {what}", self.file_name);
+                let more = files.len() - 1;
+                self.warnings.push(match more {
+                    0 => file,
+                    _ => format!("{file} (and {more} more)"),
+                });
+            }
+        }
     }
 
     /// Bytes of its files.
@@ -204,19 +266,21 @@ impl Wheel {
                         "scripts" => {
                             executable = true;
                             source = scripts::rewrite(&self.read(entry)?).map_or(source, Source::Bytes);
-                            self.script_path(rest)?
+                            format!("{PREFIX}/bin/{rest}")
                         }
                         _ => return Err(self.contents(format!("{} is of the unknown kind {kind:?}", entry.name))),
                     }
                 }
             };
+            self.check_script(&target)?;
             renamed.insert(entry.name.clone(), target.clone());
             if self.items.insert(target.clone(), Item { source, executable }).is_some() {
                 return Err(self.contents(format!("two of its files go to /{target}")));
             }
         }
         for script in scripts::generated(entry_points).map_err(|reason| self.contents(reason))? {
-            let target = self.script_path(&script.name)?;
+            let target = format!("{PREFIX}/bin/{}", script.name);
+            self.check_script(&target)?;
             self.items.insert(
                 target,
                 Item {
@@ -246,12 +310,13 @@ impl Wheel {
         Ok(())
     }
 
-    fn script_path(&self, name: &str) -> Result<String, WheelError> {
-        // Found first on the PATH: a package may not take the interpreter's place.
-        if name.contains('/') || name.starts_with("python") || name.starts_with('.') {
-            return Err(self.contents(format!("it has a script called {name:?}")));
+    /// `bin` is searched first: whichever way a file gets there, it may not take the interpreter's place.
+    fn check_script(&self, target: &str) -> Result<(), WheelError> {
+        let name = target.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix("/bin/"));
+        match name.filter(|name| scripts::is_interpreter(name)) {
+            Some(name) => Err(self.contents(format!("it has a script called {name:?}"))),
+            None => Ok(()),
         }
-        Ok(format!("{PREFIX}/bin/{name}"))
     }
 
     /// The RECORD of what is installed, sorted: hashes of unchanged files are those the wheel says (and are checked
@@ -267,9 +332,9 @@ impl Wheel {
                     let Some(entry) = self.zip.entries().get(*number) else {
                         continue;
                     };
-                    let said = original.get(target).and_then(|name| self.record.hash_of(name));
+                    let said = original.get(target).and_then(|name| self.record.sha256_of(name));
                     match said {
-                        Some(said) => (said.to_owned(), entry.size),
+                        Some(said) => (said, entry.size),
                         None => (record::hash(&self.read(entry)?), entry.size),
                     }
                 }
@@ -294,12 +359,10 @@ impl Wheel {
             wheel: self.file_name.clone(),
             source,
         })?;
-        match self.record.hash_of(&entry.name) {
-            Some(said) if said != record::hash(contents) => {
-                Err(self.contents(format!("{} is not what its RECORD says", entry.name)))
-            }
-            _ => Ok(()),
+        if self.record.vouches_for(&entry.name, contents) {
+            return Ok(());
         }
+        Err(self.contents(format!("{} is not what its RECORD says", entry.name)))
     }
 
     fn contents(&self, reason: String) -> WheelError {
@@ -316,28 +379,27 @@ pub fn write_layer(
     out: impl Write,
     tree: Option<&mut dyn TreeSink>,
 ) -> Result<WrittenLayer, WheelError> {
-    let mut all: BTreeMap<&str, (&Wheel, &Item)> = BTreeMap::new();
-    for wheel in wheels {
-        for (path, item) in &wheel.items {
-            if let Some((other, theirs)) = all.insert(path, (wheel, item)) {
-                if !same_contents(wheel, item, other, theirs)? {
-                    let (one, other) = (other.file_name.clone(), wheel.file_name.clone());
-                    return Err(WheelError::Clash {
-                        one,
-                        other,
-                        path: path.clone(),
-                    });
-                }
+    let all = merge(wheels)?;
+    let mut paths: Vec<&str> = all.keys().copied().collect();
+    paths.sort_by(|one, other| order(one, other));
+    for pair in paths.windows(2) {
+        if let [file, next] = pair {
+            if next.strip_prefix(file).is_some_and(|rest| rest.starts_with('/')) {
+                return Err(WheelError::FileAndDirectory {
+                    file_of: name_of(&all, file),
+                    directory_of: name_of(&all, next),
+                    path: (*file).to_owned(),
+                });
             }
         }
     }
-    let mut paths: Vec<&str> = all.keys().copied().collect();
-    paths.sort_by(|one, other| order(one, other));
     let mut writer = LayerWriter::new(out, tree, 0);
     let (mut stored, mut contents) = (Vec::new(), Vec::new());
     for path in paths {
-        let Some((wheel, item)) = all.get(path) else { continue };
-        let mode = if item.executable { 0o755 } else { 0o644 };
+        let Some((wheel, item, executable)) = all.get(path) else {
+            continue;
+        };
+        let mode = if *executable { 0o755 } else { 0o644 };
         match &item.source {
             Source::Bytes(bytes) => writer.file(path, mode, bytes)?,
             Source::Zip(number) => {
@@ -355,6 +417,36 @@ pub fn write_layer(
         }
     }
     Ok(writer.finish()?)
+}
+
+/// What goes to each path, and whether it is executable.
+type Merged<'a> = BTreeMap<&'a str, (&'a Wheel, &'a Item, bool)>;
+
+/// All wheels' files; one that several bring must be the same, and is executable if any says so.
+fn merge(wheels: &[Wheel]) -> Result<Merged<'_>, WheelError> {
+    let mut all = Merged::new();
+    for wheel in wheels {
+        for (path, item) in &wheel.items {
+            let Some((first, theirs, executable)) = all.get_mut(path.as_str()) else {
+                all.insert(path, (wheel, item, item.executable));
+                continue;
+            };
+            if !same_contents(wheel, item, first, theirs)? {
+                return Err(WheelError::Clash {
+                    one: first.file_name.clone(),
+                    other: wheel.file_name.clone(),
+                    path: path.clone(),
+                });
+            }
+            *executable |= item.executable;
+        }
+    }
+    Ok(all)
+}
+
+fn name_of(all: &Merged<'_>, path: &str) -> String {
+    all.get(path)
+        .map_or_else(String::new, |(wheel, ..)| wheel.file_name.clone())
 }
 
 fn same_contents(one: &Wheel, item: &Item, other: &Wheel, theirs: &Item) -> Result<bool, WheelError> {

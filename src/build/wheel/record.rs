@@ -2,14 +2,26 @@
 
 use std::collections::BTreeMap;
 
-use crate::oci::Digest;
+use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
 /// The hashes a wheel says its files have.
 #[derive(Debug, Default)]
-pub struct Record(BTreeMap<String, String>);
+pub struct Record(BTreeMap<String, Hash>);
+
+/// What RECORD says of one file, without base64's padding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Hash {
+    /// Nothing, as for RECORD itself.
+    None,
+    Sha256(String),
+    Sha384(String),
+    Sha512(String),
+    /// Allowed by the specification, but no tool writes it.
+    Unknown,
+}
 
 impl Record {
-    /// Parses the file; hashes weaker than sha256 are refused, stronger ones are not looked at.
+    /// Parses the file; hashes weaker than sha256 are refused, as the specification demands.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut hashes = BTreeMap::new();
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
@@ -17,30 +29,66 @@ impl Record {
             let [path, hash, _size] = fields.as_slice() else {
                 return Err(format!("its RECORD has a damaged line {line:?}"));
             };
-            if hash.starts_with("md5=") || hash.starts_with("sha1=") {
-                return Err(format!("its RECORD has a weak hash for {path:?}"));
-            }
-            if hash.starts_with("sha256=") {
-                hashes.insert(path.clone(), hash.clone());
+            let hash = match hash.split_once('=') {
+                None if hash.is_empty() => Hash::None,
+                Some(("md5" | "sha1", _)) => return Err(format!("its RECORD has a weak hash for {path:?}")),
+                Some(("sha256", value)) => Hash::Sha256(unpadded(value)),
+                Some(("sha384", value)) => Hash::Sha384(unpadded(value)),
+                Some(("sha512", value)) => Hash::Sha512(unpadded(value)),
+                _ => Hash::Unknown,
+            };
+            if hashes
+                .insert(path.clone(), hash.clone())
+                .is_some_and(|other| other != hash)
+            {
+                return Err(format!("its RECORD has two hashes for {path:?}"));
             }
         }
         Ok(Self(hashes))
     }
 
-    /// `sha256=...` of a file, if the wheel says one.
-    pub fn hash_of(&self, path: &str) -> Option<&str> {
-        self.0.get(path).map(String::as_str)
+    /// Whether the contents of `path` are what was said; true when nothing was.
+    pub fn vouches_for(&self, path: &str, contents: &[u8]) -> bool {
+        match self.0.get(path) {
+            None | Some(Hash::None | Hash::Unknown) => true,
+            Some(Hash::Sha256(said)) => hash(contents).strip_prefix("sha256=") == Some(said),
+            Some(Hash::Sha384(said)) => base64(&Sha384::digest(contents)) == *said,
+            Some(Hash::Sha512(said)) => base64(&Sha512::digest(contents)) == *said,
+        }
     }
+
+    /// `sha256=...` of a file, if the wheel says one.
+    pub fn sha256_of(&self, path: &str) -> Option<String> {
+        match self.0.get(path) {
+            Some(Hash::Sha256(said)) => Some(format!("sha256={said}")),
+            _ => None,
+        }
+    }
+
+    /// Whether `path` has a line.
+    pub fn lists(&self, path: &str) -> bool {
+        self.0.contains_key(path)
+    }
+
+    /// All paths, sorted.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// Paths whose hash nobody here can check.
+    pub fn unchecked(&self) -> impl Iterator<Item = &str> {
+        let unknown = self.0.iter().filter(|(_, hash)| **hash == Hash::Unknown);
+        unknown.map(|(path, _)| path.as_str())
+    }
+}
+
+fn unpadded(base64: &str) -> String {
+    base64.trim_end_matches('=').to_owned()
 }
 
 /// The hash field of some contents.
 pub fn hash(contents: &[u8]) -> String {
-    let hex = Digest::of(contents).hex();
-    let bytes = hex
-        .as_bytes()
-        .chunks_exact(2)
-        .filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
-    format!("sha256={}", base64(&bytes.collect::<Vec<u8>>()))
+    format!("sha256={}", base64(&Sha256::digest(contents)))
 }
 
 /// One line; quoted when it has to be.
@@ -112,11 +160,27 @@ mod tests {
     #[test]
     fn reads_quotes_and_refuses_damage() {
         let record = Record::parse("\"a,b\",sha256=x,1\nc,,\n").unwrap();
-        assert_eq!((record.hash_of("a,b"), record.hash_of("c")), (Some("sha256=x"), None));
+        assert_eq!(record.sha256_of("a,b"), Some("sha256=x".to_owned()));
+        assert!(record.lists("c") && record.sha256_of("c").is_none() && !record.lists("d"));
         assert_eq!(line("a,\"b", "h", 1), "\"a,\"\"b\",h,1\n");
-        for text in ["a", "\"a,b,c", "a,md5=x,1", "a,b,c,d"] {
+        for text in ["a", "\"a,b,c", "a,md5=x,1", "a,b,c,d", "a,sha256=x,\na,sha256=y,"] {
             assert!(Record::parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn checks_every_hash_it_knows() {
+        let long = format!("sha512={}", base64(&Sha512::digest(b"carnal pleas")));
+        let middle = format!("sha384={}", base64(&Sha384::digest(b"carnal pleas")));
+        let short = format!("{}=", hash(b"carnal pleas"));
+        let text = format!("a,{short},\nb,{middle},\nc,{long},\nd,blake9=x,\n");
+        let record = Record::parse(&text).unwrap();
+        for path in ["a", "b", "c"] {
+            assert!(record.vouches_for(path, b"carnal pleas"), "{path}");
+            assert!(!record.vouches_for(path, b"carnal pleased"), "{path}");
+        }
+        assert_eq!(record.unchecked().collect::<Vec<_>>(), ["d"]);
+        assert_eq!(record.sha256_of("a"), Some(hash(b"carnal pleas")));
     }
 
     #[test]

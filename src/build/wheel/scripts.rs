@@ -35,7 +35,12 @@ pub fn generated(entry_points: &str) -> Result<Vec<Script>, String> {
         let (name, module, attribute) = (name.trim(), module.trim(), attribute.trim());
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
         // What is written into a program must be names and nothing else.
-        if name.is_empty() || !name.bytes().all(plain) || !is_dotted(module) || !is_dotted(attribute) {
+        if name.is_empty()
+            || name.starts_with('.')
+            || !name.bytes().all(plain)
+            || !is_dotted(module)
+            || !is_dotted(attribute)
+        {
             return Err(bad());
         }
         let first = attribute.split('.').next().unwrap_or_default();
@@ -51,20 +56,25 @@ pub fn generated(entry_points: &str) -> Result<Vec<Script>, String> {
 
 /// A script with its `#!python` line replaced; none when it has no such line.
 pub fn rewrite(contents: &[u8]) -> Option<Vec<u8>> {
-    let rest = contents.strip_prefix(b"#!python")?;
+    let rest = contents.strip_prefix(b"#!")?;
     let line_end = rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len());
-    let mut out = format!("#!{PYTHON}").into_bytes();
-    // `#!pythonw` is the same here; arguments such as -E stay.
-    let arguments = rest.get(..line_end).unwrap_or_default();
-    out.extend(
-        arguments
-            .strip_prefix(b"w")
-            .unwrap_or(arguments)
-            .iter()
-            .filter(|byte| **byte != b'\r'),
-    );
-    out.extend(rest.get(line_end..).unwrap_or_default());
-    Some(out)
+    let (line, body) = rest.split_at_checked(line_end)?;
+    let line = line.trim_ascii_end();
+    let name_end = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
+    let (name, arguments) = line.split_at_checked(name_end)?;
+    if !is_interpreter(std::str::from_utf8(name).ok()?) {
+        return None;
+    }
+    // Arguments such as -E stay.
+    Some([b"#!", PYTHON.as_bytes(), arguments, body].concat())
+}
+
+/// Whether a file of this name would be taken for the interpreter: `python`, `pythonw`, `python3`, `python3.11t`.
+pub fn is_interpreter(name: &str) -> bool {
+    let version = name
+        .strip_prefix("python")
+        .map(|rest| rest.trim_end_matches(['w', 't', 'd', 'm']));
+    version.is_some_and(|version| version.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.'))
 }
 
 fn is_dotted(text: &str) -> bool {
@@ -99,6 +109,7 @@ mod tests {
             "x = os:system('id')",
             "x = a;b:c",
             "../x = a:b",
+            ".. = a:b",
             "x = a",
             "x = :b",
             "x/y = a:b",
@@ -111,6 +122,32 @@ mod tests {
     fn replaces_the_interpreter_line_only() {
         assert_eq!(rewrite(b"#!python -E\r\nx").unwrap(), b"#!/usr/bin/python3 -E\nx");
         assert_eq!(rewrite(b"#!pythonw\nx").unwrap(), b"#!/usr/bin/python3\nx");
-        assert_eq!(rewrite(b"#!/bin/sh\nx"), None);
+        assert_eq!(rewrite(b"#!python3.9\nx").unwrap(), b"#!/usr/bin/python3\nx");
+        assert_eq!(rewrite(b"#!python").unwrap(), b"#!/usr/bin/python3");
+        for other in [
+            &b"#!/bin/sh\nx"[..],
+            b"#!pythonic\nx",
+            b"#!python-x\n",
+            b"#!\xff\n",
+            b"#python",
+        ] {
+            assert_eq!(rewrite(other), None);
+        }
+    }
+
+    #[test]
+    fn knows_the_interpreters_names() {
+        for name in ["python", "python3", "python3.11", "python2", "pythonw", "python3.13t"] {
+            assert!(is_interpreter(name), "{name}");
+        }
+        for name in [
+            "python-argcomplete-tcsh",
+            "pythonic",
+            "ipython",
+            "python3-config",
+            "Python",
+        ] {
+            assert!(!is_interpreter(name), "{name}");
+        }
     }
 }

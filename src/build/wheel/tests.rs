@@ -75,9 +75,9 @@ fn files(wheels: &[Wheel]) -> BTreeMap<String, (u32, String)> {
     let mut seen = BTreeMap::new();
     crate::archive::tar_reader::read_layer(&blob[..], &ExtractionLimits::default(), &mut |path, change| {
         if let crate::archive::tar_reader::Change::File { mode, contents, .. } = change {
-            let mut text = String::new();
-            contents.read_to_string(&mut text)?;
-            seen.insert(path.to_owned(), (mode, text));
+            let mut bytes = Vec::new();
+            contents.read_to_end(&mut bytes)?;
+            seen.insert(path.to_owned(), (mode, String::from_utf8_lossy(&bytes).into_owned()));
         }
         Ok(())
     })
@@ -155,6 +155,9 @@ fn refuses_wheels_that_are_not_what_they_say() {
     assert!(says(&[("other-1.0.dist-info/METADATA", METADATA)]).contains("dist-info"));
     assert!(says(&[("My_Pkg-1.0.data/unknown/x", b"")]).contains("unknown kind"));
     assert!(says(&[("My_Pkg-1.0.data/scripts/python3", b"")]).contains("script"));
+    assert!(says(&[("My_Pkg-1.0.data/data/bin/python", b"")]).contains("script"));
+    assert!(says(&[("My_Pkg-1.0.data/scripts", b"")]).contains("no scheme"));
+    assert!(says(&[("a", b""), ("My_Pkg-1.0.data/purelib/a", b"")]).contains("two of its files"));
     assert!(says(&[(
         "My_Pkg-1.0.dist-info/entry_points.txt",
         b"[console_scripts]\npython = a:b\n"
@@ -174,6 +177,82 @@ fn the_same_file_of_two_wheels_must_be_the_same() {
         matches!(clash, WheelError::Clash { ref path, .. } if path.ends_with("shared/__init__.py") || path.ends_with("RECORD")),
         "{clash}"
     );
+}
+
+#[test]
+fn a_file_of_one_wheel_is_no_directory_of_another() {
+    let file = open(&[("shared", b"")]).unwrap();
+    let folder = [
+        ("other-1.dist-info/METADATA", &b"Name: other\nVersion: 1\n"[..]),
+        ("other-1.dist-info/WHEEL", WHEEL),
+        ("other-1.dist-info/RECORD", b""),
+        ("shared/mod.py", b""),
+    ];
+    let folder = Wheel::open(zip(&folder), "other-1-py3-none-any.whl").unwrap();
+    let clash = write_layer(&[folder, file], std::io::sink(), None).unwrap_err();
+    assert!(
+        matches!(
+            clash,
+            WheelError::FileAndDirectory { ref path, ref file_of, ref directory_of }
+                if path == "opt/py/site/shared" && file_of == NAME && directory_of.starts_with("other-1")
+        ),
+        "{clash}"
+    );
+}
+
+#[test]
+fn takes_descriptions_in_old_encodings_and_scripts_in_folders() {
+    let wheel = open(&[
+        (
+            "My_Pkg-1.0.dist-info/METADATA",
+            b"Metadata-Version: 1.0\nName: My-Pkg\nVersion: 1.0\nAuthor: Andr\xe9\n",
+        ),
+        ("My_Pkg-1.0.data/scripts/sub/tool", b"#!/bin/sh\n"),
+        ("My_Pkg-1.0.data/scripts/python-argcomplete-tcsh", b""),
+        ("My_Pkg-1.0.dist-info/RECORD.jws", b"{}"),
+    ])
+    .unwrap();
+    let files = files(&[wheel]);
+    assert_eq!(files["opt/py/bin/sub/tool"].0, 0o755);
+    assert!(files.contains_key("opt/py/bin/python-argcomplete-tcsh"));
+    assert!(!files.keys().any(|path| path.ends_with(".jws")));
+}
+
+#[test]
+fn warns_of_files_nothing_vouches_for() {
+    let wheel = open(&[
+        ("a.py", b"x"),
+        ("b.py", b"x"),
+        (
+            "My_Pkg-1.0.dist-info/RECORD",
+            b"My_Pkg-1.0.dist-info/METADATA,,\nMy_Pkg-1.0.dist-info/WHEEL,,\ngone.py,,\na.py,blake9=x,\n",
+        ),
+    ])
+    .unwrap();
+    assert_eq!(
+        wheel.warnings(),
+        [
+            format!("{NAME}: b.py is not listed in its RECORD"),
+            format!("{NAME}: gone.py is listed in its RECORD, but not there"),
+            format!("{NAME}: a.py is hashed in its RECORD in a way gantry does not know"),
+        ]
+    );
+}
+
+#[test]
+fn refuses_file_names_that_are_no_wheels() {
+    for name in [
+        "a-1.tar.gz",
+        "a-1.whl",
+        "..-1-py3-none-any.whl",
+        "a/b-1-py3-none-any.whl",
+        "a--py3-none-any.whl",
+        "a-1-2-py3-none-any-x.whl",
+    ] {
+        assert_eq!(name_and_version(name), None, "{name}");
+    }
+    let tagged = "a-1!2.0+cpu-1-py2.py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64.whl";
+    assert_eq!(name_and_version(tagged), Some(("a", "1!2.0+cpu")));
 }
 
 #[test]
