@@ -13,7 +13,7 @@ use common::{function, shared, DEGRADED};
 use serde_json::{json, Value};
 
 const PROBE: &str = r#"
-import json, os, socket, ctypes
+import json, os, socket, ctypes, locale
 def status(key):
     for line in open('/proc/self/status'):
         if line.startswith(key + ':'):
@@ -40,6 +40,7 @@ print(json.dumps({
     'sys': os.path.exists('/sys/kernel'), 'proc_sys': os.path.exists('/proc/sys'),
     'fds': sorted(os.listdir('/proc/self/fd')),
     'env': sorted(os.environ), 'cwd': os.getcwd(), 'host': os.uname().nodename,
+    'locale': locale.setlocale(locale.LC_ALL, ''), 'encoding': locale.nl_langinfo(locale.CODESET),
     'init_environ': errno_of(lambda: open('/proc/1/environ').read()),
     'init_mem': errno_of(lambda: open('/proc/1/mem', 'rb')),
 }))
@@ -93,6 +94,7 @@ fn the_inside_is_what_was_promised() {
         .collect();
     assert!(!env.contains(&"PLANTED") && !env.contains(&"LISTEN_FDS"), "{env:?}");
     assert_eq!(seen["cwd"], "/app");
+    assert_eq!((&seen["locale"], &seen["encoding"]), (&json!("C.UTF-8"), &json!("UTF-8")));
     assert_ne!(seen["init_environ"], 0);
     assert_ne!(seen["init_mem"], 0);
 }

@@ -366,6 +366,16 @@ pub(crate) mod fixture {
         add(tar, path, tar::EntryType::Regular, contents, "");
     }
 
+    /// A directory.
+    pub(crate) fn directory(tar: &mut Data, path: &str) {
+        add(tar, path, tar::EntryType::Directory, b"", "");
+    }
+
+    /// A symbolic link.
+    pub(crate) fn symlink(tar: &mut Data, path: &str, target: &str) {
+        add(tar, path, tar::EntryType::Symlink, b"", target);
+    }
+
     /// Any entry, under any name, with set-id bits.
     pub(crate) fn add(tar: &mut Data, path: &str, kind: tar::EntryType, contents: &[u8], link: &str) {
         add_raw(tar, path.as_bytes(), kind, contents, link);

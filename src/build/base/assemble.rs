@@ -1,5 +1,10 @@
 //! Packages -> one layer: read in parallel, merged into one sorted tree, completed, written.
+//!
+//! Two packages that install different files under one name, and an entry below what is no directory, are refused: the
+//! order of the packages must not decide, and nothing may be reached through a link. Paths are those after usrmerge
+//! everywhere, so that a definition names each place once.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -32,6 +37,18 @@ pub enum AssembleError {
         /// Why.
         source: std::io::Error,
     },
+    /// Two entries exclude each other.
+    #[error("assemble base {name}: {path:?} of {package}: {reason}")]
+    Conflict {
+        /// The variant.
+        name: String,
+        /// Whose entry.
+        package: String,
+        /// Which.
+        path: String,
+        /// With what.
+        reason: &'static str,
+    },
     /// Something is not where the definition expects it.
     #[error("assemble base {name}: {reason}")]
     Incomplete {
@@ -56,7 +73,12 @@ pub fn assemble(
     let mut entries = BTreeMap::new();
     for (locked, deb) in variant.lock.iter().zip(read) {
         for (path, entry) in deb.entries {
-            merge(&mut entries, &path, entry);
+            merge(&mut entries, &path, entry).map_err(|reason| AssembleError::Conflict {
+                name: variant.name.clone(),
+                package: locked.name.clone(),
+                path,
+                reason,
+            })?;
         }
         // One file per package, as distroless images have it: scanners find what is installed.
         let status = DebEntry::File {
@@ -69,6 +91,12 @@ pub fn assemble(
         name: variant.name.clone(),
         reason,
     })?;
+    if let Some(path) = below_no_directory(&entries) {
+        return Err(AssembleError::Incomplete {
+            name: variant.name.clone(),
+            reason: format!("{path:?} is below something that is no directory"),
+        });
+    }
     let mut paths: Vec<&String> = entries.keys().collect();
     paths.sort_by(|one, other| order(one, other));
     let mut writer = LayerWriter::new(out, tree, 0);
@@ -122,7 +150,10 @@ fn read_one(variant: &Variant, locked: &LockedDeb, file: &File) -> Result<deb::D
     })
 }
 
+/// Whether the file at `path` of a package goes into the base.
 fn is_wanted(variant: &Variant, path: &str) -> bool {
+    let Some(path) = merged(path) else { return false };
+    let path = path.as_ref();
     // Licences stay: they must accompany what is shipped.
     if path.starts_with("usr/share/doc/") {
         return path.ends_with("/copyright");
@@ -137,54 +168,46 @@ fn is_wanted(variant: &Variant, path: &str) -> bool {
     !program && !variant.definition.drop.iter().any(dropped)
 }
 
-/// Adds an entry at its place after usrmerge.
-fn merge(entries: &mut BTreeMap<String, DebEntry>, path: &str, entry: DebEntry) {
+/// The place of `path` after usrmerge; none for the directories that it turned into links.
+fn merged(path: &str) -> Option<Cow<'_, str>> {
     let (top, below) = path
         .split_once('/')
         .map_or((path, None), |(top, below)| (top, Some(below)));
-    let path = match (MERGED.contains(&top), below) {
-        (true, Some(below)) => format!("usr/{top}/{below}"),
-        (true, None) => return,
-        (false, _) => path.to_owned(),
-    };
-    // A directory of one package never replaces what another one brought.
-    if matches!(entry, DebEntry::Directory { .. }) && entries.contains_key(&path) {
-        return;
+    match (MERGED.contains(&top), below) {
+        (true, Some(below)) => Some(Cow::Owned(format!("usr/{top}/{below}"))),
+        (true, None) => None,
+        (false, _) => Some(Cow::Borrowed(path)),
     }
-    entries.insert(path, entry);
+}
+
+/// Adds an entry at its place after usrmerge; says what it conflicts with.
+fn merge(entries: &mut BTreeMap<String, DebEntry>, path: &str, entry: DebEntry) -> Result<(), &'static str> {
+    let Some(path) = merged(path) else { return Ok(()) };
+    match (entries.get(path.as_ref()), &entry) {
+        (None, _) => {
+            entries.insert(path.into_owned(), entry);
+            Ok(())
+        }
+        // The first one's mode counts, as with dpkg.
+        (Some(DebEntry::Directory { .. }), DebEntry::Directory { .. }) => Ok(()),
+        (Some(there), _) if *there == entry => Ok(()),
+        _ => Err("another package has something else there"),
+    }
+}
+
+/// The first path one of whose parents is a file or a link.
+fn below_no_directory(entries: &BTreeMap<String, DebEntry>) -> Option<&String> {
+    let is_other = |parent: &str| {
+        entries
+            .get(parent)
+            .is_some_and(|entry| !matches!(entry, DebEntry::Directory { .. }))
+    };
+    entries.keys().find(|path| {
+        path.match_indices('/')
+            .any(|(end, _)| path.get(..end).is_some_and(is_other))
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn usrmerge_moves_what_is_below_and_drops_the_directory() {
-        let mut entries = BTreeMap::new();
-        let file = || DebEntry::File {
-            mode: 0o644,
-            contents: Vec::new(),
-        };
-        merge(&mut entries, "lib/x86_64-linux-gnu/libc.so.6", file());
-        merge(&mut entries, "lib", DebEntry::Directory { mode: 0o755 });
-        merge(&mut entries, "usr/lib/y", file());
-        assert_eq!(
-            entries.keys().collect::<Vec<_>>(),
-            ["usr/lib/x86_64-linux-gnu/libc.so.6", "usr/lib/y"]
-        );
-    }
-
-    #[test]
-    fn documentation_goes_and_licences_stay() {
-        let variant = super::super::find_variant("python-3.11").unwrap().unwrap();
-        assert!(is_wanted(&variant, "usr/share/doc/libc6/copyright"));
-        for path in [
-            "usr/share/doc/libc6/changelog.gz",
-            "usr/share/man/man1/x",
-            "usr/share/man",
-            "usr/bin/openssl",
-        ] {
-            assert!(!is_wanted(&variant, path), "{path}");
-        }
-    }
-}
+#[path = "assemble_tests.rs"]
+mod tests;

@@ -17,7 +17,7 @@ use super::fetch::FetchItem;
 use crate::oci::{Digest, Hasher};
 
 /// Version of the assembly: what is synthesised and how the layer is written.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 
 /// Name, definition and lock of each variant; the first is the default.
 const VARIANTS: [(&str, &str, &str); 2] = [

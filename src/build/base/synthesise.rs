@@ -42,7 +42,10 @@ pub fn complete(entries: &mut BTreeMap<String, DebEntry>) -> Result<(), String> 
             .entry(directory.to_owned())
             .or_insert(DebEntry::Directory { mode: 0o755 });
     }
-    entries.insert("tmp".to_owned(), DebEntry::Directory { mode: 0o777 });
+    // With the sticky bit, for runtimes that mount nothing over it: several users share it.
+    for directory in ["tmp", "var/tmp"] {
+        entries.insert(directory.to_owned(), DebEntry::Directory { mode: 0o1777 });
+    }
     link(entries, "usr/bin/python", "python3.11");
     link(entries, "usr/bin/python3", "python3.11");
     file(entries, "etc/ssl/certs/ca-certificates.crt", &bundle);
