@@ -94,7 +94,10 @@ fn the_inside_is_what_was_promised() {
         .collect();
     assert!(!env.contains(&"PLANTED") && !env.contains(&"LISTEN_FDS"), "{env:?}");
     assert_eq!(seen["cwd"], "/app");
-    assert_eq!((&seen["locale"], &seen["encoding"]), (&json!("C.UTF-8"), &json!("UTF-8")));
+    assert_eq!(
+        (&seen["locale"], &seen["encoding"]),
+        (&json!("C.UTF-8"), &json!("UTF-8"))
+    );
     assert_ne!(seen["init_environ"], 0);
     assert_ne!(seen["init_mem"], 0);
 }
