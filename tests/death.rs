@@ -70,37 +70,40 @@ impl Random {
     }
 }
 
+/// A daemon that left its session, ignores everything it may ignore and holds the output open.
+const DAEMON: &str = "import os, signal, sys, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        for s in range(1, 32):\n            try: signal.signal(s, signal.SIG_IGN)\n            except OSError: pass\n        while True: time.sleep(1)\nprint('up', flush=True)\nwhile True: time.sleep(1)\n";
+
+/// A run of the daemon that carries `marker` in its command line.
+fn daemon(gantry: &Gantry, timeout: &str, output: &std::path::Path, marker: &str) -> std::process::Child {
+    let mut command = gantry.command();
+    command.args(["run", "--allow-degraded", DEGRADED, "--timeout", timeout]);
+    command.args(["--output", output.to_str().unwrap(), "death:run", "--", marker]);
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::null());
+    command.spawn().unwrap()
+}
+
+/// Everything that runs may leave in a store.
+fn files_of_runs(gantry: &Gantry) -> BTreeSet<PathBuf> {
+    tree(&gantry.root)
+        .into_iter()
+        .filter(|path| is_of_a_run(path))
+        .collect()
+}
+
 #[test]
-fn fifty_kills_of_a_run_leave_nothing() {
+fn three_hundred_kills_of_a_run_leave_nothing() {
     let gantry = shared();
     let marker = format!("gantry-death-{}", std::process::id());
-    // A daemon that left its session, ignores everything it may ignore and holds the output open.
-    let code = "import os, signal, sys, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        for s in range(1, 32):\n            try: signal.signal(s, signal.SIG_IGN)\n            except OSError: pass\n        while True: time.sleep(1)\nprint('up', flush=True)\nwhile True: time.sleep(1)\n";
-    gantry.build(function(code, None).path(), "death:run");
+    gantry.build(function(DAEMON, None).path(), "death:run");
     // The snapshot exists before the first kill, so what is compared below is only what runs leave.
     assert_eq!(gantry.run(&["--timeout", "1s", "death:run"]).code, 124);
-    let before = tree(&gantry.root);
+    let before = files_of_runs(gantry);
     let mounts_before = mounts();
     let mut random = Random::new();
     let mut killed_early = 0;
-    for _ in 0..50 {
+    for _ in 0..300 {
         let scratch = tempfile::tempdir().unwrap();
-        let mut child = gantry
-            .command()
-            .args([
-                "run",
-                "--allow-degraded",
-                DEGRADED,
-                "--output",
-                scratch.path().to_str().unwrap(),
-                "death:run",
-                "--",
-                &marker,
-            ])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child = daemon(gantry, "60s", scratch.path(), &marker);
         // A start takes about 30 ms here: the moments cover set-up, start and run.
         std::thread::sleep(Duration::from_micros(random.below(60_000)));
         child.kill().unwrap();
@@ -112,12 +115,63 @@ fn fifty_kills_of_a_run_leave_nothing() {
         });
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
     }
-    eprintln!("{killed_early} of 50 were killed before the function printed");
+    eprintln!("{killed_early} of 300 were killed before the function printed");
+    assert!(
+        (30..270).contains(&killed_early),
+        "the moments do not cover a run: {killed_early}"
+    );
     assert_eq!(mounts(), mounts_before);
-    let after: BTreeSet<PathBuf> = tree(&gantry.root).into_iter().collect();
-    let before: BTreeSet<PathBuf> = before.into_iter().collect();
-    let new: Vec<_> = after.difference(&before).filter(|path| is_of_a_run(path)).collect();
+    assert_eq!(gantry.run(&["--timeout", "100ms", "death:run"]).code, 124);
+    let after = files_of_runs(gantry);
+    let new: Vec<_> = after.difference(&before).collect();
     assert!(new.is_empty(), "files are left: {new:?}");
+    assert_eq!(cgroups(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_stopped_gantry_does_not_stop_the_clock() {
+    let gantry = shared();
+    gantry.build(function(DAEMON, None).path(), "death:run");
+    let mut random = Random::new();
+    let scratch = tempfile::tempdir().unwrap();
+    let runs: Vec<_> = (0..20)
+        .map(|number| {
+            let marker = format!("gantry-stop-{}-{number}", std::process::id());
+            let child = daemon(gantry, "1s", &scratch.path().join(number.to_string()), &marker);
+            std::thread::sleep(Duration::from_micros(random.below(120_000)));
+            let pid = rustix::process::Pid::from_child(&child);
+            rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+            (child, pid, marker)
+        })
+        .collect();
+    let started = Instant::now();
+    for (mut child, pid, marker) in runs {
+        // While gantry is stopped, the init keeps the time.
+        eventually("a function outlives its limit", || match processes(&marker) {
+            left if left.is_empty() => Ok(()),
+            left => Err(format!("{left:?}")),
+        });
+        assert!(child.try_wait().unwrap().is_none(), "it is stopped, not gone");
+        rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(124));
+    }
+    assert!(started.elapsed() < Duration::from_secs(30));
+    assert_eq!(cgroups(), Vec::<PathBuf>::new());
+}
+
+/// Cgroups of runs, where this machine lets us make any. Other tests of this file may be running some.
+fn cgroups() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    eventually("cgroups are left", || {
+        found = tree(std::path::Path::new("/sys/fs/cgroup"));
+        found.retain(|path| path.is_dir() && path.to_string_lossy().contains("/gantry-run-"));
+        if found.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{found:?}"))
+        }
+    });
+    found
 }
 
 /// Other tests of this file share the store; a run writes nowhere but here.

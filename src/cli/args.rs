@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::oci::Reference;
+use crate::ops::Source;
 use crate::policy::{parse_duration, Bytes, Network, Promise};
 
 /// Builds OCI images for Python functions and runs them in a sandbox: no daemon, no root.
@@ -63,6 +64,15 @@ pub enum Command {
     /// The base images functions are built on
     #[command(subcommand)]
     Base(BaseCommand),
+    /// Try what the sandbox promises on this machine; exits with 0 all enforced, 3 degraded, 4 unusable
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Run a sandbox that waits to be killed with us
+        #[arg(long, hide = true, num_args = 3, value_names = ["SCAFFOLD", "LAYER", "MARKER"])]
+        hold: Option<Vec<PathBuf>>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -109,9 +119,12 @@ pub struct RunArgs {
     /// Environment variable; repeatable
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = key_value)]
     pub env: Vec<(String, String)>,
-    /// File that appears as /run/secrets/NAME; repeatable
-    #[arg(long = "secret", value_name = "NAME=FILE", value_parser = key_value)]
-    pub secrets: Vec<(String, String)>,
+    /// Value that appears as the file /run/secrets/NAME; from FILE, env:VARIABLE or fd:NUMBER; repeatable
+    #[arg(long = "secret", value_name = "NAME=SOURCE", value_parser = secret)]
+    pub secrets: Vec<(String, Source)>,
+    /// The same as variable NAME of the environment, which everything the function starts can read; repeatable
+    #[arg(long = "secret-env", value_name = "NAME=SOURCE", value_parser = secret)]
+    pub secret_variables: Vec<(String, Source)>,
     /// Memory of all processes together
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<Bytes>,
@@ -124,6 +137,9 @@ pub struct RunArgs {
     /// Wall-clock limit, such as 60s or 5m
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub timeout: Option<Duration>,
+    /// Time between SIGTERM and SIGKILL at the end of the time limit; without it there is no SIGTERM
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub grace: Option<Duration>,
     /// Size of /tmp
     #[arg(long, value_name = "SIZE")]
     pub tmp_size: Option<Bytes>,
@@ -215,6 +231,11 @@ fn key_value(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("want NAME=VALUE".to_owned()),
     }
+}
+
+fn secret(text: &str) -> Result<(String, Source), String> {
+    let (name, source) = key_value(text)?;
+    Ok((name, source.parse()?))
 }
 
 fn cpus(text: &str) -> Result<f64, String> {

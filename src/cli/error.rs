@@ -7,7 +7,8 @@ use super::escape::escape;
 use crate::build::fetch::FetchError;
 use crate::build::lock::LockError;
 use crate::config::ConfigError;
-use crate::ops::{BaseError, BuildError, ImagesError, RunError, CANNOT_RUN};
+use crate::ops::{BaseError, BuildError, DoctorError, ImagesError, RunError, CANNOT_RUN};
+use crate::policy::Promise;
 use crate::sandbox::SandboxError;
 use crate::store::StoreError;
 
@@ -29,6 +30,9 @@ pub enum CommandError {
     /// A run.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// The doctor.
+    #[error(transparent)]
+    Doctor(#[from] DoctorError),
     /// An image operation.
     #[error(transparent)]
     Images(#[from] ImagesError),
@@ -119,8 +123,13 @@ fn hint(error: &CommandError) -> Option<&'static str> {
         CommandError::Run(RunError::Sandbox(SandboxError::UserNamespace { .. })) => Some(
             "this machine does not let you make a user namespace: check `sysctl user.max_user_namespaces`, kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns",
         ),
+        CommandError::Run(RunError::Sandbox(SandboxError::Refused { lost, .. }))
+            if lost.iter().any(|(promise, _)| matches!(promise, Promise::Memory | Promise::Cpu)) =>
+        {
+            Some("run gantry in a cgroup that is delegated to you: `systemd-run --user --scope -p Delegate=yes gantry run ...`, or a unit like examples/systemd/gantry-worker.service; `gantry doctor` says what holds here; --allow-degraded NAME,... (or allow_degraded under [run] in the configuration) runs without the promises it names")
+        }
         CommandError::Run(RunError::Sandbox(SandboxError::Refused { .. })) => {
-            Some("--allow-degraded NAME,... (or allow_degraded under [run] in the configuration) runs without the promises it names")
+            Some("`gantry doctor` says what holds here; --allow-degraded NAME,... (or allow_degraded under [run] in the configuration) runs without the promises it names")
         }
         CommandError::Run(RunError::UnknownImage { .. }) | CommandError::Images(ImagesError::Unknown { .. }) => {
             Some("`gantry images ls` lists the images; `gantry build DIR --tag NAME` makes one")

@@ -1,6 +1,7 @@
 //! The command line: arguments -> requests, results -> text and exit codes. The only module that prints.
 
 mod args;
+mod doctor;
 mod error;
 mod escape;
 mod progress;
@@ -37,6 +38,9 @@ pub fn main() -> ExitCode {
     if sandbox::is_init(arguments.first().map(OsString::as_os_str)) {
         sandbox::init_main()
     }
+    if ops::doctor::is_probe(arguments.first().map(OsString::as_os_str)) {
+        return ExitCode::from(ops::doctor::probe_main(&arguments));
+    }
     let is_run = arguments.iter().skip(1).any(|argument| argument == "run");
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
@@ -68,6 +72,9 @@ struct Session {
 }
 
 fn dispatch(cli: &Cli) -> Result<u8, CommandError> {
+    if let Command::Doctor { hold: Some(words), .. } = &cli.command {
+        return doctor::hold(words);
+    }
     let environment = Environment::read();
     let config = Config::load(cli.config.as_deref(), &environment)?;
     let root = environment.store_root().ok_or(ConfigError::NoHome)?;
@@ -81,6 +88,7 @@ fn dispatch(cli: &Cli) -> Result<u8, CommandError> {
         return session.run(args);
     }
     session.store.sweep()?;
+    sandbox::sweep();
     watch_signals();
     let collects = matches!(cli.command, Command::Cache(_));
     let _kept_out = if collects {
@@ -102,6 +110,7 @@ fn dispatch(cli: &Cli) -> Result<u8, CommandError> {
         Command::Images(command) => session.images(command),
         Command::Cache(CacheCommand::Gc { all, dry_run, json }) => session.gc(*all, *dry_run, *json),
         Command::Base(command) => session.base(command),
+        Command::Doctor { json, .. } => doctor::examine(&session.store, *json),
     }
 }
 

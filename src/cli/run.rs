@@ -10,8 +10,9 @@ use serde::Deserialize;
 use super::args::RunArgs;
 use super::error::CommandError;
 use crate::config::Config;
-use crate::ops::RunRequest;
+use crate::ops::{RunRequest, SecretWanted};
 use crate::policy::{parse_duration, Bytes, Network, Promise};
+use crate::sandbox::Place;
 
 /// A job holds names and numbers; inputs come as directories.
 const MAX_JOB: u64 = 4 << 20;
@@ -28,11 +29,14 @@ struct Job {
     #[serde(default)]
     env: BTreeMap<String, String>,
     #[serde(default)]
-    secrets: BTreeMap<String, PathBuf>,
+    secrets: BTreeMap<String, String>,
+    #[serde(default)]
+    secret_env: BTreeMap<String, String>,
     memory: Option<Bytes>,
     cpus: Option<f64>,
     pids: Option<u32>,
     timeout: Option<String>,
+    grace: Option<String>,
     tmp_size: Option<Bytes>,
     output_size: Option<Bytes>,
     output_limit: Option<Bytes>,
@@ -68,17 +72,22 @@ pub fn request(args: &RunArgs, config: &Config) -> Result<RunRequest, CommandErr
     request.input = args.input.clone().or(request.input);
     request.output = args.output.clone().or(request.output);
     request.env.extend(args.env.iter().cloned());
-    request.secrets.extend(
-        args.secrets
-            .iter()
-            .map(|(name, file)| (name.clone(), PathBuf::from(file))),
-    );
+    let places = [(Place::File, &args.secrets), (Place::Variable, &args.secret_variables)];
+    for (place, secrets) in places {
+        let wanted = secrets.iter().map(|(name, source)| SecretWanted {
+            name: name.clone(),
+            place,
+            source: source.clone(),
+        });
+        request.secrets.extend(wanted);
+    }
     request.args.extend(args.args.iter().cloned());
     let confinement = &mut request.confinement;
     confinement.memory = args.memory.unwrap_or(confinement.memory);
     confinement.cpus = args.cpus.unwrap_or(confinement.cpus);
     confinement.pids = args.pids.unwrap_or(confinement.pids);
     confinement.timeout = args.timeout.unwrap_or(confinement.timeout);
+    confinement.grace = args.grace.unwrap_or(confinement.grace);
     confinement.tmp_size = args.tmp_size.unwrap_or(confinement.tmp_size);
     confinement.output_size = args.output_size.unwrap_or(confinement.output_size);
     confinement.output_limit = args.output_limit.unwrap_or(confinement.output_limit);
@@ -108,6 +117,18 @@ fn from_job(path: &Path, config: &Config) -> Result<RunRequest, CommandError> {
     if let Some(timeout) = &job.timeout {
         confinement.timeout = parse_duration(timeout).map_err(usage)?;
     }
+    if let Some(grace) = &job.grace {
+        confinement.grace = parse_duration(grace).map_err(usage)?;
+    }
+    let mut secrets = Vec::new();
+    for (place, wanted) in [(Place::File, job.secrets), (Place::Variable, job.secret_env)] {
+        for (name, source) in wanted {
+            let source = source
+                .parse()
+                .map_err(|reason| usage(format!("secret {name:?}: {reason}")))?;
+            secrets.push(SecretWanted { name, place, source });
+        }
+    }
     confinement.tmp_size = job.tmp_size.unwrap_or(confinement.tmp_size);
     confinement.output_size = job.output_size.unwrap_or(confinement.output_size);
     confinement.output_limit = job.output_limit.unwrap_or(confinement.output_limit);
@@ -120,7 +141,7 @@ fn from_job(path: &Path, config: &Config) -> Result<RunRequest, CommandError> {
         input: job.input,
         output: job.output,
         env: job.env.into_iter().collect(),
-        secrets: job.secrets.into_iter().collect(),
+        secrets,
         confinement,
         args: job.args,
     })

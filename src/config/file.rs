@@ -90,6 +90,8 @@ pub struct RunSection {
     pids: Option<u32>,
     #[serde(deserialize_with = "duration")]
     timeout: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    grace: Option<Duration>,
     tmp_size: Option<Bytes>,
     output_size: Option<Bytes>,
     output_limit: Option<Bytes>,
@@ -215,6 +217,7 @@ impl RunSection {
             cpus: self.cpus.unwrap_or(ours.cpus),
             pids: self.pids.unwrap_or(ours.pids),
             timeout: self.timeout.unwrap_or(ours.timeout),
+            grace: self.grace.unwrap_or(ours.grace),
             tmp_size: self.tmp_size.unwrap_or(ours.tmp_size),
             output_size: self.output_size.unwrap_or(ours.output_size),
             output_limit: self.output_limit.unwrap_or(ours.output_limit),

@@ -3,7 +3,7 @@
 mod environment;
 mod file;
 
-pub use environment::Environment;
+pub use environment::{secret_variable, Environment};
 pub use file::{
     BaseSection, CacheSection, Config, ConfigError, IndexSection, NamingSection, Registry, Role, RunSection,
 };

@@ -14,6 +14,8 @@ use crate::sandbox::{self, collect, Bundle, CollectLimits, Collected, End, Sink}
 const OUTPUT: Bytes = Bytes(512 << 20);
 /// Far above the slowest package seen (5 s), far below a person's patience.
 const TIMEOUT: Duration = Duration::from_secs(300);
+/// The output is in memory, and every job may hold a large source's tree.
+const MEMORY: Bytes = Bytes(3 << 30);
 /// Where the script leaves the sources that do not compile.
 const FAILED: &str = ".failed";
 /// Where the script leaves the interpreter's magic number.
@@ -113,6 +115,9 @@ impl SandboxCompiler {
             confinement: Confinement {
                 output_size: OUTPUT,
                 timeout: TIMEOUT,
+                memory: MEMORY,
+                #[allow(clippy::cast_precision_loss, reason = "a handful of jobs")]
+                cpus: self.jobs as f64,
                 // Compiling executes nothing of the sources; the interpreter alone decides what it uses.
                 allow_degraded: [Promise::Memory, Promise::Cpu].into(),
                 ..Confinement::default()

@@ -3,25 +3,23 @@
 //! The path of a cached run opens a ref, a snapshot and a lease, and starts no thread. Whatever happens, an outcome
 //! comes back: a refusal or a failure of ours is a status, not only an error text.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::outcome::{ImageRan, Outcome, OutputReport, Phases, Status, UsageReport};
+use super::secret::{self, SecretError, SecretWanted};
 use super::take_output;
 use crate::oci::{Digest, ImageConfigBody, Reference};
 use crate::policy::Confinement;
-use crate::sandbox::{self, Bundle, CollectError, End, Finished, SandboxError, Sink};
+use crate::sandbox::{self, Bundle, CollectError, End, Finished, Place, SandboxError, Sink};
 use crate::store::{Lease, Snapshot, Store, StoreError};
 
 /// gantry could not run it (as `docker run` and `env` have it).
 pub const CANNOT_RUN: u8 = 125;
 /// The time limit struck (as `timeout` has it).
 pub const TIMED_OUT: u8 = 124;
-/// One secret at most: a key file, not a data set.
-const MAX_SECRET_BYTES: u64 = 1 << 20;
 /// Used when neither the image nor the caller sets it.
 const DEFAULT_PATH: &str = "/opt/py/bin:/usr/local/bin:/usr/bin:/bin";
 
@@ -36,8 +34,8 @@ pub struct RunRequest {
     pub output: Option<PathBuf>,
     /// Variables on top of the image's.
     pub env: Vec<(String, String)>,
-    /// Name and file of each secret.
-    pub secrets: Vec<(String, PathBuf)>,
+    /// Secrets.
+    pub secrets: Vec<SecretWanted>,
     /// Limits.
     pub confinement: Confinement,
     /// Replaces the arguments of the image's command.
@@ -59,14 +57,9 @@ pub enum RunError {
         /// As typed.
         reference: String,
     },
-    /// A secret has a name no file can have, or cannot be read.
-    #[error("read secret {name:?}: {reason}")]
-    Secret {
-        /// Its name; never its value.
-        name: String,
-        /// What is wrong with it.
-        reason: String,
-    },
+    /// A secret cannot be had.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// `/input` or `/output` of the caller cannot be used.
     #[error("use {path} for the run")]
     Directory {
@@ -228,10 +221,17 @@ fn bundle(store: &Store, snapshot: &Snapshot, request: &RunRequest) -> Result<Bu
         })?;
         directory(output)?;
     }
+    let is_secret = |name: &str| {
+        let mut secrets = request.secrets.iter();
+        secrets.any(|secret| secret.place == Place::Variable && secret.name == name)
+    };
     Ok(Bundle {
         lowers,
         argv: argv(&snapshot.config, request)?,
-        env: environment(&snapshot.config, &request.env)?,
+        env: environment(&snapshot.config, &request.env)?
+            .into_iter()
+            .filter(|(name, _)| !is_secret(name))
+            .collect(),
         cwd: snapshot
             .config
             .working_dir
@@ -240,11 +240,7 @@ fn bundle(store: &Store, snapshot: &Snapshot, request: &RunRequest) -> Result<Bu
             .unwrap_or_else(|| "/".to_owned()),
         hostname: "sandbox".to_owned(),
         input,
-        secrets: request
-            .secrets
-            .iter()
-            .map(|(name, file)| secret(name, file))
-            .collect::<Result<_, _>>()?,
+        secrets: request.secrets.iter().map(secret::read).collect::<Result<_, _>>()?,
         confinement: request.confinement.clone(),
     })
 }
@@ -305,29 +301,6 @@ fn directory(path: impl AsRef<Path>) -> Result<PathBuf, RunError> {
     Err(error(io::Error::from(io::ErrorKind::NotADirectory)))
 }
 
-fn secret(name: &str, file: &Path) -> Result<(String, Vec<u8>), RunError> {
-    let error = |reason: String| RunError::Secret {
-        name: name.to_owned(),
-        reason,
-    };
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
-    if name.is_empty() || name.len() > 128 || name.starts_with('.') || !name.bytes().all(plain) {
-        return Err(error(
-            "a name is 1 to 128 letters, digits, _ - . and does not start with a dot".to_owned(),
-        ));
-    }
-    let mut value = Vec::new();
-    let opened = File::open(file).map_err(|source| error(format!("open its file: {source}")))?;
-    opened
-        .take(MAX_SECRET_BYTES + 1)
-        .read_to_end(&mut value)
-        .map_err(|source| error(format!("read its file: {source}")))?;
-    if value.len() as u64 > MAX_SECRET_BYTES {
-        return Err(error(format!("its file is over {MAX_SECRET_BYTES} bytes")));
-    }
-    Ok((name.to_owned(), value))
-}
-
 /// An error and its causes on one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -370,15 +343,5 @@ mod tests {
             (get("A"), get("PATH"), get("HOME")),
             (vec!["2"], vec!["/x"], vec!["/tmp"])
         );
-    }
-
-    #[test]
-    fn refuses_secret_names_that_are_paths() {
-        for name in ["", "..", "a/b", ".hidden", "a\nb"] {
-            assert!(
-                matches!(secret(name, Path::new("/dev/null")), Err(RunError::Secret { .. })),
-                "{name:?}"
-            );
-        }
     }
 }

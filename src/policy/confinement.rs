@@ -20,6 +20,8 @@ pub struct Confinement {
     pub pids: u32,
     /// Wall-clock limit, counted from the start of the workload.
     pub timeout: Duration,
+    /// Time between SIGTERM and SIGKILL when the limit strikes or gantry is told to stop; zero for no SIGTERM.
+    pub grace: Duration,
     /// Size of `/tmp`.
     pub tmp_size: Bytes,
     /// Size of `/output`.
@@ -40,6 +42,7 @@ impl Default for Confinement {
             // Python with OpenBLAS starts a thread per core; 64 holds that and a small process pool.
             pids: 64,
             timeout: Duration::from_secs(60),
+            grace: Duration::ZERO,
             tmp_size: Bytes(64 << 20),
             output_size: Bytes(64 << 20),
             output_limit: Bytes(16 << 20),

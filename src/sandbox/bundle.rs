@@ -6,6 +6,8 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::policy::{Confinement, Level, Promise};
 
 /// Everything the sandbox needs to know.
@@ -24,10 +26,36 @@ pub struct Bundle {
     pub hostname: String,
     /// Directory shown read-only as `/input`; absolute.
     pub input: Option<PathBuf>,
-    /// Files of `/run/secrets`.
-    pub secrets: Vec<(String, Vec<u8>)>,
+    /// Secrets.
+    pub secrets: Vec<Secret>,
     /// Limits.
     pub confinement: Confinement,
+}
+
+/// A value that is nowhere but in the workload: its bytes go over the control socket, past every document.
+#[derive(Clone)]
+pub struct Secret {
+    /// Of the file or the variable.
+    pub name: String,
+    /// How it is handed over.
+    pub place: Place,
+    /// The secret.
+    pub value: Vec<u8>,
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Secret({} in {:?})", self.name, self.place)
+    }
+}
+
+/// How a secret is handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Place {
+    /// `/run/secrets/NAME`, mode 0400, in memory.
+    File,
+    /// A variable of the environment: readable by everything the workload starts.
+    Variable,
 }
 
 /// Where the workload's output goes, up to the limit.
@@ -84,9 +112,9 @@ pub struct Finished {
 pub struct Usage {
     /// User and system time of all its processes, and of making the sandbox.
     pub cpu_ms: u64,
-    /// Largest resident set of one process (no memory cgroup).
+    /// Highest charge of the cgroup; without one, the largest resident set of one process.
     pub memory_peak_bytes: Option<u64>,
-    /// Unknown without a pids cgroup.
+    /// Processes and threads of the workload; unknown without a cgroup.
     pub pids_peak: Option<u32>,
 }
 

@@ -2,10 +2,10 @@
 //!
 //! It builds the file system, gives everything up, reads back that it did, starts the workload as its child, reaps
 //! whatever becomes an orphan, and ends when the workload ends, when its deadline passes, or when gantry is gone (the
-//! control socket ends). Its end is the end of every process in its pid namespace.
+//! control socket ends). Asked to, or when its deadline passes before gantry has said anything, it sends SIGTERM first. Its end is the end of every process in its pid namespace.
 
 use std::ffi::{CStr, OsStr};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -59,7 +59,6 @@ fn serve(control: &mut UnixStream) -> Result<Report, Failure> {
     )?;
 
     let output = mounts::enter_root(&orders, &secrets)?;
-    drop(secrets);
     let sent = wire::send_with(control.as_fd(), &Report::Mounted, output.as_fd());
     sent.map_err(|error| ("report the mounts".to_owned(), error))?;
     drop(output);
@@ -76,14 +75,19 @@ fn serve(control: &mut UnixStream) -> Result<Report, Failure> {
     let (mut woken, waker) = UnixStream::pair().map_err(|error| ("make a signal pipe".to_owned(), error))?;
     let registered = signal_hook::low_level::pipe::register(SIGCHLD, waker);
     registered.map_err(|error| ("watch for children".to_owned(), error))?;
-    let workload = match workload::begin(&orders).map_err(|error| ("start the workload".to_owned(), error))? {
+    let begun = workload::begin(&orders, &secrets);
+    drop(secrets);
+    let workload = match begun.map_err(|error| ("start the workload".to_owned(), error))? {
         Begun::Running(pid) => pid,
         Begun::NotExecuted(errno) => return Ok(Report::NotStarted(errno)),
     };
     tell(control, &Report::Started)?;
     close_streams();
-    let deadline = Instant::now() + Duration::from_millis(orders.timeout_ms) + DEADLINE_SLACK;
-    watch(control, &mut woken, workload, deadline).map_err(|error| ("watch the workload".to_owned(), error))
+    let time = Time {
+        deadline: Instant::now() + Duration::from_millis(orders.timeout_ms) + DEADLINE_SLACK,
+        grace: Duration::from_millis(orders.grace_ms),
+    };
+    watch(control, &mut woken, workload, time).map_err(|error| ("watch the workload".to_owned(), error))
 }
 
 fn receive_orders(control: &mut UnixStream) -> io::Result<(Orders, Vec<Vec<u8>>)> {
@@ -118,8 +122,23 @@ fn close_streams() {
     }
 }
 
+/// What is left of the time.
+struct Time {
+    deadline: Instant,
+    /// Granted once, between SIGTERM and the end; then zero.
+    grace: Duration,
+}
+
+impl Time {
+    /// Sends everything but ourselves SIGTERM; what is not gone when the grace is over goes with us.
+    fn terminate(&mut self) {
+        process::terminate_all();
+        self.deadline = Instant::now() + std::mem::take(&mut self.grace);
+    }
+}
+
 /// Reaps until the workload ends, time is up or gantry is gone.
-fn watch(control: &UnixStream, woken: &mut UnixStream, workload: i32, deadline: Instant) -> io::Result<Report> {
+fn watch(control: &mut UnixStream, woken: &mut UnixStream, workload: i32, mut time: Time) -> io::Result<Report> {
     woken.set_nonblocking(true)?;
     loop {
         while let Some((pid, status)) = reap()? {
@@ -132,19 +151,32 @@ fn watch(control: &UnixStream, woken: &mut UnixStream, workload: i32, deadline: 
                 (None, None) => continue,
             });
         }
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = time.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Ok(Report::TimedOut);
+            if time.grace.is_zero() {
+                return Ok(Report::TimedOut);
+            }
+            time.terminate();
+            continue;
         }
-        let mut events = [PollFd::new(control, PollFlags::IN), PollFd::new(&*woken, PollFlags::IN)];
+        let mut events = [
+            PollFd::new(&*control, PollFlags::IN),
+            PollFd::new(&*woken, PollFlags::IN),
+        ];
         match poll(&mut events, Some(&Timespec::try_from(left).map_err(io::Error::other)?)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let [gone, child] = events.map(|event| !event.revents().is_empty());
-        if gone {
-            // gantry never says anything after its orders: this is its end.
-            process::exit_now(1)
+        let [spoke, child] = events.map(|event| !event.revents().is_empty());
+        if spoke {
+            let mut word = [0u8];
+            // One word is all there is to hear; anything else is gantry's end.
+            if control.read(&mut word).ok() != Some(1) || word != [wire::TERMINATE] {
+                process::exit_now(1)
+            }
+            if !time.grace.is_zero() {
+                time.terminate();
+            }
         }
         if child {
             let _ = io::copy(woken, &mut io::sink());

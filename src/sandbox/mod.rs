@@ -8,22 +8,27 @@
 //!
 //! `init` dies with us three times over: by its parent-death signal, by the end of the control socket, and by its own
 //! deadline; with it the kernel kills everything in its pid namespace and frees every mount of its mount namespace.
-//! Nothing of a run exists outside those two processes: no state file, no mount, no cgroup that must be cleaned.
+//! Nothing of a run exists outside those two processes but its cgroup, where one is to be had: no state file, no mount.
 //!
 //! libcontainer is not used: `docs/decisions.md` has the measurement.
 
 mod bundle;
+mod cgroup;
 mod collect;
 mod init;
 mod mounts;
 mod restrict;
 mod seccomp;
+mod signals;
+mod stream;
 mod supervise;
 mod verify;
+mod watch;
 mod wire;
 mod workload;
 
-pub use bundle::{Bundle, End, Finished, SandboxError, Sink, Times, Usage};
+pub use bundle::{Bundle, End, Finished, Place, SandboxError, Secret, Sink, Times, Usage};
+pub use cgroup::{sweep, CgroupError, Subtree};
 pub use collect::{collect, CollectError, CollectLimits, Collected};
 pub use init::{is_init, main as init_main};
 pub use supervise::run;

@@ -18,6 +18,7 @@ use rustix::mount::{
     MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
 };
 
+use super::bundle::Place;
 use super::wire::Orders;
 
 /// Devices of `/dev`: what programs open without being asked.
@@ -149,13 +150,18 @@ fn tmpfs(target: &str, bytes: u64, mode: &str) -> Result<(), Failure> {
 }
 
 /// Files in memory, readable by the workload alone; the mount is read-only once they are written.
-fn write_secrets(names: &[String], values: &[Vec<u8>]) -> Result<(), Failure> {
-    if names.is_empty() {
+fn write_secrets(orders: &[(String, Place)], values: &[Vec<u8>]) -> Result<(), Failure> {
+    let files = orders
+        .iter()
+        .zip(values)
+        .filter(|((_, place), _)| *place == Place::File);
+    let files: Vec<(&String, &Vec<u8>)> = files.map(|((name, _), value)| (name, value)).collect();
+    if files.is_empty() {
         return Ok(());
     }
-    let bytes: usize = values.iter().map(|value| value.len().next_multiple_of(4096)).sum();
+    let bytes: usize = files.iter().map(|(_, value)| value.len().next_multiple_of(4096)).sum();
     tmpfs("run/secrets", bytes as u64 + 4096, "0700")?;
-    for (name, value) in names.iter().zip(values) {
+    for (name, value) in files {
         let path = Path::new("run/secrets").join(name);
         let file = fs::OpenOptions::new()
             .write(true)

@@ -113,7 +113,9 @@ fn restrict_files() -> Landlocked {
 /// Limits of the workload and all it starts. Not RLIMIT_AS: numpy and every JIT reserve far more than they use.
 pub fn limit(pids: u32, file_bytes: u64) -> io::Result<()> {
     let limits = [
-        (Resource::Core, 0),
+        // 1, not 0: a program in core_pattern is started whatever the limit, but not at 1 (kernel, fs/coredump.c); and a
+        // file of one byte is not written either.
+        (Resource::Core, 1),
         (Resource::Nofile, 1024),
         // Counted per user namespace since Linux 5.14; our init is one of them.
         (Resource::Nproc, u64::from(pids) + 1),

@@ -1,10 +1,10 @@
 //! gantry's side of a run: start the init, hand it its orders, drain the pipes, keep the time, wait for the end.
 //!
-//! Synchronous and single-threaded: one `poll` over two pipes, the control socket, the init's pidfd and a signal pipe.
+//! Synchronous and single-threaded: one `poll` over two pipes, the control socket and a signal pipe.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -13,17 +13,18 @@ use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::fs::{fcntl_setfl, OFlags};
 use rustix::pipe::{pipe_with, PipeFlags};
 use rustix::process::{pidfd_send_signal, Signal};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::bundle::{Bundle, End, Finished, SandboxError, Sink, Times, Usage};
+use super::cgroup::{Cgroup, Spent, Subtree};
 use super::init;
+use super::signals::Signals;
+use super::stream::{Stream, To};
+use super::watch;
 use super::wire::{self, Frame, Inbox, Orders, Report};
 use super::workload;
 use crate::policy::{Level, Promise};
 use crate::sys::process::{self, Init, SETUP_STEPS};
 
-/// One read of a pipe: its default capacity.
-const CHUNK: usize = 64 << 10;
 /// The kernel's limit on layers of an overlay.
 const MAX_LOWERS: usize = 500;
 
@@ -33,13 +34,21 @@ const MAX_LOWERS: usize = 500;
 pub fn run(bundle: &Bundle, sink: Sink) -> Result<Finished, SandboxError> {
     check(bundle)?;
     let started = Instant::now();
-    let signals = Signals::watch(sink)?;
+    let signals = match sink {
+        Sink::Inherit => Signals::watch().map_err(io("watch for signals"))?,
+        Sink::Capture => Signals::ignored(),
+    };
     let mut run = Run::start(bundle, sink, started)?;
     let result = run.orders(bundle).and_then(|()| run.supervise(&signals));
-    // Whatever happened, the init is dead and gone before we return.
+    // Whatever happened, the init is dead and gone before we return, and so is the cgroup.
     let ended = run.end()?;
-    result?;
-    run.finish(ended)
+    let spent = run.cgroup.take().map(Cgroup::finish);
+    if spent.is_some_and(|spent| spent.oom) && matches!(run.end, None | Some(End::Killed(_) | End::Signaled(_))) {
+        run.end = Some(End::Oom);
+    } else {
+        result?;
+    }
+    run.finish(ended, spent)
 }
 
 fn check(bundle: &Bundle) -> Result<(), SandboxError> {
@@ -63,119 +72,21 @@ fn check(bundle: &Bundle) -> Result<(), SandboxError> {
     Ok(())
 }
 
-/// Asks to be told of the signals that end a run.
-struct Signals {
-    pipe: Option<UnixStream>,
-    ids: Vec<signal_hook::SigId>,
-}
-
-impl Signals {
-    fn watch(sink: Sink) -> Result<Self, SandboxError> {
-        let mut signals = Self {
-            pipe: None,
-            ids: Vec::new(),
-        };
-        if sink == Sink::Capture {
-            return Ok(signals);
-        }
-        let io_error = io("watch for signals");
-        let (read, write) = UnixStream::pair().map_err(&io_error)?;
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
-            let end = write.try_clone().map_err(&io_error)?;
-            // The number itself is written: `write` of one byte is all a handler may do.
-            let number = u8::try_from(signal).unwrap_or(0);
-            let id = register(signal, move || drop((&end).write(&[number]))).map_err(&io_error)?;
-            signals.ids.push(id);
-        }
-        read.set_nonblocking(true).map_err(&io_error)?;
-        signals.pipe = Some(read);
-        Ok(signals)
-    }
-
-    fn take(&self) -> Option<i32> {
-        let mut number = [0u8];
-        let read = self.pipe.as_ref()?.read(&mut number).ok()?;
-        (read == 1).then(|| i32::from(number[0]))
-    }
-}
-
-/// [`signal_hook::low_level::register`] behind its safe face: the action writes one byte to a socket, which is allowed
-/// in a handler.
-fn register(signal: i32, action: impl Fn() + Send + Sync + 'static) -> io::Result<signal_hook::SigId> {
-    crate::sys::process::on_signal(signal, action)
-}
-
-impl Drop for Signals {
-    fn drop(&mut self) {
-        for id in self.ids.drain(..) {
-            signal_hook::low_level::unregister(id);
-        }
-    }
-}
-
-/// A stream of the workload on its way to somewhere.
-struct Stream {
-    pipe: Option<File>,
-    to: To,
-    limit: u64,
-    bytes: u64,
-}
-
-enum To {
-    Stdout,
-    Stderr,
-    Memory(Vec<u8>),
-    /// Our own stream is closed: drain on, so that the workload does not notice.
-    Nowhere,
-}
-
-impl Stream {
-    /// Reads once; forgets the pipe at its end.
-    fn drain(&mut self) {
-        let Some(pipe) = &mut self.pipe else { return };
-        let mut chunk = [0u8; CHUNK];
-        match pipe.read(&mut chunk) {
-            Ok(0) => self.pipe = None,
-            Ok(count) => {
-                let room = usize::try_from(self.limit.saturating_sub(self.bytes)).unwrap_or(usize::MAX);
-                self.bytes += count as u64;
-                self.pass_on(chunk.get(..count.min(room)).unwrap_or_default());
-            }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            Err(_) => self.pipe = None,
-        }
-    }
-
-    fn pass_on(&mut self, bytes: &[u8]) {
-        let passed = match &mut self.to {
-            To::Stdout => io::stdout().write_all(bytes).and_then(|()| io::stdout().flush()),
-            To::Stderr => io::stderr().write_all(bytes),
-            To::Memory(memory) => {
-                memory.extend(bytes);
-                Ok(())
-            }
-            To::Nowhere => Ok(()),
-        };
-        if passed.is_err() {
-            self.to = To::Nowhere;
-        }
-    }
-
-    fn into_memory(self) -> Vec<u8> {
-        match self.to {
-            To::Memory(memory) => memory,
-            _ => Vec::new(),
-        }
-    }
-}
-
 struct Run {
     child: process::Child,
+    cgroup: Option<Cgroup>,
+    /// Why there is no cgroup.
+    unlimited: Option<String>,
     control: UnixStream,
     inbox: Inbox,
     stdout: Stream,
     stderr: Stream,
     timeout: Duration,
+    grace: Duration,
+    /// What the run ends as once it has been asked to end, and when that is over.
+    asked: Option<(End, Instant)>,
+    /// Bytes of memory, where only we look.
+    watched: Option<u64>,
     clock: Clock,
     levels: BTreeMap<Promise, Level>,
     output: Option<OwnedFd>,
@@ -197,6 +108,14 @@ impl Run {
         let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|errno| io("make a pipe")(errno.into()));
         let ((stdin, _), (stdout, stdout_end), (stderr, stderr_end)) = (pipe()?, pipe()?, pipe()?);
         let map = |id: u32| format!("1000 {id} 1").into_bytes();
+        let cgroup = Subtree::open().and_then(|subtree| {
+            subtree.sweep()?;
+            subtree.make(&bundle.confinement)
+        });
+        let (cgroup, unlimited) = match cgroup {
+            Ok(cgroup) => (Some(cgroup), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
         let child = process::spawn_init(&Init {
             executable: executable.as_fd(),
             name: init::NAME,
@@ -204,19 +123,12 @@ impl Run {
             control: init_control.as_fd(),
             uid_map: &map(rustix::process::geteuid().as_raw()),
             gid_map: &map(rustix::process::getegid().as_raw()),
-            cgroup: None,
+            cgroup: cgroup.as_ref().map(Cgroup::directory),
         });
         let child = child.map_err(|source| SandboxError::UserNamespace {
             step: "clone into new namespaces",
             source,
         })?;
-        let limit = bundle.confinement.output_limit.0;
-        let stream = |pipe: OwnedFd, to: To| Stream {
-            pipe: Some(File::from(pipe)),
-            to,
-            limit,
-            bytes: 0,
-        };
         for pipe in [&stdout, &stderr] {
             fcntl_setfl(pipe, OFlags::NONBLOCK).map_err(|errno| io("set up a pipe")(errno.into()))?;
         }
@@ -224,13 +136,20 @@ impl Run {
             Sink::Inherit => (To::Stdout, To::Stderr),
             Sink::Capture => (To::Memory(Vec::new()), To::Memory(Vec::new())),
         };
+        let limit = bundle.confinement.output_limit.0;
+        let secrets: Vec<Vec<u8>> = bundle.secrets.iter().map(|secret| secret.value.clone()).collect();
         Ok(Self {
             child,
+            watched: cgroup.is_none().then_some(bundle.confinement.memory.0),
+            cgroup,
+            unlimited,
             control,
             inbox: Inbox::default(),
-            stdout: stream(stdout, out),
-            stderr: stream(stderr, err),
+            stdout: Stream::new(stdout, out, limit, &secrets),
+            stderr: Stream::new(stderr, err, limit, &secrets),
             timeout: bundle.confinement.timeout,
+            grace: bundle.confinement.grace,
+            asked: None,
             clock: Clock {
                 begun,
                 mounted: None,
@@ -253,19 +172,24 @@ impl Run {
             cwd: bundle.cwd.clone(),
             hostname: bundle.hostname.clone(),
             input: bundle.input.as_deref().map(path),
-            secrets: bundle.secrets.iter().map(|(name, _)| name.clone()).collect(),
+            secrets: bundle
+                .secrets
+                .iter()
+                .map(|secret| (secret.name.clone(), secret.place))
+                .collect(),
             tmp_bytes: confinement.tmp_size.0,
             output_bytes: confinement.output_size.0,
             pids: confinement.pids,
-            timeout_ms: u64::try_from(confinement.timeout.as_millis()).unwrap_or(u64::MAX),
-            given: given(),
+            timeout_ms: milliseconds(confinement.timeout),
+            grace_ms: milliseconds(confinement.grace),
+            given: self.given()?,
             allow_degraded: confinement.allow_degraded.iter().copied().collect(),
         };
         let sent = wire::send(&mut self.control, &orders).and_then(|()| {
             bundle
                 .secrets
                 .iter()
-                .try_for_each(|(_, value)| wire::send_secret(&mut self.control, value))
+                .try_for_each(|secret| wire::send_secret(&mut self.control, &secret.value))
         });
         // A broken pipe means that the init has said why it ended; that is read next and is the better answer.
         match sent {
@@ -274,31 +198,74 @@ impl Run {
         }
     }
 
+    /// The levels of promises that are kept, or not, from outside the sandbox.
+    fn given(&self) -> Result<BTreeMap<Promise, (Level, String)>, SandboxError> {
+        let enforced = (Level::Enforced, String::new());
+        let (memory, cpu) = match (&self.cgroup, &self.unlimited) {
+            // The limits were read back; that the init was born under them is read back here.
+            (Some(cgroup), _) => match cgroup.holds(self.child.pid) {
+                Ok(true) => (enforced.clone(), enforced.clone()),
+                Ok(false) => return Err(setup("the init is not in its cgroup".to_owned())),
+                Err(error) => return Err(setup(error.to_string())),
+            },
+            (None, reason) => {
+                let reason = reason.clone().unwrap_or_default();
+                ((Level::Watched, reason.clone()), (Level::Absent, reason))
+            }
+        };
+        Ok(BTreeMap::from([
+            (Promise::Memory, memory),
+            (Promise::Cpu, cpu),
+            // By RLIMIT_NPROC, set and inherited in the workload, counted per user namespace; and by pids.max.
+            (Promise::Processes, enforced.clone()),
+            (Promise::Time, enforced.clone()),
+            (Promise::OutputSize, enforced.clone()),
+            (Promise::Death, enforced),
+        ]))
+    }
+
     /// Until the init has said its last word, or time or a signal makes us end it.
     fn supervise(&mut self, signals: &Signals) -> Result<(), SandboxError> {
         while self.end.is_none() {
-            let deadline = self.clock.started.map(|started| started + self.timeout);
+            let deadline = match self.asked {
+                Some((_, until)) => Some(until),
+                None => self.clock.started.map(|started| started + self.timeout),
+            };
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {
-                self.stop(End::TimedOut);
-                break;
+                self.ask(End::TimedOut);
+                continue;
             }
-            self.wait_for_events(signals, left)?;
+            let looks = self.watched.filter(|_| self.clock.started.is_some());
+            let wait = match looks {
+                Some(_) => Some(left.unwrap_or(watch::EVERY).min(watch::EVERY)),
+                None => left,
+            };
+            self.wait_for_events(signals, wait)?;
             if let Some(signal) = signals.take() {
-                self.stop(End::Killed(signal));
+                self.ask(End::Killed(signal));
+            }
+            if looks.is_some_and(|limit| self.end.is_none() && watch::memory_of(self.child.pid) > limit) {
+                self.stop(End::Oom);
             }
         }
         Ok(())
     }
 
+    /// Asks the workload to end, when it has been granted time for that and has not used it; else it is over.
+    fn ask(&mut self, end: End) {
+        let granted = self.asked.is_none() && !self.grace.is_zero() && self.clock.started.is_some();
+        if granted && self.control.write_all(&[wire::TERMINATE]).is_ok() {
+            self.asked = Some((end, Instant::now() + self.grace));
+        } else {
+            self.stop(end);
+        }
+    }
+
     fn wait_for_events(&mut self, signals: &Signals, left: Option<Duration>) -> Result<(), SandboxError> {
         let mut events = vec![PollFd::new(&self.control, PollFlags::IN)];
-        let streams = [&self.stdout.pipe, &self.stderr.pipe];
-        let others = streams
-            .into_iter()
-            .flatten()
-            .map(|pipe| pipe.as_fd())
-            .chain(signals.pipe.as_ref().map(|pipe| pipe.as_fd()));
+        let others = [self.stdout.descriptor(), self.stderr.descriptor(), signals.descriptor()];
+        let others = others.into_iter().flatten();
         events.extend(others.map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN)));
         let timeout = left.and_then(|left| Timespec::try_from(left).ok());
         match poll(&mut events, timeout.as_ref()) {
@@ -338,7 +305,7 @@ impl Run {
             }
             Report::Restricted(levels) => self.levels = levels,
             Report::Refused(levels, lost) => return Err(SandboxError::Refused { levels, lost }),
-            Report::Failed(reason) => return Err(SandboxError::Setup { reason }),
+            Report::Failed(reason) => return Err(setup(reason)),
             Report::Started => self.clock.started = Some(now),
             Report::NotStarted(errno) => {
                 self.clock.started = Some(now);
@@ -351,9 +318,10 @@ impl Run {
         Ok(())
     }
 
-    /// The first end that is known is the one that counts.
+    /// The first end that is known is the one that counts; one that was asked for is the reason of what follows.
     fn stop(&mut self, end: End) {
         self.clock.ended.get_or_insert_with(Instant::now);
+        let end = self.asked.map_or(end, |(asked, _)| asked);
         self.end.get_or_insert(end);
     }
 
@@ -362,16 +330,13 @@ impl Run {
         // Not for one that has said its last word: it exits by itself, and a kill would only race with that.
         let _ = pidfd_send_signal(&self.child.pidfd, Signal::KILL);
         let ended = process::wait(self.child.pid).map_err(io("wait for the init"))?;
-        for stream in [&mut self.stdout, &mut self.stderr] {
-            // Everyone who could write is dead: what is in the pipe is all there is.
-            while stream.pipe.is_some() {
-                stream.drain();
-            }
-        }
+        // Everyone who could write is dead: what is in the pipes is all there is.
+        self.stdout.drain_all();
+        self.stderr.drain_all();
         Ok(ended)
     }
 
-    fn finish(self, ended: process::Ended) -> Result<Finished, SandboxError> {
+    fn finish(self, ended: process::Ended, spent: Option<Spent>) -> Result<Finished, SandboxError> {
         let Clock {
             begun,
             mounted,
@@ -379,32 +344,23 @@ impl Run {
             ended: stopped,
         } = self.clock;
         let (Some(mounted), Some(started)) = (mounted, started) else {
-            if let Some(End::Killed(signal)) = self.end.filter(|_| ended.code.is_none()) {
-                if signal != Signal::KILL.as_raw() {
-                    return Ok(Finished {
-                        end: End::Killed(signal),
-                        ..Finished::nothing()
-                    });
+            return match self.end {
+                Some(End::Killed(signal)) if ended.code.is_none() && signal != Signal::KILL.as_raw() => {
+                    Ok(Finished::nothing(End::Killed(signal)))
                 }
-            }
-            return Err(SandboxError::InitDied { code: ended.code });
+                Some(End::Oom) => Ok(Finished::nothing(End::Oom)),
+                _ => Err(SandboxError::InitDied { code: ended.code }),
+            };
         };
         let stopped = stopped.unwrap_or_else(Instant::now);
-        let truncated = [&self.stdout, &self.stderr]
-            .iter()
-            .any(|stream| stream.bytes > stream.limit);
         Ok(Finished {
             end: self.end.unwrap_or(End::Killed(Signal::KILL.as_raw())),
-            usage: Usage {
-                cpu_ms: u64::try_from(ended.cpu.as_millis()).unwrap_or(u64::MAX),
-                memory_peak_bytes: Some(ended.largest_resident),
-                pids_peak: None,
-            },
-            stdout_bytes: self.stdout.bytes,
-            stderr_bytes: self.stderr.bytes,
+            usage: usage(&ended, spent),
+            truncated: self.stdout.is_truncated() || self.stderr.is_truncated(),
+            stdout_bytes: self.stdout.bytes(),
+            stderr_bytes: self.stderr.bytes(),
             stdout: self.stdout.into_memory(),
             stderr: self.stderr.into_memory(),
-            truncated,
             enforced: self.levels,
             output: self.output,
             times: Times {
@@ -419,9 +375,9 @@ impl Run {
 
 impl Finished {
     /// A run that was stopped before its workload began.
-    fn nothing() -> Self {
+    fn nothing(end: End) -> Self {
         Self {
-            end: End::Killed(0),
+            end,
             usage: Usage::default(),
             stdout: Vec::new(),
             stderr: Vec::new(),
@@ -441,24 +397,27 @@ fn once_each(lowers: impl Iterator<Item = String>) -> Vec<String> {
     lowers.filter(|lower| seen.insert(lower.clone())).collect()
 }
 
-/// The levels of promises that are kept, or not, from outside the sandbox.
-fn given() -> BTreeMap<Promise, (Level, String)> {
-    let absent = |what: &str| {
-        (
-            Level::Absent,
-            format!("{what} needs a delegated cgroup, which this version does not use"),
-        )
-    };
-    let enforced = (Level::Enforced, String::new());
-    BTreeMap::from([
-        (Promise::Memory, absent("a memory limit")),
-        (Promise::Cpu, absent("a cpu limit")),
-        // By RLIMIT_NPROC, set and inherited in the workload, counted per user namespace.
-        (Promise::Processes, enforced.clone()),
-        (Promise::Time, enforced.clone()),
-        (Promise::OutputSize, enforced.clone()),
-        (Promise::Death, enforced),
-    ])
+/// The cgroup counts everything; without one there is what the kernel tells about a child.
+fn usage(ended: &process::Ended, spent: Option<Spent>) -> Usage {
+    let cpu = spent.map_or(ended.cpu, |spent| spent.cpu);
+    Usage {
+        cpu_ms: milliseconds(cpu),
+        memory_peak_bytes: spent
+            .and_then(|spent| spent.memory_peak)
+            .or(Some(ended.largest_resident)),
+        // The init is not the workload's.
+        pids_peak: spent
+            .and_then(|spent| spent.pids_peak)
+            .map(|peak| peak.saturating_sub(1)),
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn setup(reason: String) -> SandboxError {
+    SandboxError::Setup { reason }
 }
 
 fn setup_failed(step: u8, errno: i32) -> SandboxError {
@@ -466,9 +425,7 @@ fn setup_failed(step: u8, errno: i32) -> SandboxError {
     let name = SETUP_STEPS.get(usize::from(step)).copied().unwrap_or("set itself up");
     match step {
         0 => SandboxError::UserNamespace { step: name, source },
-        _ => SandboxError::Setup {
-            reason: format!("{name}: {source}"),
-        },
+        _ => setup(format!("{name}: {source}")),
     }
 }
 

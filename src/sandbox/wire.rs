@@ -2,6 +2,7 @@
 //!
 //! A frame is `J`, a length (u32, native order) and that many bytes of JSON. Secrets follow their order as raw frames
 //! `S`. Before it is our binary, the child can only say `E`, step, errno ([`crate::sys::process::SETUP_FAILED`]).
+//! After its orders the init hears one thing more, at most: the byte [`TERMINATE`].
 //! Nothing of the workload ever holds this socket: it is closed by the workload's exec.
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::bundle::Place;
 use crate::policy::{Level, Promise};
 use crate::sys::process::SETUP_FAILED;
 
@@ -22,6 +24,8 @@ use crate::sys::process::SETUP_FAILED;
 const MAX_FRAME: u32 = 16 << 20;
 const JSON: u8 = b'J';
 const SECRET: u8 = b'S';
+/// To the init: send everything SIGTERM.
+pub const TERMINATE: u8 = b'T';
 
 /// To the init: everything it shall do.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,8 +42,8 @@ pub struct Orders {
     pub hostname: String,
     /// Shown as `/input`.
     pub input: Option<String>,
-    /// Names of the secrets; their values follow as raw frames.
-    pub secrets: Vec<String>,
+    /// Names of the secrets and where they go; their values follow as raw frames.
+    pub secrets: Vec<(String, Place)>,
     /// Bytes of `/tmp`.
     pub tmp_bytes: u64,
     /// Bytes of `/output`.
@@ -48,6 +52,8 @@ pub struct Orders {
     pub pids: u32,
     /// Wall clock of the workload.
     pub timeout_ms: u64,
+    /// From SIGTERM to SIGKILL.
+    pub grace_ms: u64,
     /// What we already know about promises that are kept from outside.
     pub given: BTreeMap<Promise, (Level, String)>,
     /// Promises that may be lost.

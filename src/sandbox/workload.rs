@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use rustix::fs::OFlags;
 use rustix::pipe::{pipe_with, PipeFlags};
 
+use super::bundle::Place;
 use super::restrict;
 use super::wire::Orders;
 use crate::sys::process::{self, Forked};
@@ -16,6 +17,9 @@ const NOT_FOUND: [i32; 2] = [
     rustix::io::Errno::NOENT.raw_os_error(),
     rustix::io::Errno::NOTDIR.raw_os_error(),
 ];
+
+/// So that a full `/tmp` answers ENOSPC before the limit on a file's size kills (SIGXFSZ).
+const FILE_SLACK: u64 = 64 << 10;
 
 /// A workload that runs, or why it does not.
 #[derive(Debug)]
@@ -35,15 +39,14 @@ pub fn code_of(errno: i32) -> i32 {
     }
 }
 
-/// Starts the workload of `orders`.
-pub fn begin(orders: &Orders) -> io::Result<Begun> {
+/// Starts the workload of `orders` with the values of its secrets.
+pub fn begin(orders: &Orders, secrets: &[Vec<u8>]) -> io::Result<Begun> {
     let argv = strings(&orders.argv)?;
-    let env: Vec<String> = orders
-        .env
-        .iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect();
-    let env = strings(&env)?;
+    let env = orders.env.iter().map(|(name, value)| variable(name, value.as_bytes()));
+    let secret = orders.secrets.iter().zip(secrets);
+    let secret = secret.filter(|((_, place), _)| *place == Place::Variable);
+    let env = env.chain(secret.map(|((name, _), value)| variable(name, value)));
+    let env = env.collect::<io::Result<Vec<_>>>()?;
     let candidates = candidates(orders)?;
     // The write end closes itself at the exec; what arrives before is an errno.
     let (mut read, write) = pipe_with(PipeFlags::CLOEXEC).map(|(read, write)| (std::fs::File::from(read), write))?;
@@ -71,7 +74,7 @@ fn become_workload(orders: &Orders, candidates: &[CString], argv: &[CString], en
     let errno = |error: io::Error| error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error());
     let prepared = rustix::process::setsid()
         .map_err(io::Error::from)
-        .and_then(|_| restrict::limit(orders.pids, orders.tmp_bytes.max(orders.output_bytes)))
+        .and_then(|_| restrict::limit(orders.pids, orders.tmp_bytes.max(orders.output_bytes) + FILE_SLACK))
         .and_then(|()| Ok(rustix::process::chdir(&*orders.cwd)?));
     if let Err(error) = prepared {
         return errno(error);
@@ -110,8 +113,13 @@ fn candidates(orders: &Orders) -> io::Result<Vec<CString>> {
     strings(&paths)
 }
 
+fn variable(name: &str, value: &[u8]) -> io::Result<CString> {
+    let nul = |_| io::Error::new(io::ErrorKind::InvalidInput, format!("variable {name} holds a NUL"));
+    CString::new([name.as_bytes(), b"=", value].concat()).map_err(nul)
+}
+
 fn strings(texts: &[String]) -> io::Result<Vec<CString>> {
-    let nul = |_| io::Error::new(io::ErrorKind::InvalidInput, "an argument or variable holds a NUL");
+    let nul = |_| io::Error::new(io::ErrorKind::InvalidInput, "an argument holds a NUL");
     texts
         .iter()
         .map(|text| CString::new(text.as_bytes()).map_err(nul))

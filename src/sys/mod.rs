@@ -2,4 +2,5 @@
 
 pub mod clock;
 pub mod inflate;
+pub mod kernel;
 pub mod process;

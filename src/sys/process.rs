@@ -303,6 +303,12 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Sends SIGTERM to every process of this pid namespace but this one and pid 1.
+pub fn terminate_all() {
+    // SAFETY: kill with numbers only. It fails when there is nobody, which is fine.
+    unsafe { libc::kill(-1, libc::SIGTERM) };
+}
+
 /// Keeps memory dumps, ptrace and `/proc/PID/{environ,mem,fd}` of this process from everyone without capabilities.
 pub fn forbid_dumps() -> io::Result<()> {
     // SAFETY: prctl with numbers only.

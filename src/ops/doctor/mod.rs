@@ -1,0 +1,431 @@
+//! `gantry doctor`: what holds on this machine, found out by trying.
+//!
+//! gantry runs its own binary in its own sandbox and attacks every promise from there; nothing is concluded from a
+//! version. One finding per promise (level, evidence, fix) and one observation per setting of the host.
+
+mod host;
+mod probe;
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::policy::{Bytes, Confinement, Level, Promise};
+use crate::sandbox::{self, Bundle, CgroupError, End, Finished, SandboxError, Sink, Subtree};
+use crate::store::{Store, StoreError};
+
+pub use host::Observation;
+pub use probe::{is_probe, main as probe_main};
+
+/// The probe's `/tmp` and `/output`.
+const PLACE: Bytes = Bytes(1 << 20);
+/// The probe's limit on processes.
+const PIDS: u32 = 16;
+/// The limit that is broken on purpose.
+const MEMORY: Bytes = Bytes(48 << 20);
+/// Three times as much.
+const ALLOCATED: u64 = 144 << 20;
+/// Half a core, used by two threads.
+const CPUS: f64 = 0.5;
+const SPIN: Duration = Duration::from_millis(600);
+/// 15 % above the share, and what starting costs before the first period is over.
+const MOST_CPU: Duration = Duration::from_millis(345 + 60);
+const OUTPUT_LIMIT: Bytes = Bytes(64 << 10);
+/// Nothing takes longer on a machine that works.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How surely one promise is kept here.
+#[derive(Debug, Clone, Serialize)]
+pub struct Finding {
+    /// The level a run would report, if the attack agrees.
+    pub level: Level,
+    /// What was tried and what came of it.
+    pub evidence: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fix: Option<String>,
+}
+
+/// What all of it comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Every promise is enforced.
+    Ok,
+    /// Runs need `--allow-degraded`.
+    Degraded,
+    /// Nothing can run.
+    Unusable,
+}
+
+/// The whole document.
+#[derive(Debug, Serialize)]
+pub struct Diagnosis {
+    /// Always 1.
+    pub schema: u32,
+    /// The sum.
+    pub verdict: Verdict,
+    /// Every promise; empty when nothing can run.
+    pub promises: BTreeMap<Promise, Finding>,
+    /// Why nothing can run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The host.
+    pub host: Vec<Observation>,
+}
+
+/// Why the examination itself failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DoctorError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The probe cannot be put in its place.
+    #[error("copy gantry to {path}")]
+    Copy {
+        /// Where to.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Examines this machine, with scratch space in `store`.
+pub fn examine(store: &Store) -> Result<Diagnosis, DoctorError> {
+    let scratch = store.scratch()?;
+    let layer = scratch.path().join("fs");
+    let target = layer.join(probe::PATH.trim_start_matches('/'));
+    let copied = std::fs::create_dir(&layer).and_then(|()| std::fs::copy("/proc/self/exe", &target).map(drop));
+    copied.map_err(|source| DoctorError::Copy { path: target, source })?;
+    let doctor = Doctor {
+        scaffold: store.scaffold_tree()?,
+        layer,
+        subtree: Subtree::open(),
+    };
+    let host = host::observe(store.root());
+    let (promises, error) = match doctor.promises() {
+        Ok(promises) => (promises, None),
+        Err(error) => (BTreeMap::new(), Some(super::chain(&error))),
+    };
+    let verdict = match &error {
+        Some(_) => Verdict::Unusable,
+        None if promises.values().all(|finding| finding.level == Level::Enforced) => Verdict::Ok,
+        None => Verdict::Degraded,
+    };
+    Ok(Diagnosis {
+        schema: 1,
+        verdict,
+        promises,
+        error,
+        host,
+    })
+}
+
+/// Runs a sandbox that waits, until it is killed: the other half of the attack on [`Promise::Death`].
+pub fn hold(scaffold: &Path, layer: &Path, marker: &str) -> Result<(), SandboxError> {
+    let doctor = Doctor {
+        scaffold: scaffold.to_owned(),
+        layer: layer.to_owned(),
+        subtree: Err(CgroupError::NotUnified),
+    };
+    let mut bundle = doctor.bundle(&["wait", "600000"], Confinement::default());
+    bundle.argv.push(marker.to_owned());
+    sandbox::run(&bundle, Sink::Inherit).map(drop)
+}
+
+struct Doctor {
+    scaffold: PathBuf,
+    layer: PathBuf,
+    subtree: Result<Subtree, CgroupError>,
+}
+
+impl Doctor {
+    fn promises(&self) -> Result<BTreeMap<Promise, Finding>, SandboxError> {
+        let confinement = Confinement {
+            pids: PIDS,
+            tmp_size: PLACE,
+            output_size: PLACE,
+            timeout: PATIENCE,
+            ..Confinement::default()
+        };
+        let looked = self.run(&["look"], confinement)?;
+        let found: probe::Found = serde_json::from_slice(&looked.stdout).unwrap_or_default();
+        let mut findings = inside(&looked, &found);
+        let mut attacks = vec![
+            (Promise::Memory, self.memory()?),
+            (Promise::Cpu, self.cpu()?),
+            (Promise::Time, self.time()?),
+            (Promise::OutputSize, self.output()?),
+            (Promise::Death, self.death()),
+        ];
+        for (promise, (holds, evidence)) in attacks.drain(..) {
+            findings.insert(promise, finding(&looked, promise, holds, evidence));
+        }
+        for (promise, finding) in &mut findings {
+            finding.fix = (finding.level != Level::Enforced).then(|| self.fix(*promise)).flatten();
+        }
+        Ok(findings)
+    }
+
+    /// Three times the limit.
+    fn memory(&self) -> Result<(bool, String), SandboxError> {
+        let confinement = Confinement {
+            memory: MEMORY,
+            timeout: PATIENCE,
+            ..Confinement::default()
+        };
+        let finished = self.run(&["allocate", &ALLOCATED.to_string()], confinement)?;
+        let evidence = format!(
+            "took {} under a limit of {MEMORY}: {}",
+            Bytes(ALLOCATED),
+            ended(finished.end)
+        );
+        Ok((finished.end == End::Oom, evidence))
+    }
+
+    fn cpu(&self) -> Result<(bool, String), SandboxError> {
+        let confinement = Confinement {
+            cpus: CPUS,
+            timeout: PATIENCE,
+            ..Confinement::default()
+        };
+        let finished = self.run(&["spin", &SPIN.as_millis().to_string()], confinement)?;
+        let used = Duration::from_millis(finished.usage.cpu_ms);
+        let evidence = format!("two busy threads used {used:?} of cpu in {SPIN:?} under a share of {CPUS}");
+        Ok((used <= MOST_CPU, evidence))
+    }
+
+    fn time(&self) -> Result<(bool, String), SandboxError> {
+        let confinement = Confinement {
+            timeout: Duration::from_millis(200),
+            ..Confinement::default()
+        };
+        let started = Instant::now();
+        let finished = self.run(&["wait", "60000"], confinement)?;
+        let evidence = format!(
+            "{} after {} ms of 200",
+            ended(finished.end),
+            started.elapsed().as_millis()
+        );
+        Ok((finished.end == End::TimedOut, evidence))
+    }
+
+    fn output(&self) -> Result<(bool, String), SandboxError> {
+        let confinement = Confinement {
+            output_limit: OUTPUT_LIMIT,
+            timeout: PATIENCE,
+            ..Confinement::default()
+        };
+        let finished = self.run(&["flood", "1048576"], confinement)?;
+        let holds = finished.stdout.len() as u64 == OUTPUT_LIMIT.0 && finished.truncated;
+        let evidence = format!(
+            "{} of {} were passed on under a limit of {OUTPUT_LIMIT}",
+            Bytes(finished.stdout.len() as u64),
+            Bytes(finished.stdout_bytes)
+        );
+        Ok((holds, evidence))
+    }
+
+    /// A gantry of its own is killed while its sandbox runs.
+    fn death(&self) -> (bool, String) {
+        let marker = format!("doctor-{}", std::process::id());
+        let failed = |what: &str, error: io::Error| (false, format!("{what}: {error}"));
+        let spawned = Command::new("/proc/self/exe")
+            .args(["doctor", "--hold"])
+            .args([&self.scaffold, &self.layer])
+            .arg(&marker)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn();
+        let mut child = match spawned {
+            Ok(child) => child,
+            Err(error) => return failed("start gantry", error),
+        };
+        let mut line = String::new();
+        let up = child.stdout.take().map(|out| BufReader::new(out).read_line(&mut line));
+        let seen = has_process(&marker);
+        let killed = child.kill().and_then(|()| child.wait());
+        if let Err(error) = killed {
+            return failed("kill gantry", error);
+        }
+        if !matches!(up, Some(Ok(3))) || !seen {
+            return (false, "the sandbox that was to be killed did not start".to_owned());
+        }
+        let started = Instant::now();
+        while has_process(&marker) {
+            if started.elapsed() > PATIENCE {
+                return (false, "a function outlived its gantry, which was killed".to_owned());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let evidence = format!(
+            "gantry was killed, its function was gone {} ms later",
+            started.elapsed().as_millis()
+        );
+        (true, evidence)
+    }
+
+    fn run(&self, args: &[&str], confinement: Confinement) -> Result<Finished, SandboxError> {
+        sandbox::run(&self.bundle(args, confinement), Sink::Capture)
+    }
+
+    /// Everything may be lost: what is lost is what we want to know.
+    fn bundle(&self, args: &[&str], confinement: Confinement) -> Bundle {
+        let argv = std::iter::once(probe::PATH).chain(args.iter().copied());
+        Bundle {
+            lowers: vec![self.scaffold.clone(), self.layer.clone()],
+            argv: argv.map(str::to_owned).collect(),
+            env: vec![("PATH".to_owned(), "/".to_owned())],
+            cwd: "/".to_owned(),
+            hostname: "doctor".to_owned(),
+            input: None,
+            secrets: Vec::new(),
+            confinement: Confinement {
+                allow_degraded: Promise::ALL.into(),
+                ..confinement
+            },
+        }
+    }
+
+    fn fix(&self, promise: Promise) -> Option<String> {
+        let fix = match (promise, &self.subtree) {
+            (Promise::Memory | Promise::Cpu, Err(CgroupError::NotUnified)) => {
+                "boot with the unified cgroup hierarchy (systemd.unified_cgroup_hierarchy=1)"
+            }
+            (Promise::Memory | Promise::Cpu, Err(CgroupError::NoController { .. })) => {
+                "delegate it: a drop-in for user@.service with Delegate=cpu memory pids, or a unit like examples/systemd/gantry-worker.service"
+            }
+            (Promise::Memory | Promise::Cpu, _) => {
+                "run gantry in a delegated cgroup: systemd-run --user --scope -p Delegate=yes gantry ..., or a unit like examples/systemd/gantry-worker.service (loginctl enable-linger keeps the user's units when nobody is logged in)"
+            }
+            (Promise::Landlock, _) => "boot Linux 6.12 or newer with lsm=landlock,...",
+            _ => return None,
+        };
+        let reason = self.subtree.as_ref().err().filter(|_| promise != Promise::Landlock);
+        Some(reason.map_or(fix.to_owned(), |reason| format!("{reason}; {fix}")))
+    }
+}
+
+/// The promises that one look from inside decides.
+fn inside(looked: &Finished, found: &probe::Found) -> BTreeMap<Promise, Finding> {
+    use rustix::io::Errno;
+    let is = |errno: i32, wanted: Errno| errno == wanted.raw_os_error();
+    let name = |errno: i32| match errno {
+        0 => "went through".to_owned(),
+        _ => format!("{}", io::Error::from_raw_os_error(errno)),
+    };
+    let full = |(bytes, errno): (usize, i32)| bytes as u64 <= PLACE.0 && is(errno, Errno::NOSPC);
+    let filled = |(bytes, errno): (usize, i32)| {
+        format!(
+            "{} of {PLACE} could be written, then: {}",
+            Bytes(bytes as u64),
+            name(errno)
+        )
+    };
+    let variables: Vec<&str> = found.variables.iter().map(String::as_str).collect();
+    let empty = |set: &String| !set.is_empty() && set.bytes().all(|digit| digit == b'0');
+    let [internet, machine] = found.sockets;
+    let checks = [
+        (
+            Promise::User,
+            found.ids == [1000; 4],
+            format!("uid, euid, gid, egid are {:?}", found.ids),
+        ),
+        (
+            Promise::Capabilities,
+            found.capabilities.len() == 5 && found.capabilities.iter().all(empty),
+            format!("the five sets are {}", found.capabilities.join(" ")),
+        ),
+        (
+            Promise::NoNewPrivs,
+            found.no_new_privs == "1",
+            format!("NoNewPrivs is {}", found.no_new_privs),
+        ),
+        (
+            Promise::Seccomp,
+            found.seccomp == "2" && is(internet, Errno::AFNOSUPPORT) && is(machine, Errno::AFNOSUPPORT),
+            format!(
+                "an internet socket: {}; a vsock socket: {}",
+                name(internet),
+                name(machine)
+            ),
+        ),
+        (
+            Promise::Landlock,
+            is(found.proc, Errno::ACCESS),
+            format!("a file of /proc opened for writing: {}", name(found.proc)),
+        ),
+        (
+            Promise::ReadOnlyRoot,
+            is(found.root, Errno::ROFS),
+            format!("a file created in the root: {}", name(found.root)),
+        ),
+        (
+            Promise::Tmp,
+            full(found.tmp) && is(found.execute, Errno::ACCESS),
+            format!(
+                "{}; a script there executed: {}",
+                filled(found.tmp),
+                name(found.execute)
+            ),
+        ),
+        (Promise::Output, full(found.output), filled(found.output)),
+        (
+            Promise::Network,
+            found.interfaces == ["lo"],
+            format!("interfaces are {}", found.interfaces.join(" ")),
+        ),
+        (
+            Promise::Processes,
+            found.children.0 < PIDS && is(found.children.1, Errno::AGAIN),
+            format!(
+                "{} children started under a limit of {PIDS} processes, then: {}",
+                found.children.0,
+                name(found.children.1)
+            ),
+        ),
+        (
+            Promise::Leaks,
+            found.descriptors == 3 && variables == ["PATH"],
+            format!("{} descriptors, variables {}", found.descriptors, variables.join(" ")),
+        ),
+    ];
+    let findings = checks.into_iter();
+    findings
+        .map(|(promise, holds, evidence)| (promise, finding(looked, promise, holds, evidence)))
+        .collect()
+}
+
+/// The level that the run reported, if the attack agrees that there is one.
+fn finding(looked: &Finished, promise: Promise, holds: bool, evidence: String) -> Finding {
+    let reported = looked.enforced.get(&promise).copied().unwrap_or(Level::Absent);
+    Finding {
+        level: if holds { reported } else { Level::Absent },
+        evidence,
+        fix: None,
+    }
+}
+
+fn ended(end: End) -> String {
+    match end {
+        End::Exited(code) => format!("ended with {code}"),
+        End::Signaled(signal) | End::Killed(signal) => format!("ended by signal {signal}"),
+        End::TimedOut => "timed out".to_owned(),
+        End::Oom => "out of memory".to_owned(),
+    }
+}
+
+/// Whether a process other than the one that was started with `--hold` has `marker` as an argument.
+fn has_process(marker: &str) -> bool {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut commands = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    commands.any(|command| {
+        let mut words = command.split(|byte| *byte == 0);
+        words.next() == Some(probe::PATH.as_bytes()) && words.any(|word| word == marker.as_bytes())
+    })
+}

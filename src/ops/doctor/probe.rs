@@ -1,0 +1,192 @@
+//! The probe that `gantry doctor` runs inside the sandbox: gantry's own binary, trying what the sandbox refuses.
+//!
+//! It is the whole root file system of its sandbox, so that no image is needed. It answers with one JSON document.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::net::{socket, AddressFamily, SocketType};
+use serde::{Deserialize, Serialize};
+
+/// Where the binary lies inside, and so its `argv[0]`.
+pub const PATH: &str = "/gantry-probe";
+/// Something is wrong when nothing has refused by then.
+const MOST_WRITTEN: usize = 64 << 20;
+const MOST_CHILDREN: u32 = 200;
+
+/// What the probe found; errors are errno, 0 where nothing refused.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Found {
+    /// Real and effective user and group.
+    pub ids: [u32; 4],
+    /// The five sets.
+    pub capabilities: Vec<String>,
+    /// `NoNewPrivs` and `Seccomp` of `/proc/self/status`.
+    pub no_new_privs: String,
+    /// See above.
+    pub seccomp: String,
+    /// Opening sockets of the Internet and of virtual machines.
+    pub sockets: [i32; 2],
+    /// Creating a file in the root.
+    pub root: i32,
+    /// Opening a file of `/proc` for writing.
+    pub proc: i32,
+    /// Executing a file of `/tmp`.
+    pub execute: i32,
+    /// Bytes that went into `/tmp` and what ended that.
+    pub tmp: (usize, i32),
+    /// The same for `/output`.
+    pub output: (usize, i32),
+    /// Children that were started and what ended that.
+    pub children: (u32, i32),
+    /// Network interfaces.
+    pub interfaces: Vec<String>,
+    /// Open descriptors besides the one that lists them.
+    pub descriptors: usize,
+    /// Names of the environment's variables.
+    pub variables: Vec<String>,
+}
+
+/// Whether this process was started as the probe.
+pub fn is_probe(name: Option<&OsStr>) -> bool {
+    name == Some(OsStr::new(PATH))
+}
+
+/// Runs the probe; returns its exit code.
+pub fn main(arguments: &[OsString]) -> u8 {
+    let word = |index: usize| arguments.get(index).and_then(|word| word.to_str()).unwrap_or_default();
+    let number = word(2).parse::<u64>().unwrap_or(0);
+    let done = match word(1) {
+        "look" => say(&serde_json::to_vec(&look()).unwrap_or_default()),
+        "allocate" => allocate(number),
+        "spin" => spin(Duration::from_millis(number)),
+        "flood" => flood(number),
+        "wait" => say(b"up\n").map(|()| std::thread::sleep(Duration::from_millis(number))),
+        _ => return 2,
+    };
+    u8::from(done.is_err())
+}
+
+fn say(bytes: &[u8]) -> io::Result<()> {
+    io::stdout().write_all(bytes)?;
+    io::stdout().flush()
+}
+
+fn look() -> Found {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let field = |key: &str| {
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    let table = fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
+    let interfaces = table
+        .lines()
+        .skip(2)
+        .filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()));
+    let opens = |family| refusal(socket(family, SocketType::STREAM, None).map_err(io::Error::from));
+    Found {
+        ids: [
+            rustix::process::getuid().as_raw(),
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getgid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        ],
+        capabilities: ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].map(field).to_vec(),
+        no_new_privs: field("NoNewPrivs"),
+        seccomp: field("Seccomp"),
+        sockets: [opens(AddressFamily::INET), opens(AddressFamily::VSOCK)],
+        root: refusal(File::create("/probe")),
+        proc: refusal(fs::OpenOptions::new().write(true).open("/proc/self/oom_score_adj")),
+        execute: refusal(execute()),
+        tmp: fill("/tmp/probe"),
+        output: fill("/output/probe"),
+        children: children(),
+        interfaces: interfaces.collect(),
+        descriptors: fs::read_dir("/proc/self/fd")
+            .map_or(0, Iterator::count)
+            .saturating_sub(1),
+        variables: std::env::vars_os()
+            .map(|(name, _)| name.to_string_lossy().into_owned())
+            .collect(),
+    }
+}
+
+fn refusal<T>(result: io::Result<T>) -> i32 {
+    result.err().map_or(0, |error| error.raw_os_error().unwrap_or(-1))
+}
+
+fn execute() -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let script = "/tmp/execute";
+    fs::write(script, format!("#!{PATH}\n"))?;
+    fs::set_permissions(script, fs::Permissions::from_mode(0o755))?;
+    Command::new(script).status().map(drop)
+}
+
+fn fill(path: &str) -> (usize, i32) {
+    let chunk = [1u8; 64 << 10];
+    let mut written = 0;
+    let filled = File::create(path).and_then(|mut file| {
+        while written < MOST_WRITTEN {
+            written += file.write(&chunk)?;
+        }
+        Ok(())
+    });
+    let _ = fs::remove_file(path);
+    (written, refusal(filled))
+}
+
+fn children() -> (u32, i32) {
+    let mut started = Vec::new();
+    let refused = loop {
+        if started.len() >= MOST_CHILDREN as usize {
+            break 0;
+        }
+        let spawned = Command::new(PATH).args(["wait", "60000"]).stdout(Stdio::null()).spawn();
+        match spawned {
+            Ok(child) => started.push(child),
+            Err(error) => break error.raw_os_error().unwrap_or(-1),
+        }
+    };
+    let count = started.len();
+    for child in &mut started {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    (u32::try_from(count).unwrap_or(u32::MAX), refused)
+}
+
+/// Takes memory a megabyte at a time and keeps it.
+fn allocate(bytes: u64) -> io::Result<()> {
+    let mut held: Vec<Vec<u8>> = Vec::new();
+    for _ in 0..bytes >> 20 {
+        held.push(vec![1; 1 << 20]);
+        // Where someone only looks from time to time, there must be something to see.
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    say(format!("{}\n", held.iter().map(Vec::len).sum::<usize>()).as_bytes())
+}
+
+/// Two threads that do nothing but count.
+fn spin(time: Duration) -> io::Result<()> {
+    let until = Instant::now() + time;
+    let busy = move || while Instant::now() < until {};
+    let other = std::thread::spawn(busy);
+    busy();
+    other
+        .join()
+        .map_err(|_| io::Error::other("the second thread ended early"))
+}
+
+fn flood(bytes: u64) -> io::Result<()> {
+    let chunk = [b'x'; 4096];
+    for _ in 0..bytes >> 12 {
+        io::stdout().write_all(&chunk)?;
+    }
+    io::stdout().flush()
+}

@@ -1,0 +1,18 @@
+//! Questions to the kernel that no crate asks.
+#![allow(unsafe_code, reason = "the call has no safe wrapper that only asks")]
+
+/// The version of Landlock; none when the kernel has none or it is not enabled.
+pub fn landlock_abi() -> Option<u32> {
+    /// `LANDLOCK_CREATE_RULESET_VERSION` (landlock_create_ruleset(2)).
+    const VERSION: libc::c_uint = 1;
+    // SAFETY: with this flag the call takes a null pointer and size 0, and makes nothing.
+    let version = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            std::ptr::null::<libc::c_void>(),
+            0usize,
+            VERSION,
+        )
+    };
+    u32::try_from(version).ok().filter(|version| *version > 0)
+}
