@@ -9,13 +9,15 @@
 
 mod common;
 
-use common::{done, shared, DEGRADED};
+use common::{done, shared, Gantry, DEGRADED};
 use serde_json::Value;
 
 #[test]
 fn the_doctor_agrees_with_the_outcome_of_a_run() {
     let gantry = shared();
-    let examined = gantry.gantry(["doctor", "--json"]);
+    // It needs no image and no base.
+    let own = Gantry::new();
+    let examined = own.gantry(["doctor", "--json"]);
     let diagnosis: Value = serde_json::from_str(&examined.stdout).unwrap_or_else(|_| panic!("{}", examined.stderr));
     let (ran, outcome) = gantry.try_python("doctor:1", "print(1)", &[]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
@@ -33,7 +35,7 @@ fn the_doctor_agrees_with_the_outcome_of_a_run() {
     assert_eq!(promises.len(), 16);
     let (verdict, code) = if lost == 0 { ("ok", 0) } else { ("degraded", 3) };
     assert_eq!((diagnosis["verdict"].as_str(), examined.code), (Some(verdict), code));
-    let scratch = gantry.root.join("tmp");
+    let scratch = own.root.join("tmp");
     assert_eq!(
         std::fs::read_dir(scratch).unwrap().count(),
         0,
