@@ -13,6 +13,8 @@ readonly RUST_PACKAGES="cargo-web rustc-web"
 # What the tests compare gantry with, and check its images with.
 readonly TEST_PACKAGES="rust-web-clippy rustfmt-web docker-registry skopeo umoci podman uidmap bubblewrap strace"
 readonly BENCH_PACKAGES="bubblewrap umoci gzip"
+# User-Mode Linux, and what makes a root file system for it without root.
+readonly LIMITS_PACKAGES="user-mode-linux mmdebstrap uidmap fakeroot e2fsprogs"
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -88,6 +90,8 @@ prepare() {
             rustfmt-web) need rustfmt "$name" ;;
             bubblewrap) need bwrap "$name" ;;
             uidmap) need newuidmap "$name" ;;
+            user-mode-linux) need linux "$name" ;;
+            e2fsprogs) PATH=$PATH:/usr/sbin:/sbin need mke2fs "$name" ;;
             *) need "$name" "$name" ;;
         esac
     done

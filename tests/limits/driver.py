@@ -1,0 +1,442 @@
+#!/usr/bin/env python3
+"""The limit tests: runs gantry from the outside, inside a cgroup that was delegated to an unprivileged user.
+
+The cgroup tree the unit gantry-worker.service leaves us:
+
+    OWN            delegated; cpu, memory and pids
+    OWN/worker     this program
+    OWN/...        what gantry makes for its runs, and must take away again
+
+What gantry says is never believed alone: limits are read in the cgroup while a run lasts, use is compared with what
+the function measured itself, and every probe has a twin that shows that it would go further without the limit.
+
+The kernel has one processor, so a share of 1 cannot be exceeded whatever gantry does; shares below 1 are what shows
+that the share is enforced. Its scheduler counts in ticks of 10 ms: times below are sums of several seconds.
+"""
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+PAYLOAD = pathlib.Path(__file__).resolve().parent
+GANTRY = str(PAYLOAD / "gantry")
+WORKER = pathlib.Path("/sys/fs/cgroup" + pathlib.Path("/proc/self/cgroup").read_text().split("::")[1].strip())
+OWN = WORKER.parent
+IMAGE = "limits:1"
+MIB = 1 << 20
+# The kernel of User-Mode Linux has no Landlock; everything else must hold.
+DEGRADED = os.environ.get("LIMITS_DEGRADED", "landlock")
+ENVIRONMENT = {"HOME": "/home/worker", "PATH": "/usr/bin:/bin", "GANTRY_ROOT": str(PAYLOAD / "store")}
+# How long something that happens by itself may take before it counts as not happening.
+PATIENCE = 10
+
+
+class Ran:
+    """One ended `gantry run`."""
+
+    def __init__(self, code, stdout, stderr, outcome):
+        self.code, self.stdout, self.stderr, self.outcome = code, stdout, stderr, outcome
+        self.status = outcome.get("status")
+        self.usage = outcome.get("usage", {})
+
+    def said(self, fact):
+        """What the function reported under that name; nothing when it did not get there."""
+        for line in self.stdout.splitlines():
+            facts = json.loads(line)
+            if fact in facts:
+                return facts[fact]
+        return None
+
+    def __str__(self):
+        return f"exit code {self.code}, outcome {json.dumps(self.outcome)}, stdout {self.stdout!r}, stderr {self.stderr!r}"
+
+
+def command(report, options, function):
+    return [GANTRY, "run", "--allow-degraded", DEGRADED, "--report", report, *options, IMAGE, "--", *map(str, function)]
+
+
+def run(options, *function):
+    """Runs the function to its end and checks what holds after every run: nothing is left."""
+    with tempfile.TemporaryDirectory() as scratch:
+        report = f"{scratch}/outcome.json"
+        done = subprocess.run(
+            command(report, options, function), env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
+        try:
+            outcome = json.loads(pathlib.Path(report).read_text())
+        except FileNotFoundError:
+            outcome = {}
+    ran = Ran(done.returncode, done.stdout, done.stderr, outcome)
+    nothing_is_left(ran)
+    return ran
+
+
+class Running:
+    """A `gantry run` that is under way; the function has said that it is ready."""
+
+    def __init__(self, options, *function):
+        self.scratch = tempfile.TemporaryDirectory()
+        self.process = subprocess.Popen(
+            command(f"{self.scratch.name}/outcome.json", options, function),
+            env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        line = self.process.stdout.readline()
+        check(line, f"the function did not start: {self.process.stderr.read() if not line else ''}")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
+        self.scratch.cleanup()
+
+
+def check(claim, otherwise):
+    if not claim:
+        raise AssertionError(otherwise)
+
+
+def near(got, want, what):
+    """Right to 10 %."""
+    check(got is not None and abs(got - want) <= want / 10, f"{what}: {got} is not within 10 % of {want}")
+
+
+def run_cgroups():
+    """The cgroups below ours that are not ours: those of runs."""
+    return sorted(path for path in OWN.rglob("*") if path.is_dir() and path != WORKER)
+
+
+def run_processes():
+    """Processes of this service in another cgroup than ours: those of runs, zombies included."""
+    found = []
+    for process in pathlib.Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                cgroup = (process / "cgroup").read_text().split("::")[1].strip()
+                name = (process / "comm").read_text().strip()
+            except OSError:
+                continue
+            # `(deleted)`: the cgroup has been removed under a zombie.
+            if cgroup.startswith(str(OWN).removeprefix("/sys/fs/cgroup") + "/") and not cgroup.endswith("/worker"):
+                found.append(f"{process.name} {name} in {cgroup}")
+    return found
+
+
+def nothing_is_left(after):
+    check(not run_cgroups(), f"cgroups are left: {run_cgroups()} after {after}")
+    check(not run_processes(), f"processes are left: {run_processes()} after {after}")
+
+
+def becomes_true(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def is_oom(ran):
+    check((ran.status, ran.code) == ("oom", 137), f"not an oom: {ran}")
+    check((ran.outcome["exit_code"], ran.outcome["signal"]) == (137, 9), f"not the oom of the outcome: {ran}")
+
+
+def is_ok(ran):
+    check((ran.status, ran.code) == ("ok", 0), f"not ok: {ran}")
+
+
+# --- what the machine has: a bed that does not enforce proves nothing ---
+
+
+def the_bed_delegates_cpu_memory_and_pids():
+    check(os.getuid() != 0, "the driver runs as root")
+    controllers = (OWN / "cgroup.controllers").read_text().split()
+    check({"cpu", "memory", "pids"} <= set(controllers), f"{OWN} has only {controllers}")
+
+
+# --- levels and limits ---
+
+
+def memory_cpu_and_processes_are_enforced():
+    ran = run([], "nothing")
+    is_ok(ran)
+    levels = {name: ran.outcome["enforced"].get(name) for name in ("memory", "cpu", "processes")}
+    check(set(levels.values()) == {"enforced"}, f"levels are {levels}")
+
+
+def the_limits_are_those_in_the_cgroup():
+    want = {
+        "memory.max": str(100 * MIB),
+        "memory.swap.max": "0",
+        "memory.oom.group": "1",
+        "cgroup.max.descendants": "0",
+    }
+    with Running(["--memory", "100M", "--pids", "17", "--cpus", "0.3"], "wait"):
+        cgroups = [path for path in run_cgroups() if (path / "cgroup.procs").read_text()]
+        check(len(cgroups) == 1, f"cgroups with processes during one run: {cgroups}")
+        read = lambda name: (cgroups[0] / name).read_text().strip()
+        got = {name: read(name) for name in want}
+        check(got == want, f"limits are {got}")
+        # The trusted init of the sandbox is one process more.
+        check(read("pids.max") in ("17", "18"), f"pids.max is {read('pids.max')}")
+        quota, period = map(int, read("cpu.max").split())
+        check(abs(quota / period - 0.3) < 0.001, f"cpu.max is {quota} {period}")
+        processes = len(read("cgroup.procs").split())
+        check(processes >= 2, f"{processes} processes in the cgroup: the init and the function are two")
+    run([], "nothing")
+
+
+# --- memory ---
+
+
+def eight_processes_over_the_memory_limit_end_as_oom():
+    ran = run(["--memory", "256M"], "spread", 480, 8)
+    is_oom(ran)
+    check(ran.usage["memory_peak_bytes"] <= 256 * MIB, f"the peak is over the limit: {ran}")
+
+
+def one_process_over_the_memory_limit_ends_as_oom():
+    ran = run(["--memory", "128M"], "memory", 300)
+    is_oom(ran)
+    check(ran.said("allocated") is None, f"it allocated all the same: {ran}")
+
+
+def a_memfd_over_the_memory_limit_ends_as_oom():
+    is_oom(run(["--memory", "128M"], "memfd", 300))
+
+
+def files_in_tmp_count_as_memory():
+    is_oom(run(["--memory", "128M", "--tmp-size", "512M"], "files", "/tmp", 300))
+
+
+def files_in_output_count_as_memory():
+    is_oom(run(["--memory", "128M", "--output-size", "512M"], "files", "/output", 300))
+
+
+def the_same_memory_under_a_larger_limit_is_fine():
+    for function in (["memory", 300], ["memfd", 300]):
+        is_ok(run(["--memory", "400M"], *function))
+
+
+def a_kill_that_is_not_for_memory_is_not_an_oom():
+    ran = run(["--memory", "128M"], "kill_self")
+    check((ran.status, ran.code) == ("failed", 137), f"{ran}")
+
+
+def memory_peak_is_right():
+    before = run(["--memory", "512M"], "nothing").usage["memory_peak_bytes"]
+    for mib in (100, 300):
+        ran = run(["--memory", "512M"], "memory", mib)
+        is_ok(ran)
+        near(ran.usage["memory_peak_bytes"], before + mib * MIB, f"memory peak of {mib} MiB on top of {before}")
+
+
+# --- processes ---
+
+
+def three_hundred_forks_stop_at_the_limit():
+    ran = run(["--pids", "40"], "forks", 300)
+    is_ok(ran)
+    check(ran.said("refused") == "EAGAIN", f"no fork was refused: {ran}")
+    # The function itself is the fortieth.
+    check(30 <= ran.said("made") <= 39, f"it made {ran.said('made')} processes under a limit of 40")
+
+
+def threads_count_as_processes():
+    ran = run(["--pids", "40"], "threads", 300)
+    is_ok(ran)
+    check(ran.said("refused"), f"no thread was refused: {ran}")
+    check(30 <= ran.said("made") <= 39, f"it made {ran.said('made')} threads under a limit of 40")
+
+
+def the_same_forks_under_a_larger_limit_are_fine():
+    ran = run(["--pids", "400"], "forks", 300)
+    is_ok(ran)
+    check((ran.said("made"), ran.said("refused")) == (300, None), f"{ran}")
+
+
+def pids_peak_is_right():
+    ran = run(["--pids", "100"], "forks", 50)
+    # 50, the function, and the init.
+    near(ran.usage["pids_peak"], 52, "pids peak")
+
+
+def a_fork_bomb_ends_with_its_time():
+    ran = run(["--pids", "30", "--timeout", "3s"], "fork_bomb")
+    check((ran.status, ran.code) == ("timeout", 124), f"{ran}")
+    check(ran.usage["pids_peak"] <= 31, f"peak of processes: {ran.usage}")
+
+
+# --- cpu ---
+
+
+def four_busy_processes_get_their_share_and_no_more():
+    for share in (0.25, 0.5, 1.0):
+        ran = run(["--cpus", str(share)], "busy", 4, 4)
+        is_ok(ran)
+        used = ran.said("cpu") / ran.said("wall")
+        check(used <= share * 1.15, f"they used {used:.3f} of {share} cpu: {ran}")
+        check(used >= share * 0.8, f"they got {used:.3f} of {share} cpu: {ran}")
+        whole = ran.usage["cpu_ms"] / 1000
+        check(whole / ran.said("wall") <= share * 1.15 + 0.1, f"usage says {whole:.2f} s of cpu: {ran}")
+
+
+def cpu_ms_is_right():
+    ran = run(["--cpus", "1"], "busy", 4, 2)
+    is_ok(ran)
+    near(ran.usage["cpu_ms"], ran.said("cpu_of_all") * 1000, "cpu_ms")
+
+
+# --- the end ---
+
+
+def daemons_that_ignore_signals_do_not_survive():
+    # `run` checks it; the function only has to be what it says.
+    ran = run([], "daemons", 5)
+    is_ok(ran)
+    check(ran.usage["pids_peak"] >= 7, f"there were no daemons: {ran}")
+
+
+def nothing_survives_a_killed_gantry():
+    for function in (["wait"], ["daemons", 5], ["forks", 30]):
+        with Running(["--pids", "50"], *function) as running:
+            running.process.kill()
+            running.process.wait()
+            check(becomes_true(lambda: not run_processes()), f"processes are left: {run_processes()}")
+        is_ok(run([], "nothing"))
+
+
+def nothing_survives_gantry_killed_at_any_moment():
+    # A run takes about a second here; the seed makes a failure repeatable.
+    moments = random.Random(3)
+    for _ in range(12):
+        with tempfile.TemporaryDirectory() as scratch:
+            process = subprocess.Popen(
+                command(f"{scratch}/outcome.json", [], ["nothing"]),
+                env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )
+            time.sleep(moments.uniform(0, 1))
+            process.kill()
+            process.wait()
+        check(becomes_true(lambda: not run_processes()), f"processes are left: {run_processes()}")
+    is_ok(run([], "nothing"))
+
+
+def the_time_limit_holds_while_gantry_is_stopped():
+    with Running(["--timeout", "2s"], "wait") as running:
+        running.process.send_signal(signal.SIGSTOP)
+        check(run_processes(), "there is no run to watch")
+        alive = lambda: [process for process in run_processes() if "gantry" not in process]
+        check(becomes_true(lambda: not alive()), f"still alive: {alive()}")
+        running.process.send_signal(signal.SIGCONT)
+        check(running.process.wait() == 124, f"exit code is {running.process.returncode}")
+    nothing_is_left("a stopped gantry went on")
+
+
+def runs_at_once_have_limits_of_their_own():
+    with Running(["--memory", "100M"], "wait") as bystander:
+        is_oom_beside(run_beside(["--memory", "64M"], "memory", 200))
+        check(bystander.process.poll() is None, "the oom of one run ended another")
+    run([], "nothing")
+
+
+def run_beside(options, *function):
+    with tempfile.TemporaryDirectory() as scratch:
+        report = f"{scratch}/outcome.json"
+        done = subprocess.run(command(report, options, function), env=ENVIRONMENT, capture_output=True, text=True)
+        return Ran(done.returncode, done.stdout, done.stderr, json.loads(pathlib.Path(report).read_text()))
+
+
+def is_oom_beside(ran):
+    is_oom(ran)
+
+
+# --- doctor ---
+
+
+def doctor_finds_memory_and_cpu_enforced():
+    done = subprocess.run([GANTRY, "doctor", "--json"], env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    print(done.stdout, done.stderr, flush=True)
+    check(done.returncode in (0, 3), f"exit code {done.returncode}: {done.stderr}")
+    levels = {}
+
+    # A list of promises or a mapping: what counts is that each name has its level.
+    def look(value, name=None):
+        if isinstance(value, dict):
+            for key in ("promise", "name"):
+                if key in value:
+                    level = value.get("level", value.get("status"))
+                    levels[value[key]] = level
+            for key, inner in value.items():
+                look(inner, key)
+        elif isinstance(value, list):
+            for inner in value:
+                look(inner)
+        elif name and value in ("enforced", "watched", "absent"):
+            levels.setdefault(name, value)
+
+    look(json.loads(done.stdout))
+    got = {name: levels.get(name) for name in ("memory", "cpu", "processes")}
+    check(set(got.values()) == {"enforced"}, f"doctor says {got}")
+    check(levels.get("landlock") == "absent", f"doctor says that landlock is {levels.get('landlock')} here")
+    nothing_is_left("doctor")
+
+
+TESTS = [
+    the_bed_delegates_cpu_memory_and_pids,
+    memory_cpu_and_processes_are_enforced,
+    the_limits_are_those_in_the_cgroup,
+    eight_processes_over_the_memory_limit_end_as_oom,
+    one_process_over_the_memory_limit_ends_as_oom,
+    a_memfd_over_the_memory_limit_ends_as_oom,
+    files_in_tmp_count_as_memory,
+    files_in_output_count_as_memory,
+    the_same_memory_under_a_larger_limit_is_fine,
+    a_kill_that_is_not_for_memory_is_not_an_oom,
+    memory_peak_is_right,
+    three_hundred_forks_stop_at_the_limit,
+    threads_count_as_processes,
+    the_same_forks_under_a_larger_limit_are_fine,
+    pids_peak_is_right,
+    a_fork_bomb_ends_with_its_time,
+    four_busy_processes_get_their_share_and_no_more,
+    cpu_ms_is_right,
+    daemons_that_ignore_signals_do_not_survive,
+    nothing_survives_a_killed_gantry,
+    nothing_survives_gantry_killed_at_any_moment,
+    the_time_limit_holds_while_gantry_is_stopped,
+    runs_at_once_have_limits_of_their_own,
+    doctor_finds_memory_and_cpu_enforced,
+]
+
+
+def main():
+    wanted = (PAYLOAD / "names").read_text().split()
+    chosen = [test for test in TESTS if not wanted or any(name in test.__name__ for name in wanted)]
+    kernel, up = os.uname().release, float(pathlib.Path("/proc/uptime").read_text().split()[0])
+    print(f"Linux {kernel}, up for {up:.1f} s; uid {os.getuid()} in {WORKER}", flush=True)
+    passed = failed = 0
+    for test in chosen:
+        begun = time.monotonic()
+        try:
+            test()
+            verdict, passed = "ok", passed + 1
+        except Exception as error:  # whatever it is, it is a failure of this test only
+            verdict, failed = "FAILED", failed + 1
+            if not isinstance(error, AssertionError):
+                traceback.print_exc(file=sys.stdout)
+            print(f"  {error}", flush=True)
+        print(f"{verdict:6} {test.__name__} ({time.monotonic() - begun:.1f} s)", flush=True)
+    print(f"{passed} passed, {failed} failed", flush=True)
+    return 0 if passed and not failed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
