@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{symlink, OpenOptionsExt};
 use std::path::Path;
 
@@ -50,9 +50,12 @@ pub fn enter_root(orders: &Orders, secrets: &[Vec<u8>]) -> Result<OwnedFd, Failu
         .lowers
         .first()
         .ok_or_else(|| ("find scaffold".to_owned(), io::ErrorKind::NotFound.into()))?;
-    let root = overlay(&orders.lowers)?;
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    act("attach root", move_mount(&root, "", CWD, scaffold.as_str(), flags))?;
+    let root = match overlay(&orders.lowers, scaffold) {
+        Err((_, error)) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
+            overlay_of_old(&orders.lowers, scaffold)
+        }
+        answer => answer,
+    }?;
     act("enter root", rustix::process::fchdir(&root))?;
 
     devices()?;
@@ -83,8 +86,8 @@ fn forbid_user_namespaces() -> Result<(), Failure> {
     fs::write(LIMIT, "0").map_err(|error| (format!("write 0 to {LIMIT}"), error))
 }
 
-/// A read-only overlay of `lowers`, not attached anywhere yet.
-fn overlay(lowers: &[String]) -> Result<OwnedFd, Failure> {
+/// A read-only overlay of `lowers`, attached at `target`.
+fn overlay(lowers: &[String], target: &str) -> Result<OwnedFd, Failure> {
     let context = act("open overlay", fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC))?;
     for lower in lowers {
         // One at a time: a value of fsconfig has 255 bytes at most, and a list in one string 4096.
@@ -98,10 +101,34 @@ fn overlay(lowers: &[String]) -> Result<OwnedFd, Failure> {
     act("make overlay", fsconfig_create(context.as_fd()))?;
     let attributes =
         MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-    act(
+    let root = act(
         "mount overlay",
         fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes),
-    )
+    )?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    act("attach root", move_mount(&root, "", CWD, target, flags))?;
+    Ok(root)
+}
+
+/// The same before Linux 6.8, which has no `lowerdir+` and says EINVAL to it: one string of 4096 bytes for all.
+///
+/// The layers are named by descriptors, for 64 paths of the store would not fit.
+fn overlay_of_old(lowers: &[String], target: &str) -> Result<OwnedFd, Failure> {
+    let place = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open = |path: &str| act(&format!("open {path}"), rustix::fs::open(path, place, Mode::empty()));
+    let layers = lowers.iter().map(|lower| open(lower)).collect::<Result<Vec<_>, _>>()?;
+    let names: Vec<String> = layers
+        .iter()
+        .map(|layer| format!("/proc/self/fd/{}", layer.as_raw_fd()))
+        .collect();
+    let options = std::ffi::CString::new(format!("userxattr,lowerdir={}", names.join(":")))
+        .map_err(|error| ("make overlay".to_owned(), io::Error::other(error)))?;
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    act(
+        "make overlay",
+        mount("overlay", target, "overlay", flags, options.as_c_str()),
+    )?;
+    open(target)
 }
 
 /// Opened before the new root hides it. Not recursive: a mount below it could not be made read-only.
