@@ -10,8 +10,9 @@ The cgroup tree the unit gantry-worker.service leaves us:
 What gantry says is never believed alone: limits are read in the cgroup while a run lasts, use is compared with what
 the function measured itself, and every probe has a twin that shows that it would go further without the limit.
 
-The kernel has one processor, so a share of 1 cannot be exceeded whatever gantry does; shares below 1 are what shows
-that the share is enforced. Its scheduler counts in ticks of 10 ms: times below are sums of several seconds.
+The kernel has one processor: four busy processes under `--cpus 1` cannot have more than 1, whatever gantry does. Shares
+below 1 are what shows that the share is enforced, with the same margin of 15 %, and 1 is their twin that shows that the
+processes take what they get. The scheduler counts in ticks of 10 ms, so the times below are of several seconds.
 """
 import json
 import os
@@ -28,6 +29,7 @@ PAYLOAD = pathlib.Path(__file__).resolve().parent
 GANTRY = str(PAYLOAD / "gantry")
 WORKER = pathlib.Path("/sys/fs/cgroup" + pathlib.Path("/proc/self/cgroup").read_text().split("::")[1].strip())
 OWN = WORKER.parent
+OWN_NAME = "/" + str(OWN.relative_to("/sys/fs/cgroup"))
 IMAGE = "limits:1"
 MIB = 1 << 20
 # The kernel of User-Mode Linux has no Landlock; everything else must hold.
@@ -63,6 +65,13 @@ def command(report, options, function):
 
 def run(options, *function):
     """Runs the function to its end and checks what holds after every run: nothing is left."""
+    ran = run_beside_others(options, *function)
+    nothing_is_left(ran)
+    return ran
+
+
+def run_beside_others(options, *function):
+    """The same while another run is under way."""
     with tempfile.TemporaryDirectory() as scratch:
         report = f"{scratch}/outcome.json"
         done = subprocess.run(
@@ -72,9 +81,7 @@ def run(options, *function):
             outcome = json.loads(pathlib.Path(report).read_text())
         except FileNotFoundError:
             outcome = {}
-    ran = Ran(done.returncode, done.stdout, done.stderr, outcome)
-    nothing_is_left(ran)
-    return ran
+    return Ran(done.returncode, done.stdout, done.stderr, outcome)
 
 
 class Running:
@@ -114,17 +121,17 @@ def run_cgroups():
 
 
 def run_processes():
-    """Processes of this service in another cgroup than ours: those of runs, zombies included."""
+    """Processes of this service in another cgroup than ours: those of runs."""
     found = []
     for process in pathlib.Path("/proc").iterdir():
         if process.name.isdigit():
             try:
                 cgroup = (process / "cgroup").read_text().split("::")[1].strip()
-                name = (process / "comm").read_text().strip()
+                name, state = (process / "stat").read_text().split("(", 1)[1].rsplit(")", 1)
             except OSError:
                 continue
-            # `(deleted)`: the cgroup has been removed under a zombie.
-            if cgroup.startswith(str(OWN).removeprefix("/sys/fs/cgroup") + "/") and not cgroup.endswith("/worker"):
+            # One that is dead and not yet waited for runs nothing; it keeps no cgroup alive either.
+            if cgroup.startswith(OWN_NAME + "/") and not cgroup.endswith("/worker") and state.split()[0] not in "ZX":
                 found.append(f"{process.name} {name} in {cgroup}")
     return found
 
@@ -178,7 +185,7 @@ def the_limits_are_those_in_the_cgroup():
         "memory.oom.group": "1",
         "cgroup.max.descendants": "0",
     }
-    with Running(["--memory", "100M", "--pids", "17", "--cpus", "0.3"], "wait"):
+    with Running(["--memory", "100M", "--pids", "17", "--cpus", "0.3"], "hold", "nothing"):
         cgroups = [path for path in run_cgroups() if (path / "cgroup.procs").read_text()]
         check(len(cgroups) == 1, f"cgroups with processes during one run: {cgroups}")
         read = lambda name: (cgroups[0] / name).read_text().strip()
@@ -256,16 +263,13 @@ def threads_count_as_processes():
     check(30 <= ran.said("made") <= 39, f"it made {ran.said('made')} threads under a limit of 40")
 
 
-def the_same_forks_under_a_larger_limit_are_fine():
-    ran = run(["--pids", "400"], "forks", 300)
+def the_same_forks_under_a_larger_limit_are_fine_and_counted():
+    # Not 300: a fork of Python takes 100 ms here.
+    ran = run(["--pids", "100"], "forks", 60)
     is_ok(ran)
-    check((ran.said("made"), ran.said("refused")) == (300, None), f"{ran}")
-
-
-def pids_peak_is_right():
-    ran = run(["--pids", "100"], "forks", 50)
-    # 50, the function, and the init.
-    near(ran.usage["pids_peak"], 52, "pids peak")
+    check((ran.said("made"), ran.said("refused")) == (60, None), f"{ran}")
+    # The function itself, and the init.
+    near(ran.usage["pids_peak"], 62, "pids peak")
 
 
 def a_fork_bomb_ends_with_its_time():
@@ -284,8 +288,11 @@ def four_busy_processes_get_their_share_and_no_more():
         used = ran.said("cpu") / ran.said("wall")
         check(used <= share * 1.15, f"they used {used:.3f} of {share} cpu: {ran}")
         check(used >= share * 0.8, f"they got {used:.3f} of {share} cpu: {ran}")
-        whole = ran.usage["cpu_ms"] / 1000
-        check(whole / ran.said("wall") <= share * 1.15 + 0.1, f"usage says {whole:.2f} s of cpu: {ran}")
+        # The whole run, Python's start included, in the kernel's books.
+        phases = ran.outcome["phases_ms"]
+        lasted = phases["prepare"] + phases["start"] + phases["run"]
+        whole = ran.usage["cpu_ms"] / lasted
+        check(whole <= share * 1.15, f"the run used {whole:.3f} of {share} cpu: {ran}")
 
 
 def cpu_ms_is_right():
@@ -305,8 +312,8 @@ def daemons_that_ignore_signals_do_not_survive():
 
 
 def nothing_survives_a_killed_gantry():
-    for function in (["wait"], ["daemons", 5], ["forks", 30]):
-        with Running(["--pids", "50"], *function) as running:
+    for function in (["nothing"], ["daemons", 5], ["forks", 15]):
+        with Running(["--pids", "50"], "hold", *function) as running:
             running.process.kill()
             running.process.wait()
             check(becomes_true(lambda: not run_processes()), f"processes are left: {run_processes()}")
@@ -330,32 +337,20 @@ def nothing_survives_gantry_killed_at_any_moment():
 
 
 def the_time_limit_holds_while_gantry_is_stopped():
-    with Running(["--timeout", "2s"], "wait") as running:
+    with Running(["--timeout", "2s"], "hold", "nothing") as running:
         running.process.send_signal(signal.SIGSTOP)
         check(run_processes(), "there is no run to watch")
-        alive = lambda: [process for process in run_processes() if "gantry" not in process]
-        check(becomes_true(lambda: not alive()), f"still alive: {alive()}")
+        check(becomes_true(lambda: not run_processes()), f"still alive: {run_processes()}")
         running.process.send_signal(signal.SIGCONT)
         check(running.process.wait() == 124, f"exit code is {running.process.returncode}")
     nothing_is_left("a stopped gantry went on")
 
 
 def runs_at_once_have_limits_of_their_own():
-    with Running(["--memory", "100M"], "wait") as bystander:
-        is_oom_beside(run_beside(["--memory", "64M"], "memory", 200))
+    with Running(["--memory", "100M"], "hold", "nothing") as bystander:
+        is_oom(run_beside_others(["--memory", "64M"], "memory", 200))
         check(bystander.process.poll() is None, "the oom of one run ended another")
     run([], "nothing")
-
-
-def run_beside(options, *function):
-    with tempfile.TemporaryDirectory() as scratch:
-        report = f"{scratch}/outcome.json"
-        done = subprocess.run(command(report, options, function), env=ENVIRONMENT, capture_output=True, text=True)
-        return Ran(done.returncode, done.stdout, done.stderr, json.loads(pathlib.Path(report).read_text()))
-
-
-def is_oom_beside(ran):
-    is_oom(ran)
 
 
 # --- doctor ---
@@ -403,8 +398,7 @@ TESTS = [
     memory_peak_is_right,
     three_hundred_forks_stop_at_the_limit,
     threads_count_as_processes,
-    the_same_forks_under_a_larger_limit_are_fine,
-    pids_peak_is_right,
+    the_same_forks_under_a_larger_limit_are_fine_and_counted,
     a_fork_bomb_ends_with_its_time,
     four_busy_processes_get_their_share_and_no_more,
     cpu_ms_is_right,
