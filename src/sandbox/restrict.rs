@@ -24,6 +24,15 @@ const LANDLOCK_CEILING: ABI = ABI::V7;
 /// Writable places of the workload.
 const WRITABLE: [&str; 3] = ["/tmp", "/output", "/dev/shm"];
 
+/// Neither uid 0 nor an exec brings a capability back, and none of that can be undone (capabilities(7)).
+pub const SECUREBITS: CapabilitiesSecureBits = CapabilitiesSecureBits::NO_ROOT
+    .union(CapabilitiesSecureBits::NO_ROOT_LOCKED)
+    .union(CapabilitiesSecureBits::NO_SETUID_FIXUP)
+    .union(CapabilitiesSecureBits::NO_SETUID_FIXUP_LOCKED)
+    .union(CapabilitiesSecureBits::KEEP_CAPS_LOCKED)
+    .union(CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE)
+    .union(CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED);
+
 /// What Landlock came to.
 pub type Landlocked = Result<(), String>;
 
@@ -38,14 +47,7 @@ pub fn restrict_self() -> Result<Landlocked, Failure> {
 
 fn drop_capabilities() -> Result<(), Failure> {
     let act = |what: &str, result: rustix::io::Result<()>| result.map_err(|errno| (what.to_owned(), errno.into()));
-    let bits = CapabilitiesSecureBits::NO_ROOT
-        | CapabilitiesSecureBits::NO_ROOT_LOCKED
-        | CapabilitiesSecureBits::NO_SETUID_FIXUP
-        | CapabilitiesSecureBits::NO_SETUID_FIXUP_LOCKED
-        | CapabilitiesSecureBits::KEEP_CAPS_LOCKED
-        | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE
-        | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED;
-    act("lock securebits", set_capabilities_secure_bits(bits))?;
+    act("lock securebits", set_capabilities_secure_bits(SECUREBITS))?;
     act("clear the ambient set", clear_ambient_capability_set())?;
     // The bounding set of a new user namespace is full; the last numbers may be unknown to this kernel (EINVAL).
     for bit in 0..64 {

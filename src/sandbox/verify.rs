@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use rustix::fs::{statvfs, StatVfsMountFlags};
+use rustix::process::{dumpable_behavior, DumpableBehavior};
+use rustix::thread::capabilities_secure_bits;
 
-use super::restrict::Landlocked;
+use super::restrict::{Landlocked, SECUREBITS};
 use super::wire::Orders;
 use crate::policy::{Level, Promise};
 
@@ -65,8 +67,10 @@ pub fn find(orders: &Orders, landlocked: &Landlocked) -> Findings {
     let no_capability = sets
         .iter()
         .all(|set| status.get(set).bytes().all(|digit| digit == b'0') && !status.get(set).is_empty());
-    findings.hold(Promise::Capabilities, no_capability, || {
-        format!("{:?}", sets.map(|set| status.get(set)))
+    let secured = capabilities_secure_bits().is_ok_and(|bits| bits.contains(SECUREBITS));
+    findings.hold(Promise::Capabilities, no_capability && secured, || {
+        let bits = capabilities_secure_bits();
+        format!("sets are {:?}, securebits {bits:?}", sets.map(|set| status.get(set)))
     });
     findings.hold(Promise::NoNewPrivs, status.get("NoNewPrivs") == "1", || {
         "the kernel says no".to_owned()
@@ -106,8 +110,12 @@ pub fn find(orders: &Orders, landlocked: &Landlocked) -> Findings {
     let descriptors = fs::read_dir("/proc/self/fd").map_or(usize::MAX, Iterator::count);
     // Standard streams, the control socket, /output and the descriptor that lists.
     let variables = std::env::vars_os().count();
-    findings.hold(Promise::Leaks, descriptors <= 6 && variables == 0, || {
-        format!("{descriptors} descriptors are open, {variables} variables of the environment are left")
+    // The workload has our uid: only this keeps our memory and descriptors from it.
+    let closed = dumpable_behavior().is_ok_and(|dumpable| dumpable == DumpableBehavior::NotDumpable);
+    findings.hold(Promise::Leaks, descriptors <= 6 && variables == 0 && closed, || {
+        format!(
+            "{descriptors} descriptors are open, {variables} variables of the environment are left, closed is {closed}"
+        )
     });
     findings
 }
