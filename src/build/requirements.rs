@@ -24,6 +24,8 @@ const MAX_COMPARISONS: usize = 64;
 /// Comparisons by `in` or with `extra`. Each makes a variable of the marker's decision diagram, which grows
 /// exponentially: 32 of them take half a second, 40 take all memory.
 const MAX_VARIABLES: usize = 16;
+/// Parentheses in one marker: the parser recurses, and one who writes 64 of them means its stack.
+const MAX_PARENTHESES: usize = 64;
 /// Characters shown on either side of the place of a syntax error.
 const SHOWN: usize = 50;
 const MAX_REQUIREMENTS: usize = 2000;
@@ -286,6 +288,9 @@ fn check_marker(marker: &str) -> Result<(), String> {
     let count = |words: &[&str]| outside.split(' ').filter(|word| words.contains(word)).count();
     if count(&["and", "or"]) >= MAX_COMPARISONS {
         return Err(format!("its marker has more than {MAX_COMPARISONS} comparisons"));
+    }
+    if marker.bytes().filter(|byte| *byte == b'(').count() > MAX_PARENTHESES {
+        return Err(format!("its marker has more than {MAX_PARENTHESES} parentheses"));
     }
     if count(&["in", "extra"]) > MAX_VARIABLES {
         return Err(format!(

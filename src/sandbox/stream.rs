@@ -151,29 +151,36 @@ impl Mask {
         text.extend(bytes);
         let mut passed = Vec::with_capacity(text.len());
         let mut rest = text.as_slice();
-        while let Some(&first) = rest.first() {
-            let begun = |secret: &&Vec<u8>| secret.first() == Some(&first);
-            if let Some(secret) = self
-                .secrets
-                .iter()
-                .filter(begun)
-                .find(|secret| rest.starts_with(secret))
-            {
-                passed.extend(MASK);
-                rest = rest.get(secret.len()..).unwrap_or_default();
-            } else if self.secrets.iter().filter(begun).any(|secret| secret.starts_with(rest)) {
+        while !rest.is_empty() {
+            // Before a match is taken: it may be the beginning of a longer one.
+            let mut longer = self.secrets.iter().take_while(|secret| secret.len() > rest.len());
+            if longer.any(|secret| secret.starts_with(rest)) {
                 self.held = rest.to_vec();
                 break;
-            } else {
-                passed.push(first);
-                rest = rest.get(1..).unwrap_or_default();
             }
+            rest = self.blot_one(rest, &mut passed);
         }
         Cow::Owned(passed)
     }
 
+    /// What was held back, when nothing more can come.
     fn rest(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.held)
+        let held = std::mem::take(&mut self.held);
+        let (mut passed, mut rest) = (Vec::new(), held.as_slice());
+        while !rest.is_empty() {
+            rest = self.blot_one(rest, &mut passed);
+        }
+        passed
+    }
+
+    /// Passes on one byte, or a mask for the secret that begins there; returns what follows.
+    fn blot_one<'a>(&self, text: &'a [u8], passed: &mut Vec<u8>) -> &'a [u8] {
+        let found = self.secrets.iter().find(|secret| text.starts_with(secret));
+        match found {
+            Some(_) => passed.extend(MASK),
+            None => passed.extend(text.first()),
+        }
+        text.get(found.map_or(1, Vec::len)..).unwrap_or_default()
     }
 }
 
