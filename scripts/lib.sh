@@ -101,5 +101,5 @@ prepare() {
     fi
 }
 
-# The release binary of this checkout.
-binary() { printf '%s\n' "${CARGO_TARGET_DIR:-$TOP/target}/x86_64-unknown-linux-gnu/release/gantry"; }
+# binary [PROFILE]: the binary of this checkout, the release build unless told otherwise.
+binary() { printf '%s\n' "${CARGO_TARGET_DIR:-$TOP/target}/x86_64-unknown-linux-gnu/${1:-release}/gantry"; }
