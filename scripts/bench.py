@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import re
 import resource
 import shutil
 import statistics
@@ -93,6 +94,12 @@ def starts(scratch, root):
         row("  phases, ms", " ".join(f"{name} {value:.2f}" for name, value in phases.items() if value), "")
 
 
+def filters(root):
+    done = subprocess.run([GANTRY, "doctor", "--json"], env={**os.environ, "GANTRY_ROOT": str(root)}, capture_output=True, text=True)
+    evidence = json.loads(done.stdout)["promises"]["seccomp"]["evidence"]
+    row("seccomp filter, installed in, median µs", re.search(r"installed in (\d+) µs", evidence)[1], "<= 100")
+
+
 def builds(scratch, root):
     source = function(scratch / "code", "print(0)\n", "numpy==1.26.4\n")
     command = [GANTRY, "build", str(source), "--tag", "code:1"]
@@ -169,6 +176,7 @@ with tempfile.TemporaryDirectory(prefix="gantry-bench-") as directory:
     root = scratch / "store"
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {ROUNDS} rounds")
     starts(scratch, root)
+    filters(root)
     builds(scratch, root)
     cold(scratch, root)
     base(scratch, root)

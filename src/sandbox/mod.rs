@@ -31,4 +31,5 @@ pub use bundle::{Bundle, End, Finished, Place, SandboxError, Secret, Sink, Times
 pub use cgroup::{sweep, CgroupError, Subtree};
 pub use collect::{collect, CollectError, CollectLimits, Collected};
 pub use init::{is_init, main as init_main};
+pub use seccomp::install_time as filter_install_time;
 pub use supervise::run;
