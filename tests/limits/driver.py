@@ -216,8 +216,11 @@ def one_process_over_the_memory_limit_ends_as_oom():
     check(ran.said("allocated") is None, f"it allocated all the same: {ran}")
 
 
-def a_memfd_over_the_memory_limit_ends_as_oom():
-    is_oom(run(["--memory", "128M"], "memfd", 300))
+def a_memfd_is_not_to_be_had():
+    # Its pages are those of no process: where only processes are watched, it would hide memory.
+    ran = run(["--memory", "128M"], "memfd", 300)
+    check((ran.status, ran.code, ran.said("written")) == ("failed", 1, None), f"{ran}")
+    check("PermissionError" in ran.stderr, f"{ran}")
 
 
 def files_in_tmp_count_as_memory():
@@ -229,8 +232,8 @@ def files_in_output_count_as_memory():
 
 
 def the_same_memory_under_a_larger_limit_is_fine():
-    for function in (["memory", 300], ["memfd", 300]):
-        is_ok(run(["--memory", "400M"], *function))
+    for function in (["memory", 300], ["files", "/tmp", 300]):
+        is_ok(run(["--memory", "400M", "--tmp-size", "512M"], *function))
 
 
 def a_kill_that_is_not_for_memory_is_not_an_oom():
@@ -377,7 +380,7 @@ TESTS = [
     the_limits_are_those_in_the_cgroup,
     eight_processes_over_the_memory_limit_end_as_oom,
     one_process_over_the_memory_limit_ends_as_oom,
-    a_memfd_over_the_memory_limit_ends_as_oom,
+    a_memfd_is_not_to_be_had,
     files_in_tmp_count_as_memory,
     files_in_output_count_as_memory,
     the_same_memory_under_a_larger_limit_is_fine,

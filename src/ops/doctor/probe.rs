@@ -172,15 +172,19 @@ fn allocate(bytes: u64) -> io::Result<()> {
     say(format!("{}\n", held.iter().map(Vec::len).sum::<usize>()).as_bytes())
 }
 
-/// Two threads that do nothing but count.
+/// Two threads that do nothing but count; says how many milliseconds of cpu they got.
 fn spin(time: Duration) -> io::Result<()> {
-    let until = Instant::now() + time;
+    let used = || {
+        let clock = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        Duration::try_from(clock).unwrap_or_default()
+    };
+    let (until, before) = (Instant::now() + time, used());
     let busy = move || while Instant::now() < until {};
     let other = std::thread::spawn(busy);
     busy();
-    other
-        .join()
-        .map_err(|_| io::Error::other("the second thread ended early"))
+    let joined = other.join();
+    joined.map_err(|_| io::Error::other("the second thread ended early"))?;
+    say(format!("{}\n", used().saturating_sub(before).as_millis()).as_bytes())
 }
 
 fn flood(bytes: u64) -> io::Result<()> {
