@@ -148,6 +148,11 @@ pub fn xz_reader<'a>(packed: &'a [u8]) -> io::Result<impl Read + 'a> {
     Ok(liblzma::read::XzDecoder::new_stream(packed, stream))
 }
 
+/// Unpacks gzip, likewise.
+pub fn gzip_reader<'a>(packed: &'a [u8]) -> impl Read + 'a {
+    flate2::read::MultiGzDecoder::new(packed)
+}
+
 fn decompress<'a>(suffix: &str, packed: &'a [u8]) -> Result<Box<dyn Read + 'a>, DebError> {
     let error = |source| DebError::Read {
         what: "a compressed part",
@@ -155,7 +160,7 @@ fn decompress<'a>(suffix: &str, packed: &'a [u8]) -> Result<Box<dyn Read + 'a>, 
     };
     match suffix {
         "" => Ok(Box::new(packed)),
-        ".gz" => Ok(Box::new(flate2::read::MultiGzDecoder::new(packed))),
+        ".gz" => Ok(Box::new(gzip_reader(packed))),
         ".xz" => Ok(Box::new(xz_reader(packed).map_err(error)?)),
         ".zst" => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(packed).map_err(error)?;
@@ -340,6 +345,23 @@ pub(crate) mod fixture {
     }
 
     /// A tar that `fill` fills.
+    /// What [`xz_reader`](super::xz_reader) reads.
+    pub(crate) fn xz_of(bytes: &[u8]) -> Vec<u8> {
+        let mut packed = Vec::new();
+        let read = std::io::Read::read_to_end(&mut liblzma::read::XzEncoder::new(bytes, 6), &mut packed);
+        read.unwrap();
+        packed
+    }
+
+    /// What [`gzip_reader`](super::gzip_reader) reads.
+    pub(crate) fn gzip_of(bytes: &[u8]) -> Vec<u8> {
+        let mut packed = Vec::new();
+        let level = flate2::Compression::fast();
+        let read = std::io::Read::read_to_end(&mut flate2::read::GzEncoder::new(bytes, level), &mut packed);
+        read.unwrap();
+        packed
+    }
+
     pub(crate) fn tar_of(fill: &dyn Fn(&mut Data)) -> Vec<u8> {
         let mut builder = tar::Builder::new(Vec::new());
         fill(&mut builder);

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::fixture::{add, add_raw, ar_of, control, deb, file, tar_of, Data};
+use super::fixture::{add, add_raw, ar_of, control, deb, file, tar_of, xz_of as xz, Data};
 use super::*;
 
 fn read_all(bytes: &[u8]) -> Result<Deb, DebError> {
@@ -11,14 +11,6 @@ fn read_all(bytes: &[u8]) -> Result<Deb, DebError> {
 
 fn read_with(limits: &ExtractionLimits, fill: &dyn Fn(&mut Data)) -> Result<Deb, DebError> {
     read(&deb(fill), limits, &|_| true)
-}
-
-fn xz(bytes: &[u8]) -> Vec<u8> {
-    let mut packed = Vec::new();
-    liblzma::read::XzEncoder::new(bytes, 0)
-        .read_to_end(&mut packed)
-        .unwrap();
-    packed
 }
 
 #[test]

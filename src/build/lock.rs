@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::pins::PinnedWheel;
 use super::pylock;
 use super::requirements::Requirements;
 use super::wheel::normalise;
@@ -347,24 +348,21 @@ fn check_hashes(lock: &Lock, requirements: &Requirements) -> Result<(), LockErro
     Ok(())
 }
 
-/// Bytes of all wheels, refused when an image of them would be over the limit.
-pub fn check_size(lock: &Lock) -> Result<u64, LockError> {
-    let size = lock
-        .wheels
-        .iter()
-        .fold(0u64, |sum, wheel| sum.saturating_add(wheel.size));
+/// Bytes of `wheels`, refused when an image of them would be over the limit.
+pub fn check_size(wheels: &[PinnedWheel]) -> Result<u64, LockError> {
+    let size = wheels.iter().fold(0u64, |sum, wheel| sum.saturating_add(wheel.size));
     if size <= MAX_IMAGE {
         return Ok(size);
     }
     Err(LockError::TooLarge {
         size,
-        largest: largest(lock),
+        largest: largest(wheels),
     })
 }
 
 /// The three largest wheels, for messages.
-pub fn largest(lock: &Lock) -> String {
-    let mut wheels: Vec<&LockedWheel> = lock.wheels.iter().collect();
+pub fn largest(wheels: &[PinnedWheel]) -> String {
+    let mut wheels: Vec<&PinnedWheel> = wheels.iter().collect();
     wheels.sort_by_key(|wheel| std::cmp::Reverse(wheel.size));
     let names = wheels
         .iter()
@@ -388,9 +386,9 @@ mod tests {
             sha256: Digest::of(b"wheel"),
         };
         let lock = Lock { wheels: vec![wheel] };
-        assert_eq!(check_size(&lock).unwrap(), 5);
-        let mut huge = lock.clone();
-        huge.wheels[0].size = 3_000_000_000;
+        let mut huge = vec![PinnedWheel::from(&lock.wheels[0])];
+        assert_eq!(check_size(&huge).unwrap(), 5);
+        huge[0].size = 3_000_000_000;
         assert!(check_size(&huge).unwrap_err().to_string().contains("my-pkg"));
         let hashes = |hash: Digest| Requirements {
             hashes: [("my-pkg".to_owned(), vec![hash])].into(),

@@ -8,6 +8,7 @@ pub mod function;
 pub mod image;
 pub mod layers;
 pub mod lock;
+pub mod pins;
 pub mod ports;
 mod pylock;
 pub mod requirements;

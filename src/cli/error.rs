@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io::Write;
 
 use super::escape::escape;
+use crate::build::base::{RelockError, SignatureError};
 use crate::build::fetch::FetchError;
 use crate::build::lock::LockError;
 use crate::config::ConfigError;
@@ -24,9 +25,6 @@ pub enum CommandError {
     /// A build.
     #[error(transparent)]
     Build(#[from] BuildError),
-    /// A base.
-    #[error(transparent)]
-    Base(#[from] BaseError),
     /// A run.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -66,7 +64,6 @@ pub fn exit_code(error: &CommandError) -> u8 {
             BuildError::Secrets { .. } | BuildError::TooLarge { .. } | BuildError::Lock(LockError::TooLarge { .. }),
         ) => 3,
         CommandError::Build(error) if build_is_unavailable(error) => 4,
-        CommandError::Base(error) if base_is_unavailable(error) => 4,
         _ => 1,
     }
 }
@@ -85,6 +82,7 @@ fn base_is_unavailable(error: &BaseError) -> bool {
     match error {
         BaseError::Net(error) => error.is_unavailable(),
         BaseError::Fetch(error) => fetch_is_unavailable(error),
+        BaseError::Relock(RelockError::Net { source, .. }) => source.is_unavailable(),
         _ => false,
     }
 }
@@ -111,14 +109,19 @@ fn hint(error: &CommandError) -> Option<&'static str> {
         CommandError::Build(BuildError::Lock(LockError::TooLarge { .. }) | BuildError::TooLarge { .. }) => {
             Some("leave out packages, or use a variant without GPU libraries")
         }
-        CommandError::Build(BuildError::Base(BaseError::Mirror(_))) | CommandError::Base(BaseError::Mirror(_)) => {
+        CommandError::Build(BuildError::Base(BaseError::Mirror(_))) => {
             Some("set `mirror` and `security_mirror` under [base] in the configuration")
         }
+        CommandError::Build(BuildError::Base(BaseError::Relock(RelockError::Signature { source, .. }))) => {
+            Some(match source {
+                SignatureError::Run { .. } => "install gpgv (Debian package gpgv), which checks the archive's signature",
+                _ => "`keyring` under [base] in the configuration names the keys that may sign the archive's index",
+            })
+        }
         CommandError::Build(BuildError::Base(BaseError::Fetch(FetchError::Net { source, .. })))
-        | CommandError::Base(BaseError::Fetch(FetchError::Net { source, .. }))
             if source.is_not_found() =>
         {
-            Some("the archive has replaced this package: a newer gantry pins the new one; --base takes any other image")
+            Some("the archive's index still lists this package: try again later; --base takes any other image")
         }
         CommandError::Run(RunError::Sandbox(SandboxError::UserNamespace { .. })) => Some(
             "this machine does not let you make a user namespace: check `sysctl user.max_user_namespaces`, kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns",

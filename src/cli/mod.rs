@@ -22,7 +22,8 @@ use error::CommandError;
 use progress::Narrator;
 
 use crate::build::base::variant_names;
-use crate::build::lock::Resolver;
+use crate::build::lock::{LockError, Resolver};
+use crate::build::ports::Progress;
 use crate::build::uv::find_uv;
 use crate::config::{Config, ConfigError, Environment};
 use crate::journal::{self, Event};
@@ -142,7 +143,24 @@ impl Session {
         BaseSettings {
             mirror: base.mirror.clone(),
             security_mirror: base.security_mirror.clone(),
+            keyring: base.keyring.clone(),
         }
+    }
+
+    fn resolver(&self, python: &str) -> Result<Resolver, LockError> {
+        let (index, environment) = (&self.config.index, &self.environment);
+        Ok(Resolver {
+            uv: find_uv(
+                &self.store,
+                index.uv.as_deref(),
+                environment.path.as_ref(),
+                &environment.network,
+            )?,
+            python: python.to_owned(),
+            index: index.url.clone(),
+            path: environment.path.clone(),
+            network: environment.network.clone(),
+        })
     }
 
     fn build(&self, args: &BuildArgs) -> Result<u8, CommandError> {
@@ -162,23 +180,7 @@ impl Session {
             created: created(&self.environment)?,
             base_settings: self.base_settings(),
         };
-        let environment = &self.environment;
-        let resolver = || {
-            let uv = find_uv(
-                &self.store,
-                self.config.index.uv.as_deref(),
-                environment.path.as_ref(),
-                &environment.network,
-            )?;
-            let (python, index) = (args.python.clone(), self.config.index.url.clone());
-            Ok(Resolver {
-                uv,
-                python,
-                index,
-                path: environment.path.clone(),
-                network: environment.network.clone(),
-            })
-        };
+        let resolver = || self.resolver(&args.python);
         let narrator = Narrator::new();
         let built = ops::build(&self.store, &request, &resolver, &self.compiler()?, &narrator);
         narrator.finish();
@@ -348,16 +350,17 @@ impl Session {
             BaseCommand::Build { variant, report } => {
                 let narrator = Narrator::new();
                 let settings = self.base_settings();
-                let made = ops::ensure_base(&self.store, variant, "3.11", &settings, &self.compiler()?, &narrator);
+                let resolver = || self.resolver(ops::BASE_PYTHON);
+                let made = ops::build_base(&self.store, variant, &settings, &resolver, &self.compiler()?, &narrator);
+                if let Ok(base) = &made {
+                    base.warnings.iter().for_each(|warning| narrator.warn(warning));
+                }
                 narrator.finish();
                 let base = made?;
                 if let Some(path) = report {
-                    write_json(
-                        path,
-                        &serde_json::json!({"schema": 1, "name": base.name, "layers": base.layers}),
-                    )?;
+                    write_json(path, &base)?;
                 }
-                print_line(&base.interpreter)
+                print_line(&base.digest)
             }
         }
     }

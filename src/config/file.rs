@@ -125,6 +125,9 @@ pub struct BaseSection {
     pub mirror: Option<String>,
     /// Debian security archive; default: this machine's apt sources.
     pub security_mirror: Option<String>,
+    /// Keys that may sign the indexes of these archives, as gpgv takes them; default: what the apt sources say, else
+    /// Debian's.
+    pub keyring: Option<PathBuf>,
 }
 
 /// Why a configuration is not used.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::archive::layer::{LayerError, LayerWriter};
-use crate::build::base::{self, AssembleError, MirrorError, Variant, VariantError};
+use crate::build::base::{self, AssembleError, LockedDeb, MirrorError, Mirrors, RelockError, Variant, VariantError};
 use crate::build::bytecode;
 use crate::build::fetch::{fetch, FetchError};
 use crate::build::layers::{ensure_layer, find_layer, BuiltLayer, LayerWanted};
@@ -27,6 +27,8 @@ pub struct BaseSettings {
     pub mirror: Option<String>,
     /// Configured security archive.
     pub security_mirror: Option<String>,
+    /// Configured keys of both.
+    pub keyring: Option<PathBuf>,
 }
 
 /// A base, ready to build on.
@@ -44,6 +46,8 @@ pub struct BaseImage {
     pub env: Vec<String>,
     /// Labels of its configuration.
     pub labels: BTreeMap<String, String>,
+    /// What the user should know of it.
+    pub warnings: Vec<String>,
 }
 
 /// Why there is no base.
@@ -95,6 +99,9 @@ pub enum BaseError {
     /// A package.
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// A new lock.
+    #[error(transparent)]
+    Relock(#[from] RelockError),
     /// Assembly.
     #[error(transparent)]
     Assemble(#[from] AssembleError),
@@ -120,7 +127,8 @@ struct Maker<'a> {
     progress: &'a dyn Progress,
 }
 
-/// The base called `name` (a variant or a reference) with Python `python`, made or imported when it is not there.
+/// The base called `name` (a variant or a reference) with Python `python`, made or imported when it is not there. The
+/// wheels of a variant are not among its layers: they belong with those of the function.
 pub fn ensure_base(
     store: &Store,
     name: &str,
@@ -159,34 +167,7 @@ pub fn ensure_base(
 
 impl Maker<'_> {
     fn variant(&self, variant: &Variant) -> Result<BaseImage, BaseError> {
-        let key = variant.key();
-        let reason = format!("base {}", variant.name);
-        let wanted = LayerWanted {
-            kind: MemoKind::Base,
-            key: &key,
-            reason: &reason,
-        };
-        let (layer, ()) = match find_layer(self.store, wanted)? {
-            Some(found) => found,
-            None => {
-                let mirrors = base::find_mirrors(
-                    &variant.definition.suite,
-                    self.settings.mirror.as_deref(),
-                    self.settings.security_mirror.as_deref(),
-                    Path::new("/etc/apt"),
-                )?;
-                let debs = fetch(
-                    self.store,
-                    &Client::new()?,
-                    &variant.fetch_items(&mirrors),
-                    self.progress,
-                )?;
-                self.progress.step("Assembling", &reason);
-                ensure_layer(self.store, wanted, self.progress, |blob, tree| {
-                    Ok::<_, BaseError>((base::assemble(variant, &debs, blob, Some(tree))?, ()))
-                })?
-            }
-        };
+        let (layer, warnings) = self.packages(variant)?;
         let python = "/usr/bin/python3.11".to_owned();
         let stdlib = self.stdlib(&layer, &python)?;
         Ok(BaseImage {
@@ -199,7 +180,103 @@ impl Maker<'_> {
                 "LANG=C.UTF-8".to_owned(),
             ],
             labels: BTreeMap::new(),
+            warnings,
         })
+    }
+
+    /// The layer of the packages: the pinned ones, else, once those have left the archive, the ones of its signed index.
+    fn packages(&self, pinned: &Variant) -> Result<(BuiltLayer, Vec<String>), BaseError> {
+        if let Some(layer) = self.find_packages(pinned)? {
+            return Ok((layer, Vec::new()));
+        }
+        if let Some(found) = self.find_relocked(pinned)? {
+            return Ok(found);
+        }
+        let configured = base::Configured {
+            main: self.settings.mirror.as_deref(),
+            security: self.settings.security_mirror.as_deref(),
+            keyring: self.settings.keyring.as_deref(),
+        };
+        let mirrors = base::find_mirrors(&pinned.definition.suite, configured, Path::new("/etc/apt"))?;
+        match self.assemble(pinned, &mirrors) {
+            Ok(layer) => Ok((layer, Vec::new())),
+            Err(BaseError::Fetch(error)) if is_gone(&error) => self.relock(pinned, &mirrors, error),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn relock(
+        &self,
+        pinned: &Variant,
+        mirrors: &Mirrors,
+        gone: FetchError,
+    ) -> Result<(BuiltLayer, Vec<String>), BaseError> {
+        let reason = format!("base {}", pinned.packages_of);
+        let key = base::relock_key(pinned);
+        let mut waiting = || {
+            self.progress
+                .step("Waiting for", &format!("another build that makes {reason}"))
+        };
+        let _single = self.store.exclusive(&format!("relock-{}", key.hex()), &mut waiting)?;
+        if let Some(found) = self.find_relocked(pinned)? {
+            return Ok(found);
+        }
+        self.progress.step("Resolving", &format!("{reason} again: {gone}"));
+        let now = crate::sys::clock::now();
+        let lock = base::relock(self.store, &Client::new()?, pinned, mirrors, now)?;
+        if lock == pinned.lock {
+            // The index still has what is not there: nothing to be gained.
+            return Err(gone.into());
+        }
+        let relocked = Variant { lock, ..pinned.clone() };
+        let layer = self.assemble(&relocked, mirrors)?;
+        self.store.put_memo(MemoKind::Lock, &key, &relocked.lock)?;
+        let warning = relocked_warning(pinned, &relocked, &layer);
+        Ok((layer, vec![warning]))
+    }
+
+    /// The layer of an earlier [`Maker::relock`], as long as the store has it.
+    fn find_relocked(&self, pinned: &Variant) -> Result<Option<(BuiltLayer, Vec<String>)>, BaseError> {
+        let key = base::relock_key(pinned);
+        let Some(lock) = self.store.memo::<Vec<LockedDeb>>(MemoKind::Lock, &key)? else {
+            return Ok(None);
+        };
+        let relocked = Variant { lock, ..pinned.clone() };
+        let Some(layer) = self.find_packages(&relocked)? else {
+            return Ok(None);
+        };
+        let warning = relocked_warning(pinned, &relocked, &layer);
+        Ok(Some((layer, vec![warning])))
+    }
+
+    fn find_packages(&self, variant: &Variant) -> Result<Option<BuiltLayer>, BaseError> {
+        let (key, reason) = (variant.key(), format!("base {}", variant.packages_of));
+        let wanted = LayerWanted {
+            kind: MemoKind::Base,
+            key: &key,
+            reason: &reason,
+        };
+        Ok(find_layer::<()>(self.store, wanted)?.map(|(layer, ())| layer))
+    }
+
+    fn assemble(&self, variant: &Variant, mirrors: &Mirrors) -> Result<BuiltLayer, BaseError> {
+        let (key, reason) = (variant.key(), format!("base {}", variant.packages_of));
+        let wanted = LayerWanted {
+            kind: MemoKind::Base,
+            key: &key,
+            reason: &reason,
+        };
+        let debs = fetch(
+            self.store,
+            &Client::new()?,
+            &variant.fetch_items(mirrors),
+            self.progress,
+        )?;
+        self.progress.step("Assembling", &reason);
+        let (layer, ()) = ensure_layer(self.store, wanted, self.progress, |blob, tree| {
+            Ok::<_, BaseError>((base::assemble(variant, &debs, blob, Some(tree))?, ()))
+        })?;
+        Ok(layer)
     }
 
     fn stdlib(&self, base: &BuiltLayer, python: &str) -> Result<BuiltLayer, BaseError> {
@@ -265,6 +342,7 @@ impl Maker<'_> {
             interpreter: image.digest,
             env: image.config.config.env.clone().unwrap_or_default(),
             labels: image.config.config.labels.clone().unwrap_or_default(),
+            warnings: Vec::new(),
         })
     }
 
@@ -309,6 +387,21 @@ impl Maker<'_> {
         })?;
         Ok(layer)
     }
+}
+
+/// Whether a file is no longer where it was; every other failure stays what it is.
+fn is_gone(error: &FetchError) -> bool {
+    matches!(error, FetchError::Net { source, .. } if source.is_not_found())
+}
+
+fn relocked_warning(pinned: &Variant, relocked: &Variant, layer: &BuiltLayer) -> String {
+    format!(
+        "base {}: pinned packages have left the archive, so it is made of those that the archive's signed index has; \
+         the digest of the base changed, to {}: {}",
+        pinned.packages_of,
+        layer.descriptor.digest,
+        base::changes(&pinned.lock, &relocked.lock).join(", ")
+    )
 }
 
 fn base_layers(store: &Store, image: &Image) -> Vec<BuiltLayer> {

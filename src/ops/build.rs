@@ -6,29 +6,29 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Instant, SystemTime};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::base::{ensure_base, BaseError, BaseImage, BaseSettings};
+use super::compile::ensure_bytecode;
+use super::overlap::OverlapError;
+use super::wheels::{WheelLayer, WheelMaker};
+use super::BASE_PYTHON;
 use crate::archive::layer::LayerError;
-use crate::build::fetch::{fetch, FetchError, FetchItem};
+use crate::build::fetch::FetchError;
 use crate::build::function::{Function, FunctionError};
 use crate::build::image::{self, ImageSettings};
-use crate::build::layers::{ensure_layer, find_layer, BuiltLayer, LayerWanted};
-use crate::build::lock::{self, Lock, LockError, LockedWheel, Resolver};
-use crate::build::ports::{CompileRequest, Compiler, PortError, Progress};
+use crate::build::layers::{ensure_layer, BuiltLayer, LayerWanted};
+use crate::build::lock::{self, LockError, Resolver};
+use crate::build::pins::PinnedWheel;
+use crate::build::ports::{Compiler, PortError, Progress};
 use crate::build::requirements::{RequirementError, Requirements};
 use crate::build::secrets::{self, Finding};
-use crate::build::wheel::{self, Wheel, WheelError};
-use crate::build::{bytecode, code, syntax};
-use crate::net::{Client, NetError};
+use crate::build::wheel::WheelError;
+use crate::build::{base, code, syntax};
+use crate::net::NetError;
 use crate::oci::{Digest, ImageConfig, Reference};
 use crate::policy::Bytes;
 use crate::store::{MemoKind, Store, StoreError};
-
-/// A wheel from this size on has a layer of its own: smaller ones would only add mounts.
-const OWN_LAYER: u64 = 1 << 20;
-/// Wheels with layers of their own; with bytecode, base, bundle and code that makes 64 layers.
-const MOST_OWN: usize = 28;
 
 /// What shall be built.
 #[derive(Debug, Clone)]
@@ -108,6 +108,9 @@ pub enum BuildError {
     /// A wheel.
     #[error(transparent)]
     Wheel(#[from] WheelError),
+    /// Wheels that do not go together.
+    #[error(transparent)]
+    Overlap(#[from] OverlapError),
     /// A layer.
     #[error(transparent)]
     Layer(#[from] LayerError),
@@ -125,17 +128,10 @@ pub enum BuildError {
     Store(#[from] StoreError),
 }
 
-/// What is remembered of a wheel layer besides its bytes.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct WheelNote {
-    has_sources: bool,
-}
-
 struct Builder<'a> {
     store: &'a Store,
-    resolver: &'a (dyn Fn() -> Result<Resolver, LockError> + Sync),
-    compiler: &'a dyn Compiler,
     progress: &'a dyn Progress,
+    wheels: WheelMaker<'a>,
     seconds: Mutex<BTreeMap<&'static str, f64>>,
     warnings: Mutex<Vec<String>>,
 }
@@ -149,16 +145,69 @@ pub fn build(
     progress: &dyn Progress,
 ) -> Result<BuildReport, BuildError> {
     let (seconds, warnings) = (Mutex::default(), Mutex::default());
-    let builder = Builder {
+    let wheels = WheelMaker {
         store,
         resolver,
         compiler,
         progress,
+    };
+    let builder = Builder {
+        store,
+        progress,
+        wheels,
         seconds,
         warnings,
     };
     let layers = builder.layers(request)?;
     builder.finish(request, layers)
+}
+
+/// What `gantry base build` made.
+#[derive(Debug, Serialize)]
+pub struct BaseReport {
+    /// Always 1.
+    schema: u32,
+    /// What it was asked for as.
+    pub name: String,
+    /// The layer with the interpreter.
+    pub digest: Digest,
+    /// Its layers, bottom first.
+    layers: Vec<BuiltLayer>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// Makes the variant `name`, with the layers of its wheels, unless it is there.
+pub fn build_base(
+    store: &Store,
+    name: &str,
+    settings: &BaseSettings,
+    resolver: &(dyn Fn() -> Result<Resolver, LockError> + Sync),
+    compiler: &dyn Compiler,
+    progress: &dyn Progress,
+) -> Result<BaseReport, BuildError> {
+    let base = ensure_base(store, name, BASE_PYTHON, settings, compiler, progress)?;
+    let variant = base::find_variant(name).map_err(BaseError::from)?;
+    let pins = variant.map(|variant| variant.wheels).unwrap_or_default();
+    let maker = WheelMaker {
+        store,
+        resolver,
+        compiler,
+        progress,
+    };
+    let set = maker.choose(BASE_PYTHON, &Requirements::default(), &pins)?;
+    maker.download(&set)?;
+    let wheels = maker.layers(&set)?;
+    let mut layers = base.layers.clone();
+    layers.extend(wheels.iter().map(|made| made.layer.clone()));
+    layers.extend(maker.bytecode(&base, &wheels)?);
+    Ok(BaseReport {
+        schema: 1,
+        name: base.name,
+        digest: base.interpreter,
+        layers,
+        warnings: base.warnings,
+    })
 }
 
 impl Builder<'_> {
@@ -169,19 +218,22 @@ impl Builder<'_> {
         if !findings.is_empty() {
             return Err(BuildError::Secrets { findings });
         }
+        let variant = base::find_variant(&request.base).map_err(BaseError::from)?;
+        let pins = variant.map(|variant| variant.wheels).unwrap_or_default();
         // The base and the wheels do not depend on each other: on two cores both are made at once.
         let (base, wheels) = std::thread::scope(|scope| {
             let base = scope.spawn(|| self.base(request));
-            let wheels = self.wheels(request, &requirements);
+            let wheels = self.wheels(request, &requirements, &pins);
             (
                 base.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
                 wheels,
             )
         });
-        let (wheels, base) = (wheels?, base?);
+        let (base, wheels) = (base?, wheels?);
+        base.warnings.iter().for_each(|warning| self.warn(warning.clone()));
         let mut layers = base.layers.clone();
-        layers.extend(wheels.iter().map(|(layer, _)| layer.clone()));
-        let compiled = self.timed("bytecode", || self.wheel_bytecode(&base, &wheels))?;
+        layers.extend(wheels.iter().map(|made| made.layer.clone()));
+        let compiled = self.timed("bytecode", || self.wheels.bytecode(&base, &wheels))?;
         layers.extend(compiled);
         layers.extend(self.timed("code", || self.code(request, &base, &function))?);
         Ok((base, layers))
@@ -195,167 +247,35 @@ impl Builder<'_> {
                 name,
                 &request.python,
                 settings,
-                self.compiler,
+                self.wheels.compiler,
                 self.progress,
             )
         };
         Ok(self.timed("base", make)?)
     }
 
-    fn lock(&self, request: &BuildRequest, requirements: &Requirements) -> Result<Lock, BuildError> {
-        if requirements.wanted.is_empty() {
-            return Ok(Lock::default());
-        }
-        let resolver = (self.resolver)()?;
-        let key = requirements.key(&resolver.settings());
-        if let Some(lock) = self.store.memo::<Lock>(MemoKind::Lock, &key)? {
-            return Ok(lock);
-        }
-        self.progress.step(
-            "Resolving",
-            &format!(
-                "{} requirements for Python {}",
-                requirements.wanted.len(),
-                request.python
-            ),
-        );
-        let lock = resolver.resolve(self.store, requirements)?;
-        self.store.put_memo(MemoKind::Lock, &key, &lock)?;
-        Ok(lock)
-    }
-
+    /// The layers of all wheels: those of the requirements and those of the base.
     fn wheels(
         &self,
         request: &BuildRequest,
         requirements: &Requirements,
-    ) -> Result<Vec<(BuiltLayer, WheelNote)>, BuildError> {
-        let lock = self.timed("lock", || self.lock(request, requirements))?;
-        let size = lock::check_size(&lock)?;
+        pins: &[PinnedWheel],
+    ) -> Result<Vec<WheelLayer>, BuildError> {
+        let maker = &self.wheels;
+        let set = self.timed("lock", || maker.choose(&request.python, requirements, pins))?;
+        let size = lock::check_size(&set.wheels)?;
         if size > lock::LARGE_IMAGE {
             self.warn(format!(
                 "the wheels have {}; the largest are {}",
                 Bytes(size),
-                lock::largest(&lock)
+                lock::largest(&set.wheels)
             ));
         }
-        let groups = group(&lock);
-        let missing: Vec<&LockedWheel> = {
-            let mut missing = Vec::new();
-            for group in &groups {
-                let (key, reason) = (group.key(), group.reason());
-                if find_layer::<WheelNote>(
-                    self.store,
-                    LayerWanted {
-                        kind: MemoKind::Wheel,
-                        key: &key,
-                        reason: &reason,
-                    },
-                )?
-                .is_none()
-                {
-                    missing.extend(group.0.iter());
-                }
-            }
-            missing
-        };
-        self.timed("download", || self.download(&missing))?;
-        self.timed("wheels", || self.each(&groups, |group| self.wheel_layer(group)))
-    }
-
-    fn download(&self, wheels: &[&LockedWheel]) -> Result<(), BuildError> {
-        let item = |wheel: &&LockedWheel| FetchItem {
-            name: format!("{} {}", wheel.name, wheel.version),
-            url: wheel.url.clone(),
-            size: wheel.size,
-            sha256: wheel.sha256,
-        };
-        let missing = wheels
-            .iter()
-            .filter(|wheel| self.store.find_download(&wheel.sha256, wheel.size).is_none());
-        let items: Vec<FetchItem> = missing.map(item).collect();
-        if !items.is_empty() {
-            fetch(self.store, &Client::new()?, &items, self.progress)?;
+        if let Some(warning) = &set.warning {
+            self.warn(warning.clone());
         }
-        Ok(())
-    }
-
-    fn wheel_layer(&self, group: &Group) -> Result<(BuiltLayer, WheelNote), BuildError> {
-        let (key, reason) = (group.key(), group.reason());
-        let wanted = LayerWanted {
-            kind: MemoKind::Wheel,
-            key: &key,
-            reason: &reason,
-        };
-        ensure_layer(self.store, wanted, self.progress, |blob, tree| {
-            self.progress.step("Building", &reason);
-            let open = |locked: &LockedWheel| {
-                let missing = || StoreError::NoBlob { digest: locked.sha256 };
-                let file = self
-                    .store
-                    .find_download(&locked.sha256, locked.size)
-                    .ok_or_else(missing)?;
-                Ok::<_, BuildError>(Wheel::open(file, &locked.file_name)?)
-            };
-            let wheels = group.0.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-            let note = WheelNote {
-                has_sources: wheels.iter().any(Wheel::has_sources),
-            };
-            Ok((wheel::write_layer(&wheels, blob, Some(tree))?, note))
-        })
-    }
-
-    fn wheel_bytecode(
-        &self,
-        base: &BaseImage,
-        wheels: &[(BuiltLayer, WheelNote)],
-    ) -> Result<Vec<BuiltLayer>, BuildError> {
-        let mut layers = Vec::new();
-        for (layer, _) in wheels.iter().filter(|(_, note)| note.has_sources) {
-            let reason = format!("bytecode of {}", layer.reason);
-            let (compiled, _) = self.bytecode(base, layer, &reason, "/opt/py/site", 0)?;
-            layers.push(compiled);
-        }
-        Ok(layers)
-    }
-
-    fn bytecode(
-        &self,
-        base: &BaseImage,
-        sources: &BuiltLayer,
-        reason: &str,
-        root: &str,
-        owner: u32,
-    ) -> Result<(BuiltLayer, Vec<(String, String)>), BuildError> {
-        let key = bytecode::bytecode_key(&sources.descriptor.digest, &base.interpreter);
-        let wanted = LayerWanted {
-            kind: MemoKind::Bytecode,
-            key: &key,
-            reason,
-        };
-        ensure_layer(self.store, wanted, self.progress, |blob, tree| {
-            self.progress.step("Compiling", &sources.reason);
-            let mut lowers = vec![self.store.layer_path(&sources.diff_id)];
-            lowers.extend(
-                base.layers
-                    .iter()
-                    .rev()
-                    .map(|layer| self.store.layer_path(&layer.diff_id)),
-            );
-            let request = CompileRequest {
-                lowers,
-                python: base.python.clone(),
-                roots: vec![root.to_owned()],
-                skip: Vec::new(),
-            };
-            let compiled = self.compiler.compile(&request)?;
-            if owner == code::OWNER {
-                check_syntax(&compiled.failed)?;
-            }
-            Ok::<_, BuildError>((
-                bytecode::write_layer(&compiled, owner, blob, Some(tree))?,
-                compiled.failed,
-            ))
-        })
+        self.timed("download", || maker.download(&set))?;
+        self.timed("wheels", || maker.layers(&set))
     }
 
     fn code(
@@ -375,7 +295,14 @@ impl Builder<'_> {
                 .step("Building", &format!("code of {}", request.directory.display()));
             Ok::<_, BuildError>((code::write_layer(function, blob, Some(tree))?, ()))
         })?;
-        let (compiled, _) = self.bytecode(base, &layer, "bytecode of code", "/app", code::OWNER)?;
+        let wanted = (&layer, "bytecode of code");
+        let compile = |request: &_| {
+            let compiled = self.wheels.compiler.compile(request)?;
+            check_syntax(&compiled.failed)?;
+            Ok::<_, BuildError>(compiled)
+        };
+        let progress = self.progress;
+        let compiled = ensure_bytecode(self.store, base, wanted, "/app", code::OWNER, progress, compile)?;
         Ok(vec![layer, compiled])
     }
 
@@ -452,31 +379,6 @@ impl Builder<'_> {
         Ok((same && (same_time || !is_fixed(request.created))).then_some(digest))
     }
 
-    /// Calls `make` for each group, two at a time, and returns the results in order.
-    fn each<T: Sync, R: Send>(
-        &self,
-        items: &[T],
-        make: impl Fn(&T) -> Result<R, BuildError> + Sync,
-    ) -> Result<Vec<R>, BuildError> {
-        let next = std::sync::atomic::AtomicUsize::new(0);
-        let made: Mutex<Vec<Option<Result<R, BuildError>>>> = Mutex::new(items.iter().map(|_| None).collect());
-        let work = || loop {
-            let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            let Some(item) = items.get(number) else { return };
-            let result = make(item);
-            if let Some(slot) = made.lock().ok().as_mut().and_then(|made| made.get_mut(number)) {
-                *slot = Some(result);
-            }
-        };
-        std::thread::scope(|scope| {
-            if items.len() > 1 {
-                scope.spawn(work);
-            }
-            work();
-        });
-        made.into_inner().unwrap_or_default().into_iter().flatten().collect()
-    }
-
     fn timed<T>(&self, step: &'static str, act: impl FnOnce() -> T) -> T {
         let started = Instant::now();
         let result = act();
@@ -501,41 +403,6 @@ fn is_fixed(created: SystemTime) -> bool {
         .is_ok_and(|since| since.subsec_nanos() == 0)
 }
 
-/// Wheels of one layer.
-struct Group(Vec<LockedWheel>);
-
-impl Group {
-    fn key(&self) -> Digest {
-        wheel::layer_key(&self.0.iter().map(|wheel| wheel.sha256).collect::<Vec<_>>())
-    }
-
-    fn reason(&self) -> String {
-        let names: Vec<String> = self
-            .0
-            .iter()
-            .map(|wheel| format!("{} {}", wheel.name, wheel.version))
-            .collect();
-        format!("wheel{} {}", if names.len() == 1 { "" } else { "s" }, names.join(", "))
-    }
-}
-
-/// Large wheels alone, the rest together; names order both, so that the same set gives the same layers.
-fn group(lock: &Lock) -> Vec<Group> {
-    let mut by_size: Vec<&LockedWheel> = lock.wheels.iter().filter(|wheel| wheel.size >= OWN_LAYER).collect();
-    by_size.sort_by_key(|wheel| std::cmp::Reverse(wheel.size));
-    let own: Vec<&str> = by_size.iter().take(MOST_OWN).map(|wheel| wheel.name.as_str()).collect();
-    let (own, bundle): (Vec<_>, Vec<_>) = lock
-        .wheels
-        .iter()
-        .cloned()
-        .partition(|wheel| own.contains(&wheel.name.as_str()));
-    let mut groups: Vec<Group> = own.into_iter().map(|wheel| Group(vec![wheel])).collect();
-    if !bundle.is_empty() {
-        groups.push(Group(bundle));
-    }
-    groups
-}
-
 fn check_syntax(failed: &[(String, String)]) -> Result<(), BuildError> {
     match syntax::render(failed, "/app") {
         Some(rendered) => Err(BuildError::Syntax { rendered }),
@@ -545,30 +412,4 @@ fn check_syntax(failed: &[(String, String)]) -> Result<(), BuildError> {
 
 fn rounded(seconds: f64) -> f64 {
     (seconds * 1e4).round() / 1e4
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn large_wheels_have_their_own_layers_and_the_rest_share_one() {
-        let wheel = |name: &str, size| LockedWheel {
-            name: name.to_owned(),
-            version: "1".to_owned(),
-            file_name: String::new(),
-            url: String::new(),
-            size,
-            sha256: Digest::of(name.as_bytes()),
-        };
-        let lock = Lock {
-            wheels: vec![wheel("a", 10), wheel("b", 5 << 20), wheel("c", 20), wheel("d", 2 << 20)],
-        };
-        let reasons: Vec<String> = group(&lock).iter().map(Group::reason).collect();
-        assert_eq!(reasons, ["wheel b 1", "wheel d 1", "wheels a 1, c 1"]);
-        let many = Lock {
-            wheels: (0..40).map(|number| wheel(&format!("w{number:02}"), 2 << 20)).collect(),
-        };
-        assert_eq!(group(&many).len(), MOST_OWN + 1);
-    }
 }

@@ -5,10 +5,14 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::build::bytecode::COMPILE_TREE;
-use crate::build::ports::{CompileRequest, CompiledTree, Compiler, PortError};
+use super::base::BaseImage;
+use crate::archive::layer::LayerError;
+use crate::build::bytecode::{self, COMPILE_TREE};
+use crate::build::layers::{ensure_layer, BuiltLayer, LayerWanted};
+use crate::build::ports::{CompileRequest, CompiledTree, Compiler, PortError, Progress};
 use crate::policy::{Bytes, Confinement, Promise};
 use crate::sandbox::{self, collect, Bundle, CollectLimits, Collected, End, Sink};
+use crate::store::{MemoKind, Store, StoreError};
 
 /// Bytecode of the largest packages (torch: 120 MB) fits; a source that explodes does not.
 const OUTPUT: Bytes = Bytes(512 << 20);
@@ -34,6 +38,43 @@ pub struct SandboxCompiler {
 enum CompileError {
     #[error("the interpreter ended with {end:?}: {stderr}")]
     Ended { end: End, stderr: String },
+}
+
+/// The bytecode layer of `sources`, a layer on top of `base` and why its bytecode is wanted: of everything below `root`,
+/// compiled by `compile`, owned by `owner`.
+pub(super) fn ensure_bytecode<E>(
+    store: &Store,
+    base: &BaseImage,
+    (sources, reason): (&BuiltLayer, &str),
+    root: &str,
+    owner: u32,
+    progress: &dyn Progress,
+    compile: impl FnOnce(&CompileRequest) -> Result<CompiledTree, E>,
+) -> Result<BuiltLayer, E>
+where
+    E: From<StoreError> + From<LayerError>,
+{
+    let key = bytecode::bytecode_key(&sources.descriptor.digest, &base.interpreter);
+    let wanted = LayerWanted {
+        kind: MemoKind::Bytecode,
+        key: &key,
+        reason,
+    };
+    let made = ensure_layer(store, wanted, progress, |blob, tree| {
+        progress.step("Compiling", &sources.reason);
+        let mut lowers = vec![store.layer_path(&sources.diff_id)];
+        lowers.extend(base.layers.iter().rev().map(|layer| store.layer_path(&layer.diff_id)));
+        let compiled = compile(&CompileRequest {
+            lowers,
+            python: base.python.clone(),
+            roots: vec![root.to_owned()],
+            skip: Vec::new(),
+        })?;
+        let written = bytecode::write_layer(&compiled, owner, blob, Some(tree))?;
+        Ok::<_, E>((written, compiled.failed))
+    });
+    let (layer, _): (BuiltLayer, Vec<(String, String)>) = made?;
+    Ok(layer)
 }
 
 impl Compiler for SandboxCompiler {

@@ -6,18 +6,24 @@ mod compile;
 pub mod doctor;
 mod images;
 mod outcome;
+mod overlap;
 mod run;
 mod secret;
 mod take_output;
+mod wheels;
 
-pub use base::{ensure_base, BaseError, BaseImage, BaseSettings};
-pub use build::{build, BuildError, BuildReport, BuildRequest};
+pub use base::{BaseError, BaseImage, BaseSettings};
+pub use build::{build, build_base, BaseReport, BuildError, BuildReport, BuildRequest};
 pub use compile::SandboxCompiler;
 pub use doctor::DoctorError;
 pub use images::{copy, list, load, save, show, ImageSummary, ImagesError};
 pub use outcome::{Outcome, Status};
+pub use overlap::OverlapError;
 pub use run::{chain, run, RunError, RunRequest, CANNOT_RUN};
 pub use secret::{SecretError, SecretWanted, Source};
 
 /// The base that functions are built on unless told otherwise.
 pub const DEFAULT_BASE: &str = "python-3.11";
+
+/// The Python of our own bases.
+pub const BASE_PYTHON: &str = "3.11";

@@ -1,4 +1,5 @@
-//! Where this machine gets Debian packages from: its own apt sources, or the configuration. No address is built in.
+//! Where this machine gets Debian packages from, and whom it trusts to sign their indexes: its own apt sources, or the
+//! configuration. No address is built in.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,13 +9,38 @@ use super::Archive;
 /// An apt source file has a few kilobytes.
 const MAX_FILE: u64 = 1 << 20;
 
-/// Addresses of the two archives of a suite.
+/// Debian's own keys, of the package `debian-archive-keyring`, which apt needs.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// One archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirror {
+    /// Its address, without `dists` or `pool`.
+    pub uri: String,
+    /// The keys that may sign its indexes.
+    pub keyring: PathBuf,
+}
+
+/// The archives of a release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mirrors {
     /// The release.
-    pub main: String,
+    pub main: Mirror,
+    /// Updates between two point releases.
+    pub updates: Mirror,
     /// Security updates.
-    pub security: String,
+    pub security: Mirror,
+}
+
+/// What the configuration says.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Configured<'a> {
+    /// Address of the release and its updates.
+    pub main: Option<&'a str>,
+    /// Address of the security updates.
+    pub security: Option<&'a str>,
+    /// The keys for all of them.
+    pub keyring: Option<&'a Path>,
 }
 
 /// Why there is no address.
@@ -30,46 +56,49 @@ pub struct MirrorError {
 }
 
 impl Mirrors {
-    pub(super) fn of(&self, archive: Archive) -> &str {
+    pub(super) fn of(&self, archive: Archive) -> &Mirror {
         match archive {
             Archive::Main => &self.main,
+            Archive::Updates => &self.updates,
             Archive::Security => &self.security,
         }
     }
 }
 
 /// The mirrors of `suite`: those configured, else those of the apt sources below `apt` (usually `/etc/apt`).
-pub fn find_mirrors(
-    suite: &str,
-    main: Option<&str>,
-    security: Option<&str>,
-    apt: &Path,
-) -> Result<Mirrors, MirrorError> {
+pub fn find_mirrors(suite: &str, configured: Configured<'_>, apt: &Path) -> Result<Mirrors, MirrorError> {
     let sources = read_sources(apt);
-    let find = |configured: Option<&str>, part: &'static str| {
+    let find = |uri: Option<&str>, part: &'static str| {
         let wanted = format!("{suite}{part}");
-        let found = || {
-            sources
-                .iter()
-                .find(|source| source.suites.contains(&wanted))
-                .map(|source| source.uri.clone())
-        };
+        let source = sources.iter().find(|source| source.suites.contains(&wanted));
+        // Of a configured address the apt sources know nothing, not even whose keys it takes.
+        let signed_by = source
+            .filter(|_| uri.is_none())
+            .and_then(|source| source.keyring.clone());
+        let keyring = configured.keyring.map(Path::to_owned).or(signed_by);
+        let uri = uri.map(str::to_owned).or_else(|| Some(source?.uri.clone()));
         let error = || MirrorError {
             suite: suite.to_owned(),
             part,
             directory: apt.to_owned(),
         };
-        configured.map(str::to_owned).or_else(found).ok_or_else(error)
+        Ok(Mirror {
+            uri: uri.ok_or_else(error)?,
+            keyring: keyring.unwrap_or_else(|| KEYRING.into()),
+        })
     };
+    let main = find(configured.main, "")?;
     Ok(Mirrors {
-        main: find(main, "")?,
-        security: find(security, "-security")?,
+        updates: find(configured.main, "-updates").unwrap_or_else(|_| main.clone()),
+        security: find(configured.security, "-security")?,
+        main,
     })
 }
 
 struct Source {
     uri: String,
     suites: Vec<String>,
+    keyring: Option<PathBuf>,
 }
 
 fn read_sources(apt: &Path) -> Vec<Source> {
@@ -97,15 +126,18 @@ fn read_sources(apt: &Path) -> Vec<Source> {
 /// `deb [options] uri suite component...` (sources.list(5)).
 fn one_line(line: &str) -> Option<Source> {
     let rest = line.trim().strip_prefix("deb ")?.trim_start();
-    let rest = match rest.strip_prefix('[') {
-        Some(options) => options.split_once(']')?.1,
-        None => rest,
+    let (options, rest) = match rest.strip_prefix('[') {
+        Some(options) => options.split_once(']')?,
+        None => ("", rest),
     };
+    let mut options = options.split_whitespace().filter_map(|option| option.split_once('='));
+    let signed_by = options.find(|(name, _)| name.eq_ignore_ascii_case("signed-by"));
+    let signed_by = signed_by.map(|(_, value)| value);
     let mut words = rest.split_whitespace();
     let (uri, suite) = (words.next()?, words.next()?);
     words
         .any(|component| component == "main")
-        .then(|| source(uri, vec![suite.to_owned()]))
+        .then(|| source(uri, vec![suite.to_owned()], signed_by))
         .flatten()
 }
 
@@ -125,15 +157,18 @@ fn deb822(stanza: &str) -> Option<Source> {
     let usable = words("Types").any(|kind| kind == "deb") && words("Components").any(|component| component == "main");
     let uri = words("URIs").next()?;
     usable
-        .then(|| source(uri, words("Suites").map(str::to_owned).collect()))
+        .then(|| source(uri, words("Suites").map(str::to_owned).collect(), field("Signed-By")))
         .flatten()
 }
 
-fn source(uri: &str, suites: Vec<String>) -> Option<Source> {
+fn source(uri: &str, suites: Vec<String>, signed_by: Option<&str>) -> Option<Source> {
     let usable = uri.starts_with("http://") || uri.starts_with("https://");
+    // Fingerprints, keys written out and armoured files are not what gpgv takes; Debian's own keys are used then.
+    let keyring = signed_by.filter(|value| value.starts_with('/') && value.ends_with(".gpg") && !value.contains(' '));
     usable.then(|| Source {
         uri: uri.trim_end_matches('/').to_owned(),
         suites,
+        keyring: keyring.map(PathBuf::from),
     })
 }
 
@@ -154,21 +189,43 @@ mod tests {
     fn reads_both_formats_and_skips_other_archives() {
         let third =
             "deb https://third.example.org/apt cloud-sdk-bookworm main\n# deb http://off.example.org bookworm main\n";
-        let new = "Types: deb\n# why\nURIs: http://a.example.org/debian/\nSuites: bookworm bookworm-updates\nComponents: main\n\nTypes: deb\nURIs: http://s.example.org/debian-security\nSuites: bookworm-security\nComponents: main contrib\n";
+        let new = "Types: deb\n# why\nURIs: http://a.example.org/debian/\nSuites: bookworm bookworm-updates\nComponents: main\nSigned-By: /x.gpg\n\nTypes: deb\nURIs: http://s.example.org/debian-security\nSuites: bookworm-security\nComponents: main contrib\n";
+        let mirror = |uri: &str, keyring: &str| Mirror {
+            uri: uri.to_owned(),
+            keyring: keyring.into(),
+        };
+        let main = mirror("http://a.example.org/debian", "/x.gpg");
         let expected = Mirrors {
-            main: "http://a.example.org/debian".into(),
-            security: "http://s.example.org/debian-security".into(),
+            updates: main.clone(),
+            security: mirror("http://s.example.org/debian-security", KEYRING),
+            main,
+        };
+        let find = |suite: &str, configured: Configured<'_>, apt: &tempfile::TempDir| {
+            find_mirrors(suite, configured, apt.path())
         };
         let scratch = apt(&[
             ("sources.list.d/third.list", third),
             ("sources.list.d/debian.sources", new),
         ]);
-        assert_eq!(find_mirrors("bookworm", None, None, scratch.path()).unwrap(), expected);
-        let old = "deb [arch=amd64 signed-by=/x] http://a.example.org/debian bookworm main\ndeb http://s.example.org/debian-security bookworm-security main\n";
+        assert_eq!(find("bookworm", Configured::default(), &scratch).unwrap(), expected);
+        let old = "deb [arch=amd64 signed-by=/x.gpg] http://a.example.org/debian bookworm main\ndeb http://s.example.org/debian-security bookworm-security main\n";
         let scratch = apt(&[("sources.list", old)]);
-        assert_eq!(find_mirrors("bookworm", None, None, scratch.path()).unwrap(), expected);
-        let configured = find_mirrors("bookworm", Some("http://c.example.org"), None, scratch.path()).unwrap();
-        assert_eq!(configured.main, "http://c.example.org");
-        assert!(find_mirrors("trixie", None, None, scratch.path()).is_err());
+        assert_eq!(find("bookworm", Configured::default(), &scratch).unwrap(), expected);
+        let own = Configured {
+            main: Some("http://c.example.org"),
+            ..Configured::default()
+        };
+        let configured = find("bookworm", own, &scratch).unwrap();
+        assert_eq!(configured.main, mirror("http://c.example.org", KEYRING));
+        assert_eq!(configured.updates, configured.main);
+        let keys = Configured {
+            keyring: Some(Path::new("/keys.gpg")),
+            ..own
+        };
+        let configured = find("bookworm", keys, &scratch).unwrap();
+        assert!([configured.main, configured.security]
+            .iter()
+            .all(|mirror| mirror.keyring == Path::new("/keys.gpg")));
+        assert!(find("trixie", Configured::default(), &scratch).is_err());
     }
 }

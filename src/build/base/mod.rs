@@ -2,25 +2,34 @@
 //!
 //! A definition (`rootfs/<name>.toml`) lists packages and what of them is left out; its lock (`rootfs/<name>.lock`)
 //! pins each package by path, size and sha256. Both are part of this binary. Assembly is a pure function of them:
-//! packages -> one sorted tree -> one layer.
+//! packages -> one sorted tree -> one layer. A definition may instead name a parent and wheels: its base is that of the
+//! parent, and its lock pins the wheels, which become the same layers as those of any function that requires them.
 
 mod assemble;
+mod debian_version;
 mod mirror;
+mod packages;
+mod release;
+mod relock;
+mod signature;
 mod synthesise;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 pub use assemble::{assemble, AssembleError};
-pub use mirror::{find_mirrors, MirrorError, Mirrors};
+pub use mirror::{find_mirrors, Configured, Mirror, MirrorError, Mirrors};
+pub use relock::{changes, relock, relock_key, RelockError};
+pub use signature::SignatureError;
 
 use super::fetch::FetchItem;
+use super::pins::{self, PinnedWheel};
 use crate::oci::{Digest, Hasher};
 
 /// Version of the assembly: what is synthesised and how the layer is written.
 const FORMAT: &str = "2";
 
 /// Name, definition and lock of each variant; the first is the default.
-const VARIANTS: [(&str, &str, &str); 2] = [
+const VARIANTS: [(&str, &str, &str); 4] = [
     (
         "python-3.11",
         include_str!("../../../rootfs/python-3.11.toml"),
@@ -31,7 +40,37 @@ const VARIANTS: [(&str, &str, &str); 2] = [
         include_str!("../../../rootfs/python-3.11-slim.toml"),
         include_str!("../../../rootfs/python-3.11-slim.lock"),
     ),
+    (
+        "python-3.11-numpy",
+        include_str!("../../../rootfs/python-3.11-numpy.toml"),
+        include_str!("../../../rootfs/python-3.11-numpy.lock"),
+    ),
+    (
+        "python-3.11-scipy",
+        include_str!("../../../rootfs/python-3.11-scipy.toml"),
+        include_str!("../../../rootfs/python-3.11-scipy.lock"),
+    ),
 ];
+
+/// What a file of `rootfs` says.
+#[derive(Debug)]
+enum Written {
+    Packages(Definition),
+    Wheels(WheelDefinition),
+}
+
+/// Wheels on top of another variant.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WheelDefinition {
+    /// For people.
+    #[serde(rename = "description")]
+    _description: String,
+    /// The variant that has the packages.
+    parent: String,
+    /// `name==version` each.
+    wheels: Vec<String>,
+}
 
 /// What a base is made of.
 #[derive(Debug, Clone, Deserialize)]
@@ -52,7 +91,7 @@ pub struct Definition {
 }
 
 /// One pinned package.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockedDeb {
     /// Package name.
     pub name: String,
@@ -68,11 +107,14 @@ pub struct LockedDeb {
     pub sha256: Digest,
 }
 
-/// The two archives of a Debian release.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The archives of a Debian release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Archive {
     /// The release itself.
     Main,
+    /// Updates between two point releases; later part of the release.
+    Updates,
     /// Security updates.
     Security,
 }
@@ -86,6 +128,10 @@ pub struct Variant {
     pub definition: Definition,
     /// Exactly which packages.
     pub lock: Vec<LockedDeb>,
+    /// The variant that has the same packages and no wheels; itself, when it has none.
+    pub packages_of: String,
+    /// Exactly which wheels come on top.
+    pub wheels: Vec<PinnedWheel>,
 }
 
 /// Why a lock is not one.
@@ -112,16 +158,42 @@ pub fn find_variant(name: &str) -> Result<Option<Variant>, VariantError> {
         name: (*name).to_owned(),
         reason,
     };
-    let definition: Definition = toml::from_str(definition).map_err(|cause| error(cause.to_string()))?;
-    let lock = lock
-        .lines()
-        .map(|line| parse_locked(line).ok_or_else(|| error(format!("lock line {line:?}"))));
-    let lock = lock.collect::<Result<Vec<_>, _>>()?;
-    Ok(Some(Variant {
-        name: (*name).to_owned(),
-        definition,
-        lock,
-    }))
+    let written = if definition.contains("\nparent = ") {
+        toml::from_str(definition).map(Written::Wheels)
+    } else {
+        toml::from_str(definition).map(Written::Packages)
+    };
+    let bad_line = |line: &str| error(format!("lock line {line:?}"));
+    match written.map_err(|cause| error(cause.to_string()))? {
+        Written::Packages(definition) => {
+            let lock = lock
+                .lines()
+                .map(|line| parse_locked(line).ok_or_else(|| bad_line(line)));
+            Ok(Some(Variant {
+                name: (*name).to_owned(),
+                definition,
+                lock: lock.collect::<Result<Vec<_>, _>>()?,
+                packages_of: (*name).to_owned(),
+                wheels: Vec::new(),
+            }))
+        }
+        Written::Wheels(definition) => {
+            let parent = find_variant(&definition.parent)?.filter(|parent| parent.wheels.is_empty());
+            let parent =
+                parent.ok_or_else(|| error(format!("no variant of packages is called {:?}", definition.parent)))?;
+            let wheels = lock.lines().map(|line| pins::parse(line).ok_or_else(|| bad_line(line)));
+            let wheels = wheels.collect::<Result<Vec<_>, _>>()?;
+            let locked = wheels.iter().map(|pin| format!("{}=={}", pin.name, pin.version));
+            if !locked.eq(definition.wheels.iter().cloned()) {
+                return Err(error("its lock has other wheels than its definition".to_owned()));
+            }
+            Ok(Some(Variant {
+                name: (*name).to_owned(),
+                wheels,
+                ..parent
+            }))
+        }
+    }
 }
 
 fn parse_locked(line: &str) -> Option<LockedDeb> {
@@ -137,7 +209,7 @@ fn parse_locked(line: &str) -> Option<LockedDeb> {
         fields.next()?.parse().ok()?,
         format!("sha256:{}", fields.next()?).parse().ok()?,
     );
-    (path.starts_with("pool/") && !path.contains("..")).then_some(LockedDeb {
+    is_pool_path(&path).then_some(LockedDeb {
         name,
         version,
         archive,
@@ -145,6 +217,14 @@ fn parse_locked(line: &str) -> Option<LockedDeb> {
         size,
         sha256,
     })
+}
+
+/// Whether `path` is plainly a file below the pool of an archive; it becomes part of an address.
+fn is_pool_path(path: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._+~-".contains(&byte);
+    path.starts_with("pool/")
+        && path.bytes().all(plain)
+        && path.split('/').all(|component| !matches!(component, "" | "." | ".."))
 }
 
 impl Variant {
@@ -165,7 +245,7 @@ impl Variant {
     pub fn fetch_items(&self, mirrors: &Mirrors) -> Vec<FetchItem> {
         let item = |deb: &LockedDeb| FetchItem {
             name: format!("{} {}", deb.name, deb.version),
-            url: format!("{}/{}", mirrors.of(deb.archive).trim_end_matches('/'), deb.path),
+            url: format!("{}/{}", mirrors.of(deb.archive).uri.trim_end_matches('/'), deb.path),
             size: deb.size,
             sha256: deb.sha256,
         };
@@ -188,6 +268,20 @@ mod tests {
             assert_eq!(wanted, locked, "{name}");
         }
         assert!(find_variant("no-such").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_variant_with_wheels_has_the_very_packages_of_its_parent() {
+        let plain = find_variant("python-3.11").unwrap().unwrap();
+        let scipy = find_variant("python-3.11-scipy").unwrap().unwrap();
+        assert_eq!(scipy.key(), plain.key());
+        assert_eq!(
+            (scipy.packages_of.as_str(), plain.packages_of.as_str()),
+            ("python-3.11", "python-3.11")
+        );
+        let numpy = find_variant("python-3.11-numpy").unwrap().unwrap();
+        assert_eq!(numpy.wheels, scipy.wheels[..1], "both share numpy's layer");
+        assert!(plain.wheels.is_empty() && scipy.wheels[1].name == "scipy");
     }
 
     #[test]

@@ -1,0 +1,332 @@
+//! Requirements, and the wheels that a base pins -> wheel layers, and the bytecode of each.
+//!
+//! A wheel's layer is the same whoever wants it: a base with numpy and a function that requires numpy share it. So an
+//! image on such a base holds the wheels of both as if the function had required them all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+
+use serde::{Deserialize, Serialize};
+
+use super::base::BaseImage;
+use super::build::BuildError;
+use super::compile::ensure_bytecode;
+use super::overlap;
+use crate::build::fetch::{fetch, FetchItem};
+use crate::build::layers::{ensure_layer, find_layer, BuiltLayer, LayerWanted};
+use crate::build::lock::{Lock, LockError, Resolver};
+use crate::build::pins::{self, PinnedWheel};
+use crate::build::ports::{Compiler, Progress};
+use crate::build::requirements::Requirements;
+use crate::build::wheel::{self, Wheel};
+use crate::net::Client;
+use crate::oci::Digest;
+use crate::store::{MemoKind, Store, StoreError};
+
+/// Where wheels are, inside an image.
+const SITE: &str = "/opt/py/site";
+/// A wheel from this size on has a layer of its own: smaller ones would only add mounts.
+const OWN_LAYER: u64 = 1 << 20;
+/// Wheels with layers of their own; with bytecode, base, bundle and code that makes 64 layers.
+const MOST_OWN: usize = 28;
+
+/// What layers of wheels are made with.
+pub(super) struct WheelMaker<'a> {
+    pub store: &'a Store,
+    pub resolver: &'a (dyn Fn() -> Result<Resolver, LockError> + Sync),
+    pub compiler: &'a dyn Compiler,
+    pub progress: &'a dyn Progress,
+}
+
+/// Exactly the wheels of one image.
+pub(super) struct WheelSet {
+    /// Sorted by name.
+    pub wheels: Vec<PinnedWheel>,
+    /// Those among them that the base pins.
+    pins: Vec<PinnedWheel>,
+    /// Where the others are.
+    addresses: BTreeMap<Digest, String>,
+    /// Set when the base's wheels are left out.
+    pub warning: Option<String>,
+}
+
+/// A layer of wheels, in the store.
+pub(super) struct WheelLayer {
+    /// The layer.
+    pub layer: BuiltLayer,
+    note: WheelNote,
+}
+
+/// What is remembered of a wheel layer besides its bytes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct WheelNote {
+    has_sources: bool,
+}
+
+impl WheelMaker<'_> {
+    /// The wheels of an image: those that the requirements ask for, and those of the base unless one of them is
+    /// contradicted.
+    pub(super) fn choose(
+        &self,
+        python: &str,
+        requirements: &Requirements,
+        pins: &[PinnedWheel],
+    ) -> Result<WheelSet, BuildError> {
+        let lock = self.lock(python, requirements, pins)?;
+        let contradictions = pins::contradictions(pins, &lock);
+        let others: Vec<String> = contradictions
+            .iter()
+            .map(|wheel| format!("{} {}", wheel.name, wheel.version))
+            .collect();
+        let warning = (!others.is_empty()).then(|| {
+            let own: Vec<String> = pins.iter().map(|pin| format!("{} {}", pin.name, pin.version)).collect();
+            format!(
+                "the requirements need {}: the wheels of the base ({}) are left out",
+                others.join(", "),
+                own.join(", ")
+            )
+        });
+        let kept = if others.is_empty() { pins.to_vec() } else { Vec::new() };
+        let mut wheels = kept.clone();
+        wheels.extend(
+            lock.wheels
+                .iter()
+                .map(PinnedWheel::from)
+                .filter(|wheel| !kept.iter().any(|pin| pin.sha256 == wheel.sha256)),
+        );
+        wheels.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(WheelSet {
+            wheels,
+            pins: kept,
+            addresses: lock
+                .wheels
+                .iter()
+                .map(|wheel| (wheel.sha256, wheel.url.clone()))
+                .collect(),
+            warning,
+        })
+    }
+
+    fn lock(&self, python: &str, requirements: &Requirements, pins: &[PinnedWheel]) -> Result<Lock, BuildError> {
+        if requirements.wanted.is_empty() {
+            return Ok(Lock::default());
+        }
+        let resolver = (self.resolver)()?;
+        let constrained = pins::constrained(requirements, pins);
+        let key = constrained.key(&resolver.settings());
+        if let Some(lock) = self.store.memo::<Lock>(MemoKind::Lock, &key)? {
+            return Ok(lock);
+        }
+        let count = requirements.wanted.len();
+        self.progress
+            .step("Resolving", &format!("{count} requirements for Python {python}"));
+        let lock = match resolver.resolve(self.store, &constrained) {
+            // Not with the base's versions; without them the answer, or the explanation, is that of any other base.
+            Err(LockError::Unsatisfiable { .. } | LockError::NoWheel { .. } | LockError::Hash { .. })
+                if !pins.is_empty() =>
+            {
+                resolver.resolve(self.store, requirements)?
+            }
+            other => other?,
+        };
+        self.store.put_memo(MemoKind::Lock, &key, &lock)?;
+        Ok(lock)
+    }
+
+    /// Fetches the wheels whose layers have to be made.
+    pub(super) fn download(&self, set: &WheelSet) -> Result<(), BuildError> {
+        let mut missing = Vec::new();
+        for group in group(&set.wheels) {
+            if self.find(&group)?.is_none() {
+                missing.extend(group.0);
+            }
+        }
+        missing.retain(|wheel| self.store.find_download(&wheel.sha256, wheel.size).is_none());
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let mut addresses = set.addresses.clone();
+        if missing.iter().any(|wheel| !addresses.contains_key(&wheel.sha256)) {
+            addresses.extend(self.addresses(&set.pins)?);
+        }
+        let item = |wheel: &PinnedWheel| {
+            let url = addresses.get(&wheel.sha256).ok_or_else(|| LockError::Answer {
+                reason: format!("the index does not say where {} is", wheel.file_name),
+            })?;
+            Ok::<_, LockError>(FetchItem {
+                name: format!("{} {}", wheel.name, wheel.version),
+                url: url.clone(),
+                size: wheel.size,
+                sha256: wheel.sha256,
+            })
+        };
+        let items = missing.iter().map(item).collect::<Result<Vec<_>, _>>()?;
+        fetch(self.store, &Client::new()?, &items, self.progress)?;
+        Ok(())
+    }
+
+    /// Where the index has the wheels of a base.
+    fn addresses(&self, pins: &[PinnedWheel]) -> Result<BTreeMap<Digest, String>, BuildError> {
+        let resolver = (self.resolver)()?;
+        let requirements = pins::requirements(pins);
+        let key = requirements.key(&resolver.settings());
+        if let Some(lock) = self.store.memo::<Lock>(MemoKind::Lock, &key)? {
+            return Ok(pins::addresses(pins, &lock)?);
+        }
+        self.progress.step("Resolving", "the wheels of the base");
+        let lock = resolver.resolve(self.store, &requirements)?;
+        let addresses = pins::addresses(pins, &lock)?;
+        self.store.put_memo(MemoKind::Lock, &key, &lock)?;
+        Ok(addresses)
+    }
+
+    /// The layers of `set`, made where they are missing; everything they need must be downloaded.
+    pub(super) fn layers(&self, set: &WheelSet) -> Result<Vec<WheelLayer>, BuildError> {
+        let groups = group(&set.wheels);
+        let layers = each(&groups, |group| self.layer(group))?;
+        let trees = layers
+            .iter()
+            .zip(&groups)
+            .map(|(made, group)| (group.names(), self.store.layer_path(&made.layer.diff_id)));
+        overlap::check(&trees.collect::<Vec<_>>())?;
+        Ok(layers)
+    }
+
+    fn find(&self, group: &Group) -> Result<Option<(BuiltLayer, WheelNote)>, StoreError> {
+        let (key, reason) = (group.key(), group.reason());
+        find_layer(
+            self.store,
+            LayerWanted {
+                kind: MemoKind::Wheel,
+                key: &key,
+                reason: &reason,
+            },
+        )
+    }
+
+    fn layer(&self, group: &Group) -> Result<WheelLayer, BuildError> {
+        let (key, reason) = (group.key(), group.reason());
+        let wanted = LayerWanted {
+            kind: MemoKind::Wheel,
+            key: &key,
+            reason: &reason,
+        };
+        let (layer, note) = ensure_layer(self.store, wanted, self.progress, |blob, tree| {
+            self.progress.step("Building", &reason);
+            let open = |pin: &PinnedWheel| {
+                let missing = || StoreError::NoBlob { digest: pin.sha256 };
+                let file = self.store.find_download(&pin.sha256, pin.size).ok_or_else(missing)?;
+                Ok::<_, BuildError>(Wheel::open(file, &pin.file_name)?)
+            };
+            let wheels = group.0.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+            let note = WheelNote {
+                has_sources: wheels.iter().any(Wheel::has_sources),
+            };
+            Ok::<_, BuildError>((wheel::write_layer(&wheels, blob, Some(tree))?, note))
+        })?;
+        Ok(WheelLayer { layer, note })
+    }
+
+    /// Bytecode layers of `wheels`, by the Python of `base`.
+    pub(super) fn bytecode(&self, base: &BaseImage, wheels: &[WheelLayer]) -> Result<Vec<BuiltLayer>, BuildError> {
+        let mut layers = Vec::new();
+        for WheelLayer { layer, .. } in wheels.iter().filter(|made| made.note.has_sources) {
+            let reason = format!("bytecode of {}", layer.reason);
+            let compile = |request: &_| Ok::<_, BuildError>(self.compiler.compile(request)?);
+            let wanted = (layer, reason.as_str());
+            layers.push(ensure_bytecode(
+                self.store,
+                base,
+                wanted,
+                SITE,
+                0,
+                self.progress,
+                compile,
+            )?);
+        }
+        Ok(layers)
+    }
+}
+
+/// Calls `make` for each item, two at a time, and returns the results in order.
+fn each<T: Sync, R: Send>(
+    items: &[T],
+    make: impl Fn(&T) -> Result<R, BuildError> + Sync,
+) -> Result<Vec<R>, BuildError> {
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let made: Mutex<Vec<Option<Result<R, BuildError>>>> = Mutex::new(items.iter().map(|_| None).collect());
+    let work = || loop {
+        let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let Some(item) = items.get(number) else { return };
+        let result = make(item);
+        if let Some(slot) = made.lock().ok().as_mut().and_then(|made| made.get_mut(number)) {
+            *slot = Some(result);
+        }
+    };
+    std::thread::scope(|scope| {
+        if items.len() > 1 {
+            scope.spawn(work);
+        }
+        work();
+    });
+    made.into_inner().unwrap_or_default().into_iter().flatten().collect()
+}
+
+/// Wheels of one layer.
+struct Group(Vec<PinnedWheel>);
+
+impl Group {
+    fn key(&self) -> Digest {
+        wheel::layer_key(&self.0.iter().map(|wheel| wheel.sha256).collect::<Vec<_>>())
+    }
+
+    fn names(&self) -> String {
+        let names: Vec<String> = self
+            .0
+            .iter()
+            .map(|wheel| format!("{} {}", wheel.name, wheel.version))
+            .collect();
+        names.join(", ")
+    }
+
+    fn reason(&self) -> String {
+        format!("wheel{} {}", if self.0.len() == 1 { "" } else { "s" }, self.names())
+    }
+}
+
+/// Large wheels alone, the rest together; names order both, so that the same set gives the same layers.
+fn group(wheels: &[PinnedWheel]) -> Vec<Group> {
+    let mut by_size: Vec<&PinnedWheel> = wheels.iter().filter(|wheel| wheel.size >= OWN_LAYER).collect();
+    by_size.sort_by_key(|wheel| std::cmp::Reverse(wheel.size));
+    let own: BTreeSet<&str> = by_size.iter().take(MOST_OWN).map(|wheel| wheel.name.as_str()).collect();
+    let (own, bundle): (Vec<_>, Vec<_>) = wheels
+        .iter()
+        .cloned()
+        .partition(|wheel| own.contains(wheel.name.as_str()));
+    let mut groups: Vec<Group> = own.into_iter().map(|wheel| Group(vec![wheel])).collect();
+    if !bundle.is_empty() {
+        groups.push(Group(bundle));
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_wheels_have_their_own_layers_and_the_rest_share_one() {
+        let wheel = |name: &str, size| PinnedWheel {
+            name: name.to_owned(),
+            version: "1".to_owned(),
+            file_name: String::new(),
+            size,
+            sha256: Digest::of(name.as_bytes()),
+        };
+        let wheels = [wheel("a", 10), wheel("b", 5 << 20), wheel("c", 20), wheel("d", 2 << 20)];
+        let reasons: Vec<String> = group(&wheels).iter().map(Group::reason).collect();
+        assert_eq!(reasons, ["wheel b 1", "wheel d 1", "wheels a 1, c 1"]);
+        let many: Vec<PinnedWheel> = (0..40).map(|number| wheel(&format!("w{number:02}"), 2 << 20)).collect();
+        assert_eq!(group(&many).len(), MOST_OWN + 1);
+    }
+}
