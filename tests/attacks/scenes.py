@@ -57,7 +57,7 @@ def frozen(marker):
 
 def kill_everyone():
     print("up", flush=True)
-    os.kill(-1, signal.SIGKILL)
+    print(kernel.attempt(os.kill, -1, signal.SIGKILL), flush=True)
 
 
 def plant(*directories):
