@@ -80,7 +80,8 @@ def _fill_with_files(where, mib):
 
 
 def one_big_file():
-    return _fill(kernel.TMP, 16)
+    # Where there is room for it: what ends it is the limit on the size of a file.
+    return _fill("/dev/shm" if kernel.INIT == 1 else kernel.TMP, 12)
 
 
 def bytes_of_tmp():
@@ -96,7 +97,8 @@ def bytes_of_shared_memory():
 
 
 def _inodes(where):
-    directory = os.path.join(where, "many")
+    # Outside always in memory, for a disk takes its time over so many files.
+    directory = os.path.join(where if kernel.INIT == 1 else "/dev/shm", f"gantry-attack-{os.getpid()}")
     os.mkdir(directory)
     word = "ok"
     try:
@@ -119,7 +121,7 @@ def inodes_of_output():
 
 
 def inodes_of_shared_memory():
-    return _inodes("/dev/shm" if kernel.INIT == 1 else kernel.TMP)
+    return _inodes("/dev/shm")
 
 
 def sparse_giant():

@@ -20,7 +20,8 @@ import traceback
 import kernel
 import scenes
 
-PATIENCE = 20.0
+# Far more than any attack takes on a busy machine.
+PATIENCE = 60.0
 
 
 def attacks(group):
