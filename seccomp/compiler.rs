@@ -66,6 +66,18 @@ pub enum Condition {
     NotIn { index: u8, values: Vec<u32> },
 }
 
+impl Condition {
+    /// Which argument it looks at.
+    pub fn index(&self) -> u8 {
+        match self {
+            Self::MaskedEq { index, .. }
+            | Self::MaskedIn { index, .. }
+            | Self::In { index, .. }
+            | Self::NotIn { index, .. } => *index,
+        }
+    }
+}
+
 /// What is done with one number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -223,24 +235,36 @@ pub fn action(text: &str) -> Result<u32, String> {
     }
 }
 
+/// Younger than the table of the `syscalls` crate.
+const YOUNG: [(&str, u32); 11] = [
+    ("fchmodat2", 452),
+    ("map_shadow_stack", 453),
+    ("futex_wake", 454),
+    ("futex_wait", 455),
+    ("futex_requeue", 456),
+    ("statmount", 457),
+    ("listmount", 458),
+    ("lsm_get_self_attr", 459),
+    ("lsm_set_self_attr", 460),
+    ("lsm_list_modules", 461),
+    ("mseal", 462),
+];
+
 /// The x86-64 number of a system call.
 pub fn number(name: &str) -> Result<u32, String> {
-    // Younger than the table of the `syscalls` crate.
-    if let Some((_, number)) = [
-        ("fchmodat2", 452),
-        ("map_shadow_stack", 453),
-        ("futex_wake", 454),
-        ("futex_wait", 455),
-        ("futex_requeue", 456),
-        ("statmount", 457),
-        ("listmount", 458),
-    ]
-    .into_iter()
-    .find(|(known, _)| *known == name)
-    {
+    if let Some((_, number)) = YOUNG.into_iter().find(|(known, _)| *known == name) {
         return Ok(number);
     }
     name.parse::<syscalls::Sysno>()
         .map_err(|_| format!("no system call is called {name:?}"))
         .and_then(|sysno| u32::try_from(sysno.id()).map_err(|error| error.to_string()))
+}
+
+/// The name of a system call, or `-`.
+pub fn name(number: u32) -> &'static str {
+    let young = YOUNG.into_iter().find(|(_, known)| *known == number);
+    young
+        .map(|(name, _)| name)
+        .or_else(|| syscalls::Sysno::new(number as usize).map(|sysno| sysno.name()))
+        .unwrap_or("-")
 }

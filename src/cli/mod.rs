@@ -46,7 +46,7 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            let _ = error.print();
+            error::print_usage(&error);
             // `run` has the workload's codes below 124; its own mistakes are all 125.
             let code = if error.use_stderr() && is_run {
                 CANNOT_RUN

@@ -51,6 +51,7 @@ fn serve(control: &mut UnixStream) -> Result<Report, Failure> {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL)),
     )?;
     process::forbid_dumps().map_err(|error| ("forbid dumps".to_owned(), error))?;
+    process::default_fault_signals();
     step("start a session", rustix::process::setsid())?;
     let (orders, secrets) = receive_orders(control).map_err(|error| ("receive orders".to_owned(), error))?;
     step(

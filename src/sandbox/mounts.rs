@@ -89,11 +89,16 @@ fn forbid_user_namespaces() -> Result<(), Failure> {
 /// A read-only overlay of `lowers`, attached at `target`.
 fn overlay(lowers: &[String], target: &str) -> Result<OwnedFd, Failure> {
     let context = act("open overlay", fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC))?;
+    // The mount table shows the workload the names of the layers as we give them: relative ones do not tell it where
+    // on the host they are.
+    let base = common_directory(lowers);
+    act("enter the store", rustix::process::chdir(base))?;
     for lower in lowers {
+        let lower = Path::new(lower).strip_prefix(base).unwrap_or(Path::new(lower));
         // One at a time: a value of fsconfig has 255 bytes at most, and a list in one string 4096.
         act(
-            &format!("add layer {lower}"),
-            fsconfig_set_string(context.as_fd(), "lowerdir+", lower.as_str()),
+            &format!("add layer {}", lower.display()),
+            fsconfig_set_string(context.as_fd(), "lowerdir+", lower),
         )?;
     }
     act("set overlay option", fsconfig_set_flag(context.as_fd(), "userxattr"))?;
@@ -131,6 +136,16 @@ fn overlay_of_old(lowers: &[String], target: &str) -> Result<OwnedFd, Failure> {
     open(target)
 }
 
+/// The deepest directory that holds all of `paths`, which are absolute.
+fn common_directory(paths: &[String]) -> &Path {
+    let ancestors = paths.first().map(|first| Path::new(first).ancestors().skip(1));
+    ancestors
+        .into_iter()
+        .flatten()
+        .find(|directory| paths.iter().all(|path| Path::new(path).starts_with(directory)))
+        .unwrap_or(Path::new("/"))
+}
+
 /// Opened before the new root hides it. Not recursive: a mount below it could not be made read-only.
 fn open_input(path: &str) -> Result<OwnedFd, Failure> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
@@ -154,6 +169,12 @@ fn devices() -> Result<(), Failure> {
         let (source, target) = (format!("/dev/{device}"), format!("dev/{device}"));
         fs::File::create_new(&target).map_err(|error| (format!("make {target}"), error))?;
         act(&format!("mount {source}"), mount_bind(source.as_str(), target.as_str()))?;
+        // The node is the host's. Read-only does not stop writing to the device, it stops changing the node's times.
+        let flags = MountFlags::BIND | MountFlags::RDONLY | dev;
+        act(
+            &format!("make {target} read-only"),
+            mount_remount(target.as_str(), flags, c""),
+        )?;
     }
     for (name, target) in LINKS {
         symlink(target, Path::new("dev").join(name)).map_err(|error| (format!("link /dev/{name}"), error))?;

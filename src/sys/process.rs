@@ -297,6 +297,18 @@ pub fn default_sigpipe() {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
+/// The default disposition for SIGSEGV and SIGBUS, for which the Rust runtime has handlers.
+///
+/// A first process of a pid namespace is deaf to signals from inside that have no handler. With these two handlers and
+/// the one for SIGCHLD, whoever sends all three in a loop overflows the alternate signal stack, and that kills it.
+pub fn default_fault_signals() {
+    // SAFETY: installs no handler; a real fault ends the process, as it would after the runtime's message.
+    unsafe {
+        libc::signal(libc::SIGSEGV, libc::SIG_DFL);
+        libc::signal(libc::SIGBUS, libc::SIG_DFL);
+    }
+}
+
 /// Ends this process at once: no destructors, no flushing of what a fork copied.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit has no preconditions.
