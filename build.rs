@@ -16,13 +16,21 @@ mod compiler;
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=seccomp");
     let out = std::env::var("OUT_DIR")?;
-    let json = std::fs::read_to_string("seccomp/default.json")?;
-    let program = compiler::compile(&json).map_err(|error| format!("seccomp/default.json: {error}"))?;
-    let mut source = String::from("[\n");
-    for (code, jump_true, jump_false, constant) in &program {
-        writeln!(source, "    ({code:#x}, {jump_true}, {jump_false}, {constant:#x}),")?;
+    let read = |name: &str| std::fs::read_to_string(name).map_err(|error| format!("{name}: {error}"));
+    let (default, egress) = (read("seccomp/default.json")?, read("seccomp/egress.json")?);
+    let programs = [
+        ("default", compiler::compile(&default)),
+        ("egress", compiler::compile_overlaid(&default, &egress)),
+    ];
+    for (name, program) in programs {
+        let mut source = String::from("[\n");
+        for (code, jump_true, jump_false, constant) in
+            program.map_err(|error| format!("seccomp/{name}.json: {error}"))?
+        {
+            writeln!(source, "    ({code:#x}, {jump_true}, {jump_false}, {constant:#x}),")?;
+        }
+        source.push(']');
+        std::fs::write(Path::new(&out).join(format!("seccomp_{name}.in")), source)?;
     }
-    source.push(']');
-    std::fs::write(Path::new(&out).join("seccomp_default.in"), source)?;
     Ok(())
 }

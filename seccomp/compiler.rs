@@ -53,6 +53,9 @@ pub struct Rule {
     pub otherwise: Option<String>,
     #[serde(default)]
     pub args: Vec<Condition>,
+    /// Alternatives to `args`: enough when all conditions of one of them hold.
+    #[serde(default)]
+    pub any: Vec<Vec<Condition>>,
     pub syscalls: Vec<String>,
 }
 
@@ -78,6 +81,13 @@ impl Condition {
     }
 }
 
+/// A profile as what it changes in another one: its rules replace the verdicts of the numbers they name.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Overlay {
+    rules: Vec<Rule>,
+}
+
 /// What is done with one number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -87,34 +97,62 @@ pub enum Verdict {
         then: u32,
         otherwise: u32,
     },
+    /// `then` when all conditions of one of the alternatives hold.
+    IfAny {
+        alternatives: Vec<Vec<Condition>>,
+        then: u32,
+        otherwise: u32,
+    },
 }
 
 /// Parses and validates a profile; returns the verdict per named number, for numbers no rule names, and for unknown ones.
 pub fn verdicts(json: &str) -> Result<(Profile, BTreeMap<u32, Verdict>), String> {
     let profile: Profile = serde_json::from_str(json).map_err(|error| error.to_string())?;
+    let verdicts = of_rules(&profile.rules, profile.unknown_from)?;
+    Ok((profile, verdicts))
+}
+
+/// The same of a profile with an overlay on top.
+pub fn overlaid_verdicts(json: &str, overlay: &str) -> Result<(Profile, BTreeMap<u32, Verdict>), String> {
+    let (profile, mut verdicts) = verdicts(json)?;
+    let overlay: Overlay = serde_json::from_str(overlay).map_err(|error| error.to_string())?;
+    verdicts.extend(of_rules(&overlay.rules, profile.unknown_from)?);
+    Ok((profile, verdicts))
+}
+
+fn of_rules(rules: &[Rule], unknown_from: u32) -> Result<BTreeMap<u32, Verdict>, String> {
     let mut verdicts = BTreeMap::new();
-    for rule in &profile.rules {
+    for rule in rules {
         if rule.why.len() < 10 {
             return Err(format!("the rule for {:?} has no reason in `why`", rule.syscalls));
         }
         let then = action(&rule.action)?;
-        let verdict = match (&rule.otherwise, rule.args.is_empty()) {
-            (None, true) => Verdict::Always(then),
-            (Some(otherwise), false) => Verdict::If {
+        let otherwise = rule.otherwise.as_deref().map(action).transpose()?;
+        if rule.any.iter().any(Vec::is_empty) {
+            return Err(format!("an alternative for {:?} has no condition", rule.syscalls));
+        }
+        let verdict = match (otherwise, rule.args.is_empty(), rule.any.is_empty()) {
+            (None, true, true) => Verdict::Always(then),
+            (Some(otherwise), false, true) => Verdict::If {
                 conditions: rule.args.clone(),
                 then,
-                otherwise: action(otherwise)?,
+                otherwise,
+            },
+            (Some(otherwise), true, false) => Verdict::IfAny {
+                alternatives: rule.any.clone(),
+                then,
+                otherwise,
             },
             _ => {
                 return Err(format!(
-                    "the rule for {:?} needs both `args` and `else`, or neither",
+                    "the rule for {:?} needs both `args` (or `any`) and `else`, or neither",
                     rule.syscalls
                 ))
             }
         };
         for name in &rule.syscalls {
             let number = number(name)?;
-            if number >= profile.unknown_from {
+            if number >= unknown_from {
                 return Err(format!("{name} is {number}, not below unknown_from"));
             }
             if verdicts.insert(number, verdict.clone()).is_some() {
@@ -122,12 +160,22 @@ pub fn verdicts(json: &str) -> Result<(Profile, BTreeMap<u32, Verdict>), String>
             }
         }
     }
-    Ok((profile, verdicts))
+    Ok(verdicts)
 }
 
 /// Compiles a profile.
 pub fn compile(json: &str) -> Result<Vec<Instruction>, String> {
     let (profile, verdicts) = verdicts(json)?;
+    program(&profile, &verdicts)
+}
+
+/// Compiles a profile with an overlay on top.
+pub fn compile_overlaid(json: &str, overlay: &str) -> Result<Vec<Instruction>, String> {
+    let (profile, verdicts) = overlaid_verdicts(json, overlay)?;
+    program(&profile, &verdicts)
+}
+
+fn program(profile: &Profile, verdicts: &BTreeMap<u32, Verdict>) -> Result<Vec<Instruction>, String> {
     let default = Verdict::Always(action(&profile.default)?);
     let unknown = Verdict::Always(action(&profile.unknown)?);
     // Ranges that start at a number and reach to the next one's start.
@@ -185,15 +233,32 @@ fn search(ranges: &[(u32, Verdict)]) -> Result<Vec<Instruction>, String> {
 }
 
 fn leaf(verdict: &Verdict) -> Result<Vec<Instruction>, String> {
-    let (conditions, then, otherwise) = match verdict {
-        Verdict::Always(action) => return Ok(vec![(RETURN, 0, 0, *action)]),
+    match verdict {
+        Verdict::Always(action) => Ok(vec![(RETURN, 0, 0, *action)]),
         Verdict::If {
             conditions,
             then,
             otherwise,
-        } => (conditions, *then, *otherwise),
-    };
+        } => all_of(conditions, *then, &[(RETURN, 0, 0, *otherwise)]),
+        Verdict::IfAny {
+            alternatives,
+            then,
+            otherwise,
+        } => {
+            // From the last one: each alternative is followed by what happens when it does not hold.
+            let mut rest = vec![(RETURN, 0, 0, *otherwise)];
+            for conditions in alternatives.iter().rev() {
+                rest = all_of(conditions, *then, &rest)?;
+            }
+            Ok(rest)
+        }
+    }
+}
+
+/// Returns `then` when all `conditions` hold, else goes on with `otherwise`.
+fn all_of(conditions: &[Condition], then: u32, otherwise: &[Instruction]) -> Result<Vec<Instruction>, String> {
     let mut program = Vec::new();
+    let mut misses = Vec::new();
     for condition in conditions {
         let (index, mask, values, wanted) = match condition {
             Condition::MaskedEq { index, mask, value } => (index, Some(*mask), vec![*value], true),
@@ -206,20 +271,31 @@ fn leaf(verdict: &Verdict) -> Result<Vec<Instruction>, String> {
         }
         program.push((LOAD, 0, 0, OFFSET_ARGUMENTS + 8 * u32::from(*index)));
         program.extend(mask.map(|mask| (AND, 0, 0, mask)));
-        // Each comparison that hits jumps over the remaining ones and over the return of a miss.
+        // Each comparison that hits jumps over the remaining ones and over the jump of a miss.
         let count = u8::try_from(values.len()).map_err(|_| "too many values")?;
         for (position, value) in (0u8..).zip(&values) {
             let to_end = count - position - 1;
             program.push((JUMP_EQUAL, to_end + 1, 0, *value));
         }
-        if wanted {
-            program.push((RETURN, 0, 0, otherwise)); // no value hit
-        } else {
+        if !wanted {
             program.push((JUMP, 0, 0, 1)); // no value hit: go on behind the refusal
-            program.push((RETURN, 0, 0, otherwise)); // a value hit
         }
+        misses.push(program.len());
+        program.push((JUMP, 0, 0, 0)); // its distance is known at the end
     }
     program.push((RETURN, 0, 0, then));
+    for miss in misses {
+        let distance = u32::try_from(program.len() - miss - 1).map_err(|_| "the program is too long")?;
+        if let Some(jump) = program.get_mut(miss) {
+            *jump = match otherwise {
+                [only] => *only,
+                _ => (JUMP, 0, 0, distance),
+            };
+        }
+    }
+    if otherwise.len() > 1 {
+        program.extend(otherwise);
+    }
     Ok(program)
 }
 

@@ -37,6 +37,8 @@ const RANKS: &[(&str, u8)] = &[
 const HOMES: &[(&str, &[&str])] = &[
     ("reqwest", &["net"]),
     ("rustls", &["net"]),
+    ("hickory_resolver", &["net"]),
+    ("tokio", &["net"]),
     ("clap", &["cli"]),
     ("indicatif", &["cli"]),
     ("landlock", &["sandbox"]),

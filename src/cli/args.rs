@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::oci::Reference;
 use crate::ops::Source;
-use crate::policy::{parse_duration, Bytes, Network, Promise};
+use crate::policy::{parse_duration, Bytes, HostPort, NetworkMode, Promise};
 
 /// Builds OCI images for Python functions and runs them in a sandbox: no daemon, no root.
 #[derive(Debug, Parser)]
@@ -149,9 +149,12 @@ pub struct RunArgs {
     /// Most bytes passed on of standard output, and of standard error
     #[arg(long, value_name = "SIZE")]
     pub output_limit: Option<Bytes>,
-    /// What can be reached: none
-    #[arg(long, value_name = "MODE", value_parser = network)]
-    pub network: Option<Network>,
+    /// What can be reached: none, or with egress what --egress lists
+    #[arg(long, value_name = "none|egress", value_parser = network)]
+    pub network: Option<NetworkMode>,
+    /// Host the run may connect to by TCP; repeatable
+    #[arg(long, value_name = "HOST:PORT")]
+    pub egress: Vec<HostPort>,
     /// Promises whose loss does not refuse the run, such as memory,cpu
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = Promise::from_str)]
     pub allow_degraded: Vec<Promise>,
@@ -245,10 +248,10 @@ fn cpus(text: &str) -> Result<f64, String> {
     }
 }
 
-fn network(text: &str) -> Result<Network, String> {
+fn network(text: &str) -> Result<NetworkMode, String> {
     match text {
-        "none" => Ok(Network::None),
-        "egress" => Err("egress is not available in this version; only none is".to_owned()),
-        _ => Err("want none".to_owned()),
+        "none" => Ok(NetworkMode::None),
+        "egress" => Ok(NetworkMode::Egress),
+        _ => Err("want none or egress".to_owned()),
     }
 }

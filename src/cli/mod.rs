@@ -221,6 +221,9 @@ impl Session {
             status,
             started,
         );
+        for note in &outcome.notes {
+            let _ = writeln!(io::stderr(), "gantry: {}", escape::escape(note));
+        }
         match error {
             Some(error) => Err(error.into()),
             None => {

@@ -11,7 +11,7 @@ use super::args::RunArgs;
 use super::error::CommandError;
 use crate::config::Config;
 use crate::ops::{RunRequest, SecretWanted};
-use crate::policy::{parse_duration, Bytes, Network, Promise};
+use crate::policy::{parse_duration, Bytes, HostPort, NetworkMode, Promise};
 use crate::sandbox::Place;
 
 /// A job holds names and numbers; inputs come as directories.
@@ -40,7 +40,9 @@ struct Job {
     tmp_size: Option<Bytes>,
     output_size: Option<Bytes>,
     output_limit: Option<Bytes>,
-    network: Option<Network>,
+    network: Option<NetworkMode>,
+    #[serde(default)]
+    egress: Vec<HostPort>,
     allow_degraded: Option<Vec<Promise>>,
 }
 
@@ -50,8 +52,9 @@ pub fn request(args: &RunArgs, config: &Config) -> Result<RunRequest, CommandErr
         let reason = "--pull always: this version runs images of the store; `gantry pull oci:DIR` or `gantry load` brings one in";
         return Err(CommandError::RunUsage(reason.to_owned()));
     }
+    let (mut network, mut egress) = (None, Vec::new());
     let mut request = match &args.job {
-        Some(path) => from_job(path, config)?,
+        Some(path) => from_job(path, config, &mut network, &mut egress)?,
         None => {
             let reference = args
                 .reference
@@ -91,13 +94,21 @@ pub fn request(args: &RunArgs, config: &Config) -> Result<RunRequest, CommandErr
     confinement.tmp_size = args.tmp_size.unwrap_or(confinement.tmp_size);
     confinement.output_size = args.output_size.unwrap_or(confinement.output_size);
     confinement.output_limit = args.output_limit.unwrap_or(confinement.output_limit);
-    confinement.network = args.network.unwrap_or(confinement.network);
+    egress.extend(args.egress.iter().cloned());
+    let network = config.run.network(args.network.or(network), egress);
+    confinement.network = network.map_err(CommandError::RunUsage)?;
     confinement.allow_degraded.extend(args.allow_degraded.iter().copied());
     check(&request)?;
     Ok(request)
 }
 
-fn from_job(path: &Path, config: &Config) -> Result<RunRequest, CommandError> {
+/// The request of a job document, but for its network, which options may still change.
+fn from_job(
+    path: &Path,
+    config: &Config,
+    network: &mut Option<NetworkMode>,
+    egress: &mut Vec<HostPort>,
+) -> Result<RunRequest, CommandError> {
     let usage = |reason: String| CommandError::RunUsage(format!("read job {}: {reason}", path.display()));
     let mut text = String::new();
     let read = if path == Path::new("-") {
@@ -132,7 +143,7 @@ fn from_job(path: &Path, config: &Config) -> Result<RunRequest, CommandError> {
     confinement.tmp_size = job.tmp_size.unwrap_or(confinement.tmp_size);
     confinement.output_size = job.output_size.unwrap_or(confinement.output_size);
     confinement.output_limit = job.output_limit.unwrap_or(confinement.output_limit);
-    confinement.network = job.network.unwrap_or(confinement.network);
+    (*network, *egress) = (job.network, job.egress);
     confinement
         .allow_degraded
         .extend(job.allow_degraded.unwrap_or_default());

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 use super::Environment;
-use crate::policy::{parse_duration, Bytes, Confinement, Network, Promise};
+use crate::policy::{parse_duration, Bytes, Confinement, Egress, HostPort, Network, NetworkMode, Promise};
 
 /// A configuration file has a few kilobytes.
 const MAX_BYTES: u64 = 1 << 20;
@@ -95,7 +95,11 @@ pub struct RunSection {
     tmp_size: Option<Bytes>,
     output_size: Option<Bytes>,
     output_limit: Option<Bytes>,
-    network: Option<Network>,
+    network: Option<NetworkMode>,
+    /// Of runs with egress that list nothing themselves.
+    egress: Vec<HostPort>,
+    /// All that any run may list; without it, any public host.
+    egress_allowed: Option<Vec<HostPort>>,
     allow_degraded: Vec<Promise>,
 }
 
@@ -212,7 +216,26 @@ impl Config {
 }
 
 impl RunSection {
-    /// The defaults of a run on this machine.
+    /// The network of a run that asks for `mode` and lists `egress`, within what this machine allows.
+    pub fn network(&self, mode: Option<NetworkMode>, egress: Vec<HostPort>) -> Result<Network, String> {
+        let listed = !egress.is_empty();
+        let egress = if listed { egress } else { self.egress.clone() };
+        match mode.or(self.network).unwrap_or(NetworkMode::None) {
+            NetworkMode::None if listed => Err("egress HOST:PORT needs network egress".to_owned()),
+            NetworkMode::None => Ok(Network::None),
+            NetworkMode::Egress => {
+                let allowed = |entry: &&HostPort| self.egress_allowed.as_ref().is_none_or(|all| all.contains(entry));
+                match egress.iter().find(|entry| !allowed(entry)) {
+                    Some(entry) => Err(format!(
+                        "egress {entry} is not in egress_allowed of this machine's configuration"
+                    )),
+                    None => Egress::new(egress).map(Network::Egress),
+                }
+            }
+        }
+    }
+
+    /// The defaults of a run on this machine, but for its [`network`](Self::network).
     pub fn confinement(&self) -> Confinement {
         let ours = Confinement::default();
         Confinement {
@@ -224,7 +247,7 @@ impl RunSection {
             tmp_size: self.tmp_size.unwrap_or(ours.tmp_size),
             output_size: self.output_size.unwrap_or(ours.output_size),
             output_limit: self.output_limit.unwrap_or(ours.output_limit),
-            network: self.network.unwrap_or(ours.network),
+            network: ours.network,
             allow_degraded: self.allow_degraded.iter().copied().collect(),
         }
     }
@@ -270,6 +293,51 @@ mod tests {
     }
 
     #[test]
+    fn egress_is_what_a_run_lists_within_what_the_machine_allows() {
+        let entries = |texts: &[&str]| {
+            texts
+                .iter()
+                .map(|text| text.parse().unwrap())
+                .collect::<Vec<HostPort>>()
+        };
+        let network = |config: &str, mode: Option<NetworkMode>, listed: &[&str]| {
+            let network = load(config).unwrap().run.network(mode, entries(listed));
+            network.map(|network| network.egress().iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        let (none, egress) = (Some(NetworkMode::None), Some(NetworkMode::Egress));
+        assert_eq!(network("", None, &[]), Ok(vec![]));
+        assert_eq!(
+            network("", egress, &["a.example:1"]),
+            Ok(vec!["a.example:1".to_owned()])
+        );
+        assert!(network("", None, &["a.example:1"])
+            .unwrap_err()
+            .contains("needs network egress"));
+        assert!(network("", none, &["a.example:1"])
+            .unwrap_err()
+            .contains("needs network egress"));
+        assert!(network("", egress, &[]).unwrap_err().contains("at least one"));
+        let defaults = "[run]\nnetwork = \"egress\"\negress = [\"d.example:2\"]\n";
+        assert_eq!(network(defaults, None, &[]), Ok(vec!["d.example:2".to_owned()]));
+        assert_eq!(network(defaults, none, &[]), Ok(vec![]));
+        assert_eq!(
+            network(defaults, None, &["a.example:1"]),
+            Ok(vec!["a.example:1".to_owned()])
+        );
+        let bound = "[run]\negress_allowed = [\"a.example:1\", \"b.example:2\"]\n";
+        assert_eq!(network(bound, None, &[]), Ok(vec![]));
+        assert_eq!(
+            network(bound, egress, &["b.example:2"]),
+            Ok(vec!["b.example:2".to_owned()])
+        );
+        for refused in ["b.example:1", "x.a.example:1", "c.example:2"] {
+            let error = network(bound, egress, &["a.example:1", refused]).unwrap_err();
+            assert!(error.contains(refused) && error.contains("egress_allowed"), "{error}");
+        }
+        assert!(network("[run]\negress_allowed = []\n", egress, &["a.example:1"]).is_err());
+    }
+
+    #[test]
     fn errors_name_the_line() {
         for (text, says) in [
             ("[run]\nmemory = \"1G\"\nmemmory = \"1G\"\n", "line 3"),
@@ -283,6 +351,7 @@ mod tests {
                 "line 4",
             ),
             ("[run]\ncpus = -1\n", "cpus"),
+            ("[run]\n\negress_allowed = [\"localhost:80\"]\n", "line 3"),
         ] {
             let error = load(text).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");

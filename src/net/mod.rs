@@ -1,10 +1,14 @@
-//! HTTP for builds: bounded, retried, over TLS with the system's certificates. Knows no disk.
+//! HTTP for builds: bounded, retried, over TLS with the system's certificates. Knows no disk. Beside it, in files of
+//! their own, the forwarding of a run's connections ([`Forwarder`]) and whom they may reach ([`World`]).
 //!
 //! A request is tried again, with growing pauses, on connection errors, 429 and 5xx; `Retry-After` is honoured up to a
 //! bound. What another try cannot mend is not tried again: a certificate nobody vouches for, a redirect from https to
 //! http or in a circle. A server that goes silent is given up, however much it sent before. Certificates are those of
 //! the system (`SSL_CERT_FILE`, `SSL_CERT_DIR`), proxies those of the environment. Errors name host and path, never
 //! user, password or query.
+
+mod forward;
+mod world;
 
 use std::error::Error as _;
 use std::fmt;
@@ -14,6 +18,9 @@ use std::time::Duration;
 use reqwest::blocking::{Client as Http, Response};
 use reqwest::header::{CONTENT_RANGE, RANGE, RETRY_AFTER};
 use reqwest::{redirect, StatusCode, Url};
+
+pub use forward::Forwarder;
+pub use world::{Internet, World};
 
 /// How long to wait for what.
 #[derive(Debug, Clone, Copy)]

@@ -59,6 +59,9 @@ pub struct Outcome {
     pub enforced: BTreeMap<Promise, Level>,
     /// Why gantry failed.
     pub error: Option<String>,
+    /// What the person at the terminal should hear beside the document: one line per host that was not reached.
+    #[serde(skip)]
+    pub notes: Vec<String>,
 }
 
 /// Which image was run.
@@ -130,6 +133,7 @@ impl Outcome {
             output: OutputReport::default(),
             enforced: BTreeMap::new(),
             error: Some(error),
+            notes: Vec::new(),
         }
     }
 }

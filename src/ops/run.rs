@@ -6,13 +6,15 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::outcome::{ImageRan, Outcome, OutputReport, Phases, Status, UsageReport};
 use super::secret::{self, SecretError, SecretWanted};
 use super::take_output;
+use crate::net::{Forwarder, Internet};
 use crate::oci::{Digest, ImageConfigBody, Reference};
-use crate::policy::Confinement;
+use crate::policy::{Confinement, Network};
 use crate::sandbox::{self, Bundle, CollectError, End, Finished, Place, SandboxError, Sink};
 use crate::store::{Lease, Snapshot, Store, StoreError};
 
@@ -102,6 +104,7 @@ pub fn run(store: &Store, request: &RunRequest) -> (Outcome, Option<RunError>) {
         cache: "hit",
         phases: Phases::default(),
         finished: None,
+        notes: Vec::new(),
     };
     match progress.run(store, request) {
         Ok(()) => (progress.outcome(request), None),
@@ -124,6 +127,7 @@ struct Progress {
     cache: &'static str,
     phases: Phases,
     finished: Option<Finished>,
+    notes: Vec<String>,
 }
 
 impl Progress {
@@ -136,7 +140,10 @@ impl Progress {
         let bundle = bundle(store, &snapshot, request)?;
         self.phases.resolve = ms(started.elapsed()) - self.phases.unpack;
 
-        let finished = sandbox::run(&bundle, Sink::Inherit)?;
+        let finished = match &request.confinement.network {
+            Network::None => sandbox::run(&bundle, Sink::Inherit)?,
+            Network::Egress(_) => self.run_with_egress(&bundle)?,
+        };
         self.phases.prepare = ms(finished.times.prepare);
         self.phases.start = ms(finished.times.start);
         self.phases.run = ms(finished.times.run);
@@ -151,6 +158,18 @@ impl Progress {
         self.phases.teardown += ms(taking.elapsed());
         self.finished = Some(finished);
         Ok(taken?)
+    }
+
+    /// What stands behind the sandbox's listeners lives as long as the run.
+    fn run_with_egress(&mut self, bundle: &Bundle) -> Result<Finished, SandboxError> {
+        let mut forwarder = None;
+        let finished = sandbox::run_with_doors(bundle, Sink::Inherit, &mut |doors| {
+            let doors = doors.into_iter().map(|door| (door.to, door.listener)).collect();
+            forwarder = Some(Forwarder::start(doors, Arc::new(Internet::new()))?);
+            Ok(())
+        });
+        self.notes = forwarder.map(Forwarder::stop).unwrap_or_default();
+        finished
     }
 
     fn snapshot(&mut self, store: &Store, reference: &Reference) -> Result<(Snapshot, Lease), RunError> {
@@ -180,6 +199,7 @@ impl Progress {
         outcome.cache = self.cache;
         outcome.phases_ms = self.phases.clone();
         outcome.error = None;
+        outcome.notes = self.notes.clone();
         let Some(finished) = &self.finished else { return outcome };
         (outcome.status, outcome.exit_code, outcome.signal) = verdict(finished);
         outcome.usage = UsageReport {

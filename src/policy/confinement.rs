@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Bytes;
+use super::{Bytes, Egress, HostPort};
 
 /// What a run may use. Every field has a default; all of them are validated where they enter.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,11 +53,32 @@ impl Default for Confinement {
 }
 
 /// Which network a run has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Network {
     /// An empty network namespace.
     None,
+    /// The same, with a listener for each of these, behind which gantry stands.
+    Egress(Egress),
+}
+
+impl Network {
+    /// What can be reached.
+    pub fn egress(&self) -> &[HostPort] {
+        match self {
+            Self::None => &[],
+            Self::Egress(egress) => egress.entries(),
+        }
+    }
+}
+
+/// The name of a [`Network`] in options and documents; what can be reached is said beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkMode {
+    /// [`Network::None`].
+    None,
+    /// [`Network::Egress`].
+    Egress,
 }
 
 /// A promise about a run; the names are those of the outcome's `enforced` field and of `--allow-degraded`.
@@ -80,7 +101,7 @@ pub enum Promise {
     Tmp,
     /// `/output` is private, limited in bytes and inodes.
     Output,
-    /// Nothing but the loopback interface exists.
+    /// Nothing but the loopback interface exists; with egress, it has exactly the listeners of the allowed hosts.
     Network,
     /// Memory of all processes together is limited.
     Memory,

@@ -1,11 +1,15 @@
 //! Limits and confinement as data: what is allowed, in numbers; nothing here acts.
 
+mod address;
 mod bytes;
 mod confinement;
 mod duration;
+mod egress;
 mod extraction;
 
+pub use address::{canonical, refused_address};
 pub use bytes::{Bytes, ParseBytesError};
-pub use confinement::{Confinement, Level, Network, Promise};
+pub use confinement::{Confinement, Level, Network, NetworkMode, Promise};
 pub use duration::parse_duration;
+pub use egress::{Egress, Host, HostPort, ParseEgressError, MOST_EGRESS};
 pub use extraction::ExtractionLimits;

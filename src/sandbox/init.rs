@@ -17,7 +17,7 @@ use signal_hook::consts::SIGCHLD;
 use super::mounts::{self, Failure};
 use super::wire::{self, Frame, Orders, Report};
 use super::workload::{self, Begun};
-use super::{restrict, verify};
+use super::{egress, restrict, verify};
 use crate::sys::process;
 
 /// `argv[0]` of the init. Anyone may start gantry under this name; only a pid 1 takes it.
@@ -60,12 +60,15 @@ fn serve(control: &mut UnixStream) -> Result<Report, Failure> {
     )?;
 
     let output = mounts::enter_root(&orders, &secrets)?;
-    let sent = wire::send_with(control.as_fd(), &Report::Mounted, output.as_fd());
+    let listeners = egress::listen(&orders.egress)?;
+    let descriptors: Vec<_> = std::iter::once(&output).chain(&listeners).map(AsFd::as_fd).collect();
+    let sent = wire::send_with(control.as_fd(), &Report::Mounted, &descriptors);
     sent.map_err(|error| ("report the mounts".to_owned(), error))?;
     drop(output);
 
-    let landlocked = restrict::restrict_self()?;
-    let findings = verify::find(&orders, &landlocked);
+    let landlocked = restrict::restrict_self(&orders.egress)?;
+    let findings = verify::find(&orders, &landlocked, &listeners);
+    drop(listeners);
     let lost = findings.lost(&orders.allow_degraded);
     if !lost.is_empty() {
         return Ok(Report::Refused(findings.levels, lost));

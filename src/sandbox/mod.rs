@@ -8,6 +8,9 @@
 //!
 //! `init` dies with us three times over: by its parent-death signal, by the end of the control socket, and by its own
 //! deadline; with it the kernel kills everything in its pid namespace and frees every mount of its mount namespace.
+//! A run with egress has, in `init`'s network namespace, one listener per allowed host and port; `init` passes them to us,
+//! and what stands behind them is the caller's ([`run_with_doors`]).
+//!
 //! Nothing of a run exists outside those two processes but its cgroup, where one is to be had: no state file, no mount.
 //!
 //! libcontainer is not used: `docs/decisions.md` has the measurement.
@@ -15,6 +18,7 @@
 mod bundle;
 mod cgroup;
 mod collect;
+mod egress;
 mod init;
 mod mounts;
 mod restrict;
@@ -30,6 +34,7 @@ mod workload;
 pub use bundle::{Bundle, End, Finished, Place, SandboxError, Secret, Sink, Times, Usage};
 pub use cgroup::{sweep, CgroupError, Subtree};
 pub use collect::{collect, CollectError, CollectLimits, Collected};
+pub use egress::{Door, OpenDoors};
 pub use init::{is_init, main as init_main};
 pub use seccomp::install_time as filter_install_time;
-pub use supervise::run;
+pub use supervise::{run, run_with_doors};

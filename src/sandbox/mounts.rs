@@ -8,7 +8,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{symlink, OpenOptionsExt};
+use std::os::unix::fs::{symlink, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, CWD};
@@ -19,6 +19,7 @@ use rustix::mount::{
 };
 
 use super::bundle::Place;
+use super::egress;
 use super::wire::Orders;
 
 /// Devices of `/dev`: what programs open without being asked.
@@ -50,9 +51,17 @@ pub fn enter_root(orders: &Orders, secrets: &[Vec<u8>]) -> Result<OwnedFd, Failu
         .lowers
         .first()
         .ok_or_else(|| ("find scaffold".to_owned(), io::ErrorKind::NotFound.into()))?;
-    let root = match overlay(&orders.lowers, scaffold) {
+    let hosts;
+    let lowers = if orders.egress.is_empty() {
+        &orders.lowers
+    } else {
+        let layer = hosts_layer(scaffold, &egress::hosts_file(&orders.egress))?;
+        hosts = [&[layer], orders.lowers.as_slice()].concat();
+        &hosts
+    };
+    let root = match overlay(lowers, scaffold) {
         Err((_, error)) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
-            overlay_of_old(&orders.lowers, scaffold)
+            overlay_of_old(lowers, scaffold)
         }
         answer => answer,
     }?;
@@ -84,6 +93,33 @@ pub fn enter_root(orders: &Orders, secrets: &[Vec<u8>]) -> Result<OwnedFd, Failu
 fn forbid_user_namespaces() -> Result<(), Failure> {
     const LIMIT: &str = "/proc/sys/user/max_user_namespaces";
     fs::write(LIMIT, "0").map_err(|error| (format!("write 0 to {LIMIT}"), error))
+}
+
+/// A layer of one file, `/etc/hosts`, on a tmpfs of this mount namespace; returns its path, which the new root will hide.
+///
+/// A layer and not a mount on the file: an image may have none, or a link that leads out of it.
+fn hosts_layer(scaffold: &str, hosts: &str) -> Result<String, Failure> {
+    let path = format!("{scaffold}/tmp");
+    act(
+        "mount the layer of /etc/hosts",
+        mount(
+            "tmpfs",
+            path.as_str(),
+            "tmpfs",
+            LOCKED,
+            c"size=64k,nr_inodes=8,mode=0755",
+        ),
+    )?;
+    let directory = Path::new(&path).join("etc");
+    let file = directory.join("hosts");
+    let write = || {
+        fs::create_dir(&directory)?;
+        fs::write(&file, hosts)?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o444))?;
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o755))
+    };
+    write().map_err(|error| ("write /etc/hosts".to_owned(), error))?;
+    Ok(path)
 }
 
 /// A read-only overlay of `lowers`, attached at `target`.

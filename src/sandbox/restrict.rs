@@ -5,8 +5,8 @@
 use std::io;
 
 use landlock::{
-    Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreated,
-    RulesetCreatedAttr, RulesetStatus, Scope, ABI,
+    Access, AccessFs, AccessNet, CompatLevel, Compatible, NetPort, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope, ABI,
 };
 use rustix::process::{setrlimit, Resource, Rlimit};
 use rustix::thread::{
@@ -15,7 +15,8 @@ use rustix::thread::{
 };
 
 use super::mounts::Failure;
-use super::seccomp;
+use super::seccomp::{self, Filter};
+use crate::policy::HostPort;
 
 /// Below this a run is refused: 6 is the first that scopes signals and abstract sockets.
 const LANDLOCK_FLOOR: ABI = ABI::V6;
@@ -37,11 +38,16 @@ pub const SECUREBITS: CapabilitiesSecureBits = CapabilitiesSecureBits::NO_ROOT
 pub type Landlocked = Result<(), String>;
 
 /// Drops every privilege; returns what Landlock came to, which may be a promise lost but allowed to be.
-pub fn restrict_self() -> Result<Landlocked, Failure> {
+pub fn restrict_self(egress: &[HostPort]) -> Result<Landlocked, Failure> {
     drop_capabilities()?;
     set_no_new_privs(true).map_err(|errno| ("set no_new_privs".to_owned(), errno.into()))?;
-    let landlocked = restrict_files();
-    seccomp::install().map_err(|error| ("install the seccomp filter".to_owned(), io::Error::other(error)))?;
+    let landlocked = restrict_files(egress);
+    let filter = if egress.is_empty() {
+        Filter::Default
+    } else {
+        Filter::Egress
+    };
+    seccomp::install(filter).map_err(|error| ("install the seccomp filter".to_owned(), io::Error::other(error)))?;
     Ok(landlocked)
 }
 
@@ -67,8 +73,8 @@ fn drop_capabilities() -> Result<(), Failure> {
 }
 
 /// A second wall behind the mounts: read and execute the image, write `/tmp`, `/output`, `/dev/shm` without executing
-/// there, no TCP, no signal or abstract socket across its border.
-fn restrict_files() -> Landlocked {
+/// there, no TCP but connections to the ports of `egress`, no signal or abstract socket across its border.
+fn restrict_files(egress: &[HostPort]) -> Landlocked {
     let text = |error: &dyn std::error::Error| format!("landlock: {error}");
     let ruleset = || -> Result<RulesetCreated, Box<dyn std::error::Error>> {
         Ok(Ruleset::default()
@@ -102,6 +108,9 @@ fn restrict_files() -> Landlocked {
             ))?;
         for path in WRITABLE {
             ruleset = ruleset.add_rule(PathBeneath::new(PathFd::new(path)?, write))?;
+        }
+        for entry in egress {
+            ruleset = ruleset.add_rule(NetPort::new(entry.port, AccessNet::ConnectTcp))?;
         }
         Ok(ruleset.restrict_self()?.ruleset)
     };

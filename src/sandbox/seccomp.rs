@@ -1,4 +1,4 @@
-//! The embedded system call filter; `seccomp/default.json` is its source and says why each rule is there.
+//! The embedded system call filters; `seccomp/*.json` are their source and say why each rule is there.
 
 use std::time::{Duration, Instant};
 
@@ -7,9 +7,31 @@ use seccompiler::sock_filter;
 /// `seccomp/default.json`, compiled by build.rs: code, jump if true, jump if false, constant.
 const DEFAULT: &[(u16, u8, u8, u32)] = &include!(concat!(env!("OUT_DIR"), "/seccomp_default.in"));
 
+/// The same with `seccomp/egress.json` on top.
+const EGRESS: &[(u16, u8, u8, u32)] = &include!(concat!(env!("OUT_DIR"), "/seccomp_egress.in"));
+
+/// Which filter a run gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filter {
+    /// No network.
+    Default,
+    /// TCP to the listeners of the sandbox.
+    Egress,
+}
+
+impl Filter {
+    fn program(self) -> &'static [(u16, u8, u8, u32)] {
+        match self {
+            Self::Default => DEFAULT,
+            Self::Egress => EGRESS,
+        }
+    }
+}
+
 /// Loads the filter for this process and everything it starts. Sets `no_new_privs`.
-pub fn install() -> Result<(), seccompiler::Error> {
-    let program: Vec<sock_filter> = DEFAULT
+pub fn install(filter: Filter) -> Result<(), seccompiler::Error> {
+    let program: Vec<sock_filter> = filter
+        .program()
         .iter()
         .map(|&(code, jt, jf, k)| sock_filter { code, jt, jf, k })
         .collect();
@@ -20,7 +42,7 @@ pub fn install() -> Result<(), seccompiler::Error> {
 pub fn install_time() -> Option<Duration> {
     let install_one = || {
         let started = Instant::now();
-        install().ok().map(|()| started.elapsed())
+        install(Filter::Default).ok().map(|()| started.elapsed())
     };
     // A filter is its thread's own, and so is no_new_privs.
     let timed = (0..31).map(|_| std::thread::spawn(install_one).join().ok().flatten());
@@ -36,13 +58,20 @@ mod compiler;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::compiler::{self, Condition, Verdict};
-    use super::DEFAULT;
+    use super::Filter;
 
     const PROFILE: &str = include_str!("../../seccomp/default.json");
+    const OVERLAY: &str = include_str!("../../seccomp/egress.json");
+
+    fn emulate(number: u32, architecture: u32, args: [u64; 6]) -> u32 {
+        emulate_filter(Filter::Default, number, architecture, args)
+    }
 
     /// Runs the program as the kernel would; panics on an instruction it does not know.
-    fn emulate(number: u32, architecture: u32, args: [u64; 6]) -> u32 {
+    fn emulate_filter(filter: Filter, number: u32, architecture: u32, args: [u64; 6]) -> u32 {
         let load = |offset: u32| match offset {
             0 => number,
             4 => architecture,
@@ -53,7 +82,7 @@ mod tests {
         };
         let (mut at, mut accumulator) = (0usize, 0u32);
         loop {
-            let (code, hit, miss, constant) = DEFAULT[at];
+            let (code, hit, miss, constant) = filter.program()[at];
             at += 1;
             match code {
                 0x20 => accumulator = load(constant),
@@ -114,7 +143,30 @@ mod tests {
 
     #[test]
     fn the_program_says_what_the_profile_says() {
-        let (profile, verdicts) = compiler::verdicts(PROFILE).unwrap();
+        assert_says(Filter::Default, compiler::verdicts(PROFILE).unwrap());
+    }
+
+    #[test]
+    fn the_program_for_egress_says_what_the_profile_and_its_overlay_say() {
+        assert_says(Filter::Egress, compiler::overlaid_verdicts(PROFILE, OVERLAY).unwrap());
+    }
+
+    /// Arguments that differ from one another in one condition at a time, for every combination of alternatives.
+    fn combinations(alternatives: &[Vec<Condition>]) -> Vec<[u64; 6]> {
+        let all: Vec<Condition> = alternatives.concat();
+        let mut found = corners(&all);
+        for base in corners(&all) {
+            found.extend(
+                corners(&all)
+                    .into_iter()
+                    .map(|other| std::array::from_fn(|at| if other[at] == 0 { base[at] } else { other[at] })),
+            );
+        }
+        found
+    }
+
+    fn assert_says(filter: Filter, (profile, verdicts): (compiler::Profile, BTreeMap<u32, Verdict>)) {
+        let emulate = |number, architecture, args| emulate_filter(filter, number, architecture, args);
         let default = compiler::action(&profile.default).unwrap();
         let unknown = compiler::action(&profile.unknown).unwrap();
         let mut checked = 0;
@@ -128,6 +180,28 @@ mod tests {
                     for args in corners(conditions) {
                         let all = conditions.iter().all(|condition| holds(condition, args));
                         let expected = if all { *then } else { *otherwise };
+                        assert_eq!(
+                            emulate(number, compiler::ARCHITECTURE_X86_64, args),
+                            expected,
+                            "{number} {args:x?}"
+                        );
+                        checked += 1;
+                    }
+                    continue;
+                }
+                Some(Verdict::IfAny {
+                    alternatives,
+                    then,
+                    otherwise,
+                }) => {
+                    for args in combinations(alternatives) {
+                        let all =
+                            |conditions: &Vec<Condition>| conditions.iter().all(|condition| holds(condition, args));
+                        let expected = if alternatives.iter().any(all) {
+                            *then
+                        } else {
+                            *otherwise
+                        };
                         assert_eq!(
                             emulate(number, compiler::ARCHITECTURE_X86_64, args),
                             expected,
@@ -227,13 +301,13 @@ mod tests {
 
     #[test]
     fn foreign_architectures_and_x32_are_killed() {
-        for number in [0, 1, 59, 400] {
-            assert_eq!(emulate(number, 0x4000_0003, [0; 6]), compiler::KILL_PROCESS, "i386");
-            assert_eq!(
-                emulate(number | compiler::X32, compiler::ARCHITECTURE_X86_64, [0; 6]),
-                compiler::KILL_PROCESS,
-                "x32"
-            );
+        for filter in [Filter::Default, Filter::Egress] {
+            let emulate = |number, architecture| emulate_filter(filter, number, architecture, [0; 6]);
+            for number in [0, 1, 59, 400] {
+                assert_eq!(emulate(number, 0x4000_0003), compiler::KILL_PROCESS, "i386");
+                let x32 = emulate(number | compiler::X32, compiler::ARCHITECTURE_X86_64);
+                assert_eq!(x32, compiler::KILL_PROCESS, "x32");
+            }
         }
     }
 
@@ -314,6 +388,91 @@ mod tests {
         assert!(refused("chmod", [0, 0o4755, 0, 0, 0, 0]));
         assert!(!refused("chmod", [0, 0o755, 0, 0, 0, 0]));
         assert!(refused("openat", [0, 0, 0, 0o4755, 0, 0]) && !refused("openat", [0, 0, 0, 0o755, 0, 0]));
+    }
+
+    #[test]
+    fn egress_allows_tcp_over_ipv4_and_changes_nothing_else() {
+        let egress = |name: &str, args: [u64; 6]| {
+            let number = compiler::number(name).unwrap();
+            emulate_filter(Filter::Egress, number, compiler::ARCHITECTURE_X86_64, args)
+        };
+        let (nonblocking_cloexec, unsupported) = (0o2_004_000, compiler::ERRNO | 97);
+        for (family, kind, protocol) in [
+            (2, 1, 0),
+            (2, 1 | nonblocking_cloexec, 6),
+            (1, 1, 0),
+            (1, 2, 0),
+            (1, 5 | nonblocking_cloexec, 0),
+        ] {
+            assert_eq!(
+                egress("socket", [family, kind, protocol, 0, 0, 0]),
+                compiler::ALLOW,
+                "{family} {kind:o} {protocol}"
+            );
+        }
+        for (family, kind, protocol) in [
+            (2, 2, 0),
+            (2, 2, 17),
+            (2, 3, 1),
+            (2, 3, 255),
+            (2, 2, 1),
+            (2, 1, 262),
+            (2, 1, 132),
+            (2, 5, 132),
+            (2, 2 | nonblocking_cloexec, 0),
+            (10, 1, 6),
+            (10, 2, 0),
+            (16, 3, 0),
+            (17, 3, 0),
+            (38, 5, 0),
+            (40, 1, 0),
+            (u64::MAX, 1, 0),
+        ] {
+            assert_eq!(
+                egress("socket", [family, kind, protocol, 0, 0, 0]),
+                unsupported,
+                "{family} {kind:o} {protocol}"
+            );
+        }
+        assert_eq!(egress("socketpair", [2, 1, 0, 0, 0, 0]), unsupported);
+        assert_eq!(egress("socketpair", [1, 1, 0, 0, 0, 0]), compiler::ALLOW);
+        assert_ne!(egress("setsockopt", [3, 6, 31, 0, 0, 0]), compiler::ALLOW, "TCP_ULP");
+        assert_eq!(egress("setsockopt", [3, 6, 1, 0, 0, 0]), compiler::ALLOW, "TCP_NODELAY");
+        assert_eq!(egress("setsockopt", [3, 1, 31, 0, 0, 0]), compiler::ALLOW, "of sockets");
+        for (name, flags) in [("sendto", 3), ("sendmmsg", 3), ("sendmsg", 2)] {
+            let with = |value: u64| std::array::from_fn(|at| if at == flags { value } else { 0 });
+            assert_ne!(
+                egress(name, with(0x2000_4000)),
+                compiler::ALLOW,
+                "{name} with MSG_FASTOPEN"
+            );
+            assert_eq!(egress(name, with(0x4000)), compiler::ALLOW, "{name} with MSG_NOSIGNAL");
+        }
+        let named: Vec<u32> = ["socket", "socketpair", "setsockopt", "sendto", "sendmmsg", "sendmsg"]
+            .map(|name| compiler::number(name).unwrap())
+            .to_vec();
+        for number in (0..600).filter(|number| !named.contains(number)) {
+            for args in [[0; 6], [u64::MAX; 6], [1, 2, 3, 4, 5, 6]] {
+                assert_eq!(
+                    emulate_filter(Filter::Egress, number, compiler::ARCHITECTURE_X86_64, args),
+                    emulate(number, compiler::ARCHITECTURE_X86_64, args),
+                    "{number}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_overlay_with_a_mistake_does_not_compile() {
+        for rule in [
+            r#"{"why":"long enough", "action":"allow", "else":"kill", "any":[], "syscalls":["read"]}"#,
+            r#"{"why":"long enough", "action":"allow", "else":"kill", "any":[[]], "syscalls":["read"]}"#,
+            r#"{"why":"long enough", "action":"allow", "any":[[{"index":0,"op":"in","values":[1]}]], "syscalls":["read"]}"#,
+            r#"{"why":"long enough", "action":"allow", "syscalls":["no_such_call"]}"#,
+        ] {
+            let overlay = format!(r#"{{"rules":[{rule}]}}"#);
+            assert!(compiler::compile_overlaid(PROFILE, &overlay).is_err(), "{rule}");
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use rustix::process::{pidfd_send_signal, Signal};
 
 use super::bundle::{Bundle, End, Finished, SandboxError, Sink, Times, Usage};
 use super::cgroup::{Cgroup, Spent, Subtree};
+use super::egress::{self, OpenDoors};
 use super::init;
 use super::signals::Signals;
 use super::stream::{Stream, To};
@@ -32,6 +33,12 @@ const MAX_LOWERS: usize = 500;
 ///
 /// With [`Sink::Inherit`], SIGINT, SIGTERM and SIGHUP end the run while it lasts.
 pub fn run(bundle: &Bundle, sink: Sink) -> Result<Finished, SandboxError> {
+    run_with_doors(bundle, sink, &mut |_| Err(io::ErrorKind::Unsupported.into()))
+}
+
+/// Runs `bundle`, which has egress, as [`run`] does; `open` is called once with its doors. What it makes of them is the
+/// caller's to end after the run.
+pub fn run_with_doors(bundle: &Bundle, sink: Sink, open: OpenDoors<'_>) -> Result<Finished, SandboxError> {
     check(bundle)?;
     let started = Instant::now();
     let signals = match sink {
@@ -39,7 +46,7 @@ pub fn run(bundle: &Bundle, sink: Sink) -> Result<Finished, SandboxError> {
         Sink::Capture => Signals::ignored(),
     };
     let mut run = Run::start(bundle, sink, started)?;
-    let result = run.orders(bundle).and_then(|()| run.supervise(&signals));
+    let result = run.orders(bundle).and_then(|()| run.supervise(&signals, bundle, open));
     // Whatever happened, the init is dead and gone before we return, and so is the cgroup.
     let ended = run.end()?;
     let spent = run.cgroup.take().map(Cgroup::finish);
@@ -90,6 +97,8 @@ struct Run {
     clock: Clock,
     levels: BTreeMap<Promise, Level>,
     output: Option<OwnedFd>,
+    /// Of the egress, on their way from the init to the caller.
+    listeners: Vec<OwnedFd>,
     end: Option<End>,
 }
 
@@ -158,6 +167,7 @@ impl Run {
             },
             levels: BTreeMap::new(),
             output: None,
+            listeners: Vec::new(),
             end: None,
         })
     }
@@ -184,6 +194,7 @@ impl Run {
             grace_ms: milliseconds(confinement.grace),
             given: self.given()?,
             allow_degraded: confinement.allow_degraded.iter().copied().collect(),
+            egress: confinement.network.egress().to_vec(),
         };
         let sent = wire::send(&mut self.control, &orders).and_then(|()| {
             bundle
@@ -225,7 +236,7 @@ impl Run {
     }
 
     /// Until the init has said its last word, or time or a signal makes us end it.
-    fn supervise(&mut self, signals: &Signals) -> Result<(), SandboxError> {
+    fn supervise(&mut self, signals: &Signals, bundle: &Bundle, open: OpenDoors<'_>) -> Result<(), SandboxError> {
         while self.end.is_none() {
             let deadline = match self.asked {
                 Some((_, until)) => Some(until),
@@ -242,6 +253,11 @@ impl Run {
                 None => left,
             };
             self.wait_for_events(signals, wait)?;
+            if !self.listeners.is_empty() {
+                let passed = std::mem::take(&mut self.listeners);
+                let doors = egress::doors(bundle.confinement.network.egress(), passed);
+                doors.and_then(&mut *open).map_err(io("open the egress"))?;
+            }
             if let Some(signal) = signals.take() {
                 self.ask(End::Killed(signal));
             }
@@ -301,7 +317,9 @@ impl Run {
         match report {
             Report::Mounted => {
                 self.clock.mounted = Some(now);
-                self.output = self.inbox.take_descriptor();
+                let mut descriptors = self.inbox.take_descriptors().into_iter();
+                self.output = descriptors.next();
+                self.listeners = descriptors.collect();
             }
             Report::Restricted(levels) => self.levels = levels,
             Report::Refused(levels, lost) => return Err(SandboxError::Refused { levels, lost }),

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{statvfs, StatVfsMountFlags};
 use rustix::process::{dumpable_behavior, DumpableBehavior};
 use rustix::thread::capabilities_secure_bits;
 
+use super::egress;
 use super::restrict::{Landlocked, SECUREBITS};
 use super::wire::Orders;
 use crate::policy::{Level, Promise};
@@ -42,7 +44,7 @@ impl Findings {
 }
 
 /// Looks at every promise.
-pub fn find(orders: &Orders, landlocked: &Landlocked) -> Findings {
+pub fn find(orders: &Orders, landlocked: &Landlocked, listeners: &[OwnedFd]) -> Findings {
     let mut findings = Findings::default();
     for (promise, (level, reason)) in &orders.given {
         findings.levels.insert(*promise, *level);
@@ -107,16 +109,25 @@ pub fn find(orders: &Orders, landlocked: &Landlocked) -> Findings {
     findings.hold(Promise::Network, interfaces == ["lo"], || {
         format!("interfaces are {interfaces:?}")
     });
+    if !orders.egress.is_empty() {
+        if let Err(reason) = egress::verify(&orders.egress, listeners) {
+            findings.hold(Promise::Network, false, || reason);
+        }
+    }
     let descriptors = fs::read_dir("/proc/self/fd").map_or(usize::MAX, Iterator::count);
-    // Standard streams, the control socket, /output and the descriptor that lists.
+    // Standard streams, the control socket, /output and the descriptor that lists; and the listeners of the egress.
     let variables = std::env::vars_os().count();
     // The workload has our uid: only this keeps our memory and descriptors from it.
     let closed = dumpable_behavior().is_ok_and(|dumpable| dumpable == DumpableBehavior::NotDumpable);
-    findings.hold(Promise::Leaks, descriptors <= 6 && variables == 0 && closed, || {
-        format!(
+    findings.hold(
+        Promise::Leaks,
+        descriptors <= 6 + listeners.len() && variables == 0 && closed,
+        || {
+            format!(
             "{descriptors} descriptors are open, {variables} variables of the environment are left, closed is {closed}"
         )
-    });
+        },
+    );
     findings
 }
 

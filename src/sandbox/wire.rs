@@ -17,11 +17,13 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use super::bundle::Place;
-use crate::policy::{Level, Promise};
+use crate::policy::{HostPort, Level, Promise, MOST_EGRESS};
 use crate::sys::process::SETUP_FAILED;
 
 /// Orders hold an environment; a megabyte is the kernel's own order of magnitude for one.
 const MAX_FRAME: u32 = 16 << 20;
+/// Descriptors that come with one frame: `/output` and the listeners.
+const MOST_DESCRIPTORS: usize = 1 + MOST_EGRESS;
 const JSON: u8 = b'J';
 const SECRET: u8 = b'S';
 /// To the init: send everything SIGTERM.
@@ -58,12 +60,14 @@ pub struct Orders {
     pub given: BTreeMap<Promise, (Level, String)>,
     /// Promises that may be lost.
     pub allow_degraded: Vec<Promise>,
+    /// Hosts and ports to make listeners for; none without egress.
+    pub egress: Vec<HostPort>,
 }
 
 /// From the init.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Report {
-    /// Mounts are made; carries the descriptor of `/output`.
+    /// Mounts are made; carries the descriptor of `/output`, then those of the listeners, in the order of the egress.
     Mounted,
     /// Restrictions are on and read back; the workload comes next.
     Restricted(BTreeMap<Promise, Level>),
@@ -155,7 +159,7 @@ impl Inbox {
     /// Reads once from `socket`; call when it is readable.
     pub fn fill(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
         let mut chunk = [0u8; 4096];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let buffers = &mut [IoSliceMut::new(&mut chunk)];
         let received = recvmsg(socket, buffers, &mut control, RecvFlags::CMSG_CLOEXEC)?;
@@ -190,20 +194,21 @@ impl Inbox {
         receive(&mut frame.as_slice()).map(Some)
     }
 
-    /// The descriptor that came with a frame.
-    pub fn take_descriptor(&mut self) -> Option<OwnedFd> {
-        self.descriptors.pop()
+    /// The descriptors that came with a frame.
+    pub fn take_descriptors(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.descriptors)
     }
 }
 
-/// Sends a value together with a descriptor.
-pub fn send_with<T: Serialize>(socket: BorrowedFd<'_>, value: &T, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+/// Sends a value together with descriptors, at most as many as an [`Inbox`] takes.
+pub fn send_with<T: Serialize>(socket: BorrowedFd<'_>, value: &T, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut frame = Vec::new();
     send(&mut frame, value)?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let descriptors = [descriptor];
-    if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+    let pushed = control.push(SendAncillaryMessage::ScmRights(descriptors));
+    // The space is rounded up: it may hold one more than an inbox takes.
+    if descriptors.len() > MOST_DESCRIPTORS || !pushed {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
     }
     let sent = sendmsg(socket, &[IoSlice::new(&frame)], &mut control, SendFlags::NOSIGNAL)?;
@@ -211,5 +216,32 @@ pub fn send_with<T: Serialize>(socket: BorrowedFd<'_>, value: &T, descriptor: Bo
         Ok(())
     } else {
         Err(io::Error::from(io::ErrorKind::WriteZero))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_frame_brings_as_many_descriptors_as_a_run_can_need_in_order() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let files: Vec<std::fs::File> = (0..MOST_DESCRIPTORS).map(|_| tempfile::tempfile().unwrap()).collect();
+        let borrowed: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
+        send_with(theirs.as_fd(), &Report::Mounted, &borrowed).unwrap();
+        send(&mut &theirs, &Report::Started).unwrap();
+        let mut inbox = Inbox::default();
+        inbox.fill(ours.as_fd()).unwrap();
+        let inode = |descriptor: BorrowedFd<'_>| rustix::fs::fstat(descriptor).unwrap().st_ino;
+        let received: Vec<u64> = inbox.take_descriptors().iter().map(|one| inode(one.as_fd())).collect();
+        let sent: Vec<u64> = files.iter().map(|one| inode(one.as_fd())).collect();
+        assert_eq!(received, sent);
+        assert!(matches!(inbox.next().unwrap(), Some(Frame::Json(_))));
+        let one_more = tempfile::tempfile().unwrap();
+        let too_many: Vec<BorrowedFd<'_>> = borrowed.iter().copied().chain([one_more.as_fd()]).collect();
+        assert!(send_with(theirs.as_fd(), &Report::Mounted, &too_many).is_err());
     }
 }

@@ -3,4 +3,5 @@
 pub mod clock;
 pub mod inflate;
 pub mod kernel;
+pub mod netlink;
 pub mod process;

@@ -118,7 +118,9 @@ fn every_rule_of_the_profile_is_needed_by_a_test() {
         .iter()
         .filter(|(number, verdict)| match verdict {
             Verdict::Always(action) => !met(**number, *action),
-            Verdict::If { then, otherwise, .. } => !met(**number, *then) || !met(**number, *otherwise),
+            Verdict::If { then, otherwise, .. } | Verdict::IfAny { then, otherwise, .. } => {
+                !met(**number, *then) || !met(**number, *otherwise)
+            }
         })
         .map(|(number, _)| *number)
         .collect();
