@@ -98,7 +98,7 @@ pub fn answers(group: &'static str, side: Side) -> Arc<Answers> {
             "{group} as {side:?}: {}\n{text}\n{said}",
             output.status
         );
-        Arc::new(text.lines().map(|line| answer(line)).collect())
+        Arc::new(text.lines().map(answer).collect())
     }))
 }
 
