@@ -113,7 +113,8 @@ def hold(*_words):
 
 
 def hide_memory(mebibytes):
-    """Forbids looking at this process, leaves the parent and the session, and then takes the memory."""
+    """A process that forbids looking at it, without a parent and in a session of its own, takes the memory."""
+    ended, held = os.pipe()
     if os.fork() == 0:
         os.setsid()
         kernel.raw(157, 4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
@@ -123,10 +124,10 @@ def hide_memory(mebibytes):
                 kept.append(b"x" * (1 << 20))
                 time.sleep(0.001)
             print("taken", flush=True)
-            time.sleep(600)
         os._exit(0)
+    os.close(held)
     os.wait()
-    time.sleep(600)
+    os.read(ended, 1)  # until the last holder of the other end is gone
 
 
 def escapes():

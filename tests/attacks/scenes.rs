@@ -366,7 +366,7 @@ fn the_init_and_the_workload_are_the_only_processes() {
 /// A process that forbids dumps is owned by root in /proc, and its parent is not the one that started it.
 #[test]
 fn memory_cannot_be_hidden_from_the_watch() {
-    let (done, outcome) = scene(&["--memory", "64M", "--timeout", "30s"], &["hide_memory", "400"]);
+    let (done, outcome) = scene(&["--memory", "64M"], &["hide_memory", "400"]);
     assert_eq!(
         (&outcome["status"], done.code),
         (&"oom".into(), 137),
@@ -375,10 +375,10 @@ fn memory_cannot_be_hidden_from_the_watch() {
     );
     assert!(!done.stdout.contains("taken"), "stopped on the way");
 
-    let (done, outcome) = scene(&["--memory", "1G", "--timeout", "3s"], &["hide_memory", "400"]);
+    let (done, outcome) = scene(&["--memory", "1G"], &["hide_memory", "400"]);
     assert_eq!(
         (&outcome["status"], done.stdout.as_str()),
-        (&"timeout".into(), "taken\n"),
+        (&"ok".into(), "taken\n"),
         "{}",
         done.stderr
     );
