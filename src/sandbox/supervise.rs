@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::fs::{fcntl_setfl, OFlags};
 use rustix::pipe::{pipe_with, PipeFlags};
-use rustix::process::{pidfd_send_signal, Signal};
+use rustix::process::{pidfd_send_signal, setrlimit, Resource, Rlimit, Signal};
 
 use super::bundle::{Bundle, End, Finished, SandboxError, Sink, Times, Usage};
 use super::cgroup::{Cgroup, Spent, Subtree};
@@ -40,6 +40,9 @@ pub fn run(bundle: &Bundle, sink: Sink) -> Result<Finished, SandboxError> {
 /// caller's to end after the run.
 pub fn run_with_doors(bundle: &Bundle, sink: Sink, open: OpenDoors<'_>) -> Result<Finished, SandboxError> {
     check(bundle)?;
+    if !bundle.secrets.is_empty() {
+        keep_from_dumps().map_err(io("keep secrets from memory dumps"))?;
+    }
     let started = Instant::now();
     let signals = match sink {
         Sink::Inherit => Signals::watch().map_err(io("watch for signals"))?,
@@ -56,6 +59,13 @@ pub fn run_with_doors(bundle: &Bundle, sink: Sink, open: OpenDoors<'_>) -> Resul
         result?;
     }
     run.finish(ended, spent)
+}
+
+/// A crash of ours must not leave secrets in a core file; 1 also keeps programs in core_pattern from being started.
+fn keep_from_dumps() -> io::Result<()> {
+    let maximum = rustix::process::getrlimit(Resource::Core).maximum;
+    let current = Some(maximum.unwrap_or(1).min(1));
+    Ok(setrlimit(Resource::Core, Rlimit { current, maximum })?)
 }
 
 fn check(bundle: &Bundle) -> Result<(), SandboxError> {
