@@ -300,10 +300,12 @@ def four_busy_processes_get_their_share_and_no_more():
 
 
 def cpu_ms_is_right():
-    # Long enough that the init and the end of Python, which the function cannot see, are far below 10 %.
-    ran = run(["--cpus", "1"], "busy", 6, 2)
+    # The init and the end of Python are not in what the function sees: 0.2 to 1 s here, by how busy the host is.
+    idle = run(["--cpus", "1"], "nothing")
+    unseen = idle.usage["cpu_ms"] - idle.said("cpu_of_all") * 1000
+    ran = run(["--cpus", "1"], "busy", 8, 2)
     is_ok(ran)
-    near(ran.usage["cpu_ms"], ran.said("cpu_of_all") * 1000, "cpu_ms")
+    near(ran.usage["cpu_ms"], unseen + ran.said("cpu_of_all") * 1000, f"cpu_ms, {unseen:.0f} of it unseen")
 
 
 # --- the end ---
@@ -342,7 +344,7 @@ def nothing_survives_gantry_killed_at_any_moment():
 
 
 def the_time_limit_holds_while_gantry_is_stopped():
-    with Running(["--timeout", "2s"], "hold", "nothing") as running:
+    with Running(["--timeout", "4s"], "hold", "nothing") as running:
         running.process.send_signal(signal.SIGSTOP)
         check(run_processes(), "there is no run to watch")
         check(becomes_true(lambda: not run_processes()), f"still alive: {run_processes()}")
