@@ -164,8 +164,8 @@ def kill_self():
 
 
 def nothing():
-    """Shows that a function runs at all."""
-    say(ready=True)
+    """Shows that a function runs at all, and what that costs."""
+    say(ready=True, cpu_of_all=sum(os.times()[:4]))
 
 
 if __name__ == "__main__":
