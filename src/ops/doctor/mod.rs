@@ -34,6 +34,7 @@ const CPUS: f64 = 0.5;
 const SPIN: Duration = Duration::from_millis(1000);
 /// 15 % above the share, and a period of 100 ms that may have begun before the threads did.
 const MOST_CPU: Duration = Duration::from_millis(575 + 50);
+const CPU_TRIES: u32 = 3;
 const OUTPUT_LIMIT: Bytes = Bytes(64 << 10);
 /// Nothing takes longer on a machine that works.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -187,7 +188,19 @@ impl Doctor {
         Ok((finished.end == End::Oom, evidence))
     }
 
+    /// Tried a few times: a virtual machine that has to wait for its host books that time as used.
     fn cpu(&self) -> Result<(bool, String), SandboxError> {
+        let mut tried = self.cpu_once()?;
+        for _ in 1..CPU_TRIES {
+            if tried.0 || self.subtree.is_err() {
+                break;
+            }
+            tried = self.cpu_once()?;
+        }
+        Ok(tried)
+    }
+
+    fn cpu_once(&self) -> Result<(bool, String), SandboxError> {
         let confinement = Confinement {
             cpus: CPUS,
             timeout: PATIENCE,
