@@ -16,13 +16,16 @@ mod compiler;
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=seccomp");
     let out = std::env::var("OUT_DIR")?;
-    let json = std::fs::read_to_string("seccomp/default.json")?;
-    let program = compiler::compile(&json).map_err(|error| format!("seccomp/default.json: {error}"))?;
-    let mut source = String::from("[\n");
-    for (code, jump_true, jump_false, constant) in &program {
-        writeln!(source, "    ({code:#x}, {jump_true}, {jump_false}, {constant:#x}),")?;
+    for profile in ["default", "build"] {
+        let path = format!("seccomp/{profile}.json");
+        let json = std::fs::read_to_string(&path)?;
+        let program = compiler::compile(&json).map_err(|error| format!("{path}: {error}"))?;
+        let mut source = String::from("[\n");
+        for (code, jump_true, jump_false, constant) in &program {
+            writeln!(source, "    ({code:#x}, {jump_true}, {jump_false}, {constant:#x}),")?;
+        }
+        source.push(']');
+        std::fs::write(Path::new(&out).join(format!("seccomp_{profile}.in")), source)?;
     }
-    source.push(']');
-    std::fs::write(Path::new(&out).join("seccomp_default.in"), source)?;
     Ok(())
 }

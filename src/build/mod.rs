@@ -3,14 +3,16 @@
 pub mod base;
 pub mod bytecode;
 pub mod code;
+pub mod elf;
 pub mod fetch;
 pub mod function;
 pub mod image;
 pub mod layers;
 pub mod lock;
 pub mod ports;
-mod pylock;
+pub mod pylock;
 pub mod requirements;
+pub mod sdist;
 pub mod secrets;
 pub mod syntax;
 pub mod uv;

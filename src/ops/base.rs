@@ -157,36 +157,50 @@ pub fn ensure_base(
     maker.foreign(name, &reference, python)
 }
 
+/// The layer of the toolchain, made when it is not there.
+pub fn ensure_toolchain(
+    store: &Store,
+    settings: &BaseSettings,
+    progress: &dyn Progress,
+) -> Result<BuiltLayer, BaseError> {
+    ensure_packages(store, &base::toolchain()?, "toolchain", settings, progress)
+}
+
+/// The layer of a variant's packages.
+fn ensure_packages(
+    store: &Store,
+    variant: &Variant,
+    reason: &str,
+    settings: &BaseSettings,
+    progress: &dyn Progress,
+) -> Result<BuiltLayer, BaseError> {
+    let key = variant.key();
+    let wanted = LayerWanted {
+        kind: MemoKind::Base,
+        key: &key,
+        reason,
+    };
+    if let Some((layer, ())) = find_layer(store, wanted)? {
+        return Ok(layer);
+    }
+    let mirrors = base::find_mirrors(
+        &variant.definition.suite,
+        settings.mirror.as_deref(),
+        settings.security_mirror.as_deref(),
+        Path::new("/etc/apt"),
+    )?;
+    let debs = fetch(store, &Client::new()?, &variant.fetch_items(&mirrors), progress)?;
+    progress.step("Assembling", reason);
+    let (layer, ()) = ensure_layer(store, wanted, progress, |blob, tree| {
+        Ok::<_, BaseError>((base::assemble(variant, &debs, blob, Some(tree))?, ()))
+    })?;
+    Ok(layer)
+}
+
 impl Maker<'_> {
     fn variant(&self, variant: &Variant) -> Result<BaseImage, BaseError> {
-        let key = variant.key();
         let reason = format!("base {}", variant.name);
-        let wanted = LayerWanted {
-            kind: MemoKind::Base,
-            key: &key,
-            reason: &reason,
-        };
-        let (layer, ()) = match find_layer(self.store, wanted)? {
-            Some(found) => found,
-            None => {
-                let mirrors = base::find_mirrors(
-                    &variant.definition.suite,
-                    self.settings.mirror.as_deref(),
-                    self.settings.security_mirror.as_deref(),
-                    Path::new("/etc/apt"),
-                )?;
-                let debs = fetch(
-                    self.store,
-                    &Client::new()?,
-                    &variant.fetch_items(&mirrors),
-                    self.progress,
-                )?;
-                self.progress.step("Assembling", &reason);
-                ensure_layer(self.store, wanted, self.progress, |blob, tree| {
-                    Ok::<_, BaseError>((base::assemble(variant, &debs, blob, Some(tree))?, ()))
-                })?
-            }
-        };
+        let layer = ensure_packages(self.store, variant, &reason, self.settings, self.progress)?;
         let python = "/usr/bin/python3.11".to_owned();
         let stdlib = self.stdlib(&layer, &python)?;
         Ok(BaseImage {

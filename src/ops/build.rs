@@ -9,6 +9,8 @@ use std::time::{Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::base::{ensure_base, BaseError, BaseImage, BaseSettings};
+use super::group::{group, Group};
+use super::sdist::SdistError;
 use crate::archive::layer::LayerError;
 use crate::build::fetch::{fetch, FetchError, FetchItem};
 use crate::build::function::{Function, FunctionError};
@@ -25,11 +27,6 @@ use crate::oci::{Digest, ImageConfig, Reference};
 use crate::policy::Bytes;
 use crate::store::{MemoKind, Store, StoreError};
 
-/// A wheel from this size on has a layer of its own: smaller ones would only add mounts.
-const OWN_LAYER: u64 = 1 << 20;
-/// Wheels with layers of their own; with bytecode, base, bundle and code that makes 64 layers.
-const MOST_OWN: usize = 28;
-
 /// What shall be built.
 #[derive(Debug, Clone)]
 pub struct BuildRequest {
@@ -45,6 +42,8 @@ pub struct BuildRequest {
     pub labels: Vec<(String, String)>,
     /// Files the secret check lets pass.
     pub allow_files: Vec<String>,
+    /// Whether packages that have no wheel are built from their source distributions.
+    pub allows_sdists: bool,
     /// The image's `created`.
     pub created: SystemTime,
     /// Where packages of the base come from.
@@ -96,6 +95,9 @@ pub enum BuildError {
     /// The resolver.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// A package that has no wheel.
+    #[error(transparent)]
+    Sdist(#[from] SdistError),
     /// The base.
     #[error(transparent)]
     Base(#[from] BaseError),
@@ -131,11 +133,11 @@ struct WheelNote {
     has_sources: bool,
 }
 
-struct Builder<'a> {
-    store: &'a Store,
+pub(super) struct Builder<'a> {
+    pub(super) store: &'a Store,
     resolver: &'a (dyn Fn() -> Result<Resolver, LockError> + Sync),
     compiler: &'a dyn Compiler,
-    progress: &'a dyn Progress,
+    pub(super) progress: &'a dyn Progress,
     seconds: Mutex<BTreeMap<&'static str, f64>>,
     warnings: Mutex<Vec<String>>,
 }
@@ -169,16 +171,24 @@ impl Builder<'_> {
         if !findings.is_empty() {
             return Err(BuildError::Secrets { findings });
         }
-        // The base and the wheels do not depend on each other: on two cores both are made at once.
-        let (base, wheels) = std::thread::scope(|scope| {
-            let base = scope.spawn(|| self.base(request));
-            let wheels = self.wheels(request, &requirements);
-            (
-                base.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-                wheels,
-            )
-        });
-        let (wheels, base) = (wheels?, base?);
+        let (base, wheels) = if request.allows_sdists {
+            // Wheels may have to be built on the base.
+            let base = self.base(request)?;
+            let wheels = self.wheels(request, &requirements, Some(&base))?;
+            (base, wheels)
+        } else {
+            // The base and the wheels do not depend on each other: on two cores both are made at once.
+            let (base, wheels) = std::thread::scope(|scope| {
+                let base = scope.spawn(|| self.base(request));
+                let wheels = self.wheels(request, &requirements, None);
+                (
+                    base.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                    wheels,
+                )
+            });
+            let wheels = wheels?;
+            (base?, wheels)
+        };
         let mut layers = base.layers.clone();
         layers.extend(wheels.iter().map(|(layer, _)| layer.clone()));
         let compiled = self.timed("bytecode", || self.wheel_bytecode(&base, &wheels))?;
@@ -202,43 +212,66 @@ impl Builder<'_> {
         Ok(self.timed("base", make)?)
     }
 
-    fn lock(&self, request: &BuildRequest, requirements: &Requirements) -> Result<Lock, BuildError> {
+    /// Locks `requirements`, with wheels built for `base` when it is given.
+    fn lock(
+        &self,
+        request: &BuildRequest,
+        requirements: &Requirements,
+        base: Option<&BaseImage>,
+    ) -> Result<Lock, BuildError> {
         if requirements.wanted.is_empty() {
             return Ok(Lock::default());
         }
         let resolver = (self.resolver)()?;
+        match base {
+            Some(base) => self.lock_with_sdists(request, &resolver, requirements, base),
+            None => self.lock_wheels(&resolver, requirements),
+        }
+    }
+
+    pub(super) fn lock_wheels(&self, resolver: &Resolver, requirements: &Requirements) -> Result<Lock, BuildError> {
         let key = requirements.key(&resolver.settings());
         if let Some(lock) = self.store.memo::<Lock>(MemoKind::Lock, &key)? {
             return Ok(lock);
         }
-        self.progress.step(
-            "Resolving",
-            &format!(
-                "{} requirements for Python {}",
-                requirements.wanted.len(),
-                request.python
-            ),
-        );
+        self.announce_resolving(resolver, requirements);
         let lock = resolver.resolve(self.store, requirements)?;
         self.store.put_memo(MemoKind::Lock, &key, &lock)?;
         Ok(lock)
+    }
+
+    pub(super) fn announce_resolving(&self, resolver: &Resolver, requirements: &Requirements) {
+        let count = requirements.wanted.len();
+        let object = format!("{count} requirements for Python {}", resolver.python);
+        self.progress.step("Resolving", &object);
     }
 
     fn wheels(
         &self,
         request: &BuildRequest,
         requirements: &Requirements,
+        base: Option<&BaseImage>,
     ) -> Result<Vec<(BuiltLayer, WheelNote)>, BuildError> {
-        let lock = self.timed("lock", || self.lock(request, requirements))?;
-        let size = lock::check_size(&lock)?;
+        let lock = self.timed("lock", || self.lock(request, requirements, base))?;
+        self.noted_wheel_layers(&lock)
+    }
+
+    /// The layers of `lock`, made when they are not there.
+    pub(super) fn wheel_layers(&self, lock: &Lock) -> Result<Vec<BuiltLayer>, BuildError> {
+        let noted = self.noted_wheel_layers(lock)?;
+        Ok(noted.into_iter().map(|(layer, _)| layer).collect())
+    }
+
+    fn noted_wheel_layers(&self, lock: &Lock) -> Result<Vec<(BuiltLayer, WheelNote)>, BuildError> {
+        let size = lock::check_size(lock)?;
         if size > lock::LARGE_IMAGE {
             self.warn(format!(
                 "the wheels have {}; the largest are {}",
                 Bytes(size),
-                lock::largest(&lock)
+                lock::largest(lock)
             ));
         }
-        let groups = group(&lock);
+        let groups = group(lock);
         let missing: Vec<&LockedWheel> = {
             let mut missing = Vec::new();
             for group in &groups {
@@ -486,7 +519,7 @@ impl Builder<'_> {
         result
     }
 
-    fn warn(&self, text: String) {
+    pub(super) fn warn(&self, text: String) {
         self.progress.warn(&text);
         if let Ok(mut warnings) = self.warnings.lock() {
             warnings.push(text);
@@ -501,41 +534,6 @@ fn is_fixed(created: SystemTime) -> bool {
         .is_ok_and(|since| since.subsec_nanos() == 0)
 }
 
-/// Wheels of one layer.
-struct Group(Vec<LockedWheel>);
-
-impl Group {
-    fn key(&self) -> Digest {
-        wheel::layer_key(&self.0.iter().map(|wheel| wheel.sha256).collect::<Vec<_>>())
-    }
-
-    fn reason(&self) -> String {
-        let names: Vec<String> = self
-            .0
-            .iter()
-            .map(|wheel| format!("{} {}", wheel.name, wheel.version))
-            .collect();
-        format!("wheel{} {}", if names.len() == 1 { "" } else { "s" }, names.join(", "))
-    }
-}
-
-/// Large wheels alone, the rest together; names order both, so that the same set gives the same layers.
-fn group(lock: &Lock) -> Vec<Group> {
-    let mut by_size: Vec<&LockedWheel> = lock.wheels.iter().filter(|wheel| wheel.size >= OWN_LAYER).collect();
-    by_size.sort_by_key(|wheel| std::cmp::Reverse(wheel.size));
-    let own: Vec<&str> = by_size.iter().take(MOST_OWN).map(|wheel| wheel.name.as_str()).collect();
-    let (own, bundle): (Vec<_>, Vec<_>) = lock
-        .wheels
-        .iter()
-        .cloned()
-        .partition(|wheel| own.contains(&wheel.name.as_str()));
-    let mut groups: Vec<Group> = own.into_iter().map(|wheel| Group(vec![wheel])).collect();
-    if !bundle.is_empty() {
-        groups.push(Group(bundle));
-    }
-    groups
-}
-
 fn check_syntax(failed: &[(String, String)]) -> Result<(), BuildError> {
     match syntax::render(failed, "/app") {
         Some(rendered) => Err(BuildError::Syntax { rendered }),
@@ -545,30 +543,4 @@ fn check_syntax(failed: &[(String, String)]) -> Result<(), BuildError> {
 
 fn rounded(seconds: f64) -> f64 {
     (seconds * 1e4).round() / 1e4
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn large_wheels_have_their_own_layers_and_the_rest_share_one() {
-        let wheel = |name: &str, size| LockedWheel {
-            name: name.to_owned(),
-            version: "1".to_owned(),
-            file_name: String::new(),
-            url: String::new(),
-            size,
-            sha256: Digest::of(name.as_bytes()),
-        };
-        let lock = Lock {
-            wheels: vec![wheel("a", 10), wheel("b", 5 << 20), wheel("c", 20), wheel("d", 2 << 20)],
-        };
-        let reasons: Vec<String> = group(&lock).iter().map(Group::reason).collect();
-        assert_eq!(reasons, ["wheel b 1", "wheel d 1", "wheels a 1, c 1"]);
-        let many = Lock {
-            wheels: (0..40).map(|number| wheel(&format!("w{number:02}"), 2 << 20)).collect(),
-        };
-        assert_eq!(group(&many).len(), MOST_OWN + 1);
-    }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::build::bytecode::COMPILE_TREE;
 use crate::build::ports::{CompileRequest, CompiledTree, Compiler, PortError};
 use crate::policy::{Bytes, Confinement, Promise};
-use crate::sandbox::{self, collect, Bundle, CollectLimits, Collected, End, Sink};
+use crate::sandbox::{self, collect, Bundle, CollectLimits, Collected, End, Purpose, Sink};
 
 /// Bytecode of the largest packages (torch: 120 MB) fits; a source that explodes does not.
 const OUTPUT: Bytes = Bytes(512 << 20);
@@ -112,6 +112,7 @@ impl SandboxCompiler {
             hostname: "build".to_owned(),
             input: None,
             secrets: Vec::new(),
+            purpose: Purpose::Compilation,
             confinement: Confinement {
                 output_size: OUTPUT,
                 timeout: TIMEOUT,

@@ -4,9 +4,11 @@ mod base;
 mod build;
 mod compile;
 pub mod doctor;
+mod group;
 mod images;
 mod outcome;
 mod run;
+mod sdist;
 mod secret;
 mod take_output;
 
@@ -17,6 +19,7 @@ pub use doctor::DoctorError;
 pub use images::{copy, list, load, save, show, ImageSummary, ImagesError};
 pub use outcome::{Outcome, Status};
 pub use run::{chain, run, RunError, RunRequest, CANNOT_RUN};
+pub use sdist::SdistError;
 pub use secret::{SecretError, SecretWanted, Source};
 
 /// The base that functions are built on unless told otherwise.

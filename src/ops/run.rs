@@ -13,7 +13,7 @@ use super::secret::{self, SecretError, SecretWanted};
 use super::take_output;
 use crate::oci::{Digest, ImageConfigBody, Reference};
 use crate::policy::Confinement;
-use crate::sandbox::{self, Bundle, CollectError, End, Finished, Place, SandboxError, Sink};
+use crate::sandbox::{self, Bundle, CollectError, End, Finished, Place, Purpose, SandboxError, Sink};
 use crate::store::{Lease, Snapshot, Store, StoreError};
 
 /// gantry could not run it (as `docker run` and `env` have it).
@@ -241,6 +241,7 @@ fn bundle(store: &Store, snapshot: &Snapshot, request: &RunRequest) -> Result<Bu
         hostname: "sandbox".to_owned(),
         input,
         secrets: request.secrets.iter().map(secret::read).collect::<Result<_, _>>()?,
+        purpose: Purpose::Function,
         confinement: request.confinement.clone(),
     })
 }

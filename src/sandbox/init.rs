@@ -63,7 +63,7 @@ fn serve(control: &mut UnixStream) -> Result<Report, Failure> {
     sent.map_err(|error| ("report the mounts".to_owned(), error))?;
     drop(output);
 
-    let landlocked = restrict::restrict_self()?;
+    let landlocked = restrict::restrict_self(orders.purpose)?;
     let findings = verify::find(&orders, &landlocked);
     let lost = findings.lost(&orders.allow_degraded);
     if !lost.is_empty() {

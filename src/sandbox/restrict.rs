@@ -14,6 +14,7 @@ use rustix::thread::{
     set_no_new_privs, CapabilitiesSecureBits, CapabilitySet, CapabilitySets,
 };
 
+use super::bundle::Purpose;
 use super::mounts::Failure;
 use super::seccomp;
 
@@ -37,11 +38,11 @@ pub const SECUREBITS: CapabilitiesSecureBits = CapabilitiesSecureBits::NO_ROOT
 pub type Landlocked = Result<(), String>;
 
 /// Drops every privilege; returns what Landlock came to, which may be a promise lost but allowed to be.
-pub fn restrict_self() -> Result<Landlocked, Failure> {
+pub fn restrict_self(purpose: Purpose) -> Result<Landlocked, Failure> {
     drop_capabilities()?;
     set_no_new_privs(true).map_err(|errno| ("set no_new_privs".to_owned(), errno.into()))?;
-    let landlocked = restrict_files();
-    seccomp::install().map_err(|error| ("install the seccomp filter".to_owned(), io::Error::other(error)))?;
+    let landlocked = restrict_files(purpose);
+    seccomp::install(purpose).map_err(|error| ("install the seccomp filter".to_owned(), io::Error::other(error)))?;
     Ok(landlocked)
 }
 
@@ -67,8 +68,8 @@ fn drop_capabilities() -> Result<(), Failure> {
 }
 
 /// A second wall behind the mounts: read and execute the image, write `/tmp`, `/output`, `/dev/shm` without executing
-/// there, no TCP, no signal or abstract socket across its border.
-fn restrict_files() -> Landlocked {
+/// there (but in `/tmp` of a package that is built), no TCP, no signal or abstract socket across its border.
+fn restrict_files(purpose: Purpose) -> Landlocked {
     let text = |error: &dyn std::error::Error| format!("landlock: {error}");
     let ruleset = || -> Result<RulesetCreated, Box<dyn std::error::Error>> {
         Ok(Ruleset::default()
@@ -102,6 +103,9 @@ fn restrict_files() -> Landlocked {
             ))?;
         for path in WRITABLE {
             ruleset = ruleset.add_rule(PathBeneath::new(PathFd::new(path)?, write))?;
+        }
+        if purpose.may_execute_tmp() {
+            ruleset = ruleset.add_rule(PathBeneath::new(PathFd::new("/tmp")?, write | AccessFs::Execute))?;
         }
         Ok(ruleset.restrict_self()?.ruleset)
     };

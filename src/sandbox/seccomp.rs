@@ -1,13 +1,22 @@
-//! The embedded system call filter; `seccomp/default.json` is its source and says why each rule is there.
+//! The embedded system call filters; `seccomp/*.json` are their sources and say why each rule is there.
 
 use seccompiler::sock_filter;
+
+use super::bundle::Purpose;
 
 /// `seccomp/default.json`, compiled by build.rs: code, jump if true, jump if false, constant.
 const DEFAULT: &[(u16, u8, u8, u32)] = &include!(concat!(env!("OUT_DIR"), "/seccomp_default.in"));
 
-/// Loads the filter for this process and everything it starts. Sets `no_new_privs`.
-pub fn install() -> Result<(), seccompiler::Error> {
-    let program: Vec<sock_filter> = DEFAULT
+/// `seccomp/build.json`, likewise.
+const BUILD: &[(u16, u8, u8, u32)] = &include!(concat!(env!("OUT_DIR"), "/seccomp_build.in"));
+
+/// Loads the filter of `purpose` for this process and everything it starts. Sets `no_new_privs`.
+pub fn install(purpose: Purpose) -> Result<(), seccompiler::Error> {
+    let instructions = match purpose {
+        Purpose::Function => DEFAULT,
+        Purpose::Compilation | Purpose::PackageBuild => BUILD,
+    };
+    let program: Vec<sock_filter> = instructions
         .iter()
         .map(|&(code, jt, jf, k)| sock_filter { code, jt, jf, k })
         .collect();
@@ -22,7 +31,7 @@ mod compiler;
 #[cfg(test)]
 mod tests {
     use super::compiler::{self, Condition, Verdict};
-    use super::DEFAULT;
+    use super::{BUILD, DEFAULT};
 
     const PROFILE: &str = include_str!("../../seccomp/default.json");
 
@@ -220,6 +229,33 @@ mod tests {
         );
         assert!(refused("chmod", [0, 0o4755, 0, 0, 0, 0]));
         assert!(!refused("chmod", [0, 0o755, 0, 0, 0, 0]));
+    }
+
+    #[test]
+    fn a_build_has_the_calls_of_a_function_but_no_socket() {
+        let (function_profile, function) = compiler::verdicts(PROFILE).unwrap();
+        let (build_profile, build) = compiler::verdicts(include_str!("../../seccomp/build.json")).unwrap();
+        assert_eq!(
+            (build_profile.default, build_profile.unknown, build_profile.unknown_from),
+            (
+                function_profile.default,
+                function_profile.unknown,
+                function_profile.unknown_from
+            )
+        );
+        let differ = |number: &u32| function.get(number) != build.get(number);
+        let differing: Vec<u32> = (0..1000).filter(differ).collect();
+        let closed = ["socket", "connect", "accept", "bind", "listen", "accept4"];
+        assert_eq!(differing, closed.map(|name| compiler::number(name).unwrap()));
+        for name in closed {
+            let allowed = match build.get(&compiler::number(name).unwrap()) {
+                Some(Verdict::Always(action)) => *action == compiler::ALLOW,
+                Some(Verdict::If { .. }) => true,
+                None => false,
+            };
+            assert!(!allowed, "{name}");
+        }
+        assert_ne!(BUILD, DEFAULT);
     }
 
     #[test]

@@ -2,11 +2,14 @@
 //!
 //! A definition (`rootfs/<name>.toml`) lists packages and what of them is left out; its lock (`rootfs/<name>.lock`)
 //! pins each package by path, size and sha256. Both are part of this binary. Assembly is a pure function of them:
-//! packages -> one sorted tree -> one layer.
+//! packages -> one sorted tree -> one layer. The toolchain that source distributions are built with is made the same
+//! way, but is no base: its layer lies on one.
 
 mod assemble;
 mod mirror;
 mod synthesise;
+
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
@@ -33,6 +36,24 @@ const VARIANTS: [(&str, &str, &str); 2] = [
     ),
 ];
 
+/// The toolchain's definition and lock.
+const TOOLCHAIN: (&str, &str, &str) = (
+    "toolchain",
+    include_str!("../../../rootfs/toolchain.toml"),
+    include_str!("../../../rootfs/toolchain.lock"),
+);
+
+/// What the assembled packages are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A root file system: what maintainer scripts would have made of it is synthesised.
+    #[default]
+    Root,
+    /// Files that lie on one.
+    Addition,
+}
+
 /// What a base is made of.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,6 +70,12 @@ pub struct Definition {
     pub drop: Vec<String>,
     /// Programs of `usr/bin` left out.
     pub drop_bin: Vec<String>,
+    /// What it is.
+    #[serde(default)]
+    pub kind: Kind,
+    /// Links to make: path -> target.
+    #[serde(default)]
+    pub links: BTreeMap<String, String>,
 }
 
 /// One pinned package.
@@ -105,11 +132,18 @@ pub fn variant_names() -> Vec<&'static str> {
 
 /// A variant by its name; none when there is no such variant.
 pub fn find_variant(name: &str) -> Result<Option<Variant>, VariantError> {
-    let Some((name, definition, lock)) = VARIANTS.iter().find(|(known, _, _)| *known == name) else {
-        return Ok(None);
-    };
+    let found = VARIANTS.into_iter().find(|(known, _, _)| *known == name);
+    found.map(parse).transpose()
+}
+
+/// What source distributions are built with, besides the base they are built for.
+pub fn toolchain() -> Result<Variant, VariantError> {
+    parse(TOOLCHAIN)
+}
+
+fn parse((name, definition, lock): (&str, &str, &str)) -> Result<Variant, VariantError> {
     let error = |reason: String| VariantError {
-        name: (*name).to_owned(),
+        name: name.to_owned(),
         reason,
     };
     let definition: Definition = toml::from_str(definition).map_err(|cause| error(cause.to_string()))?;
@@ -117,11 +151,11 @@ pub fn find_variant(name: &str) -> Result<Option<Variant>, VariantError> {
         .lines()
         .map(|line| parse_locked(line).ok_or_else(|| error(format!("lock line {line:?}"))));
     let lock = lock.collect::<Result<Vec<_>, _>>()?;
-    Ok(Some(Variant {
-        name: (*name).to_owned(),
+    Ok(Variant {
+        name: name.to_owned(),
         definition,
         lock,
-    }))
+    })
 }
 
 fn parse_locked(line: &str) -> Option<LockedDeb> {
@@ -155,6 +189,9 @@ impl Variant {
         for drop in self.definition.drop.iter().chain(&self.definition.drop_bin) {
             hasher.update(format!("{drop}\0").as_bytes());
         }
+        for (path, target) in &self.definition.links {
+            hasher.update(format!("{path}\0{target}\0").as_bytes());
+        }
         for deb in &self.lock {
             hasher.update(format!("{}\0", deb.sha256).as_bytes());
         }
@@ -179,15 +216,24 @@ mod tests {
 
     #[test]
     fn every_variant_has_a_lock_for_exactly_its_packages() {
-        for name in variant_names() {
-            let variant = find_variant(name).unwrap().unwrap();
+        let bases = variant_names()
+            .into_iter()
+            .map(|name| find_variant(name).unwrap().unwrap());
+        for variant in bases.chain([toolchain().unwrap()]) {
             let mut wanted = variant.definition.packages.clone();
             wanted.sort();
             let mut locked: Vec<String> = variant.lock.iter().map(|deb| deb.name.clone()).collect();
             locked.sort();
-            assert_eq!(wanted, locked, "{name}");
+            assert_eq!(wanted, locked, "{}", variant.name);
         }
         assert!(find_variant("no-such").unwrap().is_none());
+    }
+
+    #[test]
+    fn the_toolchain_is_no_base() {
+        assert!(find_variant("toolchain").unwrap().is_none());
+        assert!(!variant_names().contains(&"toolchain"));
+        assert_eq!(toolchain().unwrap().definition.kind, Kind::Addition);
     }
 
     #[test]
