@@ -253,6 +253,14 @@ impl Builder<'_> {
         base: Option<&BaseImage>,
     ) -> Result<Vec<(BuiltLayer, WheelNote)>, BuildError> {
         let lock = self.timed("lock", || self.lock(request, requirements, base))?;
+        let size = lock::check_size(&lock)?;
+        if size > lock::LARGE_IMAGE {
+            self.warn(format!(
+                "the wheels have {}; the largest are {}",
+                Bytes(size),
+                lock::largest(&lock)
+            ));
+        }
         self.noted_wheel_layers(&lock)
     }
 
@@ -263,14 +271,6 @@ impl Builder<'_> {
     }
 
     fn noted_wheel_layers(&self, lock: &Lock) -> Result<Vec<(BuiltLayer, WheelNote)>, BuildError> {
-        let size = lock::check_size(lock)?;
-        if size > lock::LARGE_IMAGE {
-            self.warn(format!(
-                "the wheels have {}; the largest are {}",
-                Bytes(size),
-                lock::largest(lock)
-            ));
-        }
         let groups = group(lock);
         let missing: Vec<&LockedWheel> = {
             let mut missing = Vec::new();

@@ -19,7 +19,7 @@ use super::build::{BuildError, BuildRequest, Builder};
 use crate::build::base::{self, VariantError};
 use crate::build::fetch::{fetch, FetchItem};
 use crate::build::layers::BuiltLayer;
-use crate::build::lock::{Attempt, Lock, LockError, LockedWheel, Resolver};
+use crate::build::lock::{check_size, Attempt, Lock, LockError, LockedWheel, Resolver};
 use crate::build::pylock::fits_where_built;
 use crate::build::requirements::{RequirementError, Requirements};
 use crate::build::sdist::{recipe_key, wheel_key, workshop_key, LockedSdist};
@@ -107,8 +107,8 @@ pub enum SdistError {
         /// Why.
         source: SandboxError,
     },
-    /// The archive cannot be handed to the sandbox.
-    #[error("build {package} from its source distribution: hand the archive to the sandbox")]
+    /// The archive cannot be handed to the sandbox, or the wheel be looked at.
+    #[error("build {package} from its source distribution: pass archive and wheel through a file")]
     Archive {
         /// Name and version.
         package: String,
@@ -290,12 +290,12 @@ impl Workshop<'_> {
         if requirements.wanted.is_empty() {
             return Ok(Lock::default());
         }
-        self.builder
-            .lock_wheels(self.resolver, &requirements)
-            .map_err(|error| match error {
-                BuildError::Lock(source) => SdistError::Requirements { package, source }.into(),
-                other => other,
-            })
+        let locked = self.builder.lock_wheels(self.resolver, &requirements);
+        let checked = locked.and_then(|lock| Ok(check_size(&lock).map(|_| lock)?));
+        checked.map_err(|error| match error {
+            BuildError::Lock(source) => SdistError::Requirements { package, source }.into(),
+            other => other,
+        })
     }
 
     /// Runs the script with `tools` installed; without `requires` it only says what the package itself asks for.
@@ -386,11 +386,14 @@ impl Workshop<'_> {
                 &format!("{file_name} is not for Python {} on linux/amd64", self.request.python),
             ));
         }
-        let sha256 = store.put_download(bytes)?;
-        let size = bytes.len() as u64;
-        let file = store
-            .find_download(&sha256, size)
-            .ok_or(StoreError::NoBlob { digest: sha256 })?;
+        // Looked at before it is anywhere that it could be found.
+        let scratch = store.scratch()?;
+        let path = scratch.path().join("wheel");
+        let file = fs::write(&path, bytes).and_then(|()| File::open(&path));
+        let file = file.map_err(|source| SdistError::Archive {
+            package: sdist.title(),
+            source,
+        })?;
         let wheel_error = |source| SdistError::Wheel {
             package: sdist.title(),
             source,
@@ -402,6 +405,7 @@ impl Workshop<'_> {
         if let Some(lack) = lacks {
             return Err(result(sdist, &lack));
         }
+        let (sha256, size) = (store.put_download(bytes)?, bytes.len() as u64);
         Ok(locked(
             sdist,
             Remembered {
