@@ -60,7 +60,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("content-type", kind)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
+    def do_HEAD(self):
+        self.do_GET()
     def do_GET(self):
         parts = self.path.strip("/").split("/")
         if parts[0] == "simple" and len(parts) == 2:
