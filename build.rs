@@ -17,10 +17,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=seccomp");
     let out = std::env::var("OUT_DIR")?;
     let read = |name: &str| std::fs::read_to_string(name).map_err(|error| format!("{name}: {error}"));
-    let (default, egress) = (read("seccomp/default.json")?, read("seccomp/egress.json")?);
+    let default = read("seccomp/default.json")?;
+    let overlaid = |name: &str| Ok::<_, String>(compiler::compile_overlaid(&default, &read(name)?));
     let programs = [
         ("default", compiler::compile(&default)),
-        ("egress", compiler::compile_overlaid(&default, &egress)),
+        ("egress", overlaid("seccomp/egress.json")?),
+        ("build", overlaid("seccomp/build.json")?),
     ];
     for (name, program) in programs {
         let mut source = String::from("[\n");

@@ -1,6 +1,6 @@
 //! Requirements -> exact wheels, by `uv`: an empty environment, wheels only, and nothing of the user's but cleaned text.
 //!
-//! uv resolves; it installs nothing and runs nothing (`--only-binary :all:`). What it answers is checked again: every
+//! uv resolves; it installs nothing and runs nothing (`--only-binary :all:`, but see `sdist`). What it answers is checked again: every
 //! package must have a wheel for this Python and platform with url, size and sha256, and hashes that the user gave must
 //! be that wheel's.
 
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,33 @@ pub struct LockedWheel {
     pub size: u64,
     /// Hash.
     pub sha256: Digest,
+    /// Hash of the source distribution that it was built from here; it has no address then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sdist: Option<Digest>,
+}
+
+/// What resolving came to.
+#[derive(Debug)]
+pub enum Attempt {
+    /// Everything has a wheel.
+    Locked(Lock),
+    /// This has none.
+    NoWheel(MissingWheel),
+}
+
+/// What uv is asked.
+#[derive(Debug, Default)]
+pub(super) struct Question<'a> {
+    /// Requirements, one a line.
+    pub wanted: &'a str,
+    /// Constraints, one a line.
+    pub constraints: &'a str,
+    /// More options.
+    pub options: &'a [&'a str],
+    /// Wheels of the store that it may choose, too.
+    pub built: &'a [LockedWheel],
+    /// Its configuration; without one it takes wheels only.
+    pub config: Option<&'a str>,
 }
 
 /// How uv is run.
@@ -121,6 +148,12 @@ pub enum LockError {
         /// Why.
         source: io::Error,
     },
+    /// Wheels that were built here cannot be shown to uv.
+    #[error("offer wheels that were built here to the resolver")]
+    Offer {
+        /// Why.
+        source: io::Error,
+    },
     /// There is no uv and it could not be fetched.
     #[error("find uv: it is not on the PATH, and fetching it with pip failed: {reason}")]
     NoUv {
@@ -161,29 +194,49 @@ impl Resolver {
         if requirements.wanted.is_empty() {
             return Ok(Lock::default());
         }
-        let answer = self.run(
-            store,
-            &requirements.wanted.join("\n"),
-            &requirements.constraints.join("\n"),
-            &[],
-        );
-        let text = match answer {
-            Err(LockError::Unsatisfiable { explanation }) => return Err(self.explain(store, explanation)),
-            other => other?,
-        };
-        let lock = pylock::parse(&text, &self.python, &requirements.hashes)?;
-        check_hashes(&lock, requirements)?;
-        Ok(lock)
+        match self.attempt(store, requirements, &[])? {
+            Attempt::Locked(lock) => Ok(lock),
+            Attempt::NoWheel(missing) => Err(self.no_wheel(store, missing)),
+        }
     }
 
-    /// Tells a missing wheel from a contradiction, and finds the newest version that has one.
-    fn explain(&self, store: &Store, explanation: String) -> LockError {
-        let Some(missing) = missing_wheel(&explanation) else {
-            return LockError::Unsatisfiable { explanation };
+    /// Resolves `requirements` with the wheels of the index and of `built`, which are downloads of the store.
+    pub fn attempt(
+        &self,
+        store: &Store,
+        requirements: &Requirements,
+        built: &[LockedWheel],
+    ) -> Result<Attempt, LockError> {
+        let question = Question {
+            wanted: &requirements.wanted.join("\n"),
+            constraints: &requirements.constraints.join("\n"),
+            built,
+            ..Question::default()
         };
+        let text = match self.ask(store, &question) {
+            // A missing wheel is told from a contradiction.
+            Err(LockError::Unsatisfiable { explanation }) => {
+                let missing = missing_wheel(&explanation);
+                let missing = missing.ok_or(LockError::Unsatisfiable { explanation })?;
+                return Ok(Attempt::NoWheel(missing));
+            }
+            other => other?,
+        };
+        let lock = pylock::parse(&text, &self.python, &requirements.hashes, built)?;
+        check_hashes(&lock, requirements)?;
+        Ok(Attempt::Locked(lock))
+    }
+
+    /// The error of a missing wheel, with the newest version that has one.
+    pub fn no_wheel(&self, store: &Store, missing: MissingWheel) -> LockError {
         // Of the package alone: what it needs may have no wheels either, and is none of this question.
-        let text = self.run(store, &missing.name, "", &["--no-deps"]);
-        let newest = match text.and_then(|text| pylock::parse(&text, &self.python, &BTreeMap::new())) {
+        let question = Question {
+            wanted: &missing.name,
+            options: &["--no-deps"],
+            ..Question::default()
+        };
+        let text = self.ask(store, &question);
+        let newest = match text.and_then(|text| pylock::parse(&text, &self.python, &BTreeMap::new(), &[])) {
             Ok(lock) => lock
                 .wheels
                 .first()
@@ -202,34 +255,27 @@ impl Resolver {
         }
     }
 
-    fn run(&self, store: &Store, wanted: &str, constraints: &str, options: &[&str]) -> Result<String, LockError> {
+    /// Runs uv, which answers with a `pylock.toml`. Without a configuration it takes wheels only, and executes nothing.
+    pub(super) fn ask(&self, store: &Store, question: &Question<'_>) -> Result<String, LockError> {
         let scratch = store.scratch()?;
         let failed = |source| LockError::Run {
             program: self.uv.display().to_string(),
             source,
         };
-        fs::write(scratch.path().join("requirements.in"), wanted).map_err(failed)?;
-        fs::write(scratch.path().join("constraints.txt"), constraints).map_err(failed)?;
+        fs::write(scratch.path().join("requirements.in"), question.wanted).map_err(failed)?;
+        fs::write(scratch.path().join("constraints.txt"), question.constraints).map_err(failed)?;
         let file = |name: &str| fs::File::create(scratch.path().join(name)).map_err(failed);
         let mut command = Command::new(&self.uv);
         command
             .args(["pip", "compile", "requirements.in", "--format", "pylock.toml"])
+            .args(["--python-platform", PLATFORM, "--python-version", &self.python])
             .args([
-                "--only-binary",
-                ":all:",
-                "--python-platform",
-                PLATFORM,
-                "--python-version",
-                &self.python,
-            ])
-            .args([
-                "--no-config",
                 "--no-header",
                 "--no-progress",
                 "--system-certs",
                 "--no-python-downloads",
             ])
-            .args(options)
+            .args(question.options)
             .env_clear()
             .envs(self.network.iter().map(|(name, value)| (name, value)))
             .env("HOME", scratch.path())
@@ -239,8 +285,21 @@ impl Resolver {
             .stdin(Stdio::null())
             .stdout(file("out")?)
             .stderr(file("err")?);
-        if !constraints.is_empty() {
+        match question.config {
+            Some(config) => {
+                fs::write(scratch.path().join("uv.toml"), config).map_err(failed)?;
+                command.args(["--config-file", "uv.toml"]);
+            }
+            None => {
+                command.args(["--no-config", "--only-binary", ":all:"]);
+            }
+        }
+        if !question.constraints.is_empty() {
             command.args(["--constraint", "constraints.txt"]);
+        }
+        if !question.built.is_empty() {
+            offer(store, question.built, &scratch.path().join("built"))?;
+            command.args(["--find-links", "built"]);
         }
         if let Some(path) = &self.path {
             command.env("PATH", path);
@@ -273,6 +332,19 @@ impl Resolver {
     }
 }
 
+/// Puts wheels of the store where uv finds them by name.
+fn offer(store: &Store, built: &[LockedWheel], directory: &Path) -> Result<(), LockError> {
+    fs::create_dir(directory).map_err(|source| LockError::Offer { source })?;
+    for wheel in built {
+        let missing = || StoreError::NoBlob { digest: wheel.sha256 };
+        let mut file = store.find_download(&wheel.sha256, wheel.size).ok_or_else(missing)?;
+        let copied =
+            fs::File::create_new(directory.join(&wheel.file_name)).and_then(|mut copy| io::copy(&mut file, &mut copy));
+        copied.map_err(|source| LockError::Offer { source })?;
+    }
+    Ok(())
+}
+
 /// Waits with a limit; none when the limit struck.
 fn wait(mut child: std::process::Child) -> io::Result<Option<std::process::ExitStatus>> {
     let deadline = Instant::now() + TIMEOUT;
@@ -293,11 +365,15 @@ fn wait(mut child: std::process::Child) -> io::Result<Option<std::process::ExitS
 
 /// A package without wheels, as uv speaks of it.
 #[derive(Debug, PartialEq, Eq)]
-struct MissingWheel {
-    name: String,
-    version: Option<String>,
+pub struct MissingWheel {
+    /// Normalised project name.
+    pub name: String,
+    /// The version, when there is but one.
+    pub version: Option<String>,
     /// The requirement or package that wants it, when it is not the user.
-    needed_by: Option<String>,
+    pub needed_by: Option<String>,
+    /// Version specifiers of those that want it.
+    pub specifiers: Vec<String>,
 }
 
 /// Finds the package that has no wheel in uv's explanation; none when the explanation is about something else.
@@ -325,10 +401,19 @@ fn missing_wheel(explanation: &str) -> Option<MissingWheel> {
         .split_once(&depends)
         .and_then(|(before, _)| before.rsplit(' ').next());
     let (version, needed_by) = (versions.last(), other.filter(|other| plain(other)).map(str::to_owned));
+    let specifiers = flat.match_indices(&depends).filter_map(|(at, found)| {
+        let text = flat.get(at + found.len()..)?.split(' ').next()?.trim_end_matches(',');
+        let parses = text.parse::<pep440_rs::VersionSpecifiers>().is_ok();
+        (!text.is_empty() && parses).then(|| text.to_owned())
+    });
+    let mut specifiers: Vec<String> = specifiers.collect();
+    specifiers.sort();
+    specifiers.dedup();
     Some(MissingWheel {
         name,
         version,
         needed_by,
+        specifiers,
     })
 }
 
@@ -337,10 +422,11 @@ fn check_hashes(lock: &Lock, requirements: &Requirements) -> Result<(), LockErro
         let Some(wheel) = lock.wheels.iter().find(|wheel| wheel.name == *name) else {
             continue;
         };
-        if !hashes.contains(&wheel.sha256) {
+        // Of a package that was built here, its source distribution is what the user vouches for.
+        if !hashes.contains(&wheel.sdist.unwrap_or(wheel.sha256)) {
             return Err(LockError::Hash {
                 package: format!("{name} {}", wheel.version),
-                got: wheel.sha256.hex(),
+                got: wheel.sdist.unwrap_or(wheel.sha256).hex(),
                 expected: hashes.iter().map(Digest::hex).collect::<Vec<_>>().join(" or "),
             });
         }
@@ -384,6 +470,7 @@ mod tests {
             url: String::new(),
             size: 5,
             sha256: Digest::of(b"wheel"),
+            sdist: None,
         };
         let lock = Lock { wheels: vec![wheel] };
         let mut huge = vec![PinnedWheel::from(&lock.wheels[0])];
@@ -399,6 +486,10 @@ mod tests {
             check_hashes(&lock, &hashes(Digest::of(b""))),
             Err(LockError::Hash { .. })
         ));
+        let mut built = lock.clone();
+        built.wheels[0].sdist = Some(Digest::of(b"sdist"));
+        assert!(check_hashes(&built, &hashes(Digest::of(b"sdist"))).is_ok());
+        assert!(check_hashes(&built, &hashes(lock.wheels[0].sha256)).is_err());
     }
 
     #[test]
@@ -406,27 +497,28 @@ mod tests {
         let hint = |name: &str| {
             format!("\n\nhint: Wheels are required for `{name}` because building from source is disabled for all packages (i.e., with `--no-build`)\n")
         };
-        let found = |name: &str, version: Option<&str>, needed_by: Option<&str>| {
+        let found = |name: &str, version: Option<&str>, needed_by: Option<&str>, specifiers: &[&str]| {
             Some(MissingWheel {
                 name: name.to_owned(),
                 version: version.map(str::to_owned),
                 needed_by: needed_by.map(str::to_owned),
+                specifiers: specifiers.iter().map(|specifier| (*specifier).to_owned()).collect(),
             })
         };
         let transitive = "  cause: Because docopt==0.6.2 has no usable wheels and only docopt<=0.6.2 is available, we can conclude that docopt>=0.6.2\n cannot be used. And because num2words>=0.5.14 depends on docopt>=0.6.2 and you require num2words==0.5.14, we can conclude";
         assert_eq!(
             missing_wheel(&(transitive.to_owned() + &hint("docopt"))),
-            found("docopt", Some("0.6.2"), Some("num2words>=0.5.14"))
+            found("docopt", Some("0.6.2"), Some("num2words>=0.5.14"), &[">=0.6.2"])
         );
         let pinned = "Because scipy==1.0.0 has no\nusable wheels and you require scipy==1.0, we can conclude";
         assert_eq!(
             missing_wheel(&(pinned.to_owned() + &hint("scipy"))),
-            found("scipy", Some("1.0.0"), None)
+            found("scipy", Some("1.0.0"), None, &[])
         );
         let all = "Because all versions of docopt have no usable wheels and you require docopt, we can conclude";
         assert_eq!(
             missing_wheel(&(all.to_owned() + &hint("docopt"))),
-            found("docopt", None, None)
+            found("docopt", None, None, &[])
         );
         assert_eq!(
             missing_wheel("Because you require numpy<2 and numpy>2, we can conclude"),

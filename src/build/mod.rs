@@ -3,6 +3,7 @@
 pub mod base;
 pub mod bytecode;
 pub mod code;
+pub mod elf;
 pub mod fetch;
 pub mod function;
 pub mod image;
@@ -10,8 +11,9 @@ pub mod layers;
 pub mod lock;
 pub mod pins;
 pub mod ports;
-mod pylock;
+pub mod pylock;
 pub mod requirements;
+pub mod sdist;
 pub mod secrets;
 pub mod syntax;
 pub mod uv;

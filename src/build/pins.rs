@@ -112,6 +112,7 @@ mod tests {
             url: format!("https://index.example.org/{name}"),
             size: 7,
             sha256: Digest::of(format!("{name} {version}").as_bytes()),
+            sdist: None,
         }
     }
 

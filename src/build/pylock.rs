@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::lock::{Lock, LockError, LockedWheel};
+use super::sdist::LockedSdist;
 use super::wheel::normalise;
 use crate::oci::Digest;
 
 /// Minor version of the base's glibc, 2.36: wheels that want a newer one do not load.
-const GLIBC: u32 = 36;
+pub const GLIBC: u32 = 36;
 
 #[derive(Deserialize)]
 struct Pylock {
@@ -25,32 +26,48 @@ struct PylockPackage {
     name: String,
     version: Option<String>,
     #[serde(default)]
-    wheels: Vec<PylockWheel>,
+    wheels: Vec<PylockFile>,
+    sdist: Option<PylockFile>,
 }
 
 #[derive(Deserialize)]
-struct PylockWheel {
+struct PylockFile {
     url: String,
     size: Option<u64>,
     hashes: BTreeMap<String, String>,
 }
 
-impl PylockWheel {
+impl PylockFile {
     fn sha256(&self) -> Option<Digest> {
         format!("sha256:{}", self.hashes.get("sha256")?).parse().ok()
     }
 }
 
 /// Reads a `pylock.toml` (PEP 751) for a Python version. Where the user gave hashes, wheels that have one come first.
-pub fn parse(text: &str, python: &str, hashes: &BTreeMap<String, Vec<Digest>>) -> Result<Lock, LockError> {
+/// `built` are the wheels of this machine that the resolver was offered.
+pub fn parse(
+    text: &str,
+    python: &str,
+    hashes: &BTreeMap<String, Vec<Digest>>,
+    built: &[LockedWheel],
+) -> Result<Lock, LockError> {
     let answer = |reason: String| LockError::Answer { reason };
-    let minor = python.split('.').nth(1).and_then(|minor| minor.parse().ok());
-    let minor = minor.ok_or_else(|| answer(format!("Python {python} is no version 3.x")))?;
+    let minor = minor_of(python).ok_or_else(|| answer(format!("Python {python} is no version 3.x")))?;
     let pylock: Pylock = toml::from_str(text).map_err(|error| answer(format!("uv's lock: {error}")))?;
     let mut wheels = Vec::new();
     for package in pylock.packages {
         let what = format!("{} {}", package.name, package.version.as_deref().unwrap_or_default());
-        let listed = |wheel: &PylockWheel| {
+        let ours = |file: &PylockFile| {
+            let of_this_machine = file.url.starts_with("file:");
+            built
+                .iter()
+                .find(|wheel| of_this_machine && file.sha256() == Some(wheel.sha256))
+        };
+        if let Some(wheel) = package.wheels.iter().find_map(ours) {
+            wheels.push(wheel.clone());
+            continue;
+        }
+        let listed = |wheel: &PylockFile| {
             let sha256 = wheel.sha256();
             let accepted = hashes.get(&normalise(&package.name));
             accepted.is_none_or(|accepted| sha256.is_some_and(|sha256| accepted.contains(&sha256)))
@@ -58,7 +75,10 @@ pub fn parse(text: &str, python: &str, hashes: &BTreeMap<String, Vec<Digest>>) -
         let best = package
             .wheels
             .into_iter()
-            .filter_map(|wheel| Some(((listed(&wheel), rank(&file_name(&wheel.url)?, minor)?), wheel)))
+            .filter_map(|wheel| {
+                let file_name = file_name(&wheel.url).filter(|name| name.ends_with(".whl"))?;
+                Some(((listed(&wheel), rank(&file_name, minor)?), wheel))
+            })
             .max_by_key(|(rank, _)| *rank);
         let (_, wheel) = best.ok_or_else(|| answer(format!("{what} has no wheel in the lock")))?;
         let file_name = file_name(&wheel.url).unwrap_or_default();
@@ -78,13 +98,50 @@ pub fn parse(text: &str, python: &str, hashes: &BTreeMap<String, Vec<Digest>>) -
             url: public(&wheel.url).ok_or_else(|| answer(format!("{what} does not come from a web server")))?,
             size,
             sha256,
+            sdist: None,
         });
     }
     wheels.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(Lock { wheels })
 }
 
-/// The file name of a wheel's address, with `%2B` and the like decoded.
+/// Reads a lock of the one package `name` for its source distribution.
+pub fn parse_sdist(text: &str, name: &str) -> Result<LockedSdist, LockError> {
+    let answer = |reason: String| LockError::Answer { reason };
+    let mut pylock: Pylock = toml::from_str(text).map_err(|error| answer(format!("uv's lock: {error}")))?;
+    let package = pylock.packages.pop().filter(|package| normalise(&package.name) == name);
+    let package = package.filter(|_| pylock.packages.is_empty());
+    let package = package.ok_or_else(|| answer(format!("asked for {name} alone, uv's lock has something else")))?;
+    let (Some(version), Some(file)) = (package.version, package.sdist) else {
+        return Err(answer(format!("{name} has no source distribution in the lock")));
+    };
+    let missing = |what: &str| {
+        answer(format!(
+            "the index gives no {what} for the source distribution of {name}"
+        ))
+    };
+    Ok(LockedSdist {
+        name: name.to_owned(),
+        version,
+        file_name: file_name(&file.url).ok_or_else(|| missing("plain file name"))?,
+        size: file.size.ok_or_else(|| missing("size"))?,
+        sha256: file.sha256().ok_or_else(|| missing("sha256"))?,
+        url: public(&file.url).ok_or_else(|| missing("address of a web server"))?,
+    })
+}
+
+/// Whether a wheel that was built in the sandbox fits CPython `python` there, by its tags: `linux_x86_64` is what
+/// builders call the platform that they are on.
+pub fn fits_where_built(file_name: &str, python: &str) -> bool {
+    let there = file_name.replace("-linux_x86_64.whl", &format!("-manylinux_2_{GLIBC}_x86_64.whl"));
+    minor_of(python).is_some_and(|minor| rank(&there, minor).is_some())
+}
+
+fn minor_of(python: &str) -> Option<u32> {
+    python.split('.').nth(1)?.parse().ok()
+}
+
+/// The file name of an address, with `%2B` and the like decoded.
 fn file_name(url: &str) -> Option<String> {
     let path = url.split(['?', '#']).next()?;
     let name = path
@@ -96,7 +153,7 @@ fn file_name(url: &str) -> Option<String> {
     let plain = name
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || b"._-+!".contains(&byte));
-    (plain && name.ends_with(".whl")).then_some(name)
+    (plain && !name.starts_with('.') && !name.is_empty()).then_some(name)
 }
 
 /// The address without user and password: locks are remembered on disk. None unless it is one of http or https.
@@ -168,7 +225,7 @@ mod tests {
             "p-1.0-cp312-cp312-manylinux_2_17_x86_64.whl",
         ];
         let text = pylock(&all.map(wheel).join(","));
-        let lock = parse(&text, "3.11", &BTreeMap::new()).unwrap();
+        let lock = parse(&text, "3.11", &BTreeMap::new(), &[]).unwrap();
         assert_eq!(
             (lock.wheels[0].name.as_str(), lock.wheels[0].file_name.as_str()),
             ("my-pkg", all[2])
@@ -191,9 +248,87 @@ mod tests {
             "rubbish".to_owned(),
         ] {
             assert!(
-                matches!(parse(&text, "3.11", &BTreeMap::new()), Err(LockError::Answer { .. })),
+                matches!(
+                    parse(&text, "3.11", &BTreeMap::new(), &[]),
+                    Err(LockError::Answer { .. })
+                ),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn takes_a_wheel_of_this_machine_only_when_it_was_built_here() {
+        let local =
+            format!("{{ url = \"file:///x/p-1.0-cp311-cp311-linux_x86_64.whl\", hashes = {{ sha256 = \"{ZERO}\" }} }}");
+        let built = LockedWheel {
+            name: "my-pkg".into(),
+            version: "1.0".into(),
+            file_name: "p-1.0-cp311-cp311-linux_x86_64.whl".into(),
+            url: String::new(),
+            size: 7,
+            sha256: format!("sha256:{ZERO}").parse().unwrap(),
+            sdist: Some(Digest::of(b"sdist")),
+        };
+        let lock = parse(&pylock(&local), "3.11", &BTreeMap::new(), std::slice::from_ref(&built)).unwrap();
+        assert_eq!(lock.wheels, std::slice::from_ref(&built));
+        let other = LockedWheel {
+            sha256: Digest::of(b"other"),
+            ..built.clone()
+        };
+        assert!(parse(&pylock(&local), "3.11", &BTreeMap::new(), &[other]).is_err());
+        // The same bytes from the index are the index's.
+        let lock = parse(
+            &pylock(&wheel("p-1.0-py3-none-any.whl")),
+            "3.11",
+            &BTreeMap::new(),
+            &[built],
+        )
+        .unwrap();
+        assert_eq!(lock.wheels[0].sdist, None);
+    }
+
+    #[test]
+    fn reads_the_source_distribution_of_one_package() {
+        let text = format!("lock-version = \"1.0\"\n[[packages]]\nname = \"My.Pkg\"\nversion = \"1.0\"\nsdist = {{ url = \"https://user:secret@example.org/x/my_pkg-1.0.tar.gz\", size = 5, hashes = {{ sha256 = \"{ZERO}\" }} }}\n");
+        let sdist = parse_sdist(&text, "my-pkg").unwrap();
+        assert_eq!(
+            (sdist.version.as_str(), sdist.file_name.as_str(), sdist.size),
+            ("1.0", "my_pkg-1.0.tar.gz", 5)
+        );
+        assert_eq!(sdist.url, "https://example.org/x/my_pkg-1.0.tar.gz");
+        let two = format!("{text}[[packages]]\nname = \"other\"\nversion = \"1.0\"\n");
+        let no_hash = text.replace("sha256", "md5");
+        let hidden = text.replace("my_pkg-1.0", ".pth");
+        let local = text.replace("https://user:secret@example.org", "file://");
+        for (text, name) in [
+            (&text, "other"),
+            (&two, "my-pkg"),
+            (&two, "other"),
+            (&no_hash, "my-pkg"),
+            (&hidden, "my-pkg"),
+            (&local, "my-pkg"),
+        ] {
+            assert!(parse_sdist(text, name).is_err(), "{name}: {text}");
+        }
+    }
+
+    #[test]
+    fn wheels_built_for_this_python_and_platform_fit() {
+        for name in [
+            "p-1-cp311-cp311-linux_x86_64.whl",
+            "p-1-py3-none-any.whl",
+            "p-1-cp38-abi3-linux_x86_64.whl",
+        ] {
+            assert!(fits_where_built(name, "3.11"), "{name}");
+        }
+        for name in [
+            "p-1-cp312-cp312-linux_x86_64.whl",
+            "p-1-cp311-cp311-linux_aarch64.whl",
+            "p-1-py2-none-any.whl",
+            "p.whl",
+        ] {
+            assert!(!fits_where_built(name, "3.11"), "{name}");
         }
     }
 
@@ -237,10 +372,16 @@ mod tests {
             wheel("p-1.0-cp311-cp311-manylinux_2_17_x86_64.whl")
         ));
         let listed: Digest = format!("sha256:{one}").parse().unwrap();
-        let lock = parse(&text, "3.11", &[("my-pkg".to_owned(), vec![listed])].into()).unwrap();
+        let lock = parse(&text, "3.11", &[("my-pkg".to_owned(), vec![listed])].into(), &[]).unwrap();
         assert_eq!(lock.wheels[0].sha256, listed);
         assert_eq!(lock.wheels[0].url, "https://example.org/x/p-1.0-py3-none-any.whl");
-        let lock = parse(&text, "3.11", &[("my-pkg".to_owned(), vec![Digest::of(b"")])].into()).unwrap();
+        let lock = parse(
+            &text,
+            "3.11",
+            &[("my-pkg".to_owned(), vec![Digest::of(b"")])].into(),
+            &[],
+        )
+        .unwrap();
         assert_eq!(
             lock.wheels[0].size, 5,
             "none is listed: the best one, for check_hashes to refuse"

@@ -73,6 +73,45 @@ impl Requirements {
         Ok(found)
     }
 
+    /// Reads what a stranger's package, called `of`, says it needs to be built: under the same rules, as there is nothing
+    /// that could be included.
+    pub fn of_build(of: &str, lines: &[String]) -> Result<Self, RequirementError> {
+        let file = format!("build requirements of {of}");
+        let nothing = Function { files: Vec::new() };
+        let mut reader = Reader {
+            function: &nothing,
+            found: Self::default(),
+            includes: Vec::new(),
+        };
+        for (line, entry) in (1..).zip(lines) {
+            let read = reader.entry(&file, Kind::Wanted, entry.trim());
+            read.map_err(|problem| match problem {
+                Problem::There(error) => error,
+                Problem::Here(reason) => RequirementError {
+                    file: file.clone(),
+                    line,
+                    reason,
+                },
+            })?;
+        }
+        reader.found.wanted.sort();
+        reader.found.wanted.dedup();
+        Ok(reader.found)
+    }
+
+    /// The requirements and constraints about the package `name` (normalised).
+    pub fn about(&self, name: &str) -> (Vec<&str>, Vec<&str>) {
+        let is_about = |line: &&str| {
+            let end = line.find(|character: char| !character.is_ascii_alphanumeric() && !"._-".contains(character));
+            line.get(..end.unwrap_or(line.len()))
+                .is_some_and(|found| normalise(found) == name)
+        };
+        (
+            self.wanted.iter().map(String::as_str).filter(is_about).collect(),
+            self.constraints.iter().map(String::as_str).filter(is_about).collect(),
+        )
+    }
+
     /// What a lock is keyed by, together with the resolver's settings.
     pub fn key(&self, settings: &str) -> Digest {
         let mut hasher = Hasher::new();

@@ -148,3 +148,48 @@ fn markers_pass_as_written_and_cost_little() {
     assert!(read(&[(FILE, &nested(2000))]).is_err());
     assert!(started.elapsed().as_secs() < 5);
 }
+
+#[test]
+fn what_a_package_asks_for_to_be_built_obeys_the_same_rules() {
+    let of = |lines: &[&str]| {
+        let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+        Requirements::of_build("p 1.0", &lines)
+    };
+    let found = of(&[
+        "wheel",
+        "setuptools>=40.8.0",
+        "tomli ; python_version < '3.11'",
+        "wheel",
+    ])
+    .unwrap();
+    assert_eq!(found.wanted.len(), 3, "{found:?}");
+    for line in [
+        "evil @ https://example.org/evil-1.0-py3-none-any.whl",
+        "-r /etc/passwd",
+        "--index-url https://example.org",
+        "git+https://example.org/a",
+        "./local",
+        "a\nb",
+        "${HOME}",
+    ] {
+        let refused = of(&["wheel", line]).unwrap_err();
+        assert_eq!(
+            (refused.file.as_str(), refused.line),
+            ("build requirements of p 1.0", 2),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn finds_what_is_said_about_a_package() {
+    let found = read(&[
+        (FILE, "My_Pkg[x]>=1 ; python_version > '3'\nmy-pkg-other\n-c c.txt\n"),
+        ("c.txt", "my.pkg<2\nother\n"),
+    ]);
+    let found = found.unwrap();
+    let (wanted, constraints) = found.about("my-pkg");
+    assert!(wanted.len() == 1 && wanted[0].contains(">=1"), "{wanted:?}");
+    assert_eq!(constraints.len(), 1, "{constraints:?}");
+    assert!(found.about("my").0.is_empty());
+}

@@ -8,7 +8,7 @@ use crate::build::base::{RelockError, SignatureError};
 use crate::build::fetch::FetchError;
 use crate::build::lock::LockError;
 use crate::config::ConfigError;
-use crate::ops::{BaseError, BuildError, DoctorError, ImagesError, RunError, CANNOT_RUN};
+use crate::ops::{BaseError, BuildError, DoctorError, ImagesError, RunError, SdistError, CANNOT_RUN};
 use crate::policy::Promise;
 use crate::sandbox::SandboxError;
 use crate::store::StoreError;
@@ -40,9 +40,6 @@ pub enum CommandError {
     /// What was typed, or the job document, of a run.
     #[error("{0}")]
     RunUsage(String),
-    /// Something asked for that is not there yet.
-    #[error("{0}")]
-    NotAvailable(&'static str),
     /// A file of the caller.
     #[error("{action} {path}")]
     File {
@@ -70,7 +67,11 @@ pub fn exit_code(error: &CommandError) -> u8 {
 
 fn build_is_unavailable(error: &BuildError) -> bool {
     match error {
-        BuildError::Lock(LockError::Unavailable { .. }) => true,
+        BuildError::Lock(LockError::Unavailable { .. })
+        | BuildError::Sdist(SdistError::Requirements {
+            source: LockError::Unavailable { .. },
+            ..
+        }) => true,
         BuildError::Net(error) => error.is_unavailable(),
         BuildError::Fetch(error) => fetch_is_unavailable(error),
         BuildError::Base(error) => base_is_unavailable(error),
@@ -95,13 +96,24 @@ fn fetch_is_unavailable(error: &FetchError) -> bool {
     }
 }
 
+const NO_USER_NAMESPACE: &str = "this machine does not let you make a user namespace: check `sysctl user.max_user_namespaces`, kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns";
+
 fn hint(error: &CommandError) -> Option<&'static str> {
     match error {
         CommandError::Build(BuildError::Secrets { .. }) => {
             Some("pass secrets at run time with `gantry run --secret NAME=FILE`; --allow-file PATH lets a file pass that is none")
         }
         CommandError::Build(BuildError::Lock(LockError::NoWheel { .. })) => {
-            Some("source distributions are not built; ask for a version that has a wheel")
+            Some("ask for a version that has a wheel, or have its source distribution built in the sandbox: --allow-sdist")
+        }
+        CommandError::Build(BuildError::Sdist(SdistError::Failed { .. })) => {
+            Some("it is built without network, with gcc, make and what its pyproject.toml asks for; a version with a wheel needs none of that")
+        }
+        CommandError::Build(BuildError::Sdist(SdistError::Base { .. })) => {
+            Some("leave out --base, or name a base of `gantry base ls`")
+        }
+        CommandError::Build(BuildError::Sdist(SdistError::Sandbox { source: SandboxError::UserNamespace { .. }, .. })) => {
+            Some(NO_USER_NAMESPACE)
         }
         CommandError::Build(BuildError::Lock(LockError::NoUv { .. })) => {
             Some("install uv, or pip for python3, or set `uv` under [index] in the configuration")
@@ -123,9 +135,7 @@ fn hint(error: &CommandError) -> Option<&'static str> {
         {
             Some("the archive's index still lists this package: try again later; --base takes any other image")
         }
-        CommandError::Run(RunError::Sandbox(SandboxError::UserNamespace { .. })) => Some(
-            "this machine does not let you make a user namespace: check `sysctl user.max_user_namespaces`, kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns",
-        ),
+        CommandError::Run(RunError::Sandbox(SandboxError::UserNamespace { .. })) => Some(NO_USER_NAMESPACE),
         CommandError::Run(RunError::Sandbox(SandboxError::Refused { lost, .. }))
             if lost.iter().any(|(promise, _)| matches!(promise, Promise::Memory | Promise::Cpu)) =>
         {

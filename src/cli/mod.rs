@@ -164,11 +164,6 @@ impl Session {
     }
 
     fn build(&self, args: &BuildArgs) -> Result<u8, CommandError> {
-        if args.allow_sdist {
-            return Err(CommandError::NotAvailable(
-                "build from source distributions (--allow-sdist): this version takes wheels only",
-            ));
-        }
         let started = Instant::now();
         let request = BuildRequest {
             directory: args.dir.clone(),
@@ -177,6 +172,7 @@ impl Session {
             python: args.python.clone(),
             labels: args.labels.clone(),
             allow_files: args.allow_files.clone(),
+            allows_sdists: args.allow_sdist,
             created: created(&self.environment)?,
             base_settings: self.base_settings(),
         };

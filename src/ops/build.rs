@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::base::{ensure_base, BaseError, BaseImage, BaseSettings};
 use super::compile::ensure_bytecode;
 use super::overlap::OverlapError;
+use super::sdist::{Bench, SdistError};
 use super::wheels::{WheelLayer, WheelMaker};
 use super::BASE_PYTHON;
 use crate::archive::layer::LayerError;
@@ -45,6 +46,8 @@ pub struct BuildRequest {
     pub labels: Vec<(String, String)>,
     /// Files the secret check lets pass.
     pub allow_files: Vec<String>,
+    /// Whether packages that have no wheel are built from their source distributions.
+    pub allows_sdists: bool,
     /// The image's `created`.
     pub created: SystemTime,
     /// Where packages of the base come from.
@@ -96,6 +99,9 @@ pub enum BuildError {
     /// The resolver.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// A package that has no wheel.
+    #[error(transparent)]
+    Sdist(#[from] SdistError),
     /// The base.
     #[error(transparent)]
     Base(#[from] BaseError),
@@ -195,7 +201,7 @@ pub fn build_base(
         compiler,
         progress,
     };
-    let set = maker.choose(BASE_PYTHON, &Requirements::default(), &pins)?;
+    let set = maker.choose(&Requirements::default(), &pins, None)?;
     maker.download(&set)?;
     let wheels = maker.layers(&set)?;
     let mut layers = base.layers.clone();
@@ -220,16 +226,27 @@ impl Builder<'_> {
         }
         let variant = base::find_variant(&request.base).map_err(BaseError::from)?;
         let pins = variant.map(|variant| variant.wheels).unwrap_or_default();
-        // The base and the wheels do not depend on each other: on two cores both are made at once.
-        let (base, wheels) = std::thread::scope(|scope| {
-            let base = scope.spawn(|| self.base(request));
-            let wheels = self.wheels(request, &requirements, &pins);
-            (
-                base.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-                wheels,
-            )
-        });
-        let (base, wheels) = (base?, wheels?);
+        let (base, wheels) = if request.allows_sdists {
+            // Wheels may have to be built on the base.
+            let base = self.base(request)?;
+            let bench = Bench {
+                base: &base,
+                settings: &request.base_settings,
+            };
+            let wheels = self.wheels(&requirements, &pins, Some(&bench))?;
+            (base, wheels)
+        } else {
+            // The base and the wheels do not depend on each other: on two cores both are made at once.
+            let (base, wheels) = std::thread::scope(|scope| {
+                let base = scope.spawn(|| self.base(request));
+                let wheels = self.wheels(&requirements, &pins, None);
+                (
+                    base.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                    wheels,
+                )
+            });
+            (base?, wheels?)
+        };
         base.warnings.iter().for_each(|warning| self.warn(warning.clone()));
         let mut layers = base.layers.clone();
         layers.extend(wheels.iter().map(|made| made.layer.clone()));
@@ -257,12 +274,12 @@ impl Builder<'_> {
     /// The layers of all wheels: those of the requirements and those of the base.
     fn wheels(
         &self,
-        request: &BuildRequest,
         requirements: &Requirements,
         pins: &[PinnedWheel],
+        bench: Option<&Bench<'_>>,
     ) -> Result<Vec<WheelLayer>, BuildError> {
         let maker = &self.wheels;
-        let set = self.timed("lock", || maker.choose(&request.python, requirements, pins))?;
+        let set = self.timed("lock", || maker.choose(requirements, pins, bench))?;
         let size = lock::check_size(&set.wheels)?;
         if size > lock::LARGE_IMAGE {
             self.warn(format!(
@@ -271,9 +288,7 @@ impl Builder<'_> {
                 lock::largest(&set.wheels)
             ));
         }
-        if let Some(warning) = &set.warning {
-            self.warn(warning.clone());
-        }
+        set.warnings.iter().for_each(|warning| self.warn(warning.clone()));
         self.timed("download", || maker.download(&set))?;
         self.timed("wheels", || maker.layers(&set))
     }

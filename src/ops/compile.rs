@@ -11,7 +11,7 @@ use crate::build::bytecode::{self, COMPILE_TREE};
 use crate::build::layers::{ensure_layer, BuiltLayer, LayerWanted};
 use crate::build::ports::{CompileRequest, CompiledTree, Compiler, PortError, Progress};
 use crate::policy::{Bytes, Confinement, Promise};
-use crate::sandbox::{self, collect, Bundle, CollectLimits, Collected, End, Sink};
+use crate::sandbox::{self, collect, Bundle, CollectLimits, Collected, End, Purpose, Sink};
 use crate::store::{MemoKind, Store, StoreError};
 
 /// Bytecode of the largest packages (torch: 120 MB) fits; a source that explodes does not.
@@ -153,6 +153,7 @@ impl SandboxCompiler {
             hostname: "build".to_owned(),
             input: None,
             secrets: Vec::new(),
+            purpose: Purpose::Compilation,
             confinement: Confinement {
                 output_size: OUTPUT,
                 timeout: TIMEOUT,

@@ -7,7 +7,9 @@ pub mod doctor;
 mod images;
 mod outcome;
 mod overlap;
+mod packages;
 mod run;
+mod sdist;
 mod secret;
 mod take_output;
 mod wheels;
@@ -20,6 +22,7 @@ pub use images::{copy, list, load, save, show, ImageSummary, ImagesError};
 pub use outcome::{Outcome, Status};
 pub use overlap::OverlapError;
 pub use run::{chain, run, RunError, RunRequest, CANNOT_RUN};
+pub use sdist::SdistError;
 pub use secret::{SecretError, SecretWanted, Source};
 
 /// The base that functions are built on unless told otherwise.

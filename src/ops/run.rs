@@ -15,7 +15,7 @@ use super::take_output;
 use crate::net::{Forwarder, Internet};
 use crate::oci::{Digest, ImageConfigBody, Reference};
 use crate::policy::{Confinement, Network};
-use crate::sandbox::{self, Bundle, CollectError, End, Finished, Place, SandboxError, Sink};
+use crate::sandbox::{self, Bundle, CollectError, End, Finished, Place, Purpose, SandboxError, Sink};
 use crate::store::{Lease, Snapshot, Store, StoreError};
 
 /// gantry could not run it (as `docker run` and `env` have it).
@@ -261,6 +261,7 @@ fn bundle(store: &Store, snapshot: &Snapshot, request: &RunRequest) -> Result<Bu
         hostname: "sandbox".to_owned(),
         input,
         secrets: request.secrets.iter().map(secret::read).collect::<Result<_, _>>()?,
+        purpose: Purpose::Function,
         confinement: request.confinement.clone(),
     })
 }

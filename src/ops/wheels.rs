@@ -12,6 +12,7 @@ use super::base::BaseImage;
 use super::build::BuildError;
 use super::compile::ensure_bytecode;
 use super::overlap;
+use super::sdist::Bench;
 use crate::build::fetch::{fetch, FetchItem};
 use crate::build::layers::{ensure_layer, find_layer, BuiltLayer, LayerWanted};
 use crate::build::lock::{Lock, LockError, Resolver};
@@ -46,8 +47,8 @@ pub(super) struct WheelSet {
     pins: Vec<PinnedWheel>,
     /// Where the others are.
     addresses: BTreeMap<Digest, String>,
-    /// Set when the base's wheels are left out.
-    pub warning: Option<String>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
 }
 
 /// A layer of wheels, in the store.
@@ -65,72 +66,71 @@ struct WheelNote {
 
 impl WheelMaker<'_> {
     /// The wheels of an image: those that the requirements ask for, and those of the base unless one of them is
-    /// contradicted.
+    /// contradicted. Packages that have no wheel get one that is built on `bench`, when it is given.
     pub(super) fn choose(
         &self,
-        python: &str,
         requirements: &Requirements,
         pins: &[PinnedWheel],
+        bench: Option<&Bench<'_>>,
     ) -> Result<WheelSet, BuildError> {
-        let lock = self.lock(python, requirements, pins)?;
+        let (lock, mut warnings) = self.lock(requirements, pins, bench)?;
         let contradictions = pins::contradictions(pins, &lock);
         let others: Vec<String> = contradictions
             .iter()
             .map(|wheel| format!("{} {}", wheel.name, wheel.version))
             .collect();
-        let warning = (!others.is_empty()).then(|| {
+        if !others.is_empty() {
             let own: Vec<String> = pins.iter().map(|pin| format!("{} {}", pin.name, pin.version)).collect();
-            format!(
+            warnings.push(format!(
                 "the requirements need {}: the wheels of the base ({}) are left out",
                 others.join(", "),
                 own.join(", ")
-            )
-        });
+            ));
+        }
         let kept = if others.is_empty() { pins.to_vec() } else { Vec::new() };
-        let mut wheels = kept.clone();
-        wheels.extend(
-            lock.wheels
-                .iter()
-                .map(PinnedWheel::from)
-                .filter(|wheel| !kept.iter().any(|pin| pin.sha256 == wheel.sha256)),
-        );
-        wheels.sort_by(|one, other| one.name.cmp(&other.name));
-        Ok(WheelSet {
-            wheels,
-            pins: kept,
-            addresses: lock
-                .wheels
-                .iter()
-                .map(|wheel| (wheel.sha256, wheel.url.clone()))
-                .collect(),
-            warning,
-        })
+        Ok(WheelSet::new(&lock, kept, warnings))
     }
 
-    fn lock(&self, python: &str, requirements: &Requirements, pins: &[PinnedWheel]) -> Result<Lock, BuildError> {
+    /// What the requirements ask for, and what the user should know of it.
+    fn lock(
+        &self,
+        requirements: &Requirements,
+        pins: &[PinnedWheel],
+        bench: Option<&Bench<'_>>,
+    ) -> Result<(Lock, Vec<String>), BuildError> {
         if requirements.wanted.is_empty() {
-            return Ok(Lock::default());
+            return Ok(Default::default());
         }
         let resolver = (self.resolver)()?;
-        let constrained = pins::constrained(requirements, pins);
-        let key = constrained.key(&resolver.settings());
+        match bench {
+            Some(bench) => self.lock_with_sdists(bench, &resolver, requirements, pins),
+            None => Ok((self.lock_wheels(&resolver, requirements, pins)?, Vec::new())),
+        }
+    }
+
+    /// Locks `requirements` by wheels of the index alone.
+    pub(super) fn lock_wheels(
+        &self,
+        resolver: &Resolver,
+        requirements: &Requirements,
+        pins: &[PinnedWheel],
+    ) -> Result<Lock, BuildError> {
+        let key = pins::constrained(requirements, pins).key(&resolver.settings());
         if let Some(lock) = self.store.memo::<Lock>(MemoKind::Lock, &key)? {
             return Ok(lock);
         }
-        let count = requirements.wanted.len();
-        self.progress
-            .step("Resolving", &format!("{count} requirements for Python {python}"));
-        let lock = match resolver.resolve(self.store, &constrained) {
-            // Not with the base's versions; without them the answer, or the explanation, is that of any other base.
-            Err(LockError::Unsatisfiable { .. } | LockError::NoWheel { .. } | LockError::Hash { .. })
-                if !pins.is_empty() =>
-            {
-                resolver.resolve(self.store, requirements)?
-            }
-            other => other?,
-        };
+        self.announce_resolving(resolver, requirements);
+        let lock = with_or_without(pins, requirements, |requirements| {
+            Ok(resolver.resolve(self.store, requirements)?)
+        })?;
         self.store.put_memo(MemoKind::Lock, &key, &lock)?;
         Ok(lock)
+    }
+
+    pub(super) fn announce_resolving(&self, resolver: &Resolver, requirements: &Requirements) {
+        let count = requirements.wanted.len();
+        let object = format!("{count} requirements for Python {}", resolver.python);
+        self.progress.step("Resolving", &object);
     }
 
     /// Fetches the wheels whose layers have to be made.
@@ -245,6 +245,45 @@ impl WheelMaker<'_> {
             )?);
         }
         Ok(layers)
+    }
+}
+
+impl WheelSet {
+    /// The wheels of `lock`, and those that a base pins.
+    pub(super) fn new(lock: &Lock, pins: Vec<PinnedWheel>, warnings: Vec<String>) -> Self {
+        let mut wheels = pins.clone();
+        wheels.extend(
+            lock.wheels
+                .iter()
+                .map(PinnedWheel::from)
+                .filter(|wheel| !pins.iter().any(|pin| pin.sha256 == wheel.sha256)),
+        );
+        wheels.sort_by(|one, other| one.name.cmp(&other.name));
+        // What was built here is nowhere else.
+        let elsewhere = lock.wheels.iter().filter(|wheel| wheel.sdist.is_none());
+        Self {
+            wheels,
+            pins,
+            addresses: elsewhere.map(|wheel| (wheel.sha256, wheel.url.clone())).collect(),
+            warnings,
+        }
+    }
+}
+
+/// The lock of `requirements` with the versions of `pins`. When there is none, the one without them: the answer, or the
+/// explanation, is then that of any other base.
+pub(super) fn with_or_without(
+    pins: &[PinnedWheel],
+    requirements: &Requirements,
+    lock: impl Fn(&Requirements) -> Result<Lock, BuildError>,
+) -> Result<Lock, BuildError> {
+    match lock(&pins::constrained(requirements, pins)) {
+        Err(BuildError::Lock(LockError::Unsatisfiable { .. } | LockError::NoWheel { .. } | LockError::Hash { .. }))
+            if !pins.is_empty() =>
+        {
+            lock(requirements)
+        }
+        other => other,
     }
 }
 

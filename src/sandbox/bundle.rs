@@ -10,6 +10,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::policy::{Confinement, Level, Promise};
 
+/// What is run: it decides which system calls there are, and whether files that the workload wrote may be executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Purpose {
+    /// A function: `seccomp/default.json`.
+    Function,
+    /// Reading a stranger's sources with the image's own programs: `seccomp/build.json`.
+    Compilation,
+    /// Building a stranger's package: the same, and `/tmp` may hold programs, for builds run scripts and helpers that
+    /// they have made there.
+    PackageBuild,
+}
+
+impl Purpose {
+    /// Whether what is written to `/tmp` may be executed.
+    pub(super) fn may_execute_tmp(self) -> bool {
+        self == Self::PackageBuild
+    }
+}
+
 /// Everything the sandbox needs to know.
 #[derive(Debug, Clone)]
 pub struct Bundle {
@@ -28,6 +47,8 @@ pub struct Bundle {
     pub input: Option<PathBuf>,
     /// Secrets.
     pub secrets: Vec<Secret>,
+    /// What kind of workload it is.
+    pub purpose: Purpose,
     /// Limits.
     pub confinement: Confinement,
 }

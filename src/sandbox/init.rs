@@ -66,7 +66,7 @@ fn serve(control: &mut UnixStream) -> Result<Report, Failure> {
     sent.map_err(|error| ("report the mounts".to_owned(), error))?;
     drop(output);
 
-    let landlocked = restrict::restrict_self(&orders.egress)?;
+    let landlocked = restrict::restrict_self(orders.purpose, &orders.egress)?;
     let findings = verify::find(&orders, &landlocked, &listeners);
     drop(listeners);
     let lost = findings.lost(&orders.allow_degraded);

@@ -31,7 +31,7 @@ mod watch;
 mod wire;
 mod workload;
 
-pub use bundle::{Bundle, End, Finished, Place, SandboxError, Secret, Sink, Times, Usage};
+pub use bundle::{Bundle, End, Finished, Place, Purpose, SandboxError, Secret, Sink, Times, Usage};
 pub use cgroup::{sweep, CgroupError, Subtree};
 pub use collect::{collect, CollectError, CollectLimits, Collected};
 pub use egress::{Door, OpenDoors};

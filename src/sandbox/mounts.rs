@@ -33,9 +33,11 @@ const LINKS: [(&str, &str); 4] = [
 ];
 /// Inodes of `/tmp` and `/output` each: an inode costs 1 KiB of kernel memory.
 const INODES: u64 = 16_384;
+/// The same for a package that is built: sources and objects of the largest (scipy) have 20,000 files.
+const BUILD_INODES: u64 = 65_536;
 /// Semaphores and arrays of multiprocessing.
 const SHM_BYTES: u64 = 16 << 20;
-/// What every writable mount has.
+/// What every writable mount has, but `/tmp` of a package that is built.
 const LOCKED: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 
 /// What failed, in the words of the error message.
@@ -70,7 +72,12 @@ pub fn enter_root(orders: &Orders, secrets: &[Vec<u8>]) -> Result<OwnedFd, Failu
     devices()?;
     let proc_options = c"subset=pid,hidepid=invisible";
     act("mount /proc", mount("proc", "proc", "proc", LOCKED, proc_options))?;
-    tmpfs("tmp", orders.tmp_bytes, "1777")?;
+    if orders.purpose.may_execute_tmp() {
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        tmpfs_with("tmp", orders.tmp_bytes, BUILD_INODES, "1777", flags)?;
+    } else {
+        tmpfs("tmp", orders.tmp_bytes, "1777")?;
+    }
     tmpfs("output", orders.output_bytes, "0755")?;
     if let Some(input) = input {
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
@@ -224,12 +231,16 @@ fn devices() -> Result<(), Failure> {
 }
 
 fn tmpfs(target: &str, bytes: u64, mode: &str) -> Result<(), Failure> {
-    let options = format!("size={bytes},nr_inodes={INODES},mode={mode}\0");
+    tmpfs_with(target, bytes, INODES, mode, LOCKED)
+}
+
+fn tmpfs_with(target: &str, bytes: u64, inodes: u64, mode: &str, flags: MountFlags) -> Result<(), Failure> {
+    let options = format!("size={bytes},nr_inodes={inodes},mode={mode}\0");
     let options = std::ffi::CStr::from_bytes_with_nul(options.as_bytes())
         .map_err(|error| (format!("mount /{target}"), io::Error::other(error)))?;
     act(
         &format!("mount /{target}"),
-        mount("tmpfs", target, "tmpfs", LOCKED, options),
+        mount("tmpfs", target, "tmpfs", flags, options),
     )
 }
 

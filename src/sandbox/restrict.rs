@@ -14,6 +14,7 @@ use rustix::thread::{
     set_no_new_privs, CapabilitiesSecureBits, CapabilitySet, CapabilitySets,
 };
 
+use super::bundle::Purpose;
 use super::mounts::Failure;
 use super::seccomp::{self, Filter};
 use crate::policy::HostPort;
@@ -38,14 +39,14 @@ pub const SECUREBITS: CapabilitiesSecureBits = CapabilitiesSecureBits::NO_ROOT
 pub type Landlocked = Result<(), String>;
 
 /// Drops every privilege; returns what Landlock came to, which may be a promise lost but allowed to be.
-pub fn restrict_self(egress: &[HostPort]) -> Result<Landlocked, Failure> {
+pub fn restrict_self(purpose: Purpose, egress: &[HostPort]) -> Result<Landlocked, Failure> {
     drop_capabilities()?;
     set_no_new_privs(true).map_err(|errno| ("set no_new_privs".to_owned(), errno.into()))?;
-    let landlocked = restrict_files(egress);
-    let filter = if egress.is_empty() {
-        Filter::Default
-    } else {
-        Filter::Egress
+    let landlocked = restrict_files(purpose, egress);
+    let filter = match purpose {
+        Purpose::Compilation | Purpose::PackageBuild => Filter::Build,
+        Purpose::Function if egress.is_empty() => Filter::Default,
+        Purpose::Function => Filter::Egress,
     };
     seccomp::install(filter).map_err(|error| ("install the seccomp filter".to_owned(), io::Error::other(error)))?;
     Ok(landlocked)
@@ -73,8 +74,9 @@ fn drop_capabilities() -> Result<(), Failure> {
 }
 
 /// A second wall behind the mounts: read and execute the image, write `/tmp`, `/output`, `/dev/shm` without executing
-/// there, no TCP but connections to the ports of `egress`, no signal or abstract socket across its border.
-fn restrict_files(egress: &[HostPort]) -> Landlocked {
+/// there (but in `/tmp` of a package that is built), no TCP but connections to the ports of `egress`, no signal or
+/// abstract socket across its border.
+fn restrict_files(purpose: Purpose, egress: &[HostPort]) -> Landlocked {
     let text = |error: &dyn std::error::Error| format!("landlock: {error}");
     let ruleset = || -> Result<RulesetCreated, Box<dyn std::error::Error>> {
         Ok(Ruleset::default()
@@ -108,6 +110,9 @@ fn restrict_files(egress: &[HostPort]) -> Landlocked {
             ))?;
         for path in WRITABLE {
             ruleset = ruleset.add_rule(PathBeneath::new(PathFd::new(path)?, write))?;
+        }
+        if purpose.may_execute_tmp() {
+            ruleset = ruleset.add_rule(PathBeneath::new(PathFd::new("/tmp")?, write | AccessFs::Execute))?;
         }
         for entry in egress {
             ruleset = ruleset.add_rule(NetPort::new(entry.port, AccessNet::ConnectTcp))?;

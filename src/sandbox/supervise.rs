@@ -197,6 +197,7 @@ impl Run {
                 .iter()
                 .map(|secret| (secret.name.clone(), secret.place))
                 .collect(),
+            purpose: bundle.purpose,
             tmp_bytes: confinement.tmp_size.0,
             output_bytes: confinement.output_size.0,
             pids: confinement.pids,

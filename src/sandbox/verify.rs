@@ -93,11 +93,16 @@ pub fn find(orders: &Orders, landlocked: &Landlocked, listeners: &[OwnedFd]) -> 
         || "the root is not mounted read-only".to_owned(),
     );
     let locked = StatVfsMountFlags::NOSUID | StatVfsMountFlags::NODEV | StatVfsMountFlags::NOEXEC;
-    for (promise, path, bytes) in [
-        (Promise::Tmp, "/tmp", orders.tmp_bytes),
-        (Promise::Output, "/output", orders.output_bytes),
+    let tmp_flags = if orders.purpose.may_execute_tmp() {
+        StatVfsMountFlags::NOSUID | StatVfsMountFlags::NODEV
+    } else {
+        locked
+    };
+    for (promise, path, flags, bytes) in [
+        (Promise::Tmp, "/tmp", tmp_flags, orders.tmp_bytes),
+        (Promise::Output, "/output", locked, orders.output_bytes),
     ] {
-        let holds = has_flags(path, locked) && is_limited(path, bytes);
+        let holds = has_flags(path, flags) && is_limited(path, bytes);
         findings.hold(promise, holds, || format!("{path} has other flags or another size"));
     }
     if orders.input.is_some() && !has_flags("/input", locked | StatVfsMountFlags::RDONLY) {

@@ -16,7 +16,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::bundle::Place;
+use super::bundle::{Place, Purpose};
 use crate::policy::{HostPort, Level, Promise, MOST_EGRESS};
 use crate::sys::process::SETUP_FAILED;
 
@@ -46,6 +46,8 @@ pub struct Orders {
     pub input: Option<String>,
     /// Names of the secrets and where they go; their values follow as raw frames.
     pub secrets: Vec<(String, Place)>,
+    /// What kind of workload it is.
+    pub purpose: Purpose,
     /// Bytes of `/tmp`.
     pub tmp_bytes: u64,
     /// Bytes of `/output`.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use serde::Serialize;
@@ -149,7 +150,12 @@ impl Store {
 
 fn names(directory: &Path) -> Result<Vec<String>, StoreError> {
     let mut names = Vec::new();
-    for entry in fs::read_dir(directory).map_err(io_error("list", directory))? {
+    let entries = match fs::read_dir(directory) {
+        // A store of an older gantry has not every folder.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(names),
+        other => other.map_err(io_error("list", directory))?,
+    };
+    for entry in entries {
         names.push(
             entry
                 .map_err(io_error("list", directory))?

@@ -83,6 +83,18 @@ impl Store {
             .then_some(file)
     }
 
+    /// Keeps bytes that were made here as if they had been downloaded; idempotent.
+    pub fn put_download(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
+        let (digest, size) = (Digest::of(bytes), bytes.len() as u64);
+        let mut partial = self.partial(&digest, &mut || ())?;
+        if self.find_download(&digest, size).is_none() {
+            partial.restart()?;
+            partial.append(bytes)?;
+            partial.commit(size)?;
+        }
+        Ok(digest)
+    }
+
     /// The download of `digest`, ours alone until it is dropped; waits for another process that is at it, calling
     /// `waiting` once. What an earlier process left is hashed and kept. Look again with [`Store::find_download`] after
     /// it: the other one may have finished.

@@ -23,11 +23,20 @@ pub enum MemoKind {
     Code,
     /// Sources -> bytecode layer.
     Bytecode,
+    /// Source distribution -> wheel.
+    Sdist,
 }
 
 impl MemoKind {
     /// Every kind.
-    pub const ALL: [Self; 5] = [Self::Wheel, Self::Lock, Self::Base, Self::Code, Self::Bytecode];
+    pub const ALL: [Self; 6] = [
+        Self::Wheel,
+        Self::Lock,
+        Self::Base,
+        Self::Code,
+        Self::Bytecode,
+        Self::Sdist,
+    ];
 
     /// Its folder under `memo/`.
     pub fn folder(self) -> &'static str {
@@ -37,6 +46,7 @@ impl MemoKind {
             Self::Base => "base",
             Self::Code => "code",
             Self::Bytecode => "bytecode",
+            Self::Sdist => "sdist",
         }
     }
 }
@@ -61,6 +71,9 @@ impl Store {
             path: self.root.join(&name),
             source,
         })?;
+        // A store made before there was this kind has no folder for it.
+        let folder = self.root.join("memo").join(kind.folder());
+        fs::create_dir_all(&folder).map_err(io_error("make directory", &folder))?;
         self.write_atomically(&name, &json)
     }
 }

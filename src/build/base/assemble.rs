@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::sync::Mutex;
 
-use super::{synthesise, LockedDeb, Variant};
+use super::{synthesise, Kind, LockedDeb, Variant};
 use crate::archive::deb::{self, DebEntry, DebError};
 use crate::archive::layer::{order, LayerError, LayerWriter, TreeSink, WrittenLayer};
 use crate::policy::ExtractionLimits;
@@ -87,10 +87,16 @@ pub fn assemble(
         };
         entries.insert(format!("var/lib/dpkg/status.d/{}", locked.name), status);
     }
-    synthesise::complete(&mut entries).map_err(|reason| AssembleError::Incomplete {
-        name: variant.name.clone(),
-        reason,
-    })?;
+    for (path, target) in &variant.definition.links {
+        let target = target.clone();
+        entries.insert(path.clone(), DebEntry::Symlink { target });
+    }
+    if variant.definition.kind == Kind::Root {
+        synthesise::complete(&mut entries).map_err(|reason| AssembleError::Incomplete {
+            name: variant.name.clone(),
+            reason,
+        })?;
+    }
     if let Some(path) = below_no_directory(&entries) {
         return Err(AssembleError::Incomplete {
             name: variant.name.clone(),

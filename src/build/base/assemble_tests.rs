@@ -167,3 +167,20 @@ fn refuses_packages_that_do_not_go_together() {
         Err(AssembleError::Deb { .. })
     ));
 }
+
+#[test]
+fn the_toolchain_has_its_files_and_links_and_nothing_that_makes_a_root() {
+    let mut toolchain = super::super::toolchain().unwrap();
+    toolchain.lock.truncate(1);
+    let mut bytes = tempfile::tempfile().unwrap();
+    bytes
+        .write_all(&deb(&|tar| file(tar, "./usr/bin/g++", b"g++")))
+        .unwrap();
+    let mut tree = Recorder::default();
+    assemble(&toolchain, &[bytes], Vec::new(), Some(&mut tree)).unwrap();
+    assert_eq!(tree.0["usr/bin/c++"].1, "g++");
+    assert_eq!(tree.0["usr/bin/g++"].1, "g++");
+    for path in ["etc/passwd", "bin", "tmp", "usr/bin/python3", "opt"] {
+        assert!(!tree.0.contains_key(path), "{path}");
+    }
+}

@@ -3,7 +3,8 @@
 //! A definition (`rootfs/<name>.toml`) lists packages and what of them is left out; its lock (`rootfs/<name>.lock`)
 //! pins each package by path, size and sha256. Both are part of this binary. Assembly is a pure function of them:
 //! packages -> one sorted tree -> one layer. A definition may instead name a parent and wheels: its base is that of the
-//! parent, and its lock pins the wheels, which become the same layers as those of any function that requires them.
+//! parent, and its lock pins the wheels, which become the same layers as those of any function that requires them. The
+//! toolchain that source distributions are built with is made of packages, too, but is no base: its layer lies on one.
 
 mod assemble;
 mod debian_version;
@@ -13,6 +14,8 @@ mod release;
 mod relock;
 mod signature;
 mod synthesise;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +55,13 @@ const VARIANTS: [(&str, &str, &str); 4] = [
     ),
 ];
 
+/// The toolchain's definition and lock.
+const TOOLCHAIN: (&str, &str, &str) = (
+    "toolchain",
+    include_str!("../../../rootfs/toolchain.toml"),
+    include_str!("../../../rootfs/toolchain.lock"),
+);
+
 /// What a file of `rootfs` says.
 #[derive(Debug)]
 enum Written {
@@ -72,6 +82,17 @@ struct WheelDefinition {
     wheels: Vec<String>,
 }
 
+/// What the assembled packages are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A root file system: what maintainer scripts would have made of it is synthesised.
+    #[default]
+    Root,
+    /// Files that lie on one.
+    Addition,
+}
+
 /// What a base is made of.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -88,6 +109,12 @@ pub struct Definition {
     pub drop: Vec<String>,
     /// Programs of `usr/bin` left out.
     pub drop_bin: Vec<String>,
+    /// What it is.
+    #[serde(default)]
+    pub kind: Kind,
+    /// Links to make: path -> target.
+    #[serde(default)]
+    pub links: BTreeMap<String, String>,
 }
 
 /// One pinned package.
@@ -151,11 +178,18 @@ pub fn variant_names() -> Vec<&'static str> {
 
 /// A variant by its name; none when there is no such variant.
 pub fn find_variant(name: &str) -> Result<Option<Variant>, VariantError> {
-    let Some((name, definition, lock)) = VARIANTS.iter().find(|(known, _, _)| *known == name) else {
-        return Ok(None);
-    };
+    let found = VARIANTS.into_iter().find(|(known, _, _)| *known == name);
+    found.map(parse).transpose()
+}
+
+/// What source distributions are built with, besides the base they are built for.
+pub fn toolchain() -> Result<Variant, VariantError> {
+    parse(TOOLCHAIN)
+}
+
+fn parse((name, definition, lock): (&str, &str, &str)) -> Result<Variant, VariantError> {
     let error = |reason: String| VariantError {
-        name: (*name).to_owned(),
+        name: name.to_owned(),
         reason,
     };
     let written = if definition.contains("\nparent = ") {
@@ -169,13 +203,13 @@ pub fn find_variant(name: &str) -> Result<Option<Variant>, VariantError> {
             let lock = lock
                 .lines()
                 .map(|line| parse_locked(line).ok_or_else(|| bad_line(line)));
-            Ok(Some(Variant {
-                name: (*name).to_owned(),
+            Ok(Variant {
+                name: name.to_owned(),
                 definition,
                 lock: lock.collect::<Result<Vec<_>, _>>()?,
-                packages_of: (*name).to_owned(),
+                packages_of: name.to_owned(),
                 wheels: Vec::new(),
-            }))
+            })
         }
         Written::Wheels(definition) => {
             let parent = find_variant(&definition.parent)?.filter(|parent| parent.wheels.is_empty());
@@ -187,11 +221,11 @@ pub fn find_variant(name: &str) -> Result<Option<Variant>, VariantError> {
             if !locked.eq(definition.wheels.iter().cloned()) {
                 return Err(error("its lock has other wheels than its definition".to_owned()));
             }
-            Ok(Some(Variant {
-                name: (*name).to_owned(),
+            Ok(Variant {
+                name: name.to_owned(),
                 wheels,
                 ..parent
-            }))
+            })
         }
     }
 }
@@ -228,12 +262,23 @@ fn is_pool_path(path: &str) -> bool {
 }
 
 impl Variant {
+    /// For people: what its packages make.
+    pub fn title(&self) -> String {
+        match self.definition.kind {
+            Kind::Root => format!("base {}", self.packages_of),
+            Kind::Addition => self.packages_of.clone(),
+        }
+    }
+
     /// What the base's layer is keyed by.
     pub fn key(&self) -> Digest {
         let mut hasher = Hasher::new();
         hasher.update(format!("gantry base layer\0{FORMAT}\0{}\0", self.definition.suite).as_bytes());
         for drop in self.definition.drop.iter().chain(&self.definition.drop_bin) {
             hasher.update(format!("{drop}\0").as_bytes());
+        }
+        for (path, target) in &self.definition.links {
+            hasher.update(format!("{path}\0{target}\0").as_bytes());
         }
         for deb in &self.lock {
             hasher.update(format!("{}\0", deb.sha256).as_bytes());
@@ -259,13 +304,15 @@ mod tests {
 
     #[test]
     fn every_variant_has_a_lock_for_exactly_its_packages() {
-        for name in variant_names() {
-            let variant = find_variant(name).unwrap().unwrap();
+        let bases = variant_names()
+            .into_iter()
+            .map(|name| find_variant(name).unwrap().unwrap());
+        for variant in bases.chain([toolchain().unwrap()]) {
             let mut wanted = variant.definition.packages.clone();
             wanted.sort();
             let mut locked: Vec<String> = variant.lock.iter().map(|deb| deb.name.clone()).collect();
             locked.sort();
-            assert_eq!(wanted, locked, "{name}");
+            assert_eq!(wanted, locked, "{}", variant.name);
         }
         assert!(find_variant("no-such").unwrap().is_none());
     }
@@ -282,6 +329,13 @@ mod tests {
         let numpy = find_variant("python-3.11-numpy").unwrap().unwrap();
         assert_eq!(numpy.wheels, scipy.wheels[..1], "both share numpy's layer");
         assert!(plain.wheels.is_empty() && scipy.wheels[1].name == "scipy");
+    }
+
+    #[test]
+    fn the_toolchain_is_no_base() {
+        assert!(find_variant("toolchain").unwrap().is_none());
+        assert!(!variant_names().contains(&"toolchain"));
+        assert_eq!(toolchain().unwrap().definition.kind, Kind::Addition);
     }
 
     #[test]

@@ -54,17 +54,17 @@ pub enum RelockError {
         reason: String,
     },
     /// A package of the definition is in no suite.
-    #[error("lock base {name} again: the archive has no package {package}")]
+    #[error("lock {name} again: the archive has no package {package}")]
     Missing {
-        /// The variant.
+        /// What they are the packages of.
         name: String,
         /// Which package.
         package: String,
     },
     /// The archive goes back in time.
-    #[error("lock base {name} again: the archive has {package} {got}, which is older than the pinned {pinned}")]
+    #[error("lock {name} again: the archive has {package} {got}, which is older than the pinned {pinned}")]
     Older {
-        /// The variant.
+        /// What they are the packages of.
         name: String,
         /// Which package.
         package: String,
@@ -111,7 +111,7 @@ pub fn relock(
         source.add_newest(store, &wanted, now, &mut found)?;
     }
     let newest = |pinned: &LockedDeb| {
-        let (name, package) = (variant.name.clone(), pinned.name.clone());
+        let (name, package) = (variant.title(), pinned.name.clone());
         let Some(deb) = found.remove(&pinned.name) else {
             return Err(RelockError::Missing { name, package });
         };

@@ -232,6 +232,22 @@ impl Wheel {
         self.zip.entries().iter().map(|entry| entry.size).sum()
     }
 
+    /// The last components of its files' names.
+    pub fn base_names(&self) -> impl Iterator<Item = &str> {
+        let names = self.zip.entries().iter().map(|entry| entry.name.as_str());
+        names.filter_map(|name| name.rsplit('/').next())
+    }
+
+    /// Shows `look` every file: its name and its contents, held against RECORD.
+    pub fn each_file(&self, look: &mut dyn FnMut(&str, &[u8])) -> Result<(), WheelError> {
+        let (mut stored, mut contents) = (Vec::new(), Vec::new());
+        for entry in self.zip.entries() {
+            self.read_into(entry, &mut stored, &mut contents)?;
+            look(&entry.name, &contents);
+        }
+        Ok(())
+    }
+
     /// Whether there is anything to compile.
     pub fn has_sources(&self) -> bool {
         self.items.keys().any(|path| path.ends_with(".py"))
@@ -483,7 +499,7 @@ fn dist_info(zip: &Zip, name: &str, version: &str) -> Result<String, String> {
 }
 
 /// Equal as text, or as versions (`1.0` and `1.0.0`); `_` stands for `-` and `+` in file names.
-fn same_version(one: &str, other: &str) -> bool {
+pub fn same_version(one: &str, other: &str) -> bool {
     let parse = |text: &str| text.replace('_', "+").parse::<pep440_rs::Version>().ok();
     one == other || parse(one).is_some_and(|one| parse(other) == Some(one))
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::policy::{Bytes, Confinement, Level, Promise};
-use crate::sandbox::{self, Bundle, CgroupError, End, Finished, SandboxError, Sink, Subtree};
+use crate::sandbox::{self, Bundle, CgroupError, End, Finished, Purpose, SandboxError, Sink, Subtree};
 use crate::store::{Store, StoreError};
 
 pub use host::Observation;
@@ -304,6 +304,7 @@ impl Doctor {
             hostname: "doctor".to_owned(),
             input: None,
             secrets: Vec::new(),
+            purpose: Purpose::Function,
             confinement: Confinement {
                 allow_degraded: Promise::ALL.into(),
                 ..confinement
