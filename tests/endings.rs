@@ -164,3 +164,171 @@ fn a_secret_that_is_not_there_names_itself_and_its_source() {
         assert!(done.stderr.contains(says), "{source}: {}", done.stderr);
     }
 }
+
+/// gantry as a worker may start it: with these signals ignored, and standard output as it comes.
+fn started_by(ignored: &str, image: &str, options: &[&str]) -> std::process::Command {
+    let starter = format!(
+        "import os, signal, sys\nfor s in [{ignored}]: signal.signal(s, signal.SIG_IGN)\nos.execv(sys.argv[1], sys.argv[1:])"
+    );
+    let gantry = shared();
+    let mut command = std::process::Command::new("/usr/bin/python3");
+    command
+        .env_clear()
+        .env("HOME", &gantry.home)
+        .env("GANTRY_ROOT", &gantry.root);
+    command.args([
+        "-c",
+        &starter,
+        env!("CARGO_BIN_EXE_gantry"),
+        "run",
+        "--allow-degraded",
+        DEGRADED,
+    ]);
+    command.args(options).arg(image);
+    command
+}
+
+#[test]
+fn signals_that_the_caller_ignores_change_nothing_inside_or_outside() {
+    let code = "import os, signal\nprint([s for s in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD) if signal.getsignal(s) != signal.SIG_DFL], flush=True)\nos.kill(os.getpid(), signal.SIGTERM)\n";
+    let gantry = shared();
+    gantry.build(function(code, None).path(), "endings:ignored");
+    let all = "signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP";
+    let done = done(started_by(all, "endings:ignored", &[]).output().unwrap());
+    assert_eq!((done.code, done.stdout.as_str()), (128 + 15, "[]\n"), "{}", done.stderr);
+}
+
+#[test]
+fn a_signal_that_the_caller_ignores_does_not_end_the_run() {
+    let code = "import sys\nprint('up', flush=True)\nsys.stdin.read()\nimport time\ntime.sleep(0.5)\nprint('end')\n";
+    let gantry = shared();
+    gantry.build(function(code, None).path(), "endings:nohup");
+    let mut child = started_by("signal.SIGHUP", "endings:nohup", &[])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = child.stdout.take().unwrap();
+    std::io::Read::read_exact(&mut out, &mut [0u8; 3]).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::HUP).unwrap();
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut out, &mut rest).unwrap();
+    assert_eq!((child.wait().unwrap().code(), rest.as_str()), (Some(0), "end\n"));
+}
+
+#[test]
+fn a_reader_that_stalls_keeps_nobody_from_stopping_the_run() {
+    let gantry = shared();
+    gantry.build(
+        function("while True: print('x' * 1000)\n", None).path(),
+        "endings:stall",
+    );
+    let mut child = gantry
+        .command()
+        .args([
+            "run",
+            "--allow-degraded",
+            DEGRADED,
+            "--output-limit",
+            "1G",
+            "endings:stall",
+        ])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let out = child.stdout.take().unwrap();
+    // Full: a pipe has 64 KiB, and gantry writes by the 4 KiB.
+    while rustix::io::ioctl_fionread(&out).unwrap() < 60 << 10 {
+        std::thread::yield_now();
+    }
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+    // A second one: the first ended the run, what is not read yet would still be passed on.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while child.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < deadline, "it hangs on its reader");
+        let _ = rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+    drop(out);
+}
+
+#[test]
+fn output_that_is_read_after_the_time_limit_is_whole_and_no_timeout() {
+    let gantry = shared();
+    gantry.build(function("print('x' * 99999)\n", None).path(), "endings:late");
+    let mut child = gantry
+        .command()
+        .args(["run", "--allow-degraded", DEGRADED, "--timeout", "2s", "endings:late"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(2500));
+    let mut text = String::new();
+    std::io::Read::read_to_string(child.stdout.as_mut().unwrap(), &mut text).unwrap();
+    assert_eq!((child.wait().unwrap().code(), text.len()), (Some(0), 100_000));
+}
+
+#[test]
+fn an_output_that_does_not_block_gets_every_byte() {
+    let gantry = shared();
+    gantry.build(function("print('x' * 999999)\n", None).path(), "endings:nonblock");
+    let (read, write) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK).unwrap();
+    rustix::fs::fcntl_setfl(&read, rustix::fs::OFlags::empty()).unwrap();
+    let mut child = gantry
+        .command()
+        .args(["run", "--allow-degraded", DEGRADED, "endings:nonblock"])
+        .stdout(std::process::Stdio::from(write))
+        .spawn()
+        .unwrap();
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut fs::File::from(read), &mut text).unwrap();
+    assert_eq!((child.wait().unwrap().code(), text.len()), (Some(0), 1_000_000));
+}
+
+#[test]
+fn output_that_cannot_be_written_is_reported_as_truncated() {
+    let gantry = shared();
+    gantry.build(function("print('x')\n", None).path(), "endings:full");
+    let scratch = tempfile::tempdir().unwrap();
+    let report = scratch.path().join("outcome.json");
+    let mut command = gantry.command();
+    command.args([
+        "run",
+        "--allow-degraded",
+        DEGRADED,
+        "--report",
+        report.to_str().unwrap(),
+        "endings:full",
+    ]);
+    command.stdout(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    assert_eq!(command.status().unwrap().code(), Some(0));
+    let outcome: serde_json::Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
+    assert_eq!(outcome["output"]["truncated"], true);
+}
+
+#[test]
+fn a_worker_that_the_kernel_spares_does_not_pass_that_on() {
+    let code = "print(open('/proc/self/oom_score_adj').read().strip())\n";
+    let (done, _) = shared().try_python("endings:spared", code, &[]);
+    assert_eq!((done.code, done.stdout.as_str()), (0, "500\n"), "{}", done.stderr);
+}
+
+#[test]
+fn a_secret_given_twice_is_refused() {
+    let gantry = shared();
+    gantry.build(function("print(1)", None).path(), "endings:none");
+    let done = gantry.run(&["--secret", "KEY=env:HOME", "--secret", "KEY=env:PATH", "endings:none"]);
+    assert_eq!((done.code, done.stdout.as_str()), (125, ""));
+    assert!(done.stderr.contains("secret \"KEY\" is given twice"), "{}", done.stderr);
+}
+
+#[test]
+fn what_a_killed_function_used_is_reported() {
+    let code = "import time\nend = time.monotonic() + 0.7\nheld = bytearray(b'x') * (90 << 20)\nwhile time.monotonic() < end: pass\ntime.sleep(60)\n";
+    let (done, outcome) = shared().try_python("endings:used", code, &["--timeout", "2s"]);
+    assert_eq!(done.code, 124, "{}", done.stderr);
+    let (cpu, memory) = (&outcome["usage"]["cpu_ms"], &outcome["usage"]["memory_peak_bytes"]);
+    assert!(cpu.as_u64().unwrap() > 300, "{cpu} ms");
+    assert!(memory.as_u64().unwrap() > 90 << 20, "{memory} bytes");
+}

@@ -173,6 +173,15 @@ fn check(request: &RunRequest) -> Result<(), CommandError> {
             )));
         }
     }
+    for (at, secret) in request.secrets.iter().enumerate() {
+        let mut earlier = request.secrets.iter().take(at);
+        if earlier.any(|other| other.name == secret.name && other.place == secret.place) {
+            return Err(CommandError::RunUsage(format!(
+                "secret {:?} is given twice",
+                secret.name
+            )));
+        }
+    }
     if !(0.01..=1024.0).contains(&confinement.cpus) || !(1..=4096).contains(&confinement.pids) {
         return Err(CommandError::RunUsage(
             "cpus must be from 0.01 to 1024 and pids from 1 to 4096".to_owned(),

@@ -10,9 +10,13 @@ use std::str::FromStr;
 
 use crate::config;
 use crate::sandbox::{Place, Secret};
+use crate::sys::process;
 
 /// One secret at most: a key file, not a data set.
 const MAX_BYTES: u64 = 1 << 20;
+
+/// A variable has 128 KiB at most, its name included (MAX_ARG_STRLEN, execve(2)).
+const MAX_VARIABLE_BYTES: u64 = 100 << 10;
 
 /// A secret that a run was promised.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,10 +86,12 @@ pub enum SecretError {
         variable: String,
     },
     /// A file, not a secret.
-    #[error("read secret {name:?}: it has over {MAX_BYTES} bytes")]
+    #[error("read secret {name:?}: it has over {most} bytes")]
     TooLarge {
         /// Its name.
         name: String,
+        /// The limit.
+        most: u64,
     },
 }
 
@@ -95,16 +101,20 @@ pub fn read(wanted: &SecretWanted) -> Result<Secret, SecretError> {
     let name = || wanted.name.clone();
     let value = match &wanted.source {
         Source::File(path) => File::open(path).and_then(bounded),
-        // Opened anew: the descriptor stays the caller's, with its offset.
-        Source::Descriptor(number) => File::open(format!("/proc/self/fd/{number}")).and_then(bounded),
+        // Not opened anew: it may be a socket, or a file that only the caller may open.
+        Source::Descriptor(number) => process::duplicate(*number).map(File::from).and_then(bounded),
         Source::Variable(variable) => Ok(config::secret_variable(variable).ok_or_else(|| SecretError::NotSet {
             name: name(),
             variable: variable.clone(),
         })?),
     };
     let value = value.map_err(|source| SecretError::Read { name: name(), source })?;
-    if value.len() as u64 > MAX_BYTES {
-        return Err(SecretError::TooLarge { name: name() });
+    let most = match wanted.place {
+        Place::File => MAX_BYTES,
+        Place::Variable => MAX_VARIABLE_BYTES,
+    };
+    if value.len() as u64 > most {
+        return Err(SecretError::TooLarge { name: name(), most });
     }
     Ok(Secret {
         name: name(),

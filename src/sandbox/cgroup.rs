@@ -44,6 +44,8 @@ const PERIOD: u64 = 100_000;
 const LEAST_QUOTA: u64 = 1_000;
 /// Everything is dead by then; a kernel that has not noticed after two seconds is not going to.
 const GONE: Duration = Duration::from_secs(2);
+/// What another run left must not hold up the next one for longer; it is found again.
+const SWEPT: Duration = Duration::from_millis(100);
 
 /// Why there is no cgroup to limit a run with.
 #[derive(Debug, thiserror::Error)]
@@ -213,7 +215,7 @@ impl Subtree {
             let Ok(directory) = File::open(&path) else { continue };
             if flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok() {
                 // The lock is ours: its owner is dead, or has not taken it yet and will find that the name is gone.
-                empty(&path);
+                empty(&path, SWEPT);
                 removed += u64::from(fs::remove_dir(&path).is_ok());
             }
         }
@@ -311,7 +313,7 @@ impl Cgroup {
 
     /// Kills what is left, says what was used, and removes the cgroup.
     pub fn finish(mut self) -> Spent {
-        empty(&self.path);
+        empty(&self.path, GONE);
         let number = |file: &str| read(&self.path.join(file)).ok()?.trim().parse::<u64>().ok();
         let used = read(&self.path.join("cpu.stat"))
             .ok()
@@ -335,14 +337,14 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         if !self.removed {
-            empty(&self.path);
+            empty(&self.path, GONE);
             self.remove();
         }
     }
 }
 
-/// Kills everything in the cgroup `path` and waits until nothing of it is left.
-fn empty(path: &Path) {
+/// Kills everything in the cgroup `path` and waits until nothing of it is left, or for `patience`.
+fn empty(path: &Path, patience: Duration) {
     let events = path.join("cgroup.events");
     let populated = || read(&events).is_ok_and(|text| field(&text, "populated") == Some(1));
     let Ok(watched) = File::open(&events) else { return };
@@ -352,7 +354,7 @@ fn empty(path: &Path) {
     let _ = fs::write(path.join("cgroup.kill"), "1");
     let started = std::time::Instant::now();
     while populated() {
-        let left = GONE.saturating_sub(started.elapsed());
+        let left = patience.saturating_sub(started.elapsed());
         if left.is_zero() {
             return;
         }

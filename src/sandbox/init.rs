@@ -25,6 +25,11 @@ pub const NAME: &CStr = c"gantry-init";
 /// How much later than gantry's own deadline ours is: gantry is the one that reports.
 const DEADLINE_SLACK: Duration = Duration::from_millis(200);
 
+/// Children reaped before the clock is looked at.
+const MOST_REAPED: usize = 256;
+/// How much sooner than others (0) the kernel ends a sandbox when the machine runs out of memory; up to 1000.
+const OOM_SCORE: i32 = 500;
+
 /// Whether this process is meant to be an init.
 pub fn is_init(name: Option<&OsStr>) -> bool {
     name.is_some_and(|name| name.as_encoded_bytes() == NAME.to_bytes()) && rustix::process::getpid().is_init()
@@ -50,6 +55,7 @@ fn serve(control: &mut UnixStream) -> Result<Report, Failure> {
         "set the death signal",
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL)),
     )?;
+    be_first_to_go()?;
     process::forbid_dumps().map_err(|error| ("forbid dumps".to_owned(), error))?;
     process::default_fault_signals();
     step("start a session", rustix::process::setsid())?;
@@ -92,6 +98,18 @@ fn serve(control: &mut UnixStream) -> Result<Report, Failure> {
         grace: Duration::from_millis(orders.grace_ms),
     };
     watch(control, &mut woken, workload, time).map_err(|error| ("watch the workload".to_owned(), error))
+}
+
+/// A worker that the kernel spares (OOMScoreAdjust=-1000) must not pass that on to a stranger's code: the memory limit
+/// would not strike, and a machine out of memory would end everyone else. Landlock keeps it from being undone.
+fn be_first_to_go() -> Result<(), Failure> {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    let failed = |error: io::Error| (format!("raise {FILE}"), error);
+    let found = std::fs::read_to_string(FILE).map_err(failed)?;
+    if found.trim().parse::<i32>().is_ok_and(|found| found >= OOM_SCORE) {
+        return Ok(());
+    }
+    std::fs::write(FILE, OOM_SCORE.to_string()).map_err(failed)
 }
 
 fn receive_orders(control: &mut UnixStream) -> io::Result<(Orders, Vec<Vec<u8>>)> {
@@ -145,7 +163,13 @@ impl Time {
 fn watch(control: &mut UnixStream, woken: &mut UnixStream, workload: i32, mut time: Time) -> io::Result<Report> {
     woken.set_nonblocking(true)?;
     loop {
-        while let Some((pid, status)) = reap()? {
+        // A bounded number each time: whoever keeps dying, or signalling us, must not keep us from the clock.
+        let mut idle = false;
+        for _ in 0..MOST_REAPED {
+            let Some((pid, status)) = reap()? else {
+                idle = true;
+                break;
+            };
             if pid != workload {
                 continue;
             }
@@ -167,7 +191,8 @@ fn watch(control: &mut UnixStream, woken: &mut UnixStream, workload: i32, mut ti
             PollFd::new(&*control, PollFlags::IN),
             PollFd::new(&*woken, PollFlags::IN),
         ];
-        match poll(&mut events, Some(&Timespec::try_from(left).map_err(io::Error::other)?)) {
+        let wait = if idle { left } else { Duration::ZERO };
+        match poll(&mut events, Some(&Timespec::try_from(wait).map_err(io::Error::other)?)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -183,7 +208,7 @@ fn watch(control: &mut UnixStream, woken: &mut UnixStream, workload: i32, mut ti
             }
         }
         if child {
-            let _ = io::copy(woken, &mut io::sink());
+            let _ = woken.read(&mut [0u8; 4096]);
         }
     }
 }

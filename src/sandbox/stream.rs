@@ -1,12 +1,20 @@
 //! A stream of the workload on its way to somewhere: limited, and with secrets blotted out.
+//!
+//! Nothing here blocks: what our own stream does not take yet is kept, a pipe's worth at most, and meanwhile the
+//! workload's pipe is not read. So a reader that stalls stalls the workload, and neither the clock nor our signals.
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
 
 /// One read of a pipe: its default capacity.
 const CHUNK: usize = 64 << 10;
+/// A pipe that polls as writable takes this much at once (PIPE_BUF, pipe(7)); our own stream may be one that blocks.
+const WRITE: usize = 4096;
 /// A shorter secret is also an ordinary word.
 const LEAST_MASKED: usize = 6;
 /// What is passed on in a secret's place.
@@ -20,6 +28,10 @@ pub struct Stream {
     limit: u64,
     bytes: u64,
     mask: Mask,
+    /// Not taken yet by where it goes.
+    pending: Vec<u8>,
+    /// Whether bytes were lost because they could not be written.
+    lost: bool,
 }
 
 /// Where bytes go.
@@ -44,12 +56,18 @@ impl Stream {
             limit,
             bytes: 0,
             mask: Mask::new(secrets),
+            pending: Vec::new(),
+            lost: false,
         }
     }
 
-    /// Becomes readable with the next bytes; none at the end.
-    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.pipe.as_ref().map(|pipe| pipe.as_fd())
+    /// What to wait for before [`proceed`](Self::proceed); none at the end.
+    pub fn event(&self) -> Option<PollFd<'_>> {
+        match (&self.pipe, self.to.descriptor()) {
+            (_, Some(ours)) if !self.pending.is_empty() => Some(PollFd::from_borrowed_fd(ours, PollFlags::OUT)),
+            (Some(pipe), _) => Some(PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)),
+            (None, _) => None,
+        }
     }
 
     /// Bytes that came, passed on or not.
@@ -59,29 +77,66 @@ impl Stream {
 
     /// Whether something was dropped.
     pub fn is_truncated(&self) -> bool {
-        self.bytes > self.limit
+        self.bytes > self.limit || self.lost
     }
 
-    /// Reads once; forgets the pipe at its end.
-    pub fn drain(&mut self) {
-        let Some(pipe) = &mut self.pipe else { return };
+    /// Passes on some of what is kept, when our stream is ready for it; else reads once, and forgets the pipe at its end.
+    pub fn proceed(&mut self) {
+        if self.pending.is_empty() {
+            self.read();
+        } else {
+            self.write();
+        }
+    }
+
+    /// Everyone who could write is dead: what is in the pipe is all there is. Someone outside may still hold it open.
+    pub fn is_done(&mut self) -> bool {
+        while self.pending.is_empty() && self.pipe.is_some() {
+            if !self.read() {
+                self.close();
+            }
+        }
+        self.pending.is_empty()
+    }
+
+    /// Gives up what has not been taken yet.
+    pub fn abandon(&mut self) {
+        self.lost |= !self.pending.is_empty();
+        self.pending.clear();
+        self.pipe = None;
+    }
+
+    /// Whether there was something to read.
+    fn read(&mut self) -> bool {
+        let Some(pipe) = &mut self.pipe else { return false };
         let mut chunk = [0u8; CHUNK];
         match pipe.read(&mut chunk) {
             Ok(0) => self.close(),
             Ok(count) => {
                 let room = usize::try_from(self.limit.saturating_sub(self.bytes)).unwrap_or(usize::MAX);
                 self.bytes += count as u64;
-                self.pass_on(chunk.get(..count.min(room)).unwrap_or_default());
+                let passed = self.mask.pass(chunk.get(..count.min(room)).unwrap_or_default());
+                self.to.take(&passed, &mut self.pending);
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => self.close(),
         }
+        true
     }
 
-    /// Reads what is left, when everyone who could write is dead.
-    pub fn drain_all(&mut self) {
-        while self.pipe.is_some() {
-            self.drain();
+    fn write(&mut self) {
+        let Some(ours) = self.to.descriptor() else { return };
+        let some = self.pending.get(..self.pending.len().min(WRITE)).unwrap_or_default();
+        match rustix::io::write(ours, some) {
+            Ok(count) => drop(self.pending.drain(..count)),
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(errno) => {
+                // A closed pipe has had what it wanted; a full disk has not.
+                self.lost |= errno != Errno::PIPE;
+                self.pending.clear();
+                self.to = To::Nowhere;
+            }
         }
     }
 
@@ -96,28 +151,24 @@ impl Stream {
     fn close(&mut self) {
         self.pipe = None;
         let held = self.mask.rest();
-        self.to.write(&held);
-    }
-
-    fn pass_on(&mut self, bytes: &[u8]) {
-        let masked = self.mask.pass(bytes);
-        self.to.write(&masked);
+        self.to.take(&held, &mut self.pending);
     }
 }
 
 impl To {
-    fn write(&mut self, bytes: &[u8]) {
-        let passed = match self {
-            Self::Stdout => io::stdout().write_all(bytes).and_then(|()| io::stdout().flush()),
-            Self::Stderr => io::stderr().write_all(bytes),
-            Self::Memory(memory) => {
-                memory.extend(bytes);
-                Ok(())
-            }
-            Self::Nowhere => Ok(()),
-        };
-        if passed.is_err() {
-            *self = Self::Nowhere;
+    fn descriptor(&self) -> Option<BorrowedFd<'static>> {
+        match self {
+            Self::Stdout => Some(rustix::stdio::stdout()),
+            Self::Stderr => Some(rustix::stdio::stderr()),
+            Self::Memory(_) | Self::Nowhere => None,
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8], pending: &mut Vec<u8>) {
+        match self {
+            Self::Stdout | Self::Stderr => pending.extend(bytes),
+            Self::Memory(memory) => memory.extend(bytes),
+            Self::Nowhere => {}
         }
     }
 }

@@ -20,7 +20,7 @@ use super::egress::{self, OpenDoors};
 use super::init;
 use super::signals::Signals;
 use super::stream::{Stream, To};
-use super::watch;
+use super::watch::{self, Seen};
 use super::wire::{self, Frame, Inbox, Orders, Report};
 use super::workload;
 use crate::policy::{Level, Promise};
@@ -28,6 +28,8 @@ use crate::sys::process::{self, Init, SETUP_STEPS};
 
 /// The kernel's limit on layers of an overlay.
 const MAX_LOWERS: usize = 500;
+/// Signals closer together than a person's second Ctrl-C are one.
+const ONE_WISH: Duration = Duration::from_millis(300);
 
 /// Runs `bundle` to its end. When it returns, no process, mount or file of the run exists.
 ///
@@ -51,7 +53,7 @@ pub fn run_with_doors(bundle: &Bundle, sink: Sink, open: OpenDoors<'_>) -> Resul
     let mut run = Run::start(bundle, sink, started)?;
     let result = run.orders(bundle).and_then(|()| run.supervise(&signals, bundle, open));
     // Whatever happened, the init is dead and gone before we return, and so is the cgroup.
-    let ended = run.end()?;
+    let ended = run.end(&signals)?;
     let spent = run.cgroup.take().map(Cgroup::finish);
     if spent.is_some_and(|spent| spent.oom) && matches!(run.end, None | Some(End::Killed(_) | End::Signaled(_))) {
         run.end = Some(End::Oom);
@@ -101,15 +103,27 @@ struct Run {
     timeout: Duration,
     grace: Duration,
     /// What the run ends as once it has been asked to end, and when that is over.
-    asked: Option<(End, Instant)>,
+    asked: Option<Asked>,
     /// Bytes of memory, where only we look.
     watched: Option<u64>,
+    /// When we looked last, and the most that was seen.
+    looked: Option<(Instant, Seen)>,
     clock: Clock,
     levels: BTreeMap<Promise, Level>,
     output: Option<OwnedFd>,
     /// Of the egress, on their way from the init to the caller.
     listeners: Vec<OwnedFd>,
     end: Option<End>,
+}
+
+/// A workload that has been asked to end.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    end: End,
+    /// A further signal this soon after is the same wish.
+    again: Instant,
+    /// When it is over.
+    until: Instant,
 }
 
 /// When what happened.
@@ -122,6 +136,8 @@ struct Clock {
 
 impl Run {
     fn start(bundle: &Bundle, sink: Sink, begun: Instant) -> Result<Self, SandboxError> {
+        // Ignored by whoever started us, it would keep us from waiting for our child.
+        process::default_signal(signal_hook::consts::SIGCHLD);
         let executable = File::open("/proc/self/exe").map_err(io("open our own binary"))?;
         let (control, init_control) = UnixStream::pair().map_err(io("make the control socket"))?;
         let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|errno| io("make a pipe")(errno.into()));
@@ -169,6 +185,7 @@ impl Run {
             timeout: bundle.confinement.timeout,
             grace: bundle.confinement.grace,
             asked: None,
+            looked: None,
             clock: Clock {
                 begun,
                 mounted: None,
@@ -215,7 +232,9 @@ impl Run {
         });
         // A broken pipe means that the init has said why it ended; that is read next and is the better answer.
         match sent {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(io("send orders")(error)),
+            Err(error) if !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                Err(io("send orders")(error))
+            }
             _ => Ok(()),
         }
     }
@@ -250,12 +269,16 @@ impl Run {
     fn supervise(&mut self, signals: &Signals, bundle: &Bundle, open: OpenDoors<'_>) -> Result<(), SandboxError> {
         while self.end.is_none() {
             let deadline = match self.asked {
-                Some((_, until)) => Some(until),
+                Some(asked) => Some(asked.until),
                 None => self.clock.started.map(|started| started + self.timeout),
             };
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {
-                self.ask(End::TimedOut);
+                // We may have been stopped: what was said in time counts.
+                self.wait_for_events(signals, Some(Duration::ZERO))?;
+                if self.end.is_none() {
+                    self.ask(End::TimedOut);
+                }
                 continue;
             }
             let looks = self.watched.filter(|_| self.clock.started.is_some());
@@ -272,18 +295,40 @@ impl Run {
             if let Some(signal) = signals.take() {
                 self.ask(End::Killed(signal));
             }
-            if looks.is_some_and(|limit| self.end.is_none() && watch::memory_of(self.child.pid) > limit) {
+            if looks.is_some_and(|limit| self.end.is_none() && self.look() > limit) {
                 self.stop(End::Oom);
             }
         }
         Ok(())
     }
 
+    /// Bytes of memory, looked at when it is time to.
+    fn look(&mut self) -> u64 {
+        if self.looked.is_some_and(|(looked, _)| looked.elapsed() < watch::EVERY) {
+            return 0;
+        }
+        let seen = watch::look(self.child.pid);
+        let most = self.looked.map_or(seen, |(_, most)| Seen {
+            memory: most.memory.max(seen.memory),
+            cpu: most.cpu.max(seen.cpu),
+        });
+        self.looked = Some((Instant::now(), most));
+        seen.memory
+    }
+
     /// Asks the workload to end, when it has been granted time for that and has not used it; else it is over.
     fn ask(&mut self, end: End) {
+        let now = Instant::now();
+        if self.asked.is_some_and(|asked| now < asked.again && now < asked.until) {
+            return;
+        }
         let granted = self.asked.is_none() && !self.grace.is_zero() && self.clock.started.is_some();
         if granted && self.control.write_all(&[wire::TERMINATE]).is_ok() {
-            self.asked = Some((end, Instant::now() + self.grace));
+            self.asked = Some(Asked {
+                end,
+                again: now + ONE_WISH,
+                until: now + self.grace,
+            });
         } else {
             self.stop(end);
         }
@@ -291,17 +336,23 @@ impl Run {
 
     fn wait_for_events(&mut self, signals: &Signals, left: Option<Duration>) -> Result<(), SandboxError> {
         let mut events = vec![PollFd::new(&self.control, PollFlags::IN)];
-        let others = [self.stdout.descriptor(), self.stderr.descriptor(), signals.descriptor()];
-        let others = others.into_iter().flatten();
-        events.extend(others.map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN)));
+        events.extend([self.stdout.event(), self.stderr.event()].into_iter().flatten());
+        events.extend(signals.event());
         let timeout = left.and_then(|left| Timespec::try_from(left).ok());
         match poll(&mut events, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(io("wait for the sandbox")(errno.into())),
         }
         let spoke = events.first().is_some_and(|control| !control.revents().is_empty());
-        self.stdout.drain();
-        self.stderr.drain();
+        let mut ready = events.iter().skip(1).map(|event| !event.revents().is_empty());
+        let mut proceed = |stream: &Stream| stream.event().is_some() && ready.next() == Some(true);
+        let (stdout, stderr) = (proceed(&self.stdout), proceed(&self.stderr));
+        if stdout {
+            self.stdout.proceed();
+        }
+        if stderr {
+            self.stderr.proceed();
+        }
         if spoke {
             self.inbox.fill(self.control.as_fd()).map_err(io("hear the init"))?;
             while let Some(frame) = self.inbox.next().map_err(io("hear the init"))? {
@@ -350,19 +401,57 @@ impl Run {
     /// The first end that is known is the one that counts; one that was asked for is the reason of what follows.
     fn stop(&mut self, end: End) {
         self.clock.ended.get_or_insert_with(Instant::now);
-        let end = self.asked.map_or(end, |(asked, _)| asked);
+        let end = self.asked.map_or(end, |asked| asked.end);
         self.end.get_or_insert(end);
     }
 
     /// Ends the init, and with it every process in its namespace, and waits until it is gone.
-    fn end(&mut self) -> Result<process::Ended, SandboxError> {
-        // Not for one that has said its last word: it exits by itself, and a kill would only race with that.
+    fn end(&mut self, signals: &Signals) -> Result<process::Ended, SandboxError> {
+        if self.watched.is_some() && self.clock.started.is_some() {
+            // The last chance to see what the workload used: the kernel does not tell of children that die with the init.
+            self.looked = self.looked.map(|(_, most)| (self.clock.begun, most));
+            self.look();
+        }
+        // An init that has said its last word exits by itself; this is for all others.
         let _ = pidfd_send_signal(&self.child.pidfd, Signal::KILL);
         let ended = process::wait(self.child.pid).map_err(io("wait for the init"))?;
-        // Everyone who could write is dead: what is in the pipes is all there is.
-        self.stdout.drain_all();
-        self.stderr.drain_all();
+        self.pass_on_the_rest(signals)?;
         Ok(ended)
+    }
+
+    /// Everyone who could write is dead. Our own reader may take its time; a signal is for us then.
+    fn pass_on_the_rest(&mut self, signals: &Signals) -> Result<(), SandboxError> {
+        loop {
+            let (stdout, stderr) = (self.stdout.is_done(), self.stderr.is_done());
+            if stdout && stderr {
+                return Ok(());
+            }
+            let streams = [&self.stdout, &self.stderr]
+                .into_iter()
+                .filter_map(|stream| stream.event());
+            let mut events: Vec<PollFd<'_>> = streams.chain(signals.event()).collect();
+            match poll(&mut events, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(io("wait for our output")(errno.into())),
+            }
+            let mut ready = events.iter().map(|event| !event.revents().is_empty());
+            let (first, second) = (ready.next() == Some(true), ready.next() == Some(true));
+            let (out, err) = match (stdout, stderr) {
+                (false, false) => (first, second),
+                (false, true) => (first, false),
+                _ => (false, first),
+            };
+            if out {
+                self.stdout.proceed();
+            }
+            if err {
+                self.stderr.proceed();
+            }
+            if signals.take().is_some() {
+                self.stdout.abandon();
+                self.stderr.abandon();
+            }
+        }
     }
 
     fn finish(self, ended: process::Ended, spent: Option<Spent>) -> Result<Finished, SandboxError> {
@@ -384,7 +473,7 @@ impl Run {
         let stopped = stopped.unwrap_or_else(Instant::now);
         Ok(Finished {
             end: self.end.unwrap_or(End::Killed(Signal::KILL.as_raw())),
-            usage: usage(&ended, spent),
+            usage: usage(&ended, spent, self.looked.map(|(_, most)| most).unwrap_or_default()),
             truncated: self.stdout.is_truncated() || self.stderr.is_truncated(),
             stdout_bytes: self.stdout.bytes(),
             stderr_bytes: self.stderr.bytes(),
@@ -426,14 +515,13 @@ fn once_each(lowers: impl Iterator<Item = String>) -> Vec<String> {
     lowers.filter(|lower| seen.insert(lower.clone())).collect()
 }
 
-/// The cgroup counts everything; without one there is what the kernel tells about a child.
-fn usage(ended: &process::Ended, spent: Option<Spent>) -> Usage {
-    let cpu = spent.map_or(ended.cpu, |spent| spent.cpu);
+/// The cgroup counts everything; without one there is what the kernel tells about a child, and what was seen.
+fn usage(ended: &process::Ended, spent: Option<Spent>, seen: Seen) -> Usage {
+    let cpu = spent.map_or(ended.cpu.max(seen.cpu), |spent| spent.cpu);
+    let memory = spent.and_then(|spent| spent.memory_peak);
     Usage {
         cpu_ms: milliseconds(cpu),
-        memory_peak_bytes: spent
-            .and_then(|spent| spent.memory_peak)
-            .or(Some(ended.largest_resident)),
+        memory_peak_bytes: memory.or(Some(ended.largest_resident.max(seen.memory))),
         // The init is not the workload's.
         pids_peak: spent
             .and_then(|spent| spent.pids_peak)

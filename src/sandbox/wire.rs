@@ -164,7 +164,14 @@ impl Inbox {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let buffers = &mut [IoSliceMut::new(&mut chunk)];
-        let received = recvmsg(socket, buffers, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        let received = match recvmsg(socket, buffers, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            // Its end, with something of ours unread.
+            Err(rustix::io::Errno::CONNRESET) => {
+                self.ended = true;
+                return Ok(());
+            }
+            other => other?,
+        };
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
                 self.descriptors.extend(descriptors);

@@ -79,7 +79,7 @@ fn become_workload(orders: &Orders, candidates: &[CString], argv: &[CString], en
     if let Err(error) = prepared {
         return errno(error);
     }
-    process::default_sigpipe();
+    process::default_signals();
     let mut last = rustix::io::Errno::NOENT.raw_os_error();
     for path in candidates {
         let error = errno(process::exec(path, argv, env));

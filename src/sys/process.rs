@@ -291,10 +291,39 @@ pub fn exec(path: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
     io::Error::last_os_error()
 }
 
-/// The default disposition for SIGPIPE, which Rust ignores and exec would pass on.
-pub fn default_sigpipe() {
+/// The default disposition for `signal`.
+pub fn default_signal(signal: i32) {
     // SAFETY: installs no handler.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+}
+
+/// The default disposition for every signal: what is ignored here (SIGPIPE by Rust, others by whoever started gantry)
+/// would pass through an exec.
+pub fn default_signals() {
+    (1..=64).for_each(default_signal);
+}
+
+/// Whether `signal` is ignored in this process.
+pub fn is_ignored(signal: i32) -> io::Result<bool> {
+    // SAFETY: sigaction is plain data; zeroes are valid.
+    let mut found: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: a null new action only asks; `found` is live.
+    if unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut found) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(found.sa_sigaction == libc::SIG_IGN)
+}
+
+/// A descriptor of our own for what the caller of this process left open at `number`.
+pub fn duplicate(number: u32) -> io::Result<OwnedFd> {
+    let number = i32::try_from(number).map_err(io::Error::other)?;
+    // SAFETY: fcntl by number; fails with EBADF when nothing is open there.
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 /// The default disposition for SIGSEGV and SIGBUS, for which the Rust runtime has handlers.

@@ -382,6 +382,7 @@ group! { bombs:
     sparse_giant: "EFBIG", Host "ok";
     sparse_seek: "EFBIG", Host "ok";
     locked_memory: "ENOMEM", Host "ok";
+    huge_pages: "EPERM", Host "ok";
     open_files: "EMFILE", Host "ok";
     raise_open_files: "EPERM", Host "ok";
     raise_processes: "EPERM", Host "ok";

@@ -1,10 +1,12 @@
 """Attacks that show from outside: what is left after the run, what comes out of it, who else is hit."""
 
+import mmap
 import os
 import signal
 import socket
 import struct
 import sys
+import threading
 import time
 
 import kernel
@@ -112,18 +114,39 @@ def hold(*_words):
     time.sleep(600)
 
 
-def hide_memory(mebibytes):
+def take(mebibytes):
+    kept = []
+    for _ in range(mebibytes):
+        kept.append(b"x" * (1 << 20))
+        time.sleep(0.001)
+    print("taken", flush=True)
+    return kept
+
+
+def take_unmapped(mebibytes):
+    """Shared memory without a name stays when its pages are no longer mapped."""
+    kept = mmap.mmap(-1, mebibytes << 20)
+    for at in range(mebibytes):
+        kept[at << 20 : (at + 1) << 20] = b"x" * (1 << 20)
+        kept.madvise(mmap.MADV_DONTNEED, at << 20, 1 << 20)
+        time.sleep(0.001)
+    print("taken", flush=True)
+
+
+def take_headless(mebibytes):
+    """A process whose first thread has ended shows no memory of its own."""
+    threading.Thread(target=lambda: (take(mebibytes), os._exit(0))).start()
+    kernel.raw(60, 0)  # exit of this thread alone
+
+
+def hide_memory(how, mebibytes):
     """A process that forbids looking at it, without a parent and in a session of its own, takes the memory."""
     ended, held = os.pipe()
     if os.fork() == 0:
         os.setsid()
         kernel.raw(157, 4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
         if os.fork() == 0:
-            kept = []
-            for _ in range(int(mebibytes)):
-                kept.append(b"x" * (1 << 20))
-                time.sleep(0.001)
-            print("taken", flush=True)
+            {"plain": take, "unmapped": take_unmapped, "headless": take_headless}[how](int(mebibytes))
         os._exit(0)
     os.close(held)
     os.wait()

@@ -366,22 +366,26 @@ fn the_init_and_the_workload_are_the_only_processes() {
 /// A process that forbids dumps is owned by root in /proc, and its parent is not the one that started it.
 #[test]
 fn memory_cannot_be_hidden_from_the_watch() {
-    let (done, outcome) = scene(&["--memory", "64M"], &["hide_memory", "400"]);
-    assert_eq!(
-        (&outcome["status"], done.code),
-        (&"oom".into(), 137),
-        "{} {outcome}",
-        done.stderr
-    );
-    assert!(!done.stdout.contains("taken"), "stopped on the way");
+    for how in ["plain", "unmapped", "headless"] {
+        let (done, outcome) = scene(&["--memory", "64M"], &["hide_memory", how, "400"]);
+        assert_eq!(
+            (&outcome["status"], done.code),
+            (&"oom".into(), 137),
+            "{how} {} {outcome}",
+            done.stderr
+        );
+        assert!(!done.stdout.contains("taken"), "{how}: stopped on the way");
+        let peak = outcome["usage"]["memory_peak_bytes"].as_u64().unwrap();
+        assert!(peak > 60 << 20, "{how}: what was seen is what is reported, {peak}");
 
-    let (done, outcome) = scene(&["--memory", "1G"], &["hide_memory", "400"]);
-    assert_eq!(
-        (&outcome["status"], done.stdout.as_str()),
-        (&"ok".into(), "taken\n"),
-        "{}",
-        done.stderr
-    );
+        let (done, outcome) = scene(&["--memory", "1G"], &["hide_memory", how, "400"]);
+        assert_eq!(
+            (&outcome["status"], done.stdout.as_str()),
+            (&"ok".into(), "taken\n"),
+            "{how} {}",
+            done.stderr
+        );
+    }
 }
 
 fn children(pid: u32) -> Vec<u32> {
