@@ -332,3 +332,41 @@ fn what_a_killed_function_used_is_reported() {
     assert!(cpu.as_u64().unwrap() > 300, "{cpu} ms");
     assert!(memory.as_u64().unwrap() > 90 << 20, "{memory} bytes");
 }
+
+#[test]
+fn two_signals_at_once_are_one_wish_and_leave_the_grace() {
+    let gantry = shared();
+    gantry.build(function(POLITE, None).path(), "endings:polite");
+    let mut child = gantry
+        .command()
+        .args(["run", "--allow-degraded", DEGRADED, "--grace", "20s", "endings:polite"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = child.stdout.take().unwrap();
+    std::io::Read::read_exact(&mut out, &mut [0u8; 3]).unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::HUP] {
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut out, &mut rest).unwrap();
+    assert_eq!(rest, "bye\n");
+    let code = child.wait().unwrap().code();
+    assert!(
+        code == Some(128 + 15) || code == Some(128 + 1),
+        "{code:?}: whichever was seen first"
+    );
+}
+
+#[test]
+fn an_output_that_someone_outside_holds_open_ends_with_the_run() {
+    let code = "import array, socket\ns = socket.socket(socket.AF_UNIX)\ns.connect('/input/door')\ns.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [1, 2]))])\nprint('sent')\n";
+    let gantry = shared();
+    gantry.build(function(code, None).path(), "endings:held");
+    let scratch = tempfile::tempdir().unwrap();
+    // Never accepted: what was sent, and with it our pipes, lies in the queue.
+    let _door = std::os::unix::net::UnixListener::bind(scratch.path().join("door")).unwrap();
+    let done = gantry.run(&["--input", scratch.path().to_str().unwrap(), "endings:held"]);
+    assert_eq!((done.code, done.stdout.as_str()), (0, "sent\n"), "{}", done.stderr);
+}
