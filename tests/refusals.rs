@@ -296,3 +296,57 @@ fn an_image_over_two_gigabytes_is_refused_before_it_is_downloaded() {
     assert!(!done.stderr.contains("Downloading torch"), "{}", done.stderr);
     assert!(started.elapsed().as_secs() < 60);
 }
+
+#[test]
+fn a_build_that_fails_replaces_the_report_of_an_earlier_one() {
+    let gantry = shared();
+    let dir = function("print(1)\n", None);
+    let scratch = tempfile::tempdir().unwrap();
+    let report = scratch.path().join("report.json");
+    let build = |report: &Path| {
+        let dir = dir.path().to_str().unwrap();
+        gantry.gantry([
+            "build",
+            dir,
+            "--tag",
+            "reported:1",
+            "--report",
+            report.to_str().unwrap(),
+        ])
+    };
+    let read = || serde_json::from_slice::<serde_json::Value>(&fs::read(&report).unwrap()).unwrap();
+    assert_eq!(build(&report).code, 0);
+    assert_eq!((&read()["status"], &read()["schema"]), (&"ok".into(), &1.into()));
+    fs::write(dir.path().join(".env"), "A=1\n").unwrap();
+    assert_eq!(build(&report).code, 3);
+    let found = read();
+    assert_eq!((&found["status"], &found["exit_code"]), (&"refused".into(), &3.into()));
+    assert!(found["error"].as_str().unwrap().contains(".env"), "{found}");
+    assert!(found["digest"].is_null(), "{found}");
+    fs::remove_file(dir.path().join("user_function.py")).unwrap();
+    assert_eq!(build(&report).code, 1);
+    assert_eq!(read()["status"], "failed");
+    let base = [
+        "base",
+        "build",
+        "no-such-variant!",
+        "--report",
+        report.to_str().unwrap(),
+    ];
+    assert_eq!(gantry.gantry(base).code, 1);
+    assert!(
+        read()["error"].as_str().unwrap().contains("no-such-variant!"),
+        "{}",
+        read()
+    );
+
+    // A place that cannot be written is found before anything is done.
+    let done = build(&scratch.path().join("none/report.json"));
+    assert_eq!(
+        (done.code, done.stderr.contains("Building")),
+        (1, false),
+        "{}",
+        done.stderr
+    );
+    assert_eq!(tree(scratch.path()), [report.clone()]);
+}

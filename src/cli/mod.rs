@@ -5,6 +5,7 @@ mod doctor;
 mod error;
 mod escape;
 mod progress;
+mod report;
 mod run;
 
 use std::ffi::OsString;
@@ -20,6 +21,7 @@ use serde::Serialize;
 use args::{BaseCommand, BuildArgs, CacheCommand, Cli, Command, ImagesCommand, RunArgs};
 use error::CommandError;
 use progress::Narrator;
+use report::Report;
 
 use crate::build::base::variant_names;
 use crate::build::lock::{LockError, Resolver};
@@ -56,13 +58,33 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    match dispatch(&cli) {
+    match begin_report(&cli).and_then(|report| reported(&cli, report.as_ref())) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             error::print(&error);
             ExitCode::from(error::exit_code(&error))
         }
     }
+}
+
+/// The report of a build; that of a run is an outcome, whose place `run` knows.
+fn begin_report(cli: &Cli) -> Result<Option<Report>, CommandError> {
+    let path = match &cli.command {
+        Command::Build(args) => args.report.as_deref(),
+        Command::Base(BaseCommand::Build { report, .. }) => report.as_deref(),
+        _ => None,
+    };
+    path.map(Report::begin).transpose()
+}
+
+/// [`dispatch`]; a failure is reported as well.
+fn reported(cli: &Cli, report: Option<&Report>) -> Result<u8, CommandError> {
+    let result = dispatch(cli, report);
+    if let (Err(error), Some(report)) = (&result, report) {
+        // The command's own error is the one to hear of.
+        let _ = report.fail(error);
+    }
+    result
 }
 
 /// What every command has at hand.
@@ -72,7 +94,7 @@ struct Session {
     store: Store,
 }
 
-fn dispatch(cli: &Cli) -> Result<u8, CommandError> {
+fn dispatch(cli: &Cli, report: Option<&Report>) -> Result<u8, CommandError> {
     if let Command::Doctor { hold: Some(words), .. } = &cli.command {
         return doctor::hold(words);
     }
@@ -98,7 +120,7 @@ fn dispatch(cli: &Cli) -> Result<u8, CommandError> {
         Some(session.store.keep_collector_out()?)
     };
     match &cli.command {
-        Command::Build(args) => session.build(args),
+        Command::Build(args) => session.build(args, report),
         Command::Run(_) => Ok(0),
         Command::Pull { reference } => print_line(&ops::copy(&session.store, reference, None)?),
         Command::Push { reference, destination }
@@ -110,7 +132,7 @@ fn dispatch(cli: &Cli) -> Result<u8, CommandError> {
         Command::Load { file, tag } => session.load(file, tag.as_ref()),
         Command::Images(command) => session.images(command),
         Command::Cache(CacheCommand::Gc { all, dry_run, json }) => session.gc(*all, *dry_run, *json),
-        Command::Base(command) => session.base(command),
+        Command::Base(command) => session.base(command, report),
         Command::Doctor { json, .. } => doctor::examine(&session.store, *json),
     }
 }
@@ -163,7 +185,7 @@ impl Session {
         })
     }
 
-    fn build(&self, args: &BuildArgs) -> Result<u8, CommandError> {
+    fn build(&self, args: &BuildArgs, report: Option<&Report>) -> Result<u8, CommandError> {
         let started = Instant::now();
         let request = BuildRequest {
             directory: args.dir.clone(),
@@ -186,11 +208,9 @@ impl Session {
             Err(_) => (None, "failed"),
         };
         self.note("build", &name, digest, status, started);
-        let report = built?;
-        if let Some(path) = &args.report {
-            write_json(path, &report)?;
-        }
-        print_line(&report.digest)
+        let built = built?;
+        report.map_or(Ok(()), |report| report.write(&built))?;
+        print_line(&built.digest)
     }
 
     fn run(&self, args: &RunArgs) -> Result<u8, CommandError> {
@@ -337,7 +357,7 @@ impl Session {
         ))
     }
 
-    fn base(&self, command: &BaseCommand) -> Result<u8, CommandError> {
+    fn base(&self, command: &BaseCommand, report: Option<&Report>) -> Result<u8, CommandError> {
         match command {
             BaseCommand::Ls { json: true } => print_json(&variant_names()),
             BaseCommand::Ls { json: false } => {
@@ -346,7 +366,7 @@ impl Session {
                 }
                 Ok(0)
             }
-            BaseCommand::Build { variant, report } => {
+            BaseCommand::Build { variant, .. } => {
                 let narrator = Narrator::new();
                 let settings = self.base_settings();
                 let resolver = || self.resolver(ops::BASE_PYTHON);
@@ -356,9 +376,7 @@ impl Session {
                 }
                 narrator.finish();
                 let base = made?;
-                if let Some(path) = report {
-                    write_json(path, &base)?;
-                }
+                report.map_or(Ok(()), |report| report.write(&base))?;
                 print_line(&base.digest)
             }
         }

@@ -59,6 +59,8 @@ pub struct BuildRequest {
 pub struct BuildReport {
     /// Always 1.
     pub schema: u32,
+    /// Always `ok`: a build that fails has another document.
+    pub status: &'static str,
     /// The image's name.
     pub reference: Option<String>,
     /// The image.
@@ -173,6 +175,8 @@ pub fn build(
 pub struct BaseReport {
     /// Always 1.
     schema: u32,
+    /// Always `ok`.
+    status: &'static str,
     /// What it was asked for as.
     pub name: String,
     /// The layer with the interpreter.
@@ -209,6 +213,7 @@ pub fn build_base(
     layers.extend(maker.bytecode(&base, &wheels)?);
     Ok(BaseReport {
         schema: 1,
+        status: "ok",
         name: base.name,
         digest: base.interpreter,
         layers,
@@ -360,6 +365,7 @@ impl Builder<'_> {
         seconds.insert("image", rounded(started.elapsed().as_secs_f64()));
         Ok(BuildReport {
             schema: 1,
+            status: "ok",
             reference: request.tag.as_ref().map(Reference::to_string),
             digest,
             size,
