@@ -207,6 +207,56 @@ fn usage_errors_are_2_and_125() {
 }
 
 #[test]
+fn whatever_keeps_a_run_from_starting_is_125_and_has_an_outcome() {
+    let gantry = shared();
+    gantry.build(function("print('ran')\n", None).path(), "startless:1");
+    let scratch = tempfile::tempdir().unwrap();
+    let (bad, report) = (scratch.path().join("bad.toml"), scratch.path().join("outcome.json"));
+    fs::write(&bad, "[run]\nmemmory = \"1G\"\n").unwrap();
+    let bad = bad.to_str().unwrap();
+    let cases: [(&[&str], &str, &str); 4] = [
+        (&["--config", bad, "startless:1"], "", "memmory"),
+        (&["--memory", "lots", "startless:1"], "", "invalid value"),
+        (&["startless:1"], "/proc/version", "/proc/version"),
+        (&["no-such:1"], "", "no-such:1"),
+    ];
+    for (args, root, reason) in cases {
+        fs::write(&report, "of an earlier run").unwrap();
+        let mut command = gantry.command();
+        command
+            .args(["run", "--allow-degraded", "memory,cpu", "--report"])
+            .arg(&report)
+            .args(args);
+        if !root.is_empty() {
+            command.env("GANTRY_ROOT", root);
+        }
+        let done = done(command.output().unwrap());
+        assert_eq!(
+            (done.code, done.stdout.as_str()),
+            (125, ""),
+            "{args:?}: {}",
+            done.stderr
+        );
+        let outcome: serde_json::Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
+        assert_eq!(
+            (&outcome["status"], &outcome["exit_code"]),
+            (&"error".into(), &125.into())
+        );
+        assert_eq!(outcome["cache"], "miss");
+        assert!(outcome["error"].as_str().unwrap().contains(reason), "{outcome}");
+    }
+}
+
+#[test]
+fn an_outcome_that_cannot_be_written_is_found_before_the_function_runs() {
+    let gantry = shared();
+    gantry.build(function("print('ran')\n", None).path(), "startless:1");
+    let done = gantry.run(&["--report", "/proc/none/outcome.json", "startless:1"]);
+    assert_eq!((done.code, done.stdout.as_str()), (125, ""), "{}", done.stderr);
+    assert!(done.stderr.contains("/proc/none/outcome.json"), "{}", done.stderr);
+}
+
+#[test]
 fn unknown_configuration_is_refused_with_file_and_line() {
     let gantry = Gantry::new();
     let config = gantry.home.join("config.toml");
@@ -348,5 +398,5 @@ fn a_build_that_fails_replaces_the_report_of_an_earlier_one() {
         "{}",
         done.stderr
     );
-    assert_eq!(tree(scratch.path()), [report.clone()]);
+    assert_eq!(tree(scratch.path()), std::slice::from_ref(&report));
 }

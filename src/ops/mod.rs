@@ -5,6 +5,7 @@ mod build;
 mod compile;
 pub mod doctor;
 mod images;
+mod interrupt;
 mod outcome;
 mod overlap;
 mod packages;

@@ -156,6 +156,12 @@ pub fn limit(pids: u32, file_bytes: u64) -> io::Result<()> {
                 maximum: Some(ceiling),
             },
         )?;
+        let found = rustix::process::getrlimit(resource);
+        if (found.current, found.maximum) != (Some(ceiling), Some(ceiling)) {
+            return Err(io::Error::other(format!(
+                "the limit {resource:?} is {found:?}, not {ceiling}"
+            )));
+        }
     }
     Ok(())
 }

@@ -33,27 +33,28 @@ const ONE_WISH: Duration = Duration::from_millis(300);
 
 /// Runs `bundle` to its end. When it returns, no process, mount or file of the run exists.
 ///
-/// With [`Sink::Inherit`], SIGINT, SIGTERM and SIGHUP end the run while it lasts.
-pub fn run(bundle: &Bundle, sink: Sink) -> Result<Finished, SandboxError> {
+/// With [`Sink::Inherit`], its signals end the run.
+pub fn run(bundle: &Bundle, sink: Sink<'_>) -> Result<Finished, SandboxError> {
     run_with_doors(bundle, sink, &mut |_| Err(io::ErrorKind::Unsupported.into()))
 }
 
 /// Runs `bundle`, which has egress, as [`run`] does; `open` is called once with its doors. What it makes of them is the
 /// caller's to end after the run.
-pub fn run_with_doors(bundle: &Bundle, sink: Sink, open: OpenDoors<'_>) -> Result<Finished, SandboxError> {
+pub fn run_with_doors(bundle: &Bundle, sink: Sink<'_>, open: OpenDoors<'_>) -> Result<Finished, SandboxError> {
     check(bundle)?;
     if !bundle.secrets.is_empty() {
         keep_from_dumps().map_err(io("keep secrets from memory dumps"))?;
     }
     let started = Instant::now();
+    let ignored = Signals::ignored();
     let signals = match sink {
-        Sink::Inherit => Signals::watch().map_err(io("watch for signals"))?,
-        Sink::Capture => Signals::ignored(),
+        Sink::Inherit(signals) => signals,
+        Sink::Capture => &ignored,
     };
     let mut run = Run::start(bundle, sink, started)?;
-    let result = run.orders(bundle).and_then(|()| run.supervise(&signals, bundle, open));
+    let result = run.orders(bundle).and_then(|()| run.supervise(signals, bundle, open));
     // Whatever happened, the init is dead and gone before we return, and so is the cgroup.
-    let ended = run.end(&signals)?;
+    let ended = run.end(signals)?;
     let spent = run.cgroup.take().map(Cgroup::finish);
     if spent.is_some_and(|spent| spent.oom) && matches!(run.end, None | Some(End::Killed(_) | End::Signaled(_))) {
         run.end = Some(End::Oom);
@@ -135,7 +136,7 @@ struct Clock {
 }
 
 impl Run {
-    fn start(bundle: &Bundle, sink: Sink, begun: Instant) -> Result<Self, SandboxError> {
+    fn start(bundle: &Bundle, sink: Sink<'_>, begun: Instant) -> Result<Self, SandboxError> {
         // Ignored by whoever started us, it would keep us from waiting for our child.
         process::default_signal(signal_hook::consts::SIGCHLD);
         let executable = File::open("/proc/self/exe").map_err(io("open our own binary"))?;
@@ -168,7 +169,7 @@ impl Run {
             fcntl_setfl(pipe, OFlags::NONBLOCK).map_err(|errno| io("set up a pipe")(errno.into()))?;
         }
         let (out, err) = match sink {
-            Sink::Inherit => (To::Stdout, To::Stderr),
+            Sink::Inherit(_) => (To::Stdout, To::Stderr),
             Sink::Capture => (To::Memory(Vec::new()), To::Memory(Vec::new())),
         };
         let limit = bundle.confinement.output_limit.0;
