@@ -141,4 +141,18 @@ mod tests {
         assert_eq!(report("gantry run x:1 -- --report c"), None);
         assert_eq!(report("gantry run x:1 --report"), None);
     }
+
+    #[test]
+    fn every_field_of_the_outcome_is_documented() {
+        let document = include_str!("../../docs/formats.md");
+        let outcome = Outcome::not_started("a:1".to_owned(), Status::Error, CANNOT_RUN, String::new());
+        let value = serde_json::to_value(outcome).unwrap();
+        let mut objects = vec![value.as_object().unwrap()];
+        while let Some(object) = objects.pop() {
+            for (name, value) in object {
+                assert!(document.contains(&format!("`{name}`")) || name == "schema", "{name}");
+                objects.extend(value.as_object());
+            }
+        }
+    }
 }
