@@ -368,7 +368,13 @@ impl Superseded {
         let done = self.build_base(&report);
         assert_eq!((done.code, done.stdout.as_str()), (code, ""), "{}", done.stderr);
         assert!(done.stderr.contains(says), "{says:?} is not in:\n{}", done.stderr);
-        assert!(!report.exists());
+        let report: Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
+        let status = if code == 4 { "unavailable" } else { "failed" };
+        assert_eq!(
+            (&report["status"], &report["exit_code"]),
+            (&status.into(), &code.into())
+        );
+        assert!(report["error"].as_str().unwrap().contains(says) && report.get("digest").is_none());
         for folder in ["memo/lock", "memo/base", "layers", "blobs/sha256", "tmp"] {
             let left = fs::read_dir(self.gantry.root.join(folder)).unwrap().count();
             assert_eq!(left, 0, "{folder} holds something");

@@ -37,8 +37,10 @@ pub struct BaseSettings {
 pub struct BaseImage {
     /// What it was asked for as.
     pub name: String,
-    /// Its layers, in the store and unpacked, bottom first.
+    /// Its layers, in the store and unpacked, bottom first; of our own bases without [`ensure_stdlib`]'s.
     pub layers: Vec<BuiltLayer>,
+    /// Whether it is one of our own, whose standard library we compile.
+    pub is_own: bool,
     /// Absolute path of the interpreter inside.
     pub python: String,
     /// Names the interpreter for bytecode.
@@ -124,7 +126,6 @@ pub enum BaseError {
 struct Maker<'a> {
     store: &'a Store,
     settings: &'a BaseSettings,
-    compiler: &'a dyn Compiler,
     progress: &'a dyn Progress,
 }
 
@@ -135,13 +136,11 @@ pub fn ensure_base(
     name: &str,
     python: &str,
     settings: &BaseSettings,
-    compiler: &dyn Compiler,
     progress: &dyn Progress,
 ) -> Result<BaseImage, BaseError> {
     let maker = Maker {
         store,
         settings,
-        compiler,
         progress,
     };
     if let Some(variant) = base::find_variant(name)? {
@@ -166,6 +165,41 @@ pub fn ensure_base(
     maker.foreign(name, &reference, python)
 }
 
+/// The bytecode of the standard library of one of our own bases, its topmost layer; none of a foreign one.
+///
+/// Nothing but time depends on it, so that wheels need not wait for it.
+pub fn ensure_stdlib(
+    store: &Store,
+    base: &BaseImage,
+    compiler: &dyn Compiler,
+    progress: &dyn Progress,
+) -> Result<Option<BuiltLayer>, BaseError> {
+    let Some(packages) = base.layers.first().filter(|_| base.is_own) else {
+        return Ok(None);
+    };
+    let key = bytecode::bytecode_key(&packages.descriptor.digest, &packages.descriptor.digest);
+    let wanted = LayerWanted {
+        kind: MemoKind::Bytecode,
+        key: &key,
+        reason: "base bytecode of the standard library",
+    };
+    let (layer, ()) = ensure_layer(store, wanted, progress, |blob, tree| {
+        progress.step("Compiling", "the standard library");
+        let compiled = compiler.compile(&CompileRequest {
+            lowers: vec![store.layer_path(&packages.diff_id)],
+            python: base.python.clone(),
+            roots: vec![STDLIB.to_owned()],
+            skip: vec![
+                format!("{STDLIB}/lib2to3"),
+                format!("{STDLIB}/idlelib"),
+                format!("{STDLIB}/pydoc_data"),
+            ],
+        })?;
+        Ok::<_, BaseError>((bytecode::write_layer(&compiled, 0, blob, Some(tree))?, ()))
+    })?;
+    Ok(Some(layer))
+}
+
 impl Maker<'_> {
     fn variant(&self, variant: &Variant) -> Result<BaseImage, BaseError> {
         let packages = Packages {
@@ -174,13 +208,12 @@ impl Maker<'_> {
             progress: self.progress,
         };
         let (layer, warnings) = packages.ensure(variant)?;
-        let python = "/usr/bin/python3.11".to_owned();
-        let stdlib = self.stdlib(&layer, &python)?;
         Ok(BaseImage {
             name: variant.name.clone(),
             interpreter: layer.descriptor.digest,
-            layers: vec![layer, stdlib],
-            python,
+            layers: vec![layer],
+            is_own: true,
+            python: "/usr/bin/python3.11".to_owned(),
             env: vec![
                 "PATH=/opt/py/bin:/usr/local/bin:/usr/bin:/bin".to_owned(),
                 "LANG=C.UTF-8".to_owned(),
@@ -188,30 +221,6 @@ impl Maker<'_> {
             labels: BTreeMap::new(),
             warnings,
         })
-    }
-
-    fn stdlib(&self, base: &BuiltLayer, python: &str) -> Result<BuiltLayer, BaseError> {
-        let key = bytecode::bytecode_key(&base.descriptor.digest, &base.descriptor.digest);
-        let wanted = LayerWanted {
-            kind: MemoKind::Bytecode,
-            key: &key,
-            reason: "base bytecode of the standard library",
-        };
-        let (layer, ()) = ensure_layer(self.store, wanted, self.progress, |blob, tree| {
-            self.progress.step("Compiling", "the standard library");
-            let compiled = self.compiler.compile(&CompileRequest {
-                lowers: vec![self.store.layer_path(&base.diff_id)],
-                python: python.to_owned(),
-                roots: vec![STDLIB.to_owned()],
-                skip: vec![
-                    format!("{STDLIB}/lib2to3"),
-                    format!("{STDLIB}/idlelib"),
-                    format!("{STDLIB}/pydoc_data"),
-                ],
-            })?;
-            Ok::<_, BaseError>((bytecode::write_layer(&compiled, 0, blob, Some(tree))?, ()))
-        })?;
-        Ok(layer)
     }
 
     fn foreign(&self, name: &str, reference: &Reference, python: &str) -> Result<BaseImage, BaseError> {
@@ -250,6 +259,7 @@ impl Maker<'_> {
             name: name.to_owned(),
             layers,
             python: format!("/{directory}/python{python}"),
+            is_own: false,
             interpreter: image.digest,
             env: image.config.config.env.clone().unwrap_or_default(),
             labels: image.config.config.labels.clone().unwrap_or_default(),

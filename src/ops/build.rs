@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
 
-use super::base::{ensure_base, BaseError, BaseImage, BaseSettings};
+use super::base::{ensure_base, ensure_stdlib, BaseError, BaseImage, BaseSettings};
 use super::compile::ensure_bytecode;
 use super::overlap::OverlapError;
 use super::sdist::{Bench, SdistError};
@@ -196,7 +196,7 @@ pub fn build_base(
     compiler: &dyn Compiler,
     progress: &dyn Progress,
 ) -> Result<BaseReport, BuildError> {
-    let base = ensure_base(store, name, BASE_PYTHON, settings, compiler, progress)?;
+    let base = ensure_base(store, name, BASE_PYTHON, settings, progress)?;
     let variant = base::find_variant(name).map_err(BaseError::from)?;
     let pins = variant.map(|variant| variant.wheels).unwrap_or_default();
     let maker = WheelMaker {
@@ -208,9 +208,11 @@ pub fn build_base(
     let set = maker.choose(&Requirements::default(), &pins, None)?;
     maker.download(&set)?;
     let wheels = maker.layers(&set)?;
+    let (stdlib, compiled) = maker.bytecode(&base, &wheels)?;
     let mut layers = base.layers.clone();
+    layers.extend(stdlib);
     layers.extend(wheels.iter().map(|made| made.layer.clone()));
-    layers.extend(maker.bytecode(&base, &wheels)?);
+    layers.extend(compiled);
     Ok(BaseReport {
         schema: 1,
         status: "ok",
@@ -233,7 +235,10 @@ impl Builder<'_> {
         let pins = variant.map(|variant| variant.wheels).unwrap_or_default();
         let (base, wheels) = if request.allows_sdists {
             // Wheels may have to be built on the base.
-            let base = self.base(request)?;
+            let mut base = self.base(request)?;
+            // Build backends import much of it.
+            base.layers
+                .extend(ensure_stdlib(self.store, &base, self.wheels.compiler, self.progress)?);
             let bench = Bench {
                 base: &base,
                 settings: &request.base_settings,
@@ -253,9 +258,10 @@ impl Builder<'_> {
             (base?, wheels?)
         };
         base.warnings.iter().for_each(|warning| self.warn(warning.clone()));
+        let (stdlib, compiled) = self.timed("bytecode", || self.wheels.bytecode(&base, &wheels))?;
         let mut layers = base.layers.clone();
+        layers.extend(stdlib.filter(|stdlib| layers.iter().all(|layer| layer.diff_id != stdlib.diff_id)));
         layers.extend(wheels.iter().map(|made| made.layer.clone()));
-        let compiled = self.timed("bytecode", || self.wheels.bytecode(&base, &wheels))?;
         layers.extend(compiled);
         layers.extend(self.timed("code", || self.code(request, &base, &function))?);
         Ok((base, layers))
@@ -263,16 +269,7 @@ impl Builder<'_> {
 
     fn base(&self, request: &BuildRequest) -> Result<BaseImage, BuildError> {
         let (name, settings) = (&request.base, &request.base_settings);
-        let make = || {
-            ensure_base(
-                self.store,
-                name,
-                &request.python,
-                settings,
-                self.wheels.compiler,
-                self.progress,
-            )
-        };
+        let make = || ensure_base(self.store, name, &request.python, settings, self.progress);
         Ok(self.timed("base", make)?)
     }
 
