@@ -508,3 +508,45 @@ fn a_base_the_toolchain_is_not_for_is_refused() {
         assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
     }
 }
+
+#[test]
+fn a_killed_build_of_a_package_leaves_neither_process_nor_file() {
+    let gantry = store();
+    let marker = format!("gantry-sdist-{}", std::process::id());
+    // It has a child that left its session, ignores what can be ignored, and shows the marker in its command line.
+    let child = "import signal, sys, time\nfor s in range(1, 32):\n    try: signal.signal(s, signal.SIG_IGN)\n    except OSError: pass\ntime.sleep(600)";
+    let code = format!(
+        "import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {child:?}, {marker:?}], start_new_session=True)\ntime.sleep(600)"
+    );
+    let index = Index::new(&[("lasting", "1.0", &[("setup.py", &setup("lasting", &code))])]);
+    index.serve(&gantry);
+    let dir = function("print(1)\n", Some("lasting==1.0\n"));
+    for (signal, code) in [
+        (rustix::process::Signal::KILL, None),
+        (rustix::process::Signal::TERM, Some(128 + 15)),
+    ] {
+        let mut build = gantry.command();
+        build.args([
+            "build",
+            dir.path().to_str().unwrap(),
+            "--tag",
+            "lasting:1",
+            "--allow-sdist",
+        ]);
+        let mut build = build.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let waits = |present: bool| {
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
+            while processes_with(&marker).is_empty() == present {
+                assert!(std::time::Instant::now() < deadline, "{:?}", processes_with(&marker));
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+        };
+        waits(true);
+        rustix::process::kill_process(rustix::process::Pid::from_child(&build), signal).unwrap();
+        assert_eq!(build.wait().unwrap().code(), code);
+        waits(false);
+        gantry.ok(["images", "ls"]);
+        let folders = ["tmp", "partial", "memo/sdist"];
+        assert_eq!(folders.map(|folder| tree(&gantry.root.join(folder)).len()), [0, 0, 0]);
+    }
+}
