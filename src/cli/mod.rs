@@ -88,7 +88,8 @@ fn dispatch(cli: &Cli) -> Result<u8, CommandError> {
     if let Command::Run(args) = &cli.command {
         return session.run(args);
     }
-    session.store.sweep()?;
+    // What cannot be swept now is swept later; no command fails for it.
+    let _ = session.store.sweep();
     sandbox::sweep();
     watch_signals();
     let collects = matches!(cli.command, Command::Cache(_));
