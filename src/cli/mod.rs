@@ -104,7 +104,8 @@ fn dispatch(cli: &Cli, report: Option<&Report>) -> Result<u8, CommandError> {
         return doctor::hold(words);
     }
     let session = Session::open(cli.config.as_deref())?;
-    session.store.sweep()?;
+    // What cannot be swept now is swept later; no command fails for it.
+    let _ = session.store.sweep();
     sandbox::sweep();
     watch_signals();
     let collects = matches!(cli.command, Command::Cache(_));

@@ -193,6 +193,43 @@ fn sweep_takes_what_the_dead_left_and_nothing_else() {
 }
 
 #[test]
+fn sweeping_never_fails_for_what_others_make_and_drop_meanwhile() {
+    let (_scratch, store) = store();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let sweepers: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut removed = 0;
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        removed += store.sweep().unwrap();
+                    }
+                    removed
+                })
+            })
+            .collect();
+        let makers: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        let scratch = store.scratch().unwrap();
+                        fs::write(scratch.path().join("file"), b"x").unwrap();
+                        fs::create_dir(scratch.path().join("directory")).unwrap();
+                        assert!(scratch.path().join("file").exists(), "a live one was swept");
+                    }
+                })
+            })
+            .collect();
+        let made: Vec<_> = makers.into_iter().map(|maker| maker.join()).collect();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        sweepers.into_iter().for_each(|sweeper| drop(sweeper.join().unwrap()));
+        made.into_iter().for_each(|made| made.unwrap());
+    });
+    store.sweep().unwrap();
+    assert!(fs::read_dir(store.root.join("tmp")).unwrap().next().is_none());
+}
+
+#[test]
 fn garbage_is_what_no_name_leads_to() {
     let (_scratch, store) = store();
     let digest = add_image(&store, "x").unwrap();
