@@ -11,7 +11,7 @@ mod libraries;
 
 use std::cell::RefCell;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +31,7 @@ use crate::build::wheel::{name_and_version, normalise, same_version, Wheel, Whee
 use crate::net::Client;
 use crate::oci::Digest;
 use crate::sandbox::{CollectError, SandboxError};
-use crate::store::{MemoKind, StoreError};
+use crate::store::{Found, LastLink, LayerStack, MemoKind, StoreError};
 use confined::Built;
 
 /// Packages without wheels in one function: each may take minutes; honest functions have one or two.
@@ -374,17 +374,15 @@ impl Workshop<'_> {
     /// The toolchain and its headers are of one Debian release; another C library below them does not fit.
     fn check_base(&self, sdist: &LockedSdist) -> Result<(), BuildError> {
         let suite = base::toolchain()?.definition.suite;
-        let mut trees = self.bench.base.layers.iter().rev();
-        let release = trees.find_map(|layer| {
-            let path = self.maker.store.layer_path(&layer.diff_id).join("usr/lib/os-release");
-            let is_file = fs::symlink_metadata(&path).is_ok_and(|found| found.is_file());
-            let mut text = String::new();
-            let file = is_file.then(|| File::open(&path).ok()).flatten()?;
-            file.take(64 << 10).read_to_string(&mut text).ok()?;
-            Some(text)
-        });
+        let trees = self.bench.base.layers.iter().rev();
+        let trees = trees.map(|layer| self.maker.store.layer_path(&layer.diff_id));
+        let read = |stack: LayerStack| match stack.find("usr/lib/os-release", LastLink::Follow)? {
+            Found::File(path) => stack.read(&path, 64 << 10),
+            _ => Ok(Vec::new()),
+        };
+        let release = LayerStack::open(trees).and_then(read).unwrap_or_default();
         let line = format!("VERSION_CODENAME={suite}");
-        if release.is_some_and(|release| release.lines().any(|found| found == line)) {
+        if String::from_utf8_lossy(&release).lines().any(|found| found == line) {
             return Ok(());
         }
         Err(SdistError::Base {
