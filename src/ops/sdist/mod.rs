@@ -10,6 +10,7 @@ mod confined;
 mod libraries;
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 
@@ -30,6 +31,7 @@ use crate::build::sdist::{recipe_key, wheel_key, workshop_key, LockedSdist};
 use crate::build::wheel::{name_and_version, normalise, same_version, Wheel, WheelError};
 use crate::net::Client;
 use crate::oci::Digest;
+use crate::policy::Promise;
 use crate::sandbox::{CollectError, SandboxError};
 use crate::store::{Found, LastLink, LayerStack, MemoKind, StoreError};
 use confined::Built;
@@ -147,6 +149,8 @@ pub(super) struct Bench<'a> {
     pub base: &'a BaseImage,
     /// Where the packages of the toolchain come from.
     pub settings: &'a BaseSettings,
+    /// Promises whose loss does not refuse a package's build.
+    pub allow_degraded: &'a BTreeSet<Promise>,
 }
 
 impl WheelMaker<'_> {
@@ -368,6 +372,7 @@ impl Workshop<'_> {
             lowers,
             input.path(),
             requires,
+            self.bench.allow_degraded,
         )?)
     }
 
