@@ -400,3 +400,78 @@ fn a_build_that_fails_replaces_the_report_of_an_earlier_one() {
     );
     assert_eq!(tree(scratch.path()), std::slice::from_ref(&report));
 }
+
+/// `gantry ARGS` on a kernel without Landlock.
+fn without_landlock(gantry: &Gantry, args: &[&str]) -> common::Done {
+    let plain = gantry.command();
+    let mut command = std::process::Command::new("strace");
+    command
+        .args(["-f", "-qq", "-o", "/dev/null", "--trace=landlock_create_ruleset"])
+        .args(["--inject=landlock_create_ruleset:error=ENOSYS"])
+        .arg(plain.get_program())
+        .args(args)
+        .env_clear()
+        .envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    done(command.output().unwrap())
+}
+
+#[test]
+fn a_build_without_landlock_until_it_is_accepted() {
+    let gantry = shared();
+    // Code of its own: bytecode that is there already starts no sandbox.
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
+    let dir = function(&format!("print({now})\n"), None);
+    let dir = dir.path().to_str().unwrap();
+    let refused = without_landlock(gantry, &["build", dir, "--tag", "refused:1"]);
+    assert_eq!((refused.code, refused.stdout.as_str()), (3, ""), "{}", refused.stderr);
+    for part in ["landlock cannot be enforced", "hint:", "--allow-degraded", "doctor"] {
+        assert!(refused.stderr.contains(part), "{part}: {}", refused.stderr);
+    }
+    let other = without_landlock(gantry, &["build", dir, "--allow-degraded", "seccomp,cpu"]);
+    assert_eq!(other.code, 3, "{}", other.stderr);
+    let unknown = gantry.gantry(["build", dir, "--allow-degraded", "everything"]);
+    assert!(
+        unknown.code == 2 && unknown.stderr.contains("landlock"),
+        "{}",
+        unknown.stderr
+    );
+
+    let config = tempfile::NamedTempFile::new().unwrap();
+    fs::write(config.path(), "[run]\nallow_degraded = [\"landlock\"]\n").unwrap();
+    let config = ["--config", config.path().to_str().unwrap()];
+    let configured = without_landlock(gantry, &[&config[..], &["build", dir, "--tag", "degraded:1"]].concat());
+    assert_eq!(configured.code, 0, "{}", configured.stderr);
+    fs::write(Path::new(dir).join("user_function.py"), format!("print(-{now})\n")).unwrap();
+    let accepted = without_landlock(
+        gantry,
+        &["build", dir, "--tag", "degraded:1", "--allow-degraded", "landlock"],
+    );
+    assert_eq!(accepted.code, 0, "{}", accepted.stderr);
+    assert_eq!(gantry.run(&["degraded:1"]).stdout, format!("-{now}\n"));
+}
+
+#[test]
+fn a_build_without_user_namespaces_says_what_to_do() {
+    let gantry = shared();
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
+    let dir = function(&format!("print({now})\n"), None);
+    let script = format!(
+        "echo 0 > /proc/sys/user/max_user_namespaces && exec {} build {}",
+        env!("CARGO_BIN_EXE_gantry"),
+        dir.path().display()
+    );
+    let mut command = std::process::Command::new("unshare");
+    command
+        .args(["--user", "--map-root-user", "sh", "-c", &script])
+        .env("HOME", &gantry.home)
+        .env("GANTRY_ROOT", &gantry.root);
+    let done = done(command.output().unwrap());
+    assert_eq!((done.code, done.stdout.as_str()), (1, ""), "{}", done.stderr);
+    for part in [
+        "user namespace",
+        "hint:",
+        "kernel.apparmor_restrict_unprivileged_userns",
+    ] {
+        assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
+    }
+}

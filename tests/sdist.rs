@@ -457,33 +457,6 @@ fn resolution_builds_nothing_here_whatever_the_metadata_say() {
     }
 }
 
-/// Puts a layer with another usr/lib/os-release on top of the image of a layout.
-const ADD_LAYER: &str = r#"
-import gzip, hashlib, io, json, os, sys, tarfile
-root, text = sys.argv[1], sys.argv[2].encode()
-def load(descriptor): return json.load(open(path(descriptor["digest"])))
-def path(digest): return os.path.join(root, "blobs/sha256", digest.split(":")[1])
-def store(data):
-    digest = "sha256:" + hashlib.sha256(data).hexdigest()
-    open(path(digest), "wb").write(data)
-    return {"digest": digest, "size": len(data)}
-def dump(value): return json.dumps(value).encode()
-out = io.BytesIO()
-with tarfile.open(fileobj=out, mode="w") as tar:
-    entry = tarfile.TarInfo("usr/lib/os-release")
-    entry.size, entry.mode = len(text), 0o644
-    tar.addfile(entry, io.BytesIO(text))
-index = json.load(open(os.path.join(root, "index.json")))
-manifest = load(index["manifests"][0])
-config = load(manifest["config"])
-config["rootfs"]["diff_ids"].append("sha256:" + hashlib.sha256(out.getvalue()).hexdigest())
-config.pop("history", None)
-manifest["config"].update(store(dump(config)))
-manifest["layers"].append({"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", **store(gzip.compress(out.getvalue(), mtime=0))})
-index["manifests"][0].update(store(dump(manifest)))
-json.dump(index, open(os.path.join(root, "index.json"), "w"))
-"#;
-
 #[test]
 fn a_base_the_toolchain_is_not_for_is_refused() {
     let gantry = shared();
@@ -494,11 +467,10 @@ fn a_base_the_toolchain_is_not_for_is_refused() {
     let scratch = tempfile::tempdir().unwrap();
     let layout = scratch.path().join("layout");
     gantry.ok(["push", "foreign:base", &format!("oci:{}:base", layout.display())]);
-    tool(
-        Command::new("python3")
-            .args(["-c", ADD_LAYER])
-            .arg(&layout)
-            .arg("VERSION_CODENAME=other\n"),
+    common::add_layer(
+        &layout,
+        &serde_json::json!({"usr/lib/os-release": "VERSION_CODENAME=other\n"}),
+        None,
     );
     let base = format!("oci:{}:base", layout.display());
     let path = dir.path().to_str().unwrap();

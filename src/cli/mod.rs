@@ -9,6 +9,7 @@ mod progress;
 mod report;
 mod run;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
@@ -31,7 +32,7 @@ use crate::build::uv::find_uv;
 use crate::config::{Config, ConfigError, Environment};
 use crate::journal::{self, Event};
 use crate::ops::{self, BaseSettings, BuildRequest, SandboxCompiler, CANNOT_RUN};
-use crate::policy::Bytes;
+use crate::policy::{Bytes, Promise};
 use crate::sandbox;
 use crate::store::{self, Keep, Store, StoreError};
 use crate::sys;
@@ -159,12 +160,20 @@ impl Session {
         })
     }
 
-    fn compiler(&self) -> Result<SandboxCompiler, StoreError> {
+    fn compiler(&self, allow_degraded: BTreeSet<Promise>) -> Result<SandboxCompiler, StoreError> {
         let jobs = std::thread::available_parallelism().map_or(1, usize::from).min(8);
         Ok(SandboxCompiler {
             scaffold: self.store.scaffold_tree()?,
             jobs,
+            allow_degraded,
         })
+    }
+
+    /// What `given` and the configuration accept the loss of.
+    fn allow_degraded(&self, given: &[Promise]) -> BTreeSet<Promise> {
+        let mut allowed = self.config.run.confinement().allow_degraded;
+        allowed.extend(given);
+        allowed
     }
 
     fn base_settings(&self) -> BaseSettings {
@@ -202,12 +211,14 @@ impl Session {
             labels: args.labels.clone(),
             allow_files: args.allow_files.clone(),
             allows_sdists: args.allow_sdist,
+            allow_degraded: self.allow_degraded(&args.allow_degraded),
             created: created(&self.environment)?,
             base_settings: self.base_settings(),
         };
         let resolver = || self.resolver(&args.python);
         let narrator = Narrator::new();
-        let built = ops::build(&self.store, &request, &resolver, &self.compiler()?, &narrator);
+        let compiler = self.compiler(request.allow_degraded.clone())?;
+        let built = ops::build(&self.store, &request, &resolver, &compiler, &narrator);
         narrator.finish();
         let name = args.tag.as_ref().map(ToString::to_string).unwrap_or_default();
         let (digest, status) = match &built {
@@ -330,11 +341,16 @@ impl Session {
                 }
                 Ok(0)
             }
-            BaseCommand::Build { variant, .. } => {
+            BaseCommand::Build {
+                variant,
+                allow_degraded,
+                ..
+            } => {
                 let narrator = Narrator::new();
                 let settings = self.base_settings();
                 let resolver = || self.resolver(ops::BASE_PYTHON);
-                let made = ops::build_base(&self.store, variant, &settings, &resolver, &self.compiler()?, &narrator);
+                let compiler = self.compiler(self.allow_degraded(allow_degraded))?;
+                let made = ops::build_base(&self.store, variant, &settings, &resolver, &compiler, &narrator);
                 if let Ok(base) = &made {
                     base.warnings.iter().for_each(|warning| narrator.warn(warning));
                 }

@@ -1,7 +1,7 @@
 //! `gantry build`: directory -> function -> lock -> layers -> image. Every step is remembered by its key, so that what
 //! did not change is not done again, and may be repeated after a crash.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Instant, SystemTime};
@@ -28,7 +28,7 @@ use crate::build::wheel::WheelError;
 use crate::build::{base, code, syntax};
 use crate::net::NetError;
 use crate::oci::{Digest, ImageConfig, Reference};
-use crate::policy::Bytes;
+use crate::policy::{Bytes, Promise};
 use crate::store::{MemoKind, Store, StoreError};
 
 /// What shall be built.
@@ -48,6 +48,8 @@ pub struct BuildRequest {
     pub allow_files: Vec<String>,
     /// Whether packages that have no wheel are built from their source distributions.
     pub allows_sdists: bool,
+    /// Promises whose loss does not refuse what a build runs in the sandbox.
+    pub allow_degraded: BTreeSet<Promise>,
     /// The image's `created`.
     pub created: SystemTime,
     /// Where packages of the base come from.
@@ -242,6 +244,7 @@ impl Builder<'_> {
             let bench = Bench {
                 base: &base,
                 settings: &request.base_settings,
+                allow_degraded: &request.allow_degraded,
             };
             let wheels = self.wheels(&requirements, &pins, Some(&bench))?;
             (base, wheels)

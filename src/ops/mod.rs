@@ -4,6 +4,7 @@ mod base;
 mod build;
 mod compile;
 pub mod doctor;
+mod foreign;
 mod images;
 mod interrupt;
 mod outcome;

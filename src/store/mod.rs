@@ -41,6 +41,7 @@ mod memo;
 mod oci_archive;
 mod refs;
 mod scratch;
+mod stack;
 
 use std::fs;
 use std::io;
@@ -56,6 +57,7 @@ pub use locks::{CollectorLock, ExclusiveLock, Lease};
 pub use memo::MemoKind;
 pub use oci_archive::ArchiveError;
 pub use scratch::{abandon, Scratch};
+pub use stack::{Found, LastLink, LayerStack};
 
 use crate::archive::tar_reader::TarError;
 use crate::oci::{Descriptor, DiffId, Digest, ParseImageError};
