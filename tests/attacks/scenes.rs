@@ -366,7 +366,7 @@ fn the_init_and_the_workload_are_the_only_processes() {
 /// A process that forbids dumps is owned by root in /proc, and its parent is not the one that started it.
 #[test]
 fn memory_cannot_be_hidden_from_the_watch() {
-    for how in ["plain", "unmapped", "headless"] {
+    for how in ["plain", "unmapped", "cut", "headless"] {
         let (done, outcome) = scene(&["--memory", "64M"], &["hide_memory", how, "400"]);
         assert_eq!(
             (&outcome["status"], done.code),
@@ -386,6 +386,32 @@ fn memory_cannot_be_hidden_from_the_watch() {
             done.stderr
         );
     }
+}
+
+/// A look at every mapping would take seconds, in which gantry hears nothing.
+#[test]
+fn many_mappings_do_not_blind_gantry() {
+    let began = Instant::now();
+    let (done, outcome) = scene(&["--pids", "64", "--timeout", "60s"], &["many_mappings", "60", "65000"]);
+    let took = began.elapsed();
+    let enforced = outcome["enforced"]["memory"] == "enforced";
+    assert!(
+        enforced || (done.code, &outcome["status"]) == (137, &"oom".into()),
+        "{} {outcome}",
+        done.stderr
+    );
+    assert!(enforced || took < Duration::from_secs(10), "{took:?}");
+
+    // Fewer than that are looked through, and a signal is heard all the same.
+    let mut command = shared().command();
+    command.args(["run", "--allow-degraded", DEGRADED, "--timeout", "60s"]);
+    command.args([image(), "--", "scene", "many_mappings", "3", "50000"]);
+    let mut child = up(command);
+    let asked = Instant::now();
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!(status.code().or(status.signal()), Some(128 + 15));
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
 }
 
 fn children(pid: u32) -> Vec<u32> {
