@@ -26,6 +26,11 @@ const LANDLOCK_CEILING: ABI = ABI::V7;
 /// Writable places of the workload.
 const WRITABLE: [&str; 3] = ["/tmp", "/output", "/dev/shm"];
 
+/// Descriptors of a process of the workload: what programs are written for.
+const OPEN_FILES: u64 = 1024;
+/// Descriptors that one message of a local socket carries, SCM_MAX_FD and some.
+const IN_ONE_MESSAGE: u64 = 256;
+
 /// Neither uid 0 nor an exec brings a capability back, and none of that can be undone (capabilities(7)).
 pub const SECUREBITS: CapabilitiesSecureBits = CapabilitiesSecureBits::NO_ROOT
     .union(CapabilitiesSecureBits::NO_ROOT_LOCKED)
@@ -126,13 +131,33 @@ fn restrict_files(purpose: Purpose, egress: &[HostPort]) -> Landlocked {
     }
 }
 
+/// In the init, before it sends a descriptor: the kernel refuses that (ETOOMANYREFS) when the descriptors under way between
+/// all processes of this user, other sandboxes' too, are more than the sender's soft limit on open files.
+pub fn raise_open_files() -> io::Result<()> {
+    let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
+    let current = maximum;
+    Ok(setrlimit(Resource::Nofile, Rlimit { current, maximum })?)
+}
+
+fn open_files() -> u64 {
+    open_files_below(rustix::process::getrlimit(Resource::Nofile).maximum)
+}
+
+/// A workload can have as many descriptors under way as it may open, and one message (253) more: an init with the hard
+/// limit `maximum` must still be let through.
+fn open_files_below(maximum: Option<u64>) -> u64 {
+    maximum.map_or(OPEN_FILES, |maximum| {
+        OPEN_FILES.min(maximum.saturating_sub(IN_ONE_MESSAGE))
+    })
+}
+
 /// Limits of the workload and all it starts. Not RLIMIT_AS: numpy and every JIT reserve far more than they use.
 pub fn limit(pids: u32, file_bytes: u64) -> io::Result<()> {
     let limits = [
         // 1, not 0: a program in core_pattern is started whatever the limit, but not at 1 (kernel, fs/coredump.c); and a
         // file of one byte is not written either.
         (Resource::Core, 1),
-        (Resource::Nofile, 1024),
+        (Resource::Nofile, open_files()),
         // Counted per user namespace since Linux 5.14; our init is one of them.
         (Resource::Nproc, u64::from(pids) + 1),
         (Resource::Fsize, file_bytes),
@@ -158,4 +183,20 @@ pub fn limit(pids: u32, file_bytes: u64) -> io::Result<()> {
         )?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_descriptors_a_workload_has_under_way_leave_room_for_those_of_an_init() {
+        assert_eq!(open_files_below(None), 1024);
+        assert_eq!(open_files_below(Some(1 << 20)), 1024);
+        assert_eq!(open_files_below(Some(1280)), 1024);
+        for hard in [256, 512, 1024, 1279, 4096] {
+            assert!(open_files_below(Some(hard)) + 254 <= hard, "{hard}");
+        }
+        assert_eq!(open_files_below(Some(1024)), 768);
+    }
 }

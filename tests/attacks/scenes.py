@@ -168,6 +168,19 @@ def hide_memory(how, mebibytes):
     os.read(ended, 1)  # until the last holder of the other end is gone
 
 
+def descriptors_under_way():
+    """Sends descriptors that nobody receives until the kernel refuses; says how many there are, and holds them."""
+    count, kept = 0, []
+    try:
+        while count < 4096:
+            kept.append(socket.socketpair())
+            socket.send_fds(kept[-1][0], [b"x"], [1] * 253)
+            count += 253
+    except OSError as error:
+        print("up", kernel.name_of(error.errno), count, flush=True)
+    time.sleep(600)
+
+
 def many_mappings(processes, mappings):
     """More mappings than anyone can look through between two looks; each process says when it has its own."""
     ended, end = os.pipe()

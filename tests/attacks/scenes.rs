@@ -388,6 +388,65 @@ fn memory_cannot_be_hidden_from_the_watch() {
     }
 }
 
+/// The kernel counts descriptors on their way between processes for all processes of a user, and refuses one whose soft
+/// limit on open files they exceed.
+#[test]
+fn descriptors_under_way_in_one_run_do_not_keep_others_from_starting() {
+    let gantry = shared();
+    // As low as it gets: what a session of a user has by default, soft and hard.
+    let low = |soft: &str, hard: &str, words: &[&str]| {
+        let mut run = gantry.command();
+        run.args(["run", "--allow-degraded", DEGRADED, image(), "--"])
+            .args(words);
+        let mut shell = Command::new("/bin/sh");
+        let script = format!("ulimit -Sn {soft}; ulimit -Hn {hard}; exec \"$0\" \"$@\"");
+        shell.args(["-c", &script]).arg(run.get_program()).args(run.get_args());
+        shell
+            .env_clear()
+            .envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        shell.stdin(Stdio::null());
+        shell
+    };
+    let mut holder = low("1024", "1024", &["scene", "descriptors_under_way"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(holder.stdout.as_mut().unwrap()), &mut line).unwrap();
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let other = low("1024", "1024", &["scene", "escapes"]).output().unwrap();
+    let lower = low("256", "4096", &["scene", "escapes"]).output().unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_child(&holder), rustix::process::Signal::TERM).unwrap();
+    holder.wait().unwrap();
+    let count: u32 = words[2].parse().unwrap();
+    assert_eq!(words[1], "ETOOMANYREFS");
+    assert!((500..=1024).contains(&count), "{count}");
+    for output in [other, lower] {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    // Outside, with the soft limit that a run used to have, there are more under way than a run of that limit can bear.
+    let (_app, mut command) = twin(&["descriptors_under_way"]);
+    let mut shell = Command::new("/bin/sh");
+    shell
+        .args(["-c", "ulimit -Sn 1024; exec \"$0\" \"$@\""])
+        .arg(command.get_program())
+        .args(command.get_args());
+    command = shell;
+    let mut child = command
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.as_mut().unwrap()), &mut line).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let count: u32 = line.split_whitespace().last().unwrap().parse().unwrap();
+    assert!(line.starts_with("up ETOOMANYREFS") && count > 1024, "{line}");
+}
+
 /// A look at every mapping would take seconds, in which gantry hears nothing.
 #[test]
 fn many_mappings_do_not_blind_gantry() {
