@@ -5,8 +5,8 @@
 use std::io;
 
 use landlock::{
-    Access, AccessFs, AccessNet, CompatLevel, Compatible, NetPort, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope, ABI,
+    Access, AccessFs, AccessNet, CompatLevel, Compatible, NetPort, PathBeneath, PathFd, RestrictSelfAttr, Ruleset,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope, ABI,
 };
 use rustix::process::{setrlimit, Resource, Rlimit};
 use rustix::thread::{
@@ -18,11 +18,15 @@ use super::bundle::Purpose;
 use super::mounts::Failure;
 use super::seccomp::{self, Filter};
 use crate::policy::HostPort;
+use crate::sys::kernel;
 
 /// Below this a run is refused: 6 is the first that scopes signals and abstract sockets.
 const LANDLOCK_FLOOR: ABI = ABI::V6;
 /// Up to this everything the kernel offers is used.
 const LANDLOCK_CEILING: ABI = ABI::V7;
+/// Refusals are records of the host's audit log from here on: neither our own attempt to write what is forbidden
+/// ([`super::verify`]) nor a guest with domains of its own shall fill it. After its exec a workload's make none anyway.
+const FIRST_WITH_LOG: u32 = 7;
 /// Writable places of the workload.
 const WRITABLE: [&str; 3] = ["/tmp", "/output", "/dev/shm"];
 
@@ -121,6 +125,9 @@ fn restrict_files(purpose: Purpose, egress: &[HostPort]) -> Landlocked {
         }
         for entry in egress {
             ruleset = ruleset.add_rule(NetPort::new(entry.port, AccessNet::ConnectTcp))?;
+        }
+        if kernel::landlock_abi() >= Some(FIRST_WITH_LOG) {
+            ruleset = ruleset.log_same_exec(false)?.log_subdomains(false)?;
         }
         Ok(ruleset.restrict_self()?.ruleset)
     };
