@@ -322,6 +322,8 @@ impl Run {
     }
 
     fn wait_for_events(&mut self, signals: &Signals, left: Option<Duration>) -> Result<(), SandboxError> {
+        let rests = [self.stdout.rest(), self.stderr.rest()];
+        let left = rests.into_iter().chain([left]).flatten().min();
         let mut events = vec![PollFd::new(&self.control, PollFlags::IN)];
         events.extend([self.stdout.event(), self.stderr.event()].into_iter().flatten());
         events.extend(signals.event());

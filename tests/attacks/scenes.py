@@ -181,6 +181,17 @@ def descriptors_under_way():
     time.sleep(600)
 
 
+def packets(seconds):
+    """Single bytes, each a packet, so that the reader gets no more than one at a time; then what it cost ourselves."""
+    import fcntl
+
+    flags = fcntl.fcntl(1, fcntl.F_GETFL)
+    fcntl.fcntl(1, fcntl.F_SETFL, flags | os.O_DIRECT)
+    end = time.monotonic() + float(seconds)
+    while time.monotonic() < end:
+        os.write(1, b"x")
+
+
 def many_mappings(processes, mappings):
     """More mappings than anyone can look through between two looks; each process says when it has its own."""
     ended, end = os.pipe()

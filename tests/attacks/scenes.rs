@@ -447,6 +447,37 @@ fn descriptors_under_way_in_one_run_do_not_keep_others_from_starting() {
     assert!(line.starts_with("up ETOOMANYREFS") && count > 1024, "{line}");
 }
 
+/// A read for each byte would take gantry a whole processor.
+#[test]
+fn output_in_packets_of_a_byte_does_not_busy_gantry() {
+    let mut command = shared().command();
+    // The limit on memory is far away: its looks are not what is measured.
+    command.args([
+        "run",
+        "--allow-degraded",
+        DEGRADED,
+        image(),
+        "--",
+        "scene",
+        "packets",
+        "2",
+    ]);
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+    let stat = format!("/proc/{}/stat", child.id());
+    let mut ticks = 0;
+    while child.try_wait().unwrap().is_none() {
+        let text = fs::read_to_string(&stat).unwrap_or_default();
+        let fields: Vec<&str> = text.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+        // utime and stime, in hundredths (proc_pid_stat(5)); zero once it is dead.
+        let found = fields
+            .get(11..13)
+            .map_or(0, |both| both.iter().map(|one| one.parse::<u64>().unwrap()).sum());
+        ticks = ticks.max(found);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(ticks < 70, "{ticks} hundredths of a second in two seconds");
+}
+
 /// A look at every mapping would take seconds, in which gantry hears nothing.
 #[test]
 fn many_mappings_do_not_blind_gantry() {
