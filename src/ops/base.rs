@@ -226,11 +226,8 @@ impl Maker<'_> {
         };
         self.store.ensure_snapshot(&image)?;
         let mut layers = base_layers(self.store, &image);
-        let trees: Vec<PathBuf> = layers
-            .iter()
-            .rev()
-            .map(|layer| self.store.layer_path(&layer.diff_id))
-            .collect();
+        let visible = self.store.visible_layers(&image.config.rootfs.diff_ids).iter().rev();
+        let trees: Vec<PathBuf> = visible.map(|diff_id| self.store.layer_path(diff_id)).collect();
         let has = |path: &str| trees.iter().any(|tree| fs::symlink_metadata(tree.join(path)).is_ok());
         let directory = ["usr/local/bin", "usr/bin"]
             .into_iter()

@@ -41,6 +41,7 @@ mod memo;
 mod oci_archive;
 mod refs;
 mod scratch;
+mod whiteouts;
 
 use std::fs;
 use std::io;
