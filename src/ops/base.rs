@@ -261,8 +261,8 @@ impl Maker<'_> {
         };
         self.store.ensure_snapshot(&image)?;
         let mut layers = base_layers(self.store, &image);
-        let trees = layers.iter().rev().map(|layer| self.store.layer_path(&layer.diff_id));
-        let stack = LayerStack::open(trees).map_err(|source| BaseError::Read {
+        let visible = self.store.visible_layers(&image.config.rootfs.diff_ids).iter().rev();
+        let stack = LayerStack::open(visible.map(|diff_id| self.store.layer_path(diff_id))).map_err(|source| BaseError::Read {
             name: name.to_owned(),
             path: String::new(),
             source,

@@ -66,7 +66,9 @@ where
     let made = ensure_layer(store, wanted, progress, |blob, tree| {
         progress.step("Compiling", &sources.reason);
         let mut lowers = vec![store.layer_path(&sources.diff_id)];
-        lowers.extend(base.layers.iter().rev().map(|layer| store.layer_path(&layer.diff_id)));
+        let below: Vec<_> = base.layers.iter().map(|layer| layer.diff_id).collect();
+        let visible = store.visible_layers(&below).iter().rev();
+        lowers.extend(visible.map(|diff_id| store.layer_path(diff_id)));
         let compiled = compile(&CompileRequest {
             lowers,
             python: base.python.clone(),

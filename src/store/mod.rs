@@ -42,6 +42,7 @@ mod oci_archive;
 mod refs;
 mod scratch;
 mod stack;
+mod whiteouts;
 
 use std::fs;
 use std::io;
