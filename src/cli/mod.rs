@@ -24,9 +24,8 @@ use progress::Narrator;
 use report::Report;
 
 use crate::build::base::variant_names;
-use crate::build::lock::{LockError, Resolver};
+use crate::build::lock::{Found, LockError, Resolver};
 use crate::build::ports::Progress;
-use crate::build::uv::find_uv;
 use crate::config::{Config, ConfigError, Environment};
 use crate::journal::{self, Event};
 use crate::ops::{self, BaseSettings, BuildRequest, Outcome, SandboxCompiler, Status, CANNOT_RUN};
@@ -172,16 +171,13 @@ impl Session {
     fn resolver(&self, python: &str) -> Result<Resolver, LockError> {
         let (index, environment) = (&self.config.index, &self.environment);
         Ok(Resolver {
-            uv: find_uv(
-                &self.store,
-                index.uv.as_deref(),
-                environment.path.as_ref(),
-                &environment.network,
-            )?,
+            uv: index.uv.clone(),
             python: python.to_owned(),
             index: index.url.clone(),
             path: environment.path.clone(),
             network: environment.network.clone(),
+            files: environment.uv_configurations(),
+            found: Found::default(),
         })
     }
 

@@ -14,6 +14,7 @@ use super::compile::ensure_bytecode;
 use super::overlap;
 use super::sdist::Bench;
 use crate::build::fetch::{fetch, FetchItem};
+use crate::build::index::shown;
 use crate::build::layers::{ensure_layer, find_layer, BuiltLayer, LayerWanted};
 use crate::build::lock::{Lock, LockError, Resolver};
 use crate::build::pins::{self, PinnedWheel};
@@ -130,7 +131,10 @@ impl WheelMaker<'_> {
     pub(super) fn announce_resolving(&self, resolver: &Resolver, requirements: &Requirements) {
         let count = requirements.wanted.len();
         let object = format!("{count} requirements for Python {}", resolver.python);
-        self.progress.step("Resolving", &object);
+        // An index that cannot be found is the resolver's error, in a moment.
+        let index = resolver.index().ok().flatten();
+        let of = index.map(|index| format!(" at {} ({})", shown(&index.url), index.source));
+        self.progress.step("Resolving", &(object + &of.unwrap_or_default()));
     }
 
     /// Fetches the wheels whose layers have to be made.
