@@ -171,6 +171,16 @@ pub enum LockError {
     /// The index is not clear.
     #[error(transparent)]
     Index(#[from] IndexError),
+    /// The configured uv is too old.
+    #[error("run {}: it is uv {version}, gantry needs {oldest} or newer", program.display())]
+    OldUv {
+        /// Which program.
+        program: PathBuf,
+        /// What it is.
+        version: String,
+        /// What it should be.
+        oldest: String,
+    },
     /// There is no uv and it could not be fetched.
     #[error("find uv: it is not on the PATH, and fetching it with pip failed: {reason}")]
     NoUv {
