@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{done, function, tool, Gantry};
+use serde_json::Value;
 
 /// A store, and a resolver in the place of uv that answers with the wheels of a directory and notes what it was told.
 struct World {
@@ -173,4 +174,99 @@ fn a_lock_of_one_index_is_none_of_another() {
     assert_eq!(build(Some("http://127.0.0.1:1/private")), 0);
     assert_eq!(build(None), 1);
     assert_eq!(build(None), 0);
+}
+
+/// What a build says, and how often it asked.
+fn build(world: &World, dir: &Path, args: &[&str]) -> (String, String, usize) {
+    let done = done(world.command(dir, args).output().unwrap());
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    (done.stdout, done.stderr, world.asked().len())
+}
+
+/// Changes the time of every lock the store remembers.
+fn grow_old(world: &World, resolved: Option<u64>) {
+    for entry in fs::read_dir(world.gantry.root.join("memo/lock")).unwrap() {
+        let path = entry.unwrap().path();
+        let mut lock: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let fields = lock.as_object_mut().unwrap();
+        fields.remove("resolved").unwrap();
+        fields.extend(resolved.map(|seconds| ("resolved".to_owned(), seconds.into())));
+        fs::write(&path, lock.to_string()).unwrap();
+    }
+}
+
+fn now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.unwrap().as_secs()
+}
+
+#[test]
+fn versions_are_asked_for_again_when_they_are_old() {
+    let world = World::new();
+    world.publish("1.0");
+    let dir = function("print(1)\n", Some("thing\n"));
+    let (first, _, asked) = build(&world, dir.path(), &[]);
+    assert_eq!(asked, 1);
+    world.publish("2.0");
+    let (second, said, asked) = build(&world, dir.path(), &[]);
+    assert_eq!((&second, asked), (&first, 0), "{said}");
+
+    grow_old(&world, Some(now() - 23 * 3600));
+    assert_eq!(build(&world, dir.path(), &[]).2, 0);
+    grow_old(&world, Some(now() - 25 * 3600));
+    let (third, said, asked) = build(&world, dir.path(), &[]);
+    assert_eq!(asked, 1);
+    assert_ne!(third, first);
+    assert!(said.contains("thing 2.0"), "{said}");
+
+    // The same answer: nothing else is done, and it is young again. A lock without a time is one of an earlier gantry.
+    grow_old(&world, None);
+    let (fourth, said, asked) = build(&world, dir.path(), &[]);
+    assert_eq!((&fourth, asked), (&third, 1));
+    assert!(!said.contains("Building") && !said.contains("Compiling"), "{said}");
+    assert_eq!(build(&world, dir.path(), &[]).2, 0);
+
+    world.configure("gantry/config.toml", "[index]\nmax_age = \"1h\"\n");
+    grow_old(&world, Some(now() - 2 * 3600));
+    assert_eq!(build(&world, dir.path(), &[]).2, 1);
+}
+
+#[test]
+fn upgrade_asks_now_and_an_index_that_is_away_does_not_stop_a_build() {
+    let world = World::new();
+    world.publish("1.0");
+    let dir = function("print(1)\n", Some("thing\n"));
+    let (first, ..) = build(&world, dir.path(), &[]);
+    world.publish("2.0");
+    let (second, said, asked) = build(&world, dir.path(), &["--upgrade"]);
+    assert_eq!(asked, 1);
+    assert!(second != first && said.contains("thing 2.0"), "{said}");
+
+    world.uv("echo 'error: Failed to fetch: dns error' >&2; exit 2");
+    grow_old(&world, Some(now() - 50 * 3600));
+    let (third, said, asked) = build(&world, dir.path(), &[]);
+    assert_eq!((&third, asked), (&second, 1));
+    assert!(
+        said.contains("cannot be asked") && said.contains("50 hours ago"),
+        "{said}"
+    );
+    let refused = done(world.command(dir.path(), &["--upgrade"]).output().unwrap());
+    assert_eq!(refused.code, 4, "{}", refused.stderr);
+}
+
+#[test]
+fn what_is_named_by_version_and_hash_is_never_asked_for_again() {
+    let world = World::new();
+    world.publish("1.0");
+    let answer = fs::read_to_string(world.gantry.home.join("answer")).unwrap();
+    let hash = answer.split("sha256 = \"").nth(1).unwrap().split('"').next().unwrap();
+    let dir = function("print(1)\n", Some(&format!("thing==1.0 --hash=sha256:{hash}\n")));
+    assert_eq!(build(&world, dir.path(), &[]).2, 1);
+    grow_old(&world, None);
+    assert_eq!(build(&world, dir.path(), &[]).2, 0);
+    assert_eq!(
+        build(&world, dir.path(), &["--upgrade"]).2,
+        0,
+        "there is nothing to upgrade"
+    );
 }

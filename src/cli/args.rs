@@ -97,6 +97,9 @@ pub struct BuildArgs {
     /// Build packages that have no wheel, in the sandbox
     #[arg(long)]
     pub allow_sdist: bool,
+    /// Resolve the requirements anew, however young their versions are
+    #[arg(long)]
+    pub upgrade: bool,
     /// Write a JSON report
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,

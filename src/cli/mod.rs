@@ -191,6 +191,10 @@ impl Session {
             labels: args.labels.clone(),
             allow_files: args.allow_files.clone(),
             allows_sdists: args.allow_sdist,
+            lock_age: match args.upgrade {
+                true => Duration::ZERO,
+                false => self.config.index.max_age.unwrap_or(ops::LOCK_AGE),
+            },
             created: created(&self.environment)?,
             base_settings: self.base_settings(),
         };

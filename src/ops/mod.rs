@@ -5,6 +5,7 @@ mod build;
 mod compile;
 pub mod doctor;
 mod images;
+mod locks;
 mod outcome;
 mod overlap;
 mod packages;
@@ -19,6 +20,7 @@ pub use build::{build, build_base, BaseReport, BuildError, BuildReport, BuildReq
 pub use compile::SandboxCompiler;
 pub use doctor::DoctorError;
 pub use images::{copy, list, load, save, show, ImageSummary, ImagesError};
+pub use locks::LOCK_AGE;
 pub use outcome::{Outcome, Status};
 pub use overlap::OverlapError;
 pub use run::{chain, run, RunError, RunRequest, CANNOT_RUN};

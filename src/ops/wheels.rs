@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +39,8 @@ pub(super) struct WheelMaker<'a> {
     pub resolver: &'a (dyn Fn() -> Result<Resolver, LockError> + Sync),
     pub compiler: &'a dyn Compiler,
     pub progress: &'a dyn Progress,
+    /// How old a lock may be.
+    pub lock_age: Duration,
 }
 
 /// Exactly the wheels of one image.
@@ -105,27 +108,25 @@ impl WheelMaker<'_> {
         let resolver = (self.resolver)()?;
         match bench {
             Some(bench) => self.lock_with_sdists(bench, &resolver, requirements, pins),
-            None => Ok((self.lock_wheels(&resolver, requirements, pins)?, Vec::new())),
+            None => self.lock_wheels(&resolver, requirements, pins),
         }
     }
 
-    /// Locks `requirements` by wheels of the index alone.
+    /// Locks `requirements` by wheels of the index alone. Also returns what the user should know.
     pub(super) fn lock_wheels(
         &self,
         resolver: &Resolver,
         requirements: &Requirements,
         pins: &[PinnedWheel],
-    ) -> Result<Lock, BuildError> {
+    ) -> Result<(Lock, Vec<String>), BuildError> {
         let key = pins::constrained(requirements, pins).key(&resolver.settings());
-        if let Some(lock) = self.store.memo::<Lock>(MemoKind::Lock, &key)? {
-            return Ok(lock);
-        }
-        self.announce_resolving(resolver, requirements);
-        let lock = with_or_without(pins, requirements, |requirements| {
-            Ok(resolver.resolve(self.store, requirements)?)
-        })?;
-        self.store.put_memo(MemoKind::Lock, &key, &lock)?;
-        Ok(lock)
+        let make = || {
+            self.announce_resolving(resolver, requirements);
+            with_or_without(pins, requirements, |requirements| {
+                Ok(resolver.resolve(self.store, requirements)?)
+            })
+        };
+        self.young_lock((resolver, requirements), &[key], |_| true, |_| key, make)
     }
 
     pub(super) fn announce_resolving(&self, resolver: &Resolver, requirements: &Requirements) {
