@@ -202,7 +202,10 @@ mod tests {
         for path in ["a", "b", "c"] {
             assert_eq!(record.check(path, b"carnal pleas"), Ok(()), "{path}");
             let mismatch = record.check(path, b"carnal pleased").unwrap_err();
-            assert!(text.contains(&mismatch.expected) && mismatch.got != mismatch.expected, "{path}");
+            assert!(
+                text.contains(&mismatch.expected) && mismatch.got != mismatch.expected,
+                "{path}"
+            );
         }
         assert_eq!(record.unchecked().collect::<Vec<_>>(), ["d"]);
         assert_eq!(record.sha256_of("a"), Some(hash(b"carnal pleas")));
@@ -210,7 +213,10 @@ mod tests {
 
     #[test]
     fn hexadecimal_means_the_same_and_is_written_as_it_should_be() {
-        let hex: String = Sha256::digest(b"carnal pleas").iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex: String = Sha256::digest(b"carnal pleas")
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         for hex in [hex.to_uppercase(), hex] {
             let record = Record::parse(&format!("a,sha256={hex},12\n")).unwrap();
             assert_eq!(record.check("a", b"carnal pleas"), Ok(()));
