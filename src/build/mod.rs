@@ -7,6 +7,7 @@ pub mod elf;
 pub mod fetch;
 pub mod function;
 pub mod image;
+pub mod index;
 pub mod layers;
 pub mod lock;
 pub mod pins;

@@ -26,9 +26,8 @@ use progress::Narrator;
 use report::Report;
 
 use crate::build::base::variant_names;
-use crate::build::lock::{LockError, Resolver};
+use crate::build::lock::{Found, LockError, Resolver};
 use crate::build::ports::Progress;
-use crate::build::uv::find_uv;
 use crate::config::{Config, ConfigError, Environment};
 use crate::journal::{self, Event};
 use crate::ops::{self, BaseSettings, BuildRequest, SandboxCompiler, CANNOT_RUN};
@@ -188,16 +187,13 @@ impl Session {
     fn resolver(&self, python: &str) -> Result<Resolver, LockError> {
         let (index, environment) = (&self.config.index, &self.environment);
         Ok(Resolver {
-            uv: find_uv(
-                &self.store,
-                index.uv.as_deref(),
-                environment.path.as_ref(),
-                &environment.network,
-            )?,
+            uv: index.uv.clone(),
             python: python.to_owned(),
             index: index.url.clone(),
             path: environment.path.clone(),
             network: environment.network.clone(),
+            files: environment.uv_configurations(),
+            found: Found::default(),
         })
     }
 
@@ -212,6 +208,10 @@ impl Session {
             allow_files: args.allow_files.clone(),
             allows_sdists: args.allow_sdist,
             allow_degraded: self.allow_degraded(&args.allow_degraded),
+            lock_age: match args.upgrade {
+                true => Duration::ZERO,
+                false => self.config.index.max_age.unwrap_or(ops::LOCK_AGE),
+            },
             created: created(&self.environment)?,
             base_settings: self.base_settings(),
         };

@@ -119,6 +119,9 @@ pub struct IndexSection {
     pub url: Option<String>,
     /// The resolver; default: `uv` on the PATH.
     pub uv: Option<PathBuf>,
+    /// How old the versions may be that requirements were resolved to; default: a day.
+    #[serde(deserialize_with = "duration")]
+    pub max_age: Option<Duration>,
 }
 
 /// `[base]`.

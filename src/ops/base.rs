@@ -262,10 +262,12 @@ impl Maker<'_> {
         self.store.ensure_snapshot(&image)?;
         let mut layers = base_layers(self.store, &image);
         let visible = self.store.visible_layers(&image.config.rootfs.diff_ids).iter().rev();
-        let stack = LayerStack::open(visible.map(|diff_id| self.store.layer_path(diff_id))).map_err(|source| BaseError::Read {
-            name: name.to_owned(),
-            path: String::new(),
-            source,
+        let stack = LayerStack::open(visible.map(|diff_id| self.store.layer_path(diff_id))).map_err(|source| {
+            BaseError::Read {
+                name: name.to_owned(),
+                path: String::new(),
+                source,
+            }
         })?;
         let mut env = image.config.config.env.clone().unwrap_or_default();
         // A later entry wins, as in the sandbox.

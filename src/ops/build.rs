@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
 use super::base::{ensure_base, ensure_stdlib, BaseError, BaseImage, BaseSettings};
 use super::compile::ensure_bytecode;
+use super::locks::LOCK_AGE;
 use super::overlap::OverlapError;
 use super::sdist::{Bench, SdistError};
 use super::wheels::{WheelLayer, WheelMaker};
@@ -50,6 +51,8 @@ pub struct BuildRequest {
     pub allows_sdists: bool,
     /// Promises whose loss does not refuse what a build runs in the sandbox.
     pub allow_degraded: BTreeSet<Promise>,
+    /// How old the versions may be that requirements were resolved to; none at all for those of now.
+    pub lock_age: Duration,
     /// The image's `created`.
     pub created: SystemTime,
     /// Where packages of the base come from.
@@ -160,6 +163,7 @@ pub fn build(
         resolver,
         compiler,
         progress,
+        lock_age: request.lock_age,
     };
     let builder = Builder {
         store,
@@ -206,6 +210,7 @@ pub fn build_base(
         resolver,
         compiler,
         progress,
+        lock_age: LOCK_AGE,
     };
     let set = maker.choose(&Requirements::default(), &pins, None)?;
     maker.download(&set)?;

@@ -7,6 +7,7 @@ pub mod doctor;
 mod foreign;
 mod images;
 mod interrupt;
+mod locks;
 mod outcome;
 mod overlap;
 mod packages;
@@ -21,6 +22,7 @@ pub use build::{build, build_base, BaseReport, BuildError, BuildReport, BuildReq
 pub use compile::SandboxCompiler;
 pub use doctor::DoctorError;
 pub use images::{copy, list, load, save, show, ImageSummary, ImagesError};
+pub use locks::LOCK_AGE;
 pub use outcome::{Outcome, Status};
 pub use overlap::OverlapError;
 pub use run::{chain, run, RunError, RunRequest, CANNOT_RUN};

@@ -375,10 +375,10 @@ impl Wheel {
             wheel: self.file_name.clone(),
             source,
         })?;
-        if self.record.vouches_for(&entry.name, contents) {
-            return Ok(());
-        }
-        Err(self.contents(format!("{} is not what its RECORD says", entry.name)))
+        self.record.check(&entry.name, contents).map_err(|mismatch| {
+            let record::Mismatch { got, expected } = mismatch;
+            self.contents(format!("{} has {got}, its RECORD says {expected}", entry.name))
+        })
     }
 
     fn contents(&self, reason: String) -> WheelError {

@@ -165,9 +165,6 @@ impl WheelMaker<'_> {
     ) -> Result<(Lock, Vec<String>), BuildError> {
         let constrained = pins::constrained(requirements, pins);
         let plain_key = constrained.key(&resolver.settings());
-        if let Some(lock) = self.store.memo::<Lock>(MemoKind::Lock, &plain_key)? {
-            return Ok((lock, Vec::new()));
-        }
         let workshop = Workshop {
             maker: self,
             bench,
@@ -180,18 +177,15 @@ impl WheelMaker<'_> {
         let there = |wheel: &LockedWheel| {
             wheel.sdist.is_none() || self.store.find_download(&wheel.sha256, wheel.size).is_some()
         };
-        let remembered = self.store.memo::<Lock>(MemoKind::Lock, &key)?;
-        let lock = match remembered.filter(|lock| lock.wheels.iter().all(there)) {
-            Some(lock) => lock,
-            None => {
-                let lock = with_or_without(pins, requirements, |requirements| workshop.lock(requirements))?;
-                let only_wheels = lock.wheels.iter().all(|wheel| wheel.sdist.is_none());
-                let key = if only_wheels { &plain_key } else { &key };
-                self.store.put_memo(MemoKind::Lock, key, &lock)?;
-                lock
-            }
+        let key_of = |lock: &Lock| match lock.wheels.iter().all(|wheel| wheel.sdist.is_none()) {
+            true => plain_key,
+            false => key,
         };
-        let mut warnings = workshop.warnings.into_inner();
+        let usable = |lock: &Lock| lock.wheels.iter().all(there);
+        let make = || with_or_without(pins, requirements, |requirements| workshop.lock(requirements));
+        let (lock, mut warnings) =
+            self.young_lock((resolver, requirements), &[plain_key, key], usable, key_of, make)?;
+        warnings.extend(workshop.warnings.into_inner());
         for wheel in lock.wheels.iter().filter(|wheel| wheel.sdist.is_some()) {
             warnings.push(format!(
                 "{} {} has no wheel: it was built here from its source distribution, and may have other bytes elsewhere",
@@ -309,10 +303,13 @@ impl Workshop<'_> {
             source,
         })?;
         let lock = match requirements.wanted.is_empty() {
-            true => Ok(Lock::default()),
+            true => Ok(Default::default()),
             false => self.maker.lock_wheels(self.resolver, &requirements, &[]),
         };
-        let set = lock.map(|lock| WheelSet::new(&lock, Vec::new(), Vec::new()));
+        let set = lock.map(|(lock, warnings)| {
+            self.warnings.borrow_mut().extend(warnings);
+            WheelSet::new(&lock, Vec::new(), Vec::new())
+        });
         let checked = set.and_then(|set| Ok(check_size(&set.wheels).map(|_| set)?));
         checked.map_err(|error| match error {
             BuildError::Lock(source) => SdistError::Requirements { package, source }.into(),
