@@ -15,6 +15,8 @@ use rustix::time::{clock_gettime, ClockId};
 
 /// How often: a look costs about 0.1 ms a process, and 50 ms is what it takes to touch some 100 MB.
 const EVERY: Duration = Duration::from_millis(50);
+/// While there is new shared memory without a name: what is cut before it was seen whole is not counted.
+const SOON: Duration = Duration::from_millis(5);
 /// After a long look the next one waits this many times as long: we take a quarter of a processor at most.
 const REST: u32 = 3;
 /// Of processor time, so that a busy machine ends nobody's run: 60 processes that share 1 GB take as long.
@@ -58,6 +60,8 @@ pub struct Watch {
     /// Of shared memory without a name, by inode: the most of it that was ever seen mapped. Its pages stay when part of the
     /// mapping goes, as long as the rest is there.
     nameless: BTreeMap<u64, u64>,
+    /// Whether the last look saw some for the first time.
+    has_new: bool,
 }
 
 impl Watch {
@@ -69,6 +73,7 @@ impl Watch {
             next: Instant::now(),
             given_up: 0,
             nameless: BTreeMap::new(),
+            has_new: false,
         }
     }
 
@@ -84,7 +89,8 @@ impl Watch {
         }
         let began = processor_time();
         let look = self.look(pid, BUDGET, PATIENCE);
-        self.next = Instant::now() + EVERY.max(processor_time().saturating_sub(began) * REST);
+        let pause = if self.has_new { SOON } else { EVERY };
+        self.next = Instant::now() + pause.max(processor_time().saturating_sub(began) * REST);
         self.judge(look)
     }
 
@@ -103,6 +109,7 @@ impl Watch {
     }
 
     fn remember(&mut self, mapped: &BTreeMap<u64, u64>, ended: LookEnded) {
+        self.has_new = mapped.keys().any(|inode| !self.nameless.contains_key(inode));
         if ended == LookEnded::Whole {
             // What nobody maps any more is gone.
             self.nameless.retain(|inode, _| mapped.contains_key(inode));
@@ -368,6 +375,9 @@ mod tests {
         );
         assert_eq!(sizes(&[], LookEnded::OutOfTime), 120, "not seen is not gone");
         assert_eq!(sizes(&[(8, 1)], LookEnded::Whole), 20);
+        assert!(!watch.has_new);
+        watch.remember(&BTreeMap::from([(8, 1), (9, 1)]), LookEnded::Whole);
+        assert!(watch.has_new, "the next look comes soon");
     }
 
     #[test]
