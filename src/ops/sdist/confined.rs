@@ -133,6 +133,7 @@ fn confinement(timeout: Duration) -> Confinement {
         output_size: OUTPUT,
         output_limit: SAID,
         // As for bytecode: a build is refused for no lack of a cgroup; time, processes and disk are exact.
+        // But root has no limit on processes without one (`processes_level`), and here strangers' code runs: refused.
         allow_degraded: [Promise::Memory, Promise::Cpu].into(),
         ..Confinement::default()
     }
