@@ -166,7 +166,7 @@ impl SandboxCompiler {
                 #[allow(clippy::cast_precision_loss, reason = "a handful of jobs")]
                 cpus: self.jobs as f64,
                 // Compiling executes nothing of the sources; the interpreter alone decides what it uses.
-                allow_degraded: &self.allow_degraded | &[Promise::Memory, Promise::Cpu].into(),
+                allow_degraded: &self.allow_degraded | &[Promise::Memory, Promise::Cpu, Promise::Processes].into(),
                 ..Confinement::default()
             },
         }

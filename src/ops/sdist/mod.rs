@@ -34,7 +34,7 @@ use crate::oci::Digest;
 use crate::policy::Promise;
 use crate::sandbox::{CollectError, SandboxError};
 use crate::store::{Found, LastLink, LayerStack, MemoKind, StoreError};
-use confined::Built;
+use confined::{Built, TimeLeft};
 
 /// Packages without wheels in one function: each may take minutes; honest functions have one or two.
 const MOST_SDISTS: usize = 16;
@@ -172,6 +172,7 @@ impl WheelMaker<'_> {
             // Pinned packages that were locked again are updates of the same release: no other workshop.
             key: workshop_key(&bench.base.interpreter, &base::toolchain()?.key()),
             warnings: RefCell::default(),
+            time: TimeLeft::default(),
         };
         let key = constrained.key(&format!("{}\0{}", resolver.settings(), workshop.key));
         let there = |wheel: &LockedWheel| {
@@ -204,6 +205,7 @@ struct Workshop<'a> {
     key: Digest,
     /// What the user should know of the toolchain.
     warnings: RefCell<Vec<String>>,
+    time: TimeLeft,
 }
 
 impl Workshop<'_> {
@@ -370,6 +372,7 @@ impl Workshop<'_> {
             input.path(),
             requires,
             self.bench.allow_degraded,
+            &self.time,
         )?)
     }
 
