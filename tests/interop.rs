@@ -15,6 +15,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use common::{example, shared, tool, Gantry};
+use serde_json::{json, Value};
 
 /// The image all of these tests move around.
 fn hello() -> (&'static Gantry, String) {
@@ -138,6 +139,129 @@ fn umoci_unpacks_it_without_root() {
     }
     // umoci makes directories it cannot remove as a user either; the scratch directory must.
     tool(Command::new("chmod").args(["-R", "u+rwX"]).arg(&bundle));
+}
+
+/// A layer of empty files and, where the path ends in `/`, directories.
+fn layer(entries: &[&str]) -> Vec<u8> {
+    let mut layer = tar::Builder::new(Vec::new());
+    for path in entries {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o755);
+        header.set_size(0);
+        header.set_entry_type(match path.ends_with('/') {
+            true => tar::EntryType::Directory,
+            false => tar::EntryType::Regular,
+        });
+        layer.append_data(&mut header, path, &b""[..]).unwrap();
+    }
+    layer.into_inner().unwrap()
+}
+
+fn put(layout: &Path, bytes: &[u8]) -> Value {
+    let digest = gantry::oci::Digest::of(bytes);
+    fs::write(layout.join("blobs/sha256").join(digest.hex()), bytes).unwrap();
+    json!({"digest": digest.to_string(), "size": bytes.len()})
+}
+
+fn get(layout: &Path, descriptor: &Value) -> Value {
+    let digest = descriptor["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
+    serde_json::from_slice(&fs::read(layout.join("blobs/sha256").join(digest)).unwrap()).unwrap()
+}
+
+/// The only image of the layout with more layers below and above its own, and another command.
+fn extend(layout: &Path, below: &[Vec<u8>], above: &[Vec<u8>], command: &[&str]) {
+    let mut index: Value = serde_json::from_slice(&fs::read(layout.join("index.json")).unwrap()).unwrap();
+    let mut manifest = get(layout, &index["manifests"][0]);
+    let mut config = get(layout, &manifest["config"]);
+    let mut insert = |at: Option<usize>, bytes: &[u8]| {
+        let mut descriptor = put(layout, bytes);
+        let diff_ids = config["rootfs"]["diff_ids"].as_array_mut().unwrap();
+        let at = at.unwrap_or(diff_ids.len());
+        diff_ids.insert(at, descriptor["digest"].clone());
+        descriptor["mediaType"] = json!("application/vnd.oci.image.layer.v1.tar");
+        manifest["layers"].as_array_mut().unwrap().insert(at, descriptor);
+    };
+    below.iter().enumerate().for_each(|(at, bytes)| insert(Some(at), bytes));
+    above.iter().for_each(|bytes| insert(None, bytes));
+    config.as_object_mut().unwrap().remove("history");
+    config["config"]["Cmd"] = json!(command);
+    let config = put(layout, &serde_json::to_vec(&config).unwrap());
+    for key in ["digest", "size"] {
+        manifest["config"][key] = config[key].clone();
+    }
+    let manifest = put(layout, &serde_json::to_vec(&manifest).unwrap());
+    for key in ["digest", "size"] {
+        index["manifests"][0][key] = manifest[key].clone();
+    }
+    fs::write(layout.join("index.json"), serde_json::to_vec(&index).unwrap()).unwrap();
+}
+
+#[test]
+fn whiteouts_mean_what_they_mean_to_umoci() {
+    let (gantry, _) = hello();
+    let scratch = tempfile::tempdir().unwrap();
+    let layout = scratch.path().join("layout");
+    gantry.ok(["push", "interop:1", &format!("oci:{}:x", layout.display())]);
+    let below = [layer(&["t/", "t/below"]), layer(&[".wh..wh..opq", "t/", "t/bottom"])];
+    let mut lower = vec!["t/".to_owned()];
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        lower.extend(["", "old", "s/", "s/old"].map(|below| format!("t/{name}/{below}")));
+    }
+    lower.extend(["t/r".to_owned(), "t/q".to_owned()]);
+    let lower: Vec<&str> = lower.iter().map(String::as_str).collect();
+    let upper = [
+        // A directory instead of another; with and without an entry of its own, before and after.
+        "t/.wh.a",
+        "t/a/",
+        "t/a/new",
+        "t/.wh.b",
+        "t/b/new",
+        "t/c/",
+        "t/c/new",
+        "t/.wh.c",
+        // Files of the same layer, gone ones, and whiteouts below those.
+        "t/r",
+        "t/.wh.r",
+        "t/.wh.q",
+        "t/q",
+        "t/d/.wh.s",
+        "t/.wh.d",
+        "t/e/.wh.s",
+        "t/e/s/new",
+        "t/f/.wh..wh..opq",
+    ];
+    let list = "import os\nfor d, ds, fs in sorted(os.walk('/t')):\n for n in sorted(ds + fs): print(d + '/' + n)";
+    extend(
+        &layout,
+        &below,
+        &[layer(&lower), layer(&upper)],
+        &["python", "-c", list],
+    );
+
+    let bundle = scratch.path().join("bundle");
+    let image = format!("{}:x", layout.display());
+    tool(
+        Command::new("umoci")
+            .args(["unpack", "--rootless", "--image", &image])
+            .arg(&bundle),
+    );
+    let rootfs = bundle.join("rootfs");
+    let mut theirs: Vec<_> = common::tree(&rootfs.join("t"))
+        .iter()
+        .map(|path| format!("/{}", path.strip_prefix(&rootfs).unwrap().display()))
+        .collect();
+    tool(Command::new("chmod").args(["-R", "u+rwX"]).arg(&bundle));
+    theirs.sort();
+    assert!(theirs.contains(&"/t/a/new".to_owned()) && !theirs.contains(&"/t/a/old".to_owned()));
+    assert!(!theirs.contains(&"/t/below".to_owned()));
+
+    let other = Gantry::new();
+    other.ok(["copy", &format!("oci:{image}"), "whiteouts:1"]);
+    let done = other.run(&["whiteouts:1"]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let mut ours: Vec<_> = done.stdout.lines().map(str::to_owned).collect();
+    ours.sort();
+    assert_eq!(ours, theirs);
 }
 
 #[test]

@@ -252,9 +252,7 @@ fn read_entries<R: Read>(
                 continue;
             }
             tar::EntryType::XGlobalHeader => {
-                let mut all = Extended::default();
-                pax(&bounded(&mut entry, limits)?, &mut all)?;
-                if all.path.is_some() || all.link.is_some() || all.size.is_some() {
+                if names_or_sizes(&bounded(&mut entry, limits)?)? {
                     return Err(TarError::Entry {
                         path: "global pax header".to_owned(),
                         reason: "it gives a name or a size to all entries",
@@ -439,6 +437,13 @@ fn trimmed(mut bytes: Vec<u8>) -> Vec<u8> {
         bytes.pop();
     }
     bytes
+}
+
+/// Whether the records of a pax header give a name, a link's target or a size to what follows.
+pub fn names_or_sizes(records: &[u8]) -> Result<bool, TarError> {
+    let mut said = Extended::default();
+    pax(records, &mut said)?;
+    Ok(said.path.is_some() || said.link.is_some() || said.size.is_some())
 }
 
 /// Records `<length> <key>=<value>\n`; only names and sizes matter.

@@ -60,6 +60,7 @@ pub fn exit_code(error: &CommandError) -> u8 {
         CommandError::Build(
             BuildError::Secrets { .. } | BuildError::TooLarge { .. } | BuildError::Lock(LockError::TooLarge { .. }),
         ) => 3,
+        CommandError::Build(_) if matches!(find_sandbox_error(error), Some(SandboxError::Refused { .. })) => 3,
         CommandError::Build(error) if build_is_unavailable(error) => 4,
         _ => 1,
     }
@@ -96,9 +97,36 @@ fn fetch_is_unavailable(error: &FetchError) -> bool {
     }
 }
 
+/// The sandbox's error that `error` is about.
+fn find_sandbox_error(error: &CommandError) -> Option<&SandboxError> {
+    // A transparent variant leaves itself out of the chain.
+    if let CommandError::Run(RunError::Sandbox(found)) = error {
+        return Some(found);
+    }
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        if let Some(found) = source.downcast_ref() {
+            return Some(found);
+        }
+        cause = source.source();
+    }
+    None
+}
+
 const NO_USER_NAMESPACE: &str = "this machine does not let you make a user namespace: check `sysctl user.max_user_namespaces`, kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns";
 
+const CGROUP: &str = "run gantry in a cgroup that is delegated to you: `systemd-run --user --scope -p Delegate=yes gantry run ...`, or a unit like examples/systemd/gantry-worker.service; `gantry doctor` says what holds here; --allow-degraded NAME,... (or allow_degraded under [run] in the configuration) runs without the promises it names";
+const DEGRADED: &str = "`gantry doctor` says what holds here; --allow-degraded NAME,... (or allow_degraded under [run] in the configuration) goes on without the promises it names";
+
 fn hint(error: &CommandError) -> Option<&'static str> {
+    match find_sandbox_error(error) {
+        Some(SandboxError::UserNamespace { .. }) => return Some(NO_USER_NAMESPACE),
+        Some(SandboxError::Refused { lost, .. }) => {
+            let cgroup = |(promise, _): &(Promise, _)| matches!(promise, Promise::Memory | Promise::Cpu);
+            return Some(if lost.iter().any(cgroup) { CGROUP } else { DEGRADED });
+        }
+        _ => {}
+    }
     match error {
         CommandError::Build(BuildError::Secrets { .. }) => {
             Some("pass secrets at run time with `gantry run --secret NAME=FILE`; --allow-file PATH lets a file pass that is none")
@@ -111,9 +139,6 @@ fn hint(error: &CommandError) -> Option<&'static str> {
         }
         CommandError::Build(BuildError::Sdist(SdistError::Base { .. })) => {
             Some("leave out --base, or name a base of `gantry base ls`")
-        }
-        CommandError::Build(BuildError::Sdist(SdistError::Sandbox { source: SandboxError::UserNamespace { .. }, .. })) => {
-            Some(NO_USER_NAMESPACE)
         }
         CommandError::Build(BuildError::Lock(LockError::NoUv { .. })) => {
             Some("install uv, or pip for python3, or set `uv` under [index] in the configuration")
@@ -134,15 +159,6 @@ fn hint(error: &CommandError) -> Option<&'static str> {
             if source.is_not_found() =>
         {
             Some("the archive's index still lists this package: try again later; --base takes any other image")
-        }
-        CommandError::Run(RunError::Sandbox(SandboxError::UserNamespace { .. })) => Some(NO_USER_NAMESPACE),
-        CommandError::Run(RunError::Sandbox(SandboxError::Refused { lost, .. }))
-            if lost.iter().any(|(promise, _)| matches!(promise, Promise::Memory | Promise::Cpu)) =>
-        {
-            Some("run gantry in a cgroup that is delegated to you: `systemd-run --user --scope -p Delegate=yes gantry run ...`, or a unit like examples/systemd/gantry-worker.service; `gantry doctor` says what holds here; --allow-degraded NAME,... (or allow_degraded under [run] in the configuration) runs without the promises it names")
-        }
-        CommandError::Run(RunError::Sandbox(SandboxError::Refused { .. })) => {
-            Some("`gantry doctor` says what holds here; --allow-degraded NAME,... (or allow_degraded under [run] in the configuration) runs without the promises it names")
         }
         CommandError::Run(RunError::UnknownImage { .. }) | CommandError::Images(ImagesError::Unknown { .. }) => {
             Some("`gantry images ls` lists the images; `gantry build DIR --tag NAME` makes one")

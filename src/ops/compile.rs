@@ -1,5 +1,6 @@
 //! Bytecode by the image's own Python, confined like any other run: the sources are a stranger's.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -31,6 +32,8 @@ pub struct SandboxCompiler {
     pub scaffold: PathBuf,
     /// Worker processes inside.
     pub jobs: usize,
+    /// Promises whose loss is accepted, besides memory and cpu.
+    pub allow_degraded: BTreeSet<Promise>,
 }
 
 /// Why nothing was compiled.
@@ -63,7 +66,9 @@ where
     let made = ensure_layer(store, wanted, progress, |blob, tree| {
         progress.step("Compiling", &sources.reason);
         let mut lowers = vec![store.layer_path(&sources.diff_id)];
-        lowers.extend(base.layers.iter().rev().map(|layer| store.layer_path(&layer.diff_id)));
+        let below: Vec<_> = base.layers.iter().map(|layer| layer.diff_id).collect();
+        let visible = store.visible_layers(&below).iter().rev();
+        lowers.extend(visible.map(|diff_id| store.layer_path(diff_id)));
         let compiled = compile(&CompileRequest {
             lowers,
             python: base.python.clone(),
@@ -161,7 +166,7 @@ impl SandboxCompiler {
                 #[allow(clippy::cast_precision_loss, reason = "a handful of jobs")]
                 cpus: self.jobs as f64,
                 // Compiling executes nothing of the sources; the interpreter alone decides what it uses.
-                allow_degraded: [Promise::Memory, Promise::Cpu].into(),
+                allow_degraded: &self.allow_degraded | &[Promise::Memory, Promise::Cpu].into(),
                 ..Confinement::default()
             },
         }

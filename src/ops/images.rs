@@ -159,15 +159,15 @@ pub fn save(store: &Store, reference: &Reference, out: impl Write) -> Result<Dig
 pub fn load(store: &Store, reader: impl Read, tag: Option<&Reference>) -> Result<Vec<(String, Digest)>, ImagesError> {
     tag.map_or(Ok(()), check_name)?;
     let mut loaded = Vec::new();
-    for (name, image) in store.load_archive(reader)? {
+    for (name, digest) in store.load_archive(reader)? {
         let reference = match (tag, name) {
             (Some(tag), _) => tag.clone(),
             (None, Some(name)) => name.parse().map_err(|_| ImagesError::Name { name })?,
             (None, None) => return Err(ImagesError::Name { name: String::new() }),
         };
-        store.ensure_snapshot(&image)?;
-        store.set_ref(&reference, &image.digest)?;
-        loaded.push((reference.to_string(), image.digest));
+        store.ensure_snapshot(&store.open_image(&digest)?)?;
+        store.set_ref(&reference, &digest)?;
+        loaded.push((reference.to_string(), digest));
     }
     Ok(loaded)
 }

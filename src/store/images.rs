@@ -34,7 +34,7 @@ pub struct Snapshot {
     pub schema: u32,
     /// The image.
     pub manifest: Digest,
-    /// Layers, base first.
+    /// Layers that can be seen, base first.
     pub layers: Vec<DiffId>,
     /// What to run and how.
     pub config: ImageConfigBody,
@@ -148,7 +148,7 @@ impl Store {
         let snapshot = Snapshot {
             schema: 1,
             manifest: image.digest,
-            layers: image.config.rootfs.diff_ids.clone(),
+            layers: self.visible_layers(&image.config.rootfs.diff_ids).to_vec(),
             config: image.config.config.clone(),
             size: image.manifest.layers.iter().map(|layer| layer.size).sum(),
             unpacked_bytes: layers.iter().filter_map(|(_, diff_id)| self.layer_bytes(diff_id)).sum(),

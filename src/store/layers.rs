@@ -3,8 +3,8 @@
 //! The extractor never resolves a path of the archive through a link: every parent is opened component by component
 //! (`openat2` with `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS`), and what an entry replaces is unlinked first. Owners are
 //! the caller's, modes lose set-id bits, times are not kept: layers are told apart by their diff id alone. Whiteouts
-//! become what overlayfs expects of an unprivileged mount (a character device 0:0, `user.overlay.opaque`). Files are hashed
-//! while they are written; `meta.json` lists them (see [`listing`]), `stamp.json` says whether it may be trusted.
+//! become what overlayfs expects of an unprivileged mount (`store/whiteouts.rs`). Files are hashed while they are written;
+//! `meta.json` lists them (see [`listing`]), `stamp.json` says whether it may be trusted.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -12,12 +12,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    linkat, makedev, mkdirat, mknodat, openat, openat2, symlinkat, unlinkat, AtFlags, FileType, Mode, OFlags,
-    ResolveFlags, XattrFlags, CWD,
+    linkat, mkdirat, openat, openat2, symlinkat, unlinkat, AtFlags, FileType, Mode, OFlags, ResolveFlags, CWD,
 };
 use rustix::io::Errno;
 
 use super::durability::{Content, LayerStamp};
+use super::whiteouts::{set_opaque, Whiteouts};
 use super::{fault, io_error, listing, Scratch, Store, StoreError};
 use crate::archive::layer::TreeSink;
 use crate::archive::tar_reader::{read_layer, Change};
@@ -33,8 +33,9 @@ pub struct LayerStaging {
     /// The last parent that was opened: entries come in order, most have the same.
     parent: Option<(String, OwnedFd)>,
     digests: listing::Digests,
-    entries: u64,
+    pub(super) entries: u64,
     unpacked_bytes: u64,
+    whiteouts: Whiteouts,
 }
 
 impl Store {
@@ -68,6 +69,7 @@ impl Store {
             digests: listing::Digests::new(),
             entries: 0,
             unpacked_bytes: 0,
+            whiteouts: Whiteouts::default(),
         })
     }
 
@@ -126,6 +128,7 @@ impl Store {
                 got,
             });
         }
+        staging.write_whiteouts()?;
         staging.describe()?;
         staging.take_place(diff_id)
     }
@@ -292,20 +295,16 @@ impl LayerStaging {
                 self.symlink(path, &target)
             }
             Change::Hardlink { target } => self.hardlink(path, &target),
-            Change::Whiteout => {
-                self.replace(path)?;
-                let (parent, name) = self.parent(path)?;
-                mknodat(parent, name, FileType::CharacterDevice, Mode::empty(), makedev(0, 0))?;
-                Ok(())
-            }
-            Change::Opaque if path.is_empty() => Ok(()),
-            Change::Opaque => {
-                self.make_directory(path, 0o755, false)?;
-                let directory = self.open_directory(path)?;
-                rustix::fs::fsetxattr(directory, "user.overlay.opaque", b"y", XattrFlags::empty())?;
-                Ok(())
-            }
+            Change::Whiteout => self.whiteouts.hide(path),
+            Change::Opaque => self.whiteouts.make_opaque(path),
         }
+    }
+
+    /// The last step of a foreign layer.
+    fn write_whiteouts(&mut self) -> Result<(), StoreError> {
+        let whiteouts = std::mem::take(&mut self.whiteouts);
+        let path = self.scratch.path().join("layer/fs");
+        whiteouts.write(self).map_err(io_error("write whiteouts in", &path))
     }
 
     fn hardlink(&mut self, path: &str, target: &str) -> io::Result<()> {
@@ -324,8 +323,9 @@ impl LayerStaging {
         Ok(())
     }
 
-    /// Makes a directory, or keeps the one that is there; `chmod` it when the layer says its mode itself.
-    fn make_directory(&mut self, path: &str, mode: u32, explicit: bool) -> io::Result<()> {
+    /// Makes a directory, or keeps the one that is there; `chmod` it when the layer says its mode itself. Only then may it
+    /// take the place of something else, which had hidden what lower layers have there: so it is opaque.
+    pub(super) fn make_directory(&mut self, path: &str, mode: u32, explicit: bool) -> io::Result<()> {
         // Ours to enter, fill and remove, whatever the layer says.
         let mode = Mode::from_raw_mode(mode | 0o700);
         let (parent, name) = self.parent(path)?;
@@ -339,10 +339,15 @@ impl LayerStaging {
             }
             Err(Errno::EXIST) => {
                 let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
-                if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+                if !is_directory && !explicit {
+                    return Err(Errno::NOTDIR.into());
+                }
+                if !is_directory {
                     unlinkat(parent, name, AtFlags::empty())?;
                     self.parent = None;
-                    return self.make_directory(path, mode.as_raw_mode(), explicit);
+                    self.make_directory(path, mode.as_raw_mode(), explicit)?;
+                    return set_opaque(self.open_directory(path)?);
                 }
                 if explicit {
                     rustix::fs::chmodat(parent, name, mode, AtFlags::empty())?;
@@ -405,7 +410,7 @@ impl LayerStaging {
         Ok((directory.as_fd(), name))
     }
 
-    fn open_directory(&self, path: &str) -> io::Result<OwnedFd> {
+    pub(super) fn open_directory(&self, path: &str) -> io::Result<OwnedFd> {
         let path = if path.is_empty() { "." } else { path };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
@@ -434,7 +439,7 @@ impl TreeSink for LayerStaging {
     }
 }
 
-fn split(path: &str) -> (&str, &str) {
+pub(super) fn split(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
 }
 

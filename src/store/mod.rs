@@ -47,6 +47,8 @@ mod memo;
 mod oci_archive;
 mod refs;
 mod scratch;
+mod stack;
+mod whiteouts;
 
 use std::fs;
 use std::io;
@@ -64,6 +66,7 @@ pub use memo::MemoKind;
 pub use oci_archive::ArchiveError;
 pub use refs::check_name;
 pub use scratch::{abandon, Scratch};
+pub use stack::{Found, LastLink, LayerStack};
 
 use crate::archive::tar_reader::TarError;
 use crate::oci::{Descriptor, DiffId, Digest, ParseImageError};

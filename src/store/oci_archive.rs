@@ -1,8 +1,9 @@
 //! Images to and from OCI archives: a tar of an image layout, as `skopeo` and `podman save --format oci-archive` write it.
 //!
 //! Writing is deterministic: sorted entries, times and owners zero. Reading unpacks nothing by name: entries whose
-//! names are blobs are hashed into scratch files, everything else but the two documents is an error, and only then is
-//! the image imported like one of a layout.
+//! names are blobs are hashed into scratch files, everything else but the two documents is an error, and only then are
+//! the images imported like those of a layout, one at a time. What stays in memory is bounded: the index and a digest
+//! for each name in it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,12 +13,17 @@ use std::path::{Path, PathBuf};
 use super::layers::Verified;
 use super::layout::{choose, Blobs, LayoutError};
 use super::{Image, Scratch, Store, StoreError};
+use crate::archive::tar_reader::names_or_sizes;
 use crate::oci::{
     media_type, parse_index, to_canonical_json, Descriptor, Digest, Hasher, ImageIndex, MAX_DOCUMENT_BYTES,
 };
 
 /// Layers, documents and directories of a hundred images.
 const MAX_ENTRIES: usize = 20_000;
+/// Names in the index: each distinct one costs a manifest and a configuration of up to 4 MiB to read.
+const MAX_IMAGES: usize = 1000;
+/// Bytes of an extended header; writers that use them for times and attributes have a few hundred.
+const MAX_HEADER: u64 = 64 << 10;
 /// Blobs of one archive together.
 const MAX_BYTES: u64 = 40 << 30;
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -40,6 +46,12 @@ pub enum ArchiveError {
         path: String,
         /// What is wrong.
         reason: &'static str,
+    },
+    /// More images than an archive may have.
+    #[error("read archive: its index has {got} images of at most {MAX_IMAGES}")]
+    TooMany {
+        /// How many.
+        got: usize,
     },
     /// A part is missing.
     #[error("read archive: it has no {part}")]
@@ -109,8 +121,9 @@ impl Store {
         tar.into_inner().and_then(|mut out| out.flush()).map_err(error)
     }
 
-    /// Reads the images of an archive into the store; each comes with the name the archive gives it.
-    pub fn load_archive(&self, reader: impl Read) -> Result<Vec<(Option<String>, Image)>, ArchiveError> {
+    /// Reads the images of an archive into the store; each comes with the name the archive gives it. The archive is
+    /// refused as a whole.
+    pub fn load_archive(&self, reader: impl Read) -> Result<Vec<(Option<String>, Digest)>, ArchiveError> {
         let (mut unpacked, index) = self.unpack_archive(reader)?;
         let index = parse_index(&index.ok_or(ArchiveError::Missing {
             part: "index.json".to_owned(),
@@ -127,11 +140,22 @@ impl Store {
             }
             .into());
         }
-        let images = index.manifests.iter().map(|descriptor| {
-            let image = self.import(&mut unpacked, descriptor, 0)?;
-            Ok((descriptor.annotations.get(REF_NAME).cloned(), image))
-        });
-        images.collect()
+        if index.manifests.len() > MAX_IMAGES {
+            return Err(ArchiveError::TooMany {
+                got: index.manifests.len(),
+            });
+        }
+        let (mut named, mut imported) = (Vec::new(), BTreeMap::new());
+        for descriptor in &index.manifests {
+            let key = (descriptor.digest, descriptor.size, descriptor.media_type.as_str());
+            let digest = match imported.get(&key) {
+                Some(digest) => *digest,
+                None => self.import(&mut unpacked, descriptor, 0)?.digest,
+            };
+            imported.insert(key, digest);
+            named.push((descriptor.annotations.get(REF_NAME).cloned(), digest));
+        }
+        Ok(named)
     }
 
     fn unpack_archive(&self, reader: impl Read) -> Result<(Unpacked, Option<Vec<u8>>), ArchiveError> {
@@ -142,7 +166,8 @@ impl Store {
         };
         let (mut index, mut total) = (None, 0u64);
         let mut archive = tar::Archive::new(reader);
-        for (number, entry) in archive.entries().map_err(error)?.enumerate() {
+        // Raw: what the crate makes of long names and extended headers it keeps in memory, however long they are.
+        for (number, entry) in archive.entries().map_err(error)?.raw(true).enumerate() {
             let mut entry = entry.map_err(error)?;
             let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             let refused = |reason| ArchiveError::Entry {
@@ -157,6 +182,10 @@ impl Store {
             match entry.header().entry_type() {
                 tar::EntryType::Directory => continue,
                 tar::EntryType::Regular => {}
+                tar::EntryType::XHeader | tar::EntryType::XGlobalHeader => {
+                    check_header(entry, refused)?;
+                    continue;
+                }
                 _ => return Err(refused("it is neither a file nor a directory")),
             }
             match name {
@@ -184,6 +213,26 @@ impl Store {
             }
         }
         Ok((unpacked, index))
+    }
+}
+
+/// Extended headers may say when a file was made or what attributes it has, which is nothing to us.
+fn check_header(
+    entry: tar::Entry<'_, impl Read>,
+    refused: impl Fn(&'static str) -> ArchiveError,
+) -> Result<(), ArchiveError> {
+    if entry.size() > MAX_HEADER {
+        return Err(refused("it is an extended header of more than 64 KiB"));
+    }
+    let mut records = Vec::new();
+    entry
+        .take(MAX_HEADER)
+        .read_to_end(&mut records)
+        .map_err(|source| ArchiveError::Io { action: "read", source })?;
+    match names_or_sizes(&records) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(refused("it is an extended header that gives another name or size")),
+        Err(_) => Err(refused("it is a damaged extended header")),
     }
 }
 
@@ -225,3 +274,7 @@ fn append<W: Write>(tar: &mut tar::Builder<W>, path: &str, size: u64, contents: 
     header.set_size(size);
     tar.append_data(&mut header, path, contents.take(size))
 }
+
+#[cfg(test)]
+#[path = "oci_archive_tests.rs"]
+mod tests;

@@ -1,0 +1,119 @@
+//! Archives that are small on disk and large in memory.
+
+use super::*;
+use crate::oci::{ImageConfig, ImageConfigBody, Manifest, RootFs};
+
+fn store() -> (tempfile::TempDir, Store) {
+    let scratch = tempfile::tempdir().unwrap();
+    let store = Store::open(&scratch.path().join("store")).unwrap();
+    (scratch, store)
+}
+
+fn entry(path: &str, kind: tar::EntryType, contents: &[u8]) -> Vec<u8> {
+    let mut header = tar::Header::new_ustar();
+    header.set_path(path).unwrap();
+    header.set_entry_type(kind);
+    header.set_mode(0o644);
+    header.set_size(contents.len() as u64);
+    header.set_cksum();
+    let mut out = header.as_bytes().to_vec();
+    out.extend(contents);
+    out.resize(out.len().next_multiple_of(512), 0);
+    out
+}
+
+fn file(path: &str, contents: &[u8]) -> Vec<u8> {
+    entry(path, tar::EntryType::Regular, contents)
+}
+
+/// An archive of one image without layers, called `names`, with `extra` entries first.
+fn archive(names: &[&str], extra: &[Vec<u8>]) -> (Digest, Vec<u8>) {
+    let config = ImageConfig {
+        architecture: "amd64".to_owned(),
+        os: "linux".to_owned(),
+        created: None,
+        config: ImageConfigBody::default(),
+        rootfs: RootFs {
+            kind: "layers".to_owned(),
+            diff_ids: Vec::new(),
+        },
+        history: Vec::new(),
+    };
+    let config = to_canonical_json(&config).unwrap();
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: None,
+        config: Descriptor::new(media_type::CONFIG, Digest::of(&config), config.len() as u64),
+        layers: Vec::new(),
+        annotations: BTreeMap::from([("padding".to_owned(), "x".repeat(1 << 16))]),
+    };
+    let manifest = to_canonical_json(&manifest).unwrap();
+    let named = |name: &&str| {
+        let mut descriptor = Descriptor::new(media_type::MANIFEST, Digest::of(&manifest), manifest.len() as u64);
+        descriptor.annotations.insert(REF_NAME.to_owned(), (*name).to_owned());
+        descriptor
+    };
+    let index = ImageIndex {
+        schema_version: 2,
+        media_type: None,
+        manifests: names.iter().map(named).collect(),
+    };
+    let mut bytes = extra.concat();
+    bytes.extend(file("index.json", &to_canonical_json(&index).unwrap()));
+    for blob in [&config, &manifest] {
+        bytes.extend(file(&format!("blobs/sha256/{}", Digest::of(blob).hex()), blob));
+    }
+    bytes.resize(bytes.len() + 1024, 0);
+    (Digest::of(&manifest), bytes)
+}
+
+#[test]
+fn an_image_with_many_names_is_read_once() {
+    let (_scratch, store) = store();
+    let (digest, bytes) = archive(&["a:1", "b:1", "a:2"], &[]);
+    let loaded = store.load_archive(&bytes[..]).unwrap();
+    let expected = ["a:1", "b:1", "a:2"].map(|name| (Some(name.to_owned()), digest));
+    assert_eq!(loaded, expected);
+    let (_, many) = archive(&["a:1"; MAX_IMAGES + 1], &[]);
+    let refused = store.load_archive(&many[..]).unwrap_err();
+    assert!(matches!(refused, ArchiveError::TooMany { got: 1001 }), "{refused:?}");
+    assert!(store.load_archive(&archive(&["a:1"; MAX_IMAGES], &[]).1[..]).is_ok());
+}
+
+fn refusal(extra: &[Vec<u8>]) -> String {
+    let (_scratch, store) = store();
+    match store.load_archive(&archive(&["a:1"], extra).1[..]) {
+        Err(ArchiveError::Entry { reason, .. }) => reason.to_owned(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn extended_headers_are_not_kept_in_memory() {
+    for kind in [tar::EntryType::GNULongName, tar::EntryType::GNULongLink] {
+        assert_eq!(
+            refusal(&[entry("x", kind, b"oci-layout")]),
+            "it is neither a file nor a directory"
+        );
+    }
+    for kind in [tar::EntryType::XHeader, tar::EntryType::XGlobalHeader] {
+        let time = entry("x", kind, b"20 mtime=1700000000\n");
+        assert!(store().1.load_archive(&archive(&["a:1"], &[time]).1[..]).is_ok());
+        let large = entry("x", kind, &[b'x'; (64 << 10) + 1]);
+        assert_eq!(refusal(&[large]), "it is an extended header of more than 64 KiB");
+        let renamed = entry("x", kind, b"10 path=x\n");
+        assert!(refusal(&[renamed]).ends_with("gives another name or size"));
+        assert_eq!(refusal(&[entry("x", kind, b"junk")]), "it is a damaged extended header");
+    }
+    // Says that it has 8 GiB, which are not there: refused by what it says.
+    let mut header = tar::Header::new_ustar();
+    header.set_path("x").unwrap();
+    header.set_entry_type(tar::EntryType::XHeader);
+    header.set_mode(0);
+    header.set_size(8 << 30);
+    header.set_cksum();
+    assert_eq!(
+        refusal(&[header.as_bytes().to_vec()]),
+        "it is an extended header of more than 64 KiB"
+    );
+}

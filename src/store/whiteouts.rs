@@ -1,0 +1,121 @@
+//! What a layer hides of the layers below it (OCI image specification, "Whiteouts").
+//!
+//! A whiteout speaks of lower layers alone, wherever it stands among the entries: what its own layer has under that name
+//! stays and hides the rest by itself. So whiteouts are gathered while the layer is read and become nodes when all its
+//! entries are in place: a character device 0:0 where the layer has nothing of that name, `user.overlay.opaque` on
+//! a directory it has. One that lies below a file, a link or another whiteout of its layer says nothing new. `umoci`
+//! comes to the same trees.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use rustix::fs::{makedev, mknodat, statat, AtFlags, FileType, Mode, XattrFlags};
+use rustix::io::Errno;
+
+use super::layers::{split, LayerStaging};
+use super::Store;
+use crate::oci::DiffId;
+
+pub(super) const OPAQUE: &str = "user.overlay.opaque";
+/// Names that are kept in memory; half a million of the longest would be two gigabytes. A distribution has 10 MiB.
+const MAX_BYTES: usize = 64 << 20;
+
+/// The whiteouts of one layer.
+#[derive(Debug, Default)]
+pub(super) struct Whiteouts {
+    hidden: BTreeSet<String>,
+    /// Directories of which nothing below is seen; the empty path is the root.
+    opaque: BTreeSet<String>,
+    bytes: usize,
+}
+
+impl Whiteouts {
+    pub(super) fn hide(&mut self, path: &str) -> io::Result<()> {
+        self.add(path)?;
+        self.hidden.insert(path.to_owned());
+        Ok(())
+    }
+
+    pub(super) fn make_opaque(&mut self, directory: &str) -> io::Result<()> {
+        self.add(directory)?;
+        self.opaque.insert(directory.to_owned());
+        Ok(())
+    }
+
+    fn add(&mut self, path: &str) -> io::Result<()> {
+        self.bytes = self.bytes.saturating_add(path.len());
+        if self.bytes > MAX_BYTES {
+            return Err(io::Error::other("the whiteouts have more than 64 MiB of names"));
+        }
+        Ok(())
+    }
+
+    /// Puts them into the finished tree. Sorted, so that a whiteout comes before those below it.
+    pub(super) fn write(&self, staging: &mut LayerStaging) -> io::Result<()> {
+        for path in &self.hidden {
+            let (parent, name) = split(path);
+            if !has_directory(staging, parent)? {
+                continue;
+            }
+            let directory = staging.open_directory(parent)?;
+            match statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => {
+                    let device = FileType::CharacterDevice;
+                    mknodat(&directory, name, device, Mode::empty(), makedev(0, 0))?;
+                    staging.entries += 1;
+                }
+                Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                    set_opaque(staging.open_directory(path)?)?;
+                }
+                Ok(_) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        for path in &self.opaque {
+            if has_directory(staging, path)? {
+                set_opaque(staging.open_directory(path)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes the directory unless it is there; whether that is possible: a component may be a file, a link or a whiteout.
+fn has_directory(staging: &mut LayerStaging, path: &str) -> io::Result<bool> {
+    let blocked = |error: &io::Error| {
+        let errno = Errno::from_io_error(error);
+        matches!(errno, Some(Errno::NOTDIR | Errno::LOOP))
+    };
+    let made = match staging.open_directory(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => staging.make_directory(path, 0o755, false),
+        other => other.map(|_| ()),
+    };
+    match made {
+        Err(error) if blocked(&error) => Ok(false),
+        other => other.map(|()| true),
+    }
+}
+
+pub(super) fn set_opaque(directory: impl AsFd) -> io::Result<()> {
+    Ok(rustix::fs::fsetxattr(directory, OPAQUE, b"y", XattrFlags::empty())?)
+}
+
+fn is_opaque(directory: &Path) -> bool {
+    let mut value = [0u8; 1];
+    rustix::fs::getxattr(directory, OPAQUE, &mut value).is_ok() && value == *b"y"
+}
+
+impl Store {
+    /// The layers that can be seen, of unpacked ones given bottom first. overlayfs does not ask whether the root of
+    /// a layer is opaque, so the layers below such a root are left out.
+    pub fn visible_layers<'l>(&self, layers: &'l [DiffId]) -> &'l [DiffId] {
+        let bottom = layers.iter().rposition(|layer| is_opaque(&self.layer_path(layer)));
+        layers.get(bottom.unwrap_or_default()..).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+#[path = "whiteouts_tests.rs"]
+mod tests;
