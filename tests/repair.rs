@@ -10,7 +10,9 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use common::{function, shared, Gantry};
 use serde_json::Value;
@@ -164,4 +166,27 @@ fn a_name_with_a_digest_is_refused_before_anything_is_done() {
         listed.contains("localhost/a") && listed.contains(&images[0]),
         "{listed}"
     );
+}
+
+#[test]
+fn a_collector_says_that_it_waits_and_nobody_waits_for_it() {
+    let gantry = Gantry::new();
+    common::tiny(&gantry, &["a:1"]);
+    let store = gantry::store::Store::open(&gantry.root).unwrap();
+    let kept_out = store.keep_collector_out().unwrap();
+    let mut collector = gantry.command();
+    collector
+        .args(["cache", "gc"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut collector = collector.spawn().unwrap();
+    let mut told = String::new();
+    let mut errors = BufReader::new(collector.stderr.take().unwrap());
+    errors.read_line(&mut told).unwrap();
+    assert!(told.starts_with("Waiting for"), "{told}");
+    // Nobody waits for one that waits.
+    gantry.ok(["images", "ls"]);
+    drop(kept_out);
+    errors.read_to_string(&mut told).unwrap();
+    assert_eq!(collector.wait().unwrap().code(), Some(0), "{told}");
 }

@@ -34,7 +34,7 @@ use crate::journal::{self, Event};
 use crate::ops::{self, BaseSettings, BuildRequest, SandboxCompiler, CANNOT_RUN};
 use crate::policy::{Bytes, Promise};
 use crate::sandbox;
-use crate::store::{self, Keep, Store, StoreError};
+use crate::store::{self, Keep, Patience, Store, StoreError};
 use crate::sys;
 
 /// Runs gantry; returns its exit code.
@@ -318,18 +318,24 @@ impl Session {
 
     fn gc(&self, all: bool, dry_run: bool, json: bool) -> Result<u8, CommandError> {
         let keep = if all { Keep::ImagesOnly } else { Keep::Memoised };
-        let report = self.store.collect_garbage(keep, dry_run)?;
+        let mut waiting = || {
+            let _ = writeln!(io::stderr(), "Waiting for builds and other commands that use the store");
+        };
+        let report = self
+            .store
+            .collect_garbage(keep, dry_run, Patience::default(), &mut waiting)?;
         if json {
             return print_json(&report);
         }
         let verb = if dry_run { "Would remove" } else { "Removed" };
         print_line(&format!(
-            "{verb} {}: {} blobs, {} layers, {} snapshots, {} downloads",
+            "{verb} {}: {} blobs, {} layers, {} snapshots, {} downloads, {} unfinished downloads",
             Bytes(report.bytes),
             report.blobs,
             report.layers,
             report.snapshots,
-            report.downloads
+            report.downloads,
+            report.partials
         ))
     }
 
