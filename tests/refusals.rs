@@ -325,7 +325,9 @@ fn a_full_disk() {
     let done = done(command.output().unwrap());
     assert_eq!((done.code, done.stdout.as_str()), (1, ""), "{}", done.stderr);
     assert!(
-        done.stderr.contains("no space") || done.stderr.contains("No space"),
+        (done.stderr.contains("no space") || done.stderr.contains("No space"))
+            && done.stderr.contains("hint: `gantry cache gc`")
+            && done.stderr.contains("`gantry cache gc --all`"),
         "{}",
         done.stderr
     );

@@ -11,7 +11,7 @@ use crate::config::ConfigError;
 use crate::ops::{BaseError, BuildError, DoctorError, ImagesError, RunError, SdistError, CANNOT_RUN};
 use crate::policy::Promise;
 use crate::sandbox::SandboxError;
-use crate::store::StoreError;
+use crate::store::{ArchiveError, LayoutError, StoreError};
 
 /// Anything a command can end in.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +62,7 @@ pub fn exit_code(error: &CommandError) -> u8 {
         ) => 3,
         CommandError::Build(_) if matches!(find_sandbox_error(error), Some(SandboxError::Refused { .. })) => 3,
         CommandError::Build(error) if build_is_unavailable(error) => 4,
+        CommandError::Store(StoreError::Busy { .. }) => 4,
         _ => 1,
     }
 }
@@ -166,10 +167,39 @@ fn hint(error: &CommandError) -> Option<&'static str> {
         CommandError::Run(RunError::UnknownImage { .. }) | CommandError::Images(ImagesError::Unknown { .. }) => {
             Some("`gantry images ls` lists the images; `gantry build DIR --tag NAME` makes one")
         }
-        CommandError::Store(StoreError::NoSpace { .. }) => Some("`gantry cache gc` removes what no image needs"),
         CommandError::Config(ConfigError::NoHome) => Some("set GANTRY_ROOT to a directory for the store"),
+        CommandError::Store(StoreError::Busy { .. }) => Some("try again when they are done"),
+        _ if store_is_full(error) => {
+            Some("`gantry cache gc` removes what no image and no later build needs; `gantry cache gc --all` all but what images need")
+        }
         _ => None,
     }
+}
+
+/// Whether a full disk is at the end of it, and not that of a file or directory of the caller's. Transparent errors pass
+/// on their source's source, so the kinds in between cannot be asked.
+fn store_is_full(error: &CommandError) -> bool {
+    let is_elsewhere = matches!(
+        error,
+        CommandError::File { .. }
+            | CommandError::Run(RunError::Collect(_) | RunError::Directory { .. })
+            | CommandError::Images(
+                ImagesError::File { .. }
+                    | ImagesError::Layout(LayoutError::Io { .. })
+                    | ImagesError::Archive(ArchiveError::Io { .. })
+            )
+    );
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    let mut is_full = false;
+    while let Some(source) = cause {
+        let kind = source.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        is_full |= matches!(
+            kind,
+            Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+        );
+        cause = source.source();
+    }
+    is_full && !is_elsewhere
 }
 
 /// Prints `error:`, its causes and a hint to standard error.
@@ -208,4 +238,56 @@ pub fn print_usage(error: &clap::Error) {
 
 fn indented(text: &str) -> String {
     escape(text.trim_end()).replace('\n', "\n  ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_names_the_way_out_wherever_it_strikes() {
+        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let no_space = || StoreError::NoSpace {
+            action: "write",
+            path: "blob".into(),
+            source: full(),
+        };
+        let layer = || crate::archive::layer::LayerError::Io {
+            path: "a".to_owned(),
+            source: full(),
+        };
+        let fetch = || FetchError::Store {
+            name: "wheel".to_owned(),
+            source: no_space(),
+        };
+        for error in [
+            CommandError::Store(no_space()),
+            CommandError::Build(BuildError::Store(no_space())),
+            CommandError::Build(BuildError::Base(BaseError::Store(no_space()))),
+            CommandError::Build(BuildError::Fetch(fetch())),
+            CommandError::Build(BuildError::Base(BaseError::Fetch(fetch()))),
+            CommandError::Build(BuildError::Lock(LockError::Store(no_space()))),
+            CommandError::Build(BuildError::Layer(layer())),
+            CommandError::Images(ImagesError::Store(no_space())),
+            CommandError::Images(ImagesError::Layout(LayoutError::Store(no_space()))),
+            CommandError::Run(RunError::Store(no_space())),
+        ] {
+            assert!(
+                hint(&error).is_some_and(|hint| hint.contains("gantry cache gc --all")),
+                "{error:?}"
+            );
+        }
+        let elsewhere = CommandError::File {
+            action: "write",
+            path: "image.tar".to_owned(),
+            source: full(),
+        };
+        assert_eq!(hint(&elsewhere), None);
+    }
+
+    #[test]
+    fn a_busy_store_is_4() {
+        let error = CommandError::Store(StoreError::Busy { path: "store".into() });
+        assert_eq!(exit_code(&error), 4);
+    }
 }

@@ -33,7 +33,7 @@ use crate::journal::{self, Event};
 use crate::ops::{self, BaseSettings, BuildRequest, SandboxCompiler, CANNOT_RUN};
 use crate::policy::{Bytes, Promise};
 use crate::sandbox;
-use crate::store::{self, Keep, Store, StoreError};
+use crate::store::{self, Keep, Patience, Store, StoreError};
 use crate::sys;
 
 /// Runs gantry; returns its exit code.
@@ -106,6 +106,7 @@ fn dispatch(cli: &Cli, report: Option<&Report>) -> Result<u8, CommandError> {
     let session = Session::open(cli.config.as_deref())?;
     // What cannot be swept now is swept later; no command fails for it.
     let _ = session.store.sweep();
+    let _ = session.store.mend_index();
     sandbox::sweep();
     watch_signals();
     let collects = matches!(cli.command, Command::Cache(_));
@@ -281,12 +282,15 @@ impl Session {
             ImagesCommand::Ls { json: true } => print_json(&ops::list(&self.store)?),
             ImagesCommand::Ls { json: false } => {
                 for image in ops::list(&self.store)? {
+                    let digest = image.digest.map_or("-".to_owned(), |digest| digest.to_string());
+                    let size = image.size.map_or("-".to_owned(), |size| Bytes(size).to_string());
+                    let rest = match image.damaged {
+                        Some(reason) => format!("damaged: {reason}"),
+                        None => image.created.unwrap_or_default(),
+                    };
                     print_line(&escape::escape(&format!(
-                        "{:40} {} {:>10} {}",
-                        image.reference,
-                        image.digest,
-                        Bytes(image.size).to_string(),
-                        image.created.unwrap_or_default()
+                        "{:40} {digest} {size:>10} {rest}",
+                        image.reference
                     )))?;
                 }
                 Ok(0)
@@ -303,10 +307,7 @@ impl Session {
             }
             ImagesCommand::Rm { references, dry_run } => {
                 for reference in references {
-                    ops::show(&self.store, reference)?;
-                    if !dry_run {
-                        self.store.remove_ref(reference)?;
-                    }
+                    ops::remove(&self.store, reference, *dry_run)?;
                     let verb = if *dry_run { "Would remove" } else { "Removed" };
                     let _ = writeln!(io::stderr(), "{verb} {reference}");
                 }
@@ -317,18 +318,24 @@ impl Session {
 
     fn gc(&self, all: bool, dry_run: bool, json: bool) -> Result<u8, CommandError> {
         let keep = if all { Keep::ImagesOnly } else { Keep::Memoised };
-        let report = self.store.collect_garbage(keep, dry_run)?;
+        let mut waiting = || {
+            let _ = writeln!(io::stderr(), "Waiting for builds and other commands that use the store");
+        };
+        let report = self
+            .store
+            .collect_garbage(keep, dry_run, Patience::default(), &mut waiting)?;
         if json {
             return print_json(&report);
         }
         let verb = if dry_run { "Would remove" } else { "Removed" };
         print_line(&format!(
-            "{verb} {}: {} blobs, {} layers, {} snapshots, {} downloads",
+            "{verb} {}: {} blobs, {} layers, {} snapshots, {} downloads, {} unfinished downloads",
             Bytes(report.bytes),
             report.blobs,
             report.layers,
             report.snapshots,
-            report.downloads
+            report.downloads,
+            report.partials
         ))
     }
 

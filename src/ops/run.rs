@@ -241,7 +241,7 @@ impl Progress {
         }
         let unpacking = Instant::now();
         let own = store.clone();
-        let unpacked = unless_signalled(signals, move || own.ensure_snapshot(&own.open_image(&digest)?));
+        let unpacked = unless_signalled(signals, move || own.restore_snapshot(&digest));
         self.phases.unpack = ms(unpacking.elapsed());
         match unpacked.map_err(|source| RunError::Wait { source })? {
             Worked::Done(snapshot) => Ok((snapshot?, lease)),

@@ -3,10 +3,11 @@
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use super::{io_error, Store, StoreError};
+use super::{io_error, Stamp, Store, StoreError};
 use crate::oci::{
     parse_config, parse_manifest, to_canonical_json, Descriptor, DiffId, Digest, ImageConfig, ImageConfigBody,
     Manifest, MAX_DOCUMENT_BYTES,
@@ -41,6 +42,9 @@ pub struct Snapshot {
     pub size: u64,
     /// Bytes of the layers' files.
     pub unpacked_bytes: u64,
+    /// The boot in which every layer was last known to be whole; none in snapshots of an older gantry. Never `durable`: a
+    /// layer may have been unpacked again since.
+    boot: Option<Stamp>,
 }
 
 impl Store {
@@ -80,14 +84,49 @@ impl Store {
         })
     }
 
-    /// The prepared form of an image, if it is complete: its layers may have been collected since.
+    /// The prepared form of an image, if it is complete and was made or looked at in this boot of the machine. Reads one
+    /// small file, however many layers there are.
     pub fn snapshot(&self, digest: &Digest) -> Result<Option<Snapshot>, StoreError> {
+        let snapshot = self.read_snapshot(digest)?;
+        Ok(snapshot.filter(|snapshot| snapshot.boot.as_ref() == Some(&self.boot)))
+    }
+
+    /// The same when that gives none: layers of an earlier boot are read and compared, and unpacked again when they are
+    /// damaged or missing. Only then the image itself has to be there.
+    pub fn restore_snapshot(&self, digest: &Digest) -> Result<Snapshot, StoreError> {
+        if let Some(mut snapshot) = self.read_snapshot(digest)? {
+            let damaged = AtomicBool::new(false);
+            in_pairs(&snapshot.layers, |diff_id| {
+                damaged.fetch_or(!self.layer_is_whole(diff_id)?, Ordering::Relaxed);
+                Ok(())
+            })?;
+            if !damaged.into_inner() {
+                snapshot.boot = Some(self.boot.clone());
+                self.write_snapshot(&snapshot)?;
+                return Ok(snapshot);
+            }
+        }
+        self.ensure_snapshot(&self.open_image(digest)?)
+    }
+
+    /// The snapshot as it is written, whether or not its layers are there.
+    pub(super) fn read_snapshot(&self, digest: &Digest) -> Result<Option<Snapshot>, StoreError> {
         let path = self.root.join(snapshot_name(digest));
         match fs::read(&path) {
             Ok(json) => Ok(serde_json::from_slice(&json).ok()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(io_error("read", &path)(source)),
         }
+    }
+
+    /// Writes a snapshot unless it is there in the same words.
+    fn write_snapshot(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
+        let name = snapshot_name(&snapshot.manifest);
+        let json = self.canonical("snapshot", snapshot)?;
+        if fs::read(self.root.join(&name)).ok().as_deref() == Some(&json) {
+            return Ok(());
+        }
+        self.write_atomically(&name, &json)
     }
 
     /// Unpacks what is missing of an image, two layers at a time, and prepares it for runs. Idempotent.
@@ -103,7 +142,10 @@ impl Store {
             .filter(|(_, diff_id)| self.layer_tree(diff_id).is_none())
             .copied()
             .collect();
-        self.unpack_all(&missing)?;
+        in_pairs(&missing, |(layer, diff_id)| {
+            self.ensure_unpacked(layer, diff_id, &ExtractionLimits::default())
+                .map(|_| ())
+        })?;
         let snapshot = Snapshot {
             schema: 1,
             manifest: image.digest,
@@ -111,38 +153,32 @@ impl Store {
             config: image.config.config.clone(),
             size: image.manifest.layers.iter().map(|layer| layer.size).sum(),
             unpacked_bytes: layers.iter().filter_map(|(_, diff_id)| self.layer_bytes(diff_id)).sum(),
+            boot: Some(self.boot.clone()),
         };
-        let name = snapshot_name(&image.digest);
-        let json = self.canonical("snapshot", &snapshot)?;
-        if fs::read(self.root.join(&name)).ok().as_deref() != Some(&json) {
-            self.write_atomically(&name, &json)?;
-        }
+        self.write_snapshot(&snapshot)?;
         Ok(snapshot)
     }
+}
 
-    fn unpack_all(&self, layers: &[(&Descriptor, &DiffId)]) -> Result<(), StoreError> {
-        let unpack = |(layer, diff_id): &(&Descriptor, &DiffId)| {
-            self.ensure_unpacked(layer, diff_id, &ExtractionLimits::default())
-                .map(|_| ())
-        };
-        let [first, rest @ ..] = layers else { return Ok(()) };
-        if rest.is_empty() {
-            return unpack(first);
-        }
-        let next = std::sync::atomic::AtomicUsize::new(0);
-        let work = || -> Result<(), StoreError> {
-            while let Some(layer) = layers.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
-                unpack(layer)?;
-            }
-            Ok(())
-        };
-        std::thread::scope(|scope| {
-            let other = scope.spawn(work);
-            let mine = work();
-            let theirs = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            mine.and(theirs)
-        })
+/// Does `work` for each item, two at a time.
+fn in_pairs<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<(), StoreError> + Sync) -> Result<(), StoreError> {
+    let [first, rest @ ..] = items else { return Ok(()) };
+    if rest.is_empty() {
+        return work(first);
     }
+    let next = AtomicUsize::new(0);
+    let all = || -> Result<(), StoreError> {
+        while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+            work(item)?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(all);
+        let mine = all();
+        let theirs = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        mine.and(theirs)
+    })
 }
 
 fn snapshot_name(digest: &Digest) -> PathBuf {

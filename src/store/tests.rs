@@ -7,13 +7,13 @@ use crate::archive::layer::LayerWriter;
 use crate::oci::{ImageConfig, ImageConfigBody, Manifest, RootFs};
 use crate::policy::ExtractionLimits;
 
-fn store() -> (tempfile::TempDir, Store) {
+pub fn store() -> (tempfile::TempDir, Store) {
     let scratch = tempfile::tempdir().unwrap();
     let store = Store::open(&scratch.path().join("store")).unwrap();
     (scratch, store)
 }
 
-fn add_layer(store: &Store, text: &str) -> Result<(Descriptor, DiffId), StoreError> {
+pub fn add_layer(store: &Store, text: &str) -> Result<(Descriptor, DiffId), StoreError> {
     let mut blob = store.blob_writer()?;
     let mut staging = store.stage_layer()?;
     let mut writer = LayerWriter::new(&mut blob, Some(&mut staging), 0);
@@ -26,7 +26,7 @@ fn add_layer(store: &Store, text: &str) -> Result<(Descriptor, DiffId), StoreErr
     Ok((descriptor, written.diff_id))
 }
 
-fn add_image(store: &Store, text: &str) -> Result<Digest, StoreError> {
+pub fn add_image(store: &Store, text: &str) -> Result<Digest, StoreError> {
     let (layer, diff_id) = add_layer(store, text)?;
     let config = ImageConfig {
         architecture: "amd64".to_owned(),
@@ -51,6 +51,12 @@ fn add_image(store: &Store, text: &str) -> Result<Digest, StoreError> {
     store.ensure_snapshot(&store.open_image(&digest)?)?;
     store.set_ref(&"image:1".parse().unwrap(), &digest)?;
     Ok(digest)
+}
+
+pub fn collect(store: &Store, keep: Keep, dry_run: bool) -> GarbageReport {
+    store
+        .collect_garbage(keep, dry_run, Patience::default(), &mut || panic!("nobody is there"))
+        .unwrap()
 }
 
 #[test]
@@ -222,7 +228,7 @@ fn sweeping_never_fails_for_what_others_make_and_drop_meanwhile() {
             .collect();
         let made: Vec<_> = makers.into_iter().map(|maker| maker.join()).collect();
         done.store(true, std::sync::atomic::Ordering::Relaxed);
-        sweepers.into_iter().for_each(|sweeper| drop(sweeper.join().unwrap()));
+        let _swept: u64 = sweepers.into_iter().map(|sweeper| sweeper.join().unwrap()).sum();
         made.into_iter().for_each(|made| made.unwrap());
     });
     store.sweep().unwrap();
@@ -233,18 +239,14 @@ fn sweeping_never_fails_for_what_others_make_and_drop_meanwhile() {
 fn garbage_is_what_no_name_leads_to() {
     let (_scratch, store) = store();
     let digest = add_image(&store, "x").unwrap();
-    assert_eq!(store.collect_garbage(Keep::ImagesOnly, false).unwrap().blobs, 0);
+    assert_eq!(collect(&store, Keep::ImagesOnly, false).blobs, 0);
     let lease = store.lease(&digest).unwrap();
     assert!(store.remove_ref(&"image:1".parse().unwrap()).unwrap());
-    assert_eq!(
-        store.collect_garbage(Keep::ImagesOnly, false).unwrap().blobs,
-        0,
-        "it is in use"
-    );
+    assert_eq!(collect(&store, Keep::ImagesOnly, false).blobs, 0, "it is in use");
     drop(lease);
-    let dry = store.collect_garbage(Keep::ImagesOnly, true).unwrap();
+    let dry = collect(&store, Keep::ImagesOnly, true);
     assert_eq!((dry.blobs, dry.layers, dry.snapshots), (3, 1, 1));
-    assert_eq!(store.collect_garbage(Keep::ImagesOnly, false).unwrap().blobs, 3);
+    assert_eq!(collect(&store, Keep::ImagesOnly, false).blobs, 3);
     assert!(store.find_ref(&"image:1".parse().unwrap()).unwrap().is_none());
 }
 
@@ -271,4 +273,94 @@ fn names_of_the_store_and_of_registries_do_not_meet() {
         ["a:1", "example.org:5000/a:x", "localhost/a/b:1", "localhost/a:1"]
     );
     assert_eq!(store.find_ref(&"localhost/a:1".parse().unwrap()).unwrap(), Some(two));
+}
+
+#[test]
+fn a_damaged_name_is_an_error_until_it_is_given_again_or_removed() {
+    let (_scratch, store) = store();
+    let digest = add_image(&store, "x").unwrap();
+    let name: crate::oci::Reference = "image:1".parse().unwrap();
+    let path = store.root.join("refs/_local/image/1");
+    for damage in ["", "sha256:00", "\0\0\0\0"] {
+        fs::write(&path, damage).unwrap();
+        assert!(
+            matches!(store.find_ref(&name), Err(StoreError::DamagedName { reference }) if reference == "image:1"),
+            "{damage:?}"
+        );
+        assert_eq!(store.refs().unwrap(), [(name.clone(), None)]);
+        store.set_ref(&name, &digest).unwrap();
+        assert_eq!(store.find_ref(&name).unwrap(), Some(digest));
+        fs::write(&path, damage).unwrap();
+        assert!(store.has_ref(&name).unwrap() && store.remove_ref(&name).unwrap());
+        assert!(!store.has_ref(&name).unwrap() && !store.remove_ref(&name).unwrap());
+    }
+}
+
+#[test]
+fn a_damaged_index_is_written_anew() {
+    let (_scratch, store) = store();
+    add_image(&store, "x").unwrap();
+    let path = store.root.join("index.json");
+    let sound = fs::read(&path).unwrap();
+    for damage in [&b""[..], &sound[..sound.len() / 2], &vec![0; sound.len()]] {
+        fs::write(&path, damage).unwrap();
+        store.mend_index().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), sound);
+    }
+}
+
+#[test]
+fn a_name_with_a_digest_is_neither_given_nor_removed() {
+    let (_scratch, store) = store();
+    let digest = Digest::of(b"1");
+    let latest: crate::oci::Reference = "example.org/a".parse().unwrap();
+    store.set_ref(&latest, &digest).unwrap();
+    let pinned = format!("example.org/a@{digest}").parse().unwrap();
+    let is_refused = |result: Result<(), StoreError>| matches!(result, Err(StoreError::PinnedName { .. }));
+    assert!(is_refused(store.set_ref(&pinned, &Digest::of(b"2"))));
+    assert!(is_refused(store.remove_ref(&pinned).map(drop)));
+    assert!(is_refused(store.has_ref(&pinned).map(drop)));
+    assert_eq!(store.find_ref(&latest).unwrap(), Some(digest));
+}
+
+#[test]
+fn a_collector_tries_for_a_while_and_nobody_waits_for_it_meanwhile() {
+    let (_scratch, store) = store();
+    let patience = Patience {
+        most: std::time::Duration::from_millis(20),
+        between: std::time::Duration::from_millis(1),
+    };
+    let kept_out = store.keep_collector_out().unwrap();
+    let mut told = 0;
+    let mut waiting = || {
+        told += 1;
+        // A blocked writer would stop this reader.
+        drop(store.keep_collector_out().unwrap());
+    };
+    let busy = store.collect_garbage(Keep::Memoised, false, patience, &mut waiting);
+    assert!(
+        matches!(&busy, Err(StoreError::Busy { path }) if *path == store.root),
+        "{busy:?}"
+    );
+    assert_eq!(told, 1);
+
+    let mut kept_out = Some(kept_out);
+    store
+        .collect_garbage(Keep::Memoised, false, Patience::default(), &mut || {
+            drop(kept_out.take())
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_download_that_nobody_is_at_is_garbage() {
+    let (_scratch, store) = store();
+    let (left, under_way) = (Digest::of(b"left"), Digest::of(b"under way"));
+    store.partial(&left, &mut || ()).unwrap().append(b"le").unwrap();
+    let mut partial = store.partial(&under_way, &mut || ()).unwrap();
+    partial.append(b"under").unwrap();
+    let report = collect(&store, Keep::Memoised, false);
+    assert_eq!((report.partials, report.bytes), (1, 2));
+    assert!(!store.root.join("partial").join(left.hex()).exists());
+    assert!(store.root.join("partial").join(under_way.hex()).exists());
 }
