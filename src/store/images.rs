@@ -1,11 +1,13 @@
 //! Whole images: manifest, configuration and layers, and the snapshot a run starts from.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::budget::Budget;
 use super::{io_error, Store, StoreError};
 use crate::oci::{
     parse_config, parse_manifest, to_canonical_json, Descriptor, DiffId, Digest, ImageConfig, ImageConfigBody,
@@ -92,6 +94,10 @@ impl Store {
 
     /// Unpacks what is missing of an image, two layers at a time, and prepares it for runs. Idempotent.
     pub fn ensure_snapshot(&self, image: &Image) -> Result<Snapshot, StoreError> {
+        self.snapshot_within(image, &ExtractionLimits::default())
+    }
+
+    fn snapshot_within(&self, image: &Image, limits: &ExtractionLimits) -> Result<Snapshot, StoreError> {
         let layers: Vec<(&Descriptor, &DiffId)> = image
             .manifest
             .layers
@@ -103,7 +109,9 @@ impl Store {
             .filter(|(_, diff_id)| self.layer_tree(diff_id).is_none())
             .copied()
             .collect();
-        self.unpack_all(&missing)?;
+        if !missing.is_empty() {
+            self.unpack_all(&missing, &self.budget(&layers, limits), limits)?;
+        }
         let snapshot = Snapshot {
             schema: 1,
             manifest: image.digest,
@@ -120,11 +128,25 @@ impl Store {
         Ok(snapshot)
     }
 
-    fn unpack_all(&self, layers: &[(&Descriptor, &DiffId)]) -> Result<(), StoreError> {
-        let unpack = |(layer, diff_id): &(&Descriptor, &DiffId)| {
-            self.ensure_unpacked(layer, diff_id, &ExtractionLimits::default())
-                .map(|_| ())
-        };
+    /// What is left of the limits for the layers that are missing.
+    fn budget(&self, layers: &[(&Descriptor, &DiffId)], limits: &ExtractionLimits) -> Budget {
+        let budget = Budget::new(limits);
+        let distinct: BTreeSet<&DiffId> = layers.iter().map(|(_, diff_id)| *diff_id).collect();
+        for (bytes, entries) in distinct.iter().filter_map(|diff_id| self.layer_cost(diff_id)) {
+            // Over the limit already: the first file that comes on top is refused.
+            let _ = (budget.take_bytes(bytes), budget.take_entries(entries));
+        }
+        budget
+    }
+
+    fn unpack_all(
+        &self,
+        layers: &[(&Descriptor, &DiffId)],
+        budget: &Budget,
+        limits: &ExtractionLimits,
+    ) -> Result<(), StoreError> {
+        let unpack =
+            |(layer, diff_id): &(&Descriptor, &DiffId)| self.unpack_within(layer, diff_id, limits, budget).map(|_| ());
         let [first, rest @ ..] = layers else { return Ok(()) };
         if rest.is_empty() {
             return unpack(first);
@@ -148,3 +170,7 @@ impl Store {
 fn snapshot_name(digest: &Digest) -> PathBuf {
     PathBuf::from("snapshots").join(format!("{}.json", digest.hex()))
 }
+
+#[cfg(test)]
+#[path = "images_tests.rs"]
+mod tests;

@@ -16,10 +16,11 @@ use rustix::fs::{
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::budget::Budget;
 use super::whiteouts::{set_opaque, Whiteouts};
 use super::{fault, io_error, Scratch, Store, StoreError};
 use crate::archive::layer::TreeSink;
-use crate::archive::tar_reader::{read_layer, Change};
+use crate::archive::tar_reader::{read_layer, Change, TarError};
 use crate::oci::{Descriptor, DiffId, Hasher};
 use crate::policy::ExtractionLimits;
 
@@ -89,12 +90,30 @@ impl Store {
         })
     }
 
+    /// Bytes and number of the files of an unpacked layer.
+    pub(super) fn layer_cost(&self, diff_id: &DiffId) -> Option<(u64, u64)> {
+        let json = fs::read(self.layer_folder(diff_id).join("meta.json")).ok()?;
+        let meta: LayerMeta = serde_json::from_slice(&json).ok()?;
+        Some((meta.unpacked_bytes, meta.entries))
+    }
+
     /// Unpacks a layer unless it is there; checks digest, size and diff id while reading.
     pub fn ensure_unpacked(
         &self,
         layer: &Descriptor,
         diff_id: &DiffId,
         limits: &ExtractionLimits,
+    ) -> Result<PathBuf, StoreError> {
+        self.unpack_within(layer, diff_id, limits, &Budget::new(limits))
+    }
+
+    /// The same for one of several layers that have a budget together.
+    pub(super) fn unpack_within(
+        &self,
+        layer: &Descriptor,
+        diff_id: &DiffId,
+        limits: &ExtractionLimits,
+        budget: &Budget,
     ) -> Result<PathBuf, StoreError> {
         if let Some(tree) = self.layer_tree(diff_id) {
             return Ok(tree);
@@ -110,10 +129,12 @@ impl Store {
         let mut staging = self.stage_layer()?;
         let refused = |source| StoreError::Layer {
             digest: layer.digest,
-            source,
+            source: budget.exceeded().unwrap_or(source),
         };
-        let got =
-            read_layer(&mut verified, limits, &mut |path, change| staging.apply(path, change)).map_err(refused)?;
+        let got = read_layer(&mut verified, limits, &mut |path, change| {
+            staging.apply_within(path, change, budget)
+        })
+        .map_err(refused)?;
         // A gzip reader may stop before the last bytes of the blob; they count for its digest all the same.
         io::copy(&mut verified, &mut io::sink()).map_err(io_error("read", &self.blob_path(&layer.digest)))?;
         super::check_descriptor(layer, verified.hasher.clone().digest(), verified.hasher.bytes())?;
@@ -124,7 +145,7 @@ impl Store {
                 got,
             });
         }
-        staging.write_whiteouts()?;
+        staging.write_whiteouts(budget).map_err(refused)?;
         staging.commit(diff_id)
     }
 
@@ -186,6 +207,15 @@ impl LayerStaging {
         Ok(target.join("fs"))
     }
 
+    fn apply_within(&mut self, path: &str, change: Change<'_>, budget: &Budget) -> io::Result<()> {
+        if let Change::File { size, .. } = &change {
+            budget.take_bytes(*size)?;
+        }
+        let before = self.entries;
+        self.apply(path, change)?;
+        budget.take_entries(self.entries - before)
+    }
+
     /// Applies one change of a foreign layer.
     fn apply(&mut self, path: &str, change: Change<'_>) -> io::Result<()> {
         match change {
@@ -209,10 +239,11 @@ impl LayerStaging {
     }
 
     /// The last step of a foreign layer.
-    fn write_whiteouts(&mut self) -> Result<(), StoreError> {
+    fn write_whiteouts(&mut self, budget: &Budget) -> Result<(), TarError> {
         let whiteouts = std::mem::take(&mut self.whiteouts);
-        let path = self.scratch.path().join("layer/fs");
-        whiteouts.write(self).map_err(io_error("write whiteouts in", &path))
+        whiteouts
+            .write(self, budget)
+            .map_err(|(path, source)| TarError::Visit { path, source })
     }
 
     fn hardlink(&mut self, path: &str, target: &str) -> io::Result<()> {

@@ -30,6 +30,7 @@
 //! `locks/`, those before `partial/`; leases are shared and never wait; `tmp/` locks are only ever tried.
 
 mod blobs;
+mod budget;
 mod collect;
 mod downloads;
 mod fault;
