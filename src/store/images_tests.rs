@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::archive::tar_reader::TarError;
 use crate::oci::{media_type, RootFs};
+use crate::store::tests::store;
 
 /// An image with a layer of these files for each of `layers`.
 fn image(store: &Store, layers: &[&[(&str, usize)]]) -> Image {
@@ -43,12 +44,6 @@ fn image(store: &Store, layers: &[&[(&str, usize)]]) -> Image {
     };
     let digest = store.put_manifest(&manifest).unwrap();
     store.open_image(&digest).unwrap()
-}
-
-fn store() -> (tempfile::TempDir, Store) {
-    let scratch = tempfile::tempdir().unwrap();
-    let store = Store::open(&scratch.path().join("store")).unwrap();
-    (scratch, store)
 }
 
 fn limit(result: Result<Snapshot, StoreError>) -> (&'static str, u64) {

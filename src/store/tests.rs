@@ -7,13 +7,13 @@ use crate::archive::layer::LayerWriter;
 use crate::oci::{ImageConfig, ImageConfigBody, Manifest, RootFs};
 use crate::policy::ExtractionLimits;
 
-fn store() -> (tempfile::TempDir, Store) {
+pub fn store() -> (tempfile::TempDir, Store) {
     let scratch = tempfile::tempdir().unwrap();
     let store = Store::open(&scratch.path().join("store")).unwrap();
     (scratch, store)
 }
 
-fn add_layer(store: &Store, text: &str) -> Result<(Descriptor, DiffId), StoreError> {
+pub fn add_layer(store: &Store, text: &str) -> Result<(Descriptor, DiffId), StoreError> {
     let mut blob = store.blob_writer()?;
     let mut staging = store.stage_layer()?;
     let mut writer = LayerWriter::new(&mut blob, Some(&mut staging), 0);
@@ -26,7 +26,7 @@ fn add_layer(store: &Store, text: &str) -> Result<(Descriptor, DiffId), StoreErr
     Ok((descriptor, written.diff_id))
 }
 
-fn add_image(store: &Store, text: &str) -> Result<Digest, StoreError> {
+pub fn add_image(store: &Store, text: &str) -> Result<Digest, StoreError> {
     let (layer, diff_id) = add_layer(store, text)?;
     let config = ImageConfig {
         architecture: "amd64".to_owned(),
