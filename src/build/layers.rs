@@ -89,7 +89,7 @@ where
     Ok((remembered.layer(wanted.reason, false), remembered.note))
 }
 
-/// Returns the layer of `wanted` when the store has its blob; unpacks it again should only the tree be gone.
+/// Returns the layer of `wanted` when the store has its blob; unpacks it again should only the tree be gone or damaged.
 pub fn find_layer<T: DeserializeOwned>(
     store: &Store,
     wanted: LayerWanted<'_>,
@@ -97,14 +97,14 @@ pub fn find_layer<T: DeserializeOwned>(
     let Some(remembered) = store.memo::<Remembered<T>>(wanted.kind, wanted.key)? else {
         return Ok(None);
     };
-    if store.blob_size(&remembered.digest) != Some(remembered.size) {
+    let layer = remembered.layer(wanted.reason, true);
+    if !store.has_blob(&layer.descriptor)? {
         return Ok(None);
     }
-    let layer = remembered.layer(wanted.reason, true);
-    if store.layer_tree(&layer.diff_id).is_none() {
-        store.ensure_unpacked(&layer.descriptor, &layer.diff_id, &ExtractionLimits::default())?;
+    match store.ensure_unpacked(&layer.descriptor, &layer.diff_id, &ExtractionLimits::default()) {
+        Err(StoreError::LayerLost { .. }) => Ok(None),
+        other => other.map(|_| Some((layer, remembered.note))),
     }
-    Ok(Some((layer, remembered.note)))
 }
 
 impl<T> Remembered<T> {
@@ -116,5 +116,85 @@ impl<T> Remembered<T> {
             unpacked_bytes: self.unpacked_bytes,
             reused,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::archive::layer::{LayerError, LayerWriter};
+
+    struct Silent;
+
+    impl Progress for Silent {
+        fn step(&self, _: &str, _: &str) {}
+        fn bytes(&self, _: u64, _: u64) {}
+        fn warn(&self, _: &str) {}
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    enum MakeError {
+        #[error(transparent)]
+        Layer(#[from] LayerError),
+        #[error(transparent)]
+        Store(#[from] StoreError),
+    }
+
+    fn make(store: &Store) -> BuiltLayer {
+        let wanted = LayerWanted {
+            kind: MemoKind::Code,
+            key: &Digest::of(b"key"),
+            reason: "test",
+        };
+        let made = ensure_layer::<(), MakeError>(store, wanted, &Silent, |blob, tree| {
+            let mut writer = LayerWriter::new(blob, Some(tree), 0);
+            writer.file("a", 0o644, b"contents")?;
+            Ok((writer.finish()?, ()))
+        });
+        made.unwrap().0
+    }
+
+    #[test]
+    fn a_layer_that_the_last_power_loss_damaged_is_made_again() {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = Store::open(&scratch.path().join("store")).unwrap();
+        let made = make(&store.after_boot("first"));
+        let blob = store.root().join("blobs/sha256").join(made.descriptor.digest.hex());
+        let file = store.layer_path(&made.diff_id).join("a");
+        let sound = fs::read(&blob).unwrap();
+
+        // The tree alone: it is unpacked again from the blob.
+        fs::write(&file, b"").unwrap();
+        let second = store.after_boot("second");
+        assert!(make(&second).reused);
+        assert_eq!(fs::read(&file).unwrap(), b"contents");
+
+        // The blob, of the right size: only making it again helps. It is durable by now, so damage what is made anew.
+        fs::remove_file(&blob).unwrap();
+        assert!(!make(&second).reused);
+        fs::write(&blob, vec![0; sound.len()]).unwrap();
+        fs::write(&file, b"").unwrap();
+        let third = store.after_boot("third");
+        assert!(!make(&third).reused);
+        assert_eq!(
+            (fs::read(&blob).unwrap(), fs::read(&file).unwrap()),
+            (sound, b"contents".to_vec())
+        );
+        assert!(make(&third).reused);
+    }
+
+    #[test]
+    fn a_blob_that_turns_out_damaged_while_it_is_unpacked_is_made_again() {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = Store::open(&scratch.path().join("store")).unwrap();
+        let made = make(&store);
+        let blob = store.root().join("blobs/sha256").join(made.descriptor.digest.hex());
+        let sound = fs::read(&blob).unwrap();
+        fs::write(&blob, vec![0; sound.len()]).unwrap();
+        fs::remove_dir_all(store.layer_path(&made.diff_id).parent().unwrap()).unwrap();
+        assert!(!make(&store).reused);
+        assert_eq!(fs::read(&blob).unwrap(), sound);
     }
 }

@@ -52,7 +52,7 @@ pub enum Command {
         /// The archive; - for standard input
         file: PathBuf,
         /// Name the image instead of the names in the archive
-        #[arg(long, value_name = "REF")]
+        #[arg(long, value_name = "REF", value_parser = name)]
         tag: Option<Reference>,
     },
     /// Images of the store
@@ -80,7 +80,7 @@ pub struct BuildArgs {
     /// Directory with user_function.py and requirements.txt
     pub dir: PathBuf,
     /// Name the image
-    #[arg(long, value_name = "REF")]
+    #[arg(long, value_name = "REF", value_parser = name)]
     pub tag: Option<Reference>,
     /// Build on this image of the store, or oci:DIR[:TAG], or a variant of `gantry base ls`
     #[arg(long, value_name = "REF")]
@@ -227,6 +227,13 @@ pub enum BaseCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// A reference that an image of the store can be called.
+fn name(text: &str) -> Result<Reference, String> {
+    let reference: Reference = text.parse().map_err(|error| format!("{error}"))?;
+    crate::store::check_name(&reference).map_err(|error| error.to_string())?;
+    Ok(reference)
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

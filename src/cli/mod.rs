@@ -110,7 +110,9 @@ fn dispatch(cli: &Cli, report: Option<&Report>) -> Result<u8, CommandError> {
     if let Command::Run(args) = &cli.command {
         return session.run(args);
     }
-    session.store.sweep()?;
+    // What cannot be swept now is swept later; no command fails for it.
+    let _ = session.store.sweep();
+    let _ = session.store.mend_index();
     sandbox::sweep();
     watch_signals();
     let collects = matches!(cli.command, Command::Cache(_));
@@ -306,13 +308,16 @@ impl Session {
             ImagesCommand::Ls { json: true } => print_json(&ops::list(&self.store)?),
             ImagesCommand::Ls { json: false } => {
                 for image in ops::list(&self.store)? {
-                    print_line(&format!(
-                        "{:40} {} {:>10} {}",
-                        image.reference,
-                        image.digest,
-                        Bytes(image.size).to_string(),
-                        image.created.unwrap_or_default()
-                    ))?;
+                    let digest = image.digest.map_or("-".to_owned(), |digest| digest.to_string());
+                    let size = image.size.map_or("-".to_owned(), |size| Bytes(size).to_string());
+                    let rest = match image.damaged {
+                        Some(reason) => format!("damaged: {reason}"),
+                        None => image.created.unwrap_or_default(),
+                    };
+                    print_line(&escape::escape(&format!(
+                        "{:40} {digest} {size:>10} {rest}",
+                        image.reference
+                    )))?;
                 }
                 Ok(0)
             }
@@ -328,10 +333,7 @@ impl Session {
             }
             ImagesCommand::Rm { references, dry_run } => {
                 for reference in references {
-                    ops::show(&self.store, reference)?;
-                    if !dry_run {
-                        self.store.remove_ref(reference)?;
-                    }
+                    ops::remove(&self.store, reference, *dry_run)?;
                     let verb = if *dry_run { "Would remove" } else { "Removed" };
                     let _ = writeln!(io::stderr(), "{verb} {reference}");
                 }

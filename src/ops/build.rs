@@ -357,7 +357,8 @@ impl Builder<'_> {
         let _lease = self.store.lease(&digest)?;
         self.store.ensure_snapshot(&self.store.open_image(&digest)?)?;
         if let Some(tag) = &request.tag {
-            if self.store.find_ref(tag)? != Some(digest) {
+            // A damaged name is given anew.
+            if !matches!(self.store.find_ref(tag), Ok(Some(named)) if named == digest) {
                 self.store.set_ref(tag, &digest)?;
             }
         }
@@ -384,7 +385,7 @@ impl Builder<'_> {
         layers: &[BuiltLayer],
     ) -> Result<Option<Digest>, BuildError> {
         let Some(tag) = &request.tag else { return Ok(None) };
-        let Some(digest) = self.store.find_ref(tag)? else {
+        let Ok(Some(digest)) = self.store.find_ref(tag) else {
             return Ok(None);
         };
         let Ok(image) = self.store.open_image(&digest) else {

@@ -4,22 +4,25 @@ use std::io::{Read, Write};
 
 use serde::Serialize;
 
+use super::run::chain;
 use crate::oci::{Digest, Reference};
-use crate::store::{ArchiveError, Image, LayoutError, Store, StoreError};
+use crate::store::{check_name, ArchiveError, Image, LayoutError, Store, StoreError};
 
 /// One named image.
 #[derive(Debug, Serialize)]
 pub struct ImageSummary {
     /// Its name.
     pub reference: String,
-    /// Its manifest.
-    pub digest: Digest,
+    /// Its manifest; none when the name is damaged.
+    pub digest: Option<Digest>,
     /// Bytes of its blobs.
-    pub size: u64,
+    pub size: Option<u64>,
     /// Layers.
-    pub layers: usize,
+    pub layers: Option<usize>,
     /// When it was made.
     pub created: Option<String>,
+    /// Why nothing more can be said of it.
+    pub damaged: Option<String>,
 }
 
 /// Why an image operation failed.
@@ -72,23 +75,46 @@ pub fn show(store: &Store, reference: &Reference) -> Result<Image, ImagesError> 
     Ok(store.open_image(&digest)?)
 }
 
-/// Every named image. Names whose image is damaged are left out; `show` says why.
+/// Every named image, those that are damaged as well.
 pub fn list(store: &Store) -> Result<Vec<ImageSummary>, ImagesError> {
-    let summary = |(reference, digest): (Reference, Digest)| {
-        let image = store.open_image(&digest).ok()?;
-        Some(ImageSummary {
+    let summary = |(reference, digest): (Reference, Option<Digest>)| {
+        let image = match digest {
+            Some(digest) => store.open_image(&digest).map_err(|error| chain(&error)),
+            None => Err("the name is damaged".to_owned()),
+        };
+        let damaged = image.as_ref().err().cloned();
+        let image = image.ok();
+        ImageSummary {
             reference: reference.to_string(),
             digest,
-            size: image.blobs().iter().map(|blob| blob.size).sum(),
-            layers: image.manifest.layers.len(),
-            created: image.config.created,
-        })
+            size: image
+                .as_ref()
+                .map(|image| image.blobs().iter().map(|blob| blob.size).sum()),
+            layers: image.as_ref().map(|image| image.manifest.layers.len()),
+            created: image.and_then(|image| image.config.created),
+            damaged,
+        }
     };
-    Ok(store.refs()?.into_iter().filter_map(summary).collect())
+    Ok(store.refs()?.into_iter().map(summary).collect())
+}
+
+/// Forgets a name, whatever state its image is in; with `dry_run` only makes sure that there is such a name.
+pub fn remove(store: &Store, reference: &Reference, dry_run: bool) -> Result<(), ImagesError> {
+    let known = if dry_run {
+        store.has_ref(reference)?
+    } else {
+        store.remove_ref(reference)?
+    };
+    known.then_some(()).ok_or_else(|| ImagesError::Unknown {
+        reference: reference.to_string(),
+    })
 }
 
 /// Copies an image; at least one side is the store. Returns its digest.
 pub fn copy(store: &Store, source: &Reference, destination: Option<&Reference>) -> Result<Digest, ImagesError> {
+    if let Some(name @ (Reference::Registry { .. } | Reference::Local { .. })) = destination {
+        check_name(name)?;
+    }
     let image = match source {
         Reference::Layout { dir, tag } => store.import_layout(dir, tag.as_deref())?,
         _ => match show(store, source) {
@@ -131,6 +157,7 @@ pub fn save(store: &Store, reference: &Reference, out: impl Write) -> Result<Dig
 
 /// Reads an OCI archive; its images get their names in it, or `tag`.
 pub fn load(store: &Store, reader: impl Read, tag: Option<&Reference>) -> Result<Vec<(String, Digest)>, ImagesError> {
+    tag.map_or(Ok(()), check_name)?;
     let mut loaded = Vec::new();
     for (name, digest) in store.load_archive(reader)? {
         let reference = match (tag, name) {

@@ -18,7 +18,7 @@ pub use base::{BaseError, BaseImage, BaseSettings};
 pub use build::{build, build_base, BaseReport, BuildError, BuildReport, BuildRequest};
 pub use compile::SandboxCompiler;
 pub use doctor::DoctorError;
-pub use images::{copy, list, load, save, show, ImageSummary, ImagesError};
+pub use images::{copy, list, load, remove, save, show, ImageSummary, ImagesError};
 pub use outcome::{Outcome, Status};
 pub use overlap::OverlapError;
 pub use run::{chain, run, RunError, RunRequest, CANNOT_RUN};

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
+use super::durability::Content;
 use super::{check_descriptor, fault, io_error, Scratch, Store, StoreError};
 use crate::oci::{Descriptor, Digest, Hasher};
 
@@ -44,6 +45,7 @@ impl BlobWriter {
         self.file.flush().map_err(io_error("write", &temporary))?;
         let (size, digest) = (self.hasher.bytes(), self.hasher.digest());
         let target = self.store.blob_path(&digest);
+        self.store.stamp_content(Content::Blob, &digest, self.scratch.path())?;
         fault::point(fault::Step::Blob).map_err(io_error("write", &target))?;
         fs::rename(&temporary, &target).map_err(io_error("write", &target))?;
         Ok((digest, size))
@@ -80,17 +82,21 @@ impl Store {
         })
     }
 
-    /// Stores `bytes`; idempotent.
+    /// Stores a document, which is verified whenever it is read; idempotent.
     pub fn put_blob(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let digest = Digest::of(bytes);
-        if self.blob_size(&digest) == Some(bytes.len() as u64) {
+        if fs::read(self.blob_path(&digest)).is_ok_and(|there| there == bytes) {
             return Ok(digest);
         }
-        let mut writer = self.blob_writer()?;
-        writer
-            .write_all(bytes)
-            .map_err(io_error("write", &self.blob_path(&digest)))?;
-        writer.commit().map(|(digest, _)| digest)
+        let name = PathBuf::from("blobs/sha256").join(digest.hex());
+        self.write_atomically(&name, bytes)?;
+        Ok(digest)
+    }
+
+    /// Whether the blob is there, of that size, and what it is called.
+    pub fn has_blob(&self, descriptor: &Descriptor) -> Result<bool, StoreError> {
+        Ok(self.blob_size(&descriptor.digest) == Some(descriptor.size)
+            && self.content_is_whole(Content::Blob, &descriptor.digest)?)
     }
 
     /// The size of a blob that is there.

@@ -49,7 +49,7 @@ impl Store {
     pub fn collect_garbage(&self, keep: Keep, dry_run: bool) -> Result<GarbageReport, StoreError> {
         let _alone = self.collect_alone()?;
         let mut marked = Marked::default();
-        for (_, digest) in self.refs()? {
+        for digest in self.refs()?.into_iter().filter_map(|(_, digest)| digest) {
             self.mark_image(&digest, &mut marked);
         }
         for hex in names(&self.root.join("leases"))? {
@@ -94,6 +94,9 @@ impl Store {
         }
         report.layers = add(act(&self.root.join("layers"), &marked.layers, "")?);
         report.blobs = add(act(&self.root.join("blobs/sha256"), &marked.blobs, "")?);
+        if !dry_run {
+            self.sweep_stamps();
+        }
         report.bytes = bytes;
         Ok(report)
     }
@@ -103,7 +106,7 @@ impl Store {
             return;
         }
         marked.blobs.insert(digest.hex());
-        if let Ok(Some(snapshot)) = self.snapshot(digest) {
+        if let Ok(Some(snapshot)) = self.read_snapshot(digest) {
             marked
                 .layers
                 .extend(snapshot.layers.iter().map(crate::oci::DiffId::hex));

@@ -6,12 +6,14 @@ use std::path::PathBuf;
 
 use rustix::fs::{flock, FlockOperation};
 
+use super::durability::Content;
 use super::{fault, io_error, Store, StoreError};
 use crate::oci::{Digest, Hasher};
 
 /// A download under way, locked by us.
 #[derive(Debug)]
 pub struct Partial {
+    store: Store,
     file: File,
     path: PathBuf,
     target: PathBuf,
@@ -67,6 +69,9 @@ impl Partial {
                 }
             });
         }
+        let scratch = self.store.scratch()?;
+        self.store
+            .stamp_content(Content::Download, &self.digest, scratch.path())?;
         fault::point(fault::Step::Download).map_err(io_error("write", &self.target))?;
         fs::rename(&self.path, &self.target).map_err(io_error("write", &self.target))?;
         self.file.rewind().map_err(io_error("read", &self.target))?;
@@ -75,12 +80,12 @@ impl Partial {
 }
 
 impl Store {
-    /// A finished download.
+    /// A finished download that is whole.
     pub fn find_download(&self, digest: &Digest, size: u64) -> Option<File> {
         let file = File::open(self.root.join("downloads").join(digest.hex())).ok()?;
-        file.metadata()
-            .is_ok_and(|metadata| metadata.len() == size)
-            .then_some(file)
+        let fits = file.metadata().is_ok_and(|metadata| metadata.len() == size);
+        // What cannot be told is downloaded again.
+        (fits && self.content_is_whole(Content::Download, digest).unwrap_or(false)).then_some(file)
     }
 
     /// Keeps bytes that were made here as if they had been downloaded; idempotent.
@@ -133,6 +138,7 @@ impl Store {
             }
             let target = self.root.join("downloads").join(digest.hex());
             return Ok(Partial {
+                store: self.clone(),
                 file,
                 path,
                 target,

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde::{Deserialize, Serialize};
 
 use super::budget::Budget;
-use super::{io_error, Store, StoreError};
+use super::{io_error, Stamp, Store, StoreError};
 use crate::oci::{
     parse_config, parse_manifest, to_canonical_json, Descriptor, DiffId, Digest, ImageConfig, ImageConfigBody,
     Manifest, MAX_DOCUMENT_BYTES,
@@ -43,6 +44,9 @@ pub struct Snapshot {
     pub size: u64,
     /// Bytes of the layers' files.
     pub unpacked_bytes: u64,
+    /// The boot in which every layer was last known to be whole; none in snapshots of an older gantry. Never `durable`: a
+    /// layer may have been unpacked again since.
+    boot: Option<Stamp>,
 }
 
 impl Store {
@@ -82,14 +86,48 @@ impl Store {
         })
     }
 
-    /// The prepared form of an image, if it is complete: its layers may have been collected since.
+    /// The prepared form of an image, if it is complete and its layers are whole. Reads one small file, but for the first
+    /// time in a boot of the machine: then layers of an earlier boot are read and compared.
     pub fn snapshot(&self, digest: &Digest) -> Result<Option<Snapshot>, StoreError> {
+        let Some(mut snapshot) = self.read_snapshot(digest)? else {
+            return Ok(None);
+        };
+        if snapshot.boot.as_ref() == Some(&self.boot) {
+            return Ok(Some(snapshot));
+        }
+        let damaged = AtomicBool::new(false);
+        in_pairs(&snapshot.layers, |diff_id| {
+            if !self.layer_is_whole(diff_id)? {
+                damaged.store(true, Ordering::Relaxed);
+            }
+            Ok(())
+        })?;
+        if damaged.into_inner() {
+            return Ok(None);
+        }
+        snapshot.boot = Some(self.boot.clone());
+        self.write_snapshot(&snapshot)?;
+        Ok(Some(snapshot))
+    }
+
+    /// The snapshot as it is written, whether or not its layers are there.
+    pub(super) fn read_snapshot(&self, digest: &Digest) -> Result<Option<Snapshot>, StoreError> {
         let path = self.root.join(snapshot_name(digest));
         match fs::read(&path) {
             Ok(json) => Ok(serde_json::from_slice(&json).ok()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(io_error("read", &path)(source)),
         }
+    }
+
+    /// Writes a snapshot unless it is there in the same words.
+    fn write_snapshot(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
+        let name = snapshot_name(&snapshot.manifest);
+        let json = self.canonical("snapshot", snapshot)?;
+        if fs::read(self.root.join(&name)).ok().as_deref() == Some(&json) {
+            return Ok(());
+        }
+        self.write_atomically(&name, &json)
     }
 
     /// Unpacks what is missing of an image, two layers at a time, and prepares it for runs. Idempotent.
@@ -110,7 +148,10 @@ impl Store {
             .copied()
             .collect();
         if !missing.is_empty() {
-            self.unpack_all(&missing, &self.budget(&layers, limits), limits)?;
+            let budget = self.budget(&layers, limits);
+            in_pairs(&missing, |(layer, diff_id)| {
+                self.unpack_within(layer, diff_id, limits, &budget).map(|_| ())
+            })?;
         }
         let snapshot = Snapshot {
             schema: 1,
@@ -119,12 +160,9 @@ impl Store {
             config: image.config.config.clone(),
             size: image.manifest.layers.iter().map(|layer| layer.size).sum(),
             unpacked_bytes: layers.iter().filter_map(|(_, diff_id)| self.layer_bytes(diff_id)).sum(),
+            boot: Some(self.boot.clone()),
         };
-        let name = snapshot_name(&image.digest);
-        let json = self.canonical("snapshot", &snapshot)?;
-        if fs::read(self.root.join(&name)).ok().as_deref() != Some(&json) {
-            self.write_atomically(&name, &json)?;
-        }
+        self.write_snapshot(&snapshot)?;
         Ok(snapshot)
     }
 
@@ -132,39 +170,42 @@ impl Store {
     fn budget(&self, layers: &[(&Descriptor, &DiffId)], limits: &ExtractionLimits) -> Budget {
         let budget = Budget::new(limits);
         let distinct: BTreeSet<&DiffId> = layers.iter().map(|(_, diff_id)| *diff_id).collect();
-        for (bytes, entries) in distinct.iter().filter_map(|diff_id| self.layer_cost(diff_id)) {
+        for diff_id in distinct
+            .into_iter()
+            .filter(|diff_id| self.layer_tree(diff_id).is_some())
+        {
+            let Some(stamp) = self.layer_stamp(diff_id) else {
+                continue;
+            };
             // Over the limit already: the first file that comes on top is refused.
-            let _ = (budget.take_bytes(bytes), budget.take_entries(entries));
+            let _ = (
+                budget.take_bytes(stamp.unpacked_bytes),
+                budget.take_entries(stamp.entries),
+            );
         }
         budget
     }
+}
 
-    fn unpack_all(
-        &self,
-        layers: &[(&Descriptor, &DiffId)],
-        budget: &Budget,
-        limits: &ExtractionLimits,
-    ) -> Result<(), StoreError> {
-        let unpack =
-            |(layer, diff_id): &(&Descriptor, &DiffId)| self.unpack_within(layer, diff_id, limits, budget).map(|_| ());
-        let [first, rest @ ..] = layers else { return Ok(()) };
-        if rest.is_empty() {
-            return unpack(first);
-        }
-        let next = std::sync::atomic::AtomicUsize::new(0);
-        let work = || -> Result<(), StoreError> {
-            while let Some(layer) = layers.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
-                unpack(layer)?;
-            }
-            Ok(())
-        };
-        std::thread::scope(|scope| {
-            let other = scope.spawn(work);
-            let mine = work();
-            let theirs = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            mine.and(theirs)
-        })
+/// Does `work` for each item, two at a time.
+fn in_pairs<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<(), StoreError> + Sync) -> Result<(), StoreError> {
+    let [first, rest @ ..] = items else { return Ok(()) };
+    if rest.is_empty() {
+        return work(first);
     }
+    let next = AtomicUsize::new(0);
+    let all = || -> Result<(), StoreError> {
+        while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+            work(item)?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(all);
+        let mine = all();
+        let theirs = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        mine.and(theirs)
+    })
 }
 
 fn snapshot_name(digest: &Digest) -> PathBuf {

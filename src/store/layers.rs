@@ -3,37 +3,27 @@
 //! The extractor never resolves a path of the archive through a link: every parent is opened component by component
 //! (`openat2` with `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS`), and what an entry replaces is unlinked first. Owners are
 //! the caller's, modes lose set-id bits, times are not kept: layers are told apart by their diff id alone. Whiteouts
-//! become what overlayfs expects of an unprivileged mount (`store/whiteouts.rs`).
+//! become what overlayfs expects of an unprivileged mount (see [`whiteouts`](super::whiteouts)). Files are hashed while they
+//! are written; `meta.json` lists them (see [`listing`]), `stamp.json` says whether it may be trusted.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{
     linkat, mkdirat, openat, openat2, symlinkat, unlinkat, AtFlags, FileType, Mode, OFlags, ResolveFlags, CWD,
 };
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 
 use super::budget::Budget;
+use super::durability::{Content, LayerStamp};
 use super::whiteouts::{set_opaque, Whiteouts};
-use super::{fault, io_error, Scratch, Store, StoreError};
+use super::{fault, io_error, listing, Scratch, Store, StoreError};
 use crate::archive::layer::TreeSink;
 use crate::archive::tar_reader::{read_layer, Change, TarError};
-use crate::oci::{Descriptor, DiffId, Hasher};
+use crate::oci::{Descriptor, DiffId, Digest, Hasher};
 use crate::policy::ExtractionLimits;
-
-/// What is kept about an unpacked layer.
-#[derive(Debug, Serialize, Deserialize)]
-struct LayerMeta {
-    /// Always 1.
-    schema: u32,
-    /// Bytes of its files.
-    unpacked_bytes: u64,
-    /// Files, directories and links.
-    entries: u64,
-}
 
 /// A tree on its way in. Dropped without commit it leaves nothing.
 #[derive(Debug)]
@@ -43,6 +33,7 @@ pub struct LayerStaging {
     tree: OwnedFd,
     /// The last parent that was opened: entries come in order, most have the same.
     parent: Option<(String, OwnedFd)>,
+    digests: listing::Digests,
     pub(super) entries: u64,
     unpacked_bytes: u64,
     whiteouts: Whiteouts,
@@ -58,17 +49,9 @@ impl Store {
         self.layer_folder(diff_id).join("fs")
     }
 
-    /// The tree of a layer that is unpacked.
-    pub fn layer_tree(&self, diff_id: &DiffId) -> Option<PathBuf> {
-        Some(self.layer_path(diff_id)).filter(|path| path.exists())
-    }
-
     /// Bytes of the files of an unpacked layer.
     pub fn layer_bytes(&self, diff_id: &DiffId) -> Option<u64> {
-        let json = fs::read(self.layer_folder(diff_id).join("meta.json")).ok()?;
-        serde_json::from_slice::<LayerMeta>(&json)
-            .ok()
-            .map(|meta| meta.unpacked_bytes)
+        self.layer_stamp(diff_id).map(|stamp| stamp.unpacked_bytes)
     }
 
     /// Starts a tree.
@@ -84,20 +67,14 @@ impl Store {
             scratch,
             tree,
             parent: None,
+            digests: listing::Digests::new(),
             entries: 0,
             unpacked_bytes: 0,
             whiteouts: Whiteouts::default(),
         })
     }
 
-    /// Bytes and number of the files of an unpacked layer.
-    pub(super) fn layer_cost(&self, diff_id: &DiffId) -> Option<(u64, u64)> {
-        let json = fs::read(self.layer_folder(diff_id).join("meta.json")).ok()?;
-        let meta: LayerMeta = serde_json::from_slice(&json).ok()?;
-        Some((meta.unpacked_bytes, meta.entries))
-    }
-
-    /// Unpacks a layer unless it is there; checks digest, size and diff id while reading.
+    /// Unpacks a layer unless it is there and whole; checks digest, size and diff id while reading.
     pub fn ensure_unpacked(
         &self,
         layer: &Descriptor,
@@ -118,14 +95,40 @@ impl Store {
         if let Some(tree) = self.layer_tree(diff_id) {
             return Ok(tree);
         }
-        let _single = self.exclusive(&format!("unpack-{}", diff_id.hex()), &mut || ())?;
-        if let Some(tree) = self.layer_tree(diff_id) {
-            return Ok(tree);
+        let _single = self.lock_layer(diff_id)?;
+        if self.verify_layer(diff_id)? {
+            return Ok(self.layer_path(diff_id));
         }
-        let mut verified = Verified {
-            file: self.open_blob(&layer.digest)?.take(layer.size),
-            hasher: Hasher::new(),
-        };
+        match self.unpack(layer, diff_id, limits, budget) {
+            Err(StoreError::NoBlob { digest }) => Err(StoreError::LayerLost {
+                diff_id: *diff_id,
+                digest,
+            }),
+            Err(
+                StoreError::Layer { .. }
+                | StoreError::Digest { .. }
+                | StoreError::Size { .. }
+                | StoreError::DiffId { .. },
+            ) if !self.content_is(Content::Blob, &layer.digest) => {
+                let path = self.blob_path(&layer.digest);
+                fs::remove_file(&path).map_err(io_error("remove damaged", &path))?;
+                Err(StoreError::LayerLost {
+                    diff_id: *diff_id,
+                    digest: layer.digest,
+                })
+            }
+            other => other,
+        }
+    }
+
+    fn unpack(
+        &self,
+        layer: &Descriptor,
+        diff_id: &DiffId,
+        limits: &ExtractionLimits,
+        budget: &Budget,
+    ) -> Result<PathBuf, StoreError> {
+        let mut verified = Verified::new(self.open_blob(&layer.digest)?, layer.size);
         let mut staging = self.stage_layer()?;
         let refused = |source| StoreError::Layer {
             digest: layer.digest,
@@ -137,7 +140,7 @@ impl Store {
         .map_err(refused)?;
         // A gzip reader may stop before the last bytes of the blob; they count for its digest all the same.
         io::copy(&mut verified, &mut io::sink()).map_err(io_error("read", &self.blob_path(&layer.digest)))?;
-        super::check_descriptor(layer, verified.hasher.clone().digest(), verified.hasher.bytes())?;
+        verified.check(layer)?;
         if got != *diff_id {
             return Err(StoreError::DiffId {
                 digest: layer.digest,
@@ -146,7 +149,8 @@ impl Store {
             });
         }
         staging.write_whiteouts(budget).map_err(refused)?;
-        staging.commit(diff_id)
+        staging.describe()?;
+        staging.take_place(diff_id)
     }
 
     /// A tree whose directories are the sandbox's mount points; it goes on top of every image.
@@ -168,10 +172,24 @@ impl Store {
     }
 }
 
-/// Hashes a blob while it is unpacked.
-struct Verified {
+/// Hashes a blob while it is read.
+pub(super) struct Verified {
     file: io::Take<File>,
     hasher: Hasher,
+}
+
+impl Verified {
+    pub(super) fn new(file: File, size: u64) -> Self {
+        Self {
+            file: file.take(size),
+            hasher: Hasher::new(),
+        }
+    }
+
+    /// What was read against what it is called.
+    pub(super) fn check(&self, blob: &Descriptor) -> Result<(), StoreError> {
+        super::check_descriptor(blob, self.hasher.clone().digest(), self.hasher.bytes())
+    }
 }
 
 impl Read for Verified {
@@ -182,29 +200,98 @@ impl Read for Verified {
     }
 }
 
+/// Hashes a file while it is written.
+struct Tee<W> {
+    file: W,
+    hasher: Hasher,
+}
+
+impl<W: Write> Write for Tee<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.hasher.update(bytes.get(..count).unwrap_or_default());
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
 impl LayerStaging {
     /// Gives the tree its name; another process that was first wins, with the same contents.
-    pub fn commit(self, diff_id: &DiffId) -> Result<PathBuf, StoreError> {
+    pub fn commit(mut self, diff_id: &DiffId) -> Result<PathBuf, StoreError> {
         let target = self.store.layer_folder(diff_id);
-        let staged = self.scratch.path().join("layer");
-        let meta = LayerMeta {
-            schema: 1,
+        self.describe()?;
+        match fs::rename(self.staged(), &target) {
+            Err(_) if self.store.layer_tree(diff_id).is_some() => Ok(target.join("fs")),
+            Err(_) if target.exists() => {
+                let _single = self.store.lock_layer(diff_id)?;
+                if self.store.verify_layer(diff_id)? {
+                    return Ok(target.join("fs"));
+                }
+                self.take_place(diff_id)
+            }
+            other => other.map(|()| target.join("fs")).map_err(io_error("make", &target)),
+        }
+    }
+
+    /// The same with the layer's lock held, in place of a tree that is not whole.
+    fn take_place(self, diff_id: &DiffId) -> Result<PathBuf, StoreError> {
+        let target = self.store.layer_folder(diff_id);
+        let trusted = || self.store.layer_tree(diff_id);
+        if let Some(theirs) = trusted() {
+            return Ok(theirs);
+        }
+        match fs::rename(&target, self.scratch.path().join("damaged")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error("remove", &target)(error)),
+            _ => {}
+        }
+        match fs::rename(self.staged(), &target) {
+            Err(error) => trusted().ok_or_else(|| io_error("make", &target)(error)),
+            Ok(()) => Ok(target.join("fs")),
+        }
+    }
+
+    fn staged(&self) -> PathBuf {
+        self.scratch.path().join("layer")
+    }
+
+    /// Writes `meta.json` and `stamp.json` beside the finished tree.
+    fn describe(&mut self) -> Result<(), StoreError> {
+        let path = self.staged().join("meta.json");
+        let meta = self.list(&path).map_err(io_error("write", &path))?;
+        let stamp = LayerStamp {
+            schema: 2,
+            boot: self.store.boot.clone(),
+            meta,
             unpacked_bytes: self.unpacked_bytes,
             entries: self.entries,
         };
-        let path = staged.join("meta.json");
-        let json = serde_json::to_vec(&meta).map_err(|source| StoreError::Json {
+        let path = self.staged().join("stamp.json");
+        let json = serde_json::to_vec(&stamp).map_err(|source| StoreError::Json {
             action: "write",
             path: path.clone(),
             source,
         })?;
         fs::write(&path, json).map_err(io_error("write", &path))?;
-        fault::point(fault::Step::Tree).map_err(io_error("make", &target))?;
-        match fs::rename(&staged, &target) {
-            Err(_) if target.join("fs").exists() => {}
-            other => other.map_err(io_error("make", &target))?,
-        }
-        Ok(target.join("fs"))
+        fault::point(fault::Step::Tree).map_err(io_error("make", &path))
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Digest> {
+        let mut out = Tee {
+            file: io::BufWriter::with_capacity(256 << 10, File::create_new(path)?),
+            hasher: Hasher::new(),
+        };
+        listing::write(self.tree.as_fd(), &self.digests, &mut out)?;
+        out.flush()?;
+        Ok(out.hasher.digest())
+    }
+
+    /// Notes what was written to a file, for its inode: names come and go, and a hard link is one more.
+    fn note(&mut self, file: &File, digest: Digest) -> io::Result<()> {
+        self.digests.insert(rustix::fs::fstat(file)?.st_ino, digest);
+        Ok(())
     }
 
     fn apply_within(&mut self, path: &str, change: Change<'_>, budget: &Budget) -> io::Result<()> {
@@ -221,8 +308,12 @@ impl LayerStaging {
         match change {
             Change::Directory { mode } => self.make_directory(path, mode, true),
             Change::File { mode, size, contents } => {
-                let mut file = self.create(path, mode)?;
-                let copied = io::copy(contents, &mut file)?;
+                let mut out = Tee {
+                    file: self.create(path, mode)?,
+                    hasher: Hasher::new(),
+                };
+                let copied = io::copy(contents, &mut out)?;
+                self.note(&out.file, out.hasher.digest())?;
                 self.unpacked_bytes += copied;
                 (copied == size)
                     .then_some(())
@@ -363,7 +454,9 @@ impl TreeSink for LayerStaging {
     }
 
     fn file(&mut self, path: &str, mode: u32, contents: &[u8]) -> io::Result<()> {
-        self.create(path, mode)?.write_all(contents)?;
+        let mut file = self.create(path, mode)?;
+        file.write_all(contents)?;
+        self.note(&file, Digest::of(contents))?;
         self.unpacked_bytes += contents.len() as u64;
         Ok(())
     }

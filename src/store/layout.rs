@@ -169,7 +169,7 @@ impl Store {
     }
 
     fn import_blob(&self, blobs: &mut dyn Blobs, layer: &Descriptor) -> Result<(), LayoutError> {
-        if self.blob_size(&layer.digest) == Some(layer.size) {
+        if self.has_blob(layer)? {
             return Ok(());
         }
         let path = blobs.name(&layer.digest);

@@ -6,9 +6,10 @@
 //!   oci-layout, index.json, blobs/sha256/<hex>    a valid OCI image layout: any OCI tool can read it
 //!   refs/<host>/<repository>/_tags/<tag>          name -> manifest digest, for registry names
 //!   refs/_local/<name>/<tag>                      the same for names of this store; no host starts with _
-//!   layers/<hex of diff id>/{fs,meta.json}        unpacked once
+//!   layers/<hex of diff id>/{fs,meta.json,stamp.json}    unpacked once, the digest of each file, who may trust it
 //!   snapshots/<hex of manifest digest>.json       what a run needs, prepared
 //!   downloads/<hex>         finished downloads (wheels, packages); partial/<hex> one under way, locked and resumed
+//!   stamps/{blob,download}-<hex>    which boot wrote a layer's blob or a download
 //!   memo/<kind>/<hex>.json  key -> result of a step
 //!   leases/<hex>            one per image: shared lock = in use, mtime = last use
 //!   locks/<name>            single flight between processes
@@ -22,9 +23,12 @@
 //! **Crash.** After SIGKILL there is garbage in `tmp/` whose lock is free, and `partial/` files that are resumed.
 //! [`Store::sweep`] removes the former; process numbers and ages are never consulted.
 //!
-//! **Durability.** Names survive a crash of gantry, not of the machine: nothing is synced on the way, as everything
-//! can be made again and is verified when read (blobs by digest). After a power loss `gantry images rm` and a rebuild
-//! repair what the file system lost.
+//! **Durability.** Nothing is synced on the way. What a power loss takes or damages is noticed and made again: trees, blobs
+//! of layers and downloads carry the id of the boot that wrote them, and are read and compared with their digests once
+//! before another boot uses them ([`durability`]); a snapshot carries the id of the boot in which its layers were last
+//! looked at, so a run looks once per boot. Manifests and configurations are verified whenever they are read. Memos,
+//! snapshots and `index.json` that cannot be read count as absent. A name that cannot be read is an error that says so:
+//! naming the image again, or removing the name, is the repair.
 //!
 //! **Lock order.** `locks/collector` (shared by all that make or look up, alone for the collector) before the other
 //! `locks/`, those before `partial/`; leases are shared and never wait; `tmp/` locks are only ever tried.
@@ -33,10 +37,12 @@ mod blobs;
 mod budget;
 mod collect;
 mod downloads;
+mod durability;
 mod fault;
 mod images;
 mod layers;
 mod layout;
+mod listing;
 mod locks;
 mod memo;
 mod oci_archive;
@@ -51,12 +57,14 @@ use std::path::{Path, PathBuf};
 pub use blobs::BlobWriter;
 pub use collect::{GarbageReport, Keep};
 pub use downloads::Partial;
+pub use durability::Stamp;
 pub use images::{Image, Snapshot};
 pub use layers::LayerStaging;
 pub use layout::LayoutError;
 pub use locks::{CollectorLock, ExclusiveLock, Lease};
 pub use memo::MemoKind;
 pub use oci_archive::ArchiveError;
+pub use refs::check_name;
 pub use scratch::{abandon, Scratch};
 
 use crate::archive::tar_reader::TarError;
@@ -69,6 +77,8 @@ const LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}";
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
+    /// What is written now is stamped with.
+    boot: Stamp,
 }
 
 /// Why the store did not do what it was asked.
@@ -142,6 +152,14 @@ pub enum StoreError {
         /// Why.
         source: TarError,
     },
+    /// A layer that nothing in the store can bring back.
+    #[error("restore layer {diff_id}: its files are damaged or missing, and so is its blob {digest}; build the image again, or pull or load it again")]
+    LayerLost {
+        /// Which.
+        diff_id: DiffId,
+        /// What it would be unpacked from.
+        digest: Digest,
+    },
     /// A document that is refused.
     #[error("read image {digest}")]
     Document {
@@ -166,12 +184,27 @@ pub enum StoreError {
         /// The reference.
         reference: String,
     },
+    /// A reference that means one image, whatever its name.
+    #[error("name an image {reference}: with a digest it means that very image; leave out @ and what follows")]
+    PinnedName {
+        /// The reference.
+        reference: String,
+    },
+    /// A name whose file is empty or damaged.
+    #[error("read the name {reference}: it is damaged; build or load the image again under this name, or remove it: `gantry images rm {reference}`")]
+    DamagedName {
+        /// The name.
+        reference: String,
+    },
 }
 
 impl Store {
     /// Opens the store at `root`, making it when it is not there. Reads one small file otherwise.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        let store = Self { root: root.to_owned() };
+        let store = Self {
+            root: root.to_owned(),
+            boot: Stamp::of_this_boot(),
+        };
         let version = root.join("version");
         match fs::read_to_string(&version) {
             Ok(text) if text == VERSION => Ok(store),
@@ -203,6 +236,7 @@ impl Store {
             "partial",
             "leases",
             "locks",
+            "stamps",
             "tmp",
             "journal",
         ] {

@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use super::layers::Verified;
 use super::layout::{choose, Blobs, LayoutError};
 use super::{Image, Scratch, Store, StoreError};
 use crate::archive::tar_reader::names_or_sizes;
@@ -96,14 +97,10 @@ impl Store {
         let mut tar = tar::Builder::new(out);
         tar.mode(tar::HeaderMode::Deterministic);
         for blob in image.blobs() {
-            let file = self.open_blob(&blob.digest)?;
-            append(
-                &mut tar,
-                &format!("blobs/sha256/{}", blob.digest.hex()),
-                blob.size,
-                file,
-            )
-            .map_err(error)?;
+            let mut file = Verified::new(self.open_blob(&blob.digest)?, blob.size);
+            let name = format!("blobs/sha256/{}", blob.digest.hex());
+            append(&mut tar, &name, blob.size, &mut file).map_err(error)?;
+            file.check(&blob)?;
         }
         let mut descriptor = Descriptor::new(media_type::MANIFEST, image.digest, image.manifest_raw.len() as u64);
         descriptor.annotations.insert(REF_NAME.to_owned(), name.to_owned());

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{io_error, Store, StoreError};
-use crate::oci::{media_type, to_canonical_json, Descriptor, Digest, ImageIndex, Reference};
+use crate::oci::{media_type, parse_index, to_canonical_json, Descriptor, Digest, ImageIndex, Reference};
 
 /// Separates a repository from its tags: no repository component starts with `_`.
 const TAGS: &str = "_tags";
@@ -14,9 +14,24 @@ const LOCAL: &str = "_local";
 /// What tools look names up by (OCI image specification, "Pre-Defined Annotation Keys").
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
+/// Whether an image can get this name: one of a layout is not ours to give, and one with a digest means that image already.
+pub fn check_name(reference: &Reference) -> Result<(), StoreError> {
+    let reference_text = || reference.to_string();
+    match reference {
+        Reference::Layout { .. } => Err(StoreError::NotAName {
+            reference: reference_text(),
+        }),
+        _ if reference.digest().is_some() => Err(StoreError::PinnedName {
+            reference: reference_text(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 impl Store {
     /// Names an image. The name may have meant another one before.
     pub fn set_ref(&self, reference: &Reference, digest: &Digest) -> Result<(), StoreError> {
+        check_name(reference)?;
         let name = ref_path(reference)?;
         if let Some(parent) = self.root.join(&name).parent() {
             fs::create_dir_all(parent).map_err(io_error("make directory", parent))?;
@@ -32,18 +47,30 @@ impl Store {
             return Ok(self
                 .blob_size(digest)
                 .map(|_| *digest)
-                .or_else(|| self.snapshot(digest).ok().flatten().map(|_| *digest)));
+                .or_else(|| self.read_snapshot(digest).ok().flatten().map(|_| *digest)));
         }
         let path = self.root.join(ref_path(reference)?);
         match fs::read_to_string(&path) {
-            Ok(text) => Ok(text.trim_end().parse().ok()),
+            Ok(text) => text.trim_end().parse().map(Some).map_err(|_| StoreError::DamagedName {
+                reference: reference.to_string(),
+            }),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(StoreError::DamagedName {
+                reference: reference.to_string(),
+            }),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
             Err(source) => Err(io_error("read", &path)(source)),
         }
     }
 
+    /// Whether there is such a name, damaged or not.
+    pub fn has_ref(&self, reference: &Reference) -> Result<bool, StoreError> {
+        check_name(reference)?;
+        Ok(self.root.join(ref_path(reference)?).is_file())
+    }
+
     /// Forgets a name; whether there was one.
     pub fn remove_ref(&self, reference: &Reference) -> Result<bool, StoreError> {
+        check_name(reference)?;
         let path = self.root.join(ref_path(reference)?);
         let _single = self.exclusive("index", &mut || ())?;
         match fs::remove_file(&path) {
@@ -51,13 +78,13 @@ impl Store {
                 self.write_index()?;
                 Ok(true)
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
             Err(source) => Err(io_error("remove", &path)(source)),
         }
     }
 
-    /// Every name and what it means, sorted by name.
-    pub fn refs(&self) -> Result<Vec<(Reference, Digest)>, StoreError> {
+    /// Every name and what it means, sorted by name; none for a name that is damaged.
+    pub fn refs(&self) -> Result<Vec<(Reference, Option<Digest>)>, StoreError> {
         let root = self.root.join("refs");
         let mut found = Vec::new();
         let mut pending = vec![root.clone()];
@@ -72,11 +99,21 @@ impl Store {
                 let digest = fs::read_to_string(&path)
                     .ok()
                     .and_then(|text| text.trim_end().parse().ok());
-                found.extend(name.zip(digest));
+                found.extend(name.map(|name| (name, digest)));
             }
         }
         found.sort_by_key(|(reference, _)| reference.to_string());
         Ok(found)
+    }
+
+    /// Rewrites an `index.json` that a power loss damaged: it only follows the names.
+    pub fn mend_index(&self) -> Result<(), StoreError> {
+        let is_fine = || fs::read(self.root.join("index.json")).is_ok_and(|json| parse_index(&json).is_ok());
+        if is_fine() {
+            return Ok(());
+        }
+        let _single = self.exclusive("index", &mut || ())?;
+        self.write_index()
     }
 
     /// Rewrites `index.json` from the names; call it with the lock `index` held, or before anyone else can know the store.
@@ -84,7 +121,9 @@ impl Store {
         let mut manifests = Vec::new();
         for (reference, digest) in self.refs()? {
             // A name whose manifest is gone (a pulled image keeps no blobs) is not offered to others.
-            let Some(size) = self.blob_size(&digest) else { continue };
+            let Some((digest, size)) = digest.and_then(|digest| Some((digest, self.blob_size(&digest)?))) else {
+                continue;
+            };
             let mut descriptor = Descriptor::new(media_type::MANIFEST, digest, size);
             descriptor
                 .annotations

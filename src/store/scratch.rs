@@ -66,19 +66,21 @@ impl Store {
     }
 
     /// Removes what dead processes left in `tmp/`; returns how many things that were. One `readdir` when there is nothing.
+    /// What cannot be removed now is left to the next sweep.
     pub fn sweep(&self) -> Result<u64, StoreError> {
         let tmp = self.root.join("tmp");
         let mut removed = 0;
         for entry in fs::read_dir(&tmp).map_err(io_error("list", &tmp))? {
-            let path = entry.map_err(io_error("list", &tmp))?.path();
+            let Ok(entry) = entry else { continue };
+            let path = entry.path();
             let Ok(directory) = File::open(&path) else { continue };
             if flock(&directory, FlockOperation::NonBlockingLockExclusive).is_err() {
                 continue;
             }
-            // The lock is ours: its owner is dead, or has not taken it yet and will notice that the directory is gone.
+            // The lock is ours: its owner is dead, has not taken it yet and will notice that the directory is gone, or has
+            // removed the directory since we opened it.
             make_removable(&path);
-            fs::remove_dir_all(&path).map_err(io_error("remove", &path))?;
-            removed += 1;
+            removed += u64::from(fs::remove_dir_all(&path).is_ok());
         }
         Ok(removed)
     }

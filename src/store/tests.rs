@@ -193,6 +193,43 @@ fn sweep_takes_what_the_dead_left_and_nothing_else() {
 }
 
 #[test]
+fn sweeping_never_fails_for_what_others_make_and_drop_meanwhile() {
+    let (_scratch, store) = store();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let sweepers: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut removed = 0;
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        removed += store.sweep().unwrap();
+                    }
+                    removed
+                })
+            })
+            .collect();
+        let makers: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        let scratch = store.scratch().unwrap();
+                        fs::write(scratch.path().join("file"), b"x").unwrap();
+                        fs::create_dir(scratch.path().join("directory")).unwrap();
+                        assert!(scratch.path().join("file").exists(), "a live one was swept");
+                    }
+                })
+            })
+            .collect();
+        let made: Vec<_> = makers.into_iter().map(|maker| maker.join()).collect();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        let _swept: u64 = sweepers.into_iter().map(|sweeper| sweeper.join().unwrap()).sum();
+        made.into_iter().for_each(|made| made.unwrap());
+    });
+    store.sweep().unwrap();
+    assert!(fs::read_dir(store.root.join("tmp")).unwrap().next().is_none());
+}
+
+#[test]
 fn garbage_is_what_no_name_leads_to() {
     let (_scratch, store) = store();
     let digest = add_image(&store, "x").unwrap();
@@ -234,4 +271,52 @@ fn names_of_the_store_and_of_registries_do_not_meet() {
         ["a:1", "example.org:5000/a:x", "localhost/a/b:1", "localhost/a:1"]
     );
     assert_eq!(store.find_ref(&"localhost/a:1".parse().unwrap()).unwrap(), Some(two));
+}
+
+#[test]
+fn a_damaged_name_is_an_error_until_it_is_given_again_or_removed() {
+    let (_scratch, store) = store();
+    let digest = add_image(&store, "x").unwrap();
+    let name: crate::oci::Reference = "image:1".parse().unwrap();
+    let path = store.root.join("refs/_local/image/1");
+    for damage in ["", "sha256:00", "\0\0\0\0"] {
+        fs::write(&path, damage).unwrap();
+        assert!(
+            matches!(store.find_ref(&name), Err(StoreError::DamagedName { reference }) if reference == "image:1"),
+            "{damage:?}"
+        );
+        assert_eq!(store.refs().unwrap(), [(name.clone(), None)]);
+        store.set_ref(&name, &digest).unwrap();
+        assert_eq!(store.find_ref(&name).unwrap(), Some(digest));
+        fs::write(&path, damage).unwrap();
+        assert!(store.has_ref(&name).unwrap() && store.remove_ref(&name).unwrap());
+        assert!(!store.has_ref(&name).unwrap() && !store.remove_ref(&name).unwrap());
+    }
+}
+
+#[test]
+fn a_damaged_index_is_written_anew() {
+    let (_scratch, store) = store();
+    add_image(&store, "x").unwrap();
+    let path = store.root.join("index.json");
+    let sound = fs::read(&path).unwrap();
+    for damage in [&b""[..], &sound[..sound.len() / 2], &vec![0; sound.len()]] {
+        fs::write(&path, damage).unwrap();
+        store.mend_index().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), sound);
+    }
+}
+
+#[test]
+fn a_name_with_a_digest_is_neither_given_nor_removed() {
+    let (_scratch, store) = store();
+    let digest = Digest::of(b"1");
+    let latest: crate::oci::Reference = "example.org/a".parse().unwrap();
+    store.set_ref(&latest, &digest).unwrap();
+    let pinned = format!("example.org/a@{digest}").parse().unwrap();
+    let is_refused = |result: Result<(), StoreError>| matches!(result, Err(StoreError::PinnedName { .. }));
+    assert!(is_refused(store.set_ref(&pinned, &Digest::of(b"2"))));
+    assert!(is_refused(store.remove_ref(&pinned).map(drop)));
+    assert!(is_refused(store.has_ref(&pinned).map(drop)));
+    assert_eq!(store.find_ref(&latest).unwrap(), Some(digest));
 }

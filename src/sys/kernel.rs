@@ -16,3 +16,9 @@ pub fn landlock_abi() -> Option<u32> {
     };
     u32::try_from(version).ok().filter(|version| *version > 0)
 }
+
+/// The id of this boot, another one each time the machine starts; none where `/proc` does not say.
+pub fn boot_id() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(text.trim_end().to_owned()).filter(|id| !id.is_empty())
+}

@@ -210,3 +210,42 @@ pub fn tree(dir: &Path) -> Vec<PathBuf> {
     found.sort();
     found
 }
+
+/// Images of one small file, made without a base; they hold no program. Returns their digests.
+pub fn tiny(gantry: &Gantry, names: &[&str]) -> Vec<String> {
+    use gantry::archive::layer::LayerWriter;
+    use gantry::oci::{media_type, Descriptor, ImageConfig, ImageConfigBody, Manifest, RootFs};
+    let store = gantry::store::Store::open(&gantry.root).unwrap();
+    let make = |name: &&str| {
+        let (mut blob, mut staging) = (store.blob_writer().unwrap(), store.stage_layer().unwrap());
+        let mut writer = LayerWriter::new(&mut blob, Some(&mut staging), 0);
+        writer.file("etc/name", 0o644, name.as_bytes()).unwrap();
+        let written = writer.finish().unwrap();
+        blob.commit().unwrap();
+        staging.commit(&written.diff_id).unwrap();
+        let config = ImageConfig {
+            architecture: "amd64".to_owned(),
+            os: "linux".to_owned(),
+            created: None,
+            config: ImageConfigBody::default(),
+            rootfs: RootFs {
+                kind: "layers".to_owned(),
+                diff_ids: vec![written.diff_id],
+            },
+            history: Vec::new(),
+        };
+        let (config, size) = store.put_config(&config).unwrap();
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: Some(media_type::MANIFEST.to_owned()),
+            config: Descriptor::new(media_type::CONFIG, config, size),
+            layers: vec![Descriptor::new(media_type::LAYER_GZIP, written.digest, written.size)],
+            annotations: Default::default(),
+        };
+        let digest = store.put_manifest(&manifest).unwrap();
+        store.ensure_snapshot(&store.open_image(&digest).unwrap()).unwrap();
+        store.set_ref(&name.parse().unwrap(), &digest).unwrap();
+        digest.to_string()
+    };
+    names.iter().map(make).collect()
+}

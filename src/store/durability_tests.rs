@@ -1,0 +1,290 @@
+//! After a power loss: what the disk lost is noticed once, made again when it can be, and never used.
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+use crate::archive::layer::LayerWriter;
+use crate::oci::{media_type, Descriptor};
+use crate::policy::ExtractionLimits;
+use crate::store::tests::{add_image, add_layer, store};
+use crate::store::{Keep, MemoKind};
+
+/// An image written in an earlier boot, looked at after the next one.
+struct Restarted {
+    _scratch: tempfile::TempDir,
+    earlier: Store,
+    store: Store,
+    image: Digest,
+    diff_id: DiffId,
+    layer: Descriptor,
+}
+
+fn restarted() -> Restarted {
+    let (_scratch, made) = store();
+    let earlier = made.after_boot("first");
+    let image = add_image(&earlier, "what it is").unwrap();
+    let opened = earlier.open_image(&image).unwrap();
+    Restarted {
+        _scratch,
+        store: made.after_boot("second"),
+        earlier,
+        image,
+        diff_id: opened.config.rootfs.diff_ids[0],
+        layer: opened.manifest.layers[0].clone(),
+    }
+}
+
+impl Restarted {
+    fn tree(&self) -> PathBuf {
+        self.store.layer_path(&self.diff_id)
+    }
+
+    fn boot(&self) -> Option<Stamp> {
+        self.store.layer_stamp(&self.diff_id).map(|stamp| stamp.boot)
+    }
+
+    fn is_intact(&self) {
+        assert_eq!(fs::read_to_string(self.tree().join("etc/a")).unwrap(), "what it is");
+        assert_eq!(fs::read_link(self.tree().join("etc/b")).unwrap(), Path::new("a"));
+        assert_eq!(fs::read_dir(self.tree().join("etc")).unwrap().count(), 2);
+        assert!(fs::read_dir(self.store.root.join("tmp")).unwrap().next().is_none());
+    }
+}
+
+#[test]
+fn an_intact_tree_of_another_boot_is_read_once_and_never_again() {
+    let made = restarted();
+    assert!(made.store.layer_tree(&made.diff_id).is_none(), "it is trusted unread");
+    assert!(made.store.snapshot(&made.image).unwrap().is_some());
+    assert_eq!(made.boot(), Some(Stamp::durable()));
+    made.is_intact();
+    // Nobody looks any more, in whichever boot: what was read back is on the disk.
+    fs::write(made.tree().join("etc/a"), b"").unwrap();
+    assert!(made.store.snapshot(&made.image).unwrap().is_some());
+    let third = made.store.after_boot("third");
+    assert!(third.snapshot(&made.image).unwrap().is_some());
+    assert!(third.layer_tree(&made.diff_id).is_some());
+}
+
+#[test]
+fn a_tree_of_this_boot_is_not_read() {
+    let made = restarted();
+    fs::write(made.tree().join("etc/a"), b"").unwrap();
+    assert!(made.earlier.snapshot(&made.image).unwrap().is_some());
+}
+
+#[test]
+fn a_damaged_tree_is_unpacked_again_and_looked_at_again_after_the_next_boot() {
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 8] = [
+        ("truncated", |tree| fs::write(tree.join("etc/a"), b"what").unwrap()),
+        ("other bytes", |tree| {
+            fs::write(tree.join("etc/a"), b"what it iz").unwrap()
+        }),
+        ("missing", |tree| fs::remove_file(tree.join("etc/a")).unwrap()),
+        ("extra file", |tree| fs::write(tree.join("etc/c"), b"").unwrap()),
+        ("extra directory", |tree| fs::create_dir(tree.join("etc/c")).unwrap()),
+        ("mode", |tree| {
+            fs::set_permissions(tree.join("etc/a"), fs::Permissions::from_mode(0o600)).unwrap();
+        }),
+        ("other target", |tree| {
+            fs::remove_file(tree.join("etc/b")).unwrap();
+            std::os::unix::fs::symlink("c", tree.join("etc/b")).unwrap();
+        }),
+        ("a link in place of a directory", |tree| {
+            fs::rename(tree.join("etc"), tree.join("../etc")).unwrap();
+            std::os::unix::fs::symlink("../etc", tree.join("etc")).unwrap();
+        }),
+    ];
+    for (what, damage) in damages {
+        let made = restarted();
+        damage(&made.tree());
+        assert!(made.store.snapshot(&made.image).unwrap().is_none(), "{what}");
+        let image = made.store.open_image(&made.image).unwrap();
+        made.store.ensure_snapshot(&image).unwrap();
+        made.is_intact();
+        assert_eq!(made.boot(), Some(made.store.boot.clone()), "{what}");
+        assert!(made.store.snapshot(&made.image).unwrap().is_some(), "{what}");
+
+        damage(&made.tree());
+        let third = made.store.after_boot("third");
+        assert!(third.snapshot(&made.image).unwrap().is_none(), "{what}, again");
+    }
+}
+
+#[test]
+fn documents_that_are_empty_are_made_again() {
+    for name in ["stamp.json", "meta.json"] {
+        let made = restarted();
+        fs::write(made.store.layer_folder(&made.diff_id).join(name), b"").unwrap();
+        assert!(made.store.snapshot(&made.image).unwrap().is_none(), "{name}");
+        let image = made.store.open_image(&made.image).unwrap();
+        made.store.ensure_snapshot(&image).unwrap();
+        made.is_intact();
+        assert!(made.store.layer_tree(&made.diff_id).is_some(), "{name}");
+    }
+    let made = restarted();
+    fs::write(
+        made.store.root.join(format!("snapshots/{}.json", made.image.hex())),
+        b"",
+    )
+    .unwrap();
+    assert!(made.store.snapshot(&made.image).unwrap().is_none());
+    made.store
+        .ensure_snapshot(&made.store.open_image(&made.image).unwrap())
+        .unwrap();
+    assert!(made.store.snapshot(&made.image).unwrap().is_some());
+
+    let key = Digest::of(b"key");
+    made.store.put_memo(MemoKind::Wheel, &key, &1).unwrap();
+    fs::write(made.store.root.join(format!("memo/wheel/{}.json", key.hex())), b"").unwrap();
+    assert_eq!(made.store.memo::<i32>(MemoKind::Wheel, &key).unwrap(), None);
+    made.store.collect_garbage(Keep::Memoised, false).unwrap();
+}
+
+#[test]
+fn a_layer_of_an_older_gantry_is_unpacked_again() {
+    let made = restarted();
+    let folder = made.store.layer_folder(&made.diff_id);
+    fs::remove_file(folder.join("stamp.json")).unwrap();
+    fs::write(
+        folder.join("meta.json"),
+        br#"{"schema":1,"unpacked_bytes":1,"entries":3}"#,
+    )
+    .unwrap();
+    fs::write(made.tree().join("etc/a"), b"").unwrap();
+    let limits = ExtractionLimits::default();
+    made.store.ensure_unpacked(&made.layer, &made.diff_id, &limits).unwrap();
+    made.is_intact();
+}
+
+#[test]
+fn a_damaged_blob_is_removed_and_made_again() {
+    let made = restarted();
+    let path = made.store.blob_path(&made.layer.digest);
+    let sound = fs::read(&path).unwrap();
+    fs::write(&path, vec![0; sound.len()]).unwrap();
+    assert!(!made.store.has_blob(&made.layer).unwrap());
+    assert!(!path.exists());
+    let (layer, diff_id) = add_layer(&made.store, "what it is").unwrap();
+    assert_eq!((&layer, diff_id), (&made.layer, made.diff_id));
+    assert_eq!(fs::read(&path).unwrap(), sound);
+    assert!(made.store.has_blob(&layer).unwrap());
+
+    // Once it is known to be on the disk it is not read again, and the stamp goes with it.
+    let third = made.store.after_boot("third");
+    assert!(third.has_blob(&layer).unwrap());
+    fs::write(&path, vec![0; sound.len()]).unwrap();
+    assert!(third.after_boot("fourth").has_blob(&layer).unwrap());
+    fs::remove_file(&path).unwrap();
+    third.sweep_stamps();
+    assert!(fs::read_dir(third.root.join("stamps")).unwrap().next().is_none());
+}
+
+#[test]
+fn a_layer_without_tree_and_blob_is_an_error_that_names_it() {
+    for damage in [
+        |path: &Path| fs::write(path, b"").unwrap(),
+        |path: &Path| {
+            fs::remove_file(path).unwrap();
+        },
+    ] {
+        let made = restarted();
+        fs::write(made.tree().join("etc/a"), b"").unwrap();
+        let path = made.store.blob_path(&made.layer.digest);
+        damage(&path);
+        let error = made
+            .store
+            .ensure_snapshot(&made.store.open_image(&made.image).unwrap())
+            .unwrap_err();
+        let expected = (made.diff_id, made.layer.digest);
+        assert!(
+            matches!(&error, StoreError::LayerLost { diff_id, digest } if (*diff_id, *digest) == expected),
+            "{error:?}"
+        );
+        assert!(error.to_string().contains("build the image again"));
+        assert!(!path.exists());
+        add_image(&made.store, "what it is").unwrap();
+        made.is_intact();
+    }
+}
+
+#[test]
+fn what_a_foreign_layer_says_is_the_same_when_it_is_read_back() {
+    let (_scratch, store) = store();
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut add = |kind: tar::EntryType, path: &str, link: Option<&str>, contents: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(0o755);
+        header.set_size(contents.len() as u64);
+        match link {
+            Some(link) => tar.append_link(&mut header, path, link).unwrap(),
+            None => tar.append_data(&mut header, path, contents).unwrap(),
+        }
+    };
+    add(tar::EntryType::Regular, "a", None, b"first");
+    add(tar::EntryType::Regular, "a", None, b"second");
+    add(tar::EntryType::Link, "b", Some("a"), b"");
+    add(tar::EntryType::Symlink, "c", Some("../a"), b"");
+    add(tar::EntryType::Directory, "d", None, b"");
+    add(tar::EntryType::Regular, "d/.wh..wh..opq", None, b"");
+    add(tar::EntryType::Regular, ".wh.e", None, b"");
+    add(tar::EntryType::Regular, "\u{e9} \"quoted\"\n", None, b"x");
+    let bytes = tar.into_inner().unwrap();
+    let earlier = store.after_boot("first");
+    let layer = Descriptor::new(
+        media_type::LAYER_TAR,
+        earlier.put_blob(&bytes).unwrap(),
+        bytes.len() as u64,
+    );
+    let diff_id = DiffId::of(&bytes);
+    let limits = ExtractionLimits::default();
+    let tree = earlier.ensure_unpacked(&layer, &diff_id, &limits).unwrap();
+    let meta: serde_json::Value =
+        serde_json::from_slice(&fs::read(tree.parent().unwrap().join("meta.json")).unwrap()).unwrap();
+    let expected = serde_json::json!({"mode": 0o755, "size": 6, "sha256": Digest::of(b"second")});
+    assert_eq!((&meta["entries"]["a"], &meta["entries"]["b"]), (&expected, &expected));
+    assert_eq!(meta["entries"]["c"], serde_json::json!({"target": "../a"}));
+    assert_eq!(meta["entries"]["d"], serde_json::json!({"mode": 0o755, "opaque": true}));
+    assert_eq!(meta["entries"]["e"], serde_json::json!({"whiteout": true}));
+
+    fs::remove_file(store.blob_path(&layer.digest)).unwrap();
+    let second = store.after_boot("second");
+    second.ensure_unpacked(&layer, &diff_id, &limits).unwrap();
+    assert_eq!(second.layer_stamp(&diff_id).unwrap().boot, Stamp::durable());
+}
+
+#[test]
+fn a_build_takes_the_place_of_a_damaged_tree() {
+    let made = restarted();
+    fs::write(made.tree().join("etc/a"), b"").unwrap();
+    add_layer(&made.store, "what it is").unwrap();
+    made.is_intact();
+    assert_eq!(made.boot(), Some(made.store.boot.clone()));
+
+    // One that is whole stays: somebody may be using it.
+    let third = made.store.after_boot("third");
+    let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+    let before = inode(&made.tree());
+    let mut staging = third.stage_layer().unwrap();
+    let mut writer = LayerWriter::new(io::sink(), Some(&mut staging), 0);
+    writer.file("etc/a", 0o644, b"what it is").unwrap();
+    writer.symlink("etc/b", "a").unwrap();
+    let written = writer.finish().unwrap();
+    staging.commit(&written.diff_id).unwrap();
+    assert_eq!(inode(&made.tree()), before);
+    assert_eq!(made.boot(), Some(Stamp::durable()));
+}
+
+#[test]
+fn a_damaged_download_is_not_found() {
+    let (_scratch, store) = store();
+    let digest = store.after_boot("first").put_download(b"wheel").unwrap();
+    assert!(store.find_download(&digest, 5).is_some());
+    let other = store.after_boot("first").put_download(b"other").unwrap();
+    fs::write(store.root.join("downloads").join(other.hex()), b"\0\0\0\0\0").unwrap();
+    assert!(store.find_download(&other, 5).is_none());
+    store.put_download(b"other").unwrap();
+    assert!(store.find_download(&other, 5).is_some());
+}

@@ -1,0 +1,152 @@
+//! What a tree holds, as one JSON document: the same bytes for the same tree, so that two trees are compared by the digests
+//! of their listings.
+//!
+//! ```text
+//! {"schema":2,"entries":{
+//! "etc":{"mode":493},                                          a directory; "opaque":true hides lower layers
+//! "etc/a":{"mode":420,"size":1,"sha256":"sha256:..."},
+//! "etc/b":{"target":"a"},
+//! "etc/c":{"whiteout":true}}}
+//! ```
+//!
+//! Names of a directory come in the order of their bytes, a directory before what is in it. A link is never followed. It
+//! holds the names of one directory per level in memory, never those of the whole tree.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{openat2, statat, AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use serde::Serialize;
+
+use crate::oci::{Digest, Hasher};
+
+/// Deeper than any path that can be unpacked (`ExtractionLimits::depth`).
+const MAX_DEPTH: usize = 256;
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Entry {
+    Directory {
+        mode: u32,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        opaque: bool,
+    },
+    File {
+        mode: u32,
+        size: u64,
+        sha256: Digest,
+    },
+    Symlink {
+        target: String,
+    },
+    Whiteout {
+        whiteout: bool,
+    },
+}
+
+/// Digests of files by inode, noted while they were written.
+pub type Digests = HashMap<u64, Digest>;
+
+/// Writes the listing of `tree`. Files that `known` does not have are read.
+pub fn write(tree: BorrowedFd<'_>, known: &Digests, out: &mut dyn Write) -> io::Result<()> {
+    out.write_all(b"{\"schema\":2,\"entries\":{")?;
+    let mut walk = Walk {
+        known,
+        out,
+        separator: b"\n",
+    };
+    walk.directory(tree, "", 0)?;
+    out.write_all(b"}}")
+}
+
+struct Walk<'a> {
+    known: &'a Digests,
+    out: &'a mut dyn Write,
+    separator: &'static [u8],
+}
+
+impl Walk<'_> {
+    fn directory(&mut self, directory: BorrowedFd<'_>, prefix: &str, depth: usize) -> io::Result<()> {
+        if depth > MAX_DEPTH {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(directory)? {
+            let entry = entry?;
+            let name = entry.file_name().to_str().map_err(|_| io::ErrorKind::InvalidData)?;
+            if name != "." && name != ".." {
+                names.push(name.to_owned());
+            }
+        }
+        names.sort_unstable();
+        for name in names {
+            let path = format!("{prefix}{name}");
+            let stat = statat(directory, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+            let mode = stat.st_mode & 0o7777;
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => {
+                    let below = open(directory, &name, OFlags::DIRECTORY)?;
+                    let opaque = is_opaque(&below);
+                    self.entry(&path, &Entry::Directory { mode, opaque })?;
+                    self.directory(below.as_fd(), &format!("{path}/"), depth + 1)?;
+                }
+                FileType::RegularFile => {
+                    let size = u64::try_from(stat.st_size).map_err(|_| io::ErrorKind::InvalidData)?;
+                    let sha256 = match self.known.get(&stat.st_ino) {
+                        Some(digest) => *digest,
+                        None => hash(File::from(open(directory, &name, OFlags::NONBLOCK)?))?,
+                    };
+                    self.entry(&path, &Entry::File { mode, size, sha256 })?;
+                }
+                FileType::Symlink => {
+                    let target = rustix::fs::readlinkat(directory, &name, Vec::new())?;
+                    let target = target.into_string().map_err(|_| io::ErrorKind::InvalidData)?;
+                    self.entry(&path, &Entry::Symlink { target })?;
+                }
+                FileType::CharacterDevice if stat.st_rdev == 0 => {
+                    self.entry(&path, &Entry::Whiteout { whiteout: true })?;
+                }
+                _ => return Err(io::ErrorKind::InvalidData.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, path: &str, entry: &Entry) -> io::Result<()> {
+        self.out.write_all(self.separator)?;
+        self.separator = b",\n";
+        serde_json::to_writer(&mut *self.out, path)?;
+        self.out.write_all(b":")?;
+        Ok(serde_json::to_writer(&mut *self.out, entry)?)
+    }
+}
+
+fn open(directory: BorrowedFd<'_>, name: &str, flags: OFlags) -> io::Result<OwnedFd> {
+    let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    Ok(openat2(directory, name, flags, Mode::empty(), resolve)?)
+}
+
+fn is_opaque(directory: &OwnedFd) -> bool {
+    let mut value = [0u8; 1];
+    matches!(
+        rustix::fs::fgetxattr(directory, "user.overlay.opaque", &mut value),
+        Ok(1)
+    ) && value == *b"y"
+}
+
+/// The digest of what is left to read of a file.
+pub fn hash(mut file: File) -> io::Result<Digest> {
+    let mut hasher = Hasher::new();
+    let mut chunk = vec![0; 256 << 10];
+    loop {
+        match file.read(&mut chunk) {
+            Ok(0) => return Ok(hasher.digest()),
+            Ok(count) => hasher.update(chunk.get(..count).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

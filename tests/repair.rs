@@ -1,0 +1,166 @@
+//! A store that lost something: it says so, repairs what it can, and lets everything else go on.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and says why on standard error"
+)]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{function, shared, Gantry};
+use serde_json::Value;
+
+const OTHER_BOOT: &str = "00000000-0000-4000-8000-000000000000";
+
+fn read(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// As if the machine had been started again since this document was written.
+fn set_boot(path: &Path) {
+    let mut document = read(path);
+    assert!(document["boot"].as_str().unwrap().len() == 36, "{document}");
+    document["boot"] = OTHER_BOOT.into();
+    fs::write(path, document.to_string()).unwrap();
+}
+
+fn hex(digest: &str) -> &str {
+    digest.strip_prefix("sha256:").unwrap()
+}
+
+/// The folders of the layers of an image, base first.
+fn layers(gantry: &Gantry, name: &str) -> Vec<PathBuf> {
+    let shown: Value = serde_json::from_str(&gantry.ok(["images", "show", name, "--json"])).unwrap();
+    let diff_ids = shown["config"]["rootfs"]["diff_ids"].as_array().unwrap();
+    diff_ids
+        .iter()
+        .map(|diff_id| gantry.root.join("layers").join(hex(diff_id.as_str().unwrap())))
+        .collect()
+}
+
+#[test]
+fn a_run_after_a_power_loss_runs_what_was_built() {
+    let gantry = shared();
+    let dir = function("print('as it was built')\n", None);
+    let digest = gantry.build(dir.path(), "power:1");
+    let code = layers(gantry, "power:1")
+        .into_iter()
+        .find(|layer| layer.join("fs/app/user_function.py").exists())
+        .unwrap();
+    let snapshot = gantry.root.join(format!("snapshots/{}.json", hex(&digest)));
+
+    // Nothing was lost: the layer is read once, and known to be on the disk from then on.
+    set_boot(&code.join("stamp.json"));
+    set_boot(&snapshot);
+    let (done, outcome) = gantry.run_with_outcome(&["power:1"]);
+    assert_eq!(
+        (done.code, done.stdout.as_str()),
+        (0, "as it was built\n"),
+        "{}",
+        done.stderr
+    );
+    assert_eq!(outcome["cache"], "hit");
+    assert_eq!(read(&code.join("stamp.json"))["boot"], "durable");
+    assert_ne!(read(&snapshot)["boot"], OTHER_BOOT);
+
+    // The file was lost.
+    let mut stamp = read(&code.join("stamp.json"));
+    stamp["boot"] = OTHER_BOOT.into();
+    fs::write(code.join("stamp.json"), stamp.to_string()).unwrap();
+    set_boot(&snapshot);
+    fs::write(code.join("fs/app/user_function.py"), b"").unwrap();
+    let (done, outcome) = gantry.run_with_outcome(&["power:1"]);
+    assert_eq!(
+        (done.code, done.stdout.as_str()),
+        (0, "as it was built\n"),
+        "{}",
+        done.stderr
+    );
+    assert_eq!(outcome["cache"], "miss");
+
+    // And its blob with it: the error names the layer, and building again is the repair.
+    set_boot(&code.join("stamp.json"));
+    set_boot(&snapshot);
+    fs::write(code.join("fs/app/user_function.py"), b"").unwrap();
+    let shown: Value = serde_json::from_str(&gantry.ok(["images", "show", "power:1", "--json"])).unwrap();
+    let at = layers(gantry, "power:1")
+        .iter()
+        .position(|layer| *layer == code)
+        .unwrap();
+    let blob = shown["manifest"]["layers"][at]["digest"].as_str().unwrap();
+    fs::write(gantry.root.join("blobs/sha256").join(hex(blob)), b"").unwrap();
+    let done = gantry.run(&["power:1"]);
+    assert_eq!((done.code, done.stdout.as_str()), (125, ""));
+    assert!(
+        done.stderr.contains(blob) && done.stderr.contains("build the image again"),
+        "{}",
+        done.stderr
+    );
+    assert_eq!(gantry.build(dir.path(), "power:1"), digest);
+    assert_eq!(gantry.run(&["power:1"]).stdout, "as it was built\n");
+}
+
+#[test]
+fn a_damaged_image_is_listed_and_removed() {
+    let gantry = Gantry::new();
+    let images = common::tiny(&gantry, &["lost:1", "fine:1"]);
+    fs::remove_file(gantry.root.join("blobs/sha256").join(hex(&images[0]))).unwrap();
+    fs::create_dir_all(gantry.root.join("refs/_local/empty")).unwrap();
+    fs::write(gantry.root.join("refs/_local/empty/1"), b"").unwrap();
+
+    let listed: Value = serde_json::from_str(&gantry.ok(["images", "ls", "--json"])).unwrap();
+    let entry = |name: &str| {
+        let mut all = listed.as_array().unwrap().iter();
+        all.find(|image| image["reference"] == name).unwrap().clone()
+    };
+    assert_eq!(entry("lost:1")["digest"], images[0].as_str());
+    assert_eq!(
+        (&entry("lost:1")["size"], &entry("empty:1")["digest"]),
+        (&Value::Null, &Value::Null)
+    );
+    assert!(entry("lost:1")["damaged"].is_string() && entry("empty:1")["damaged"].is_string());
+    assert_eq!(entry("fine:1")["damaged"], Value::Null);
+    let text = gantry.ok(["images", "ls"]);
+    assert_eq!(
+        text.lines().filter(|line| line.contains("damaged: ")).count(),
+        2,
+        "{text}"
+    );
+
+    let done = gantry.gantry(["images", "show", "empty:1"]);
+    assert_eq!(done.code, 1);
+    assert!(done.stderr.contains("gantry images rm empty:1"), "{}", done.stderr);
+    gantry.ok(["images", "rm", "--dry-run", "lost:1"]);
+    gantry.ok(["images", "rm", "lost:1", "empty:1"]);
+    let left = gantry.ok(["images", "ls"]);
+    assert!(left.starts_with("fine:1") && left.lines().count() == 1, "{left}");
+    let done = gantry.gantry(["images", "rm", "lost:1"]);
+    assert_eq!(done.code, 1);
+    assert!(done.stderr.contains("hint: `gantry images ls`"), "{}", done.stderr);
+}
+
+#[test]
+fn a_name_with_a_digest_is_refused_before_anything_is_done() {
+    let gantry = Gantry::new();
+    let images = common::tiny(&gantry, &["localhost/a", "a:1"]);
+    let pinned = format!("localhost/a@{}", images[1]);
+    let dir = function("print(1)\n", None);
+    for tag in [pinned.as_str(), "oci:/nowhere:x"] {
+        let done = gantry.gantry(["build", dir.path().to_str().unwrap(), "--tag", tag]);
+        assert_eq!((done.code, done.stdout.as_str()), (2, ""), "{tag}: {}", done.stderr);
+    }
+    let done = gantry.gantry(["images", "rm", &pinned]);
+    assert_eq!(done.code, 1);
+    assert!(!done.stderr.contains("Removed"), "{}", done.stderr);
+    assert_eq!(gantry.gantry(["copy", "a:1", &pinned]).code, 1);
+    let listed = gantry.ok(["images", "ls"]);
+    assert!(
+        listed.contains("localhost/a") && listed.contains(&images[0]),
+        "{listed}"
+    );
+}
