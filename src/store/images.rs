@@ -144,7 +144,7 @@ impl Store {
             .collect();
         let missing: Vec<_> = layers
             .iter()
-            .filter(|(_, diff_id)| self.layer_tree(diff_id).is_none())
+            .filter(|(layer, diff_id)| self.layer_tree(diff_id).is_none() || !self.is_origin(diff_id, &layer.digest))
             .copied()
             .collect();
         if !missing.is_empty() {

@@ -169,14 +169,10 @@ impl Store {
     }
 
     fn import_blob(&self, blobs: &mut dyn Blobs, layer: &Descriptor) -> Result<(), LayoutError> {
-        if self.has_blob(layer)? {
-            return Ok(());
-        }
         let path = blobs.name(&layer.digest);
-        let mut writer = self.blob_writer()?;
         // One byte more than promised is enough to know that there are too many.
         let mut reader = blobs.open(&layer.digest)?.take(layer.size.saturating_add(1));
-        io::copy(&mut reader, &mut writer).map_err(|source| match source.kind() {
+        let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::StorageFull => StoreError::NoSpace {
                 action: "write",
                 path: path.clone(),
@@ -184,10 +180,19 @@ impl Store {
             .into(),
             _ => LayoutError::Io {
                 action: "copy",
-                path,
+                path: path.clone(),
                 source,
             },
-        })?;
+        };
+        // Naming a blob that the store has is not having it: the image may be somebody else's.
+        if self.has_blob(layer)? {
+            let mut hashed = io::BufWriter::with_capacity(1 << 20, Hasher::new());
+            io::copy(&mut reader, &mut hashed).map_err(failed)?;
+            let hasher = hashed.into_inner().map_err(|error| failed(error.into_error()))?;
+            return Ok(check_descriptor(layer, hasher.clone().digest(), hasher.bytes())?);
+        }
+        let mut writer = self.blob_writer()?;
+        io::copy(&mut reader, &mut writer).map_err(failed)?;
         Ok(writer.commit_expecting(layer)?)
     }
 

@@ -9,6 +9,8 @@
 //! "etc/c":{"whiteout":true}}}
 //! ```
 //!
+//! A root that hides all lower layers is the first entry, "": other roots have none, as nothing of them is used.
+//!
 //! Names of a directory come in the order of their bytes, a directory before what is in it. A link is never followed. It
 //! holds the names of one directory per level in memory, never those of the whole tree.
 
@@ -57,6 +59,10 @@ pub fn write(tree: BorrowedFd<'_>, known: &Digests, out: &mut dyn Write) -> io::
         out,
         separator: b"\n",
     };
+    if is_opaque(tree) {
+        let mode = rustix::fs::fstat(tree)?.st_mode & 0o7777;
+        walk.entry("", &Entry::Directory { mode, opaque: true })?;
+    }
     walk.directory(tree, "", 0)?;
     out.write_all(b"}}")
 }
@@ -88,7 +94,7 @@ impl Walk<'_> {
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => {
                     let below = open(directory, &name, OFlags::DIRECTORY)?;
-                    let opaque = is_opaque(&below);
+                    let opaque = is_opaque(below.as_fd());
                     self.entry(&path, &Entry::Directory { mode, opaque })?;
                     self.directory(below.as_fd(), &format!("{path}/"), depth + 1)?;
                 }
@@ -129,7 +135,7 @@ fn open(directory: BorrowedFd<'_>, name: &str, flags: OFlags) -> io::Result<Owne
     Ok(openat2(directory, name, flags, Mode::empty(), resolve)?)
 }
 
-fn is_opaque(directory: &OwnedFd) -> bool {
+fn is_opaque(directory: BorrowedFd<'_>) -> bool {
     let mut value = [0u8; 1];
     matches!(
         rustix::fs::fgetxattr(directory, "user.overlay.opaque", &mut value),

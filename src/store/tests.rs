@@ -22,7 +22,7 @@ pub fn add_layer(store: &Store, text: &str) -> Result<(Descriptor, DiffId), Stor
     let written = writer.finish().unwrap();
     let descriptor = Descriptor::new(crate::oci::media_type::LAYER_GZIP, written.digest, written.size);
     blob.commit_expecting(&descriptor)?;
-    staging.commit(&written.diff_id)?;
+    staging.commit(&written.diff_id, &written.digest)?;
     Ok((descriptor, written.diff_id))
 }
 
