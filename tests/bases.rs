@@ -368,7 +368,13 @@ impl Superseded {
         let done = self.build_base(&report);
         assert_eq!((done.code, done.stdout.as_str()), (code, ""), "{}", done.stderr);
         assert!(done.stderr.contains(says), "{says:?} is not in:\n{}", done.stderr);
-        assert!(!report.exists());
+        let report: Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
+        let status = if code == 4 { "unavailable" } else { "failed" };
+        assert_eq!(
+            (&report["status"], &report["exit_code"]),
+            (&status.into(), &code.into())
+        );
+        assert!(report["error"].as_str().unwrap().contains(says) && report.get("digest").is_none());
         for folder in ["memo/lock", "memo/base", "layers", "blobs/sha256", "tmp"] {
             let left = fs::read_dir(self.gantry.root.join(folder)).unwrap().count();
             assert_eq!(left, 0, "{folder} holds something");
@@ -445,4 +451,102 @@ fn a_mirror_that_is_down_is_not_one_without_the_package() {
     archive.server.served.lock().unwrap().otherwise = "503 Service Unavailable".to_owned();
     archive.refuses(4, "the server answers 503");
     assert_eq!(archive.server.asked("InRelease"), 0);
+}
+
+/// An image of somebody else's: that of a function of ours, changed by a layer of `entries` and by `env`.
+fn foreign(entries: &Value, env: Option<&[&str]>) -> (tempfile::TempDir, String) {
+    let gantry = shared();
+    gantry.build(function("print(1)\n", None).path(), "bases:foreign");
+    let scratch = tempfile::tempdir().unwrap();
+    let layout = scratch.path().join("layout");
+    let base = format!("oci:{}:base", layout.display());
+    gantry.ok(["push", "bases:foreign", &base]);
+    common::add_layer(&layout, entries, env);
+    (scratch, base)
+}
+
+fn try_build(dir: &Path, base: &str) -> Done {
+    shared().gantry([
+        "build",
+        dir.to_str().unwrap(),
+        "--base",
+        base,
+        "--tag",
+        "bases:on-foreign",
+    ])
+}
+
+#[test]
+fn a_base_gets_what_it_lacks() {
+    // No `python` and no `python3`, nothing of ours, and only the whiteouts say so.
+    let entries = serde_json::json!({
+        "etc/passwd": "root:x:0:0:root:/root:/bin/sh",
+        "opt/py/site": null,
+        "usr/bin/python": null,
+        "usr/bin/python3": null,
+        "usr/lib/python3/dist-packages/gantry.pth": null,
+    });
+    let (_scratch, base) = foreign(&entries, Some(&["A=1", "PATH=/usr/bin:/bin"]));
+    let code = "import os, six, sys\nprint(six.__version__, os.environ['PATH'], os.environ['A'], sys.executable)\nprint(open('/etc/passwd').read())\n";
+    let dir = function(code, Some("six==1.16.0\n"));
+    let done = try_build(dir.path(), &base);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let done = shared().run(&["bases:on-foreign"]);
+    let says = "1.16.0 /opt/py/bin:/usr/bin:/bin 1 /usr/bin/python\nroot:x:0:0:root:/root:/bin/sh\nmecapy:x:1000:1000:";
+    assert!(
+        done.code == 0 && done.stdout.starts_with(says),
+        "{}{}",
+        done.stdout,
+        done.stderr
+    );
+}
+
+#[test]
+fn a_base_that_points_at_files_of_this_machine_gets_none_of_them() {
+    let outside = tempfile::tempdir().unwrap();
+    let secret = outside.path().join("secret");
+    fs::write(&secret, "SECRET-OF-THE-HOST:x:0:0:::\n").unwrap();
+    let dir = function("print(open('/etc/passwd').read())\n", None);
+    let link = |target: &Path| serde_json::json!({"link": target});
+    let (_scratch, base) = foreign(&serde_json::json!({"etc/passwd": link(&secret)}), None);
+    let done = try_build(dir.path(), &base);
+    assert_eq!((done.code, done.stdout.as_str()), (1, ""), "{}", done.stderr);
+    for part in [base.as_str(), "/etc/passwd", "symbolic link"] {
+        assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
+    }
+
+    // By way of a directory: it is looked for in the image, where it is not.
+    fs::rename(&secret, outside.path().join("passwd")).unwrap();
+    let (_scratch, base) = foreign(&serde_json::json!({"etc": link(outside.path())}), None);
+    let done = try_build(dir.path(), &base);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let ran = shared().run(&["bases:on-foreign"]);
+    assert!(!ran.stdout.contains("SECRET-OF-THE-HOST"), "{}", ran.stdout);
+
+    // An interpreter that only this machine has.
+    let python = serde_json::json!({
+        "usr/bin/python3.11": link(Path::new("../../../../../../../../../../usr/bin/python3")),
+        "usr/bin/python3": null,
+    });
+    let done = try_build(dir.path(), &foreign(&python, None).1);
+    assert!(
+        done.code == 1 && done.stderr.contains("no Python 3.11"),
+        "{}",
+        done.stderr
+    );
+}
+
+#[test]
+fn a_base_without_glibc_is_refused() {
+    let entries = serde_json::json!({
+        "usr/lib64/ld-linux-x86-64.so.2": null,
+        "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2": null,
+        "usr/lib/ld-musl-x86_64.so.1": "",
+    });
+    let (_scratch, base) = foreign(&entries, None);
+    let done = try_build(function("print(1)\n", None).path(), &base);
+    assert_eq!(done.code, 1, "{}", done.stderr);
+    for part in [base.as_str(), "glibc", "/lib64/ld-linux-x86-64.so.2"] {
+        assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
+    }
 }

@@ -313,3 +313,115 @@ fn a_terminated_run_reports_it_was_killed() {
     let outcome: serde_json::Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
     assert_eq!((&outcome["status"], &outcome["signal"]), (&"killed".into(), &15.into()));
 }
+
+/// Leaves so many files that taking them out takes longer than anything else of the run.
+const MANY: &str = "for n in range(6000): open(f'/output/{n:0200}', 'w').write('x')\nprint('done', flush=True)\n";
+
+/// A run of [`MANY`] that is taking files out into `directory`.
+fn taking(gantry: &Gantry, directory: &std::path::Path, report: &std::path::Path) -> std::process::Child {
+    let mut command = gantry.command();
+    command.args([
+        "run",
+        "--allow-degraded",
+        DEGRADED,
+        "--output",
+        directory.to_str().unwrap(),
+    ]);
+    command.args(["--report", report.to_str().unwrap(), "death:many"]);
+    let child = command.stdout(Stdio::null()).spawn().unwrap();
+    eventually("nothing is taken out", || {
+        match fs::read_dir(directory).unwrap().count() {
+            0 => Err("the directory is empty".to_owned()),
+            _ => Ok(()),
+        }
+    });
+    child
+}
+
+#[test]
+fn a_run_that_is_terminated_while_its_files_are_taken_out_leaves_the_directory_alone() {
+    let gantry = shared();
+    gantry.build(function(MANY, None).path(), "death:many");
+    let scratch = tempfile::tempdir().unwrap();
+    let (directory, report) = (scratch.path().join("out"), scratch.path().join("outcome.json"));
+    fs::create_dir(&directory).unwrap();
+    let mut child = taking(gantry, &directory, &report);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+    assert_eq!(tree(&directory), Vec::<PathBuf>::new());
+    let outcome: serde_json::Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
+    assert_eq!((&outcome["status"], &outcome["signal"]), (&"killed".into(), &15.into()));
+    // The positive twin: left alone, it takes all of them.
+    let done = gantry.run(&["--output", directory.to_str().unwrap(), "death:many"]);
+    assert_eq!(
+        (done.code, fs::read_dir(&directory).unwrap().count()),
+        (0, 6000),
+        "{}",
+        done.stderr
+    );
+}
+
+#[test]
+fn what_was_taken_out_by_a_killed_gantry_is_swept_by_the_next_command() {
+    let gantry = shared();
+    gantry.build(function(MANY, None).path(), "death:many");
+    let mut random = Random::new();
+    for next in [&["images", "ls"][..], &["cache", "gc"], &["run", "no-such:1"]] {
+        let scratch = tempfile::tempdir().unwrap();
+        let (directory, report) = (scratch.path().join("out"), scratch.path().join("outcome.json"));
+        fs::create_dir(&directory).unwrap();
+        fs::write(&report, "of an earlier run").unwrap();
+        let mut child = taking(gantry, &directory, &report);
+        std::thread::sleep(Duration::from_micros(random.below(20_000)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let staged = fs::read_dir(&directory).unwrap().next().unwrap().unwrap().file_name();
+        assert!(staged.to_str().unwrap().starts_with(".gantry-"), "{staged:?}");
+        let _ = gantry.gantry(next);
+        assert_eq!(
+            tree(scratch.path()),
+            [directory],
+            "after {next:?}: nothing is left, no outcome stands for it"
+        );
+    }
+}
+
+#[test]
+fn a_run_that_is_terminated_while_its_image_is_unpacked_leaves_nothing() {
+    let gantry = Gantry::with_downloads();
+    gantry.build(&example("hello"), "hello:1");
+    let mut random = Random::new();
+    for _ in 0..6 {
+        for part in ["layers", "snapshots"] {
+            let part = gantry.root.join(part);
+            fs::remove_dir_all(&part).unwrap();
+            fs::create_dir(part).unwrap();
+        }
+        let report = gantry.home.join("outcome.json");
+        let _ = fs::remove_file(&report);
+        let mut command = gantry.command();
+        command.args([
+            "run",
+            "--allow-degraded",
+            DEGRADED,
+            "--report",
+            report.to_str().unwrap(),
+            "hello:1",
+        ]);
+        let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+        eventually("nothing is unpacked", || match tree(&gantry.root.join("tmp")).len() {
+            0..10 => Err("tmp is empty".to_owned()),
+            _ => Ok(()),
+        });
+        std::thread::sleep(Duration::from_micros(random.below(50_000)));
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+        let outcome: serde_json::Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
+        assert_eq!(
+            (&outcome["status"], &outcome["cache"]),
+            (&"killed".into(), &"miss".into())
+        );
+        assert_eq!(tree(&gantry.root.join("tmp")), Vec::<PathBuf>::new());
+    }
+    assert_eq!(gantry.run(&["hello:1"]).code, 0, "it is unpacked by the next run");
+}

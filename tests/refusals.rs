@@ -207,6 +207,56 @@ fn usage_errors_are_2_and_125() {
 }
 
 #[test]
+fn whatever_keeps_a_run_from_starting_is_125_and_has_an_outcome() {
+    let gantry = shared();
+    gantry.build(function("print('ran')\n", None).path(), "startless:1");
+    let scratch = tempfile::tempdir().unwrap();
+    let (bad, report) = (scratch.path().join("bad.toml"), scratch.path().join("outcome.json"));
+    fs::write(&bad, "[run]\nmemmory = \"1G\"\n").unwrap();
+    let bad = bad.to_str().unwrap();
+    let cases: [(&[&str], &str, &str); 4] = [
+        (&["--config", bad, "startless:1"], "", "memmory"),
+        (&["--memory", "lots", "startless:1"], "", "invalid value"),
+        (&["startless:1"], "/proc/version", "/proc/version"),
+        (&["no-such:1"], "", "no-such:1"),
+    ];
+    for (args, root, reason) in cases {
+        fs::write(&report, "of an earlier run").unwrap();
+        let mut command = gantry.command();
+        command
+            .args(["run", "--allow-degraded", "memory,cpu", "--report"])
+            .arg(&report)
+            .args(args);
+        if !root.is_empty() {
+            command.env("GANTRY_ROOT", root);
+        }
+        let done = done(command.output().unwrap());
+        assert_eq!(
+            (done.code, done.stdout.as_str()),
+            (125, ""),
+            "{args:?}: {}",
+            done.stderr
+        );
+        let outcome: serde_json::Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
+        assert_eq!(
+            (&outcome["status"], &outcome["exit_code"]),
+            (&"error".into(), &125.into())
+        );
+        assert_eq!(outcome["cache"], "miss");
+        assert!(outcome["error"].as_str().unwrap().contains(reason), "{outcome}");
+    }
+}
+
+#[test]
+fn an_outcome_that_cannot_be_written_is_found_before_the_function_runs() {
+    let gantry = shared();
+    gantry.build(function("print('ran')\n", None).path(), "startless:1");
+    let done = gantry.run(&["--report", "/proc/none/outcome.json", "startless:1"]);
+    assert_eq!((done.code, done.stdout.as_str()), (125, ""), "{}", done.stderr);
+    assert!(done.stderr.contains("/proc/none/outcome.json"), "{}", done.stderr);
+}
+
+#[test]
 fn unknown_configuration_is_refused_with_file_and_line() {
     let gantry = Gantry::new();
     let config = gantry.home.join("config.toml");
@@ -275,7 +325,9 @@ fn a_full_disk() {
     let done = done(command.output().unwrap());
     assert_eq!((done.code, done.stdout.as_str()), (1, ""), "{}", done.stderr);
     assert!(
-        done.stderr.contains("no space") || done.stderr.contains("No space"),
+        (done.stderr.contains("no space") || done.stderr.contains("No space"))
+            && done.stderr.contains("hint: `gantry cache gc`")
+            && done.stderr.contains("`gantry cache gc --all`"),
         "{}",
         done.stderr
     );
@@ -348,5 +400,80 @@ fn a_build_that_fails_replaces_the_report_of_an_earlier_one() {
         "{}",
         done.stderr
     );
-    assert_eq!(tree(scratch.path()), [report.clone()]);
+    assert_eq!(tree(scratch.path()), std::slice::from_ref(&report));
+}
+
+/// `gantry ARGS` on a kernel without Landlock.
+fn without_landlock(gantry: &Gantry, args: &[&str]) -> common::Done {
+    let plain = gantry.command();
+    let mut command = std::process::Command::new("strace");
+    command
+        .args(["-f", "-qq", "-o", "/dev/null", "--trace=landlock_create_ruleset"])
+        .args(["--inject=landlock_create_ruleset:error=ENOSYS"])
+        .arg(plain.get_program())
+        .args(args)
+        .env_clear()
+        .envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    done(command.output().unwrap())
+}
+
+#[test]
+fn a_build_without_landlock_until_it_is_accepted() {
+    let gantry = shared();
+    // Code of its own: bytecode that is there already starts no sandbox.
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
+    let dir = function(&format!("print({now})\n"), None);
+    let dir = dir.path().to_str().unwrap();
+    let refused = without_landlock(gantry, &["build", dir, "--tag", "refused:1"]);
+    assert_eq!((refused.code, refused.stdout.as_str()), (3, ""), "{}", refused.stderr);
+    for part in ["landlock cannot be enforced", "hint:", "--allow-degraded", "doctor"] {
+        assert!(refused.stderr.contains(part), "{part}: {}", refused.stderr);
+    }
+    let other = without_landlock(gantry, &["build", dir, "--allow-degraded", "seccomp,cpu"]);
+    assert_eq!(other.code, 3, "{}", other.stderr);
+    let unknown = gantry.gantry(["build", dir, "--allow-degraded", "everything"]);
+    assert!(
+        unknown.code == 2 && unknown.stderr.contains("landlock"),
+        "{}",
+        unknown.stderr
+    );
+
+    let config = tempfile::NamedTempFile::new().unwrap();
+    fs::write(config.path(), "[run]\nallow_degraded = [\"landlock\"]\n").unwrap();
+    let config = ["--config", config.path().to_str().unwrap()];
+    let configured = without_landlock(gantry, &[&config[..], &["build", dir, "--tag", "degraded:1"]].concat());
+    assert_eq!(configured.code, 0, "{}", configured.stderr);
+    fs::write(Path::new(dir).join("user_function.py"), format!("print(-{now})\n")).unwrap();
+    let accepted = without_landlock(
+        gantry,
+        &["build", dir, "--tag", "degraded:1", "--allow-degraded", "landlock"],
+    );
+    assert_eq!(accepted.code, 0, "{}", accepted.stderr);
+    assert_eq!(gantry.run(&["degraded:1"]).stdout, format!("-{now}\n"));
+}
+
+#[test]
+fn a_build_without_user_namespaces_says_what_to_do() {
+    let gantry = shared();
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
+    let dir = function(&format!("print({now})\n"), None);
+    let script = format!(
+        "echo 0 > /proc/sys/user/max_user_namespaces && exec {} build {}",
+        env!("CARGO_BIN_EXE_gantry"),
+        dir.path().display()
+    );
+    let mut command = std::process::Command::new("unshare");
+    command
+        .args(["--user", "--map-root-user", "sh", "-c", &script])
+        .env("HOME", &gantry.home)
+        .env("GANTRY_ROOT", &gantry.root);
+    let done = done(command.output().unwrap());
+    assert_eq!((done.code, done.stdout.as_str()), (1, ""), "{}", done.stderr);
+    for part in [
+        "user namespace",
+        "hint:",
+        "kernel.apparmor_restrict_unprivileged_userns",
+    ] {
+        assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
+    }
 }

@@ -10,7 +10,9 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use common::{function, shared, Gantry};
 use serde_json::Value;
@@ -46,7 +48,7 @@ fn layers(gantry: &Gantry, name: &str) -> Vec<PathBuf> {
 #[test]
 fn a_run_after_a_power_loss_runs_what_was_built() {
     let gantry = shared();
-    let dir = function("print('as it was built')\n", None);
+    let dir = function("print('as it was made')\n", None);
     let digest = gantry.build(dir.path(), "power:1");
     let code = layers(gantry, "power:1")
         .into_iter()
@@ -60,11 +62,12 @@ fn a_run_after_a_power_loss_runs_what_was_built() {
     let (done, outcome) = gantry.run_with_outcome(&["power:1"]);
     assert_eq!(
         (done.code, done.stdout.as_str()),
-        (0, "as it was built\n"),
+        (0, "as it was made\n"),
         "{}",
         done.stderr
     );
-    assert_eq!(outcome["cache"], "hit");
+    assert_eq!(outcome["cache"], "miss");
+    assert_eq!(gantry.run_with_outcome(&["power:1"]).1["cache"], "hit");
     assert_eq!(read(&code.join("stamp.json"))["boot"], "durable");
     assert_ne!(read(&snapshot)["boot"], OTHER_BOOT);
 
@@ -77,7 +80,7 @@ fn a_run_after_a_power_loss_runs_what_was_built() {
     let (done, outcome) = gantry.run_with_outcome(&["power:1"]);
     assert_eq!(
         (done.code, done.stdout.as_str()),
-        (0, "as it was built\n"),
+        (0, "as it was made\n"),
         "{}",
         done.stderr
     );
@@ -102,7 +105,7 @@ fn a_run_after_a_power_loss_runs_what_was_built() {
         done.stderr
     );
     assert_eq!(gantry.build(dir.path(), "power:1"), digest);
-    assert_eq!(gantry.run(&["power:1"]).stdout, "as it was built\n");
+    assert_eq!(gantry.run(&["power:1"]).stdout, "as it was made\n");
 }
 
 #[test]
@@ -163,4 +166,27 @@ fn a_name_with_a_digest_is_refused_before_anything_is_done() {
         listed.contains("localhost/a") && listed.contains(&images[0]),
         "{listed}"
     );
+}
+
+#[test]
+fn a_collector_says_that_it_waits_and_nobody_waits_for_it() {
+    let gantry = Gantry::new();
+    common::tiny(&gantry, &["a:1"]);
+    let store = gantry::store::Store::open(&gantry.root).unwrap();
+    let kept_out = store.keep_collector_out().unwrap();
+    let mut collector = gantry.command();
+    collector
+        .args(["cache", "gc"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut collector = collector.spawn().unwrap();
+    let mut told = String::new();
+    let mut errors = BufReader::new(collector.stderr.take().unwrap());
+    errors.read_line(&mut told).unwrap();
+    assert!(told.starts_with("Waiting for"), "{told}");
+    // Nobody waits for one that waits.
+    gantry.ok(["images", "ls"]);
+    drop(kept_out);
+    errors.read_to_string(&mut told).unwrap();
+    assert_eq!(collector.wait().unwrap().code(), Some(0), "{told}");
 }

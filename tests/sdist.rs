@@ -457,33 +457,6 @@ fn resolution_builds_nothing_here_whatever_the_metadata_say() {
     }
 }
 
-/// Puts a layer with another usr/lib/os-release on top of the image of a layout.
-const ADD_LAYER: &str = r#"
-import gzip, hashlib, io, json, os, sys, tarfile
-root, text = sys.argv[1], sys.argv[2].encode()
-def load(descriptor): return json.load(open(path(descriptor["digest"])))
-def path(digest): return os.path.join(root, "blobs/sha256", digest.split(":")[1])
-def store(data):
-    digest = "sha256:" + hashlib.sha256(data).hexdigest()
-    open(path(digest), "wb").write(data)
-    return {"digest": digest, "size": len(data)}
-def dump(value): return json.dumps(value).encode()
-out = io.BytesIO()
-with tarfile.open(fileobj=out, mode="w") as tar:
-    entry = tarfile.TarInfo("usr/lib/os-release")
-    entry.size, entry.mode = len(text), 0o644
-    tar.addfile(entry, io.BytesIO(text))
-index = json.load(open(os.path.join(root, "index.json")))
-manifest = load(index["manifests"][0])
-config = load(manifest["config"])
-config["rootfs"]["diff_ids"].append("sha256:" + hashlib.sha256(out.getvalue()).hexdigest())
-config.pop("history", None)
-manifest["config"].update(store(dump(config)))
-manifest["layers"].append({"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", **store(gzip.compress(out.getvalue(), mtime=0))})
-index["manifests"][0].update(store(dump(manifest)))
-json.dump(index, open(os.path.join(root, "index.json"), "w"))
-"#;
-
 #[test]
 fn a_base_the_toolchain_is_not_for_is_refused() {
     let gantry = shared();
@@ -494,11 +467,10 @@ fn a_base_the_toolchain_is_not_for_is_refused() {
     let scratch = tempfile::tempdir().unwrap();
     let layout = scratch.path().join("layout");
     gantry.ok(["push", "foreign:base", &format!("oci:{}:base", layout.display())]);
-    tool(
-        Command::new("python3")
-            .args(["-c", ADD_LAYER])
-            .arg(&layout)
-            .arg("VERSION_CODENAME=other\n"),
+    common::add_layer(
+        &layout,
+        &serde_json::json!({"usr/lib/os-release": "VERSION_CODENAME=other\n"}),
+        None,
     );
     let base = format!("oci:{}:base", layout.display());
     let path = dir.path().to_str().unwrap();
@@ -506,5 +478,47 @@ fn a_base_the_toolchain_is_not_for_is_refused() {
     assert_eq!(done.code, 1, "{}", done.stderr);
     for part in ["docopt 0.6.2", "bookworm", "hint:"] {
         assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
+    }
+}
+
+#[test]
+fn a_killed_build_of_a_package_leaves_neither_process_nor_file() {
+    let gantry = store();
+    let marker = format!("gantry-sdist-{}", std::process::id());
+    // It has a child that left its session, ignores what can be ignored, and shows the marker in its command line.
+    let child = "import signal, sys, time\nfor s in range(1, 32):\n    try: signal.signal(s, signal.SIG_IGN)\n    except OSError: pass\ntime.sleep(600)";
+    let code = format!(
+        "import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {child:?}, {marker:?}], start_new_session=True)\ntime.sleep(600)"
+    );
+    let index = Index::new(&[("lasting", "1.0", &[("setup.py", &setup("lasting", &code))])]);
+    index.serve(&gantry);
+    let dir = function("print(1)\n", Some("lasting==1.0\n"));
+    for (signal, code) in [
+        (rustix::process::Signal::KILL, None),
+        (rustix::process::Signal::TERM, Some(128 + 15)),
+    ] {
+        let mut build = gantry.command();
+        build.args([
+            "build",
+            dir.path().to_str().unwrap(),
+            "--tag",
+            "lasting:1",
+            "--allow-sdist",
+        ]);
+        let mut build = build.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let waits = |present: bool| {
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
+            while processes_with(&marker).is_empty() == present {
+                assert!(std::time::Instant::now() < deadline, "{:?}", processes_with(&marker));
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+        };
+        waits(true);
+        rustix::process::kill_process(rustix::process::Pid::from_child(&build), signal).unwrap();
+        assert_eq!(build.wait().unwrap().code(), code);
+        waits(false);
+        gantry.ok(["images", "ls"]);
+        let folders = ["tmp", "partial", "memo/sdist"];
+        assert_eq!(folders.map(|folder| tree(&gantry.root.join(folder)).len()), [0, 0, 0]);
     }
 }

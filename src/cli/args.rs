@@ -97,6 +97,9 @@ pub struct BuildArgs {
     /// Build packages that have no wheel, in the sandbox
     #[arg(long)]
     pub allow_sdist: bool,
+    /// Promises whose loss does not refuse what a build runs in the sandbox, such as landlock
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = Promise::from_str)]
+    pub allow_degraded: Vec<Promise>,
     /// Write a JSON report
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
@@ -217,6 +220,9 @@ pub enum BaseCommand {
         /// Variant
         #[arg(default_value = crate::ops::DEFAULT_BASE)]
         variant: String,
+        /// Promises whose loss does not refuse what a build runs in the sandbox, such as landlock
+        #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = Promise::from_str)]
+        allow_degraded: Vec<Promise>,
         /// Write a JSON report
         #[arg(long, value_name = "FILE")]
         report: Option<PathBuf>,

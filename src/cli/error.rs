@@ -11,7 +11,7 @@ use crate::config::ConfigError;
 use crate::ops::{BaseError, BuildError, DoctorError, ImagesError, RunError, SdistError, CANNOT_RUN};
 use crate::policy::Promise;
 use crate::sandbox::SandboxError;
-use crate::store::StoreError;
+use crate::store::{ArchiveError, LayoutError, StoreError};
 
 /// Anything a command can end in.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +60,9 @@ pub fn exit_code(error: &CommandError) -> u8 {
         CommandError::Build(
             BuildError::Secrets { .. } | BuildError::TooLarge { .. } | BuildError::Lock(LockError::TooLarge { .. }),
         ) => 3,
+        CommandError::Build(_) if matches!(find_sandbox_error(error), Some(SandboxError::Refused { .. })) => 3,
         CommandError::Build(error) if build_is_unavailable(error) => 4,
+        CommandError::Store(StoreError::Busy { .. }) => 4,
         _ => 1,
     }
 }
@@ -96,9 +98,36 @@ fn fetch_is_unavailable(error: &FetchError) -> bool {
     }
 }
 
+/// The sandbox's error that `error` is about.
+fn find_sandbox_error(error: &CommandError) -> Option<&SandboxError> {
+    // A transparent variant leaves itself out of the chain.
+    if let CommandError::Run(RunError::Sandbox(found)) = error {
+        return Some(found);
+    }
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        if let Some(found) = source.downcast_ref() {
+            return Some(found);
+        }
+        cause = source.source();
+    }
+    None
+}
+
 const NO_USER_NAMESPACE: &str = "this machine does not let you make a user namespace: check `sysctl user.max_user_namespaces`, kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns";
 
+const CGROUP: &str = "run gantry in a cgroup that is delegated to you: `systemd-run --user --scope -p Delegate=yes gantry run ...`, or a unit like examples/systemd/gantry-worker.service; `gantry doctor` says what holds here; --allow-degraded NAME,... (or allow_degraded under [run] in the configuration) runs without the promises it names";
+const DEGRADED: &str = "`gantry doctor` says what holds here; --allow-degraded NAME,... (or allow_degraded under [run] in the configuration) goes on without the promises it names";
+
 fn hint(error: &CommandError) -> Option<&'static str> {
+    match find_sandbox_error(error) {
+        Some(SandboxError::UserNamespace { .. }) => return Some(NO_USER_NAMESPACE),
+        Some(SandboxError::Refused { lost, .. }) => {
+            let cgroup = |(promise, _): &(Promise, _)| matches!(promise, Promise::Memory | Promise::Cpu);
+            return Some(if lost.iter().any(cgroup) { CGROUP } else { DEGRADED });
+        }
+        _ => {}
+    }
     match error {
         CommandError::Build(BuildError::Secrets { .. }) => {
             Some("pass secrets at run time with `gantry run --secret NAME=FILE`; --allow-file PATH lets a file pass that is none")
@@ -111,9 +140,6 @@ fn hint(error: &CommandError) -> Option<&'static str> {
         }
         CommandError::Build(BuildError::Sdist(SdistError::Base { .. })) => {
             Some("leave out --base, or name a base of `gantry base ls`")
-        }
-        CommandError::Build(BuildError::Sdist(SdistError::Sandbox { source: SandboxError::UserNamespace { .. }, .. })) => {
-            Some(NO_USER_NAMESPACE)
         }
         CommandError::Build(BuildError::Lock(LockError::NoUv { .. })) => {
             Some("install uv, or pip for python3, or set `uv` under [index] in the configuration")
@@ -135,22 +161,42 @@ fn hint(error: &CommandError) -> Option<&'static str> {
         {
             Some("the archive's index still lists this package: try again later; --base takes any other image")
         }
-        CommandError::Run(RunError::Sandbox(SandboxError::UserNamespace { .. })) => Some(NO_USER_NAMESPACE),
-        CommandError::Run(RunError::Sandbox(SandboxError::Refused { lost, .. }))
-            if lost.iter().any(|(promise, _)| matches!(promise, Promise::Memory | Promise::Cpu)) =>
-        {
-            Some("run gantry in a cgroup that is delegated to you: `systemd-run --user --scope -p Delegate=yes gantry run ...`, or a unit like examples/systemd/gantry-worker.service; `gantry doctor` says what holds here; --allow-degraded NAME,... (or allow_degraded under [run] in the configuration) runs without the promises it names")
-        }
-        CommandError::Run(RunError::Sandbox(SandboxError::Refused { .. })) => {
-            Some("`gantry doctor` says what holds here; --allow-degraded NAME,... (or allow_degraded under [run] in the configuration) runs without the promises it names")
-        }
         CommandError::Run(RunError::UnknownImage { .. }) | CommandError::Images(ImagesError::Unknown { .. }) => {
             Some("`gantry images ls` lists the images; `gantry build DIR --tag NAME` makes one")
         }
-        CommandError::Store(StoreError::NoSpace { .. }) => Some("`gantry cache gc` removes what no image needs"),
         CommandError::Config(ConfigError::NoHome) => Some("set GANTRY_ROOT to a directory for the store"),
+        CommandError::Store(StoreError::Busy { .. }) => Some("try again when they are done"),
+        _ if store_is_full(error) => {
+            Some("`gantry cache gc` removes what no image and no later build needs; `gantry cache gc --all` all but what images need")
+        }
         _ => None,
     }
+}
+
+/// Whether a full disk is at the end of it, and not that of a file or directory of the caller's. Transparent errors pass
+/// on their source's source, so the kinds in between cannot be asked.
+fn store_is_full(error: &CommandError) -> bool {
+    let is_elsewhere = matches!(
+        error,
+        CommandError::File { .. }
+            | CommandError::Run(RunError::Collect(_) | RunError::Directory { .. })
+            | CommandError::Images(
+                ImagesError::File { .. }
+                    | ImagesError::Layout(LayoutError::Io { .. })
+                    | ImagesError::Archive(ArchiveError::Io { .. })
+            )
+    );
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    let mut is_full = false;
+    while let Some(source) = cause {
+        let kind = source.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        is_full |= matches!(
+            kind,
+            Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+        );
+        cause = source.source();
+    }
+    is_full && !is_elsewhere
 }
 
 /// Prints `error:`, its causes and a hint to standard error.
@@ -189,4 +235,56 @@ pub fn print_usage(error: &clap::Error) {
 
 fn indented(text: &str) -> String {
     escape(text.trim_end()).replace('\n', "\n  ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_names_the_way_out_wherever_it_strikes() {
+        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let no_space = || StoreError::NoSpace {
+            action: "write",
+            path: "blob".into(),
+            source: full(),
+        };
+        let layer = || crate::archive::layer::LayerError::Io {
+            path: "a".to_owned(),
+            source: full(),
+        };
+        let fetch = || FetchError::Store {
+            name: "wheel".to_owned(),
+            source: no_space(),
+        };
+        for error in [
+            CommandError::Store(no_space()),
+            CommandError::Build(BuildError::Store(no_space())),
+            CommandError::Build(BuildError::Base(BaseError::Store(no_space()))),
+            CommandError::Build(BuildError::Fetch(fetch())),
+            CommandError::Build(BuildError::Base(BaseError::Fetch(fetch()))),
+            CommandError::Build(BuildError::Lock(LockError::Store(no_space()))),
+            CommandError::Build(BuildError::Layer(layer())),
+            CommandError::Images(ImagesError::Store(no_space())),
+            CommandError::Images(ImagesError::Layout(LayoutError::Store(no_space()))),
+            CommandError::Run(RunError::Store(no_space())),
+        ] {
+            assert!(
+                hint(&error).is_some_and(|hint| hint.contains("gantry cache gc --all")),
+                "{error:?}"
+            );
+        }
+        let elsewhere = CommandError::File {
+            action: "write",
+            path: "image.tar".to_owned(),
+            source: full(),
+        };
+        assert_eq!(hint(&elsewhere), None);
+    }
+
+    #[test]
+    fn a_busy_store_is_4() {
+        let error = CommandError::Store(StoreError::Busy { path: "store".into() });
+        assert_eq!(exit_code(&error), 4);
+    }
 }

@@ -4,10 +4,12 @@ mod args;
 mod doctor;
 mod error;
 mod escape;
+mod execute;
 mod progress;
 mod report;
 mod run;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
@@ -18,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::Parser;
 use serde::Serialize;
 
-use args::{BaseCommand, BuildArgs, CacheCommand, Cli, Command, ImagesCommand, RunArgs};
+use args::{BaseCommand, BuildArgs, CacheCommand, Cli, Command, ImagesCommand};
 use error::CommandError;
 use progress::Narrator;
 use report::Report;
@@ -29,10 +31,10 @@ use crate::build::ports::Progress;
 use crate::build::uv::find_uv;
 use crate::config::{Config, ConfigError, Environment};
 use crate::journal::{self, Event};
-use crate::ops::{self, BaseSettings, BuildRequest, Outcome, SandboxCompiler, Status, CANNOT_RUN};
-use crate::policy::Bytes;
+use crate::ops::{self, BaseSettings, BuildRequest, SandboxCompiler, CANNOT_RUN};
+use crate::policy::{Bytes, Promise};
 use crate::sandbox;
-use crate::store::{self, Keep, Store, StoreError};
+use crate::store::{self, Keep, Patience, Store, StoreError};
 use crate::sys;
 
 /// Runs gantry; returns its exit code.
@@ -45,12 +47,13 @@ pub fn main() -> ExitCode {
         return ExitCode::from(ops::doctor::probe_main(&arguments));
     }
     let is_run = arguments.iter().skip(1).any(|argument| argument == "run");
-    let cli = match Cli::try_parse_from(arguments) {
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
             error::print_usage(&error);
             // `run` has the workload's codes below 124; its own mistakes are all 125.
             let code = if error.use_stderr() && is_run {
+                execute::refuse_arguments(&arguments, &error.kind().to_string());
                 CANNOT_RUN
             } else {
                 u8::try_from(error.exit_code()).unwrap_or(2)
@@ -58,6 +61,9 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    if let Command::Run(args) = &cli.command {
+        return ExitCode::from(execute::execute(cli.config.as_deref(), args));
+    }
     match begin_report(&cli).and_then(|report| reported(&cli, report.as_ref())) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -98,18 +104,7 @@ fn dispatch(cli: &Cli, report: Option<&Report>) -> Result<u8, CommandError> {
     if let Command::Doctor { hold: Some(words), .. } = &cli.command {
         return doctor::hold(words);
     }
-    let environment = Environment::read();
-    let config = Config::load(cli.config.as_deref(), &environment)?;
-    let root = environment.store_root().ok_or(ConfigError::NoHome)?;
-    let root = std::path::absolute(&root).unwrap_or(root);
-    let session = Session {
-        environment,
-        config,
-        store: Store::open(&root)?,
-    };
-    if let Command::Run(args) = &cli.command {
-        return session.run(args);
-    }
+    let session = Session::open(cli.config.as_deref())?;
     // What cannot be swept now is swept later; no command fails for it.
     let _ = session.store.sweep();
     let _ = session.store.mend_index();
@@ -154,12 +149,32 @@ fn watch_signals() {
 }
 
 impl Session {
-    fn compiler(&self) -> Result<SandboxCompiler, StoreError> {
+    fn open(config: Option<&Path>) -> Result<Self, CommandError> {
+        let environment = Environment::read();
+        let config = Config::load(config, &environment)?;
+        let root = environment.store_root().ok_or(ConfigError::NoHome)?;
+        let root = std::path::absolute(&root).unwrap_or(root);
+        Ok(Self {
+            environment,
+            config,
+            store: Store::open(&root)?,
+        })
+    }
+
+    fn compiler(&self, allow_degraded: BTreeSet<Promise>) -> Result<SandboxCompiler, StoreError> {
         let jobs = std::thread::available_parallelism().map_or(1, usize::from).min(8);
         Ok(SandboxCompiler {
             scaffold: self.store.scaffold_tree()?,
             jobs,
+            allow_degraded,
         })
+    }
+
+    /// What `given` and the configuration accept the loss of.
+    fn allow_degraded(&self, given: &[Promise]) -> BTreeSet<Promise> {
+        let mut allowed = self.config.run.confinement().allow_degraded;
+        allowed.extend(given);
+        allowed
     }
 
     fn base_settings(&self) -> BaseSettings {
@@ -197,12 +212,14 @@ impl Session {
             labels: args.labels.clone(),
             allow_files: args.allow_files.clone(),
             allows_sdists: args.allow_sdist,
+            allow_degraded: self.allow_degraded(&args.allow_degraded),
             created: created(&self.environment)?,
             base_settings: self.base_settings(),
         };
         let resolver = || self.resolver(&args.python);
         let narrator = Narrator::new();
-        let built = ops::build(&self.store, &request, &resolver, &self.compiler()?, &narrator);
+        let compiler = self.compiler(request.allow_degraded.clone())?;
+        let built = ops::build(&self.store, &request, &resolver, &compiler, &narrator);
         narrator.finish();
         let name = args.tag.as_ref().map(ToString::to_string).unwrap_or_default();
         let (digest, status) = match &built {
@@ -213,49 +230,6 @@ impl Session {
         let built = built?;
         report.map_or(Ok(()), |report| report.write(&built))?;
         print_line(&built.digest)
-    }
-
-    fn run(&self, args: &RunArgs) -> Result<u8, CommandError> {
-        let started = Instant::now();
-        let request = match run::request(args, &self.config) {
-            Ok(request) => request,
-            Err(error) => {
-                let name = args.reference.as_ref().map(ToString::to_string).unwrap_or_default();
-                let outcome = Outcome::not_started(name, Status::Error, CANNOT_RUN, error.to_string());
-                write_outcome(args, &outcome)?;
-                return Err(error);
-            }
-        };
-        // What a killed run left is nothing; what a killed build left goes here, too.
-        let _ = self.store.sweep();
-        let (outcome, error) = ops::run(&self.store, &request);
-        write_outcome(args, &outcome)?;
-        let status = serde_json::to_value(outcome.status).ok();
-        let status = status.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default();
-        self.note(
-            "run",
-            &outcome.image.reference,
-            outcome.image.digest.map(|digest| digest.to_string()),
-            status,
-            started,
-        );
-        for note in &outcome.notes {
-            let _ = writeln!(io::stderr(), "gantry: {}", escape::escape(note));
-        }
-        match error {
-            Some(error) => Err(error.into()),
-            None => {
-                if outcome.status == Status::Timeout {
-                    let limit = request.confinement.timeout;
-                    let _ = writeln!(io::stderr(), "gantry: stopped after {limit:?}, the time limit");
-                }
-                if outcome.output.truncated {
-                    let limit = request.confinement.output_limit;
-                    let _ = writeln!(io::stderr(), "gantry: output over {limit} was dropped");
-                }
-                Ok(outcome.exit_code)
-            }
-        }
     }
 
     fn save(&self, reference: &crate::oci::Reference, file: &Path) -> Result<u8, CommandError> {
@@ -344,18 +318,24 @@ impl Session {
 
     fn gc(&self, all: bool, dry_run: bool, json: bool) -> Result<u8, CommandError> {
         let keep = if all { Keep::ImagesOnly } else { Keep::Memoised };
-        let report = self.store.collect_garbage(keep, dry_run)?;
+        let mut waiting = || {
+            let _ = writeln!(io::stderr(), "Waiting for builds and other commands that use the store");
+        };
+        let report = self
+            .store
+            .collect_garbage(keep, dry_run, Patience::default(), &mut waiting)?;
         if json {
             return print_json(&report);
         }
         let verb = if dry_run { "Would remove" } else { "Removed" };
         print_line(&format!(
-            "{verb} {}: {} blobs, {} layers, {} snapshots, {} downloads",
+            "{verb} {}: {} blobs, {} layers, {} snapshots, {} downloads, {} unfinished downloads",
             Bytes(report.bytes),
             report.blobs,
             report.layers,
             report.snapshots,
-            report.downloads
+            report.downloads,
+            report.partials
         ))
     }
 
@@ -368,11 +348,16 @@ impl Session {
                 }
                 Ok(0)
             }
-            BaseCommand::Build { variant, .. } => {
+            BaseCommand::Build {
+                variant,
+                allow_degraded,
+                ..
+            } => {
                 let narrator = Narrator::new();
                 let settings = self.base_settings();
                 let resolver = || self.resolver(ops::BASE_PYTHON);
-                let made = ops::build_base(&self.store, variant, &settings, &resolver, &self.compiler()?, &narrator);
+                let compiler = self.compiler(self.allow_degraded(allow_degraded))?;
+                let made = ops::build_base(&self.store, variant, &settings, &resolver, &compiler, &narrator);
                 if let Ok(base) = &made {
                     base.warnings.iter().for_each(|warning| narrator.warn(warning));
                 }
@@ -411,37 +396,6 @@ fn created(environment: &Environment) -> Result<SystemTime, CommandError> {
     let seconds = seconds
         .ok_or_else(|| CommandError::Usage(format!("SOURCE_DATE_EPOCH is {text:?}, not a number of seconds")))?;
     Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
-}
-
-fn write_outcome(args: &RunArgs, outcome: &Outcome) -> Result<(), CommandError> {
-    args.report.as_deref().map_or(Ok(()), |path| write_json(path, outcome))
-}
-
-/// Writes a document as a whole: a reader finds all of it or what was there before.
-fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), CommandError> {
-    let error = |source| CommandError::File {
-        action: "write",
-        path: path.display().to_string(),
-        source,
-    };
-    let mut json = serde_json::to_vec(value).map_err(|source| error(source.into()))?;
-    json.push(b'\n');
-    if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
-        // A pipe or a device is written, not replaced.
-        return fs::OpenOptions::new()
-            .write(true)
-            .open(path)
-            .and_then(|mut file| file.write_all(&json))
-            .map_err(error);
-    }
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".gantry-{}", std::process::id()));
-    let temporary = path.with_file_name(name);
-    let written = fs::write(&temporary, json).and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written.map_err(error)
 }
 
 fn print_json<T: Serialize>(value: &T) -> Result<u8, CommandError> {

@@ -44,13 +44,22 @@ struct Job {
     #[serde(default)]
     egress: Vec<HostPort>,
     allow_degraded: Option<Vec<Promise>>,
+    pull: Option<Pull>,
+}
+
+/// When to pull; so far an image is run only from the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Pull {
+    Missing,
+    Always,
+    Never,
 }
 
 /// What `args` ask for, on top of the defaults of `config`.
 pub fn request(args: &RunArgs, config: &Config) -> Result<RunRequest, CommandError> {
     if args.pull == "always" {
-        let reason = "--pull always: this version runs images of the store; `gantry pull oci:DIR` or `gantry load` brings one in";
-        return Err(CommandError::RunUsage(reason.to_owned()));
+        return Err(pull_always());
     }
     let (mut network, mut egress) = (None, Vec::new());
     let mut request = match &args.job {
@@ -102,6 +111,12 @@ pub fn request(args: &RunArgs, config: &Config) -> Result<RunRequest, CommandErr
     Ok(request)
 }
 
+fn pull_always() -> CommandError {
+    let reason =
+        "pull always: this version runs images of the store; `gantry pull oci:DIR:TAG` or `gantry load` brings one in";
+    CommandError::RunUsage(reason.to_owned())
+}
+
 /// The request of a job document, but for its network, which options may still change.
 fn from_job(
     path: &Path,
@@ -121,6 +136,9 @@ fn from_job(
         return Err(usage(format!("it is over {MAX_JOB} bytes")));
     }
     let job: Job = serde_json::from_str(&text).map_err(|error| usage(error.to_string()))?;
+    if job.pull == Some(Pull::Always) {
+        return Err(pull_always());
+    }
     let mut confinement = config.run.confinement();
     confinement.memory = job.memory.unwrap_or(confinement.memory);
     confinement.cpus = job.cpus.unwrap_or(confinement.cpus);
@@ -188,4 +206,26 @@ fn check(request: &RunRequest) -> Result<(), CommandError> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_job_has_every_key_and_is_read() {
+        let document = include_str!("../../docs/formats.md");
+        let example = document
+            .split("```json")
+            .nth(1)
+            .and_then(|rest| rest.split("```").next());
+        let value: serde_json::Value = serde_json::from_str(example.unwrap()).unwrap();
+        let keys: Vec<&String> = value.as_object().unwrap().keys().collect();
+        let unknown = serde_json::from_str::<Job>(r#"{"image": "a:1", "no such key": 1}"#).unwrap_err();
+        for known in unknown.to_string().split('`').skip(3).step_by(2) {
+            assert!(keys.iter().any(|key| *key == known), "{known} is not documented");
+        }
+        let job: Job = serde_json::from_value(value).unwrap();
+        assert_eq!((job.image.as_str(), job.pull), ("series:1", Some(Pull::Missing)));
+    }
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::{TcpListener as Listener, TcpStream};
@@ -29,6 +29,8 @@ const RESOLVE: Duration = Duration::from_secs(11);
 const CONNECT: Duration = Duration::from_secs(10);
 /// Addresses of a name that are tried: with 10 s each, more only make a dead host look alive.
 const MOST_ADDRESSES: usize = 4;
+/// New connections a second, and as many at once before that: a client that loops over requests makes fewer.
+const CONNECTIONS_A_SECOND: u32 = 200;
 /// After a failure to accept, such as too many open files: half of it would busy a core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -90,13 +92,14 @@ impl Forwarder {
         let serve = move || {
             runtime.block_on(async {
                 let slots = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+                let pace = Arc::new(Mutex::new(Pace::default()));
                 for (to, listener) in doors {
                     let service = Service {
                         to,
                         world: Arc::clone(&world),
                         notes: Arc::clone(&thread_notes),
                     };
-                    tokio::spawn(accept(listener, service, Arc::clone(&slots)));
+                    tokio::spawn(accept(listener, service, Arc::clone(&slots), Arc::clone(&pace)));
                 }
                 // Ends with an error when the sender is dropped, which is its purpose.
                 let _ = stopped.await;
@@ -150,7 +153,23 @@ impl<W> Clone for Service<W> {
     }
 }
 
-async fn accept<W: World>(listener: Listener, service: Service<W>, slots: Arc<Semaphore>) {
+/// Holds the doors of one run together to [`CONNECTIONS_A_SECOND`].
+#[derive(Debug, Default)]
+struct Pace {
+    /// When a connection would be in time had there been no more than that from the beginning.
+    due: Option<Instant>,
+}
+
+impl Pace {
+    /// How long the connection that comes `now` has to wait.
+    fn delay(&mut self, now: Instant) -> Duration {
+        let due = self.due.map_or(now, |due| due.max(now)) + Duration::from_secs(1) / CONNECTIONS_A_SECOND;
+        self.due = Some(due);
+        due.saturating_duration_since(now + Duration::from_secs(1))
+    }
+}
+
+async fn accept<W: World>(listener: Listener, service: Service<W>, slots: Arc<Semaphore>, pace: Arc<Mutex<Pace>>) {
     loop {
         match listener.accept().await {
             Ok((inside, _)) => {
@@ -158,6 +177,13 @@ async fn accept<W: World>(listener: Listener, service: Service<W>, slots: Arc<Se
                 let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
                     return;
                 };
+                let delay = pace
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .delay(Instant::now());
+                if !delay.is_zero() {
+                    sleep(delay).await;
+                }
                 tokio::spawn(carry(inside, service.clone(), slot));
             }
             Err(_) => sleep(ACCEPT_PAUSE).await,

@@ -1,7 +1,6 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
 
 use super::*;
 
@@ -215,4 +214,20 @@ fn stopping_waits_for_nobody_and_leaves_no_connection() {
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
     assert_eq!(Arc::strong_count(&world), 1, "every task is gone");
+}
+
+#[test]
+fn connections_come_at_a_pace_after_a_burst() {
+    let (mut pace, began) = (Pace::default(), Instant::now());
+    for _ in 0..CONNECTIONS_A_SECOND {
+        assert_eq!(pace.delay(began), Duration::ZERO);
+    }
+    let gap = Duration::from_secs(1) / CONNECTIONS_A_SECOND;
+    assert_eq!((pace.delay(began), pace.delay(began)), (gap, 2 * gap));
+    // What was not used counts for one second, not for longer.
+    let later = began + Duration::from_secs(3600);
+    for _ in 0..CONNECTIONS_A_SECOND {
+        assert_eq!(pace.delay(later), Duration::ZERO);
+    }
+    assert_eq!(pace.delay(later), gap);
 }

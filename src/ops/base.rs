@@ -1,11 +1,12 @@
 //! The base image of a build: a variant of ours, made on first use, or any image of the store or a layout.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::io;
 use std::path::PathBuf;
 
+use super::foreign::Foreign;
 use super::packages::Packages;
-use crate::archive::layer::{LayerError, LayerWriter};
+use crate::archive::layer::LayerError;
 use crate::build::base::{self, AssembleError, MirrorError, RelockError, Variant, VariantError};
 use crate::build::bytecode;
 use crate::build::fetch::FetchError;
@@ -13,13 +14,10 @@ use crate::build::layers::{ensure_layer, BuiltLayer, LayerWanted};
 use crate::build::ports::{CompileRequest, Compiler, PortError, Progress};
 use crate::net::NetError;
 use crate::oci::{Digest, ParseReferenceError, Reference};
-use crate::store::{Image, LayoutError, MemoKind, Store, StoreError};
+use crate::store::{Image, LayerStack, LayoutError, MemoKind, Store, StoreError};
 
 /// The standard library of our own bases.
 const STDLIB: &str = "/usr/lib/python3.11";
-/// Marks a base whose Python knows `/opt/py/site`.
-const PTH: &str = "gantry.pth";
-const SITE_LINE: &[u8] = b"import site; site.addsitedir('/opt/py/site')\n";
 
 /// Where packages come from.
 #[derive(Debug, Clone, Default)]
@@ -37,8 +35,10 @@ pub struct BaseSettings {
 pub struct BaseImage {
     /// What it was asked for as.
     pub name: String,
-    /// Its layers, in the store and unpacked, bottom first.
+    /// Its layers, in the store and unpacked, bottom first; of our own bases without [`ensure_stdlib`]'s.
     pub layers: Vec<BuiltLayer>,
+    /// Whether it is one of our own, whose standard library we compile.
+    pub is_own: bool,
     /// Absolute path of the interpreter inside.
     pub python: String,
     /// Names the interpreter for bytecode.
@@ -77,6 +77,34 @@ pub enum BaseError {
         name: String,
         /// What was wanted.
         python: String,
+    },
+    /// Wheels are made for glibc.
+    #[error("use base {name}: it has no glibc, which wheels for Linux need (looked for {loaders})")]
+    NoGlibc {
+        /// The base.
+        name: String,
+        /// What was looked for.
+        loaders: String,
+    },
+    /// A file of it is not what a base has there.
+    #[error("use base {name}: /{path}: {reason}")]
+    Refused {
+        /// The base.
+        name: String,
+        /// The file.
+        path: String,
+        /// What it is.
+        reason: &'static str,
+    },
+    /// Its layers cannot be looked at.
+    #[error("use base {name}: read /{path}")]
+    Read {
+        /// The base.
+        name: String,
+        /// Which file.
+        path: String,
+        /// Why.
+        source: io::Error,
     },
     /// Only 3.11 is in our own bases.
     #[error("use base {name}: it has Python {has}, not {wanted}; name another image with --base")]
@@ -124,7 +152,6 @@ pub enum BaseError {
 struct Maker<'a> {
     store: &'a Store,
     settings: &'a BaseSettings,
-    compiler: &'a dyn Compiler,
     progress: &'a dyn Progress,
 }
 
@@ -135,13 +162,11 @@ pub fn ensure_base(
     name: &str,
     python: &str,
     settings: &BaseSettings,
-    compiler: &dyn Compiler,
     progress: &dyn Progress,
 ) -> Result<BaseImage, BaseError> {
     let maker = Maker {
         store,
         settings,
-        compiler,
         progress,
     };
     if let Some(variant) = base::find_variant(name)? {
@@ -166,6 +191,41 @@ pub fn ensure_base(
     maker.foreign(name, &reference, python)
 }
 
+/// The bytecode of the standard library of one of our own bases, its topmost layer; none of a foreign one.
+///
+/// Nothing but time depends on it, so that wheels need not wait for it.
+pub fn ensure_stdlib(
+    store: &Store,
+    base: &BaseImage,
+    compiler: &dyn Compiler,
+    progress: &dyn Progress,
+) -> Result<Option<BuiltLayer>, BaseError> {
+    let Some(packages) = base.layers.first().filter(|_| base.is_own) else {
+        return Ok(None);
+    };
+    let key = bytecode::bytecode_key(&packages.descriptor.digest, &packages.descriptor.digest);
+    let wanted = LayerWanted {
+        kind: MemoKind::Bytecode,
+        key: &key,
+        reason: "base bytecode of the standard library",
+    };
+    let (layer, ()) = ensure_layer(store, wanted, progress, |blob, tree| {
+        progress.step("Compiling", "the standard library");
+        let compiled = compiler.compile(&CompileRequest {
+            lowers: vec![store.layer_path(&packages.diff_id)],
+            python: base.python.clone(),
+            roots: vec![STDLIB.to_owned()],
+            skip: vec![
+                format!("{STDLIB}/lib2to3"),
+                format!("{STDLIB}/idlelib"),
+                format!("{STDLIB}/pydoc_data"),
+            ],
+        })?;
+        Ok::<_, BaseError>((bytecode::write_layer(&compiled, 0, blob, Some(tree))?, ()))
+    })?;
+    Ok(Some(layer))
+}
+
 impl Maker<'_> {
     fn variant(&self, variant: &Variant) -> Result<BaseImage, BaseError> {
         let packages = Packages {
@@ -174,13 +234,12 @@ impl Maker<'_> {
             progress: self.progress,
         };
         let (layer, warnings) = packages.ensure(variant)?;
-        let python = "/usr/bin/python3.11".to_owned();
-        let stdlib = self.stdlib(&layer, &python)?;
         Ok(BaseImage {
             name: variant.name.clone(),
             interpreter: layer.descriptor.digest,
-            layers: vec![layer, stdlib],
-            python,
+            layers: vec![layer],
+            is_own: true,
+            python: "/usr/bin/python3.11".to_owned(),
             env: vec![
                 "PATH=/opt/py/bin:/usr/local/bin:/usr/bin:/bin".to_owned(),
                 "LANG=C.UTF-8".to_owned(),
@@ -188,30 +247,6 @@ impl Maker<'_> {
             labels: BTreeMap::new(),
             warnings,
         })
-    }
-
-    fn stdlib(&self, base: &BuiltLayer, python: &str) -> Result<BuiltLayer, BaseError> {
-        let key = bytecode::bytecode_key(&base.descriptor.digest, &base.descriptor.digest);
-        let wanted = LayerWanted {
-            kind: MemoKind::Bytecode,
-            key: &key,
-            reason: "base bytecode of the standard library",
-        };
-        let (layer, ()) = ensure_layer(self.store, wanted, self.progress, |blob, tree| {
-            self.progress.step("Compiling", "the standard library");
-            let compiled = self.compiler.compile(&CompileRequest {
-                lowers: vec![self.store.layer_path(&base.diff_id)],
-                python: python.to_owned(),
-                roots: vec![STDLIB.to_owned()],
-                skip: vec![
-                    format!("{STDLIB}/lib2to3"),
-                    format!("{STDLIB}/idlelib"),
-                    format!("{STDLIB}/pydoc_data"),
-                ],
-            })?;
-            Ok::<_, BaseError>((bytecode::write_layer(&compiled, 0, blob, Some(tree))?, ()))
-        })?;
-        Ok(layer)
     }
 
     fn foreign(&self, name: &str, reference: &Reference, python: &str) -> Result<BaseImage, BaseError> {
@@ -227,71 +262,42 @@ impl Maker<'_> {
         self.store.ensure_snapshot(&image)?;
         let mut layers = base_layers(self.store, &image);
         let visible = self.store.visible_layers(&image.config.rootfs.diff_ids).iter().rev();
-        let trees: Vec<PathBuf> = visible.map(|diff_id| self.store.layer_path(diff_id)).collect();
-        let has = |path: &str| trees.iter().any(|tree| fs::symlink_metadata(tree.join(path)).is_ok());
-        let directory = ["usr/local/bin", "usr/bin"]
-            .into_iter()
-            .find(|directory| has(&format!("{directory}/python{python}")));
-        let directory = directory.ok_or_else(|| BaseError::NoPython {
-            name: name.to_owned(),
-            python: python.to_owned(),
+        let stack = LayerStack::open(visible.map(|diff_id| self.store.layer_path(diff_id))).map_err(|source| {
+            BaseError::Read {
+                name: name.to_owned(),
+                path: String::new(),
+                source,
+            }
         })?;
-        let site = match directory {
-            "usr/local/bin" => format!("usr/local/lib/python{python}/site-packages"),
-            _ => "usr/lib/python3/dist-packages".to_owned(),
-        };
-        if !has(&format!("{site}/{PTH}")) {
-            layers.push(self.glue(&image, directory, &site, python, has("usr/bin/python3"), &trees)?);
+        let mut env = image.config.config.env.clone().unwrap_or_default();
+        // A later entry wins, as in the sandbox.
+        let path = env.iter().rev().find_map(|entry| entry.strip_prefix("PATH="));
+        let foreign = Foreign::survey(name, &stack, python, path)?;
+        env.retain(|entry| !entry.starts_with("PATH="));
+        env.insert(0, format!("PATH={}", foreign.path));
+        if !foreign.is_complete() {
+            layers.push(self.glue(&image, &foreign)?);
         }
         Ok(BaseImage {
             name: name.to_owned(),
             layers,
-            python: format!("/{directory}/python{python}"),
+            python: foreign.python,
+            is_own: false,
             interpreter: image.digest,
-            env: image.config.config.env.clone().unwrap_or_default(),
+            env,
             labels: image.config.config.labels.clone().unwrap_or_default(),
             warnings: Vec::new(),
         })
     }
 
-    /// What a foreign base lacks: our site directory, `/usr/bin/python3` for scripts, uid 1000.
-    fn glue(
-        &self,
-        image: &Image,
-        directory: &str,
-        site: &str,
-        python: &str,
-        has_python3: bool,
-        trees: &[PathBuf],
-    ) -> Result<BuiltLayer, BaseError> {
-        let passwd = trees
-            .iter()
-            .find_map(|tree| fs::read_to_string(tree.join("etc/passwd")).ok())
-            .unwrap_or_default();
-        let has_user = passwd.lines().any(|line| line.split(':').nth(2) == Some("1000"));
-        let key = Digest::of(format!("gantry glue\x001\0{}\0{directory}", image.digest).as_bytes());
+    fn glue(&self, image: &Image, foreign: &Foreign) -> Result<BuiltLayer, BaseError> {
         let wanted = LayerWanted {
             kind: MemoKind::Base,
-            key: &key,
+            key: &foreign.key(&image.digest),
             reason: "base glue",
         };
         let (layer, ()) = ensure_layer(self.store, wanted, self.progress, |blob, tree| {
-            let mut writer = LayerWriter::new(blob, Some(tree), 0);
-            if !has_user {
-                let line = "mecapy:x:1000:1000:mecapy:/app:/usr/sbin/nologin\n";
-                writer.file("etc/passwd", 0o644, format!("{passwd}{line}").as_bytes())?;
-            }
-            let links = (!has_python3).then(|| ("usr/bin/python3".to_owned(), format!("/{directory}/python{python}")));
-            let mut files = vec![(format!("{site}/{PTH}"), None)];
-            files.extend(links.map(|(path, target)| (path, Some(target))));
-            files.sort_by(|(one, _), (other, _)| crate::archive::layer::order(one, other));
-            for (path, target) in files {
-                match target {
-                    Some(target) => writer.symlink(&path, &target)?,
-                    None => writer.file(&path, 0o644, SITE_LINE)?,
-                }
-            }
-            Ok::<_, BaseError>((writer.finish()?, ()))
+            Ok::<_, BaseError>((foreign.write_layer(blob, tree)?, ()))
         })?;
         Ok(layer)
     }

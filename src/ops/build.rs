@@ -1,14 +1,14 @@
 //! `gantry build`: directory -> function -> lock -> layers -> image. Every step is remembered by its key, so that what
 //! did not change is not done again, and may be repeated after a crash.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
 
-use super::base::{ensure_base, BaseError, BaseImage, BaseSettings};
+use super::base::{ensure_base, ensure_stdlib, BaseError, BaseImage, BaseSettings};
 use super::compile::ensure_bytecode;
 use super::overlap::OverlapError;
 use super::sdist::{Bench, SdistError};
@@ -28,7 +28,7 @@ use crate::build::wheel::WheelError;
 use crate::build::{base, code, syntax};
 use crate::net::NetError;
 use crate::oci::{Digest, ImageConfig, Reference};
-use crate::policy::Bytes;
+use crate::policy::{Bytes, Promise};
 use crate::store::{MemoKind, Store, StoreError};
 
 /// What shall be built.
@@ -48,6 +48,8 @@ pub struct BuildRequest {
     pub allow_files: Vec<String>,
     /// Whether packages that have no wheel are built from their source distributions.
     pub allows_sdists: bool,
+    /// Promises whose loss does not refuse what a build runs in the sandbox.
+    pub allow_degraded: BTreeSet<Promise>,
     /// The image's `created`.
     pub created: SystemTime,
     /// Where packages of the base come from.
@@ -196,7 +198,7 @@ pub fn build_base(
     compiler: &dyn Compiler,
     progress: &dyn Progress,
 ) -> Result<BaseReport, BuildError> {
-    let base = ensure_base(store, name, BASE_PYTHON, settings, compiler, progress)?;
+    let base = ensure_base(store, name, BASE_PYTHON, settings, progress)?;
     let variant = base::find_variant(name).map_err(BaseError::from)?;
     let pins = variant.map(|variant| variant.wheels).unwrap_or_default();
     let maker = WheelMaker {
@@ -208,9 +210,11 @@ pub fn build_base(
     let set = maker.choose(&Requirements::default(), &pins, None)?;
     maker.download(&set)?;
     let wheels = maker.layers(&set)?;
+    let (stdlib, compiled) = maker.bytecode(&base, &wheels)?;
     let mut layers = base.layers.clone();
+    layers.extend(stdlib);
     layers.extend(wheels.iter().map(|made| made.layer.clone()));
-    layers.extend(maker.bytecode(&base, &wheels)?);
+    layers.extend(compiled);
     Ok(BaseReport {
         schema: 1,
         status: "ok",
@@ -233,10 +237,14 @@ impl Builder<'_> {
         let pins = variant.map(|variant| variant.wheels).unwrap_or_default();
         let (base, wheels) = if request.allows_sdists {
             // Wheels may have to be built on the base.
-            let base = self.base(request)?;
+            let mut base = self.base(request)?;
+            // Build backends import much of it.
+            base.layers
+                .extend(ensure_stdlib(self.store, &base, self.wheels.compiler, self.progress)?);
             let bench = Bench {
                 base: &base,
                 settings: &request.base_settings,
+                allow_degraded: &request.allow_degraded,
             };
             let wheels = self.wheels(&requirements, &pins, Some(&bench))?;
             (base, wheels)
@@ -253,9 +261,10 @@ impl Builder<'_> {
             (base?, wheels?)
         };
         base.warnings.iter().for_each(|warning| self.warn(warning.clone()));
+        let (stdlib, compiled) = self.timed("bytecode", || self.wheels.bytecode(&base, &wheels))?;
         let mut layers = base.layers.clone();
+        layers.extend(stdlib.filter(|stdlib| layers.iter().all(|layer| layer.diff_id != stdlib.diff_id)));
         layers.extend(wheels.iter().map(|made| made.layer.clone()));
-        let compiled = self.timed("bytecode", || self.wheels.bytecode(&base, &wheels))?;
         layers.extend(compiled);
         layers.extend(self.timed("code", || self.code(request, &base, &function))?);
         Ok((base, layers))
@@ -263,16 +272,7 @@ impl Builder<'_> {
 
     fn base(&self, request: &BuildRequest) -> Result<BaseImage, BuildError> {
         let (name, settings) = (&request.base, &request.base_settings);
-        let make = || {
-            ensure_base(
-                self.store,
-                name,
-                &request.python,
-                settings,
-                self.wheels.compiler,
-                self.progress,
-            )
-        };
+        let make = || ensure_base(self.store, name, &request.python, settings, self.progress);
         Ok(self.timed("base", make)?)
     }
 

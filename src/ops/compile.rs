@@ -1,5 +1,6 @@
 //! Bytecode by the image's own Python, confined like any other run: the sources are a stranger's.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -31,6 +32,8 @@ pub struct SandboxCompiler {
     pub scaffold: PathBuf,
     /// Worker processes inside.
     pub jobs: usize,
+    /// Promises whose loss is accepted, besides memory and cpu.
+    pub allow_degraded: BTreeSet<Promise>,
 }
 
 /// Why nothing was compiled.
@@ -163,7 +166,7 @@ impl SandboxCompiler {
                 #[allow(clippy::cast_precision_loss, reason = "a handful of jobs")]
                 cpus: self.jobs as f64,
                 // Compiling executes nothing of the sources; the interpreter alone decides what it uses.
-                allow_degraded: [Promise::Memory, Promise::Cpu].into(),
+                allow_degraded: &self.allow_degraded | &[Promise::Memory, Promise::Cpu].into(),
                 ..Confinement::default()
             },
         }

@@ -45,7 +45,7 @@ pub struct Outcome {
     pub signal: Option<i32>,
     /// Which image.
     pub image: ImageRan,
-    /// `hit` when the image was ready, `miss` when it had to be fetched or unpacked.
+    /// `hit` when the image was ready, `miss` when it was not there, or had to be fetched or unpacked.
     pub cache: &'static str,
     /// Registries tried.
     pub attempts: Vec<serde_json::Value>,
@@ -126,7 +126,7 @@ impl Outcome {
                 reference,
                 digest: None,
             },
-            cache: "hit",
+            cache: "miss",
             attempts: Vec::new(),
             phases_ms: Phases::default(),
             usage: UsageReport::default(),

@@ -1,7 +1,7 @@
 //! `gantry run`: reference -> snapshot -> bundle -> sandbox -> outcome.
 //!
 //! The path of a cached run opens a ref, a snapshot and a lease, and starts no thread. Whatever happens, an outcome
-//! comes back: a refusal or a failure of ours is a status, not only an error text.
+//! comes back: a refusal or a failure of ours is a status, not only an error text. A signal ends the run at any point of it.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::interrupt::{unless_signalled, Worked};
 use super::outcome::{ImageRan, Outcome, OutputReport, Phases, Status, UsageReport};
 use super::secret::{self, SecretError, SecretWanted};
-use super::take_output;
+use super::take_output::{self, TakeError};
 use crate::net::{Forwarder, Internet};
 use crate::oci::{Digest, ImageConfigBody, Reference};
 use crate::policy::{Confinement, Network};
-use crate::sandbox::{self, Bundle, CollectError, End, Finished, Place, Purpose, SandboxError, Sink};
+use crate::sandbox::{self, Bundle, CollectError, End, Finished, Place, Purpose, SandboxError, Signals, Sink};
 use crate::store::{Lease, Snapshot, Store, StoreError};
 
 /// gantry could not run it (as `docker run` and `env` have it).
@@ -85,6 +86,18 @@ pub enum RunError {
     /// The run ended, its files could not be taken.
     #[error(transparent)]
     Collect(#[from] CollectError),
+    /// A system call of ours failed.
+    #[error("wait for the image to be unpacked")]
+    Wait {
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A signal came before or after the workload's own time.
+    #[error("stopped by signal {signal}")]
+    Signalled {
+        /// Which.
+        signal: i32,
+    },
 }
 
 impl RunError {
@@ -97,17 +110,41 @@ impl RunError {
     }
 }
 
-/// Runs `request` and returns its outcome; the error is there when the outcome's `error` is.
-pub fn run(store: &Store, request: &RunRequest) -> (Outcome, Option<RunError>) {
+impl From<TakeError> for RunError {
+    fn from(error: TakeError) -> Self {
+        match error {
+            TakeError::Collect(error) => Self::Collect(error),
+            TakeError::Store(error) => Self::Store(error),
+            TakeError::Stopped => Self::Signalled { signal: 0 },
+        }
+    }
+}
+
+/// Runs `request` and returns its outcome; the error is there when the outcome's `error` is. One of `signals` ends the run.
+pub fn run(store: &Store, request: &RunRequest, signals: &Signals) -> (Outcome, Option<RunError>) {
     let mut progress = Progress {
         digest: None,
-        cache: "hit",
+        cache: "miss",
         phases: Phases::default(),
         finished: None,
         notes: Vec::new(),
     };
-    match progress.run(store, request) {
+    match progress.run(store, request, signals) {
         Ok(()) => (progress.outcome(request), None),
+        Err(RunError::Signalled { signal }) => {
+            let mut outcome = progress.outcome(request);
+            (outcome.status, outcome.exit_code, outcome.signal) = killed_by(signal);
+            (outcome, None)
+        }
+        // The workload is done, and how it went is known. What it left is its own doing: a later try finds the same.
+        Err(RunError::Collect(error)) if error.is_workloads() => {
+            let mut outcome = progress.outcome(request);
+            if outcome.status == Status::Ok {
+                (outcome.status, outcome.exit_code) = (Status::Failed, 1);
+            }
+            outcome.error = Some(chain(&error));
+            (outcome, Some(error.into()))
+        }
         Err(error) => {
             let mut outcome = progress.outcome(request);
             outcome.status = error.status();
@@ -131,39 +168,53 @@ struct Progress {
 }
 
 impl Progress {
-    fn run(&mut self, store: &Store, request: &RunRequest) -> Result<(), RunError> {
+    fn run(&mut self, store: &Store, request: &RunRequest, signals: &Signals) -> Result<(), RunError> {
         let started = Instant::now();
         // Until the lease is there, a collector could take the image away between two looks.
         let collector = store.keep_collector_out()?;
-        let (snapshot, _lease) = self.snapshot(store, &request.reference)?;
+        let (snapshot, _lease) = self.snapshot(store, &request.reference, signals)?;
         drop(collector);
         let bundle = bundle(store, &snapshot, request)?;
         self.phases.resolve = ms(started.elapsed()) - self.phases.unpack;
 
         let finished = match &request.confinement.network {
-            Network::None => sandbox::run(&bundle, Sink::Inherit)?,
-            Network::Egress(_) => self.run_with_egress(&bundle)?,
+            Network::None => sandbox::run(&bundle, Sink::Inherit(signals))?,
+            Network::Egress(_) => self.run_with_egress(&bundle, signals)?,
         };
         self.phases.prepare = ms(finished.times.prepare);
         self.phases.start = ms(finished.times.start);
         self.phases.run = ms(finished.times.run);
         self.phases.teardown = ms(finished.times.teardown);
         let taking = Instant::now();
+        let mut signal = None;
         let taken = match (&request.output, &finished.output) {
             (Some(directory), Some(output)) => {
-                take_output::take(output.as_fd(), directory, request.confinement.output_size)
+                let mut stop = || {
+                    signal = signals.take();
+                    signal.is_some()
+                };
+                take_output::take(
+                    store,
+                    output.as_fd(),
+                    directory,
+                    request.confinement.output_size,
+                    &mut stop,
+                )
             }
             _ => Ok(()),
         };
         self.phases.teardown += ms(taking.elapsed());
         self.finished = Some(finished);
-        Ok(taken?)
+        match signal {
+            Some(signal) => Err(RunError::Signalled { signal }),
+            None => Ok(taken?),
+        }
     }
 
     /// What stands behind the sandbox's listeners lives as long as the run.
-    fn run_with_egress(&mut self, bundle: &Bundle) -> Result<Finished, SandboxError> {
+    fn run_with_egress(&mut self, bundle: &Bundle, signals: &Signals) -> Result<Finished, SandboxError> {
         let mut forwarder = None;
-        let finished = sandbox::run_with_doors(bundle, Sink::Inherit, &mut |doors| {
+        let finished = sandbox::run_with_doors(bundle, Sink::Inherit(signals), &mut |doors| {
             let doors = doors.into_iter().map(|door| (door.to, door.listener)).collect();
             forwarder = Some(Forwarder::start(doors, Arc::new(Internet::new()))?);
             Ok(())
@@ -172,7 +223,12 @@ impl Progress {
         finished
     }
 
-    fn snapshot(&mut self, store: &Store, reference: &Reference) -> Result<(Snapshot, Lease), RunError> {
+    fn snapshot(
+        &mut self,
+        store: &Store,
+        reference: &Reference,
+        signals: &Signals,
+    ) -> Result<(Snapshot, Lease), RunError> {
         let unknown = || RunError::UnknownImage {
             reference: reference.to_string(),
         };
@@ -180,14 +236,17 @@ impl Progress {
         self.digest = Some(digest);
         let lease = store.lease(&digest)?;
         if let Some(snapshot) = store.snapshot(&digest)? {
+            self.cache = "hit";
             return Ok((snapshot, lease));
         }
-        self.cache = "miss";
         let unpacking = Instant::now();
-        let image = store.open_image(&digest)?;
-        let snapshot = store.ensure_snapshot(&image)?;
+        let own = store.clone();
+        let unpacked = unless_signalled(signals, move || own.restore_snapshot(&digest));
         self.phases.unpack = ms(unpacking.elapsed());
-        Ok((snapshot, lease))
+        match unpacked.map_err(|source| RunError::Wait { source })? {
+            Worked::Done(snapshot) => Ok((snapshot?, lease)),
+            Worked::Signalled(signal) => Err(RunError::Signalled { signal }),
+        }
     }
 
     fn outcome(&self, request: &RunRequest) -> Outcome {
@@ -217,16 +276,24 @@ impl Progress {
     }
 }
 
+/// Status, exit code and signal of a run that was told to stop.
+fn killed_by(signal: i32) -> (Status, u8, Option<i32>) {
+    (Status::Killed, by_signal(signal), Some(signal))
+}
+
+fn by_signal(signal: i32) -> u8 {
+    u8::try_from(128 + signal).unwrap_or(u8::MAX)
+}
+
 /// Status, exit code and signal of an ended run.
 fn verdict(finished: &Finished) -> (Status, u8, Option<i32>) {
-    let by_signal = |signal: i32| u8::try_from(128 + signal).unwrap_or(u8::MAX);
     match finished.end {
         End::Exited(0) => (Status::Ok, 0, None),
         End::Exited(code) => (Status::Failed, u8::try_from(code & 0xff).unwrap_or(u8::MAX), None),
         End::Signaled(signal) => (Status::Failed, by_signal(signal), Some(signal)),
         End::TimedOut => (Status::Timeout, TIMED_OUT, None),
         End::Oom => (Status::Oom, by_signal(9), Some(9)),
-        End::Killed(signal) => (Status::Killed, by_signal(signal), Some(signal)),
+        End::Killed(signal) => killed_by(signal),
     }
 }
 

@@ -1,93 +1,233 @@
 //! Moves the files of `/output` into the caller's directory.
 //!
-//! They are copied into `.gantry-XXXX` inside that directory first and renamed into place once all of them are there:
-//! a failure leaves the directory as it was. Existing files of the same name are replaced.
+//! They are copied into `.gantry-<random>` inside that directory first and renamed into place once all of them are
+//! there: until that last step, which takes no time, a failure or a signal leaves the directory as it was. Existing files
+//! of the same name are replaced, directories are merged. What a killed gantry staged is swept by the next command.
 
+use std::cell::Cell;
+use std::ffi::CStr;
 use std::fs::{self, File};
-use std::io;
-use std::os::fd::BorrowedFd;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{mkdirat, openat, renameat, statat, AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::rand::{getrandom, GetRandomFlags};
 
 use crate::policy::Bytes;
 use crate::sandbox::{collect, CollectError, CollectLimits, Collected};
+use crate::store::{Scratch, Store, StoreError};
 
 /// As many files as the inode limit of `/output` allows, and some.
 const ENTRIES: u64 = 100_000;
-/// A descriptor is held per level.
+/// A descriptor is held per level, twice.
 const DEPTH: usize = 64;
+/// Copied between two looks for a signal.
+const CHUNK: u64 = 8 << 20;
 
-/// Copies everything below `output` to `directory`; at most `size` bytes.
-pub fn take(output: BorrowedFd<'_>, directory: &Path, size: Bytes) -> Result<(), CollectError> {
-    let staging = Staging::make(directory).map_err(|source| visit_error(".", source))?;
-    let mut top = Vec::new();
+/// Why nothing was taken.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeError {
+    /// `stop` said so.
+    #[error("take the files of /output: stopped")]
+    Stopped,
+    /// What the workload left, or the caller's directory.
+    #[error(transparent)]
+    Collect(#[from] CollectError),
+    /// The note of the staging directory.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Copies everything below `output` to `directory`; at most `size` bytes. Gives up as soon as `stop` returns true.
+pub fn take(
+    store: &Store,
+    output: BorrowedFd<'_>,
+    directory: &Path,
+    size: Bytes,
+    stop: &mut dyn FnMut() -> bool,
+) -> Result<(), TakeError> {
+    let staging = Staging::make(store, directory)?;
     let limits = CollectLimits {
         entries: ENTRIES,
         bytes: size.0,
         depth: DEPTH,
     };
-    collect(output, limits, &mut |path, collected| {
-        if !path.contains('/') {
-            top.push(path.to_owned());
+    let stopped = Cell::new(false);
+    let mut check = || {
+        stopped.set(stopped.get() || stop());
+        (!stopped.get())
+            .then_some(())
+            .ok_or(io::Error::from(io::ErrorKind::Other))
+    };
+    let mut copy = Copy {
+        open: vec![(
+            String::new(),
+            staging.directory.as_fd().try_clone_to_owned().map_err(visit("."))?,
+        )],
+    };
+    let collected = collect(output, limits, &mut |path, collected| {
+        check()?;
+        copy.take(path, collected, &mut check)
+    });
+    if stopped.get() {
+        return Err(TakeError::Stopped);
+    }
+    collected?;
+    let target = open_directory(rustix::fs::CWD, directory).map_err(|errno| visit(".")(errno.into()))?;
+    check_mergeable(staging.directory.as_fd(), target.as_fd(), "")?;
+    merge(staging.directory.as_fd(), target.as_fd(), "")?;
+    Ok(())
+}
+
+/// The directories that are being filled, from the top down.
+struct Copy {
+    open: Vec<(String, OwnedFd)>,
+}
+
+impl Copy {
+    fn take(&mut self, path: &str, collected: Collected, check: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        while self.open.last().is_some_and(|(open, _)| open != parent) {
+            self.open.pop();
         }
-        let target = staging.0.join(path);
+        let (_, directory) = self.open.last().ok_or(io::ErrorKind::NotFound)?;
         match collected {
-            Collected::Directory => fs::create_dir(target),
+            Collected::Directory => {
+                mkdirat(directory, name, Mode::from_raw_mode(0o777))?;
+                let made = open_directory(directory, Path::new(name))?;
+                self.open.push((path.to_owned(), made));
+                Ok(())
+            }
             Collected::File { mut file, size } => {
-                let mut copy = File::create_new(target)?;
-                let copied = io::copy(&mut file, &mut copy)?;
-                (copied == size)
-                    .then_some(())
-                    .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let mut copy = File::from(openat(directory, name, flags, Mode::from_raw_mode(0o666))?);
+                let mut copied = 0;
+                while copied < size {
+                    check()?;
+                    match io::copy(&mut file.by_ref().take(CHUNK.min(size - copied)), &mut copy)? {
+                        0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                        count => copied += count,
+                    }
+                }
+                Ok(())
             }
         }
-    })?;
-    for name in top {
-        let (from, to) = (staging.0.join(&name), directory.join(&name));
-        replace(&from, &to).map_err(|source| visit_error(&name, source))?;
+    }
+}
+
+/// Whether everything of `from` can take its place in `to`: nothing is renamed before that is known.
+fn check_mergeable(from: BorrowedFd<'_>, to: BorrowedFd<'_>, path: &str) -> Result<(), CollectError> {
+    for name in names(from).map_err(visit(path))? {
+        let path = below(path, &name);
+        let error = |errno: Errno| visit(&path)(errno.into());
+        let kind =
+            |parent| statat(parent, &name, AtFlags::SYMLINK_NOFOLLOW).map(|stat| FileType::from_raw_mode(stat.st_mode));
+        let there = match kind(to) {
+            Err(Errno::NOENT) => continue,
+            other => other.map_err(error)?,
+        };
+        let is_directory = kind(from).map_err(error)? == FileType::Directory;
+        match (is_directory, there == FileType::Directory) {
+            (true, true) => {
+                let from = open_directory(from, Path::new(&name)).map_err(error)?;
+                let to = open_directory(to, Path::new(&name)).map_err(error)?;
+                check_mergeable(from.as_fd(), to.as_fd(), &path)?;
+            }
+            (true, false) => return Err(error(Errno::NOTDIR)),
+            (false, true) => return Err(error(Errno::ISDIR)),
+            (false, false) => {}
+        }
     }
     Ok(())
 }
 
-fn replace(from: &Path, to: &Path) -> io::Result<()> {
-    match fs::rename(from, to) {
-        // A directory is already there: put the new files into it, one by one.
-        Err(error) if from.is_dir() && to.is_dir() && error.kind() == io::ErrorKind::DirectoryNotEmpty => {
-            for entry in fs::read_dir(from)? {
-                let name = entry?.file_name();
-                replace(&from.join(&name), &to.join(&name))?;
+fn merge(from: BorrowedFd<'_>, to: BorrowedFd<'_>, path: &str) -> Result<(), CollectError> {
+    for name in names(from).map_err(visit(path))? {
+        let path = below(path, &name);
+        let error = |errno: Errno| visit(&path)(errno.into());
+        match renameat(from, &name, to, &name) {
+            // A directory is already there: what is new goes into it.
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {
+                let from = open_directory(from, Path::new(&name)).map_err(error)?;
+                let to = open_directory(to, Path::new(&name)).map_err(error)?;
+                merge(from.as_fd(), to.as_fd(), &path)?;
             }
-            Ok(())
+            other => other.map_err(error)?,
         }
-        other => other,
     }
+    Ok(())
 }
 
-fn visit_error(path: &str, source: io::Error) -> CollectError {
-    CollectError::Visit {
+fn names(directory: BorrowedFd<'_>) -> io::Result<Vec<String>> {
+    let entries = Dir::read_from(directory)?.map(|entry| Ok(entry?.file_name().to_owned()));
+    let names = entries.collect::<io::Result<Vec<_>>>()?;
+    let own = names.iter().map(|name| CStr::to_str(name));
+    // They were UTF-8 when they were collected.
+    let mut names = own
+        .filter(|name| !matches!(name, Ok("." | "..")))
+        .map(|name| name.map(str::to_owned).map_err(io::Error::other))
+        .collect::<io::Result<Vec<_>>>()?;
+    names.sort();
+    Ok(names)
+}
+
+fn open_directory(parent: impl AsFd, path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    // The caller's own path may lead through links; a name below it may not.
+    let flags = if path.is_absolute() {
+        flags
+    } else {
+        flags | OFlags::NOFOLLOW
+    };
+    openat(parent, path, flags, Mode::empty())
+}
+
+fn below(path: &str, name: &str) -> String {
+    if path.is_empty() {
+        return name.to_owned();
+    }
+    format!("{path}/{name}")
+}
+
+fn visit(path: &str) -> impl Fn(io::Error) -> CollectError + '_ {
+    move |source| CollectError::Visit {
         path: path.to_owned(),
         source,
     }
 }
 
-/// A directory that goes away with us.
-struct Staging(PathBuf);
+/// A directory inside the caller's that goes away with us, or with the next sweep once we are dead.
+struct Staging {
+    path: PathBuf,
+    directory: OwnedFd,
+    /// Says where it is.
+    _note: Scratch,
+}
 
 impl Staging {
-    fn make(directory: &Path) -> io::Result<Self> {
-        for attempt in 0..100 {
-            let path = directory.join(format!(".gantry-{}-{attempt}", std::process::id()));
-            match fs::create_dir(&path) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                other => return other.map(|()| Self(path)),
-            }
-        }
-        Err(io::Error::from(io::ErrorKind::AlreadyExists))
+    fn make(store: &Store, directory: &Path) -> Result<Self, TakeError> {
+        let error = |source| TakeError::Collect(visit(".")(source));
+        let mut random = [0u8; 8];
+        getrandom(&mut random, GetRandomFlags::empty()).map_err(|errno| error(errno.into()))?;
+        let directory = directory.canonicalize().map_err(error)?;
+        let path = directory.join(format!(".gantry-{:016x}", u64::from_ne_bytes(random)));
+        // Noted first: there is no moment at which nobody knows of it.
+        let note = store.scratch_with(&path)?;
+        fs::create_dir(&path).map_err(error)?;
+        let made = open_directory(rustix::fs::CWD, &path).map_err(|errno| error(errno.into()));
+        Ok(Self {
+            directory: made?,
+            path,
+            _note: note,
+        })
     }
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
         // What cannot be removed is in the caller's own directory, under a name that tells whose it is.
-        let _ = fs::remove_dir_all(&self.0);
+        let _ = fs::remove_dir_all(&self.path);
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-use super::base::BaseImage;
+use super::base::{ensure_stdlib, BaseImage};
 use super::build::BuildError;
 use super::compile::ensure_bytecode;
 use super::overlap;
@@ -227,24 +227,28 @@ impl WheelMaker<'_> {
         Ok(WheelLayer { layer, note })
     }
 
-    /// Bytecode layers of `wheels`, by the Python of `base`.
-    pub(super) fn bytecode(&self, base: &BaseImage, wheels: &[WheelLayer]) -> Result<Vec<BuiltLayer>, BuildError> {
-        let mut layers = Vec::new();
-        for WheelLayer { layer, .. } in wheels.iter().filter(|made| made.note.has_sources) {
-            let reason = format!("bytecode of {}", layer.reason);
-            let compile = |request: &_| Ok::<_, BuildError>(self.compiler.compile(request)?);
-            let wanted = (layer, reason.as_str());
-            layers.push(ensure_bytecode(
-                self.store,
-                base,
-                wanted,
-                SITE,
-                0,
-                self.progress,
-                compile,
-            )?);
-        }
-        Ok(layers)
+    /// Bytecode layers by the Python of `base`: of its standard library, when it is ours, and of `wheels`. They do not depend
+    /// on each other: while one is written, another is compiled.
+    pub(super) fn bytecode(
+        &self,
+        base: &BaseImage,
+        wheels: &[WheelLayer],
+    ) -> Result<(Option<BuiltLayer>, Vec<BuiltLayer>), BuildError> {
+        let sources = wheels.iter().filter(|made| made.note.has_sources).map(Some);
+        let all: Vec<Option<&WheelLayer>> = std::iter::once(None).chain(sources).collect();
+        let mut made = each(&all, |sources| match sources {
+            None => Ok(ensure_stdlib(self.store, base, self.compiler, self.progress)?),
+            Some(made) => Ok(Some(self.bytecode_of(base, &made.layer)?)),
+        })?
+        .into_iter();
+        Ok((made.next().flatten(), made.flatten().collect()))
+    }
+
+    fn bytecode_of(&self, base: &BaseImage, layer: &BuiltLayer) -> Result<BuiltLayer, BuildError> {
+        let reason = format!("bytecode of {}", layer.reason);
+        let compile = |request: &_| Ok::<_, BuildError>(self.compiler.compile(request)?);
+        let wanted = (layer, reason.as_str());
+        ensure_bytecode(self.store, base, wanted, SITE, 0, self.progress, compile)
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::signals::Signals;
 use crate::policy::{Confinement, Level, Promise};
 
 /// What is run: it decides which system calls there are, and whether files that the workload wrote may be executed.
@@ -80,10 +81,10 @@ pub enum Place {
 }
 
 /// Where the workload's output goes, up to the limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sink {
-    /// To our own standard output and error; SIGINT, SIGTERM and SIGHUP end the run.
-    Inherit,
+#[derive(Debug, Clone, Copy)]
+pub enum Sink<'a> {
+    /// To our own standard output and error; the signals end the run.
+    Inherit(&'a Signals),
     /// Into [`Finished`]; signals are the caller's business.
     Capture,
 }

@@ -80,6 +80,18 @@ pub enum CollectError {
     },
 }
 
+impl CollectError {
+    /// Whether the workload left something that is not taken, rather than a failure of ours.
+    pub fn is_workloads(&self) -> bool {
+        match self {
+            Self::Special { .. } | Self::Name { .. } | Self::TooMuch { .. } => true,
+            // It took the permissions away itself: the tree is our own user's.
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
+            Self::Visit { .. } => false,
+        }
+    }
+}
+
 /// Calls `visit` for everything below `root`, in byte order of names, directories before their contents.
 pub fn collect(
     root: BorrowedFd<'_>,

@@ -59,6 +59,7 @@ fn serve(control: &mut UnixStream) -> Result<Report, Failure> {
     process::forbid_dumps().map_err(|error| ("forbid dumps".to_owned(), error))?;
     process::default_fault_signals();
     step("start a session", rustix::process::setsid())?;
+    restrict::raise_open_files().map_err(|error| ("raise the limit on open files".to_owned(), error))?;
     let (orders, secrets) = receive_orders(control).map_err(|error| ("receive orders".to_owned(), error))?;
     step(
         "set the host name",

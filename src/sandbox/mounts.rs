@@ -40,6 +40,17 @@ const SHM_BYTES: u64 = 16 << 20;
 /// What every writable mount has, but `/tmp` of a package that is built.
 const LOCKED: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 
+/// What this namespace may have of what the kernel also counts for its user on the whole machine, whose default is 128
+/// instances: one run must not take the share of others. No user namespace can be made below ours, whatever seccomp lets
+/// through; a watcher needs one instance.
+const COUNTS: [(&str, &str); 5] = [
+    ("max_user_namespaces", "0"),
+    ("max_inotify_instances", "4"),
+    ("max_inotify_watches", "1024"),
+    ("max_fanotify_groups", "0"),
+    ("max_fanotify_marks", "0"),
+];
+
 /// What failed, in the words of the error message.
 pub type Failure = (String, io::Error);
 
@@ -47,7 +58,7 @@ pub type Failure = (String, io::Error);
 pub fn enter_root(orders: &Orders, secrets: &[Vec<u8>]) -> Result<OwnedFd, Failure> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     act("make mounts private", mount_change("/", private))?;
-    forbid_user_namespaces()?;
+    limit_namespace()?;
     let input = orders.input.as_deref().map(open_input).transpose()?;
     let scaffold = orders
         .lowers
@@ -96,10 +107,22 @@ pub fn enter_root(orders: &Orders, secrets: &[Vec<u8>]) -> Result<OwnedFd, Failu
     act("open /output", rustix::fs::open("/output", directory, Mode::empty()))
 }
 
-/// No user namespace can be made below ours, whatever seccomp lets through.
-fn forbid_user_namespaces() -> Result<(), Failure> {
-    const LIMIT: &str = "/proc/sys/user/max_user_namespaces";
-    fs::write(LIMIT, "0").map_err(|error| (format!("write 0 to {LIMIT}"), error))
+/// Sets the [`COUNTS`] of our user namespace, and reads them back. The first is there on every kernel with user namespaces.
+fn limit_namespace() -> Result<(), Failure> {
+    for (name, value) in COUNTS {
+        let path = format!("/proc/sys/user/{name}");
+        let set = fs::write(&path, value).and_then(|()| fs::read_to_string(&path));
+        match set {
+            Ok(found) if found.trim() == value => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound && name != COUNTS[0].0 => {}
+            Ok(found) => {
+                let error = io::Error::other(format!("it is {} afterwards", found.trim()));
+                return Err((format!("write {value} to {path}"), error));
+            }
+            Err(error) => return Err((format!("write {value} to {path}"), error)),
+        }
+    }
+    Ok(())
 }
 
 /// A layer of one file, `/etc/hosts`, on a tmpfs of this mount namespace; returns its path, which the new root will hide.

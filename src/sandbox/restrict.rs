@@ -5,8 +5,8 @@
 use std::io;
 
 use landlock::{
-    Access, AccessFs, AccessNet, CompatLevel, Compatible, NetPort, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope, ABI,
+    Access, AccessFs, AccessNet, CompatLevel, Compatible, NetPort, PathBeneath, PathFd, RestrictSelfAttr, Ruleset,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope, ABI,
 };
 use rustix::process::{setrlimit, Resource, Rlimit};
 use rustix::thread::{
@@ -18,13 +18,22 @@ use super::bundle::Purpose;
 use super::mounts::Failure;
 use super::seccomp::{self, Filter};
 use crate::policy::HostPort;
+use crate::sys::kernel;
 
 /// Below this a run is refused: 6 is the first that scopes signals and abstract sockets.
 const LANDLOCK_FLOOR: ABI = ABI::V6;
 /// Up to this everything the kernel offers is used.
 const LANDLOCK_CEILING: ABI = ABI::V7;
+/// Refusals are records of the host's audit log from here on: neither our own attempt to write what is forbidden
+/// ([`super::verify`]) nor a guest with domains of its own shall fill it. After its exec a workload's make none anyway.
+const FIRST_WITH_LOG: u32 = 7;
 /// Writable places of the workload.
 const WRITABLE: [&str; 3] = ["/tmp", "/output", "/dev/shm"];
+
+/// Descriptors of a process of the workload: what programs are written for.
+const OPEN_FILES: u64 = 1024;
+/// Descriptors that one message of a local socket carries, SCM_MAX_FD and some.
+const IN_ONE_MESSAGE: u64 = 256;
 
 /// Neither uid 0 nor an exec brings a capability back, and none of that can be undone (capabilities(7)).
 pub const SECUREBITS: CapabilitiesSecureBits = CapabilitiesSecureBits::NO_ROOT
@@ -117,6 +126,9 @@ fn restrict_files(purpose: Purpose, egress: &[HostPort]) -> Landlocked {
         for entry in egress {
             ruleset = ruleset.add_rule(NetPort::new(entry.port, AccessNet::ConnectTcp))?;
         }
+        if kernel::landlock_abi() >= Some(FIRST_WITH_LOG) {
+            ruleset = ruleset.log_same_exec(false)?.log_subdomains(false)?;
+        }
         Ok(ruleset.restrict_self()?.ruleset)
     };
     match restricted() {
@@ -126,13 +138,33 @@ fn restrict_files(purpose: Purpose, egress: &[HostPort]) -> Landlocked {
     }
 }
 
+/// In the init, before it sends a descriptor: the kernel refuses that (ETOOMANYREFS) when the descriptors under way between
+/// all processes of this user, other sandboxes' too, are more than the sender's soft limit on open files.
+pub fn raise_open_files() -> io::Result<()> {
+    let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
+    let current = maximum;
+    Ok(setrlimit(Resource::Nofile, Rlimit { current, maximum })?)
+}
+
+fn open_files() -> u64 {
+    open_files_below(rustix::process::getrlimit(Resource::Nofile).maximum)
+}
+
+/// A workload can have as many descriptors under way as it may open, and one message (253) more: an init with the hard
+/// limit `maximum` must still be let through.
+fn open_files_below(maximum: Option<u64>) -> u64 {
+    maximum.map_or(OPEN_FILES, |maximum| {
+        OPEN_FILES.min(maximum.saturating_sub(IN_ONE_MESSAGE))
+    })
+}
+
 /// Limits of the workload and all it starts. Not RLIMIT_AS: numpy and every JIT reserve far more than they use.
 pub fn limit(pids: u32, file_bytes: u64) -> io::Result<()> {
     let limits = [
         // 1, not 0: a program in core_pattern is started whatever the limit, but not at 1 (kernel, fs/coredump.c); and a
         // file of one byte is not written either.
         (Resource::Core, 1),
-        (Resource::Nofile, 1024),
+        (Resource::Nofile, open_files()),
         // Counted per user namespace since Linux 5.14; our init is one of them.
         (Resource::Nproc, u64::from(pids) + 1),
         (Resource::Fsize, file_bytes),
@@ -156,6 +188,28 @@ pub fn limit(pids: u32, file_bytes: u64) -> io::Result<()> {
                 maximum: Some(ceiling),
             },
         )?;
+        let found = rustix::process::getrlimit(resource);
+        if (found.current, found.maximum) != (Some(ceiling), Some(ceiling)) {
+            return Err(io::Error::other(format!(
+                "the limit {resource:?} is {found:?}, not {ceiling}"
+            )));
+        }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_descriptors_a_workload_has_under_way_leave_room_for_those_of_an_init() {
+        assert_eq!(open_files_below(None), 1024);
+        assert_eq!(open_files_below(Some(1 << 20)), 1024);
+        assert_eq!(open_files_below(Some(1280)), 1024);
+        for hard in [256, 512, 1024, 1279, 4096] {
+            assert!(open_files_below(Some(hard)) + 254 <= hard, "{hard}");
+        }
+        assert_eq!(open_files_below(Some(1024)), 768);
+    }
 }

@@ -2,17 +2,23 @@
 //!
 //! Nothing here blocks: what our own stream does not take yet is kept, a pipe's worth at most, and meanwhile the
 //! workload's pipe is not read. So a reader that stalls stalls the workload, and neither the clock nor our signals.
+//! A workload that writes byte after byte does not get a read for each: after a small one the pipe is left to fill.
 
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 
 /// One read of a pipe: its default capacity.
 const CHUNK: usize = 64 << 10;
+/// A read of less than this is small.
+const SMALL: usize = 4096;
+/// After a small read, before the next: nobody sees a line that comes so much later, and 1000 reads a second are no load.
+const REST: Duration = Duration::from_millis(1);
 /// A pipe that polls as writable takes this much at once (PIPE_BUF, pipe(7)); our own stream may be one that blocks.
 const WRITE: usize = 4096;
 /// A shorter secret is also an ordinary word.
@@ -24,6 +30,9 @@ const MASK: &[u8] = b"***";
 #[derive(Debug)]
 pub struct Stream {
     pipe: Option<File>,
+    chunk: Box<[u8]>,
+    /// Not read before.
+    rests_until: Option<Instant>,
     to: To,
     limit: u64,
     bytes: u64,
@@ -52,6 +61,8 @@ impl Stream {
     pub fn new(pipe: OwnedFd, to: To, limit: u64, secrets: &[Vec<u8>]) -> Self {
         Self {
             pipe: Some(File::from(pipe)),
+            chunk: vec![0; CHUNK].into_boxed_slice(),
+            rests_until: None,
             to,
             limit,
             bytes: 0,
@@ -61,12 +72,23 @@ impl Stream {
         }
     }
 
+    /// How long it is not to be read; meanwhile there is no [`event`](Self::event) of the pipe. Ends a rest that is over.
+    pub fn rest(&mut self) -> Option<Duration> {
+        let left = self.rests_until?.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            self.rests_until = None;
+        }
+        self.rests_until.map(|_| left)
+    }
+
     /// What to wait for before [`proceed`](Self::proceed); none at the end.
     pub fn event(&self) -> Option<PollFd<'_>> {
         match (&self.pipe, self.to.descriptor()) {
             (_, Some(ours)) if !self.pending.is_empty() => Some(PollFd::from_borrowed_fd(ours, PollFlags::OUT)),
-            (Some(pipe), _) => Some(PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)),
-            (None, _) => None,
+            (Some(pipe), _) if self.rests_until.is_none() => {
+                Some(PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN))
+            }
+            _ => None,
         }
     }
 
@@ -109,13 +131,13 @@ impl Stream {
     /// Whether there was something to read.
     fn read(&mut self) -> bool {
         let Some(pipe) = &mut self.pipe else { return false };
-        let mut chunk = [0u8; CHUNK];
-        match pipe.read(&mut chunk) {
+        match pipe.read(&mut self.chunk) {
             Ok(0) => self.close(),
             Ok(count) => {
                 let room = usize::try_from(self.limit.saturating_sub(self.bytes)).unwrap_or(usize::MAX);
                 self.bytes += count as u64;
-                let passed = self.mask.pass(chunk.get(..count.min(room)).unwrap_or_default());
+                self.rests_until = (count < SMALL).then(|| Instant::now() + REST);
+                let passed = self.mask.pass(self.chunk.get(..count.min(room)).unwrap_or_default());
                 self.to.take(&passed, &mut self.pending);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
@@ -269,6 +291,32 @@ mod tests {
             masked(&["secret", "secret-key"], &["a secret-", "key, a secret-k"]),
             "a ***, a ***-k"
         );
+    }
+
+    /// Writes a packet a time (pipe(7), O_DIRECT): each would be a read of its own.
+    #[test]
+    fn a_pipe_that_brings_little_is_left_alone_for_a_while_and_still_drained_at_the_end() {
+        let flags = rustix::pipe::PipeFlags::DIRECT | rustix::pipe::PipeFlags::NONBLOCK;
+        let (read, write) = rustix::pipe::pipe_with(flags).unwrap();
+        let mut stream = Stream::new(read, To::Memory(Vec::new()), 100, &[]);
+        let send = |bytes: &[u8]| assert_eq!(rustix::io::write(&write, bytes).unwrap(), bytes.len());
+        assert!(stream.rest().is_none() && stream.event().is_some());
+        send(b"a");
+        send(b"b");
+        stream.proceed();
+        assert!(stream.rest().is_some_and(|left| left <= REST) && stream.event().is_none());
+        stream.rests_until = Some(Instant::now());
+        assert!(stream.rest().is_none() && stream.event().is_some(), "the rest is over");
+        stream.proceed();
+        send(b"c");
+        assert!(stream.event().is_none() && stream.is_done(), "the end does not wait");
+        assert_eq!(stream.into_memory(), b"abc");
+
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
+        let mut stream = Stream::new(read, To::Memory(Vec::new()), 100, &[]);
+        rustix::io::write(&write, &[0; SMALL]).unwrap();
+        stream.proceed();
+        assert!(stream.event().is_some(), "more may be there already");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::egress::{self, OpenDoors};
 use super::init;
 use super::signals::Signals;
 use super::stream::{Stream, To};
-use super::watch::{self, Seen};
+use super::watch::{Seen, Watch};
 use super::wire::{self, Frame, Inbox, Orders, Report};
 use super::workload;
 use crate::policy::{Level, Promise};
@@ -33,27 +33,28 @@ const ONE_WISH: Duration = Duration::from_millis(300);
 
 /// Runs `bundle` to its end. When it returns, no process, mount or file of the run exists.
 ///
-/// With [`Sink::Inherit`], SIGINT, SIGTERM and SIGHUP end the run while it lasts.
-pub fn run(bundle: &Bundle, sink: Sink) -> Result<Finished, SandboxError> {
+/// With [`Sink::Inherit`], its signals end the run.
+pub fn run(bundle: &Bundle, sink: Sink<'_>) -> Result<Finished, SandboxError> {
     run_with_doors(bundle, sink, &mut |_| Err(io::ErrorKind::Unsupported.into()))
 }
 
 /// Runs `bundle`, which has egress, as [`run`] does; `open` is called once with its doors. What it makes of them is the
 /// caller's to end after the run.
-pub fn run_with_doors(bundle: &Bundle, sink: Sink, open: OpenDoors<'_>) -> Result<Finished, SandboxError> {
+pub fn run_with_doors(bundle: &Bundle, sink: Sink<'_>, open: OpenDoors<'_>) -> Result<Finished, SandboxError> {
     check(bundle)?;
     if !bundle.secrets.is_empty() {
         keep_from_dumps().map_err(io("keep secrets from memory dumps"))?;
     }
     let started = Instant::now();
+    let ignored = Signals::ignored();
     let signals = match sink {
-        Sink::Inherit => Signals::watch().map_err(io("watch for signals"))?,
-        Sink::Capture => Signals::ignored(),
+        Sink::Inherit(signals) => signals,
+        Sink::Capture => &ignored,
     };
     let mut run = Run::start(bundle, sink, started)?;
-    let result = run.orders(bundle).and_then(|()| run.supervise(&signals, bundle, open));
+    let result = run.orders(bundle).and_then(|()| run.supervise(signals, bundle, open));
     // Whatever happened, the init is dead and gone before we return, and so is the cgroup.
-    let ended = run.end(&signals)?;
+    let ended = run.end(signals)?;
     let spent = run.cgroup.take().map(Cgroup::finish);
     if spent.is_some_and(|spent| spent.oom) && matches!(run.end, None | Some(End::Killed(_) | End::Signaled(_))) {
         run.end = Some(End::Oom);
@@ -104,10 +105,8 @@ struct Run {
     grace: Duration,
     /// What the run ends as once it has been asked to end, and when that is over.
     asked: Option<Asked>,
-    /// Bytes of memory, where only we look.
-    watched: Option<u64>,
-    /// When we looked last, and the most that was seen.
-    looked: Option<(Instant, Seen)>,
+    /// Of memory, where only we look.
+    watch: Option<Watch>,
     clock: Clock,
     levels: BTreeMap<Promise, Level>,
     output: Option<OwnedFd>,
@@ -135,7 +134,7 @@ struct Clock {
 }
 
 impl Run {
-    fn start(bundle: &Bundle, sink: Sink, begun: Instant) -> Result<Self, SandboxError> {
+    fn start(bundle: &Bundle, sink: Sink<'_>, begun: Instant) -> Result<Self, SandboxError> {
         // Ignored by whoever started us, it would keep us from waiting for our child.
         process::default_signal(signal_hook::consts::SIGCHLD);
         let executable = File::open("/proc/self/exe").map_err(io("open our own binary"))?;
@@ -168,14 +167,14 @@ impl Run {
             fcntl_setfl(pipe, OFlags::NONBLOCK).map_err(|errno| io("set up a pipe")(errno.into()))?;
         }
         let (out, err) = match sink {
-            Sink::Inherit => (To::Stdout, To::Stderr),
+            Sink::Inherit(_) => (To::Stdout, To::Stderr),
             Sink::Capture => (To::Memory(Vec::new()), To::Memory(Vec::new())),
         };
         let limit = bundle.confinement.output_limit.0;
         let secrets: Vec<Vec<u8>> = bundle.secrets.iter().map(|secret| secret.value.clone()).collect();
         Ok(Self {
             child,
-            watched: cgroup.is_none().then_some(bundle.confinement.memory.0),
+            watch: cgroup.is_none().then(|| Watch::new(bundle.confinement.memory.0)),
             cgroup,
             unlimited,
             control,
@@ -185,7 +184,6 @@ impl Run {
             timeout: bundle.confinement.timeout,
             grace: bundle.confinement.grace,
             asked: None,
-            looked: None,
             clock: Clock {
                 begun,
                 mounted: None,
@@ -242,6 +240,7 @@ impl Run {
     /// The levels of promises that are kept, or not, from outside the sandbox.
     fn given(&self) -> Result<BTreeMap<Promise, (Level, String)>, SandboxError> {
         let enforced = (Level::Enforced, String::new());
+        let uid_map = std::fs::read_to_string("/proc/self/uid_map").map_err(io("read our own uid_map"))?;
         let (memory, cpu) = match (&self.cgroup, &self.unlimited) {
             // The limits were read back; that the init was born under them is read back here.
             (Some(cgroup), _) => match cgroup.holds(self.child.pid) {
@@ -257,8 +256,10 @@ impl Run {
         Ok(BTreeMap::from([
             (Promise::Memory, memory),
             (Promise::Cpu, cpu),
-            // By RLIMIT_NPROC, set and inherited in the workload, counted per user namespace; and by pids.max.
-            (Promise::Processes, enforced.clone()),
+            (
+                Promise::Processes,
+                processes_level(self.cgroup.is_some(), rustix::process::geteuid().as_raw(), &uid_map),
+            ),
             (Promise::Time, enforced.clone()),
             (Promise::OutputSize, enforced.clone()),
             (Promise::Death, enforced),
@@ -281,11 +282,8 @@ impl Run {
                 }
                 continue;
             }
-            let looks = self.watched.filter(|_| self.clock.started.is_some());
-            let wait = match looks {
-                Some(_) => Some(left.unwrap_or(watch::EVERY).min(watch::EVERY)),
-                None => left,
-            };
+            let looks = self.watch.as_ref().filter(|_| self.clock.started.is_some());
+            let wait = [left, looks.map(Watch::due)].into_iter().flatten().min();
             self.wait_for_events(signals, wait)?;
             if !self.listeners.is_empty() {
                 let passed = std::mem::take(&mut self.listeners);
@@ -295,25 +293,15 @@ impl Run {
             if let Some(signal) = signals.take() {
                 self.ask(End::Killed(signal));
             }
-            if looks.is_some_and(|limit| self.end.is_none() && self.look() > limit) {
+            let watch = self
+                .watch
+                .as_mut()
+                .filter(|_| self.clock.started.is_some() && self.end.is_none());
+            if watch.is_some_and(|watch| watch.is_over(self.child.pid)) {
                 self.stop(End::Oom);
             }
         }
         Ok(())
-    }
-
-    /// Bytes of memory, looked at when it is time to.
-    fn look(&mut self) -> u64 {
-        if self.looked.is_some_and(|(looked, _)| looked.elapsed() < watch::EVERY) {
-            return 0;
-        }
-        let seen = watch::look(self.child.pid);
-        let most = self.looked.map_or(seen, |(_, most)| Seen {
-            memory: most.memory.max(seen.memory),
-            cpu: most.cpu.max(seen.cpu),
-        });
-        self.looked = Some((Instant::now(), most));
-        seen.memory
     }
 
     /// Asks the workload to end, when it has been granted time for that and has not used it; else it is over.
@@ -335,6 +323,8 @@ impl Run {
     }
 
     fn wait_for_events(&mut self, signals: &Signals, left: Option<Duration>) -> Result<(), SandboxError> {
+        let rests = [self.stdout.rest(), self.stderr.rest()];
+        let left = rests.into_iter().chain([left]).flatten().min();
         let mut events = vec![PollFd::new(&self.control, PollFlags::IN)];
         events.extend([self.stdout.event(), self.stderr.event()].into_iter().flatten());
         events.extend(signals.event());
@@ -407,10 +397,8 @@ impl Run {
 
     /// Ends the init, and with it every process in its namespace, and waits until it is gone.
     fn end(&mut self, signals: &Signals) -> Result<process::Ended, SandboxError> {
-        if self.watched.is_some() && self.clock.started.is_some() {
-            // The last chance to see what the workload used: the kernel does not tell of children that die with the init.
-            self.looked = self.looked.map(|(_, most)| (self.clock.begun, most));
-            self.look();
+        if let Some(watch) = self.watch.as_mut().filter(|_| self.clock.started.is_some()) {
+            watch.last_look(self.child.pid);
         }
         // An init that has said its last word exits by itself; this is for all others.
         let _ = pidfd_send_signal(&self.child.pidfd, Signal::KILL);
@@ -473,7 +461,7 @@ impl Run {
         let stopped = stopped.unwrap_or_else(Instant::now);
         Ok(Finished {
             end: self.end.unwrap_or(End::Killed(Signal::KILL.as_raw())),
-            usage: usage(&ended, spent, self.looked.map(|(_, most)| most).unwrap_or_default()),
+            usage: usage(&ended, spent, self.watch.map(|watch| watch.most).unwrap_or_default()),
             truncated: self.stdout.is_truncated() || self.stderr.is_truncated(),
             stdout_bytes: self.stdout.bytes(),
             stderr_bytes: self.stderr.bytes(),
@@ -488,6 +476,26 @@ impl Run {
                 teardown: stopped.elapsed(),
             },
         })
+    }
+}
+
+/// Whether the number of processes is limited: by `pids.max` of a cgroup; else by RLIMIT_NPROC, set and inherited in the
+/// workload and counted per user namespace, from which the kernel excepts its own uid 0: ours, as `uid_map` has it.
+fn processes_level(has_cgroup: bool, uid: u32, uid_map: &str) -> (Level, String) {
+    let outside = uid_map.lines().find_map(|line| {
+        let numbers: Vec<u32> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        match numbers.as_slice() {
+            [inside, outside, count] if uid.checked_sub(*inside)? < *count => Some(outside + (uid - inside)),
+            _ => None,
+        }
+    });
+    match outside {
+        Some(1..) => (Level::Enforced, String::new()),
+        _ if has_cgroup => (Level::Enforced, String::new()),
+        _ => {
+            let reason = "gantry is root, whom the kernel exempts from RLIMIT_NPROC, and there is no cgroup";
+            (Level::Absent, reason.to_owned())
+        }
     }
 }
 
@@ -548,4 +556,24 @@ fn setup_failed(step: u8, errno: i32) -> SandboxError {
 
 fn io(action: &'static str) -> impl Fn(io::Error) -> SandboxError {
     move |source| SandboxError::Io { action, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_of_root_are_limited_by_a_cgroup_alone() {
+        const WHOLE: &str = "         0          0 4294967295\n";
+        let level = |has_cgroup, uid, uid_map| processes_level(has_cgroup, uid, uid_map).0;
+        assert_eq!(level(false, 1000, WHOLE), Level::Enforced);
+        assert_eq!(level(false, 0, WHOLE), Level::Absent);
+        assert_eq!(level(true, 0, WHOLE), Level::Enforced);
+        assert!(processes_level(false, 0, WHOLE).1.contains("RLIMIT_NPROC"));
+        // In a container: root there is somebody else to the kernel when its ids are mapped.
+        assert_eq!(level(false, 0, "0 1000 1\n1 100000 65536\n"), Level::Enforced);
+        assert_eq!(level(false, 0, "0 0 1\n"), Level::Absent);
+        assert_eq!(level(false, 1000, "1000 0 1\n"), Level::Absent);
+        assert_eq!(level(false, 7, "0 1000 1\n"), Level::Absent, "whom nobody knows");
+    }
 }

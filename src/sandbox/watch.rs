@@ -1,15 +1,34 @@
 //! Looks at a sandbox from outside, where no cgroup limits it: better than nothing, and never called more than watched.
 //! Between two looks a function may take any amount.
+//!
+//! A function decides how long a look takes, by how many processes and mappings it has; we do nothing else meanwhile. So
+//! a look has a budget, and a run that cannot be looked at within it is over its limit.
 
-use std::collections::BTreeSet;
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::statvfs;
+use rustix::time::{clock_gettime, ClockId};
 
 /// How often: a look costs about 0.1 ms a process, and 50 ms is what it takes to touch some 100 MB.
-pub const EVERY: Duration = Duration::from_millis(50);
+const EVERY: Duration = Duration::from_millis(50);
+/// After a long look the next one waits this many times as long: we take a quarter of a processor at most.
+const REST: u32 = 3;
+/// Of processor time, so that a busy machine ends nobody's run: 60 processes that share 1 GB take as long.
+const BUDGET: Duration = Duration::from_millis(200);
+/// Of time that passes: a look that has to wait for the workload's locks is given up and tried again.
+const PATIENCE: Duration = Duration::from_millis(400);
+/// Given up this often in a row, a run counts as one that cannot be watched.
+const MOST_GIVEN_UP: u32 = 10;
+/// For the look before the end, which must not delay it.
+const LAST: Duration = Duration::from_millis(5);
+/// Mappings of all processes: an interpreter with every large library has a thousand; a process cannot have over 65,530.
+const MOST_MAPPINGS: usize = 200_000;
+/// A line of `/proc/PID/maps`: a path of 4096 bytes, each escaped as four.
+const LONGEST_LINE: u64 = 20 << 10;
 /// Writable places; their pages belong to no process.
 const PLACES: [&str; 3] = ["tmp", "output", "dev/shm"];
 /// Processes looked at: the limit on them is 4096.
@@ -26,78 +45,228 @@ pub struct Seen {
     pub cpu: Duration,
 }
 
-/// Looks at the init `pid` and all its descendants.
-pub fn look(pid: i32) -> Seen {
-    let mut held = Held::default();
-    let mut cpu = 0;
-    let mut pending = vec![pid.to_string()];
-    let mut looked = 0;
-    while let Some(pid) = pending.pop() {
-        looked += 1;
-        if looked > MOST {
-            break;
-        }
-        let process = PathBuf::from(format!("/proc/{pid}"));
-        let tasks: Vec<PathBuf> = fs::read_dir(process.join("task"))
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path())
-            .collect();
-        // Where the first thread has ended, the memory is still that of the others.
-        let mut places = std::iter::once(&process).chain(&tasks);
-        places.find(|place| held.add(place));
-        cpu += ticks(&fs::read_to_string(process.join("stat")).unwrap_or_default());
-        for task in &tasks {
-            let children = fs::read_to_string(task.join("children")).unwrap_or_default();
-            pending.extend(children.split_whitespace().map(str::to_owned));
+/// Looks at one sandbox again and again.
+#[derive(Debug)]
+pub struct Watch {
+    limit: u64,
+    /// The most that was seen.
+    pub most: Seen,
+    /// When to look next.
+    next: Instant,
+    /// Looks given up, one after the other.
+    given_up: u32,
+    /// Of shared memory without a name, by inode: the most of it that was ever seen mapped. Its pages stay when part of the
+    /// mapping goes, as long as the rest is there.
+    nameless: BTreeMap<u64, u64>,
+}
+
+impl Watch {
+    /// Watches for more than `limit` bytes.
+    pub fn new(limit: u64) -> Self {
+        Self {
+            limit,
+            most: Seen::default(),
+            next: Instant::now(),
+            given_up: 0,
+            nameless: BTreeMap::new(),
         }
     }
-    let root = format!("/proc/{pid}/root");
-    let files: u64 = PLACES.iter().map(|place| used(&Path::new(&root).join(place))).sum();
-    Seen {
-        memory: held.bytes(files),
-        cpu: Duration::from_millis(cpu * (1000 / TICKS)),
+
+    /// Until the next look.
+    pub fn due(&self) -> Duration {
+        self.next.saturating_duration_since(Instant::now())
+    }
+
+    /// Looks at the init `pid` and all its descendants, when it is time to; whether the run is over its limit.
+    pub fn is_over(&mut self, pid: i32) -> bool {
+        if !self.due().is_zero() {
+            return false;
+        }
+        let began = Instant::now();
+        let look = self.look(pid, BUDGET, PATIENCE);
+        self.next = Instant::now() + EVERY.max(began.elapsed() * REST);
+        self.judge(look)
+    }
+
+    /// The last chance to see what was used: the kernel does not tell of children that die with the init.
+    pub fn last_look(&mut self, pid: i32) {
+        self.look(pid, LAST, LAST);
+    }
+
+    fn judge(&mut self, (seen, ended): (Seen, LookEnded)) -> bool {
+        self.given_up = match ended {
+            LookEnded::Whole => 0,
+            LookEnded::OutOfTime => self.given_up + 1,
+            LookEnded::OutOfBudget => return true,
+        };
+        seen.memory > self.limit || self.given_up >= MOST_GIVEN_UP
+    }
+
+    fn remember(&mut self, mapped: &BTreeMap<u64, u64>, ended: LookEnded) {
+        if ended == LookEnded::Whole {
+            // What nobody maps any more is gone.
+            self.nameless.retain(|inode, _| mapped.contains_key(inode));
+        }
+        for (inode, end) in mapped {
+            let size = self.nameless.entry(*inode).or_default();
+            *size = (*size).max(*end);
+        }
+    }
+
+    fn look(&mut self, pid: i32, budget: Duration, patience: Duration) -> (Seen, LookEnded) {
+        let mut held = Held::new(budget, patience);
+        let cpu = held.add_all(pid);
+        self.remember(&held.nameless, held.ended);
+        let root = format!("/proc/{pid}/root");
+        let files: u64 = PLACES.iter().map(|place| used(&Path::new(&root).join(place))).sum();
+        let seen = Seen {
+            memory: held.bytes(files, self.nameless.values().sum()),
+            cpu: Duration::from_millis(cpu * (1000 / TICKS)),
+        };
+        self.most.memory = self.most.memory.max(seen.memory);
+        self.most.cpu = self.most.cpu.max(seen.cpu);
+        (seen, held.ended)
     }
 }
 
-#[derive(Debug, Default)]
+/// How a look ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LookEnded {
+    Whole,
+    /// We were not let at something, or did not run: it says nothing of the workload yet.
+    OutOfTime,
+    /// The workload is too much to look at.
+    OutOfBudget,
+}
+
+#[derive(Debug)]
 struct Held {
     /// Private memory and page tables.
     private: u64,
     /// Shared memory and files in memory, as far as they are mapped just now.
     mapped: u64,
-    /// Whole sizes of shared memory without a name: its pages stay when they are no longer mapped. By inode.
-    nameless: BTreeSet<(u64, u64)>,
+    /// Shared memory without a name: how much of an inode is mapped.
+    nameless: BTreeMap<u64, u64>,
+    mappings: usize,
+    began: Instant,
+    /// Processor time of this thread at the beginning.
+    spent: Duration,
+    budget: Duration,
+    patience: Duration,
+    ended: LookEnded,
 }
 
 impl Held {
+    fn new(budget: Duration, patience: Duration) -> Self {
+        Self {
+            private: 0,
+            mapped: 0,
+            nameless: BTreeMap::new(),
+            mappings: 0,
+            began: Instant::now(),
+            spent: processor_time(),
+            budget,
+            patience,
+            ended: LookEnded::Whole,
+        }
+    }
+
+    /// Adds the init `pid` and all its descendants; returns their ticks.
+    fn add_all(&mut self, pid: i32) -> u64 {
+        let mut cpu = 0;
+        let mut pending = vec![pid.to_string()];
+        let mut looked = 0;
+        while let Some(pid) = pending.pop() {
+            looked += 1;
+            if looked > MOST || !self.goes_on() {
+                break;
+            }
+            let process = PathBuf::from(format!("/proc/{pid}"));
+            let tasks: Vec<PathBuf> = fs::read_dir(process.join("task"))
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| entry.path())
+                .collect();
+            // Where the first thread has ended, the memory is still that of the others.
+            let mut places = std::iter::once(&process).chain(&tasks);
+            places.find(|place| self.add(place));
+            cpu += ticks(&fs::read_to_string(process.join("stat")).unwrap_or_default());
+            for task in &tasks {
+                let children = fs::read_to_string(task.join("children")).unwrap_or_default();
+                pending.extend(children.split_whitespace().map(str::to_owned));
+            }
+        }
+        cpu
+    }
+
+    /// Whether there is budget left.
+    fn goes_on(&mut self) -> bool {
+        if self.mappings > MOST_MAPPINGS || processor_time().saturating_sub(self.spent) > self.budget {
+            self.ended = LookEnded::OutOfBudget;
+        } else if self.began.elapsed() > self.patience && self.ended == LookEnded::Whole {
+            self.ended = LookEnded::OutOfTime;
+        }
+        self.ended == LookEnded::Whole
+    }
+
     /// Adds the memory of the process or thread at `place`; false when it has none to show.
     fn add(&mut self, place: &Path) -> bool {
         let read = |file: &str| fs::read_to_string(place.join(file)).unwrap_or_default();
+        // The mappings first: their number is what makes the sum of them slow.
+        if !self.add_mappings(place) {
+            return true;
+        }
         let rollup = read("smaps_rollup");
         if rollup.is_empty() {
             return false;
         }
         self.private += (kilobytes(&rollup, "Pss_Anon:") + kilobytes(&read("status"), "VmPTE:")) << 10;
-        let shared = kilobytes(&rollup, "Pss_Shmem:") << 10;
-        self.mapped += shared;
-        // Most processes have none, and their mappings need no second look.
-        let maps = read("maps");
-        let nameless = maps.lines().filter(|line| line.ends_with("/dev/zero (deleted)"));
-        self.nameless.extend(nameless.filter_map(inode_and_end));
+        self.mapped += kilobytes(&rollup, "Pss_Shmem:") << 10;
         true
     }
 
-    /// A file in memory that is mapped is in both, so the larger counts.
-    fn bytes(&self, files: u64) -> u64 {
-        let mut whole = std::collections::BTreeMap::new();
-        for (inode, end) in &self.nameless {
-            let size: &mut u64 = whole.entry(*inode).or_default();
-            *size = (*size).max(*end);
+    /// Whether there is budget left after that.
+    fn add_mappings(&mut self, place: &Path) -> bool {
+        let Ok(maps) = File::open(place.join("maps")) else {
+            return true;
+        };
+        let mut maps = BufReader::with_capacity(LONGEST_LINE as usize, maps);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            match maps.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line) {
+                Ok(0) | Err(_) => return self.goes_on(),
+                Ok(_) => {}
+            }
+            self.mappings += 1;
+            if self.mappings % 1000 == 0 && !self.goes_on() {
+                return false;
+            }
+            if let Some((inode, end)) = std::str::from_utf8(&line).ok().and_then(nameless) {
+                let size = self.nameless.entry(inode).or_default();
+                *size = (*size).max(end);
+            }
         }
-        self.private + self.mapped.max(files + whole.values().sum::<u64>())
     }
+
+    /// A file in memory that is mapped is in both, so the larger counts.
+    fn bytes(&self, files: u64, nameless: u64) -> u64 {
+        self.private + self.mapped.max(files + nameless)
+    }
+}
+
+/// Processor time of this thread.
+fn processor_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
+}
+
+/// Inode and end, as [`inode_and_end`], of a mapping of shared memory without a name. Its owner may have given it one that
+/// is shown alone (PR_SET_VMA), which the filter refuses.
+fn nameless(line: &str) -> Option<(u64, u64)> {
+    let line = line.trim_end();
+    let has_no_name = line.ends_with("/dev/zero (deleted)") || line.contains(" [anon_shmem:");
+    has_no_name.then(|| inode_and_end(line)).flatten()
 }
 
 /// Inode of a mapping and how far into its file it reaches (proc_pid_maps(5)).
@@ -134,30 +303,89 @@ mod tests {
     #[test]
     fn sees_what_this_process_holds() {
         let pid = std::process::id().cast_signed();
-        let before = look(pid).memory;
+        let look = || Watch::new(0).look(pid, BUDGET, PATIENCE).0.memory;
+        let before = look();
         let held = vec![1u8; 64 << 20];
-        let after = look(pid).memory;
+        let after = look();
         assert!(after >= before + (60 << 20), "{before} -> {after}");
         drop(held);
     }
 
     #[test]
     fn a_process_that_is_gone_holds_nothing() {
-        assert_eq!(look(i32::MAX), Seen::default());
+        let mut watch = Watch::new(0);
+        assert!(!watch.is_over(i32::MAX));
+        assert_eq!(watch.most, Seen::default());
+        assert!(watch.due() > EVERY / 2, "the next look comes later");
     }
 
     #[test]
-    fn shared_memory_without_a_name_counts_whole_and_once() {
+    fn what_cannot_be_watched_is_over_the_limit() {
+        let mut watch = Watch::new(10);
+        let seen = |memory| Seen {
+            memory,
+            cpu: Duration::ZERO,
+        };
+        assert!(!watch.judge((seen(10), LookEnded::Whole)) && watch.judge((seen(11), LookEnded::Whole)));
+        assert!(watch.judge((seen(0), LookEnded::OutOfBudget)));
+        for _ in 1..MOST_GIVEN_UP {
+            assert!(!watch.judge((seen(0), LookEnded::OutOfTime)));
+        }
+        assert!(
+            !watch.judge((seen(0), LookEnded::Whole)),
+            "a look that was whole ends the row"
+        );
+        for _ in 1..MOST_GIVEN_UP {
+            assert!(!watch.judge((seen(0), LookEnded::OutOfTime)));
+        }
+        assert!(watch.judge((seen(0), LookEnded::OutOfTime)));
+    }
+
+    #[test]
+    fn a_look_ends_with_its_budget() {
+        let pid = std::process::id().cast_signed();
+        let none = Duration::ZERO;
+        assert_eq!(Watch::new(0).look(pid, none, PATIENCE).1, LookEnded::OutOfBudget);
+        assert_eq!(Watch::new(0).look(pid, BUDGET, none).1, LookEnded::OutOfTime);
+        assert_eq!(Watch::new(0).look(pid, BUDGET, PATIENCE).1, LookEnded::Whole);
+    }
+
+    #[test]
+    fn shared_memory_without_a_name_is_remembered_until_nobody_maps_it() {
+        let mut watch = Watch::new(0);
+        let mut sizes = |mapped: &[(u64, u64)], ended| {
+            watch.remember(&mapped.iter().copied().collect(), ended);
+            watch.nameless.values().sum::<u64>()
+        };
+        assert_eq!(sizes(&[(7, 100), (8, 1)], LookEnded::Whole), 101);
+        assert_eq!(
+            sizes(&[(7, 1), (8, 20)], LookEnded::Whole),
+            120,
+            "what was once mapped of it counts"
+        );
+        assert_eq!(sizes(&[], LookEnded::OutOfTime), 120, "not seen is not gone");
+        assert_eq!(sizes(&[(8, 1)], LookEnded::Whole), 20);
+    }
+
+    #[test]
+    fn shared_memory_without_a_name_counts_whole() {
         let line = |range: &str, offset: &str, inode: u64| {
             format!("{range} rw-s {offset} 00:01 {inode}   /dev/zero (deleted)")
         };
         assert_eq!(inode_and_end(&line("1000-3000", "00000000", 7)), Some((7, 0x2000)));
         assert_eq!(inode_and_end(&line("1000-3000", "00001000", 7)), Some((7, 0x3000)));
+        let named = "1000-3000 rw-s 00000000 00:01 7   [anon_shmem:heap]\n";
+        assert_eq!(nameless(named), Some((7, 0x2000)), "whatever it is called");
+        assert_eq!(nameless("1000-3000 rw-s 00000000 00:01 7   /dev/shm/x\n"), None);
         let held = Held {
-            nameless: [(7, 0x2000), (7, 0x3000), (8, 0x1000)].into(),
-            ..Held::default()
+            private: 1,
+            mapped: 0x3000,
+            ..Held::new(BUDGET, PATIENCE)
         };
-        assert_eq!(held.bytes(0), 0x4000);
+        assert_eq!(
+            (held.bytes(0x1000, 0x1000), held.bytes(0x1000, 0x3000)),
+            (0x3001, 0x4001)
+        );
     }
 
     #[test]

@@ -1,13 +1,17 @@
 //! Garbage collection: marks from the names, the leases and (unless told otherwise) the memos, sweeps the rest.
+//!
+//! **Crash.** Garbage leaves its place by a rename into scratch, so nobody finds half of it, and a sweep ends the work.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use rustix::fs::{flock, FlockOperation};
 use serde::Serialize;
 
-use super::{io_error, MemoKind, Store, StoreError};
+use super::{io_error, MemoKind, Scratch, Store, StoreError};
 use crate::oci::Digest;
 
 /// Whether layers that only later builds would use are kept.
@@ -30,6 +34,8 @@ pub struct GarbageReport {
     pub snapshots: u64,
     /// Finished downloads.
     pub downloads: u64,
+    /// Downloads that nobody is at.
+    pub partials: u64,
     /// Memo entries.
     pub memos: u64,
     /// Bytes of the files among them.
@@ -43,11 +49,106 @@ struct Marked {
     layers: BTreeSet<String>,
 }
 
+/// How long to wait for others to leave.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Then the store is busy.
+    pub most: Duration,
+    /// Between two tries. Nobody is kept waiting by a try.
+    pub between: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            most: Duration::from_secs(10),
+            between: Duration::from_millis(50),
+        }
+    }
+}
+
+/// What is garbage, by kind; the kinds are the fields of the report.
+#[derive(Default)]
+struct Garbage {
+    snapshots: Vec<PathBuf>,
+    memos: Vec<PathBuf>,
+    downloads: Vec<PathBuf>,
+    partials: Vec<PathBuf>,
+    layers: Vec<PathBuf>,
+    blobs: Vec<PathBuf>,
+}
+
+impl Garbage {
+    fn kinds(&mut self) -> [&mut Vec<PathBuf>; 6] {
+        let Self {
+            snapshots,
+            memos,
+            downloads,
+            partials,
+            layers,
+            blobs,
+        } = self;
+        [snapshots, memos, downloads, partials, layers, blobs]
+    }
+
+    fn report(mut self) -> GarbageReport {
+        GarbageReport {
+            bytes: self.kinds().into_iter().flatten().map(|path| size_of(path)).sum(),
+            snapshots: self.snapshots.len() as u64,
+            memos: self.memos.len() as u64,
+            downloads: self.downloads.len() as u64,
+            partials: self.partials.len() as u64,
+            layers: self.layers.len() as u64,
+            blobs: self.blobs.len() as u64,
+        }
+    }
+}
+
 impl Store {
     /// Removes what nothing needs; with `dry_run` only says what that is. Images in use (leased) are left alone, even
-    /// when their names are gone. Waits for builds of other processes; runs go on, only their first milliseconds wait for us.
-    pub fn collect_garbage(&self, keep: Keep, dry_run: bool) -> Result<GarbageReport, StoreError> {
-        let _alone = self.collect_alone()?;
+    /// when their names are gone.
+    ///
+    /// Builds of other processes are waited for as long as `patience` says, calling `waiting` once; then the store is
+    /// busy. Others wait for us only while garbage is told and moved out of its place, not while it is deleted.
+    pub fn collect_garbage(
+        &self,
+        keep: Keep,
+        dry_run: bool,
+        patience: Patience,
+        waiting: &mut dyn FnMut(),
+    ) -> Result<GarbageReport, StoreError> {
+        if dry_run {
+            let alone = self.collect_alone(patience, waiting)?;
+            let garbage = self.find_garbage(keep)?;
+            drop(alone);
+            return Ok(garbage.report());
+        }
+        let (garbage, scratch) = self.set_aside(keep, patience, waiting)?;
+        let report = garbage.report();
+        drop(scratch);
+        Ok(report)
+    }
+
+    /// Moves garbage out of its place; it goes with the returned scratch directory, and is in nobody's way until then.
+    fn set_aside(
+        &self,
+        keep: Keep,
+        patience: Patience,
+        waiting: &mut dyn FnMut(),
+    ) -> Result<(Garbage, Scratch), StoreError> {
+        let scratch = self.scratch()?;
+        let _alone = self.collect_alone(patience, waiting)?;
+        let mut garbage = self.find_garbage(keep)?;
+        for (number, path) in garbage.kinds().into_iter().flatten().enumerate() {
+            let away = scratch.path().join(number.to_string());
+            fs::rename(&*path, &away).map_err(io_error("remove", path))?;
+            *path = away;
+        }
+        self.sweep_stamps();
+        Ok((garbage, scratch))
+    }
+
+    fn find_garbage(&self, keep: Keep) -> Result<Garbage, StoreError> {
         let mut marked = Marked::default();
         for digest in self.refs()?.into_iter().filter_map(|(_, digest)| digest) {
             self.mark_image(&digest, &mut marked);
@@ -63,42 +164,30 @@ impl Store {
         if keep == Keep::Memoised {
             self.mark_memos(&mut marked)?;
         }
-        let mut report = GarbageReport::default();
-        let act = |path: &Path, marks: &BTreeSet<String>, suffix: &str| -> Result<(u64, u64), StoreError> {
-            let (mut count, mut bytes) = (0, 0);
-            for name in names(path)? {
-                if marks.contains(name.trim_end_matches(suffix)) {
-                    continue;
-                }
-                let path = path.join(&name);
-                count += 1;
-                bytes += size_of(&path);
-                if !dry_run {
-                    self.remove(&path)?;
-                }
-            }
-            Ok((count, bytes))
+        let unmarked = |folder: &str, marks: &BTreeSet<String>, suffix: &str| {
+            let folder = self.root.join(folder);
+            let mut found = names(&folder)?;
+            found.retain(|name| !marks.contains(name.trim_end_matches(suffix)));
+            Ok::<_, StoreError>(found.iter().map(|name| folder.join(name)).collect::<Vec<_>>())
         };
         let none = BTreeSet::new();
-        let mut bytes = 0;
-        let mut add = |(count, more): (u64, u64)| {
-            bytes += more;
-            count
+        let mut garbage = Garbage {
+            snapshots: unmarked("snapshots", &marked.images, ".json")?,
+            layers: unmarked("layers", &marked.layers, "")?,
+            blobs: unmarked("blobs/sha256", &marked.blobs, "")?,
+            partials: unmarked("partial", &none, "")?,
+            ..Garbage::default()
         };
-        report.snapshots = add(act(&self.root.join("snapshots"), &marked.images, ".json")?);
+        garbage.partials.retain(|path| is_unlocked(path));
         if keep == Keep::ImagesOnly {
             for kind in MemoKind::ALL {
-                report.memos += add(act(&self.root.join("memo").join(kind.folder()), &none, ".json")?);
+                garbage
+                    .memos
+                    .extend(unmarked(&format!("memo/{}", kind.folder()), &none, "")?);
             }
-            report.downloads = add(act(&self.root.join("downloads"), &none, "")?);
+            garbage.downloads = unmarked("downloads", &none, "")?;
         }
-        report.layers = add(act(&self.root.join("layers"), &marked.layers, "")?);
-        report.blobs = add(act(&self.root.join("blobs/sha256"), &marked.blobs, "")?);
-        if !dry_run {
-            self.sweep_stamps();
-        }
-        report.bytes = bytes;
-        Ok(report)
+        Ok(garbage)
     }
 
     fn mark_image(&self, digest: &Digest, marked: &mut Marked) {
@@ -136,19 +225,11 @@ impl Store {
         }
         Ok(())
     }
+}
 
-    /// Out of its place by rename first, so that nobody finds half of it.
-    fn remove(&self, path: &Path) -> Result<(), StoreError> {
-        let scratch = self.scratch()?;
-        let away = scratch.path().join("removed");
-        fs::rename(path, &away).map_err(io_error("remove", path))?;
-        let removed = if away.is_dir() {
-            fs::remove_dir_all(&away)
-        } else {
-            fs::remove_file(&away)
-        };
-        removed.map_err(io_error("remove", path))
-    }
+/// Whether nobody is at a download. Whoever begins one now waits for the collector first.
+fn is_unlocked(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok())
 }
 
 fn names(directory: &Path) -> Result<Vec<String>, StoreError> {
@@ -178,5 +259,33 @@ fn size_of(path: &Path) -> u64 {
         }
         Ok(found) => found.len(),
         Err(_) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::{add_image, store};
+
+    #[test]
+    fn nobody_waits_while_garbage_is_deleted() {
+        let (_scratch, store) = store();
+        add_image(&store, "x").unwrap();
+        store.remove_ref(&"image:1".parse().unwrap()).unwrap();
+        let (garbage, scratch) = store
+            .set_aside(Keep::ImagesOnly, Patience::default(), &mut || ())
+            .unwrap();
+        // All of it is still there, and the lock is free again.
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 5);
+        assert!(names(&store.root.join("layers")).unwrap().is_empty());
+        let none = Patience {
+            most: Duration::ZERO,
+            between: Duration::ZERO,
+        };
+        drop(store.collect_alone(none, &mut || panic!("somebody has it")).unwrap());
+        let report = garbage.report();
+        assert_eq!((report.blobs, report.layers, report.snapshots), (3, 1, 1));
+        drop(scratch);
+        assert!(names(&store.root.join("tmp")).unwrap().is_empty());
     }
 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::archive::layer::LayerWriter;
 use crate::oci::{media_type, Descriptor};
 use crate::policy::ExtractionLimits;
-use crate::store::tests::{add_image, add_layer, store};
+use crate::store::tests::{add_image, add_layer, collect, store};
 use crate::store::{Keep, MemoKind};
 
 /// An image written in an earlier boot, looked at after the next one.
@@ -43,6 +43,19 @@ impl Restarted {
         self.store.layer_stamp(&self.diff_id).map(|stamp| stamp.boot)
     }
 
+    /// What a run does; whether it got by without unpacking.
+    fn run(&self, store: &Store) -> bool {
+        assert!(store.snapshot(&self.image).unwrap().is_none(), "it is trusted unread");
+        let inode = || {
+            let found = fs::metadata(self.tree()).ok();
+            found.map(|found| std::os::unix::fs::MetadataExt::ino(&found))
+        };
+        let before = inode();
+        store.restore_snapshot(&self.image).unwrap();
+        assert!(store.snapshot(&self.image).unwrap().is_some());
+        inode() == before
+    }
+
     fn is_intact(&self) {
         assert_eq!(fs::read_to_string(self.tree().join("etc/a")).unwrap(), "what it is");
         assert_eq!(fs::read_link(self.tree().join("etc/b")).unwrap(), Path::new("a"));
@@ -55,15 +68,22 @@ impl Restarted {
 fn an_intact_tree_of_another_boot_is_read_once_and_never_again() {
     let made = restarted();
     assert!(made.store.layer_tree(&made.diff_id).is_none(), "it is trusted unread");
-    assert!(made.store.snapshot(&made.image).unwrap().is_some());
+    assert!(made.run(&made.store));
     assert_eq!(made.boot(), Some(Stamp::durable()));
     made.is_intact();
     // Nobody looks any more, in whichever boot: what was read back is on the disk.
     fs::write(made.tree().join("etc/a"), b"").unwrap();
     assert!(made.store.snapshot(&made.image).unwrap().is_some());
     let third = made.store.after_boot("third");
-    assert!(third.snapshot(&made.image).unwrap().is_some());
+    assert!(made.run(&third));
     assert!(third.layer_tree(&made.diff_id).is_some());
+}
+
+#[test]
+fn an_image_without_its_documents_runs_when_its_layers_are_whole() {
+    let made = restarted();
+    fs::remove_file(made.store.blob_path(&made.image)).unwrap();
+    assert!(made.run(&made.store));
 }
 
 #[test]
@@ -99,16 +119,13 @@ fn a_damaged_tree_is_unpacked_again_and_looked_at_again_after_the_next_boot() {
     for (what, damage) in damages {
         let made = restarted();
         damage(&made.tree());
-        assert!(made.store.snapshot(&made.image).unwrap().is_none(), "{what}");
-        let image = made.store.open_image(&made.image).unwrap();
-        made.store.ensure_snapshot(&image).unwrap();
+        assert!(!made.run(&made.store), "{what}");
         made.is_intact();
         assert_eq!(made.boot(), Some(made.store.boot.clone()), "{what}");
-        assert!(made.store.snapshot(&made.image).unwrap().is_some(), "{what}");
 
         damage(&made.tree());
-        let third = made.store.after_boot("third");
-        assert!(third.snapshot(&made.image).unwrap().is_none(), "{what}, again");
+        assert!(!made.run(&made.store.after_boot("third")), "{what}, again");
+        made.is_intact();
     }
 }
 
@@ -117,11 +134,8 @@ fn documents_that_are_empty_are_made_again() {
     for name in ["stamp.json", "meta.json"] {
         let made = restarted();
         fs::write(made.store.layer_folder(&made.diff_id).join(name), b"").unwrap();
-        assert!(made.store.snapshot(&made.image).unwrap().is_none(), "{name}");
-        let image = made.store.open_image(&made.image).unwrap();
-        made.store.ensure_snapshot(&image).unwrap();
+        assert!(!made.run(&made.store), "{name}");
         made.is_intact();
-        assert!(made.store.layer_tree(&made.diff_id).is_some(), "{name}");
     }
     let made = restarted();
     fs::write(
@@ -129,17 +143,13 @@ fn documents_that_are_empty_are_made_again() {
         b"",
     )
     .unwrap();
-    assert!(made.store.snapshot(&made.image).unwrap().is_none());
-    made.store
-        .ensure_snapshot(&made.store.open_image(&made.image).unwrap())
-        .unwrap();
-    assert!(made.store.snapshot(&made.image).unwrap().is_some());
+    assert!(made.run(&made.store));
 
     let key = Digest::of(b"key");
     made.store.put_memo(MemoKind::Wheel, &key, &1).unwrap();
     fs::write(made.store.root.join(format!("memo/wheel/{}.json", key.hex())), b"").unwrap();
     assert_eq!(made.store.memo::<i32>(MemoKind::Wheel, &key).unwrap(), None);
-    made.store.collect_garbage(Keep::Memoised, false).unwrap();
+    collect(&made.store, Keep::Memoised, false);
 }
 
 #[test]

@@ -86,28 +86,29 @@ impl Store {
         })
     }
 
-    /// The prepared form of an image, if it is complete and its layers are whole. Reads one small file, but for the first
-    /// time in a boot of the machine: then layers of an earlier boot are read and compared.
+    /// The prepared form of an image, if it is complete and was made or looked at in this boot of the machine. Reads one
+    /// small file, however many layers there are.
     pub fn snapshot(&self, digest: &Digest) -> Result<Option<Snapshot>, StoreError> {
-        let Some(mut snapshot) = self.read_snapshot(digest)? else {
-            return Ok(None);
-        };
-        if snapshot.boot.as_ref() == Some(&self.boot) {
-            return Ok(Some(snapshot));
-        }
-        let damaged = AtomicBool::new(false);
-        in_pairs(&snapshot.layers, |diff_id| {
-            if !self.layer_is_whole(diff_id)? {
-                damaged.store(true, Ordering::Relaxed);
+        let snapshot = self.read_snapshot(digest)?;
+        Ok(snapshot.filter(|snapshot| snapshot.boot.as_ref() == Some(&self.boot)))
+    }
+
+    /// The same when that gives none: layers of an earlier boot are read and compared, and unpacked again when they are
+    /// damaged or missing. Only then the image itself has to be there.
+    pub fn restore_snapshot(&self, digest: &Digest) -> Result<Snapshot, StoreError> {
+        if let Some(mut snapshot) = self.read_snapshot(digest)? {
+            let damaged = AtomicBool::new(false);
+            in_pairs(&snapshot.layers, |diff_id| {
+                damaged.fetch_or(!self.layer_is_whole(diff_id)?, Ordering::Relaxed);
+                Ok(())
+            })?;
+            if !damaged.into_inner() {
+                snapshot.boot = Some(self.boot.clone());
+                self.write_snapshot(&snapshot)?;
+                return Ok(snapshot);
             }
-            Ok(())
-        })?;
-        if damaged.into_inner() {
-            return Ok(None);
         }
-        snapshot.boot = Some(self.boot.clone());
-        self.write_snapshot(&snapshot)?;
-        Ok(Some(snapshot))
+        self.ensure_snapshot(&self.open_image(digest)?)
     }
 
     /// The snapshot as it is written, whether or not its layers are there.

@@ -176,6 +176,7 @@ impl Store {
             io::ErrorKind::StorageFull => StoreError::NoSpace {
                 action: "write",
                 path: path.clone(),
+                source,
             }
             .into(),
             _ => LayoutError::Io {

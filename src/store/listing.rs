@@ -2,8 +2,8 @@
 //! of their listings.
 //!
 //! ```text
-//! {"schema":2,"entries":{
-//! "etc":{"mode":493},                                          a directory; "opaque":true hides lower layers
+//! {"schema":2,"opaque":false,"entries":{                       whether the root hides lower layers
+//! "etc":{"mode":493},                                          a directory; "opaque":true when it hides them
 //! "etc/a":{"mode":420,"size":1,"sha256":"sha256:..."},
 //! "etc/b":{"target":"a"},
 //! "etc/c":{"whiteout":true}}}
@@ -22,6 +22,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{openat2, statat, AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use serde::Serialize;
 
+use super::whiteouts::OPAQUE;
 use crate::oci::{Digest, Hasher};
 
 /// Deeper than any path that can be unpacked (`ExtractionLimits::depth`).
@@ -53,7 +54,7 @@ pub type Digests = HashMap<u64, Digest>;
 
 /// Writes the listing of `tree`. Files that `known` does not have are read.
 pub fn write(tree: BorrowedFd<'_>, known: &Digests, out: &mut dyn Write) -> io::Result<()> {
-    out.write_all(b"{\"schema\":2,\"entries\":{")?;
+    write!(out, "{{\"schema\":2,\"opaque\":{},\"entries\":{{", is_opaque(tree))?;
     let mut walk = Walk {
         known,
         out,
@@ -137,10 +138,7 @@ fn open(directory: BorrowedFd<'_>, name: &str, flags: OFlags) -> io::Result<Owne
 
 fn is_opaque(directory: BorrowedFd<'_>) -> bool {
     let mut value = [0u8; 1];
-    matches!(
-        rustix::fs::fgetxattr(directory, "user.overlay.opaque", &mut value),
-        Ok(1)
-    ) && value == *b"y"
+    matches!(rustix::fs::fgetxattr(directory, OPAQUE, &mut value), Ok(1)) && value == *b"y"
 }
 
 /// The digest of what is left to read of a file.

@@ -1,11 +1,13 @@
 //! Locks between processes: all are `flock`, so the kernel frees them with their holder, however it dies.
 
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::path::Path;
+use std::time::Instant;
 
 use rustix::fs::{flock, FlockOperation};
 
-use super::{io_error, Store, StoreError};
+use super::{io_error, Patience, Store, StoreError};
 use crate::oci::Digest;
 
 /// A promise that garbage collection leaves an image alone; ends when dropped, and with the process.
@@ -74,9 +76,30 @@ impl Store {
         self.collector_lock(FlockOperation::LockShared)
     }
 
-    /// Waits until nobody keeps us out, and keeps others out.
-    pub(super) fn collect_alone(&self) -> Result<CollectorLock, StoreError> {
-        self.collector_lock(FlockOperation::LockExclusive)
+    /// Keeps everybody else out, once nobody keeps us out. Never waits in the lock's queue, where others would wait for us.
+    pub(super) fn collect_alone(
+        &self,
+        patience: Patience,
+        waiting: &mut dyn FnMut(),
+    ) -> Result<CollectorLock, StoreError> {
+        let until = Instant::now() + patience.most;
+        let mut announced = false;
+        loop {
+            match self.collector_lock(FlockOperation::NonBlockingLockExclusive) {
+                Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other,
+            }
+            if Instant::now() >= until {
+                return Err(StoreError::Busy {
+                    path: self.root.clone(),
+                });
+            }
+            if !announced {
+                waiting();
+                announced = true;
+            }
+            std::thread::sleep(patience.between);
+        }
     }
 
     fn collector_lock(&self, operation: FlockOperation) -> Result<CollectorLock, StoreError> {

@@ -31,7 +31,7 @@
 //! snapshots and `index.json` that cannot be read count as absent. A name that cannot be read is an error that says so:
 //! naming the image again, or removing the name, is the repair.
 //!
-//! **Lock order.** `locks/collector` (shared by all that make or look up, alone for the collector) before the other
+//! **Lock order.** `locks/collector` (shared by all that make or look up, alone for the collector, which only tries) before the other
 //! `locks/`, those before `partial/`; leases are shared and never wait; `tmp/` locks are only ever tried.
 
 mod blobs;
@@ -50,6 +50,7 @@ mod oci_archive;
 mod origins;
 mod refs;
 mod scratch;
+mod stack;
 mod whiteouts;
 
 use std::fs;
@@ -57,7 +58,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use blobs::BlobWriter;
-pub use collect::{GarbageReport, Keep};
+pub use collect::{GarbageReport, Keep, Patience};
 pub use downloads::Partial;
 pub use durability::Stamp;
 pub use images::{Image, Snapshot};
@@ -68,6 +69,7 @@ pub use memo::MemoKind;
 pub use oci_archive::ArchiveError;
 pub use refs::check_name;
 pub use scratch::{abandon, Scratch};
+pub use stack::{Found, LastLink, LayerStack};
 
 use crate::archive::tar_reader::TarError;
 use crate::oci::{Descriptor, DiffId, Digest, ParseImageError};
@@ -97,12 +99,14 @@ pub enum StoreError {
         source: io::Error,
     },
     /// The disk is full.
-    #[error("{action} {path}: no space left on the device")]
+    #[error("{action} {path}: there is no space left for the store")]
     NoSpace {
         /// What was attempted.
         action: &'static str,
         /// On what.
         path: PathBuf,
+        /// The reason; those who look for it find it as a source.
+        source: io::Error,
     },
     /// Made by another version.
     #[error("open store {path}: it is {got:?}, this gantry reads {VERSION:?}")]
@@ -192,6 +196,12 @@ pub enum StoreError {
         /// The reference.
         reference: String,
     },
+    /// Others are at work.
+    #[error("collect garbage in {path}: builds or other commands are using it")]
+    Busy {
+        /// The root.
+        path: PathBuf,
+    },
     /// A name whose file is empty or damaged.
     #[error("read the name {reference}: it is damaged; build or load the image again under this name, or remove it: `gantry images rm {reference}`")]
     DamagedName {
@@ -274,6 +284,7 @@ fn io_error<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> S
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::NoSpace {
             action,
             path: path.to_owned(),
+            source,
         },
         _ => StoreError::Io {
             action,

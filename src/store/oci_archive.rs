@@ -242,6 +242,7 @@ fn write_blob(entry: &mut impl Read, directory: &Path, digest: &Digest) -> Resul
         io::ErrorKind::StorageFull => ArchiveError::Store(StoreError::NoSpace {
             action: "write",
             path: path.clone(),
+            source,
         }),
         _ => ArchiveError::Io { action: "read", source },
     };

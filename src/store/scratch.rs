@@ -1,6 +1,8 @@
 //! Directories of one process under `tmp/`: removed when dropped, and by anyone once their process is dead.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -12,12 +14,28 @@ use super::{io_error, Store, StoreError};
 /// The directories of this process, for [`abandon`].
 static LIVE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
+/// Says, in a scratch directory, what of its process is elsewhere.
+const ELSEWHERE: &str = "elsewhere";
+
 /// Removes every scratch directory of this process, because it is about to end without running destructors.
 pub fn abandon() {
     // A poisoned list is still a list.
     let live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
     for path in live.iter() {
+        remove_elsewhere(path);
         let _ = fs::remove_dir_all(path);
+    }
+}
+
+/// Removes the file or directory outside the store that the scratch directory `path` names, if it names one.
+fn remove_elsewhere(path: &Path) {
+    let Ok(named) = fs::read(path.join(ELSEWHERE)) else {
+        return;
+    };
+    let named = Path::new(OsStr::from_bytes(&named));
+    if fs::remove_file(named).is_err() {
+        make_removable(named);
+        let _ = fs::remove_dir_all(named);
     }
 }
 
@@ -65,6 +83,20 @@ impl Store {
         }
     }
 
+    /// The same, and `elsewhere`, a file or directory outside the store that its owner makes and removes, goes with it when
+    /// its owner cannot remove it.
+    pub fn scratch_with(&self, elsewhere: &Path) -> Result<Scratch, StoreError> {
+        let scratch = self.scratch()?;
+        let name = scratch.path().join(ELSEWHERE);
+        // Under another name it is half there.
+        let temporary = scratch.path().join("half");
+        let written = fs::write(&temporary, elsewhere.as_os_str().as_bytes());
+        written
+            .and_then(|()| fs::rename(&temporary, &name))
+            .map_err(io_error("write", &name))?;
+        Ok(scratch)
+    }
+
     /// Removes what dead processes left in `tmp/`; returns how many things that were. One `readdir` when there is nothing.
     /// What cannot be removed now is left to the next sweep.
     pub fn sweep(&self) -> Result<u64, StoreError> {
@@ -79,6 +111,7 @@ impl Store {
             }
             // The lock is ours: its owner is dead, has not taken it yet and will notice that the directory is gone, or has
             // removed the directory since we opened it.
+            remove_elsewhere(&path);
             make_removable(&path);
             removed += u64::from(fs::remove_dir_all(&path).is_ok());
         }

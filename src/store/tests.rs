@@ -53,6 +53,12 @@ pub fn add_image(store: &Store, text: &str) -> Result<Digest, StoreError> {
     Ok(digest)
 }
 
+pub fn collect(store: &Store, keep: Keep, dry_run: bool) -> GarbageReport {
+    store
+        .collect_garbage(keep, dry_run, Patience::default(), &mut || panic!("nobody is there"))
+        .unwrap()
+}
+
 #[test]
 fn every_durable_step_may_fail_and_the_next_try_gives_the_same() {
     let (_clean_scratch, clean) = store();
@@ -233,18 +239,14 @@ fn sweeping_never_fails_for_what_others_make_and_drop_meanwhile() {
 fn garbage_is_what_no_name_leads_to() {
     let (_scratch, store) = store();
     let digest = add_image(&store, "x").unwrap();
-    assert_eq!(store.collect_garbage(Keep::ImagesOnly, false).unwrap().blobs, 0);
+    assert_eq!(collect(&store, Keep::ImagesOnly, false).blobs, 0);
     let lease = store.lease(&digest).unwrap();
     assert!(store.remove_ref(&"image:1".parse().unwrap()).unwrap());
-    assert_eq!(
-        store.collect_garbage(Keep::ImagesOnly, false).unwrap().blobs,
-        0,
-        "it is in use"
-    );
+    assert_eq!(collect(&store, Keep::ImagesOnly, false).blobs, 0, "it is in use");
     drop(lease);
-    let dry = store.collect_garbage(Keep::ImagesOnly, true).unwrap();
+    let dry = collect(&store, Keep::ImagesOnly, true);
     assert_eq!((dry.blobs, dry.layers, dry.snapshots), (3, 1, 1));
-    assert_eq!(store.collect_garbage(Keep::ImagesOnly, false).unwrap().blobs, 3);
+    assert_eq!(collect(&store, Keep::ImagesOnly, false).blobs, 3);
     assert!(store.find_ref(&"image:1".parse().unwrap()).unwrap().is_none());
 }
 
@@ -355,4 +357,46 @@ fn naming_an_image_again_offers_it_to_other_tools_again() {
     fs::write(store.root.join("refs/_local/image/1"), "damaged").unwrap();
     store.ensure_ref(&name, &digest).unwrap();
     assert_eq!(store.find_ref(&name).unwrap(), Some(digest));
+}
+
+#[test]
+fn a_collector_tries_for_a_while_and_nobody_waits_for_it_meanwhile() {
+    let (_scratch, store) = store();
+    let patience = Patience {
+        most: std::time::Duration::from_millis(20),
+        between: std::time::Duration::from_millis(1),
+    };
+    let kept_out = store.keep_collector_out().unwrap();
+    let mut told = 0;
+    let mut waiting = || {
+        told += 1;
+        // A blocked writer would stop this reader.
+        drop(store.keep_collector_out().unwrap());
+    };
+    let busy = store.collect_garbage(Keep::Memoised, false, patience, &mut waiting);
+    assert!(
+        matches!(&busy, Err(StoreError::Busy { path }) if *path == store.root),
+        "{busy:?}"
+    );
+    assert_eq!(told, 1);
+
+    let mut kept_out = Some(kept_out);
+    store
+        .collect_garbage(Keep::Memoised, false, Patience::default(), &mut || {
+            drop(kept_out.take())
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_download_that_nobody_is_at_is_garbage() {
+    let (_scratch, store) = store();
+    let (left, under_way) = (Digest::of(b"left"), Digest::of(b"under way"));
+    store.partial(&left, &mut || ()).unwrap().append(b"le").unwrap();
+    let mut partial = store.partial(&under_way, &mut || ()).unwrap();
+    partial.append(b"under").unwrap();
+    let report = collect(&store, Keep::Memoised, false);
+    assert_eq!((report.partials, report.bytes), (1, 2));
+    assert!(!store.root.join("partial").join(left.hex()).exists());
+    assert!(store.root.join("partial").join(under_way.hex()).exists());
 }

@@ -19,7 +19,7 @@ use super::layers::{split, LayerStaging};
 use super::Store;
 use crate::oci::DiffId;
 
-const OPAQUE: &str = "user.overlay.opaque";
+pub(super) const OPAQUE: &str = "user.overlay.opaque";
 /// Names that are kept in memory; half a million of the longest would be two gigabytes. A distribution has 10 MiB.
 const MAX_BYTES: usize = 64 << 20;
 

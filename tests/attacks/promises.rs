@@ -8,7 +8,7 @@ use gantry::policy::Promise;
 use crate::rows::GROUPS;
 
 /// Promises of the document that are no promise of a run's outcome.
-const MORE: [&str; 3] = ["secrets", "input", "output collection"];
+const MORE: [&str; 4] = ["egress", "secrets", "input", "output collection"];
 
 fn read(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -27,7 +27,8 @@ fn rows(document: &str) -> Vec<(String, Vec<String>)> {
     .collect()
 }
 
-/// `attacks::GROUP::ATTACK` (or `*` for all of a group), `FILE::TEST` of this folder's parent, `src/FILE::TEST`.
+/// `attacks::GROUP::ATTACK` (or `*` for all of a group), `limits::CHECK` of the driver in User-Mode Linux, `FILE::TEST` of
+/// this folder's parent, `src/FILE::TEST`.
 fn exists(test: &str) -> bool {
     let holds = |path: &str, name: &str| read(path).contains(&format!("fn {name}()"));
     match test.split("::").collect::<Vec<_>>().as_slice() {
@@ -35,6 +36,7 @@ fn exists(test: &str) -> bool {
             Some((_, rows)) => *attack == "*" || rows.iter().any(|row| row.name == *attack),
             None => holds(&format!("tests/attacks/{group}.rs"), attack),
         },
+        ["limits", check] => read("tests/limits/driver.py").contains(&format!("\ndef {check}():\n")),
         [path, name] if path.starts_with("src/") => holds(&format!("{path}.rs"), name),
         [file, name] => holds(&format!("tests/{file}.rs"), name),
         _ => false,

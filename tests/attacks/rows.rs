@@ -384,6 +384,8 @@ group! { bombs:
     locked_memory: "ENOMEM", Host "ok";
     huge_pages: "EPERM", Host "ok";
     open_files: "EMFILE", Host "ok";
+    inotify_instances: "EMFILE", Host "ok";
+    inotify_watches: "ENOSPC", Host "ok";
     raise_open_files: "EPERM", Host "ok";
     raise_processes: "EPERM", Host "ok";
     raise_core: "EPERM", Host "ok";

@@ -1,5 +1,6 @@
 """Attacks that show from outside: what is left after the run, what comes out of it, who else is hit."""
 
+import ctypes
 import mmap
 import os
 import signal
@@ -133,6 +134,19 @@ def take_unmapped(mebibytes):
     print("taken", flush=True)
 
 
+def take_cut(mebibytes):
+    """The same: of each mapping one page stays, and with it all pages; mremap brings them back."""
+    piece = 50 << 20
+    for _ in range((mebibytes << 20) // piece):
+        start = kernel.raw(9, 0, piece, 3, 0x21, -1, 0)
+        for at in range(0, piece, 1 << 20):
+            ctypes.memset(start + at, 1, 1 << 20)
+            time.sleep(0.002)
+        assert kernel.raw(11, start + 4096, piece - 4096) == 0
+    start = kernel.raw(25, start, 4096, piece, 1, 0)
+    print("taken" if ctypes.string_at(start + piece - 1, 1) == b"\1" else "lost", flush=True)
+
+
 def take_headless(mebibytes):
     """A process whose first thread has ended shows no memory of its own."""
     threading.Thread(target=lambda: (take(mebibytes), os._exit(0))).start()
@@ -146,11 +160,53 @@ def hide_memory(how, mebibytes):
         os.setsid()
         kernel.raw(157, 4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
         if os.fork() == 0:
-            {"plain": take, "unmapped": take_unmapped, "headless": take_headless}[how](int(mebibytes))
+            takes = {"plain": take, "unmapped": take_unmapped, "cut": take_cut, "headless": take_headless}
+            takes[how](int(mebibytes))
         os._exit(0)
     os.close(held)
     os.wait()
     os.read(ended, 1)  # until the last holder of the other end is gone
+
+
+def descriptors_under_way():
+    """Sends descriptors that nobody receives until the kernel refuses; says how many there are, and holds them."""
+    count, kept = 0, []
+    try:
+        while count < 4096:
+            kept.append(socket.socketpair())
+            socket.send_fds(kept[-1][0], [b"x"], [1] * 253)
+            count += 253
+    except OSError as error:
+        print("up", kernel.name_of(error.errno), count, flush=True)
+    time.sleep(600)
+
+
+def packets(seconds):
+    """Single bytes, each a packet, so that the reader gets no more than one at a time; then what it cost ourselves."""
+    import fcntl
+
+    flags = fcntl.fcntl(1, fcntl.F_GETFL)
+    fcntl.fcntl(1, fcntl.F_SETFL, flags | os.O_DIRECT)
+    end = time.monotonic() + float(seconds)
+    while time.monotonic() < end:
+        os.write(1, b"x")
+
+
+def many_mappings(processes, mappings):
+    """More mappings than anyone can look through between two looks; each process says when it has its own."""
+    ended, end = os.pipe()
+    for _ in range(int(processes)):
+        if os.fork() == 0:
+            size = 4096 * int(mappings)
+            start = kernel.raw(9, 0, size, 1, 0x4022, -1, 0)
+            for at in range(4096, size, 8192):
+                kernel.LIBC.mprotect(ctypes.c_void_p(start + at), ctypes.c_size_t(4096), 0)
+            os.write(end, b"x")
+            time.sleep(600)
+    for _ in range(int(processes)):
+        os.read(ended, 1)
+    print("up", flush=True)
+    time.sleep(600)
 
 
 def escapes():

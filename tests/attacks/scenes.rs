@@ -366,7 +366,7 @@ fn the_init_and_the_workload_are_the_only_processes() {
 /// A process that forbids dumps is owned by root in /proc, and its parent is not the one that started it.
 #[test]
 fn memory_cannot_be_hidden_from_the_watch() {
-    for how in ["plain", "unmapped", "headless"] {
+    for how in ["plain", "unmapped", "cut", "headless"] {
         let (done, outcome) = scene(&["--memory", "64M"], &["hide_memory", how, "400"]);
         assert_eq!(
             (&outcome["status"], done.code),
@@ -386,6 +386,122 @@ fn memory_cannot_be_hidden_from_the_watch() {
             done.stderr
         );
     }
+}
+
+/// The kernel counts descriptors on their way between processes for all processes of a user, and refuses one whose soft
+/// limit on open files they exceed.
+#[test]
+fn descriptors_under_way_in_one_run_do_not_keep_others_from_starting() {
+    let gantry = shared();
+    // As low as it gets: what a session of a user has by default, soft and hard.
+    let low = |soft: &str, hard: &str, words: &[&str]| {
+        let mut run = gantry.command();
+        run.args(["run", "--allow-degraded", DEGRADED, image(), "--"])
+            .args(words);
+        let mut shell = Command::new("/bin/sh");
+        let script = format!("ulimit -Sn {soft}; ulimit -Hn {hard}; exec \"$0\" \"$@\"");
+        shell.args(["-c", &script]).arg(run.get_program()).args(run.get_args());
+        shell
+            .env_clear()
+            .envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        shell.stdin(Stdio::null());
+        shell
+    };
+    let mut holder = low("1024", "1024", &["scene", "descriptors_under_way"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(holder.stdout.as_mut().unwrap()), &mut line).unwrap();
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let other = low("1024", "1024", &["scene", "escapes"]).output().unwrap();
+    let lower = low("256", "4096", &["scene", "escapes"]).output().unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_child(&holder), rustix::process::Signal::TERM).unwrap();
+    holder.wait().unwrap();
+    let count: u32 = words[2].parse().unwrap();
+    assert_eq!(words[1], "ETOOMANYREFS");
+    assert!((500..=1024).contains(&count), "{count}");
+    for output in [other, lower] {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    // Outside, with the soft limit that a run used to have, there are more under way than a run of that limit can bear.
+    let (_app, mut command) = twin(&["descriptors_under_way"]);
+    let mut shell = Command::new("/bin/sh");
+    shell
+        .args(["-c", "ulimit -Sn 1024; exec \"$0\" \"$@\""])
+        .arg(command.get_program())
+        .args(command.get_args());
+    command = shell;
+    let mut child = command
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.as_mut().unwrap()), &mut line).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let count: u32 = line.split_whitespace().last().unwrap().parse().unwrap();
+    assert!(line.starts_with("up ETOOMANYREFS") && count > 1024, "{line}");
+}
+
+/// A read for each byte would take gantry a whole processor.
+#[test]
+fn output_in_packets_of_a_byte_does_not_busy_gantry() {
+    let mut command = shared().command();
+    // The limit on memory is far away: its looks are not what is measured.
+    command.args([
+        "run",
+        "--allow-degraded",
+        DEGRADED,
+        image(),
+        "--",
+        "scene",
+        "packets",
+        "2",
+    ]);
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+    let stat = format!("/proc/{}/stat", child.id());
+    let mut ticks = 0;
+    while child.try_wait().unwrap().is_none() {
+        let text = fs::read_to_string(&stat).unwrap_or_default();
+        let fields: Vec<&str> = text.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+        // utime and stime, in hundredths (proc_pid_stat(5)); zero once it is dead.
+        let found = fields
+            .get(11..13)
+            .map_or(0, |both| both.iter().map(|one| one.parse::<u64>().unwrap()).sum());
+        ticks = ticks.max(found);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(ticks < 70, "{ticks} hundredths of a second in two seconds");
+}
+
+/// A look at every mapping would take seconds, in which gantry hears nothing.
+#[test]
+fn many_mappings_do_not_blind_gantry() {
+    let began = Instant::now();
+    let (done, outcome) = scene(&["--pids", "64", "--timeout", "60s"], &["many_mappings", "60", "65000"]);
+    let took = began.elapsed();
+    let enforced = outcome["enforced"]["memory"] == "enforced";
+    assert!(
+        enforced || (done.code, &outcome["status"]) == (137, &"oom".into()),
+        "{} {outcome}",
+        done.stderr
+    );
+    assert!(enforced || took < Duration::from_secs(10), "{took:?}");
+
+    // Fewer than that are looked through, and a signal is heard all the same.
+    let mut command = shared().command();
+    command.args(["run", "--allow-degraded", DEGRADED, "--timeout", "60s"]);
+    command.args([image(), "--", "scene", "many_mappings", "3", "50000"]);
+    let mut child = up(command);
+    let asked = Instant::now();
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!(status.code().or(status.signal()), Some(128 + 15));
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
 }
 
 fn children(pid: u32) -> Vec<u32> {

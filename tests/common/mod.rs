@@ -249,3 +249,47 @@ pub fn tiny(gantry: &Gantry, names: &[&str]) -> Vec<String> {
     };
     names.iter().map(make).collect()
 }
+
+/// Argument one is a layout of one image, two the entries of a layer, three the new environment or null.
+const ADD_LAYER: &str = r#"
+import gzip, hashlib, io, json, os, sys, tarfile
+root, entries, env = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
+def load(descriptor): return json.load(open(path(descriptor["digest"])))
+def path(digest): return os.path.join(root, "blobs/sha256", digest.split(":")[1])
+def store(data):
+    digest = "sha256:" + hashlib.sha256(data).hexdigest()
+    open(path(digest), "wb").write(data)
+    return {"digest": digest, "size": len(data)}
+def dump(value): return json.dumps(value).encode()
+out = io.BytesIO()
+with tarfile.open(fileobj=out, mode="w") as tar:
+    for name, what in entries.items():
+        entry = tarfile.TarInfo(name)
+        if isinstance(what, dict):
+            entry.type, entry.linkname = tarfile.SYMTYPE, what["link"]
+            tar.addfile(entry)
+        else:
+            if what is None:
+                folder, last = os.path.split(name)
+                entry.name, what = os.path.join(folder, ".wh." + last), ""
+            entry.size, entry.mode = len(what.encode()), 0o644
+            tar.addfile(entry, io.BytesIO(what.encode()))
+index = json.load(open(os.path.join(root, "index.json")))
+manifest = load(index["manifests"][0])
+config = load(manifest["config"])
+config["rootfs"]["diff_ids"].append("sha256:" + hashlib.sha256(out.getvalue()).hexdigest())
+config.pop("history", None)
+if env is not None: config["config"]["Env"] = env
+manifest["config"].update(store(dump(config)))
+manifest["layers"].append({"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", **store(gzip.compress(out.getvalue(), mtime=0))})
+index["manifests"][0].update(store(dump(manifest)))
+json.dump(index, open(os.path.join(root, "index.json"), "w"))
+"#;
+
+/// Puts a layer on top of the image of a layout: what a base of somebody else's looks like from here. An entry is a
+/// text, `{"link": TARGET}`, or null for a whiteout.
+pub fn add_layer(layout: &Path, entries: &Value, env: Option<&[&str]>) {
+    let mut command = Command::new("python3");
+    command.args(["-c", ADD_LAYER]).arg(layout).arg(entries.to_string());
+    tool(command.arg(serde_json::json!(env).to_string()));
+}

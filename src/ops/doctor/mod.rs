@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::policy::{Bytes, Confinement, Level, Promise};
-use crate::sandbox::{self, Bundle, CgroupError, End, Finished, Purpose, SandboxError, Sink, Subtree};
+use crate::sandbox::{self, Bundle, CgroupError, End, Finished, Purpose, SandboxError, Signals, Sink, Subtree};
 use crate::store::{Store, StoreError};
 
 pub use host::Observation;
@@ -135,7 +135,11 @@ pub fn hold(scaffold: &Path, layer: &Path, marker: &str) -> Result<(), SandboxEr
     };
     let mut bundle = doctor.bundle(&["wait", "600000"], Confinement::default());
     bundle.argv.push(marker.to_owned());
-    sandbox::run(&bundle, Sink::Inherit).map(drop)
+    let signals = Signals::watch().map_err(|source| SandboxError::Io {
+        action: "watch for signals",
+        source,
+    })?;
+    sandbox::run(&bundle, Sink::Inherit(&signals)).map(drop)
 }
 
 struct Doctor {

@@ -1,5 +1,6 @@
 //! One run of the build script in the sandbox: what it is given, and what of what it leaves is taken.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -40,13 +41,14 @@ pub enum Built {
 }
 
 /// Runs the script with `python` of the tree `lowers` (top first); the archive of `sdist` lies in `input`. Without
-/// `requires` it only says what the package itself asks for.
+/// `requires` it only says what the package itself asks for. `allow_degraded` goes without saying for memory and cpu.
 pub fn build(
     sdist: &LockedSdist,
     python: &str,
     lowers: Vec<PathBuf>,
     input: &Path,
     requires: Option<&[String]>,
+    allow_degraded: &BTreeSet<Promise>,
 ) -> Result<Built, SdistError> {
     // -s -P: nothing but the layers is searched for modules; not -I, which would drop the hash seed.
     let script = [
@@ -71,7 +73,7 @@ pub fn build(
         input: Some(input.to_owned()),
         secrets: Vec::new(),
         purpose: Purpose::PackageBuild,
-        confinement: confinement(),
+        confinement: confinement(allow_degraded),
     };
     let finished = sandbox::run(&bundle, Sink::Capture).map_err(|source| SdistError::Sandbox {
         package: sdist.title(),
@@ -93,7 +95,7 @@ fn environment() -> Vec<(String, String)> {
     .to_vec()
 }
 
-fn confinement() -> Confinement {
+fn confinement(allow_degraded: &BTreeSet<Promise>) -> Confinement {
     Confinement {
         memory: MEMORY,
         #[allow(clippy::cast_precision_loss, reason = "a handful of processors")]
@@ -104,7 +106,7 @@ fn confinement() -> Confinement {
         output_size: OUTPUT,
         output_limit: SAID,
         // As for bytecode: a build is refused for no lack of a cgroup; time, processes and disk are exact.
-        allow_degraded: [Promise::Memory, Promise::Cpu].into(),
+        allow_degraded: allow_degraded | &[Promise::Memory, Promise::Cpu].into(),
         ..Confinement::default()
     }
 }
@@ -191,6 +193,12 @@ fn tail(said: &[u8], truncated: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_machine_accepts_goes_beyond_memory_and_cpu() {
+        let accepted = confinement(&[Promise::Landlock].into()).allow_degraded;
+        assert_eq!(accepted, [Promise::Landlock, Promise::Memory, Promise::Cpu].into());
+    }
 
     #[test]
     fn the_end_of_what_a_build_said_is_bounded() {

@@ -10,8 +10,9 @@ mod confined;
 mod libraries;
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 
 use serde::{Deserialize, Serialize};
 
@@ -30,8 +31,9 @@ use crate::build::sdist::{recipe_key, wheel_key, workshop_key, LockedSdist};
 use crate::build::wheel::{name_and_version, normalise, same_version, Wheel, WheelError};
 use crate::net::Client;
 use crate::oci::Digest;
+use crate::policy::Promise;
 use crate::sandbox::{CollectError, SandboxError};
-use crate::store::{MemoKind, StoreError};
+use crate::store::{Found, LastLink, LayerStack, MemoKind, StoreError};
 use confined::Built;
 
 /// Packages without wheels in one function: each may take minutes; honest functions have one or two.
@@ -147,6 +149,8 @@ pub(super) struct Bench<'a> {
     pub base: &'a BaseImage,
     /// Where the packages of the toolchain come from.
     pub settings: &'a BaseSettings,
+    /// Promises whose loss does not refuse a package's build.
+    pub allow_degraded: &'a BTreeSet<Promise>,
 }
 
 impl WheelMaker<'_> {
@@ -368,23 +372,22 @@ impl Workshop<'_> {
             lowers,
             input.path(),
             requires,
+            self.bench.allow_degraded,
         )?)
     }
 
     /// The toolchain and its headers are of one Debian release; another C library below them does not fit.
     fn check_base(&self, sdist: &LockedSdist) -> Result<(), BuildError> {
         let suite = base::toolchain()?.definition.suite;
-        let mut trees = self.bench.base.layers.iter().rev();
-        let release = trees.find_map(|layer| {
-            let path = self.maker.store.layer_path(&layer.diff_id).join("usr/lib/os-release");
-            let is_file = fs::symlink_metadata(&path).is_ok_and(|found| found.is_file());
-            let mut text = String::new();
-            let file = is_file.then(|| File::open(&path).ok()).flatten()?;
-            file.take(64 << 10).read_to_string(&mut text).ok()?;
-            Some(text)
-        });
+        let trees = self.bench.base.layers.iter().rev();
+        let trees = trees.map(|layer| self.maker.store.layer_path(&layer.diff_id));
+        let read = |stack: LayerStack| match stack.find("usr/lib/os-release", LastLink::Follow)? {
+            Found::File(path) => stack.read(&path, 64 << 10),
+            _ => Ok(Vec::new()),
+        };
+        let release = LayerStack::open(trees).and_then(read).unwrap_or_default();
         let line = format!("VERSION_CODENAME={suite}");
-        if release.is_some_and(|release| release.lines().any(|found| found == line)) {
+        if String::from_utf8_lossy(&release).lines().any(|found| found == line) {
             return Ok(());
         }
         Err(SdistError::Base {

@@ -1,0 +1,314 @@
+//! Unpacked layers seen as the one tree they make, without mounting them.
+//!
+//! The rules are those of the overlay that a run gets: the top layer comes first; a whiteout, an opaque directory or
+//! anything that is no directory hides what lies below it. Links are followed within the image: an absolute target
+//! starts at its root, `..` ends there. The kernel never follows one: it would do so on this machine.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use rustix::fs::{openat, openat2, readlinkat, FileType, Mode, OFlags, ResolveFlags, CWD};
+use rustix::io::Errno;
+
+/// As many as the kernel follows.
+const MAX_LINKS: usize = 40;
+
+/// Layers, top first.
+#[derive(Debug)]
+pub struct LayerStack {
+    trees: Vec<OwnedFd>,
+}
+
+/// What is at a path, and where that is once the links on the way are followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// A regular file.
+    File(String),
+    /// A directory.
+    Directory(String),
+    /// A link that was not to be followed.
+    Link(String),
+    /// A device, a pipe, a socket.
+    Other(String),
+    /// Nothing; it could be made at this path.
+    Nothing(String),
+    /// Nothing can be there: a file is on the way, or links lead nowhere or in a circle.
+    Impossible,
+}
+
+/// What to do with a link at the end of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LastLink {
+    /// Go where it leads.
+    Follow,
+    /// Say that it is one.
+    Keep,
+}
+
+/// A directory of the whole: its path, and the layers it is made of, top first.
+struct Level {
+    path: String,
+    layers: Vec<usize>,
+}
+
+enum Entry {
+    Nothing,
+    Directory(Vec<usize>),
+    Link(String),
+    File,
+    Other,
+}
+
+impl LayerStack {
+    /// Opens the trees of layers, top first.
+    pub fn open(trees: impl IntoIterator<Item = PathBuf>) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = |tree: PathBuf| Ok(openat(CWD, tree, flags, Mode::empty())?);
+        Ok(Self {
+            trees: trees.into_iter().map(open).collect::<io::Result<_>>()?,
+        })
+    }
+
+    /// What is at `path`, with or without a leading slash.
+    pub fn find(&self, path: &str, last: LastLink) -> io::Result<Found> {
+        let root = || Level {
+            path: String::new(),
+            layers: (0..self.trees.len()).collect(),
+        };
+        let mut way = vec![root()];
+        let mut pending = names(path);
+        let mut links = 0;
+        while let Some(name) = pending.pop() {
+            if name == ".." {
+                if way.len() > 1 {
+                    way.pop();
+                }
+                continue;
+            }
+            let Some(here) = way.last() else { break };
+            let path = join(&here.path, &name);
+            match self.entry(here, &path)? {
+                Entry::Directory(layers) => way.push(Level { path, layers }),
+                Entry::Link(_) if pending.is_empty() && last == LastLink::Keep => return Ok(Found::Link(path)),
+                Entry::Link(target) => {
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return Ok(Found::Impossible);
+                    }
+                    if target.starts_with('/') {
+                        way = vec![root()];
+                    }
+                    pending.extend(names(&target));
+                }
+                Entry::Nothing if pending.iter().any(|name| name == "..") => return Ok(Found::Impossible),
+                Entry::Nothing => {
+                    return Ok(Found::Nothing(
+                        pending.iter().rev().fold(path, |path, name| join(&path, name)),
+                    ))
+                }
+                _ if !pending.is_empty() => return Ok(Found::Impossible),
+                Entry::File => return Ok(Found::File(path)),
+                Entry::Other => return Ok(Found::Other(path)),
+            }
+        }
+        Ok(Found::Directory(way.pop().map(|level| level.path).unwrap_or_default()))
+    }
+
+    /// The regular file at `path`, a path of [`Found::File`]: its first `limit` bytes.
+    pub fn read(&self, path: &str, limit: u64) -> io::Result<Vec<u8>> {
+        for tree in &self.trees {
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let file = match openat2(tree, path, flags, Mode::empty(), beneath()) {
+                Err(Errno::NOENT | Errno::NOTDIR) => continue,
+                other => File::from(other?),
+            };
+            if !file.metadata()?.is_file() {
+                break;
+            }
+            let mut contents = Vec::new();
+            file.take(limit).read_to_end(&mut contents)?;
+            return Ok(contents);
+        }
+        Err(io::Error::from(io::ErrorKind::NotFound))
+    }
+
+    /// What the layers of `level` make of `path`, a name in it.
+    fn entry(&self, level: &Level, path: &str) -> io::Result<Entry> {
+        let mut directory = Vec::new();
+        for (number, tree) in level
+            .layers
+            .iter()
+            .filter_map(|number| Some((*number, self.trees.get(*number)?)))
+        {
+            // With these two flags a link at the end is opened itself (openat2(2), RESOLVE_NO_SYMLINKS).
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let found = match openat2(tree, path, flags, Mode::empty(), beneath()) {
+                Err(Errno::NOENT) => continue,
+                other => other?,
+            };
+            let stat = rustix::fs::fstat(&found)?;
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => {
+                    directory.push(number);
+                    if is_opaque(tree, path)? {
+                        break;
+                    }
+                }
+                _ if !directory.is_empty() => break,
+                FileType::CharacterDevice if stat.st_rdev == 0 => return Ok(Entry::Nothing),
+                FileType::RegularFile => return Ok(Entry::File),
+                FileType::Symlink => {
+                    let target = readlinkat(&found, "", Vec::new())?.into_string();
+                    // One that is no text leads nowhere we would go.
+                    return Ok(target.map_or(Entry::Other, Entry::Link));
+                }
+                _ => return Ok(Entry::Other),
+            }
+        }
+        Ok(match directory.is_empty() {
+            true => Entry::Nothing,
+            false => Entry::Directory(directory),
+        })
+    }
+}
+
+/// The names of a path, last first.
+fn names(path: &str) -> Vec<String> {
+    let plain = |name: &&str| !name.is_empty() && *name != ".";
+    path.split('/').rev().filter(plain).map(str::to_owned).collect()
+}
+
+fn join(parent: &str, name: &str) -> String {
+    match parent {
+        "" => name.to_owned(),
+        _ => format!("{parent}/{name}"),
+    }
+}
+
+fn beneath() -> ResolveFlags {
+    ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS
+}
+
+fn is_opaque(tree: &OwnedFd, path: &str) -> io::Result<bool> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = openat2(tree, path, flags, Mode::empty(), beneath())?;
+    let mut value = [0; 1];
+    match rustix::fs::fgetxattr(directory, "user.overlay.opaque", &mut value) {
+        Ok(_) => Ok(value == *b"y"),
+        Err(Errno::NODATA | Errno::NOTSUP) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    use super::*;
+
+    /// Writes `what`: `path` a file, `path/` a directory, `path -> target` a link, `!path` a whiteout, `path/!` an
+    /// opaque directory.
+    fn layer(parent: &Path, name: &str, what: &[&str]) -> PathBuf {
+        let tree = parent.join(name);
+        for entry in what {
+            let (path, target) = entry.split_once(" -> ").unwrap_or((entry, ""));
+            let at = tree.join(path.trim_matches('!'));
+            fs::create_dir_all(at.parent().unwrap()).unwrap();
+            if !target.is_empty() {
+                symlink(target, at).unwrap();
+            } else if path.starts_with('!') {
+                rustix::fs::mknodat(CWD, at, FileType::CharacterDevice, Mode::empty(), 0).unwrap();
+            } else if path.ends_with('/') || path.ends_with('!') {
+                fs::create_dir_all(&at).unwrap();
+                if path.ends_with('!') {
+                    let directory = File::open(at).unwrap();
+                    rustix::fs::fsetxattr(directory, "user.overlay.opaque", b"y", rustix::fs::XattrFlags::empty())
+                        .unwrap();
+                }
+            } else {
+                fs::write(at, name).unwrap();
+            }
+        }
+        tree
+    }
+
+    #[test]
+    fn upper_layers_hide_what_the_overlay_hides() {
+        let scratch = tempfile::tempdir().unwrap();
+        let top = layer(
+            scratch.path(),
+            "top",
+            &["!etc/gone", "opaque/!", "opaque/new", "!dir", "file", "mixed/a"],
+        );
+        let middle = layer(scratch.path(), "middle", &["mixed", "etc/gone"]);
+        let bottom = layer(
+            scratch.path(),
+            "bottom",
+            &["etc/gone", "etc/kept", "opaque/old", "dir/x", "file/x", "mixed/b"],
+        );
+        let stack = LayerStack::open([top, middle, bottom]).unwrap();
+        let find = |path: &str| stack.find(path, LastLink::Follow).unwrap();
+        let (nothing, file) = (
+            |path: &str| Found::Nothing(path.to_owned()),
+            |path: &str| Found::File(path.to_owned()),
+        );
+        assert_eq!(find("etc/gone"), nothing("etc/gone"));
+        assert_eq!(find("/etc//./kept"), file("etc/kept"));
+        assert_eq!(find("opaque/old"), nothing("opaque/old"));
+        assert_eq!(find("opaque/new"), file("opaque/new"));
+        assert_eq!(find("dir/x/y"), nothing("dir/x/y"));
+        assert_eq!(find("file/x"), Found::Impossible);
+        assert_eq!(find("mixed/a"), file("mixed/a"));
+        assert_eq!(
+            find("mixed/b"),
+            nothing("mixed/b"),
+            "a file between hides the directory below it"
+        );
+        assert_eq!(find("/"), Found::Directory(String::new()));
+        assert_eq!(stack.read("etc/kept", 3).unwrap(), b"bot");
+        assert!(stack.read("etc/gone", 3).is_err());
+    }
+
+    #[test]
+    fn links_are_followed_in_the_image_and_nowhere_else() {
+        let scratch = tempfile::tempdir().unwrap();
+        fs::write(scratch.path().join("secret"), "host").unwrap();
+        let outside = format!("secret -> {}", scratch.path().join("secret").display());
+        let top = layer(
+            scratch.path(),
+            "top",
+            &[
+                "bin -> usr/bin",
+                "usr/bin/python -> ../../usr/bin/python3",
+                "up -> ../../../../../usr/bin/python3",
+                "circle -> other",
+                "other -> circle",
+                "nowhere -> new/place",
+                "sideways -> new/../etc",
+                &outside,
+                "etc -> /",
+            ],
+        );
+        let bottom = layer(scratch.path(), "bottom", &["usr/bin/python3", "usr/bin/python"]);
+        let stack = LayerStack::open([top, bottom]).unwrap();
+        let find = |path: &str| stack.find(path, LastLink::Follow).unwrap();
+        let python = Found::File("usr/bin/python3".to_owned());
+        for path in ["bin/python", "/bin/../bin/python3", "up", "etc/bin/python"] {
+            assert_eq!(find(path), python, "{path}");
+        }
+        for path in ["circle", "circle/x", "up/x", "sideways"] {
+            assert_eq!(find(path), Found::Impossible, "{path}");
+        }
+        assert_eq!(find("nowhere/x"), Found::Nothing("new/place/x".to_owned()));
+        assert!(matches!(find("secret"), Found::Nothing(_)), "it is none of the image");
+        assert_eq!(
+            stack.find("bin/python", LastLink::Keep).unwrap(),
+            Found::Link("usr/bin/python".to_owned())
+        );
+        assert!(stack.read("secret", 9).is_err() && stack.read("bin/python3", 9).is_err());
+    }
+}
