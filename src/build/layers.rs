@@ -77,7 +77,7 @@ where
     let (written, note) = make(&mut blob, &mut staging)?;
     let descriptor = Descriptor::new(media_type::LAYER_GZIP, written.digest, written.size);
     blob.commit_expecting(&descriptor)?;
-    staging.commit(&written.diff_id)?;
+    staging.commit(&written.diff_id, &written.digest)?;
     let remembered = Remembered {
         digest: written.digest,
         size: written.size,

@@ -362,10 +362,7 @@ impl Builder<'_> {
         let _lease = self.store.lease(&digest)?;
         self.store.ensure_snapshot(&self.store.open_image(&digest)?)?;
         if let Some(tag) = &request.tag {
-            // A damaged name is given anew.
-            if !matches!(self.store.find_ref(tag), Ok(Some(named)) if named == digest) {
-                self.store.set_ref(tag, &digest)?;
-            }
+            self.store.ensure_ref(tag, &digest)?;
         }
         let mut seconds = self.seconds.into_inner().unwrap_or_default();
         seconds.insert("image", rounded(started.elapsed().as_secs_f64()));

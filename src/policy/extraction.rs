@@ -1,6 +1,7 @@
 //! How much an archive of a stranger may make us do.
 
-/// Limits on one layer, wheel or package while it is read. A zero means zero, not "unlimited".
+/// Limits on one layer, wheel or package while it is read; bytes and entries are also those of all layers of an image
+/// together. A zero means zero, not "unlimited".
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExtractionLimits {
     /// Unpacked bytes of all files together.

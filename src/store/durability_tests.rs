@@ -220,6 +220,29 @@ fn a_layer_without_tree_and_blob_is_an_error_that_names_it() {
 }
 
 #[test]
+fn an_opaque_root_that_a_power_loss_took_is_noticed() {
+    let (_scratch, store) = store();
+    let earlier = store.after_boot("first");
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o644);
+    header.set_size(0);
+    tar.append_data(&mut header, ".wh..wh..opq", &b""[..]).unwrap();
+    let bytes = tar.into_inner().unwrap();
+    let (digest, diff_id) = (earlier.put_blob(&bytes).unwrap(), DiffId::of(&bytes));
+    let layer = Descriptor::new(media_type::LAYER_TAR, digest, bytes.len() as u64);
+    let limits = ExtractionLimits::default();
+    let tree = earlier.ensure_unpacked(&layer, &diff_id, &limits).unwrap();
+    rustix::fs::removexattr(&tree, "user.overlay.opaque").unwrap();
+    store
+        .after_boot("second")
+        .ensure_unpacked(&layer, &diff_id, &limits)
+        .unwrap();
+    let mut value = [0u8; 1];
+    assert_eq!(rustix::fs::getxattr(&tree, "user.overlay.opaque", &mut value), Ok(1));
+}
+
+#[test]
 fn what_a_foreign_layer_says_is_the_same_when_it_is_read_back() {
     let (_scratch, store) = store();
     let mut tar = tar::Builder::new(Vec::new());
@@ -282,7 +305,7 @@ fn a_build_takes_the_place_of_a_damaged_tree() {
     writer.file("etc/a", 0o644, b"what it is").unwrap();
     writer.symlink("etc/b", "a").unwrap();
     let written = writer.finish().unwrap();
-    staging.commit(&written.diff_id).unwrap();
+    staging.commit(&written.diff_id, &written.digest).unwrap();
     assert_eq!(inode(&made.tree()), before);
     assert_eq!(made.boot(), Some(Stamp::durable()));
 }

@@ -1,5 +1,6 @@
 //! Whole images: manifest, configuration and layers, and the snapshot a run starts from.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -7,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use super::budget::Budget;
 use super::{io_error, Stamp, Store, StoreError};
 use crate::oci::{
     parse_config, parse_manifest, to_canonical_json, Descriptor, DiffId, Digest, ImageConfig, ImageConfigBody,
@@ -131,6 +133,10 @@ impl Store {
 
     /// Unpacks what is missing of an image, two layers at a time, and prepares it for runs. Idempotent.
     pub fn ensure_snapshot(&self, image: &Image) -> Result<Snapshot, StoreError> {
+        self.snapshot_within(image, &ExtractionLimits::default())
+    }
+
+    fn snapshot_within(&self, image: &Image, limits: &ExtractionLimits) -> Result<Snapshot, StoreError> {
         let layers: Vec<(&Descriptor, &DiffId)> = image
             .manifest
             .layers
@@ -139,13 +145,15 @@ impl Store {
             .collect();
         let missing: Vec<_> = layers
             .iter()
-            .filter(|(_, diff_id)| self.layer_tree(diff_id).is_none())
+            .filter(|(layer, diff_id)| self.layer_tree(diff_id).is_none() || !self.is_origin(diff_id, &layer.digest))
             .copied()
             .collect();
-        in_pairs(&missing, |(layer, diff_id)| {
-            self.ensure_unpacked(layer, diff_id, &ExtractionLimits::default())
-                .map(|_| ())
-        })?;
+        if !missing.is_empty() {
+            let budget = self.budget(&layers, limits);
+            in_pairs(&missing, |(layer, diff_id)| {
+                self.unpack_within(layer, diff_id, limits, &budget).map(|_| ())
+            })?;
+        }
         let snapshot = Snapshot {
             schema: 1,
             manifest: image.digest,
@@ -157,6 +165,26 @@ impl Store {
         };
         self.write_snapshot(&snapshot)?;
         Ok(snapshot)
+    }
+
+    /// What is left of the limits for the layers that are missing.
+    fn budget(&self, layers: &[(&Descriptor, &DiffId)], limits: &ExtractionLimits) -> Budget {
+        let budget = Budget::new(limits);
+        let distinct: BTreeSet<&DiffId> = layers.iter().map(|(_, diff_id)| *diff_id).collect();
+        for diff_id in distinct
+            .into_iter()
+            .filter(|diff_id| self.layer_tree(diff_id).is_some())
+        {
+            let Some(stamp) = self.layer_stamp(diff_id) else {
+                continue;
+            };
+            // Over the limit already: the first file that comes on top is refused.
+            let _ = (
+                budget.take_bytes(stamp.unpacked_bytes),
+                budget.take_entries(stamp.entries),
+            );
+        }
+        budget
     }
 }
 
@@ -184,3 +212,7 @@ fn in_pairs<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<(), StoreError> + 
 fn snapshot_name(digest: &Digest) -> PathBuf {
     PathBuf::from("snapshots").join(format!("{}.json", digest.hex()))
 }
+
+#[cfg(test)]
+#[path = "images_tests.rs"]
+mod tests;

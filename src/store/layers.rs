@@ -3,8 +3,8 @@
 //! The extractor never resolves a path of the archive through a link: every parent is opened component by component
 //! (`openat2` with `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS`), and what an entry replaces is unlinked first. Owners are
 //! the caller's, modes lose set-id bits, times are not kept: layers are told apart by their diff id alone. Whiteouts
-//! become what overlayfs expects of an unprivileged mount (`store/whiteouts.rs`). Files are hashed while they are written;
-//! `meta.json` lists them (see [`listing`]), `stamp.json` says whether it may be trusted.
+//! become what overlayfs expects of an unprivileged mount (see [`whiteouts`](super::whiteouts)). Files are hashed while they
+//! are written; `meta.json` lists them (see [`listing`]), `stamp.json` says whether it may be trusted.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -16,11 +16,12 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::budget::Budget;
 use super::durability::{Content, LayerStamp};
 use super::whiteouts::{set_opaque, Whiteouts};
 use super::{fault, io_error, listing, Scratch, Store, StoreError};
 use crate::archive::layer::TreeSink;
-use crate::archive::tar_reader::{read_layer, Change};
+use crate::archive::tar_reader::{read_layer, Change, TarError};
 use crate::oci::{Descriptor, DiffId, Digest, Hasher};
 use crate::policy::ExtractionLimits;
 
@@ -73,22 +74,40 @@ impl Store {
         })
     }
 
-    /// Unpacks a layer unless it is there and whole; checks digest, size and diff id while reading.
+    /// Unpacks a layer unless it is there, whole, and known to be this blob's; checks digest, size and diff id while reading.
     pub fn ensure_unpacked(
         &self,
         layer: &Descriptor,
         diff_id: &DiffId,
         limits: &ExtractionLimits,
     ) -> Result<PathBuf, StoreError> {
-        if let Some(tree) = self.layer_tree(diff_id) {
+        self.unpack_within(layer, diff_id, limits, &Budget::new(limits))
+    }
+
+    /// The same for one of several layers that have a budget together.
+    pub(super) fn unpack_within(
+        &self,
+        layer: &Descriptor,
+        diff_id: &DiffId,
+        limits: &ExtractionLimits,
+        budget: &Budget,
+    ) -> Result<PathBuf, StoreError> {
+        let is_ours = || self.is_origin(diff_id, &layer.digest);
+        if let Some(tree) = self.layer_tree(diff_id).filter(|_| is_ours()) {
             return Ok(tree);
         }
         let _single = self.lock_layer(diff_id)?;
-        if self.verify_layer(diff_id)? {
-            return Ok(self.layer_path(diff_id));
-        }
-        match self.unpack(layer, diff_id, limits) {
-            Err(StoreError::NoBlob { digest }) => Err(StoreError::LayerLost {
+        let is_whole = self.verify_layer(diff_id)?;
+        let done = match is_whole {
+            true if is_ours() => return Ok(self.layer_path(diff_id)),
+            true => self
+                .read_whole(layer, diff_id, limits, &mut |_, _| Ok(()))
+                .map(|()| self.layer_path(diff_id)),
+            false => self.unpack(layer, diff_id, limits, budget),
+        };
+        match done {
+            Ok(tree) => self.add_origin(diff_id, &layer.digest).map(|()| tree),
+            Err(StoreError::NoBlob { digest }) if !is_whole => Err(StoreError::LayerLost {
                 diff_id: *diff_id,
                 digest,
             }),
@@ -105,19 +124,23 @@ impl Store {
                     digest: layer.digest,
                 })
             }
-            other => other,
+            Err(error) => Err(error),
         }
     }
 
-    fn unpack(&self, layer: &Descriptor, diff_id: &DiffId, limits: &ExtractionLimits) -> Result<PathBuf, StoreError> {
+    /// Reads a layer's blob to its end; what `visit` was told is the layer's only when this succeeds.
+    fn read_whole(
+        &self,
+        layer: &Descriptor,
+        diff_id: &DiffId,
+        limits: &ExtractionLimits,
+        visit: &mut dyn FnMut(&str, Change<'_>) -> io::Result<()>,
+    ) -> Result<(), StoreError> {
         let mut verified = Verified::new(self.open_blob(&layer.digest)?, layer.size);
-        let mut staging = self.stage_layer()?;
-        let refused = |source| StoreError::Layer {
+        let got = read_layer(&mut verified, limits, visit).map_err(|source| StoreError::Layer {
             digest: layer.digest,
             source,
-        };
-        let got =
-            read_layer(&mut verified, limits, &mut |path, change| staging.apply(path, change)).map_err(refused)?;
+        })?;
         // A gzip reader may stop before the last bytes of the blob; they count for its digest all the same.
         io::copy(&mut verified, &mut io::sink()).map_err(io_error("read", &self.blob_path(&layer.digest)))?;
         verified.check(layer)?;
@@ -128,7 +151,29 @@ impl Store {
                 got,
             });
         }
-        staging.write_whiteouts()?;
+        Ok(())
+    }
+
+    fn unpack(
+        &self,
+        layer: &Descriptor,
+        diff_id: &DiffId,
+        limits: &ExtractionLimits,
+        budget: &Budget,
+    ) -> Result<PathBuf, StoreError> {
+        let mut staging = self.stage_layer()?;
+        let read = self
+            .read_whole(layer, diff_id, limits, &mut |path, change| {
+                staging.apply_within(path, change, budget)
+            })
+            .and_then(|()| staging.write_whiteouts(layer, budget));
+        if let (Err(StoreError::Layer { digest, .. }), Some(source)) = (&read, budget.exceeded()) {
+            return Err(StoreError::Layer {
+                digest: *digest,
+                source,
+            });
+        }
+        read?;
         staging.describe()?;
         staging.take_place(diff_id)
     }
@@ -199,8 +244,15 @@ impl<W: Write> Write for Tee<W> {
 }
 
 impl LayerStaging {
-    /// Gives the tree its name; another process that was first wins, with the same contents.
-    pub fn commit(mut self, diff_id: &DiffId) -> Result<PathBuf, StoreError> {
+    /// Gives the tree its name; another process that was first wins, with the same contents. `blob` was written with it.
+    pub fn commit(self, diff_id: &DiffId, blob: &Digest) -> Result<PathBuf, StoreError> {
+        let store = self.store.clone();
+        let tree = self.take_name(diff_id)?;
+        store.add_origin(diff_id, blob)?;
+        Ok(tree)
+    }
+
+    fn take_name(mut self, diff_id: &DiffId) -> Result<PathBuf, StoreError> {
         let target = self.store.layer_folder(diff_id);
         self.describe()?;
         match fs::rename(self.staged(), &target) {
@@ -274,6 +326,15 @@ impl LayerStaging {
         Ok(())
     }
 
+    fn apply_within(&mut self, path: &str, change: Change<'_>, budget: &Budget) -> io::Result<()> {
+        if let Change::File { size, .. } = &change {
+            budget.take_bytes(*size)?;
+        }
+        let before = self.entries;
+        self.apply(path, change)?;
+        budget.take_entries(self.entries - before)
+    }
+
     /// Applies one change of a foreign layer.
     fn apply(&mut self, path: &str, change: Change<'_>) -> io::Result<()> {
         match change {
@@ -301,10 +362,14 @@ impl LayerStaging {
     }
 
     /// The last step of a foreign layer.
-    fn write_whiteouts(&mut self) -> Result<(), StoreError> {
+    fn write_whiteouts(&mut self, layer: &Descriptor, budget: &Budget) -> Result<(), StoreError> {
         let whiteouts = std::mem::take(&mut self.whiteouts);
-        let path = self.scratch.path().join("layer/fs");
-        whiteouts.write(self).map_err(io_error("write whiteouts in", &path))
+        whiteouts
+            .write(self, budget)
+            .map_err(|(path, source)| StoreError::Layer {
+                digest: layer.digest,
+                source: TarError::Visit { path, source },
+            })
     }
 
     fn hardlink(&mut self, path: &str, target: &str) -> io::Result<()> {

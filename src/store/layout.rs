@@ -1,7 +1,8 @@
 //! Images to and from OCI image layouts on disk (OCI image specification, "Image Layout").
 //!
 //! A layout is somebody else's directory: files are opened without following links and without waiting on a pipe, must
-//! be regular, and are verified by size and digest while they are copied.
+//! be regular, and are verified by size and digest while they are copied. Files are written under a new random name and
+//! renamed, so that no link that lies there leads a write out of it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -9,6 +10,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::rand::{getrandom, GetRandomFlags};
 
 use super::{check_descriptor, Image, Store, StoreError};
 use crate::oci::{
@@ -36,6 +39,12 @@ pub enum LayoutError {
     /// Not a regular file.
     #[error("read {path}: it is no regular file")]
     NotAFile {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A link or something else in the place of a directory.
+    #[error("write into {path}: it is no directory")]
+    NotADirectory {
         /// Which.
         path: PathBuf,
     },
@@ -92,10 +101,10 @@ impl Store {
     /// Copies an image of a layout into the store; `tag` is needed when it holds several.
     pub fn import_layout(&self, directory: &Path, tag: Option<&str>) -> Result<Image, LayoutError> {
         let path = directory.join("index.json");
-        let raw = read_small(&mut open_plain(&path)?, &path)?;
-        let index = parse_index(&raw).map_err(|source| LayoutError::Document {
+        let index = open_index(&path)?.ok_or_else(|| LayoutError::Io {
+            action: "open",
             path: path.clone(),
-            source,
+            source: Errno::NOENT.into(),
         })?;
         let chosen = choose(&index, tag).map_err(|reason| LayoutError::NotFound {
             path: directory.to_owned(),
@@ -160,14 +169,10 @@ impl Store {
     }
 
     fn import_blob(&self, blobs: &mut dyn Blobs, layer: &Descriptor) -> Result<(), LayoutError> {
-        if self.has_blob(layer)? {
-            return Ok(());
-        }
         let path = blobs.name(&layer.digest);
-        let mut writer = self.blob_writer()?;
         // One byte more than promised is enough to know that there are too many.
         let mut reader = blobs.open(&layer.digest)?.take(layer.size.saturating_add(1));
-        io::copy(&mut reader, &mut writer).map_err(|source| match source.kind() {
+        let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::StorageFull => StoreError::NoSpace {
                 action: "write",
                 path: path.clone(),
@@ -176,48 +181,59 @@ impl Store {
             .into(),
             _ => LayoutError::Io {
                 action: "copy",
-                path,
+                path: path.clone(),
                 source,
             },
-        })?;
+        };
+        // Naming a blob that the store has is not having it: the image may be somebody else's.
+        if self.has_blob(layer)? {
+            let mut hashed = io::BufWriter::with_capacity(1 << 20, Hasher::new());
+            io::copy(&mut reader, &mut hashed).map_err(failed)?;
+            let hasher = hashed.into_inner().map_err(|error| failed(error.into_error()))?;
+            return Ok(check_descriptor(layer, hasher.clone().digest(), hasher.bytes())?);
+        }
+        let mut writer = self.blob_writer()?;
+        io::copy(&mut reader, &mut writer).map_err(failed)?;
         Ok(writer.commit_expecting(layer)?)
     }
 
-    /// Copies an image of the store into a layout, made when it is not there; other images in it stay.
+    /// Copies an image of the store into a layout, made when it is not there; other images in it stay. An index that
+    /// cannot be read is somebody's all the same: the layout is refused and stays as it is.
     pub fn export_layout(&self, image: &Image, directory: &Path, tag: Option<&str>) -> Result<(), LayoutError> {
-        let error = |action, path: &Path| {
-            let path = path.to_owned();
-            move |source| LayoutError::Io { action, path, source }
-        };
+        let path = directory.join("index.json");
+        let mut index = open_index(&path)?.unwrap_or(ImageIndex {
+            schema_version: 2,
+            media_type: Some(media_type::INDEX.to_owned()),
+            manifests: Vec::new(),
+        });
         let folder = directory.join("blobs/sha256");
-        fs::create_dir_all(&folder).map_err(error("make directory", &folder))?;
+        fs::create_dir_all(&folder).map_err(|source| LayoutError::Io {
+            action: "make directory",
+            path: folder.clone(),
+            source,
+        })?;
+        for path in [&directory.join("blobs"), &folder] {
+            if !fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()) {
+                return Err(LayoutError::NotADirectory { path: path.clone() });
+            }
+        }
         for blob in image.blobs() {
             let target = folder.join(blob.digest.hex());
             if fs::symlink_metadata(&target).is_ok_and(|found| found.is_file() && found.len() == blob.size) {
                 continue;
             }
-            let temporary = folder.join(format!(".{}-{}", blob.digest.hex(), std::process::id()));
-            let copied = copy_verified(self, &blob, &temporary);
-            if copied.is_err() {
-                let _ = fs::remove_file(&temporary);
-            }
-            copied?;
-            fs::rename(&temporary, &target).map_err(error("write", &target))?;
+            replace(&target, |out| copy_verified(self, &blob, out, &target))?;
         }
-        let layout = directory.join("oci-layout");
-        fs::write(&layout, super::LAYOUT).map_err(error("write", &layout))?;
-        let path = directory.join("index.json");
-        let mut index = match open_plain(&path) {
-            Ok(mut file) => parse_index(&read_small(&mut file, &path)?).map_err(|source| LayoutError::Document {
-                path: path.clone(),
-                source,
-            })?,
-            Err(_) => ImageIndex {
-                schema_version: 2,
-                media_type: Some(media_type::INDEX.to_owned()),
-                manifests: Vec::new(),
-            },
+        let write = |path: &Path, bytes: &[u8]| {
+            replace(path, |out| {
+                out.write_all(bytes).map_err(|source| LayoutError::Io {
+                    action: "write",
+                    path: path.to_owned(),
+                    source,
+                })
+            })
         };
+        write(&directory.join("oci-layout"), super::LAYOUT.as_bytes())?;
         let mut descriptor = Descriptor::new(media_type::MANIFEST, image.digest, image.manifest_raw.len() as u64);
         if let Some(tag) = tag {
             descriptor.annotations.insert(REF_NAME.to_owned(), tag.to_owned());
@@ -230,9 +246,7 @@ impl Store {
             path: path.clone(),
             source,
         })?;
-        let temporary = directory.join(format!(".index-{}", std::process::id()));
-        fs::write(&temporary, json).map_err(error("write", &temporary))?;
-        fs::rename(&temporary, &path).map_err(error("write", &path))
+        write(&path, &json)
     }
 }
 
@@ -252,14 +266,32 @@ impl Image {
     }
 }
 
-fn copy_verified(store: &Store, blob: &Descriptor, target: &Path) -> Result<(), LayoutError> {
+/// Puts what `fill` writes in the place of `target`, all of it or nothing.
+fn replace(target: &Path, fill: impl FnOnce(&mut File) -> Result<(), LayoutError>) -> Result<(), LayoutError> {
+    let error = |source| LayoutError::Io {
+        action: "write",
+        path: target.to_owned(),
+        source,
+    };
+    let mut random = [0u8; 8];
+    getrandom(&mut random, GetRandomFlags::empty()).map_err(|errno| error(errno.into()))?;
+    let temporary = target.with_file_name(format!(".gantry-{:016x}", u64::from_ne_bytes(random)));
+    // Fails where anything lies already, a link as well.
+    let mut file = File::create_new(&temporary).map_err(error)?;
+    let written = fill(&mut file).and_then(|()| fs::rename(&temporary, target).map_err(error));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+fn copy_verified(store: &Store, blob: &Descriptor, out: &mut File, target: &Path) -> Result<(), LayoutError> {
     let error = |source| LayoutError::Io {
         action: "write",
         path: target.to_owned(),
         source,
     };
     let mut file = store.open_blob(&blob.digest)?;
-    let mut out = File::create(target).map_err(error)?;
     let mut hasher = Hasher::new();
     let mut chunk = vec![0; 1 << 20];
     loop {
@@ -296,6 +328,19 @@ pub(super) fn choose(index: &ImageIndex, tag: Option<&str>) -> Result<Descriptor
     }
 }
 
+/// The index of a layout that has one.
+fn open_index(path: &Path) -> Result<Option<ImageIndex>, LayoutError> {
+    let mut file = match open_plain(path) {
+        Err(LayoutError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let index = parse_index(&read_small(&mut file, path)?);
+    index.map(Some).map_err(|source| LayoutError::Document {
+        path: path.to_owned(),
+        source,
+    })
+}
+
 fn open_plain(path: &Path) -> Result<File, LayoutError> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let error = |source| LayoutError::Io {
@@ -303,11 +348,13 @@ fn open_plain(path: &Path) -> Result<File, LayoutError> {
         path: path.to_owned(),
         source,
     };
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags)
-        .open(path)
-        .map_err(error)?;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    // A link, of which nothing more is wanted to be known.
+    let is_link = |error: &io::Error| Errno::from_io_error(error) == Some(Errno::LOOP);
+    if file.as_ref().is_err_and(is_link) {
+        return Err(LayoutError::NotAFile { path: path.to_owned() });
+    }
+    let file = file.map_err(error)?;
     if file.metadata().map_err(error)?.is_file() {
         return Ok(file);
     }
@@ -324,3 +371,7 @@ fn read_small(reader: &mut dyn Read, path: &Path) -> Result<Vec<u8>, LayoutError
     })?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+#[path = "layout_tests.rs"]
+mod tests;

@@ -9,6 +9,8 @@
 //! "etc/c":{"whiteout":true}}}
 //! ```
 //!
+//! A root that hides all lower layers is the first entry, "": other roots have none, as nothing of them is used.
+//!
 //! Names of a directory come in the order of their bytes, a directory before what is in it. A link is never followed. It
 //! holds the names of one directory per level in memory, never those of the whole tree.
 
@@ -58,6 +60,10 @@ pub fn write(tree: BorrowedFd<'_>, known: &Digests, out: &mut dyn Write) -> io::
         out,
         separator: b"\n",
     };
+    if is_opaque(tree) {
+        let mode = rustix::fs::fstat(tree)?.st_mode & 0o7777;
+        walk.entry("", &Entry::Directory { mode, opaque: true })?;
+    }
     walk.directory(tree, "", 0)?;
     out.write_all(b"}}")
 }

@@ -9,6 +9,7 @@
 //!   layers/<hex of diff id>/{fs,meta.json,stamp.json}    unpacked once, the digest of each file, who may trust it
 //!   snapshots/<hex of manifest digest>.json       what a run needs, prepared
 //!   downloads/<hex>         finished downloads (wheels, packages); partial/<hex> one under way, locked and resumed
+//!   layers/<hex>/from-<hex of a blob>    the blob is known to inflate to the layer
 //!   stamps/{blob,download}-<hex>    which boot wrote a layer's blob or a download
 //!   memo/<kind>/<hex>.json  key -> result of a step
 //!   leases/<hex>            one per image: shared lock = in use, mtime = last use
@@ -34,6 +35,7 @@
 //! `locks/`, those before `partial/`; leases are shared and never wait; `tmp/` locks are only ever tried.
 
 mod blobs;
+mod budget;
 mod collect;
 mod downloads;
 mod durability;
@@ -45,6 +47,7 @@ mod listing;
 mod locks;
 mod memo;
 mod oci_archive;
+mod origins;
 mod refs;
 mod scratch;
 mod stack;

@@ -2,12 +2,7 @@
 
 use super::*;
 use crate::oci::{ImageConfig, ImageConfigBody, Manifest, RootFs};
-
-fn store() -> (tempfile::TempDir, Store) {
-    let scratch = tempfile::tempdir().unwrap();
-    let store = Store::open(&scratch.path().join("store")).unwrap();
-    (scratch, store)
-}
+use crate::store::tests::store;
 
 fn entry(path: &str, kind: tar::EntryType, contents: &[u8]) -> Vec<u8> {
     let mut header = tar::Header::new_ustar();

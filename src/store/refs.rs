@@ -41,6 +41,42 @@ impl Store {
         self.write_index()
     }
 
+    /// Names an image unless it is called so, and is offered so to other tools, already. Reads two small files then.
+    pub fn ensure_ref(&self, reference: &Reference, digest: &Digest) -> Result<(), StoreError> {
+        // A damaged name is given anew.
+        let is_named = matches!(self.find_ref(reference), Ok(Some(named)) if named == *digest);
+        if is_named && self.is_indexed(reference, digest)? {
+            return Ok(());
+        }
+        self.set_ref(reference, digest)
+    }
+
+    /// Whether `index.json` has the name in the words we would write; parsing thousands of names takes longer.
+    fn is_indexed(&self, reference: &Reference, digest: &Digest) -> Result<bool, StoreError> {
+        // With the tag it means, as it is listed.
+        let listed = ref_path(reference)?.strip_prefix("refs").ok().and_then(name_of);
+        let listed = listed.as_ref().unwrap_or(reference);
+        let Some(descriptor) = self.indexed(listed, digest) else {
+            return Ok(true);
+        };
+        let path = self.root.join("index.json");
+        let wanted = to_canonical_json(&descriptor).map_err(|source| StoreError::Json {
+            action: "write",
+            path: path.clone(),
+            source,
+        })?;
+        let wanted = String::from_utf8_lossy(&wanted);
+        Ok(fs::read_to_string(&path).is_ok_and(|index| index.contains(&*wanted)))
+    }
+
+    /// How the index has a name: not at all when the manifest is gone, as a pulled image keeps no blobs.
+    fn indexed(&self, reference: &Reference, digest: &Digest) -> Option<Descriptor> {
+        let mut descriptor = Descriptor::new(media_type::MANIFEST, *digest, self.blob_size(digest)?);
+        let name = (REF_NAME.to_owned(), reference.to_string());
+        descriptor.annotations.extend([name]);
+        Some(descriptor)
+    }
+
     /// What a name means. A digest in the reference is its own answer when that image is here.
     pub fn find_ref(&self, reference: &Reference) -> Result<Option<Digest>, StoreError> {
         if let Some(digest) = reference.digest() {
@@ -120,15 +156,7 @@ impl Store {
     pub(super) fn write_index(&self) -> Result<(), StoreError> {
         let mut manifests = Vec::new();
         for (reference, digest) in self.refs()? {
-            // A name whose manifest is gone (a pulled image keeps no blobs) is not offered to others.
-            let Some((digest, size)) = digest.and_then(|digest| Some((digest, self.blob_size(&digest)?))) else {
-                continue;
-            };
-            let mut descriptor = Descriptor::new(media_type::MANIFEST, digest, size);
-            descriptor
-                .annotations
-                .insert(REF_NAME.to_owned(), reference.to_string());
-            manifests.push(descriptor);
+            manifests.extend(digest.and_then(|digest| self.indexed(&reference, &digest)));
         }
         let index = ImageIndex {
             schema_version: 2,

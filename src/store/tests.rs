@@ -22,7 +22,7 @@ pub fn add_layer(store: &Store, text: &str) -> Result<(Descriptor, DiffId), Stor
     let written = writer.finish().unwrap();
     let descriptor = Descriptor::new(crate::oci::media_type::LAYER_GZIP, written.digest, written.size);
     blob.commit_expecting(&descriptor)?;
-    staging.commit(&written.diff_id)?;
+    staging.commit(&written.diff_id, &written.digest)?;
     Ok((descriptor, written.diff_id))
 }
 
@@ -321,6 +321,42 @@ fn a_name_with_a_digest_is_neither_given_nor_removed() {
     assert!(is_refused(store.remove_ref(&pinned).map(drop)));
     assert!(is_refused(store.has_ref(&pinned).map(drop)));
     assert_eq!(store.find_ref(&latest).unwrap(), Some(digest));
+}
+
+#[test]
+fn naming_an_image_again_offers_it_to_other_tools_again() {
+    let (_scratch, store) = store();
+    let digest = add_image(&store, "x").unwrap();
+    let name = "image:1".parse().unwrap();
+    let path = store.root.join("index.json");
+    let sound = fs::read(&path).unwrap();
+    // Lost an entry; has the name for another image; has another name for the image; in other words.
+    let text = String::from_utf8(sound.clone()).unwrap();
+    let other = text.replace(&digest.to_string(), &Digest::of(b"other").to_string());
+    let empty = "{\"manifests\":[],\"schemaVersion\":2}".to_owned();
+    for index in [
+        empty,
+        other,
+        text.replace("image:1", "image:2"),
+        text.replace(':', ": "),
+    ] {
+        assert_ne!(index.as_bytes(), sound);
+        fs::write(&path, index).unwrap();
+        store.ensure_ref(&name, &digest).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), sound);
+    }
+    // What is right is not written again.
+    let latest = "example.org/image".parse().unwrap();
+    store.ensure_ref(&latest, &digest).unwrap();
+    let inode = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(&path).unwrap());
+    let before = inode();
+    store.ensure_ref(&name, &digest).unwrap();
+    store.ensure_ref(&latest, &digest).unwrap();
+    assert_eq!(inode(), before);
+
+    fs::write(store.root.join("refs/_local/image/1"), "damaged").unwrap();
+    store.ensure_ref(&name, &digest).unwrap();
+    assert_eq!(store.find_ref(&name).unwrap(), Some(digest));
 }
 
 #[test]

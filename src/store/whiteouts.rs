@@ -14,6 +14,7 @@ use std::path::Path;
 use rustix::fs::{makedev, mknodat, statat, AtFlags, FileType, Mode, XattrFlags};
 use rustix::io::Errno;
 
+use super::budget::Budget;
 use super::layers::{split, LayerStaging};
 use super::Store;
 use crate::oci::DiffId;
@@ -52,33 +53,48 @@ impl Whiteouts {
         Ok(())
     }
 
-    /// Puts them into the finished tree. Sorted, so that a whiteout comes before those below it.
-    pub(super) fn write(&self, staging: &mut LayerStaging) -> io::Result<()> {
-        for path in &self.hidden {
-            let (parent, name) = split(path);
-            if !has_directory(staging, parent)? {
-                continue;
-            }
-            let directory = staging.open_directory(parent)?;
-            match statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Err(Errno::NOENT) => {
-                    let device = FileType::CharacterDevice;
-                    mknodat(&directory, name, device, Mode::empty(), makedev(0, 0))?;
-                    staging.entries += 1;
-                }
-                Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-                    set_opaque(staging.open_directory(path)?)?;
-                }
-                Ok(_) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        for path in &self.opaque {
-            if has_directory(staging, path)? {
-                set_opaque(staging.open_directory(path)?)?;
+    /// Puts them into the finished tree; an error comes with its path. Sorted, so that a whiteout comes before those
+    /// below it.
+    pub(super) fn write(&self, staging: &mut LayerStaging, budget: &Budget) -> Result<(), (String, io::Error)> {
+        let steps: [(_, fn(&mut LayerStaging, &str) -> io::Result<()>); 2] =
+            [(&self.hidden, hide), (&self.opaque, make_opaque)];
+        for (paths, write) in steps {
+            for path in paths {
+                let before = staging.entries;
+                write(staging, path)
+                    .and_then(|()| budget.take_entries(staging.entries - before))
+                    .map_err(|error| (path.clone(), error))?;
             }
         }
         Ok(())
+    }
+}
+
+fn hide(staging: &mut LayerStaging, path: &str) -> io::Result<()> {
+    let (parent, name) = split(path);
+    if !has_directory(staging, parent)? {
+        return Ok(());
+    }
+    let directory = staging.open_directory(parent)?;
+    match statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => {
+            let device = FileType::CharacterDevice;
+            mknodat(&directory, name, device, Mode::empty(), makedev(0, 0))?;
+            staging.entries += 1;
+            Ok(())
+        }
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+            set_opaque(staging.open_directory(path)?)
+        }
+        Ok(_) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn make_opaque(staging: &mut LayerStaging, path: &str) -> io::Result<()> {
+    match has_directory(staging, path)? {
+        true => set_opaque(staging.open_directory(path)?),
+        false => Ok(()),
     }
 }
 

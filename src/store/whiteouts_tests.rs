@@ -7,6 +7,7 @@ use std::os::unix::fs::FileTypeExt;
 use super::*;
 use crate::oci::{media_type, Descriptor};
 use crate::policy::ExtractionLimits;
+use crate::store::tests::store;
 use crate::store::StoreError;
 
 /// A path that ends in `/` is a directory, one with `->` a link, the rest are files.
@@ -31,12 +32,6 @@ fn tar(entries: &[&str]) -> Vec<u8> {
         }
     }
     tar.into_inner().unwrap()
-}
-
-fn store() -> (tempfile::TempDir, Store) {
-    let scratch = tempfile::tempdir().unwrap();
-    let store = Store::open(&scratch.path().join("store")).unwrap();
-    (scratch, store)
 }
 
 fn unpack(store: &Store, entries: &[&str]) -> Result<DiffId, StoreError> {

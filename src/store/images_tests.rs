@@ -1,0 +1,174 @@
+//! Images of many layers, each of them small.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::archive::tar_reader::TarError;
+use crate::oci::{media_type, RootFs};
+use crate::store::tests::{add_layer, store};
+use crate::store::LayoutError;
+
+fn tar(files: &[(&str, usize)]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (path, size) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(*size as u64);
+        tar.append_data(&mut header, path, &vec![b'x'; *size][..]).unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
+fn put(store: &Store, blob: &[u8]) -> Descriptor {
+    let digest = store.put_blob(blob).unwrap();
+    Descriptor::new(media_type::LAYER_TAR, digest, blob.len() as u64)
+}
+
+/// An image with a layer of these files for each of `layers`.
+fn image(store: &Store, layers: &[&[(&str, usize)]]) -> Image {
+    let tars: Vec<_> = layers.iter().map(|files| tar(files)).collect();
+    image_that_says(
+        store,
+        tars.iter()
+            .map(|bytes| (put(store, bytes), DiffId::of(bytes)))
+            .collect(),
+    )
+}
+
+/// An image of these blobs that says these diff ids.
+fn image_that_says(store: &Store, layers: Vec<(Descriptor, DiffId)>) -> Image {
+    let (descriptors, diff_ids) = layers.into_iter().unzip();
+    let config = ImageConfig {
+        architecture: "amd64".to_owned(),
+        os: "linux".to_owned(),
+        created: None,
+        config: ImageConfigBody::default(),
+        rootfs: RootFs {
+            kind: "layers".to_owned(),
+            diff_ids,
+        },
+        history: Vec::new(),
+    };
+    let (config, size) = store.put_config(&config).unwrap();
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: None,
+        config: Descriptor::new(media_type::CONFIG, config, size),
+        layers: descriptors,
+        annotations: BTreeMap::new(),
+    };
+    let digest = store.put_manifest(&manifest).unwrap();
+    store.open_image(&digest).unwrap()
+}
+
+fn limit(result: Result<Snapshot, StoreError>) -> (&'static str, u64) {
+    match result {
+        Err(StoreError::Layer {
+            source: TarError::Limit { what, limit },
+            ..
+        }) => (what, limit),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_layers_of_an_image_share_its_limits() {
+    let limits = ExtractionLimits {
+        bytes: 1000,
+        entries: 10,
+        ..Default::default()
+    };
+    let (_scratch, store) = store();
+    let within = |layers: &[&[(&str, usize)]]| store.snapshot_within(&image(&store, layers), &limits);
+
+    assert!(within(&[&[("a", 500)], &[("b", 500)]]).is_ok());
+    let bytes = ("the unpacked size of the image's layers", 1000);
+    assert_eq!(limit(within(&[&[("c", 400)], &[("d", 400)], &[("e", 400)]])), bytes);
+    // What other images have unpacked counts all the same, and once.
+    assert_eq!(limit(within(&[&[("a", 500)], &[("b", 500)], &[("f", 1)]])), bytes);
+    assert!(within(&[&[("a", 500)], &[("g", 400)], &[("a", 500)]]).is_ok());
+    // An image all of whose layers are there takes nothing.
+    assert!(within(&[&[("a", 500)], &[("b", 500)], &[("g", 400)]]).is_ok());
+
+    // Directories no entry speaks of, and whiteouts, are files too.
+    let files = ("the number of files of the image's layers", 10);
+    assert_eq!(limit(within(&[&[("1/2/3/4/5/6", 0)], &[("1/2/3/4/5/7", 0)]])), files);
+    assert_eq!(limit(within(&[&[("1/2/3/4/5/6/7/8/9/0/1", 0)]])), files);
+    assert_eq!(limit(within(&[&[("1/2/3/4/5/6/7/8/9/0/.wh.1", 0)]])), files);
+    assert!(within(&[&[("1/2/3/4/5/6/7/8/9/0", 0)]]).is_ok());
+}
+
+#[test]
+fn an_image_gets_no_layer_of_another_by_naming_its_diff_id() {
+    let (scratch, store) = store();
+    let secret = image(&store, &[&[("secret", 9)]]);
+    store.ensure_snapshot(&secret).unwrap();
+    let wanted = secret.config.rootfs.diff_ids[0];
+
+    // Another store makes the layout: a harmless blob, and the other image's diff id.
+    let attacker = Store::open(&scratch.path().join("attacker")).unwrap();
+    let benign = tar(&[("benign", 1)]);
+    let lie = image_that_says(&attacker, vec![(put(&attacker, &benign), wanted)]);
+    let layout = scratch.path().join("layout");
+    attacker.export_layout(&lie, &layout, None).unwrap();
+    for _again in 0..2 {
+        let imported = store.import_layout(&layout, None).unwrap();
+        let refused = store.ensure_snapshot(&imported);
+        assert!(
+            matches!(refused, Err(StoreError::DiffId { digest, expected, got })
+                if digest == Digest::of(&benign) && expected == wanted && got == DiffId::of(&benign)),
+            "{refused:?}"
+        );
+        assert!(store.snapshot(&imported.digest).unwrap().is_none());
+    }
+    // Nor does the tree of the first image suffer from it.
+    assert!(store.layer_path(&wanted).join("secret").exists());
+    assert!(store.snapshot(&secret.digest).unwrap().is_some());
+}
+
+#[test]
+fn a_layout_without_its_blobs_is_not_filled_from_the_store() {
+    let (scratch, store) = store();
+    let secret = image(&store, &[&[("secret", 9)]]);
+    store.ensure_snapshot(&secret).unwrap();
+    let layout = scratch.path().join("layout");
+    store.export_layout(&secret, &layout, None).unwrap();
+    let blob = layout.join("blobs/sha256").join(secret.manifest.layers[0].digest.hex());
+    let sound = fs::read(&blob).unwrap();
+
+    fs::write(&blob, vec![0; sound.len()]).unwrap();
+    let refused = store.import_layout(&layout, None);
+    assert!(
+        matches!(refused, Err(LayoutError::Store(StoreError::Digest { expected, .. })) if expected == Digest::of(&sound)),
+        "{refused:?}"
+    );
+    fs::remove_file(&blob).unwrap();
+    let refused = store.import_layout(&layout, None);
+    assert!(
+        matches!(&refused, Err(LayoutError::Io { action: "open", path, .. }) if *path == blob),
+        "{refused:?}"
+    );
+    fs::write(&blob, sound).unwrap();
+    store.import_layout(&layout, None).unwrap();
+}
+
+#[test]
+fn another_blob_of_the_same_layer_is_read_once() {
+    let (_scratch, store) = store();
+    let plain = tar(&[("a", 1)]);
+    let packed = zstd::bulk::compress(&plain, 3).unwrap();
+    let one = image(&store, &[&[("a", 1)]]);
+    let two = image_that_says(&store, vec![(put(&store, &packed), DiffId::of(&plain))]);
+    for image in [&one, &two] {
+        store.ensure_snapshot(image).unwrap();
+        // From here on it is known: nothing is read.
+        fs::remove_file(store.blob_path(&image.manifest.layers[0].digest)).unwrap();
+        store.ensure_snapshot(image).unwrap();
+    }
+    // What was written together belongs together.
+    let (layer, diff_id) = add_layer(&store, "x").unwrap();
+    fs::remove_file(store.blob_path(&layer.digest)).unwrap();
+    store
+        .ensure_unpacked(&layer, &diff_id, &ExtractionLimits::default())
+        .unwrap();
+}

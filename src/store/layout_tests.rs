@@ -1,0 +1,103 @@
+//! Layouts that somebody prepared before something is copied into them.
+
+use std::os::unix::fs::symlink;
+
+use super::*;
+use crate::store::tests::{add_image, store};
+
+/// A store with an image, and a layout that does not exist yet, with a file beside it.
+fn places() -> (tempfile::TempDir, Store, Image, PathBuf, PathBuf) {
+    let (scratch, store) = store();
+    let image = store.open_image(&add_image(&store, "x").unwrap()).unwrap();
+    let (layout, precious) = (scratch.path().join("layout"), scratch.path().join("precious"));
+    fs::write(&precious, "precious").unwrap();
+    (scratch, store, image, layout, precious)
+}
+
+fn tags(layout: &Path) -> Vec<String> {
+    let index = parse_index(&fs::read(layout.join("index.json")).unwrap()).unwrap();
+    let names = index.manifests.iter().map(|found| found.annotations[REF_NAME].clone());
+    names.collect()
+}
+
+#[test]
+fn an_export_keeps_other_images_and_leaves_nothing_else() {
+    let (_scratch, store, image, layout, _) = places();
+    for tag in ["a", "b", "a"] {
+        store.export_layout(&image, &layout, Some(tag)).unwrap();
+    }
+    assert_eq!(tags(&layout), ["b", "a"]);
+    let count = |path: &Path| fs::read_dir(path).unwrap().count();
+    assert_eq!((count(&layout), count(&layout.join("blobs/sha256"))), (3, 3));
+}
+
+#[test]
+fn an_export_never_writes_through_a_link() {
+    for (link, is_refused) in [
+        ("oci-layout", false),
+        ("index.json", true),
+        ("blobs", true),
+        ("blobs/sha256", true),
+    ] {
+        let (scratch, store, image, layout, precious) = places();
+        let elsewhere = scratch.path().join("elsewhere");
+        fs::create_dir_all(elsewhere.join("sha256")).unwrap();
+        let target = if link.starts_with("blobs") {
+            &elsewhere
+        } else {
+            &precious
+        };
+        fs::create_dir_all(layout.join(link).parent().unwrap()).unwrap();
+        symlink(target, layout.join(link)).unwrap();
+        let exported = store.export_layout(&image, &layout, Some("a"));
+        assert_eq!(fs::read(&precious).unwrap(), b"precious", "{link}");
+        assert_eq!(fs::read_dir(elsewhere.join("sha256")).unwrap().count(), 0, "{link}");
+        assert_eq!(exported.is_err(), is_refused, "{link}: {exported:?}");
+        assert!(
+            matches!(
+                exported,
+                Ok(()) | Err(LayoutError::NotAFile { .. } | LayoutError::NotADirectory { .. })
+            ),
+            "{link}: {exported:?}"
+        );
+    }
+    // A blob that is a link to a file of the right size is replaced as well.
+    let (_scratch, store, image, layout, precious) = places();
+    store.export_layout(&image, &layout, Some("a")).unwrap();
+    let blob = layout.join("blobs/sha256").join(image.digest.hex());
+    fs::write(&precious, vec![0; image.manifest_raw.len()]).unwrap();
+    fs::remove_file(&blob).unwrap();
+    symlink(&precious, &blob).unwrap();
+    store.export_layout(&image, &layout, Some("a")).unwrap();
+    assert_eq!(fs::read(&precious).unwrap(), vec![0; image.manifest_raw.len()]);
+    assert_eq!(fs::read(&blob).unwrap(), image.manifest_raw);
+}
+
+#[test]
+fn an_export_refuses_a_layout_whose_index_cannot_be_read() {
+    let (_scratch, store, image, layout, _) = places();
+    store.export_layout(&image, &layout, Some("a")).unwrap();
+    let index = layout.join("index.json");
+    for text in ["", "{", "[]", r#"{"schemaVersion":1,"manifests":[]}"#] {
+        fs::write(&index, text).unwrap();
+        let refused = store.export_layout(&image, &layout, Some("b"));
+        assert!(
+            matches!(&refused, Err(LayoutError::Document { path, .. }) if *path == index),
+            "{refused:?}"
+        );
+        assert_eq!(fs::read_to_string(&index).unwrap(), text);
+    }
+    fs::remove_file(&index).unwrap();
+    fs::create_dir(&index).unwrap();
+    let refused = store.export_layout(&image, &layout, Some("b"));
+    assert!(matches!(refused, Err(LayoutError::NotAFile { .. })), "{refused:?}");
+    // One that may not be opened is not one that is not there.
+    fs::remove_dir(&index).unwrap();
+    fs::write(&index, r#"{"schemaVersion":2,"manifests":[]}"#).unwrap();
+    fs::set_permissions(&index, std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
+    let refused = store.export_layout(&image, &layout, Some("b"));
+    assert!(
+        matches!(refused, Err(LayoutError::Io { action: "open", .. })),
+        "{refused:?}"
+    );
+}
