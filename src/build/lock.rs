@@ -18,6 +18,7 @@ use super::pins::PinnedWheel;
 use super::pylock;
 use super::requirements::Requirements;
 use super::wheel::normalise;
+use crate::net::Credentials;
 use crate::oci::Digest;
 use crate::policy::Bytes;
 use crate::store::{Store, StoreError};
@@ -93,6 +94,8 @@ pub struct Resolver {
     pub python: String,
     /// Index of the configuration; may hold credentials, so it never becomes an argument.
     pub index: Option<String>,
+    /// Those of the index, be it of the configuration or of the environment.
+    pub credentials: Option<Credentials>,
     /// Where uv finds an interpreter: it asks one for its platform, whatever its version; it runs nothing else.
     pub path: Option<OsString>,
     /// Proxies and certificates.
@@ -159,6 +162,14 @@ pub enum LockError {
     NoUv {
         /// What pip says.
         reason: String,
+    },
+    /// The configuration names a variable that is not there.
+    #[error("read the password of the package index: {variable} of the environment, which `password_env` under [index] names, {problem}")]
+    Password {
+        /// The variable.
+        variable: String,
+        /// What is wrong with it.
+        problem: &'static str,
     },
     /// Too large.
     #[error("build image: its wheels alone have {} of at most {}; the largest are {largest}", Bytes(*size), Bytes(MAX_IMAGE))]
@@ -313,6 +324,9 @@ impl Resolver {
             return read("out");
         }
         let mut explanation: String = read("err")?.chars().take(MAX_MESSAGE).collect();
+        if let Some(credentials) = &self.credentials {
+            explanation = credentials.hide(&explanation);
+        }
         if let Some(index) = &self.index {
             explanation = explanation.replace(index, "the configured index");
         }

@@ -28,8 +28,9 @@ use crate::build::base::variant_names;
 use crate::build::lock::{LockError, Resolver};
 use crate::build::ports::Progress;
 use crate::build::uv::find_uv;
-use crate::config::{Config, ConfigError, Environment};
+use crate::config::{secret_variable, Config, ConfigError, Environment};
 use crate::journal::{self, Event};
+use crate::net::Credentials;
 use crate::ops::{self, BaseSettings, BuildRequest, Outcome, SandboxCompiler, Status, CANNOT_RUN};
 use crate::policy::{Bytes, Promise};
 use crate::sandbox;
@@ -178,6 +179,39 @@ impl Session {
         }
     }
 
+    /// The configured index, with the user and the password that the configuration names.
+    fn index(&self) -> Result<Option<String>, LockError> {
+        let index = &self.config.index;
+        let (Some(url), Some(user), Some(variable)) = (&index.url, &index.user, &index.password_env) else {
+            return Ok(index.url.clone());
+        };
+        let problem = |problem| LockError::Password {
+            variable: variable.clone(),
+            problem,
+        };
+        let password = secret_variable(variable).ok_or_else(|| problem("is not set"))?;
+        let password = String::from_utf8(password).map_err(|_| problem("is no UTF-8"))?;
+        let url = Credentials::join(url, user, &password);
+        url.ok_or_else(|| problem("has no address to go with")).map(Some)
+    }
+
+    /// What an index wants to see from the resolver and from our own downloads alike.
+    fn index_credentials(&self) -> Option<Credentials> {
+        let of_environment = |name: &str| {
+            let found = self.environment.network.iter().find(|(known, _)| known == name);
+            let text = found?.1.to_str()?;
+            // uv takes NAME=URL, too.
+            let named = text.split_once('=').filter(|(name, _)| !name.contains([':', '/']));
+            Some(named.map_or(text, |(_, url)| url).to_owned())
+        };
+        // Without its password the resolver fails, and says so.
+        let configured = self.index().ok()?;
+        let url = configured
+            .or_else(|| of_environment("UV_DEFAULT_INDEX"))
+            .or_else(|| of_environment("UV_INDEX_URL"));
+        Credentials::of(&url?)
+    }
+
     fn resolver(&self, python: &str) -> Result<Resolver, LockError> {
         let (index, environment) = (&self.config.index, &self.environment);
         Ok(Resolver {
@@ -188,7 +222,8 @@ impl Session {
                 &environment.network,
             )?,
             python: python.to_owned(),
-            index: index.url.clone(),
+            index: self.index()?,
+            credentials: self.index_credentials(),
             path: environment.path.clone(),
             network: environment.network.clone(),
         })
@@ -207,6 +242,7 @@ impl Session {
             allow_degraded: self.allow_degraded(&args.allow_degraded),
             created: created(&self.environment)?,
             base_settings: self.base_settings(),
+            credentials: self.index_credentials(),
         };
         let resolver = || self.resolver(&args.python);
         let narrator = Narrator::new();
@@ -386,7 +422,15 @@ impl Session {
                 let settings = self.base_settings();
                 let resolver = || self.resolver(ops::BASE_PYTHON);
                 let compiler = self.compiler(self.allow_degraded(allow_degraded))?;
-                let made = ops::build_base(&self.store, variant, &settings, &resolver, &compiler, &narrator);
+                let made = ops::build_base(
+                    &self.store,
+                    variant,
+                    &settings,
+                    &resolver,
+                    self.index_credentials().as_ref(),
+                    &compiler,
+                    &narrator,
+                );
                 if let Ok(base) = &made {
                     base.warnings.iter().for_each(|warning| narrator.warn(warning));
                 }

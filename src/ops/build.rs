@@ -26,7 +26,7 @@ use crate::build::requirements::{RequirementError, Requirements};
 use crate::build::secrets::{self, Finding};
 use crate::build::wheel::WheelError;
 use crate::build::{base, code, syntax};
-use crate::net::NetError;
+use crate::net::{Credentials, NetError};
 use crate::oci::{Digest, ImageConfig, Reference};
 use crate::policy::{Bytes, Promise};
 use crate::store::{MemoKind, Store, StoreError};
@@ -54,6 +54,8 @@ pub struct BuildRequest {
     pub created: SystemTime,
     /// Where packages of the base come from.
     pub base_settings: BaseSettings,
+    /// Of the package index.
+    pub credentials: Option<Credentials>,
 }
 
 /// What was built.
@@ -160,6 +162,7 @@ pub fn build(
         resolver,
         compiler,
         progress,
+        credentials: request.credentials.as_ref(),
     };
     let builder = Builder {
         store,
@@ -195,6 +198,7 @@ pub fn build_base(
     name: &str,
     settings: &BaseSettings,
     resolver: &(dyn Fn() -> Result<Resolver, LockError> + Sync),
+    credentials: Option<&Credentials>,
     compiler: &dyn Compiler,
     progress: &dyn Progress,
 ) -> Result<BaseReport, BuildError> {
@@ -206,6 +210,7 @@ pub fn build_base(
         resolver,
         compiler,
         progress,
+        credentials,
     };
     let set = maker.choose(&Requirements::default(), &pins, None)?;
     maker.download(&set)?;

@@ -20,7 +20,7 @@ use crate::build::pins::{self, PinnedWheel};
 use crate::build::ports::{Compiler, Progress};
 use crate::build::requirements::Requirements;
 use crate::build::wheel::{self, Wheel};
-use crate::net::Client;
+use crate::net::{Client, Credentials};
 use crate::oci::Digest;
 use crate::store::{MemoKind, Store, StoreError};
 
@@ -37,6 +37,8 @@ pub(super) struct WheelMaker<'a> {
     pub resolver: &'a (dyn Fn() -> Result<Resolver, LockError> + Sync),
     pub compiler: &'a dyn Compiler,
     pub progress: &'a dyn Progress,
+    /// Of the index.
+    pub credentials: Option<&'a Credentials>,
 }
 
 /// Exactly the wheels of one image.
@@ -161,7 +163,8 @@ impl WheelMaker<'_> {
             })
         };
         let items = missing.iter().map(item).collect::<Result<Vec<_>, _>>()?;
-        fetch(self.store, &Client::new()?, &items, self.progress)?;
+        let client = Client::new()?.with_credentials(self.credentials);
+        fetch(self.store, &client, &items, self.progress)?;
         Ok(())
     }
 

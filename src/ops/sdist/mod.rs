@@ -409,7 +409,8 @@ impl Workshop<'_> {
             size: sdist.size,
             sha256: sdist.sha256,
         };
-        fetch(store, &Client::new()?, &[item], progress)?
+        let client = Client::new()?.with_credentials(self.maker.credentials);
+        fetch(store, &client, &[item], progress)?
             .pop()
             .ok_or_else(|| StoreError::NoBlob { digest: sdist.sha256 }.into())
     }
