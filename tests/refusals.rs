@@ -237,6 +237,44 @@ fn no_network_is_4() {
 }
 
 #[test]
+fn no_network_to_fetch_uv_from_is_4_and_no_pip_is_1() {
+    shared();
+    let gantry = Gantry::with_downloads();
+    let dir = function("print(1)\n", Some("six\n"));
+    // Neither uv nor anything else but Python: with pip, whose index is a closed port, and without.
+    let programs = tempfile::tempdir().unwrap();
+    symlink("/usr/bin/python3", programs.path().join("python3")).unwrap();
+    let build = || {
+        let mut command = gantry.command();
+        command
+            .env("PATH", programs.path())
+            .env("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
+            .env("PIP_RETRIES", "0")
+            .arg("build")
+            .arg(dir.path());
+        done(command.output().unwrap())
+    };
+    let offline = build();
+    assert_eq!(offline.code, 4, "{}", offline.stderr);
+    assert!(
+        offline.stderr.contains("find uv") && offline.stderr.contains("cannot be reached"),
+        "{}",
+        offline.stderr
+    );
+    fs::remove_file(programs.path().join("python3")).unwrap();
+    let python = programs.path().join("python3");
+    fs::write(&python, "#!/bin/sh\necho No module named pip >&2\nexit 1\n").unwrap();
+    fs::set_permissions(&python, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let without = build();
+    assert_eq!(without.code, 1, "{}", without.stderr);
+    assert!(
+        without.stderr.contains("No module named pip") && without.stderr.contains("hint:"),
+        "{}",
+        without.stderr
+    );
+}
+
+#[test]
 fn user_namespaces_switched_off() {
     let gantry = shared();
     gantry.build(function("print(1)\n", None).path(), "nons:1");

@@ -163,6 +163,14 @@ pub enum LockError {
         /// What pip says.
         reason: String,
     },
+    /// There is no uv, and the index that has one does not answer.
+    #[error(
+        "find uv: it is not on the PATH, and the package index cannot be reached to fetch it with pip\n{explanation}"
+    )]
+    UvUnavailable {
+        /// In pip's words, bounded.
+        explanation: String,
+    },
     /// The configuration names a variable that is not there.
     #[error("read the password of the package index: {variable} of the environment, which `password_env` under [index] names, {problem}")]
     Password {
