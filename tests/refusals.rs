@@ -148,8 +148,14 @@ fn files_that_look_like_secrets() {
 fn links_pipes_and_sparse_giants_in_the_directory() {
     let dir = function("print(1)\n", None);
     symlink("/etc/passwd", dir.path().join("passwd")).unwrap();
-    refuses(dir.path(), 1, &["passwd"]);
+    refuses(dir.path(), 1, &["passwd", "/etc/passwd", "absolute"]);
     fs::remove_file(dir.path().join("passwd")).unwrap();
+    symlink("../outside.py", dir.path().join("link.py")).unwrap();
+    refuses(dir.path(), 1, &["link.py", "../outside.py", "out of the directory"]);
+    fs::remove_file(dir.path().join("link.py")).unwrap();
+    symlink("user_function.py", dir.path().join(".env")).unwrap();
+    refuses(dir.path(), 3, &[".env", "secret"]);
+    fs::remove_file(dir.path().join(".env")).unwrap();
 
     assert!(std::process::Command::new("mkfifo")
         .arg(dir.path().join("pipe"))

@@ -8,6 +8,7 @@ pub mod fetch;
 pub mod function;
 pub mod image;
 pub mod layers;
+mod links;
 pub mod lock;
 pub mod pins;
 pub mod ports;
