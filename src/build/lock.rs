@@ -21,6 +21,7 @@ use super::pylock;
 use super::requirements::Requirements;
 use super::uv::find_uv;
 use super::wheel::normalise;
+use crate::net::Credentials;
 use crate::oci::Digest;
 use crate::policy::Bytes;
 use crate::store::{Store, StoreError};
@@ -187,6 +188,22 @@ pub enum LockError {
         /// What pip says.
         reason: String,
     },
+    /// There is no uv, and the index that has one does not answer.
+    #[error(
+        "find uv: it is not on the PATH, and the package index cannot be reached to fetch it with pip\n{explanation}"
+    )]
+    UvUnavailable {
+        /// In pip's words, bounded.
+        explanation: String,
+    },
+    /// The configuration names a variable that is not there.
+    #[error("read the password of the package index: {variable} of the environment, which `password_env` under [index] names, {problem}")]
+    Password {
+        /// The variable.
+        variable: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// Too large.
     #[error("build image: its wheels alone have {} of at most {}; the largest are {largest}", Bytes(*size), Bytes(MAX_IMAGE))]
     TooLarge {
@@ -210,6 +227,11 @@ impl Resolver {
             .map(|(_, value)| value.to_string_lossy());
         let index = self.places().key();
         format!("{} {PLATFORM} {index} {}", self.python, newer.unwrap_or_default())
+    }
+
+    /// What the index wants to see, from our own downloads as well.
+    pub fn credentials(&self) -> Result<Option<Credentials>, LockError> {
+        Ok(self.index()?.and_then(|index| Credentials::of(&index.url)))
     }
 
     /// The index that is asked; none for the resolver's own default.
@@ -363,6 +385,9 @@ impl Resolver {
             return read("out");
         }
         let mut explanation: String = read("err")?.chars().take(MAX_MESSAGE).collect();
+        if let Some(credentials) = self.credentials()? {
+            explanation = credentials.hide(&explanation);
+        }
         if let Some(index) = index {
             explanation = explanation.replace(&index.url, "the configured index");
         }

@@ -9,6 +9,7 @@ pub mod function;
 pub mod image;
 pub mod index;
 pub mod layers;
+mod links;
 pub mod lock;
 pub mod pins;
 pub mod ports;

@@ -96,7 +96,8 @@ fn fetch_uv(
         "-m",
         "pip",
         "download",
-        "--quiet",
+        // Without it, that nobody answers looks like that there is no uv.
+        "-vv",
         "--no-deps",
         "--require-hashes",
         "--only-binary",
@@ -113,12 +114,15 @@ fn fetch_uv(
     }
     let done = pip.output().map_err(|error| reason(format!("run python3: {error}")))?;
     if !done.status.success() {
-        return Err(reason(
-            String::from_utf8_lossy(&done.stderr)
-                .chars()
-                .take(MAX_MESSAGE)
-                .collect(),
-        ));
+        let (said, complaint) = (
+            String::from_utf8_lossy(&done.stdout),
+            String::from_utf8_lossy(&done.stderr),
+        );
+        let explanation = complaint.chars().take(MAX_MESSAGE).collect();
+        if is_network_failure(&said) || is_network_failure(&complaint) {
+            return Err(LockError::UvUnavailable { explanation });
+        }
+        return Err(reason(explanation));
     }
     let wheel =
         fs::File::open(scratch.path().join(file_name)).map_err(|error| reason(format!("open {file_name}: {error}")))?;
@@ -144,6 +148,19 @@ fn fetch_uv(
         .and_then(|()| target.parent().map_or(Ok(()), fs::create_dir_all))
         .and_then(|()| fs::rename(&temporary, target));
     placed.map_err(|error| reason(format!("place uv: {error}")))
+}
+
+/// Whether a later try of pip may work, from what it says.
+fn is_network_failure(said: &str) -> bool {
+    let signs = [
+        "connection error:",
+        "connection broken by",
+        "Max retries exceeded",
+        "timed out",
+        "Server Error",
+    ];
+    // A certificate that is not accepted today will not be later.
+    signs.iter().any(|sign| said.contains(sign)) && !said.contains("CERTIFICATE_VERIFY_FAILED")
 }
 
 #[cfg(test)]
@@ -181,5 +198,23 @@ mod tests {
         assert!(refused.contains("0.10.12") && refused.contains("0.11"), "{refused}");
         let missing = Path::new("/nonexistent/uv");
         assert_eq!(find_uv(&store, Some(missing), Some(&all), &[]).unwrap(), missing);
+    }
+
+    #[test]
+    fn a_network_that_is_down_is_told_from_an_index_that_lacks_uv() {
+        for said in [
+            "Could not fetch URL http://127.0.0.1:1/simple/uv/: connection error: HTTPConnectionPool(host='127.0.0.1', port=1)",
+            "WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError('refused')': /simple/uv/",
+            "Could not fetch URL https://index.example/simple/uv/: 502 Server Error: Bad Gateway",
+        ] {
+            assert!(is_network_failure(said), "{said}");
+        }
+        for said in [
+            "ERROR: Could not find a version that satisfies the requirement uv==1 (from versions: none)",
+            "/usr/bin/python3: No module named pip",
+            "WARNING: after connection broken by 'SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]",
+        ] {
+            assert!(!is_network_failure(said), "{said}");
+        }
     }
 }

@@ -69,9 +69,9 @@ pub fn exit_code(error: &CommandError) -> u8 {
 
 fn build_is_unavailable(error: &BuildError) -> bool {
     match error {
-        BuildError::Lock(LockError::Unavailable { .. })
+        BuildError::Lock(LockError::Unavailable { .. } | LockError::UvUnavailable { .. })
         | BuildError::Sdist(SdistError::Requirements {
-            source: LockError::Unavailable { .. },
+            source: LockError::Unavailable { .. } | LockError::UvUnavailable { .. },
             ..
         }) => true,
         BuildError::Net(error) => error.is_unavailable(),

@@ -28,8 +28,9 @@ use report::Report;
 use crate::build::base::variant_names;
 use crate::build::lock::{Found, LockError, Resolver};
 use crate::build::ports::Progress;
-use crate::config::{Config, ConfigError, Environment};
+use crate::config::{secret_variable, Config, ConfigError, Environment};
 use crate::journal::{self, Event};
+use crate::net::Credentials;
 use crate::ops::{self, BaseSettings, BuildRequest, SandboxCompiler, CANNOT_RUN};
 use crate::policy::{Bytes, Promise};
 use crate::sandbox;
@@ -185,12 +186,28 @@ impl Session {
         }
     }
 
+    /// The configured index, with the user and the password that the configuration names.
+    fn index(&self) -> Result<Option<String>, LockError> {
+        let index = &self.config.index;
+        let (Some(url), Some(user), Some(variable)) = (&index.url, &index.user, &index.password_env) else {
+            return Ok(index.url.clone());
+        };
+        let problem = |problem| LockError::Password {
+            variable: variable.clone(),
+            problem,
+        };
+        let password = secret_variable(variable).ok_or_else(|| problem("is not set"))?;
+        let password = String::from_utf8(password).map_err(|_| problem("is no UTF-8"))?;
+        let url = Credentials::join(url, user, &password);
+        url.ok_or_else(|| problem("has no address to go with")).map(Some)
+    }
+
     fn resolver(&self, python: &str) -> Result<Resolver, LockError> {
         let (index, environment) = (&self.config.index, &self.environment);
         Ok(Resolver {
             uv: index.uv.clone(),
             python: python.to_owned(),
-            index: index.url.clone(),
+            index: self.index()?,
             path: environment.path.clone(),
             network: environment.network.clone(),
             files: environment.uv_configurations(),

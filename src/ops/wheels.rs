@@ -166,7 +166,9 @@ impl WheelMaker<'_> {
             })
         };
         let items = missing.iter().map(item).collect::<Result<Vec<_>, _>>()?;
-        fetch(self.store, &Client::new()?, &items, self.progress)?;
+        let credentials = (self.resolver)()?.credentials()?;
+        let client = Client::new()?.with_credentials(credentials.as_ref());
+        fetch(self.store, &client, &items, self.progress)?;
         Ok(())
     }
 

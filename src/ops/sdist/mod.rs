@@ -409,7 +409,9 @@ impl Workshop<'_> {
             size: sdist.size,
             sha256: sdist.sha256,
         };
-        fetch(store, &Client::new()?, &[item], progress)?
+        let credentials = (self.maker.resolver)()?.credentials()?;
+        let client = Client::new()?.with_credentials(credentials.as_ref());
+        fetch(store, &client, &[item], progress)?
             .pop()
             .ok_or_else(|| StoreError::NoBlob { digest: sdist.sha256 }.into())
     }
