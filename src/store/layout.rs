@@ -91,17 +91,14 @@ impl Blobs for Directory<'_> {
 impl Store {
     /// Copies an image of a layout into the store; `tag` is needed when it holds several.
     pub fn import_layout(&self, directory: &Path, tag: Option<&str>) -> Result<Image, LayoutError> {
-        let path = directory.join("index.json");
-        let raw = read_small(&mut open_plain(&path)?, &path)?;
-        let index = parse_index(&raw).map_err(|source| LayoutError::Document {
-            path: path.clone(),
-            source,
-        })?;
-        let chosen = choose(&index, tag).map_err(|reason| LayoutError::NotFound {
-            path: directory.to_owned(),
-            reason,
-        })?;
+        let chosen = choose_in(directory, tag)?;
         self.import(&mut Directory(directory), &chosen, 0)
+    }
+
+    /// What a layout calls its only image.
+    pub fn layout_name(&self, directory: &Path) -> Result<Option<String>, LayoutError> {
+        let chosen = choose_in(directory, None)?;
+        Ok(chosen.annotations.get(REF_NAME).cloned())
     }
 
     /// Copies the image that `descriptor` leads to, verifying every byte.
@@ -191,18 +188,17 @@ impl Store {
         };
         let folder = directory.join("blobs/sha256");
         fs::create_dir_all(&folder).map_err(error("make directory", &folder))?;
+        // A folder of its own: all that is left when we are stopped.
+        let temporary = self.beside(&directory.join("index.json"))?;
+        fs::create_dir(temporary.path()).map_err(error("make directory", temporary.path()))?;
         for blob in image.blobs() {
             let target = folder.join(blob.digest.hex());
             if fs::symlink_metadata(&target).is_ok_and(|found| found.is_file() && found.len() == blob.size) {
                 continue;
             }
-            let temporary = folder.join(format!(".{}-{}", blob.digest.hex(), std::process::id()));
-            let copied = copy_verified(self, &blob, &temporary);
-            if copied.is_err() {
-                let _ = fs::remove_file(&temporary);
-            }
-            copied?;
-            fs::rename(&temporary, &target).map_err(error("write", &target))?;
+            let copy = temporary.path().join("blob");
+            copy_verified(self, &blob, &copy)?;
+            fs::rename(&copy, &target).map_err(error("write", &target))?;
         }
         let layout = directory.join("oci-layout");
         fs::write(&layout, super::LAYOUT).map_err(error("write", &layout))?;
@@ -230,9 +226,9 @@ impl Store {
             path: path.clone(),
             source,
         })?;
-        let temporary = directory.join(format!(".index-{}", std::process::id()));
-        fs::write(&temporary, json).map_err(error("write", &temporary))?;
-        fs::rename(&temporary, &path).map_err(error("write", &path))
+        let written = temporary.path().join("index.json");
+        fs::write(&written, json).map_err(error("write", &written))?;
+        fs::rename(&written, &path).map_err(error("write", &path))
     }
 }
 
@@ -272,6 +268,16 @@ fn copy_verified(store: &Store, blob: &Descriptor, target: &Path) -> Result<(), 
         out.write_all(bytes).map_err(error)?;
     }
     Ok(check_descriptor(blob, hasher.clone().digest(), hasher.bytes())?)
+}
+
+fn choose_in(directory: &Path, tag: Option<&str>) -> Result<Descriptor, LayoutError> {
+    let path = directory.join("index.json");
+    let raw = read_small(&mut open_plain(&path)?, &path)?;
+    let index = parse_index(&raw).map_err(|source| LayoutError::Document { path, source })?;
+    choose(&index, tag).map_err(|reason| LayoutError::NotFound {
+        path: directory.to_owned(),
+        reason,
+    })
 }
 
 /// The image of that name; without one, the only image.
