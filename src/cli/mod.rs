@@ -253,20 +253,16 @@ impl Session {
         let digest = if file == Path::new("-") {
             ops::save(&self.store, reference, io::stdout().lock())?
         } else {
-            // Complete or not there: written beside its place, then renamed.
-            let temporary = file.with_extension(format!("gantry-{}", std::process::id()));
+            // Complete or not there, and nothing beside it when we are stopped.
+            let temporary = self.store.beside(file)?;
             let error = |source| CommandError::File {
                 action: "write",
                 path: file.display().to_string(),
                 source,
             };
-            let out = io::BufWriter::new(fs::File::create_new(&temporary).map_err(error)?);
-            let saved = ops::save(&self.store, reference, out);
-            if saved.is_err() {
-                let _ = fs::remove_file(&temporary);
-            }
-            let digest = saved?;
-            fs::rename(&temporary, file).map_err(error)?;
+            let out = io::BufWriter::new(fs::File::create_new(temporary.path()).map_err(error)?);
+            let digest = ops::save(&self.store, reference, out)?;
+            fs::rename(temporary.path(), file).map_err(error)?;
             digest
         };
         let _ = writeln!(io::stderr(), "Saved {digest}");
