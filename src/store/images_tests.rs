@@ -143,13 +143,26 @@ fn a_layout_without_its_blobs_is_not_filled_from_the_store() {
         "{refused:?}"
     );
     fs::remove_file(&blob).unwrap();
+    // The very same image was made here; that is another question.
+    let found = store.find_imported(&layout, None).unwrap();
+    assert_eq!(found.map(|image| image.digest), Some(secret.digest));
     let refused = store.import_layout(&layout, None);
     assert!(
         matches!(&refused, Err(LayoutError::Io { action: "open", path, .. }) if *path == blob),
         "{refused:?}"
     );
-    fs::write(&blob, sound).unwrap();
+    fs::write(&blob, &sound).unwrap();
     store.import_layout(&layout, None).unwrap();
+
+    // Another manifest of the same layers is another image: it was never imported.
+    let other = image_that_says(
+        &store,
+        vec![(secret.manifest.layers[0].clone(), secret.config.rootfs.diff_ids[0]); 2],
+    );
+    store.export_layout(&other, &layout, Some("other")).unwrap();
+    assert!(store.find_imported(&layout, Some("other")).unwrap().is_none());
+    fs::remove_file(&blob).unwrap();
+    assert!(store.import_layout(&layout, Some("other")).is_err());
 }
 
 #[test]

@@ -222,7 +222,7 @@ pub fn tiny(gantry: &Gantry, names: &[&str]) -> Vec<String> {
         writer.file("etc/name", 0o644, name.as_bytes()).unwrap();
         let written = writer.finish().unwrap();
         blob.commit().unwrap();
-        staging.commit(&written.diff_id).unwrap();
+        staging.commit(&written.diff_id, &written.digest).unwrap();
         let config = ImageConfig {
             architecture: "amd64".to_owned(),
             os: "linux".to_owned(),
