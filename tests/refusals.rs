@@ -392,7 +392,7 @@ fn a_build_that_fails_replaces_the_report_of_an_earlier_one() {
         "{}",
         done.stderr
     );
-    assert_eq!(tree(scratch.path()), [report.clone()]);
+    assert_eq!(tree(scratch.path()), std::slice::from_ref(&report));
 }
 
 /// `gantry ARGS` on a kernel without Landlock.
