@@ -212,7 +212,7 @@ pub fn build_base(
     };
     let set = maker.choose(&Requirements::default(), &pins, None)?;
     maker.download(&set)?;
-    let wheels = maker.layers(&set)?;
+    let (wheels, _) = maker.layers(&set)?;
     let mut layers = base.layers.clone();
     layers.extend(wheels.iter().map(|made| made.layer.clone()));
     layers.extend(maker.bytecode(&base, &wheels)?);
@@ -300,7 +300,9 @@ impl Builder<'_> {
         }
         set.warnings.iter().for_each(|warning| self.warn(warning.clone()));
         self.timed("download", || maker.download(&set))?;
-        self.timed("wheels", || maker.layers(&set))
+        let (layers, warnings) = self.timed("wheels", || maker.layers(&set))?;
+        warnings.into_iter().for_each(|warning| self.warn(warning));
+        Ok(layers)
     }
 
     fn code(
