@@ -258,6 +258,8 @@ impl Builder<'_> {
             (base?, wheels?)
         };
         base.warnings.iter().for_each(|warning| self.warn(warning.clone()));
+        let missing = self.wheels.missing_libraries(&base, &wheels)?;
+        missing.into_iter().for_each(|warning| self.warn(warning));
         let mut layers = base.layers.clone();
         layers.extend(wheels.iter().map(|made| made.layer.clone()));
         let compiled = self.timed("bytecode", || self.wheels.bytecode(&base, &wheels))?;

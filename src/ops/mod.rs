@@ -5,6 +5,7 @@ mod build;
 mod compile;
 pub mod doctor;
 mod images;
+mod libraries;
 mod locks;
 mod outcome;
 mod overlap;
