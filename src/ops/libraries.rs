@@ -153,10 +153,14 @@ fn warning(wheel: &str, missing: &[&str]) -> String {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    let verb = if missing.len() == 1 { "is" } else { "are" };
+    let (verb, them) = if missing.len() == 1 {
+        ("is", "it")
+    } else {
+        ("are", "them")
+    };
     let project = wheel.split(' ').next().unwrap_or_default();
     let other = match HEADLESS.contains(&project) {
-        true => format!(" ({project}-headless does not need it)"),
+        true => format!(" ({project}-headless does not need {them})"),
         false => String::new(),
     };
     format!(
