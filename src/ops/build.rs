@@ -218,7 +218,7 @@ pub fn build_base(
     };
     let set = maker.choose(&Requirements::default(), &pins, None)?;
     maker.download(&set)?;
-    let wheels = maker.layers(&set)?;
+    let (wheels, _) = maker.layers(&set)?;
     let (stdlib, compiled) = maker.bytecode(&base, &wheels)?;
     let mut layers = base.layers.clone();
     layers.extend(stdlib);
@@ -270,6 +270,8 @@ impl Builder<'_> {
             (base?, wheels?)
         };
         base.warnings.iter().for_each(|warning| self.warn(warning.clone()));
+        let missing = self.wheels.missing_libraries(&base, &wheels)?;
+        missing.into_iter().for_each(|warning| self.warn(warning));
         let (stdlib, compiled) = self.timed("bytecode", || self.wheels.bytecode(&base, &wheels))?;
         let mut layers = base.layers.clone();
         layers.extend(stdlib.filter(|stdlib| layers.iter().all(|layer| layer.diff_id != stdlib.diff_id)));
@@ -305,7 +307,9 @@ impl Builder<'_> {
         }
         set.warnings.iter().for_each(|warning| self.warn(warning.clone()));
         self.timed("download", || maker.download(&set))?;
-        self.timed("wheels", || maker.layers(&set))
+        let (layers, warnings) = self.timed("wheels", || maker.layers(&set))?;
+        warnings.into_iter().for_each(|warning| self.warn(warning));
+        Ok(layers)
     }
 
     fn code(
