@@ -199,7 +199,7 @@ fn program(profile: &Profile, verdicts: &BTreeMap<u32, Verdict>) -> Result<Vec<I
         (LOAD, 0, 0, OFFSET_NUMBER),
     ];
     program.extend(search(&ranges)?);
-    let program = share_returns(&program)?;
+    let program = share(program)?;
     if program.len() > 4096 {
         return Err(format!(
             "the program has {} instructions, the kernel takes 4096",
@@ -209,52 +209,68 @@ fn program(profile: &Profile, verdicts: &BTreeMap<u32, Verdict>) -> Result<Vec<I
     Ok(program)
 }
 
-/// The same program with fewer instructions: what jumps to a return can as well jump to a later one of the same value.
-/// The kernel checks, translates and assembles each instruction at every start: 0.4 µs.
-fn share_returns(program: &[Instruction]) -> Result<Vec<Instruction>, String> {
-    let is_conditional = |code: u16| code == JUMP_EQUAL || code == JUMP_GREATER_OR_EQUAL;
-    let targets = |at: usize, (code, hit, miss, constant): Instruction| match code {
+/// The same program with fewer instructions: what does the same is there once, where the jumps to it reach. The kernel
+/// checks, translates and assembles each instruction at every start: 0.4 µs.
+fn share(mut program: Vec<Instruction>) -> Result<Vec<Instruction>, String> {
+    // Each round brings what is left closer together, so that more is in reach.
+    loop {
+        let shorter = share_once(&program)?;
+        if shorter.len() == program.len() {
+            return Ok(program);
+        }
+        program = shorter;
+    }
+}
+
+fn share_once(program: &[Instruction]) -> Result<Vec<Instruction>, String> {
+    let beyond = || "a jump leads out of the program".to_owned();
+    let successors = |at: usize, (code, hit, miss, constant): Instruction| match code {
         RETURN => Vec::new(),
         JUMP => vec![at + 1 + constant as usize],
-        _ if is_conditional(code) => vec![at + 1 + usize::from(hit), at + 1 + usize::from(miss)],
+        JUMP_EQUAL | JUMP_GREATER_OR_EQUAL => vec![at + 1 + usize::from(hit), at + 1 + usize::from(miss)],
         _ => vec![at + 1],
     };
-    // Jumps lead forward only, so the first to mention a target is the farthest away.
-    let mut farthest = BTreeMap::new();
-    for (at, instruction) in program.iter().enumerate() {
-        for target in targets(at, *instruction) {
-            farthest.entry(target).or_insert((at, !is_conditional(instruction.0)));
+    // Instructions that do the same have the same class. Jumps lead forward only, so from the end.
+    let mut known = BTreeMap::new();
+    let mut classes: Vec<usize> = vec![0; program.len()];
+    for (at, instruction) in program.iter().enumerate().rev() {
+        let next = successors(at, *instruction)
+            .into_iter()
+            .map(|to| classes.get(to).copied());
+        let next = next.collect::<Option<Vec<usize>>>().ok_or_else(beyond)?;
+        classes[at] = match (instruction.0, next.as_slice()) {
+            (JUMP, [target]) => *target,
+            _ => *known.entry((instruction.0, instruction.3, next)).or_insert(at),
+        };
+    }
+    // A jump goes to the last one of its class that it reaches: the one that most others reach as well.
+    let far = |from: usize, target: usize| {
+        let reached = (from + 1..program.len()).take(256);
+        let found = reached
+            .rev()
+            .find(|at| classes.get(*at) == classes.get(target) && program[*at].0 != JUMP);
+        found.unwrap_or(target)
+    };
+    let leads = |at: usize, instruction: Instruction| match instruction.0 {
+        JUMP_EQUAL | JUMP_GREATER_OR_EQUAL => successors(at, instruction).into_iter().map(|to| far(at, to)).collect(),
+        _ => successors(at, instruction),
+    };
+    let mut needed = vec![false; program.len()];
+    let mut pending = vec![0];
+    while let Some(at) = pending.pop() {
+        if !std::mem::replace(needed.get_mut(at).ok_or_else(beyond)?, true) {
+            pending.extend(leads(at, program[at]));
         }
     }
-    let mut instead: Vec<usize> = (0..program.len()).collect();
-    let mut kept: Vec<usize> = Vec::new();
-    for (at, instruction) in program.iter().enumerate().rev().filter(|(_, found)| found.0 == RETURN) {
-        let (from, falls) = farthest.get(&at).copied().unwrap_or((at, true));
-        let same = |other: &&usize| program.get(**other) == Some(instruction) && **other - from <= 255;
-        match kept.iter().find(same) {
-            Some(other) if !falls => instead[at] = *other,
-            _ => kept.push(at),
-        }
-    }
-    let stays = |at: usize| instead.get(at) == Some(&at);
-    let place = |at: usize| (0..at).filter(|before| stays(*before)).count();
-    let distance = |from: usize, to: usize| {
-        let to = instead.get(to).copied().ok_or("a jump leads out of the program")?;
-        Ok::<usize, String>(place(to) - place(from) - 1)
-    };
-    let short = |from: usize, to: usize| {
-        distance(from, to).and_then(|far| u8::try_from(far).map_err(|_| format!("a jump over {far} instructions")))
-    };
+    let distance = |from: usize, to: usize| needed[from + 1..to].iter().filter(|needed| **needed).count();
+    let short = |from: usize, to: usize| u8::try_from(distance(from, to)).map_err(|error| error.to_string());
     let mut shared = Vec::new();
-    for (at, &(code, hit, miss, constant)) in program.iter().enumerate().filter(|(at, _)| stays(*at)) {
-        shared.push(match code {
-            JUMP => {
-                let far = distance(at, at + 1 + constant as usize)?;
-                (code, 0, 0, u32::try_from(far).map_err(|error| error.to_string())?)
-            }
-            _ if is_conditional(code) => {
-                let (hit, miss) = (at + 1 + usize::from(hit), at + 1 + usize::from(miss));
-                (code, short(at, hit)?, short(at, miss)?, constant)
+    for (at, &(code, hit, miss, constant)) in program.iter().enumerate().filter(|(at, _)| needed[*at]) {
+        shared.push(match leads(at, program[at]).as_slice() {
+            [hit, miss] => (code, short(at, *hit)?, short(at, *miss)?, constant),
+            [target] if code == JUMP => {
+                let far = u32::try_from(distance(at, *target)).map_err(|error| error.to_string())?;
+                (code, hit, miss, far)
             }
             _ => (code, hit, miss, constant),
         });
@@ -353,12 +369,15 @@ fn all_of(conditions: &[Condition], then: u32, otherwise: &[Instruction]) -> Res
     Ok(program)
 }
 
-/// `allow`, `kill` or `errno:NAME` as the kernel's return value.
+/// `allow`, `kill`, `success` (without effect) or `errno:NAME` as the kernel's return value.
 pub fn action(text: &str) -> Result<u32, String> {
     match text {
         "allow" => Ok(ALLOW),
         "kill" => Ok(KILL_PROCESS),
+        "success" => Ok(ERRNO),
         "errno:EPERM" => Ok(ERRNO | 1),
+        "errno:EINVAL" => Ok(ERRNO | 22),
+        "errno:ENOTTY" => Ok(ERRNO | 25),
         "errno:ENOSYS" => Ok(ERRNO | 38),
         "errno:EAFNOSUPPORT" => Ok(ERRNO | 97),
         _ => Err(format!("no action is called {text:?}")),

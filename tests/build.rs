@@ -170,6 +170,24 @@ fn the_report_says_what_was_made_and_how_long_it_took() {
 }
 
 #[test]
+fn links_within_the_directory_stay_links() {
+    let gantry = shared();
+    let dir = function("import alias.one, two, os\nprint(os.readlink('two.py'))\n", None);
+    fs::create_dir(dir.path().join("lib")).unwrap();
+    fs::write(dir.path().join("lib/one.py"), "print('one')\n").unwrap();
+    std::os::unix::fs::symlink("lib", dir.path().join("alias")).unwrap();
+    std::os::unix::fs::symlink("alias/one.py", dir.path().join("two.py")).unwrap();
+    gantry.build(dir.path(), "links:1");
+    let done = gantry.run(&["links:1"]);
+    assert_eq!(
+        (done.code, done.stdout.as_str()),
+        (0, "one\none\nalias/one.py\n"),
+        "{}",
+        done.stderr
+    );
+}
+
+#[test]
 fn labels_and_command_are_the_platforms() {
     let gantry = shared();
     let dir = function("print(1)\n", None);

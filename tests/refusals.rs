@@ -148,8 +148,14 @@ fn files_that_look_like_secrets() {
 fn links_pipes_and_sparse_giants_in_the_directory() {
     let dir = function("print(1)\n", None);
     symlink("/etc/passwd", dir.path().join("passwd")).unwrap();
-    refuses(dir.path(), 1, &["passwd"]);
+    refuses(dir.path(), 1, &["passwd", "/etc/passwd", "absolute"]);
     fs::remove_file(dir.path().join("passwd")).unwrap();
+    symlink("../outside.py", dir.path().join("link.py")).unwrap();
+    refuses(dir.path(), 1, &["link.py", "../outside.py", "out of the directory"]);
+    fs::remove_file(dir.path().join("link.py")).unwrap();
+    symlink("user_function.py", dir.path().join(".env")).unwrap();
+    refuses(dir.path(), 3, &[".env", "secret"]);
+    fs::remove_file(dir.path().join(".env")).unwrap();
 
     assert!(std::process::Command::new("mkfifo")
         .arg(dir.path().join("pipe"))
@@ -284,6 +290,44 @@ fn no_network_is_4() {
     let done = done(command.output().unwrap());
     assert_eq!(done.code, 4, "{}", done.stderr);
     assert!(tree(&gantry.root.join("tmp")).is_empty());
+}
+
+#[test]
+fn no_network_to_fetch_uv_from_is_4_and_no_pip_is_1() {
+    shared();
+    let gantry = Gantry::with_downloads();
+    let dir = function("print(1)\n", Some("six\n"));
+    // Neither uv nor anything else but Python: with pip, whose index is a closed port, and without.
+    let programs = tempfile::tempdir().unwrap();
+    symlink("/usr/bin/python3", programs.path().join("python3")).unwrap();
+    let build = || {
+        let mut command = gantry.command();
+        command
+            .env("PATH", programs.path())
+            .env("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
+            .env("PIP_RETRIES", "0")
+            .arg("build")
+            .arg(dir.path());
+        done(command.output().unwrap())
+    };
+    let offline = build();
+    assert_eq!(offline.code, 4, "{}", offline.stderr);
+    assert!(
+        offline.stderr.contains("find uv") && offline.stderr.contains("cannot be reached"),
+        "{}",
+        offline.stderr
+    );
+    fs::remove_file(programs.path().join("python3")).unwrap();
+    let python = programs.path().join("python3");
+    fs::write(&python, "#!/bin/sh\necho No module named pip >&2\nexit 1\n").unwrap();
+    fs::set_permissions(&python, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let without = build();
+    assert_eq!(without.code, 1, "{}", without.stderr);
+    assert!(
+        without.stderr.contains("No module named pip") && without.stderr.contains("hint:"),
+        "{}",
+        without.stderr
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -189,4 +189,102 @@ fn a_collector_says_that_it_waits_and_nobody_waits_for_it() {
     drop(kept_out);
     errors.read_to_string(&mut told).unwrap();
     assert_eq!(collector.wait().unwrap().code(), Some(0), "{told}");
+}
+
+#[test]
+fn pulling_a_layout_without_a_tag_takes_its_name_or_says_that_it_needs_one() {
+    let gantry = Gantry::new();
+    let images = common::tiny(&gantry, &["named:1", "other:1"]);
+    let scratch = tempfile::tempdir().unwrap();
+    let layout = format!("oci:{}", scratch.path().join("layout").display());
+    let index = scratch.path().join("layout/index.json");
+    let call_it = |name: Option<&str>| {
+        let mut document = read(&index);
+        let annotations = document["manifests"][0].as_object_mut().unwrap();
+        annotations.remove("annotations");
+        if let Some(name) = name {
+            annotations.insert(
+                "annotations".to_owned(),
+                serde_json::json!({"org.opencontainers.image.ref.name": name}),
+            );
+        }
+        fs::write(&index, document.to_string()).unwrap();
+    };
+    gantry.ok(["push", "named:1", &layout]);
+    for name in [None, Some("No Name"), Some("localhost/x:1"), Some("oci:x")] {
+        call_it(name);
+        let other = Gantry::new();
+        let done = other.gantry(["pull", &layout]);
+        assert_eq!((done.code, done.stdout.as_str()), (1, ""), "{name:?}");
+        let remedy = format!("gantry copy {layout} NAME");
+        assert!(done.stderr.contains(&remedy), "{}", done.stderr);
+        assert_eq!(
+            fs::read_dir(other.root.join("blobs/sha256")).unwrap().count(),
+            0,
+            "{name:?}"
+        );
+        other.ok(["copy", &layout, "mine:1"]);
+    }
+    for (name, kept) in [("named:1", "named:1 "), ("hello", "hello:latest ")] {
+        call_it(Some(name));
+        let other = Gantry::new();
+        assert_eq!(other.ok(["pull", &layout]).trim(), images[0]);
+        let listed = other.ok(["images", "ls"]);
+        assert!(listed.starts_with(kept), "{listed}");
+    }
+}
+
+#[test]
+fn a_signal_leaves_nothing_beside_what_is_saved_or_pushed() {
+    let gantry = Gantry::new();
+    common::tiny(&gantry, &["slow:1"]);
+    let shown: Value = serde_json::from_str(&gantry.ok(["images", "show", "slow:1", "--json"])).unwrap();
+    let layer = shown["manifest"]["layers"][0]["digest"].as_str().unwrap();
+    let blob = gantry.root.join("blobs/sha256").join(hex(layer));
+    fs::remove_file(&blob).unwrap();
+    common::tool(std::process::Command::new("mkfifo").arg(&blob));
+    // Open on both sides: neither blocks, and reading never ends.
+    let mut pipe = fs::OpenOptions::new().read(true).write(true).open(&blob).unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let archive = scratch.path().join("image.tar");
+    let layout = format!("oci:{}:x", scratch.path().join("layout").display());
+    for args in [
+        ["save", "slow:1", archive.to_str().unwrap()],
+        ["push", "slow:1", &layout],
+    ] {
+        let mut child = gantry.command().args(args).current_dir("/").spawn().unwrap();
+        pipe.write_all(b"x").unwrap();
+        let temporary = || {
+            let mut all = common::tree(scratch.path()).into_iter();
+            all.find(|path| path.file_name().unwrap().to_string_lossy().starts_with(".gantry-"))
+        };
+        while temporary().is_none() {
+            assert!(child.try_wait().unwrap().is_none(), "{args:?} ended");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let process = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+        let ended = child.wait().unwrap();
+        assert_eq!(ended.code(), Some(128 + 15), "{args:?}");
+        assert_eq!(temporary(), None, "{args:?}");
+        assert!(common::tree(&gantry.root.join("tmp")).is_empty(), "{args:?}");
+    }
+    assert!(!archive.exists());
+
+    // Killed, the next command does it, wherever it is called.
+    let mut saving = gantry.command();
+    let mut saving = saving
+        .args(["save", "slow:1", "image.tar"])
+        .current_dir(scratch.path())
+        .spawn()
+        .unwrap();
+    let temporary = || fs::read_dir(scratch.path()).unwrap().count() > 1;
+    while !temporary() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    saving.kill().unwrap();
+    saving.wait().unwrap();
+    assert!(temporary());
+    gantry.ok(["images", "ls"]);
+    assert!(!temporary());
 }

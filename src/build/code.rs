@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::function::Function;
+use super::function::{Function, SourceFile, SourceLink};
 use crate::archive::layer::{order, LayerError, LayerWriter, TreeSink, WrittenLayer};
 
 /// Where the code goes, without leading slash.
@@ -10,25 +10,35 @@ pub const APP: &str = "app";
 /// Owner of the code: the platform's `mecapy`.
 pub const OWNER: u32 = 1000;
 
-/// Writes the files of `function`.
+enum Entry<'a> {
+    File(&'a SourceFile),
+    Link(&'a SourceLink),
+}
+
+/// Writes the files and links of `function`.
 pub fn write_layer(
     function: &Function,
     out: impl Write,
     tree: Option<&mut dyn TreeSink>,
 ) -> Result<WrittenLayer, LayerError> {
     let mut writer = LayerWriter::new(out, tree, OWNER);
-    let mut files: Vec<_> = function.files.iter().collect();
-    files.sort_by(|one, other| order(&one.path, &other.path));
-    for file in files {
-        let mode = if file.executable { 0o755 } else { 0o644 };
-        writer.file(&format!("{APP}/{}", file.path), mode, &file.contents)?;
+    let files = function.files.iter().map(|file| (&file.path, Entry::File(file)));
+    let links = function.links.iter().map(|link| (&link.path, Entry::Link(link)));
+    let mut entries: Vec<_> = files.chain(links).collect();
+    entries.sort_by(|(one, _), (other, _)| order(one, other));
+    for (path, entry) in entries {
+        let path = format!("{APP}/{path}");
+        match entry {
+            Entry::File(file) if file.executable => writer.file(&path, 0o755, &file.contents)?,
+            Entry::File(file) => writer.file(&path, 0o644, &file.contents)?,
+            Entry::Link(link) => writer.symlink(&path, &link.target)?,
+        }
     }
     writer.finish()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::function::SourceFile;
     use super::*;
 
     #[derive(Default)]
@@ -62,6 +72,7 @@ mod tests {
                 file("a/b.py", true),
                 file("user_function.py", false),
             ],
+            links: Vec::new(),
         };
         let mut seen = Seen::default();
         let written = write_layer(&function, std::io::sink(), Some(&mut seen)).unwrap();

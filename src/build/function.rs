@@ -1,15 +1,17 @@
 //! A user's directory, understood: which files, what they hold. Read once, through descriptors, by nobody's path.
 //!
 //! Every file is opened without following links and must be regular; its contents are read through the descriptor that
-//! was checked, so that a directory that changes under us cannot make the image hold what was never looked at.
+//! was checked, so that a directory that changes under us cannot make the image hold what was never looked at. A link
+//! is kept as one, when it leads to something of the function.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{openat, AtFlags, Dir, FileType, Mode, OFlags, CWD};
+use rustix::fs::{openat, readlinkat, AtFlags, Dir, FileType, Mode, OFlags, CWD};
 
+use super::links::Entries;
 use crate::oci::{Digest, Hasher};
 
 /// The platform's entry point.
@@ -50,11 +52,22 @@ pub struct SourceFile {
     pub contents: Vec<u8>,
 }
 
-/// A directory, understood.
+/// A symbolic link of the function, to something else of it.
 #[derive(Debug, Clone)]
+pub struct SourceLink {
+    /// Path below the directory.
+    pub path: String,
+    /// What it says, relative to where it is.
+    pub target: String,
+}
+
+/// A directory, understood.
+#[derive(Debug, Clone, Default)]
 pub struct Function {
     /// Its files, sorted by path.
     pub files: Vec<SourceFile>,
+    /// Its links, sorted by path.
+    pub links: Vec<SourceLink>,
 }
 
 /// Why a directory is no function.
@@ -82,6 +95,16 @@ pub enum FunctionError {
         /// Why.
         reason: &'static str,
     },
+    /// A link to something that is not the function's.
+    #[error("read {path:?} of the function: it is a symbolic link to {target:?}, {reason}")]
+    Link {
+        /// Its path below the directory.
+        path: String,
+        /// Where it leads.
+        target: String,
+        /// What is wrong with that.
+        reason: &'static str,
+    },
     /// Too much.
     #[error("read {path:?} of the function: {what} is over {limit}")]
     TooMuch {
@@ -104,24 +127,37 @@ impl Function {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = openat(CWD, directory, flags, Mode::empty()).map_err(error)?;
         let mut reader = Reader {
-            files: Vec::new(),
+            found: Self::default(),
             bytes: 0,
             seen: 0,
         };
         reader.directory(root, "", 0)?;
-        let mut files = reader.files;
-        files.sort_by(|one, other| one.path.cmp(&other.path));
-        if !files.iter().any(|file| file.path == ENTRY_POINT) {
+        let mut function = reader.found;
+        function.files.sort_by(|one, other| one.path.cmp(&other.path));
+        function.links.sort_by(|one, other| one.path.cmp(&other.path));
+        let entries = Entries::of(&function);
+        for link in &function.links {
+            entries.resolve(&link.path).map_err(|reason| FunctionError::Link {
+                path: link.path.clone(),
+                target: link.target.clone(),
+                reason,
+            })?;
+        }
+        if function.find_file(ENTRY_POINT).is_none() {
             return Err(FunctionError::NoEntryPoint {
                 path: directory.to_owned(),
             });
         }
-        Ok(Self { files })
+        Ok(function)
     }
 
-    /// The file at a path.
+    /// The file at a path, which may be a link to it.
     pub fn find_file(&self, path: &str) -> Option<&SourceFile> {
-        self.files.iter().find(|file| file.path == path)
+        let find = |path: &str| self.files.iter().find(|file| file.path == path);
+        find(path).or_else(|| match self.links.is_empty() {
+            true => None,
+            false => find(&Entries::of(self).resolve(path).ok()?),
+        })
     }
 
     /// What the code layer is keyed by.
@@ -132,12 +168,16 @@ impl Function {
             let line = format!("{}\0{}\0{}\0", file.path, file.executable, Digest::of(&file.contents));
             hasher.update(line.as_bytes());
         }
+        for link in &self.links {
+            // No file: its second field is a truth value.
+            hasher.update(format!("{}\0link\0{}\0", link.path, link.target).as_bytes());
+        }
         hasher.digest()
     }
 }
 
 struct Reader {
-    files: Vec<SourceFile>,
+    found: Function,
     bytes: u64,
     seen: usize,
 }
@@ -172,11 +212,7 @@ impl Reader {
             } else {
                 format!("{path}/{name}")
             };
-            if name.as_bytes() != raw
-                || name
-                    .chars()
-                    .any(|character| character.is_control() || character == '\\')
-            {
+            if name.as_bytes() != raw || has_odd_characters(&name) {
                 return Err(refused(&child, "its name is not UTF-8 or has control characters"));
             }
             self.seen += 1;
@@ -205,9 +241,22 @@ impl Reader {
                 let file = File::from(open(OFlags::empty())?);
                 self.file(file, path)
             }
-            FileType::Symlink => Err(refused(&path, "it is a symbolic link; put a copy of the file there")),
+            FileType::Symlink => self.link(directory, name, path),
             _ => Err(refused(&path, "it is neither a regular file nor a directory")),
         }
+    }
+
+    fn link(&mut self, directory: &OwnedFd, name: &str, path: String) -> Result<(), FunctionError> {
+        let target = readlinkat(directory, name, Vec::new()).map_err(|errno| failed(&path, errno.into()))?;
+        let target = target.into_string().ok().filter(|target| !has_odd_characters(target));
+        let target = target.ok_or_else(|| {
+            refused(
+                &path,
+                "it is a symbolic link whose target is not UTF-8 or has control characters",
+            )
+        })?;
+        self.found.links.push(SourceLink { path, target });
+        Ok(())
     }
 
     fn file(&mut self, file: File, path: String) -> Result<(), FunctionError> {
@@ -228,13 +277,18 @@ impl Reader {
         file.take(metadata.len())
             .read_to_end(&mut contents)
             .map_err(|source| failed(&path, source))?;
-        self.files.push(SourceFile {
+        self.found.files.push(SourceFile {
             path,
             executable: metadata.mode() & 0o100 != 0,
             contents,
         });
         Ok(())
     }
+}
+
+fn has_odd_characters(text: &str) -> bool {
+    text.chars()
+        .any(|character| character.is_control() || character == '\\')
 }
 
 fn refused(path: &str, reason: &'static str) -> FunctionError {
@@ -278,6 +332,33 @@ mod tests {
     }
 
     #[test]
+    fn a_link_within_the_directory_is_part_of_the_function() {
+        use std::os::unix::fs::symlink;
+        let scratch = tempfile::tempdir().unwrap();
+        std::fs::create_dir(scratch.path().join("lib")).unwrap();
+        std::fs::write(scratch.path().join("lib/main.py"), "x").unwrap();
+        let before = || Function::read(scratch.path()).unwrap();
+        symlink("lib/main.py", scratch.path().join(ENTRY_POINT)).unwrap();
+        let key = before().key();
+        symlink("lib", scratch.path().join("alias")).unwrap();
+        let function = before();
+        let links: Vec<_> = function
+            .links
+            .iter()
+            .map(|link| (link.path.as_str(), link.target.as_str()))
+            .collect();
+        assert_eq!(links, [("alias", "lib"), (ENTRY_POINT, "lib/main.py")]);
+        assert_eq!(function.find_file(ENTRY_POINT).unwrap().path, "lib/main.py");
+        assert_eq!(function.find_file("alias/main.py").unwrap().path, "lib/main.py");
+        assert_ne!(function.key(), key);
+        // A link to a directory is no entry point.
+        std::fs::remove_file(scratch.path().join(ENTRY_POINT)).unwrap();
+        symlink("lib", scratch.path().join(ENTRY_POINT)).unwrap();
+        let error = Function::read(scratch.path());
+        assert!(matches!(error, Err(FunctionError::NoEntryPoint { .. })));
+    }
+
+    #[test]
     fn refuses_links_giants_and_nothing() {
         let scratch = tempfile::tempdir().unwrap();
         assert!(matches!(
@@ -287,7 +368,7 @@ mod tests {
         std::os::unix::fs::symlink("/etc/passwd", scratch.path().join(ENTRY_POINT)).unwrap();
         assert!(matches!(
             Function::read(scratch.path()),
-            Err(FunctionError::Refused { .. })
+            Err(FunctionError::Link { .. })
         ));
         std::fs::remove_file(scratch.path().join(ENTRY_POINT)).unwrap();
         File::create(scratch.path().join(ENTRY_POINT))
@@ -315,10 +396,23 @@ mod tests {
         let link = |target: &'static str| {
             refused(&move |directory: &Path| std::os::unix::fs::symlink(target, directory.join("x")).unwrap())
         };
-        for target in ["/etc/passwd", "..", "../outside", ENTRY_POINT, "/dev/zero"] {
+        for target in [
+            "/etc/passwd",
+            "/dev/zero",
+            "..",
+            "../outside",
+            "none",
+            "user_function.py/",
+            "user_function.py/y",
+            "x",
+            "./x/x",
+            ".git/config",
+        ] {
+            let error = link(target);
+            let text = error.to_string();
             assert!(
-                matches!(&link(target), FunctionError::Refused { path, .. } if path == "x"),
-                "{target}"
+                matches!(&error, FunctionError::Link { path, .. } if path == "x") && text.contains(target),
+                "{text}"
             );
         }
         // Opening one of these would wait for ever.

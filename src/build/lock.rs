@@ -10,14 +10,18 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::index::{self, Index, IndexError, Places};
 use super::pins::PinnedWheel;
 use super::pylock;
 use super::requirements::Requirements;
+use super::uv::find_uv;
 use super::wheel::normalise;
+use crate::net::Credentials;
 use crate::oci::Digest;
 use crate::policy::Bytes;
 use crate::store::{Store, StoreError};
@@ -85,18 +89,29 @@ pub(super) struct Question<'a> {
 }
 
 /// How uv is run.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Resolver {
-    /// The program.
-    pub uv: PathBuf,
+    /// The program of the configuration.
+    pub uv: Option<PathBuf>,
     /// Python version of the base.
     pub python: String,
     /// Index of the configuration; may hold credentials, so it never becomes an argument.
     pub index: Option<String>,
     /// Where uv finds an interpreter: it asks one for its platform, whatever its version; it runs nothing else.
     pub path: Option<OsString>,
-    /// Proxies and certificates.
+    /// Proxies, certificates and indexes.
     pub network: Vec<(String, OsString)>,
+    /// Configuration files of uv, which may name an index.
+    pub files: Vec<PathBuf>,
+    /// What was found when it was first needed: a build that changes nothing needs none of it.
+    pub found: Found,
+}
+
+/// Program and index of a [`Resolver`].
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    uv: OnceLock<PathBuf>,
+    index: OnceLock<Option<Index>>,
 }
 
 /// Why there is no lock.
@@ -154,11 +169,40 @@ pub enum LockError {
         /// Why.
         source: io::Error,
     },
+    /// The index is not clear.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The configured uv is too old.
+    #[error("run {}: it is uv {version}, gantry needs {oldest} or newer", program.display())]
+    OldUv {
+        /// Which program.
+        program: PathBuf,
+        /// What it is.
+        version: String,
+        /// What it should be.
+        oldest: String,
+    },
     /// There is no uv and it could not be fetched.
     #[error("find uv: it is not on the PATH, and fetching it with pip failed: {reason}")]
     NoUv {
         /// What pip says.
         reason: String,
+    },
+    /// There is no uv, and the index that has one does not answer.
+    #[error(
+        "find uv: it is not on the PATH, and the package index cannot be reached to fetch it with pip\n{explanation}"
+    )]
+    UvUnavailable {
+        /// In pip's words, bounded.
+        explanation: String,
+    },
+    /// The configuration names a variable that is not there.
+    #[error("read the password of the package index: {variable} of the environment, which `password_env` under [index] names, {problem}")]
+    Password {
+        /// The variable.
+        variable: String,
+        /// What is wrong with it.
+        problem: &'static str,
     },
     /// Too large.
     #[error("build image: its wheels alone have {} of at most {}; the largest are {largest}", Bytes(*size), Bytes(MAX_IMAGE))]
@@ -176,17 +220,43 @@ pub enum LockError {
 impl Resolver {
     /// Everything besides the requirements that the answer depends on; no credentials.
     pub fn settings(&self) -> String {
-        let index = self
-            .index
-            .as_deref()
-            .map(|index| index.rsplit_once('@').map_or(index, |(_, host)| host))
-            .unwrap_or_default();
         let newer = self
             .network
             .iter()
             .find(|(name, _)| name == "UV_EXCLUDE_NEWER")
             .map(|(_, value)| value.to_string_lossy());
+        let index = self.places().key();
         format!("{} {PLATFORM} {index} {}", self.python, newer.unwrap_or_default())
+    }
+
+    /// What the index wants to see, from our own downloads as well.
+    pub fn credentials(&self) -> Result<Option<Credentials>, LockError> {
+        Ok(self.index()?.and_then(|index| Credentials::of(&index.url)))
+    }
+
+    /// The index that is asked; none for the resolver's own default.
+    pub fn index(&self) -> Result<Option<&Index>, LockError> {
+        if self.found.index.get().is_none() {
+            let _ = self.found.index.set(self.places().find()?);
+        }
+        Ok(self.found.index.get().and_then(Option::as_ref))
+    }
+
+    fn places(&self) -> Places<'_> {
+        Places {
+            configured: self.index.as_deref(),
+            network: &self.network,
+            files: &self.files,
+            path: self.path.as_ref(),
+        }
+    }
+
+    fn uv(&self, store: &Store) -> Result<&Path, LockError> {
+        let find = || find_uv(store, self.uv.as_deref(), self.path.as_ref(), &self.network);
+        match self.found.uv.get() {
+            Some(uv) => Ok(uv),
+            None => find().map(|uv| self.found.uv.get_or_init(|| uv).as_path()),
+        }
     }
 
     /// Resolves `requirements`.
@@ -257,15 +327,17 @@ impl Resolver {
 
     /// Runs uv, which answers with a `pylock.toml`. Without a configuration it takes wheels only, and executes nothing.
     pub(super) fn ask(&self, store: &Store, question: &Question<'_>) -> Result<String, LockError> {
+        let (uv, index) = (self.uv(store)?, self.index()?);
         let scratch = store.scratch()?;
         let failed = |source| LockError::Run {
-            program: self.uv.display().to_string(),
+            program: uv.display().to_string(),
             source,
         };
         fs::write(scratch.path().join("requirements.in"), question.wanted).map_err(failed)?;
         fs::write(scratch.path().join("constraints.txt"), question.constraints).map_err(failed)?;
         let file = |name: &str| fs::File::create(scratch.path().join(name)).map_err(failed);
-        let mut command = Command::new(&self.uv);
+        let others = self.network.iter().filter(|(name, _)| !index::is_index_variable(name));
+        let mut command = Command::new(uv);
         command
             .args(["pip", "compile", "requirements.in", "--format", "pylock.toml"])
             .args(["--python-platform", PLATFORM, "--python-version", &self.python])
@@ -277,7 +349,7 @@ impl Resolver {
             ])
             .args(question.options)
             .env_clear()
-            .envs(self.network.iter().map(|(name, value)| (name, value)))
+            .envs(others.map(|(name, value)| (name, value)))
             .env("HOME", scratch.path())
             .env("UV_CACHE_DIR", store.root().join("tools/uv-cache"))
             .env("UV_NO_PROGRESS", "1")
@@ -304,8 +376,8 @@ impl Resolver {
         if let Some(path) = &self.path {
             command.env("PATH", path);
         }
-        if let Some(index) = &self.index {
-            command.env("UV_DEFAULT_INDEX", index);
+        if let Some(index) = index {
+            command.env("UV_DEFAULT_INDEX", &index.url);
         }
         let status = wait(command.spawn().map_err(failed)?).map_err(failed)?;
         let read = |name: &str| fs::read_to_string(scratch.path().join(name)).map_err(failed);
@@ -313,8 +385,11 @@ impl Resolver {
             return read("out");
         }
         let mut explanation: String = read("err")?.chars().take(MAX_MESSAGE).collect();
-        if let Some(index) = &self.index {
-            explanation = explanation.replace(index, "the configured index");
+        if let Some(credentials) = self.credentials()? {
+            explanation = credentials.hide(&explanation);
+        }
+        if let Some(index) = index {
+            explanation = explanation.replace(&index.url, "the configured index");
         }
         let network = [
             "error sending request",

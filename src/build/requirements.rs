@@ -77,7 +77,7 @@ impl Requirements {
     /// that could be included.
     pub fn of_build(of: &str, lines: &[String]) -> Result<Self, RequirementError> {
         let file = format!("build requirements of {of}");
-        let nothing = Function { files: Vec::new() };
+        let nothing = Function::default();
         let mut reader = Reader {
             function: &nothing,
             found: Self::default(),

@@ -11,6 +11,7 @@ fn read(files: &[(&str, &str)]) -> Result<Requirements, RequirementError> {
     };
     Requirements::read(&Function {
         files: files.iter().map(file).collect(),
+        ..Function::default()
     })
 }
 

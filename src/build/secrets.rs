@@ -4,6 +4,7 @@
 //! accident, not the intent.
 
 use super::function::Function;
+use super::links::Entries;
 
 /// A person repairs these and builds again; more would only hide the first.
 const MAX_FINDINGS: usize = 20;
@@ -106,6 +107,9 @@ const STARTS: [bool; 256] = {
     starts
 };
 
+/// Names that are a credentials file in the right directory.
+const BELOW_DIRECTORY: [&str; 3] = ["config.json", "credentials", "config"];
+
 /// Everything in `function` that looks like a secret, but for the files in `allowed`; one finding per line, and no more
 /// than a person can look at.
 pub fn find(function: &Function, allowed: &[String]) -> Vec<Finding> {
@@ -124,7 +128,24 @@ pub fn find(function: &Function, allowed: &[String]) -> Vec<Finding> {
             None => by_text(&file.contents, &mut |line, kind| found(Some(line), kind)),
         };
         if !more {
-            break;
+            return findings;
+        }
+    }
+    // A name that tools look for is one by way of a link, too.
+    let entries = Entries::of(function);
+    for link in &function.links {
+        let below = BELOW_DIRECTORY.map(|name| format!("{}/{name}", link.path));
+        let below = below.into_iter().filter(|path| entries.resolve(path).is_ok());
+        for path in [link.path.clone()].into_iter().chain(below) {
+            if allowed.contains(&path) {
+                continue;
+            }
+            let Some(kind) = by_name(&path) else { continue };
+            let line = None;
+            findings.push(Finding { path, line, kind });
+            if findings.len() == MAX_FINDINGS {
+                return findings;
+            }
         }
     }
     findings
@@ -258,7 +279,7 @@ fn pem(byte: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::function::SourceFile;
+    use super::super::function::{SourceFile, SourceLink};
     use super::*;
 
     fn findings(path: &str, contents: &str) -> Vec<Finding> {
@@ -267,7 +288,14 @@ mod tests {
             executable: false,
             contents: contents.as_bytes().to_vec(),
         };
-        find(&Function { files: vec![file] }, &[])
+        let files = vec![file];
+        find(
+            &Function {
+                files,
+                ..Function::default()
+            },
+            &[],
+        )
     }
 
     #[test]
@@ -315,6 +343,35 @@ mod tests {
                 "{shown}"
             );
         }
+    }
+
+    #[test]
+    fn finds_the_names_of_links() {
+        let path = |path: &str| path.to_owned();
+        let (executable, contents) = (false, Vec::new());
+        let file = SourceFile {
+            path: path("conf/config.json"),
+            executable,
+            contents,
+        };
+        let links = [(".env", "conf/config.json"), (".docker", "conf"), ("honest", "conf")];
+        let link = |(from, to): (&str, &str)| SourceLink {
+            path: path(from),
+            target: path(to),
+        };
+        let function = Function {
+            files: vec![file],
+            links: links.map(link).into(),
+        };
+        let names = |allowed: &[String]| {
+            let found = find(&function, allowed);
+            found.into_iter().map(|finding| finding.path).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&[]), [".env", ".docker/config.json"]);
+        assert_eq!(
+            names(&[path(".env"), path(".docker/config.json")]),
+            Vec::<String>::new()
+        );
     }
 
     #[test]

@@ -20,7 +20,11 @@ use crate::store::Store;
 /// version, file, size, sha256 of the uv that is fetched when there is none.
 const UV_LOCK: &str = include_str!("../../rootfs/uv.lock");
 
-/// uv: the configured one, else that on `path`, else the one fetched before, else fetched now with the machine's pip.
+/// The first version that has every option it is called with (`--system-certs`).
+const OLDEST: [u32; 2] = [0, 11];
+
+/// uv: the configured one, else the first on `path` that is new enough, else the one fetched before, else fetched now
+/// with the machine's pip. Runs those it looks at, to ask for their versions.
 pub fn find_uv(
     store: &Store,
     configured: Option<&Path>,
@@ -28,16 +32,22 @@ pub fn find_uv(
     network: &[(String, OsString)],
 ) -> Result<PathBuf, LockError> {
     if let Some(uv) = configured {
-        return Ok(uv.to_owned());
+        // One that cannot be run is an error when it is.
+        return match version(uv) {
+            Some((parts, text)) if parts < OLDEST => Err(LockError::OldUv {
+                program: uv.to_owned(),
+                version: text,
+                oldest: OLDEST.map(|part| part.to_string()).join("."),
+            }),
+            _ => Ok(uv.to_owned()),
+        };
     }
-    let on_path = path
+    let mut on_path = path
         .into_iter()
         .flat_map(std::env::split_paths)
-        .map(|directory| directory.join("uv"));
-    if let Some(uv) = on_path
-        .into_iter()
-        .find(|uv| fs::metadata(uv).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0))
-    {
+        .map(|directory| directory.join("uv"))
+        .filter(|uv| fs::metadata(uv).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0));
+    if let Some(uv) = on_path.find(|uv| version(uv).is_some_and(|(parts, _)| parts >= OLDEST)) {
         return Ok(uv);
     }
     let version = UV_LOCK.split(' ').next().unwrap_or_default();
@@ -46,6 +56,21 @@ pub fn find_uv(
         fetch_uv(store, path, network, &target)?;
     }
     Ok(target)
+}
+
+/// What `uv --version` says, as numbers and as text: `uv 0.11.0 (x86_64-unknown-linux-gnu)`.
+fn version(uv: &Path) -> Option<([u32; 2], String)> {
+    let mut command = Command::new(uv);
+    let done = command
+        .arg("--version")
+        .env_clear()
+        .stdin(Stdio::null())
+        .output()
+        .ok()?;
+    let said = String::from_utf8(done.stdout).ok()?;
+    let text = said.strip_prefix("uv ")?.split_whitespace().next()?;
+    let mut parts = text.split('.').map(|part| part.parse().ok());
+    Some(([parts.next()??, parts.next()??], text.to_owned()))
 }
 
 fn fetch_uv(
@@ -71,7 +96,8 @@ fn fetch_uv(
         "-m",
         "pip",
         "download",
-        "--quiet",
+        // Without it, that nobody answers looks like that there is no uv.
+        "-vv",
         "--no-deps",
         "--require-hashes",
         "--only-binary",
@@ -88,12 +114,15 @@ fn fetch_uv(
     }
     let done = pip.output().map_err(|error| reason(format!("run python3: {error}")))?;
     if !done.status.success() {
-        return Err(reason(
-            String::from_utf8_lossy(&done.stderr)
-                .chars()
-                .take(MAX_MESSAGE)
-                .collect(),
-        ));
+        let (said, complaint) = (
+            String::from_utf8_lossy(&done.stdout),
+            String::from_utf8_lossy(&done.stderr),
+        );
+        let explanation = complaint.chars().take(MAX_MESSAGE).collect();
+        if is_network_failure(&said) || is_network_failure(&complaint) {
+            return Err(LockError::UvUnavailable { explanation });
+        }
+        return Err(reason(explanation));
     }
     let wheel =
         fs::File::open(scratch.path().join(file_name)).map_err(|error| reason(format!("open {file_name}: {error}")))?;
@@ -119,4 +148,73 @@ fn fetch_uv(
         .and_then(|()| target.parent().map_or(Ok(()), fs::create_dir_all))
         .and_then(|()| fs::rename(&temporary, target));
     placed.map_err(|error| reason(format!("place uv: {error}")))
+}
+
+/// Whether a later try of pip may work, from what it says.
+fn is_network_failure(said: &str) -> bool {
+    let signs = [
+        "connection error:",
+        "connection broken by",
+        "Max retries exceeded",
+        "timed out",
+        "Server Error",
+    ];
+    // A certificate that is not accepted today will not be later.
+    signs.iter().any(|sign| said.contains(sign)) && !said.contains("CERTIFICATE_VERIFY_FAILED")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uv_on_the_path_must_know_the_options_it_is_called_with() {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = Store::open(&scratch.path().join("store")).unwrap();
+        let place = |name: &str, says: &str| {
+            let folder = scratch.path().join(name);
+            fs::create_dir(&folder).unwrap();
+            let uv = folder.join("uv");
+            fs::write(&uv, format!("#!/bin/sh\n[ \"$1\" = --version ] && echo '{says}'\n")).unwrap();
+            fs::set_permissions(&uv, fs::Permissions::from_mode(0o755)).unwrap();
+            uv
+        };
+        let old = place("old", "uv 0.10.12 (x86_64-unknown-linux-gnu)");
+        let strange = place("strange", "something else");
+        let new = place("new", "uv 0.11.0 (x86_64-unknown-linux-gnu)");
+        let all = std::env::join_paths([&old, &strange, &new].map(|uv| uv.parent().unwrap())).unwrap();
+        assert_eq!(find_uv(&store, None, Some(&all), &[]).unwrap(), new);
+
+        let fetched = store
+            .root()
+            .join("tools")
+            .join(format!("uv-{}", UV_LOCK.split(' ').next().unwrap()));
+        fs::create_dir_all(&fetched).unwrap();
+        fs::write(fetched.join("uv"), "").unwrap();
+        let outdated = std::env::join_paths([&old, &strange].map(|uv| uv.parent().unwrap())).unwrap();
+        assert_eq!(find_uv(&store, None, Some(&outdated), &[]).unwrap(), fetched.join("uv"));
+
+        let refused = find_uv(&store, Some(&old), Some(&all), &[]).unwrap_err().to_string();
+        assert!(refused.contains("0.10.12") && refused.contains("0.11"), "{refused}");
+        let missing = Path::new("/nonexistent/uv");
+        assert_eq!(find_uv(&store, Some(missing), Some(&all), &[]).unwrap(), missing);
+    }
+
+    #[test]
+    fn a_network_that_is_down_is_told_from_an_index_that_lacks_uv() {
+        for said in [
+            "Could not fetch URL http://127.0.0.1:1/simple/uv/: connection error: HTTPConnectionPool(host='127.0.0.1', port=1)",
+            "WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError('refused')': /simple/uv/",
+            "Could not fetch URL https://index.example/simple/uv/: 502 Server Error: Bad Gateway",
+        ] {
+            assert!(is_network_failure(said), "{said}");
+        }
+        for said in [
+            "ERROR: Could not find a version that satisfies the requirement uv==1 (from versions: none)",
+            "/usr/bin/python3: No module named pip",
+            "WARNING: after connection broken by 'SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]",
+        ] {
+            assert!(!is_network_failure(said), "{said}");
+        }
+    }
 }

@@ -100,6 +100,9 @@ pub struct BuildArgs {
     /// Promises whose loss does not refuse what a build runs in the sandbox, such as landlock
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = Promise::from_str)]
     pub allow_degraded: Vec<Promise>,
+    /// Resolve the requirements anew, however young their versions are
+    #[arg(long)]
+    pub upgrade: bool,
     /// Write a JSON report
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,

@@ -69,9 +69,9 @@ pub fn exit_code(error: &CommandError) -> u8 {
 
 fn build_is_unavailable(error: &BuildError) -> bool {
     match error {
-        BuildError::Lock(LockError::Unavailable { .. })
+        BuildError::Lock(LockError::Unavailable { .. } | LockError::UvUnavailable { .. })
         | BuildError::Sdist(SdistError::Requirements {
-            source: LockError::Unavailable { .. },
+            source: LockError::Unavailable { .. } | LockError::UvUnavailable { .. },
             ..
         }) => true,
         BuildError::Net(error) => error.is_unavailable(),
@@ -140,6 +140,9 @@ fn hint(error: &CommandError) -> Option<&'static str> {
         }
         CommandError::Build(BuildError::Sdist(SdistError::Base { .. })) => {
             Some("leave out --base, or name a base of `gantry base ls`")
+        }
+        CommandError::Build(BuildError::Lock(LockError::Index(_))) => {
+            Some("set `url` under [index] in the configuration to the index to ask; nothing else counts then")
         }
         CommandError::Build(BuildError::Lock(LockError::NoUv { .. })) => {
             Some("install uv, or pip for python3, or set `uv` under [index] in the configuration")

@@ -26,11 +26,11 @@ use progress::Narrator;
 use report::Report;
 
 use crate::build::base::variant_names;
-use crate::build::lock::{LockError, Resolver};
+use crate::build::lock::{Found, LockError, Resolver};
 use crate::build::ports::Progress;
-use crate::build::uv::find_uv;
-use crate::config::{Config, ConfigError, Environment};
+use crate::config::{secret_variable, Config, ConfigError, Environment};
 use crate::journal::{self, Event};
+use crate::net::Credentials;
 use crate::ops::{self, BaseSettings, BuildRequest, SandboxCompiler, CANNOT_RUN};
 use crate::policy::{Bytes, Promise};
 use crate::sandbox;
@@ -186,19 +186,32 @@ impl Session {
         }
     }
 
+    /// The configured index, with the user and the password that the configuration names.
+    fn index(&self) -> Result<Option<String>, LockError> {
+        let index = &self.config.index;
+        let (Some(url), Some(user), Some(variable)) = (&index.url, &index.user, &index.password_env) else {
+            return Ok(index.url.clone());
+        };
+        let problem = |problem| LockError::Password {
+            variable: variable.clone(),
+            problem,
+        };
+        let password = secret_variable(variable).ok_or_else(|| problem("is not set"))?;
+        let password = String::from_utf8(password).map_err(|_| problem("is no UTF-8"))?;
+        let url = Credentials::join(url, user, &password);
+        url.ok_or_else(|| problem("has no address to go with")).map(Some)
+    }
+
     fn resolver(&self, python: &str) -> Result<Resolver, LockError> {
         let (index, environment) = (&self.config.index, &self.environment);
         Ok(Resolver {
-            uv: find_uv(
-                &self.store,
-                index.uv.as_deref(),
-                environment.path.as_ref(),
-                &environment.network,
-            )?,
+            uv: index.uv.clone(),
             python: python.to_owned(),
-            index: index.url.clone(),
+            index: self.index()?,
             path: environment.path.clone(),
             network: environment.network.clone(),
+            files: environment.uv_configurations(),
+            found: Found::default(),
         })
     }
 
@@ -213,6 +226,10 @@ impl Session {
             allow_files: args.allow_files.clone(),
             allows_sdists: args.allow_sdist,
             allow_degraded: self.allow_degraded(&args.allow_degraded),
+            lock_age: match args.upgrade {
+                true => Duration::ZERO,
+                false => self.config.index.max_age.unwrap_or(ops::LOCK_AGE),
+            },
             created: created(&self.environment)?,
             base_settings: self.base_settings(),
         };
@@ -236,20 +253,16 @@ impl Session {
         let digest = if file == Path::new("-") {
             ops::save(&self.store, reference, io::stdout().lock())?
         } else {
-            // Complete or not there: written beside its place, then renamed.
-            let temporary = file.with_extension(format!("gantry-{}", std::process::id()));
+            // Complete or not there, and nothing beside it when we are stopped.
+            let temporary = self.store.beside(file)?;
             let error = |source| CommandError::File {
                 action: "write",
                 path: file.display().to_string(),
                 source,
             };
-            let out = io::BufWriter::new(fs::File::create_new(&temporary).map_err(error)?);
-            let saved = ops::save(&self.store, reference, out);
-            if saved.is_err() {
-                let _ = fs::remove_file(&temporary);
-            }
-            let digest = saved?;
-            fs::rename(&temporary, file).map_err(error)?;
+            let out = io::BufWriter::new(fs::File::create_new(temporary.path()).map_err(error)?);
+            let digest = ops::save(&self.store, reference, out)?;
+            fs::rename(temporary.path(), file).map_err(error)?;
             digest
         };
         let _ = writeln!(io::stderr(), "Saved {digest}");

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// What resolvers and downloads need to reach the network as this machine does.
-const NETWORK: [&str; 13] = [
+const NETWORK: [&str; 17] = [
     "HTTP_PROXY",
     "HTTPS_PROXY",
     "NO_PROXY",
@@ -17,6 +17,10 @@ const NETWORK: [&str; 13] = [
     "SSL_CERT_DIR",
     "UV_DEFAULT_INDEX",
     "UV_INDEX_URL",
+    "PIP_INDEX_URL",
+    "UV_INDEX",
+    "UV_EXTRA_INDEX_URL",
+    "PIP_EXTRA_INDEX_URL",
     "UV_EXCLUDE_NEWER",
 ];
 
@@ -43,6 +47,8 @@ pub struct Environment {
     pub config_home: Option<PathBuf>,
     /// `$PATH`.
     pub path: Option<OsString>,
+    /// `$UV_CONFIG_FILE`.
+    pub uv_config: Option<PathBuf>,
     /// `$SOURCE_DATE_EPOCH` (reproducible-builds.org), as text.
     pub source_date_epoch: Option<String>,
     /// Variables that are passed on to programs that use the network; may hold credentials.
@@ -65,6 +71,7 @@ impl Environment {
             data_home: absolute("XDG_DATA_HOME"),
             config_home: absolute("XDG_CONFIG_HOME"),
             path: get("PATH"),
+            uv_config: path("UV_CONFIG_FILE"),
             source_date_epoch: get("SOURCE_DATE_EPOCH").map(|value| value.to_string_lossy().into_owned()),
             network: NETWORK
                 .iter()
@@ -85,11 +92,21 @@ impl Environment {
 
     /// Where the configuration is when nothing else says so.
     pub fn default_config(&self) -> Option<PathBuf> {
-        let config = || {
-            self.config_home
-                .clone()
-                .or_else(|| Some(self.home.clone()?.join(".config")))
-        };
-        Some(config()?.join("gantry/config.toml"))
+        Some(self.configurations()?.join("gantry/config.toml"))
+    }
+
+    /// Where uv reads its configuration: the file of the variable alone, else the user's and the system's.
+    pub fn uv_configurations(&self) -> Vec<PathBuf> {
+        let users = || self.configurations().map(|folder| folder.join("uv/uv.toml"));
+        let systems = || ["/etc/xdg/uv/uv.toml", "/etc/uv/uv.toml"].map(PathBuf::from);
+        match &self.uv_config {
+            Some(file) => vec![file.clone()],
+            None => users().into_iter().chain(systems()).collect(),
+        }
+    }
+
+    fn configurations(&self) -> Option<PathBuf> {
+        let folder = self.config_home.clone();
+        folder.or_else(|| Some(self.home.clone()?.join(".config")))
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 use super::Environment;
-use crate::policy::{parse_duration, Bytes, Confinement, Egress, HostPort, Network, NetworkMode, Promise};
+use crate::policy::{is_loopback, parse_duration, Bytes, Confinement, Egress, HostPort, Network, NetworkMode, Promise};
 
 /// A configuration file has a few kilobytes.
 const MAX_BYTES: u64 = 1 << 20;
@@ -115,10 +115,17 @@ pub struct NamingSection {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IndexSection {
-    /// Simple index; default: that of the resolver.
+    /// Simple index; default: that of the resolver. It holds no user and no password.
     pub url: Option<String>,
+    /// User name there.
+    pub user: Option<String>,
+    /// Name of the environment variable that holds the password.
+    pub password_env: Option<String>,
     /// The resolver; default: `uv` on the PATH.
     pub uv: Option<PathBuf>,
+    /// How old the versions may be that requirements were resolved to; default: a day.
+    #[serde(deserialize_with = "duration")]
+    pub max_age: Option<Duration>,
 }
 
 /// `[base]`.
@@ -190,7 +197,8 @@ impl Config {
                 .host
                 .rsplit_once(':')
                 .map_or(registry.host.as_str(), |(name, _)| name);
-            let loopback = name == "localhost" || name.starts_with("127.");
+            // Without a port, an IPv6 address ends in a part of itself.
+            let loopback = is_loopback(name) || is_loopback(&registry.host);
             if registry.plain_http && !loopback {
                 return Err(format!(
                     "registry {}: plain_http is for loopback hosts only",
@@ -205,6 +213,7 @@ impl Config {
                 ));
             }
         }
+        self.index.check()?;
         if self.run.cpus.is_some_and(|cpus| !(0.01..=1024.0).contains(&cpus)) {
             return Err("run.cpus: want a number of cores from 0.01 to 1024".to_owned());
         }
@@ -212,6 +221,33 @@ impl Config {
             return Err("run.pids: want a number from 1 to 4096".to_owned());
         }
         Ok(())
+    }
+}
+
+impl IndexSection {
+    fn check(&self) -> Result<(), String> {
+        let (scheme, rest) = self
+            .url
+            .as_deref()
+            .and_then(|url| url.split_once("://"))
+            .unwrap_or_default();
+        let authority = rest.split(['/', '\\', '?', '#']).next().unwrap_or_default();
+        if authority.contains('@') {
+            let instead = "name them by `user` and `password_env`, the name of a variable";
+            return Err(format!("index.url: it holds a user or a password; {instead}"));
+        }
+        let (user, password) = (self.user.as_deref(), self.password_env.as_deref());
+        if user.is_none() && password.is_none() {
+            return Ok(());
+        }
+        if user.unwrap_or_default().is_empty() || password.unwrap_or_default().is_empty() || self.url.is_none() {
+            return Err("index: credentials need `url`, `user` and `password_env`, the name of a variable".to_owned());
+        }
+        let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+        if scheme == "https" || (scheme == "http" && (is_loopback(host) || is_loopback(authority))) {
+            return Ok(());
+        }
+        Err("index.url: credentials are sent over https, and over http to loopback hosts, only".to_owned())
     }
 }
 
@@ -338,6 +374,49 @@ mod tests {
     }
 
     #[test]
+    fn plain_http_is_for_this_machine() {
+        for host in [
+            "localhost",
+            "localhost:5000",
+            "127.0.0.1:5000",
+            "[::1]:5000",
+            "[::1]",
+            "::1",
+        ] {
+            let text = format!("[[registry]]\nhost = \"{host}\"\npriority = 1\nrole = \"pull\"\nplain_http = true\n");
+            assert!(load(&text).is_ok(), "{host}");
+        }
+    }
+
+    #[test]
+    fn credentials_of_an_index_are_names_only() {
+        let index = |text: &str| load(&format!("[index]\n{text}\n")).map(|config| config.index);
+        let whole = "user = \"me\"\npassword_env = \"KEY\"";
+        for url in [
+            "https://index.example/simple",
+            "http://127.0.0.1:8080/simple",
+            "http://[::1]/x@y",
+        ] {
+            assert!(index(&format!("url = \"{url}\"\n{whole}")).is_ok(), "{url}");
+        }
+        for (text, says) in [
+            ("url = \"https://me:hunter2@index.example/simple\"", "index.url"),
+            ("url = \"https://token@index.example/simple\"", "index.url"),
+            ("url = \"https://index.example\"\nuser = \"me\"", "password_env"),
+            ("url = \"https://index.example\"\npassword_env = \"KEY\"", "user"),
+            (whole, "url"),
+            (&format!("url = \"http://index.example\"\n{whole}"), "https"),
+            (&format!("url = \"http://127.evil.example\"\n{whole}"), "https"),
+        ] {
+            let error = index(text).unwrap_err().to_string();
+            assert!(
+                error.contains(says) && error.contains("/") && !error.contains("hunter2"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
     fn errors_name_the_line() {
         for (text, says) in [
             ("[run]\nmemory = \"1G\"\nmemmory = \"1G\"\n", "line 3"),
@@ -349,6 +428,10 @@ mod tests {
             (
                 "[[registry]]\nhost = \"example.org\"\npriority = 1\nrole = \"delete\"\n",
                 "line 4",
+            ),
+            (
+                "[[registry]]\nhost = \"127.evil.example\"\npriority = 1\nrole = \"pull\"\nplain_http = true\n",
+                "loopback",
             ),
             ("[run]\ncpus = -1\n", "cpus"),
             ("[run]\n\negress_allowed = [\"localhost:80\"]\n", "line 3"),

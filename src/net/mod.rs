@@ -7,6 +7,7 @@
 //! the system (`SSL_CERT_FILE`, `SSL_CERT_DIR`), proxies those of the environment. Errors name host and path, never
 //! user, password or query.
 
+mod credentials;
 mod forward;
 mod world;
 
@@ -19,6 +20,7 @@ use reqwest::blocking::{Client as Http, Response};
 use reqwest::header::{CONTENT_RANGE, RANGE, RETRY_AFTER};
 use reqwest::{redirect, StatusCode, Url};
 
+pub use credentials::Credentials;
 pub use forward::Forwarder;
 pub use world::{Internet, World};
 
@@ -51,6 +53,7 @@ const MAX_REDIRECTS: usize = 5;
 pub struct Client {
     http: Http,
     patience: Patience,
+    credentials: Option<Credentials>,
 }
 
 /// Why a request gave no answer.
@@ -182,7 +185,19 @@ impl Client {
             .user_agent(concat!("gantry/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(NetError::Setup)?;
-        Ok(Self { http, patience })
+        Ok(Self {
+            http,
+            patience,
+            credentials: None,
+        })
+    }
+
+    /// Sends `credentials` to the server they are for, and after a redirect to nobody else.
+    pub fn with_credentials(self, credentials: Option<&Credentials>) -> Self {
+        Self {
+            credentials: credentials.cloned(),
+            ..self
+        }
     }
 
     /// The whole answer, at most `limit` bytes; asked for again when it breaks off.
@@ -242,7 +257,11 @@ impl Client {
 
     fn once(&self, url: &Url, from: u64) -> Result<Body, (NetError, Option<Duration>)> {
         let name = || plain(url.as_str());
-        let mut request = self.http.get(url.clone());
+        let mut address = url.clone();
+        if let Some(credentials) = &self.credentials {
+            credentials.add_to(&mut address);
+        }
+        let mut request = self.http.get(address);
         if from > 0 {
             request = request.header(RANGE, format!("bytes={from}-"));
         }

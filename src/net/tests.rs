@@ -177,3 +177,55 @@ fn pauses_grow_and_vary_by_half() {
         assert!((least..least + least / 2 + 1).contains(&pause), "{tried}: {pause}");
     }
 }
+
+#[test]
+fn credentials_go_to_their_server_and_nowhere_else() {
+    // The server of the tests' addresses holds a user, too: only the plain address counts here.
+    let bare = |url: &str| format!("http://{}", url.split_once('@').unwrap().1);
+    let (elsewhere, other) = server(vec![answer("200 OK", "", "far")]);
+    let to_other = format!("location: {}\r\n", bare(&elsewhere));
+    let (home, served) = server(vec![answer("200 OK", "", "near"), answer("302 Found", &to_other, "")]);
+    let (unasked, third) = server(vec![answer("200 OK", "", "third")]);
+    let index = bare(&home).replace("http://", "http://me:p%40ss%25@");
+    let client = client().with_credentials(Credentials::of(&index).as_ref());
+    assert_eq!(client.get(&bare(&home), 10).unwrap(), b"near");
+    assert_eq!(client.get(&bare(&home), 10).unwrap(), b"far");
+    assert_eq!(client.get(&bare(&unasked), 10).unwrap(), b"third");
+    // me:p@ss%
+    let sent = "authorization: basic bwu6cebzcyu=";
+    for request in served.join().unwrap() {
+        assert!(request.to_lowercase().contains(sent), "{request}");
+    }
+    for request in [other.join().unwrap(), third.join().unwrap()].concat() {
+        assert!(!request.to_lowercase().contains("authorization"), "{request}");
+        assert!(!request.contains("p%40ss"), "{request}");
+    }
+}
+
+#[test]
+fn credentials_are_for_whom_they_can_be_kept_from_others() {
+    for url in [
+        "http://me:secret@index.example/simple",
+        "ftp://me:secret@index.example/",
+        "https://index.example/",
+    ] {
+        assert_eq!(Credentials::of(url), None, "{url}");
+    }
+    let credentials = Credentials::of("https://me:secret@index.example/simple").unwrap();
+    assert!(!format!("{credentials:?}").contains("secret"));
+    let hidden = credentials.hide("GET https://me:secret@index.example/: secret");
+    assert_eq!(hidden, "GET https://****@index.example/: ****");
+    let url = Credentials::join("https://index.example/simple", "me@home", "a/b%41:é").unwrap();
+    assert_eq!(url, "https://me%40home:a%2Fb%2541%3A%C3%A9@index.example/simple");
+    for (other, fits) in [
+        ("https://index.example/files/x", true),
+        ("https://index.example:443/", true),
+        ("https://index.example:8443/", false),
+        ("http://index.example/", false),
+        ("https://files.index.example/", false),
+    ] {
+        let mut url = Url::parse(other).unwrap();
+        credentials.add_to(&mut url);
+        assert_eq!(url.password().is_some(), fits, "{other}");
+    }
+}

@@ -46,6 +46,14 @@ pub enum ImagesError {
         /// In the archive.
         name: String,
     },
+    /// A name in a layout that this store cannot keep.
+    #[error("name the image of {layout}: {reason}; give one: `gantry copy {layout} NAME`")]
+    Unnamed {
+        /// The layout, as typed.
+        layout: String,
+        /// What it is called there.
+        reason: String,
+    },
     /// Reading or writing a file.
     #[error("{action} {path}")]
     File {
@@ -115,6 +123,11 @@ pub fn copy(store: &Store, source: &Reference, destination: Option<&Reference>) 
     if let Some(name @ (Reference::Registry { .. } | Reference::Local { .. })) = destination {
         check_name(name)?;
     }
+    // Before anything is copied: an image without a name could be neither run nor removed.
+    let own_name = match (source, destination) {
+        (Reference::Layout { dir, tag }, None) => Some(name_in_layout(store, source, dir, tag.as_deref())?),
+        _ => None,
+    };
     let image = match source {
         Reference::Layout { dir, tag } => store.import_layout(dir, tag.as_deref())?,
         _ => match show(store, source) {
@@ -124,23 +137,40 @@ pub fn copy(store: &Store, source: &Reference, destination: Option<&Reference>) 
             other => other?,
         },
     };
-    match destination {
+    match destination.or(own_name.as_ref()) {
         Some(Reference::Layout { dir, tag }) => store.export_layout(&image, dir, tag.as_deref())?,
         Some(name) => {
             store.ensure_snapshot(&image)?;
             store.set_ref(name, &image.digest)?;
         }
-        // Without a name, the layout's own: kept only when it is one of ours.
         None => {
             store.ensure_snapshot(&image)?;
-            if let Reference::Layout { tag: Some(tag), .. } = source {
-                if let Ok(name) = tag.parse::<Reference>() {
-                    store.set_ref(&name, &image.digest)?;
-                }
-            }
         }
     }
     Ok(image.digest)
+}
+
+/// The name of this store that a layout has for the image `source`: the tag that was typed, else what its only image is called.
+fn name_in_layout(
+    store: &Store,
+    source: &Reference,
+    dir: &std::path::Path,
+    tag: Option<&str>,
+) -> Result<Reference, ImagesError> {
+    let unnamed = |reason| ImagesError::Unnamed {
+        layout: source.to_string(),
+        reason,
+    };
+    let name = match tag {
+        Some(tag) => tag.to_owned(),
+        None => store
+            .layout_name(dir)?
+            .ok_or_else(|| unnamed("it has none there".to_owned()))?,
+    };
+    match name.parse() {
+        Ok(name @ Reference::Local { .. }) => Ok(name),
+        _ => Err(unnamed(format!("it is {name:?} there, which is no bare name"))),
+    }
 }
 
 /// Writes an image as an OCI archive.

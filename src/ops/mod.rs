@@ -7,6 +7,8 @@ pub mod doctor;
 mod foreign;
 mod images;
 mod interrupt;
+mod libraries;
+mod locks;
 mod outcome;
 mod overlap;
 mod packages;
@@ -21,6 +23,7 @@ pub use build::{build, build_base, BaseReport, BuildError, BuildReport, BuildReq
 pub use compile::SandboxCompiler;
 pub use doctor::DoctorError;
 pub use images::{copy, list, load, remove, save, show, ImageSummary, ImagesError};
+pub use locks::LOCK_AGE;
 pub use outcome::{Outcome, Status};
 pub use overlap::OverlapError;
 pub use run::{chain, run, RunError, RunRequest, CANNOT_RUN};

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,7 @@ use super::compile::ensure_bytecode;
 use super::overlap;
 use super::sdist::Bench;
 use crate::build::fetch::{fetch, FetchItem};
+use crate::build::index::shown;
 use crate::build::layers::{ensure_layer, find_layer, BuiltLayer, LayerWanted};
 use crate::build::lock::{Lock, LockError, Resolver};
 use crate::build::pins::{self, PinnedWheel};
@@ -37,6 +39,8 @@ pub(super) struct WheelMaker<'a> {
     pub resolver: &'a (dyn Fn() -> Result<Resolver, LockError> + Sync),
     pub compiler: &'a dyn Compiler,
     pub progress: &'a dyn Progress,
+    /// How old a lock may be.
+    pub lock_age: Duration,
 }
 
 /// Exactly the wheels of one image.
@@ -62,6 +66,9 @@ pub(super) struct WheelLayer {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct WheelNote {
     has_sources: bool,
+    /// What the user should know of it.
+    #[serde(default)]
+    warnings: Vec<String>,
 }
 
 impl WheelMaker<'_> {
@@ -104,33 +111,34 @@ impl WheelMaker<'_> {
         let resolver = (self.resolver)()?;
         match bench {
             Some(bench) => self.lock_with_sdists(bench, &resolver, requirements, pins),
-            None => Ok((self.lock_wheels(&resolver, requirements, pins)?, Vec::new())),
+            None => self.lock_wheels(&resolver, requirements, pins),
         }
     }
 
-    /// Locks `requirements` by wheels of the index alone.
+    /// Locks `requirements` by wheels of the index alone. Also returns what the user should know.
     pub(super) fn lock_wheels(
         &self,
         resolver: &Resolver,
         requirements: &Requirements,
         pins: &[PinnedWheel],
-    ) -> Result<Lock, BuildError> {
+    ) -> Result<(Lock, Vec<String>), BuildError> {
         let key = pins::constrained(requirements, pins).key(&resolver.settings());
-        if let Some(lock) = self.store.memo::<Lock>(MemoKind::Lock, &key)? {
-            return Ok(lock);
-        }
-        self.announce_resolving(resolver, requirements);
-        let lock = with_or_without(pins, requirements, |requirements| {
-            Ok(resolver.resolve(self.store, requirements)?)
-        })?;
-        self.store.put_memo(MemoKind::Lock, &key, &lock)?;
-        Ok(lock)
+        let make = || {
+            self.announce_resolving(resolver, requirements);
+            with_or_without(pins, requirements, |requirements| {
+                Ok(resolver.resolve(self.store, requirements)?)
+            })
+        };
+        self.young_lock((resolver, requirements), &[key], |_| true, |_| key, make)
     }
 
     pub(super) fn announce_resolving(&self, resolver: &Resolver, requirements: &Requirements) {
         let count = requirements.wanted.len();
         let object = format!("{count} requirements for Python {}", resolver.python);
-        self.progress.step("Resolving", &object);
+        // An index that cannot be found is the resolver's error, in a moment.
+        let index = resolver.index().ok().flatten();
+        let of = index.map(|index| format!(" at {} ({})", shown(&index.url), index.source));
+        self.progress.step("Resolving", &(object + &of.unwrap_or_default()));
     }
 
     /// Fetches the wheels whose layers have to be made.
@@ -161,7 +169,9 @@ impl WheelMaker<'_> {
             })
         };
         let items = missing.iter().map(item).collect::<Result<Vec<_>, _>>()?;
-        fetch(self.store, &Client::new()?, &items, self.progress)?;
+        let credentials = (self.resolver)()?.credentials()?;
+        let client = Client::new()?.with_credentials(credentials.as_ref());
+        fetch(self.store, &client, &items, self.progress)?;
         Ok(())
     }
 
@@ -180,16 +190,18 @@ impl WheelMaker<'_> {
         Ok(addresses)
     }
 
-    /// The layers of `set`, made where they are missing; everything they need must be downloaded.
-    pub(super) fn layers(&self, set: &WheelSet) -> Result<Vec<WheelLayer>, BuildError> {
+    /// The layers of `set`, made where they are missing; everything they need must be downloaded. Also returns what the
+    /// user should know of them.
+    pub(super) fn layers(&self, set: &WheelSet) -> Result<(Vec<WheelLayer>, Vec<String>), BuildError> {
         let groups = group(&set.wheels);
         let layers = each(&groups, |group| self.layer(group))?;
         let trees = layers
             .iter()
             .zip(&groups)
             .map(|(made, group)| (group.names(), self.store.layer_path(&made.layer.diff_id)));
-        overlap::check(&trees.collect::<Vec<_>>())?;
-        Ok(layers)
+        let mut warnings: Vec<String> = layers.iter().flat_map(|made| made.note.warnings.clone()).collect();
+        warnings.extend(overlap::check(&trees.collect::<Vec<_>>())?);
+        Ok((layers, warnings))
     }
 
     fn find(&self, group: &Group) -> Result<Option<(BuiltLayer, WheelNote)>, StoreError> {
@@ -219,10 +231,9 @@ impl WheelMaker<'_> {
                 Ok::<_, BuildError>(Wheel::open(file, &pin.file_name)?)
             };
             let wheels = group.0.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-            let note = WheelNote {
-                has_sources: wheels.iter().any(Wheel::has_sources),
-            };
-            Ok::<_, BuildError>((wheel::write_layer(&wheels, blob, Some(tree))?, note))
+            let (written, warnings) = wheel::write_layer(&wheels, blob, Some(tree))?;
+            let has_sources = wheels.iter().any(Wheel::has_sources);
+            Ok::<_, BuildError>((written, WheelNote { has_sources, warnings }))
         })?;
         Ok(WheelLayer { layer, note })
     }

@@ -55,6 +55,17 @@ pub fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
+/// Whether `host`, as it stands in an address, is this machine and can be nothing else: a name that begins with 127 is
+/// anybody's.
+pub fn is_loopback(host: &str) -> bool {
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    host == "localhost"
+        || bare
+            .unwrap_or(host)
+            .parse()
+            .is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
 /// Why `address` may not be reached; none when it is public.
 ///
 /// Pure: addresses of this machine's own interfaces are for the caller to find, as they may be public.
@@ -87,6 +98,24 @@ fn refused_v6(address: Ipv6Addr) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_looks_like_an_address_is_no_loopback() {
+        for host in ["localhost", "127.0.0.1", "127.8.9.10", "::1", "[::1]"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in [
+            "127.evil.example",
+            "127.0.0.1.example",
+            "127.1",
+            "localhost.example",
+            "10.0.0.1",
+            "",
+            "[localhost]",
+        ] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
 
     #[test]
     fn refuses_every_address_that_is_not_public() {

@@ -7,7 +7,7 @@ mod duration;
 mod egress;
 mod extraction;
 
-pub use address::{canonical, refused_address};
+pub use address::{canonical, is_loopback, refused_address};
 pub use bytes::{Bytes, ParseBytesError};
 pub use confinement::{Confinement, Level, Network, NetworkMode, Promise};
 pub use duration::parse_duration;

@@ -15,14 +15,16 @@ use rustix::time::{clock_gettime, ClockId};
 
 /// How often: a look costs about 0.1 ms a process, and 50 ms is what it takes to touch some 100 MB.
 const EVERY: Duration = Duration::from_millis(50);
+/// While there is new shared memory without a name: what is cut before it was seen whole is not counted.
+const SOON: Duration = Duration::from_millis(5);
 /// After a long look the next one waits this many times as long: we take a quarter of a processor at most.
 const REST: u32 = 3;
 /// Of processor time, so that a busy machine ends nobody's run: 60 processes that share 1 GB take as long.
 const BUDGET: Duration = Duration::from_millis(200);
 /// Of time that passes: a look that has to wait for the workload's locks is given up and tried again.
-const PATIENCE: Duration = Duration::from_millis(400);
+const PATIENCE: Duration = Duration::from_millis(300);
 /// Given up this often in a row, a run counts as one that cannot be watched.
-const MOST_GIVEN_UP: u32 = 10;
+const MOST_GIVEN_UP: u32 = 6;
 /// For the look before the end, which must not delay it.
 const LAST: Duration = Duration::from_millis(5);
 /// Mappings of all processes: an interpreter with every large library has a thousand; a process cannot have over 65,530.
@@ -58,6 +60,8 @@ pub struct Watch {
     /// Of shared memory without a name, by inode: the most of it that was ever seen mapped. Its pages stay when part of the
     /// mapping goes, as long as the rest is there.
     nameless: BTreeMap<u64, u64>,
+    /// Whether the last look saw some for the first time.
+    has_new: bool,
 }
 
 impl Watch {
@@ -69,6 +73,7 @@ impl Watch {
             next: Instant::now(),
             given_up: 0,
             nameless: BTreeMap::new(),
+            has_new: false,
         }
     }
 
@@ -82,9 +87,10 @@ impl Watch {
         if !self.due().is_zero() {
             return false;
         }
-        let began = Instant::now();
+        let began = processor_time();
         let look = self.look(pid, BUDGET, PATIENCE);
-        self.next = Instant::now() + EVERY.max(began.elapsed() * REST);
+        let pause = if self.has_new { SOON } else { EVERY };
+        self.next = Instant::now() + pause.max(processor_time().saturating_sub(began) * REST);
         self.judge(look)
     }
 
@@ -103,6 +109,7 @@ impl Watch {
     }
 
     fn remember(&mut self, mapped: &BTreeMap<u64, u64>, ended: LookEnded) {
+        self.has_new = mapped.keys().any(|inode| !self.nameless.contains_key(inode));
         if ended == LookEnded::Whole {
             // What nobody maps any more is gone.
             self.nameless.retain(|inode, _| mapped.contains_key(inode));
@@ -240,7 +247,7 @@ impl Held {
                 Ok(_) => {}
             }
             self.mappings += 1;
-            if self.mappings % 1000 == 0 && !self.goes_on() {
+            if self.mappings.is_multiple_of(1000) && !self.goes_on() {
                 return false;
             }
             if let Some((inode, end)) = std::str::from_utf8(&line).ok().and_then(nameless) {
@@ -300,10 +307,13 @@ fn ticks(stat: &str) -> u64 {
 mod tests {
     use super::*;
 
+    /// A test has all the time it needs, on a busy machine as well.
+    const AMPLE: Duration = Duration::from_secs(60);
+
     #[test]
     fn sees_what_this_process_holds() {
         let pid = std::process::id().cast_signed();
-        let look = || Watch::new(0).look(pid, BUDGET, PATIENCE).0.memory;
+        let look = || Watch::new(0).look(pid, AMPLE, AMPLE).0.memory;
         let before = look();
         let held = vec![1u8; 64 << 20];
         let after = look();
@@ -345,9 +355,9 @@ mod tests {
     fn a_look_ends_with_its_budget() {
         let pid = std::process::id().cast_signed();
         let none = Duration::ZERO;
-        assert_eq!(Watch::new(0).look(pid, none, PATIENCE).1, LookEnded::OutOfBudget);
-        assert_eq!(Watch::new(0).look(pid, BUDGET, none).1, LookEnded::OutOfTime);
-        assert_eq!(Watch::new(0).look(pid, BUDGET, PATIENCE).1, LookEnded::Whole);
+        assert_eq!(Watch::new(0).look(pid, none, AMPLE).1, LookEnded::OutOfBudget);
+        assert_eq!(Watch::new(0).look(pid, AMPLE, none).1, LookEnded::OutOfTime);
+        assert_eq!(Watch::new(0).look(pid, AMPLE, AMPLE).1, LookEnded::Whole);
     }
 
     #[test]
@@ -365,6 +375,9 @@ mod tests {
         );
         assert_eq!(sizes(&[], LookEnded::OutOfTime), 120, "not seen is not gone");
         assert_eq!(sizes(&[(8, 1)], LookEnded::Whole), 20);
+        assert!(!watch.has_new);
+        watch.remember(&BTreeMap::from([(8, 1), (9, 1)]), LookEnded::Whole);
+        assert!(watch.has_new, "the next look comes soon");
     }
 
     #[test]

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::rand::{getrandom, GetRandomFlags};
 
 use super::{check_descriptor, Image, Store, StoreError};
 use crate::oci::{
@@ -118,6 +117,12 @@ impl Store {
             }
         }
         Ok((image.manifest_raw.len() as u64 == chosen.size).then_some(image))
+    }
+
+    /// What a layout calls its only image.
+    pub fn layout_name(&self, directory: &Path) -> Result<Option<String>, LayoutError> {
+        let chosen = find_in_layout(directory, None)?;
+        Ok(chosen.annotations.get(REF_NAME).cloned())
     }
 
     /// Copies the image that `descriptor` leads to, verifying every byte.
@@ -229,10 +234,10 @@ impl Store {
             if fs::symlink_metadata(&target).is_ok_and(|found| found.is_file() && found.len() == blob.size) {
                 continue;
             }
-            replace(&target, |out| copy_verified(self, &blob, out, &target))?;
+            replace(self, &target, |out| copy_verified(self, &blob, out, &target))?;
         }
         let write = |path: &Path, bytes: &[u8]| {
-            replace(path, |out| {
+            replace(self, path, |out| {
                 out.write_all(bytes).map_err(|source| LayoutError::Io {
                     action: "write",
                     path: path.to_owned(),
@@ -273,23 +278,22 @@ impl Image {
     }
 }
 
-/// Puts what `fill` writes in the place of `target`, all of it or nothing.
-fn replace(target: &Path, fill: impl FnOnce(&mut File) -> Result<(), LayoutError>) -> Result<(), LayoutError> {
+/// Puts what `fill` writes in the place of `target`, all of it or nothing; what a killed gantry wrote is swept.
+fn replace(
+    store: &Store,
+    target: &Path,
+    fill: impl FnOnce(&mut File) -> Result<(), LayoutError>,
+) -> Result<(), LayoutError> {
     let error = |source| LayoutError::Io {
         action: "write",
         path: target.to_owned(),
         source,
     };
-    let mut random = [0u8; 8];
-    getrandom(&mut random, GetRandomFlags::empty()).map_err(|errno| error(errno.into()))?;
-    let temporary = target.with_file_name(format!(".gantry-{:016x}", u64::from_ne_bytes(random)));
+    let temporary = store.beside(target)?;
     // Fails where anything lies already, a link as well.
-    let mut file = File::create_new(&temporary).map_err(error)?;
-    let written = fill(&mut file).and_then(|()| fs::rename(&temporary, target).map_err(error));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written
+    let mut file = File::create_new(temporary.path()).map_err(error)?;
+    fill(&mut file)?;
+    fs::rename(temporary.path(), target).map_err(error)
 }
 
 fn copy_verified(store: &Store, blob: &Descriptor, out: &mut File, target: &Path) -> Result<(), LayoutError> {

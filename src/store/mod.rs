@@ -68,7 +68,7 @@ pub use locks::{CollectorLock, ExclusiveLock, Lease};
 pub use memo::MemoKind;
 pub use oci_archive::ArchiveError;
 pub use refs::check_name;
-pub use scratch::{abandon, Scratch};
+pub use scratch::{abandon, Beside, Scratch};
 pub use stack::{Found, LastLink, LayerStack};
 
 use crate::archive::tar_reader::TarError;

@@ -64,15 +64,35 @@ impl Drop for Scratch {
     }
 }
 
+/// A file or directory that is being made outside the store: its owner makes it and renames it, and what is still there
+/// when this is dropped, or when the process dies, goes.
+#[derive(Debug)]
+pub struct Beside {
+    path: PathBuf,
+    _note: Scratch,
+}
+
+impl Beside {
+    /// Where to make it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        if fs::remove_file(&self.path).is_err() {
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
 impl Store {
     /// A new empty directory that goes away with the returned value, or with this process.
     pub fn scratch(&self) -> Result<Scratch, StoreError> {
         let tmp = self.root.join("tmp");
         loop {
-            let mut random = [0u8; 8];
-            getrandom(&mut random, GetRandomFlags::empty())
-                .map_err(|errno| io_error("make a name in", &tmp)(errno.into()))?;
-            let path = tmp.join(random.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+            let path = tmp.join(random_name(&tmp)?);
             fs::create_dir(&path).map_err(io_error("make directory", &path))?;
             // A sweep may take the directory between these two lines; then there is simply another one to make.
             let Ok(lock) = File::open(&path) else { continue };
@@ -97,6 +117,16 @@ impl Store {
         Ok(scratch)
     }
 
+    /// A name beside `target`, outside the store, for what will take its place.
+    pub fn beside(&self, target: &Path) -> Result<Beside, StoreError> {
+        let tmp = self.root.join("tmp");
+        // Whoever removes it when we are killed is elsewhere.
+        let target = std::path::absolute(target).map_err(io_error("find", target))?;
+        let path = target.with_file_name(format!(".gantry-{}", random_name(&tmp)?));
+        let note = self.scratch_with(&path)?;
+        Ok(Beside { path, _note: note })
+    }
+
     /// Removes what dead processes left in `tmp/`; returns how many things that were. One `readdir` when there is nothing.
     /// What cannot be removed now is left to the next sweep.
     pub fn sweep(&self) -> Result<u64, StoreError> {
@@ -117,6 +147,13 @@ impl Store {
         }
         Ok(removed)
     }
+}
+
+fn random_name(directory: &Path) -> Result<String, StoreError> {
+    let mut random = [0u8; 8];
+    getrandom(&mut random, GetRandomFlags::empty())
+        .map_err(|errno| io_error("make a name in", directory)(errno.into()))?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Directories of a killed unpacking may lack the owner's write bit.

@@ -1,7 +1,9 @@
 """Sockets of every family, and those of the host."""
 
+import ctypes
 import os
 import socket
+import struct
 
 from kernel import attempt, call
 
@@ -77,6 +79,74 @@ def socketpair_netlink():
 
 def socketpair_tipc():
     return call(53, 30, NO_TYPE, 0, 1)
+
+
+MSG_OOB = 1
+
+
+def _message():
+    buffer = ctypes.create_string_buffer(b"x", 1)
+    part = (ctypes.c_uint64 * 2)(ctypes.addressof(buffer), 1)
+    message = (ctypes.c_uint64 * 8)(0, 0, ctypes.addressof(part), 1)
+    message.keep = (buffer, part)
+    return message
+
+
+def _out_of_band(number, *arguments):
+    """A pair, lest the kernel look for the other end first."""
+    left, _right = socket.socketpair()
+    return call(number, left.fileno(), *arguments)
+
+
+def out_of_band_sendto():
+    return _out_of_band(44, b"x", 1, MSG_OOB, 0, 0)
+
+
+def out_of_band_recvfrom():
+    return _out_of_band(45, ctypes.create_string_buffer(1), 1, MSG_OOB, 0, 0)
+
+
+def out_of_band_sendmsg():
+    return _out_of_band(46, _message(), MSG_OOB)
+
+
+def out_of_band_recvmsg():
+    return _out_of_band(47, _message(), MSG_OOB)
+
+
+def out_of_band_sendmmsg():
+    return _out_of_band(307, _message(), 1, MSG_OOB)
+
+
+def out_of_band_recvmmsg():
+    return _out_of_band(299, _message(), 1, MSG_OOB, 0)
+
+
+def out_of_band_high_bits():
+    return _out_of_band(44, b"x", 1, MSG_OOB | 0xFFFFFFFF << 32, 0, 0)
+
+
+def _attached(option, value):
+    return _out_of_band(54, 1, option, value, len(value))
+
+
+def _accept_all():
+    code = ctypes.create_string_buffer(struct.pack("=HBBI", 6, 0, 0, 0xFFFF), 8)
+    program = ctypes.create_string_buffer(struct.pack("=HxxxxxxQ", 1, ctypes.addressof(code)), 16)
+    program.keep = code
+    return program
+
+
+def attach_filter():
+    return _attached(26, _accept_all())
+
+
+def attach_bpf():
+    return _attached(50, struct.pack("=i", -1))
+
+
+def attach_reuseport():
+    return _attached(51, _accept_all())
 
 
 def abstract_socket_of_the_host():

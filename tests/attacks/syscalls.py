@@ -107,6 +107,38 @@ def vmsplice():
     return call(278, os.pipe()[1], vector, 1, 0)
 
 
+def sendfile():
+    """Whose pages go into the pipe is the page cache's, which others read."""
+    with open(kernel.APP + "/kernel.py") as file:
+        return call(40, os.pipe()[1], file.fileno(), 0, 4)
+
+
+def file_lease():
+    # F_SETLEASE, F_RDLCK: on any file of one's own that nobody writes.
+    descriptor = os.open(scratch("leased"), os.O_RDONLY)
+    return call(72, descriptor, 1024, 0)
+
+
+def fsync_of_nothing():
+    return call(74, -1)
+
+
+def fdatasync_of_nothing():
+    return call(75, -1)
+
+
+def sync_file_range_of_nothing():
+    return call(277, -1, 0, 1, 2)
+
+
+def syncfs_of_nothing():
+    return call(306, -1)
+
+
+def msync_of_nothing():
+    return call(26, 0, PAGE, 4)
+
+
 def name_to_handle_at():
     return call(303, -100, 1, 0, 0, 0)
 
@@ -127,28 +159,8 @@ def memfd_secret():
     return call(447, 1 << 30)
 
 
-def init_module():
-    return in_child(lambda: call(175, 0, 0, 0))
-
-
-def finit_module():
-    return in_child(lambda: call(313, -1, 0, 0))
-
-
-def delete_module():
-    return in_child(lambda: call(176, b"nothing", 0))
-
-
-def kexec_load():
-    return in_child(lambda: call(246, 0, 0, 0, 0))
-
-
-def kexec_file_load():
-    return in_child(lambda: call(320, -1, -1, 0, 0, 0))
-
-
 def reboot():
-    return in_child(lambda: call(169, 0, 0, 0, 0))
+    return call(169, 0, 0, 0, 0)
 
 
 def swapon():
@@ -258,6 +270,12 @@ def prctl_set_seccomp():
 
 def prctl_syscall_user_dispatch():
     return call(157, 59, 0, 0, 0, 0)
+
+
+def prctl_name_of_a_mapping():
+    # PR_SET_VMA_ANON_NAME; EINVAL from a kernel that was built without it.
+    page = raw(9, 0, PAGE, 3, 0x22, -1, 0)
+    return call(157, 0x53564D41, 0, page, PAGE, b"name")
 
 
 def prctl_with_high_bits():

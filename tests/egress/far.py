@@ -58,6 +58,8 @@ class Dns(socketserver.BaseRequestHandler):
 class Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
+    # Twenty come at once; whom the queue has no room for is not served within a minute.
+    request_queue_size = 64
 
 
 FIFO, LOG = sys.argv[1:3]

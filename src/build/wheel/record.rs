@@ -20,6 +20,15 @@ enum Hash {
     Unknown,
 }
 
+/// A file that is not what was said of it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// Its hash.
+    pub got: String,
+    /// What RECORD says.
+    pub expected: String,
+}
+
 impl Record {
     /// Parses the file; hashes weaker than sha256 are refused, as the specification demands.
     pub fn parse(text: &str) -> Result<Self, String> {
@@ -32,7 +41,7 @@ impl Record {
             let hash = match hash.split_once('=') {
                 None if hash.is_empty() => Hash::None,
                 Some(("md5" | "sha1", _)) => return Err(format!("its RECORD has a weak hash for {path:?}")),
-                Some(("sha256", value)) => Hash::Sha256(unpadded(value)),
+                Some(("sha256", value)) => Hash::Sha256(from_hex(value).unwrap_or_else(|| unpadded(value))),
                 Some(("sha384", value)) => Hash::Sha384(unpadded(value)),
                 Some(("sha512", value)) => Hash::Sha512(unpadded(value)),
                 _ => Hash::Unknown,
@@ -47,13 +56,20 @@ impl Record {
         Ok(Self(hashes))
     }
 
-    /// Whether the contents of `path` are what was said; true when nothing was.
-    pub fn vouches_for(&self, path: &str, contents: &[u8]) -> bool {
-        match self.0.get(path) {
-            None | Some(Hash::None | Hash::Unknown) => true,
-            Some(Hash::Sha256(said)) => hash(contents).strip_prefix("sha256=") == Some(said),
-            Some(Hash::Sha384(said)) => base64(&Sha384::digest(contents)) == *said,
-            Some(Hash::Sha512(said)) => base64(&Sha512::digest(contents)) == *said,
+    /// Whether the contents of `path` are what was said, which is true when nothing was; if not, both hashes.
+    pub fn check(&self, path: &str, contents: &[u8]) -> Result<(), Mismatch> {
+        let (kind, said, got) = match self.0.get(path) {
+            None | Some(Hash::None | Hash::Unknown) => return Ok(()),
+            Some(Hash::Sha256(said)) => ("sha256", said, base64(&Sha256::digest(contents))),
+            Some(Hash::Sha384(said)) => ("sha384", said, base64(&Sha384::digest(contents))),
+            Some(Hash::Sha512(said)) => ("sha512", said, base64(&Sha512::digest(contents))),
+        };
+        match got == *said {
+            true => Ok(()),
+            false => Err(Mismatch {
+                got: format!("{kind}={got}"),
+                expected: format!("{kind}={said}"),
+            }),
         }
     }
 
@@ -84,6 +100,14 @@ impl Record {
 
 fn unpadded(base64: &str) -> String {
     base64.trim_end_matches('=').to_owned()
+}
+
+/// The base64 form of a sha256 that is written in hexadecimal, as some build tools do.
+fn from_hex(text: &str) -> Option<String> {
+    let is_hex = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let pair = |at: usize| u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok();
+    let bytes: Option<Vec<u8>> = (0..32).map(pair).collect();
+    is_hex.then_some(bytes).flatten().map(|bytes| base64(&bytes))
 }
 
 /// The hash field of some contents.
@@ -176,11 +200,29 @@ mod tests {
         let text = format!("a,{short},\nb,{middle},\nc,{long},\nd,blake9=x,\n");
         let record = Record::parse(&text).unwrap();
         for path in ["a", "b", "c"] {
-            assert!(record.vouches_for(path, b"carnal pleas"), "{path}");
-            assert!(!record.vouches_for(path, b"carnal pleased"), "{path}");
+            assert_eq!(record.check(path, b"carnal pleas"), Ok(()), "{path}");
+            let mismatch = record.check(path, b"carnal pleased").unwrap_err();
+            assert!(
+                text.contains(&mismatch.expected) && mismatch.got != mismatch.expected,
+                "{path}"
+            );
         }
         assert_eq!(record.unchecked().collect::<Vec<_>>(), ["d"]);
         assert_eq!(record.sha256_of("a"), Some(hash(b"carnal pleas")));
+    }
+
+    #[test]
+    fn hexadecimal_means_the_same_and_is_written_as_it_should_be() {
+        let hex: String = Sha256::digest(b"carnal pleas")
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        for hex in [hex.to_uppercase(), hex] {
+            let record = Record::parse(&format!("a,sha256={hex},12\n")).unwrap();
+            assert_eq!(record.check("a", b"carnal pleas"), Ok(()));
+            assert_eq!(record.sha256_of("a"), Some(hash(b"carnal pleas")));
+            assert_eq!(record.check("a", b"other").unwrap_err().got, hash(b"other"));
+        }
     }
 
     #[test]

@@ -327,6 +327,7 @@ impl Doctor {
             (Promise::Memory | Promise::Cpu, _) => {
                 "run gantry in a delegated cgroup: systemd-run --user --scope -p Delegate=yes gantry ..., or a unit like examples/systemd/gantry-worker.service (loginctl enable-linger keeps the user's units when nobody is logged in)"
             }
+            (Promise::Processes, _) => "run gantry as a user of its own, or as root in a delegated cgroup",
             (Promise::Landlock, _) => "boot Linux 6.12 or newer with lsm=landlock,...",
             _ => return None,
         };

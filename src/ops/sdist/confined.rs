@@ -1,10 +1,11 @@
 //! One run of the build script in the sandbox: what it is given, and what of what it leaves is taken.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::SdistError;
 use crate::build::sdist::{LockedSdist, BUILD_WHEEL};
@@ -13,6 +14,8 @@ use crate::sandbox::{self, collect, Bundle, CollectLimits, Collected, End, Finis
 
 /// numpy takes five minutes on two cores.
 const TIMEOUT: Duration = Duration::from_secs(600);
+/// For all packages of one build together: three as large as numpy, or many small ones.
+const TIMEOUT_OF_ALL: Duration = Duration::from_secs(1800);
 /// Sources, objects and the wheel of scipy have 700 MB.
 const TMP: Bytes = Bytes(1 << 30);
 /// The largest wheels of the index have some hundred megabytes.
@@ -40,6 +43,28 @@ pub enum Built {
     Wheel(String, Vec<u8>),
 }
 
+/// What is left of the time for the packages of one build.
+#[derive(Debug)]
+pub struct TimeLeft(Cell<Duration>);
+
+impl Default for TimeLeft {
+    fn default() -> Self {
+        Self(Cell::new(TIMEOUT_OF_ALL))
+    }
+}
+
+impl TimeLeft {
+    /// How long the next run may take.
+    fn of_one(&self) -> Duration {
+        TIMEOUT.min(self.0.get())
+    }
+
+    /// What a run took is no longer there for others.
+    fn spend(&self, took: Duration) {
+        self.0.set(self.0.get().saturating_sub(took));
+    }
+}
+
 /// Runs the script with `python` of the tree `lowers` (top first); the archive of `sdist` lies in `input`. Without
 /// `requires` it only says what the package itself asks for. `allow_degraded` goes without saying for memory and cpu.
 pub fn build(
@@ -49,6 +74,7 @@ pub fn build(
     input: &Path,
     requires: Option<&[String]>,
     allow_degraded: &BTreeSet<Promise>,
+    time: &TimeLeft,
 ) -> Result<Built, SdistError> {
     // -s -P: nothing but the layers is searched for modules; not -I, which would drop the hash seed.
     let script = [
@@ -73,13 +99,16 @@ pub fn build(
         input: Some(input.to_owned()),
         secrets: Vec::new(),
         purpose: Purpose::PackageBuild,
-        confinement: confinement(allow_degraded),
+        confinement: confinement(time.of_one(), allow_degraded),
     };
-    let finished = sandbox::run(&bundle, Sink::Capture).map_err(|source| SdistError::Sandbox {
+    let began = Instant::now();
+    let finished = sandbox::run(&bundle, Sink::Capture);
+    time.spend(began.elapsed());
+    let finished = finished.map_err(|source| SdistError::Sandbox {
         package: sdist.title(),
         source,
     })?;
-    take(sdist, &finished)
+    take(sdist, &finished, bundle.confinement.timeout)
 }
 
 /// The same for every build, so that it is no reason for other bytes.
@@ -95,29 +124,30 @@ fn environment() -> Vec<(String, String)> {
     .to_vec()
 }
 
-fn confinement(allow_degraded: &BTreeSet<Promise>) -> Confinement {
+fn confinement(timeout: Duration, allow_degraded: &BTreeSet<Promise>) -> Confinement {
     Confinement {
         memory: MEMORY,
         #[allow(clippy::cast_precision_loss, reason = "a handful of processors")]
         cpus: std::thread::available_parallelism().map_or(1, usize::from) as f64,
         pids: PIDS,
-        timeout: TIMEOUT,
+        timeout,
         tmp_size: TMP,
         output_size: OUTPUT,
         output_limit: SAID,
         // As for bytecode: a build is refused for no lack of a cgroup; time, processes and disk are exact.
+        // But root has no limit on processes without one (`processes_level`), and here strangers' code runs: refused.
         allow_degraded: allow_degraded | &[Promise::Memory, Promise::Cpu].into(),
         ..Confinement::default()
     }
 }
 
 /// Reads what a finished run left: a list of requirements, or one wheel, and nothing else.
-fn take(sdist: &LockedSdist, finished: &Finished) -> Result<Built, SdistError> {
+fn take(sdist: &LockedSdist, finished: &Finished, timeout: Duration) -> Result<Built, SdistError> {
     let package = sdist.title();
     if finished.end != End::Exited(0) {
         return Err(SdistError::Failed {
             package,
-            end: describe(finished.end),
+            end: describe(finished.end, timeout),
             output: tail(&[&*finished.stdout, &*finished.stderr].concat(), finished.truncated),
         });
     }
@@ -162,10 +192,14 @@ fn take(sdist: &LockedSdist, finished: &Finished) -> Result<Built, SdistError> {
     Ok(Built::Needs(requires))
 }
 
-fn describe(end: End) -> String {
+fn describe(end: End, timeout: Duration) -> String {
     match end {
         End::Exited(code) => format!("it ended with exit code {code}"),
         End::Signaled(signal) | End::Killed(signal) => format!("it was ended by signal {signal}"),
+        End::TimedOut if timeout < TIMEOUT => {
+            let minutes = TIMEOUT_OF_ALL.as_secs() / 60;
+            format!("with it, the packages of this build without a wheel took longer than {minutes} minutes")
+        }
         End::TimedOut => format!("it took longer than {} minutes", TIMEOUT.as_secs() / 60),
         End::Oom => format!("it took more than {MEMORY} of memory"),
     }
@@ -196,8 +230,23 @@ mod tests {
 
     #[test]
     fn what_a_machine_accepts_goes_beyond_memory_and_cpu() {
-        let accepted = confinement(&[Promise::Landlock].into()).allow_degraded;
+        let accepted = confinement(TIMEOUT, &[Promise::Landlock].into()).allow_degraded;
         assert_eq!(accepted, [Promise::Landlock, Promise::Memory, Promise::Cpu].into());
+    }
+
+    #[test]
+    fn the_packages_of_a_build_share_their_time() {
+        let time = TimeLeft::default();
+        for _ in 0..3 {
+            assert_eq!(time.of_one(), TIMEOUT);
+            time.spend(TIMEOUT - Duration::from_secs(1));
+        }
+        assert_eq!(time.of_one(), Duration::from_secs(3));
+        let end = describe(End::TimedOut, time.of_one());
+        assert!(end.contains("30 minutes"), "{end}");
+        assert!(describe(End::TimedOut, TIMEOUT).contains("10 minutes"));
+        time.spend(TIMEOUT);
+        assert_eq!(time.of_one(), Duration::ZERO, "the next one ends as it begins");
     }
 
     #[test]

@@ -34,7 +34,7 @@ use crate::oci::Digest;
 use crate::policy::Promise;
 use crate::sandbox::{CollectError, SandboxError};
 use crate::store::{Found, LastLink, LayerStack, MemoKind, StoreError};
-use confined::Built;
+use confined::{Built, TimeLeft};
 
 /// Packages without wheels in one function: each may take minutes; honest functions have one or two.
 const MOST_SDISTS: usize = 16;
@@ -165,9 +165,6 @@ impl WheelMaker<'_> {
     ) -> Result<(Lock, Vec<String>), BuildError> {
         let constrained = pins::constrained(requirements, pins);
         let plain_key = constrained.key(&resolver.settings());
-        if let Some(lock) = self.store.memo::<Lock>(MemoKind::Lock, &plain_key)? {
-            return Ok((lock, Vec::new()));
-        }
         let workshop = Workshop {
             maker: self,
             bench,
@@ -175,23 +172,21 @@ impl WheelMaker<'_> {
             // Pinned packages that were locked again are updates of the same release: no other workshop.
             key: workshop_key(&bench.base.interpreter, &base::toolchain()?.key()),
             warnings: RefCell::default(),
+            time: TimeLeft::default(),
         };
         let key = constrained.key(&format!("{}\0{}", resolver.settings(), workshop.key));
         let there = |wheel: &LockedWheel| {
             wheel.sdist.is_none() || self.store.find_download(&wheel.sha256, wheel.size).is_some()
         };
-        let remembered = self.store.memo::<Lock>(MemoKind::Lock, &key)?;
-        let lock = match remembered.filter(|lock| lock.wheels.iter().all(there)) {
-            Some(lock) => lock,
-            None => {
-                let lock = with_or_without(pins, requirements, |requirements| workshop.lock(requirements))?;
-                let only_wheels = lock.wheels.iter().all(|wheel| wheel.sdist.is_none());
-                let key = if only_wheels { &plain_key } else { &key };
-                self.store.put_memo(MemoKind::Lock, key, &lock)?;
-                lock
-            }
+        let key_of = |lock: &Lock| match lock.wheels.iter().all(|wheel| wheel.sdist.is_none()) {
+            true => plain_key,
+            false => key,
         };
-        let mut warnings = workshop.warnings.into_inner();
+        let usable = |lock: &Lock| lock.wheels.iter().all(there);
+        let make = || with_or_without(pins, requirements, |requirements| workshop.lock(requirements));
+        let (lock, mut warnings) =
+            self.young_lock((resolver, requirements), &[plain_key, key], usable, key_of, make)?;
+        warnings.extend(workshop.warnings.into_inner());
         for wheel in lock.wheels.iter().filter(|wheel| wheel.sdist.is_some()) {
             warnings.push(format!(
                 "{} {} has no wheel: it was built here from its source distribution, and may have other bytes elsewhere",
@@ -210,6 +205,7 @@ struct Workshop<'a> {
     key: Digest,
     /// What the user should know of the toolchain.
     warnings: RefCell<Vec<String>>,
+    time: TimeLeft,
 }
 
 impl Workshop<'_> {
@@ -309,10 +305,13 @@ impl Workshop<'_> {
             source,
         })?;
         let lock = match requirements.wanted.is_empty() {
-            true => Ok(Lock::default()),
+            true => Ok(Default::default()),
             false => self.maker.lock_wheels(self.resolver, &requirements, &[]),
         };
-        let set = lock.map(|lock| WheelSet::new(&lock, Vec::new(), Vec::new()));
+        let set = lock.map(|(lock, warnings)| {
+            self.warnings.borrow_mut().extend(warnings);
+            WheelSet::new(&lock, Vec::new(), Vec::new())
+        });
         let checked = set.and_then(|set| Ok(check_size(&set.wheels).map(|_| set)?));
         checked.map_err(|error| match error {
             BuildError::Lock(source) => SdistError::Requirements { package, source }.into(),
@@ -323,7 +322,7 @@ impl Workshop<'_> {
     /// The layers of `tools`, made when they are not there.
     fn install(&self, tools: &WheelSet) -> Result<Vec<BuiltLayer>, BuildError> {
         self.maker.download(tools)?;
-        let made = self.maker.layers(tools)?;
+        let (made, _) = self.maker.layers(tools)?;
         Ok(made.into_iter().map(|made| made.layer).collect())
     }
 
@@ -373,6 +372,7 @@ impl Workshop<'_> {
             input.path(),
             requires,
             self.bench.allow_degraded,
+            &self.time,
         )?)
     }
 
@@ -409,7 +409,9 @@ impl Workshop<'_> {
             size: sdist.size,
             sha256: sdist.sha256,
         };
-        fetch(store, &Client::new()?, &[item], progress)?
+        let credentials = (self.maker.resolver)()?.credentials()?;
+        let client = Client::new()?.with_credentials(credentials.as_ref());
+        fetch(store, &client, &[item], progress)?
             .pop()
             .ok_or_else(|| StoreError::NoBlob { digest: sdist.sha256 }.into())
     }

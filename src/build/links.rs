@@ -1,0 +1,143 @@
+//! Symbolic links of a function: kept when they lead to something of the function, by way of nothing else.
+//!
+//! They are followed among the entries that were read, not on disk: what is judged is what gets into the image.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::function::Function;
+
+/// As many as the kernel follows.
+const MAX_LINKS: usize = 40;
+
+/// The entries of a function by their paths.
+pub(super) struct Entries<'a> {
+    files: BTreeSet<&'a str>,
+    directories: BTreeSet<&'a str>,
+    links: BTreeMap<&'a str, &'a str>,
+}
+
+impl<'a> Entries<'a> {
+    pub fn of(function: &'a Function) -> Self {
+        let files: BTreeSet<&str> = function.files.iter().map(|file| file.path.as_str()).collect();
+        let links = function.links.iter();
+        let links: BTreeMap<&str, &str> = links.map(|link| (link.path.as_str(), link.target.as_str())).collect();
+        // An empty directory gets into no image.
+        let parents = |path: &'a str| path.match_indices('/').filter_map(|(end, _)| path.get(..end));
+        let paths = files.iter().chain(links.keys()).copied();
+        let directories = paths.flat_map(parents).collect();
+        Self {
+            files,
+            directories,
+            links,
+        }
+    }
+
+    /// The path of the file or directory that `path` leads to, or why it leads to none.
+    pub fn resolve(&self, path: &str) -> Result<String, &'static str> {
+        let mut way: Vec<&str> = Vec::new();
+        let mut pending: Vec<&str> = names(path);
+        let mut links = 0;
+        while let Some(name) = pending.pop() {
+            if name == "." {
+                continue;
+            }
+            if name == ".." {
+                way.pop().ok_or("which leads out of the directory")?;
+                continue;
+            }
+            way.push(name);
+            let here = way.join("/");
+            if let Some(target) = self.links.get(here.as_str()) {
+                links += 1;
+                if links > MAX_LINKS {
+                    return Err("which leads in a circle");
+                }
+                if target.starts_with('/') {
+                    return Err("which is absolute");
+                }
+                way.pop();
+                pending.extend(names(target));
+                continue;
+            }
+            let is_file = pending.is_empty() && self.files.contains(here.as_str());
+            if !is_file && !self.directories.contains(here.as_str()) {
+                return Err("which leads to nothing that the image holds");
+            }
+        }
+        Ok(way.join("/"))
+    }
+}
+
+/// The names of a path, last first. A slash at the end is a name, `.`: only directories have it.
+fn names(path: &str) -> Vec<&str> {
+    let names = path.split('/').rev().enumerate();
+    let names = names.map(|(number, name)| if (number, name) == (0, "") { "." } else { name });
+    names.filter(|name| !name.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::function::{SourceFile, SourceLink};
+    use super::*;
+
+    fn function(files: &[&str], links: &[(&str, &str)]) -> Function {
+        let file = |path: &&str| SourceFile {
+            path: (*path).to_owned(),
+            executable: false,
+            contents: Vec::new(),
+        };
+        let link = |(path, target): &(&str, &str)| SourceLink {
+            path: (*path).to_owned(),
+            target: (*target).to_owned(),
+        };
+        Function {
+            files: files.iter().map(file).collect(),
+            links: links.iter().map(link).collect(),
+        }
+    }
+
+    #[test]
+    fn links_are_followed_name_by_name() {
+        let function = function(
+            &["a/b/file", "top"],
+            &[
+                ("dir", "a/b/"),
+                ("a/up", ".."),
+                ("a/b/back", "../../dir/file"),
+                ("chain", "a/up/./dir/back"),
+                ("all", "."),
+                ("one", "two"),
+                ("two", "a/../one"),
+                ("out", "a/../../x/top"),
+                ("sly", "a/up/../top"),
+                ("slash", "top/"),
+                ("below", "top/x"),
+                ("none", "a/none"),
+                ("absolute", "/top"),
+                ("through", "absolute"),
+            ],
+        );
+        let entries = Entries::of(&function);
+        for (path, leads) in [
+            ("dir", "a/b"),
+            ("a/b/back", "a/b/file"),
+            ("chain", "a/b/file"),
+            ("all", ""),
+            ("dir/file", "a/b/file"),
+        ] {
+            assert_eq!(entries.resolve(path).as_deref(), Ok(leads), "{path}");
+        }
+        for (path, reason) in [
+            ("one", "circle"),
+            ("out", "out of"),
+            ("sly", "out of"),
+            ("slash", "nothing"),
+            ("below", "nothing"),
+            ("none", "nothing"),
+            ("absolute", "absolute"),
+            ("through", "absolute"),
+        ] {
+            assert!(entries.resolve(path).unwrap_err().contains(reason), "{path}");
+        }
+    }
+}
