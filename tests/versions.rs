@@ -27,15 +27,21 @@ struct World {
 /// Makes a pure wheel, and prints its name, size and hash.
 const MAKE: &str = r#"
 import hashlib, os, sys, zipfile
-folder, name, version = sys.argv[1:]
+folder, name, version, *more = sys.argv[1:]
 file_name = f"{name}-{version}-py3-none-any.whl"
 info = f"{name}-{version}.dist-info"
 files = {
     f"{name}.py": f"VERSION = {version!r}\n",
+    # The name of its bytecode is too long, and the directory is as deep as a wheel's may be inside an image.
+    "m" * 243 + ".py": "",
+    "d/" * 120 + "deep.py": "",
     f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
     f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     f"{info}/RECORD": "",
 }
+for library in more:
+    # A library that needs another that is nowhere.
+    files[f"{name}_part.so"] = open(library, "rb").read().replace(b"libc.so.6\0", b"libX.so.6\0")
 with zipfile.ZipFile(os.path.join(folder, file_name), "w") as wheel:
     for path, text in files.items():
         wheel.writestr(zipfile.ZipInfo(path), text)
@@ -69,9 +75,19 @@ impl World {
 
     /// The index now has `version` of the package `thing`.
     fn publish(&self, version: &str) {
+        self.publish_with(version, &[]);
+    }
+
+    fn publish_with(&self, version: &str, libraries: &[&str]) {
         let folder = self.wheels.path();
         let mut python = Command::new("python3");
-        let said = tool(python.args(["-c", MAKE]).arg(folder).args(["thing", version]));
+        let said = tool(
+            python
+                .args(["-c", MAKE])
+                .arg(folder)
+                .args(["thing", version])
+                .args(libraries),
+        );
         let fields: Vec<&str> = said.split_whitespace().collect();
         let [file_name, size, hash] = fields.as_slice() else {
             panic!("{said}")
@@ -269,4 +285,38 @@ fn what_is_named_by_version_and_hash_is_never_asked_for_again() {
         0,
         "there is nothing to upgrade"
     );
+}
+
+#[test]
+fn a_source_that_cannot_have_bytecode_does_not_stop_a_build() {
+    let world = World::new();
+    world.publish("1.0");
+    let code = "import thing, importlib.util, os\nlong = importlib.import_module('m' * 243)\ndeep = os.path.dirname(thing.__file__) + '/d' * 120 + '/deep.py'\nprint(thing.VERSION, len(long.__name__), os.path.exists(importlib.util.cache_from_source(deep)))\n";
+    let (_, said, _) = build(&world, function(code, Some("thing\n")).path(), &[]);
+    let done = world.gantry.run(&["thing:1"]);
+    assert_eq!(
+        (done.code, done.stdout.as_str()),
+        (0, "1.0 243 True\n"),
+        "{} {said}",
+        done.stderr
+    );
+}
+
+#[test]
+fn a_library_that_is_nowhere_is_named_when_the_image_is_built() {
+    let world = World::new();
+    world.publish_with("1.0", &["/usr/lib/x86_64-linux-gnu/libm.so.6"]);
+    let dir = function(
+        "import ctypes\nprint(ctypes.CDLL('libgomp.so.1').omp_get_max_threads() > 0)\n",
+        Some("thing\n"),
+    );
+    let warning = "thing 1.0 needs libX.so.6, which is neither in the base nor in a wheel";
+    let (_, said, _) = build(&world, dir.path(), &[]);
+    assert!(said.contains(warning), "{said}");
+    // Remembered, and said each time.
+    let (_, said, _) = build(&world, dir.path(), &[]);
+    assert!(said.contains(warning) && !said.contains("Building"), "{said}");
+    // OpenMP is in the base.
+    let done = world.gantry.run(&["thing:1"]);
+    assert_eq!((done.code, done.stdout.as_str()), (0, "True\n"), "{}", done.stderr);
 }

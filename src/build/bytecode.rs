@@ -9,6 +9,11 @@ use crate::oci::{Digest, Hasher};
 /// The script that the compiler port runs with the image's own Python.
 pub const COMPILE_TREE: &str = include_str!("compile_tree.py");
 
+/// How the script is run: as isolated as `-I`, which would ignore [`ENVIRONMENT`].
+pub const ARGUMENTS: [&str; 6] = ["-S", "-s", "-B", "-X", "utf8", "-c"];
+/// With what variable besides the PATH: sets among constants have an order.
+pub const ENVIRONMENT: (&str, &str) = ("PYTHONHASHSEED", "0");
+
 /// What a bytecode layer is keyed by: the layer of its sources, the interpreter's layer, and the script.
 ///
 /// The interpreter is named by its layer, not by its version: another build of the same version might, one day, give
@@ -50,12 +55,21 @@ mod tests {
         std::fs::write(source.join("bad.py"), "x = 1\ndef f(:\n").unwrap();
         std::fs::write(source.join("boom.py"), "raise SystemExit(1)\n").unwrap();
         std::fs::write(source.join("tests/t.py"), "").unwrap();
+        // A name that only its bytecode's is too long for; and one that the script itself would import.
+        let long = format!("{}.py", "m".repeat(246));
+        std::fs::write(source.join(long), "").unwrap();
+        std::fs::write(source.join("json.py"), "raise SystemExit(3)\n").unwrap();
         let compile = |name: &str| {
             let out = scratch.path().join(name);
             std::fs::create_dir(&out).unwrap();
             let mut python = std::process::Command::new("python3");
             python
-                .args(["-I", "-S", "-B", "-c", COMPILE_TREE, "--jobs", "2", "--output"])
+                .args(ARGUMENTS)
+                .args([COMPILE_TREE, "--jobs", "2", "--output"])
+                .env_clear()
+                .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+                .env(ENVIRONMENT.0, ENVIRONMENT.1)
+                .current_dir(&source)
                 .arg(&out)
                 .arg("--")
                 .arg(&source);
@@ -81,7 +95,7 @@ mod tests {
             )
         };
         let (names, first, failed) = compile("one");
-        assert_eq!(names.len(), 2, "{names:?}: a and boom, neither executed");
+        assert_eq!(names.len(), 3, "{names:?}: a, boom and json, none executed");
         assert_eq!(first, compile("two").1);
         assert_eq!(&first[0][4..8], [1, 0, 0, 0], "an unchecked hash (PEP 552)");
         let error: serde_json::Value = serde_json::from_str(failed.trim()).unwrap();
@@ -89,5 +103,18 @@ mod tests {
             (error["line"].as_u64(), error["text"].as_str()),
             (Some(2), Some("def f(:"))
         );
+    }
+
+    #[test]
+    fn the_interpreter_hashes_the_same_each_time() {
+        let hash = || {
+            let mut python = std::process::Command::new("python3");
+            python.args(ARGUMENTS).arg("print(hash('text'))").env_clear();
+            python.env("PATH", "/usr/local/bin:/usr/bin:/bin");
+            let done = python.env(ENVIRONMENT.0, ENVIRONMENT.1).output().unwrap();
+            assert!(done.status.success());
+            done.stdout
+        };
+        assert_eq!(hash(), hash());
     }
 }

@@ -3,12 +3,18 @@
 usage: compile_tree.py --output DIR --jobs N [--skip DIR]... -- ROOT...
 Writes DIR/<path of the pyc> for each source, DIR/.failed with one JSON line per source that does not compile, and
 DIR/.magic with the interpreter's magic number. The same sources give the same bytes.
+
+Run with an empty environment but PYTHONHASHSEED=0, which -I would ignore: before Python 3.11 sets among constants are
+written in the order of their hashes. What -I does besides is done here, before anything is imported from a file.
 """
+import sys
+if sys.path[:1] == [""]:
+    del sys.path[0]
+import errno
 import importlib._bootstrap_external as external
 import importlib.util
 import json
 import os
-import sys
 
 
 def arguments(argv):
@@ -43,7 +49,8 @@ def compile_one(path, output):
         source = file.read()
     try:
         code = compile(source, path, "exec", dont_inherit=True, optimize=0)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        data = external._code_to_hash_pyc(code, importlib.util.source_hash(source), False)
+    except Exception as error:
         return json.dumps({
             "path": path,
             "line": getattr(error, "lineno", None) or 0,
@@ -51,11 +58,15 @@ def compile_one(path, output):
             "text": (getattr(error, "text", None) or "").rstrip("\n"),
             "message": getattr(error, "msg", None) or str(error),
         })
-    data = external._code_to_hash_pyc(code, importlib.util.source_hash(source), False)
     target = output + importlib.util.cache_from_source(path, optimization="")
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    with open(target, "wb") as file:
-        file.write(data)
+    try:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with open(target, "wb") as file:
+            file.write(data)
+    except OSError as error:
+        # The name of the bytecode is longer than that of its source; Python itself could not write it either.
+        if error.errno != errno.ENAMETOOLONG:
+            raise
     return None
 
 

@@ -14,12 +14,15 @@ const SEGMENT_DYNAMIC: u32 = 2;
 const TAG_NEEDED: u64 = 1;
 const TAG_STRINGS: u64 = 5;
 const TAG_STRINGS_SIZE: u64 = 10;
+const TAG_NAME: u64 = 14;
 const TAG_VERSIONS: u64 = 0x6fff_fffe;
 const TAG_VERSIONS_COUNT: u64 = 0x6fff_ffff;
 
 /// What a file asks for.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Needs {
+    /// Its own name, if it has one (`DT_SONAME`).
+    pub name: Option<String>,
     /// Libraries by name (`DT_NEEDED`).
     pub libraries: Vec<String>,
     /// Symbol versions, such as `GLIBC_2.34`.
@@ -55,7 +58,12 @@ pub fn read(bytes: &[u8]) -> Result<Option<Needs>, &'static str> {
         (Some(address), Some(count)) => file.versions(offset_of(&segments, address)?, count, strings)?,
         _ => Vec::new(),
     };
-    Ok(Some(Needs { libraries, versions }))
+    let name = value(TAG_NAME).map(|at| string(strings, at)).transpose()?;
+    Ok(Some(Needs {
+        name,
+        libraries,
+        versions,
+    }))
 }
 
 struct Segment {
@@ -175,6 +183,7 @@ mod tests {
     fn finds_libraries_and_versions() {
         let needs = read(&a_library()).unwrap().unwrap();
         assert!(needs.libraries.contains(&"libc.so.6".to_owned()), "{needs:?}");
+        assert_eq!(needs.name.as_deref(), Some("libm.so.6"));
         assert!(
             needs.versions.iter().any(|version| version.starts_with("GLIBC_2.")),
             "{needs:?}"

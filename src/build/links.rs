@@ -57,9 +57,10 @@ impl<'a> Entries<'a> {
                 }
                 way.pop();
                 pending.extend(names(target));
-            } else if !self.directories.contains(here.as_str())
-                && !(pending.is_empty() && self.files.contains(here.as_str()))
-            {
+                continue;
+            }
+            let is_file = pending.is_empty() && self.files.contains(here.as_str());
+            if !is_file && !self.directories.contains(here.as_str()) {
                 return Err("which leads to nothing that the image holds");
             }
         }

@@ -251,7 +251,11 @@ impl Maker<'_> {
 
     fn foreign(&self, name: &str, reference: &Reference, python: &str) -> Result<BaseImage, BaseError> {
         let image = match reference {
-            Reference::Layout { dir, tag } => self.store.import_layout(dir, tag.as_deref())?,
+            // Every build on it asks: what was imported once is not read again.
+            Reference::Layout { dir, tag } => match self.store.find_imported(dir, tag.as_deref())? {
+                Some(image) => image,
+                None => self.store.import_layout(dir, tag.as_deref())?,
+            },
             _ => {
                 let digest = self.store.find_ref(reference)?;
                 self.store.open_image(&digest.ok_or_else(|| BaseError::Unknown {

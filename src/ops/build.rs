@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -147,6 +148,8 @@ struct Builder<'a> {
     wheels: WheelMaker<'a>,
     seconds: Mutex<BTreeMap<&'static str, f64>>,
     warnings: Mutex<Vec<String>>,
+    /// Whether the wheels alone made the image large, which is said before they are downloaded.
+    warned_of_size: AtomicBool,
 }
 
 /// Builds `request`. `resolver` is asked for only when requirements have to be resolved.
@@ -171,6 +174,7 @@ pub fn build(
         wheels,
         seconds,
         warnings,
+        warned_of_size: AtomicBool::new(false),
     };
     let layers = builder.layers(request)?;
     builder.finish(request, layers)
@@ -214,7 +218,7 @@ pub fn build_base(
     };
     let set = maker.choose(&Requirements::default(), &pins, None)?;
     maker.download(&set)?;
-    let wheels = maker.layers(&set)?;
+    let (wheels, _) = maker.layers(&set)?;
     let (stdlib, compiled) = maker.bytecode(&base, &wheels)?;
     let mut layers = base.layers.clone();
     layers.extend(stdlib);
@@ -266,6 +270,8 @@ impl Builder<'_> {
             (base?, wheels?)
         };
         base.warnings.iter().for_each(|warning| self.warn(warning.clone()));
+        let missing = self.wheels.missing_libraries(&base, &wheels)?;
+        missing.into_iter().for_each(|warning| self.warn(warning));
         let (stdlib, compiled) = self.timed("bytecode", || self.wheels.bytecode(&base, &wheels))?;
         let mut layers = base.layers.clone();
         layers.extend(stdlib.filter(|stdlib| layers.iter().all(|layer| layer.diff_id != stdlib.diff_id)));
@@ -297,10 +303,13 @@ impl Builder<'_> {
                 Bytes(size),
                 lock::largest(&set.wheels)
             ));
+            self.warned_of_size.store(true, Ordering::Relaxed);
         }
         set.warnings.iter().for_each(|warning| self.warn(warning.clone()));
         self.timed("download", || maker.download(&set))?;
-        self.timed("wheels", || maker.layers(&set))
+        let (layers, warnings) = self.timed("wheels", || maker.layers(&set))?;
+        warnings.into_iter().for_each(|warning| self.warn(warning));
+        Ok(layers)
     }
 
     fn code(
@@ -339,6 +348,9 @@ impl Builder<'_> {
         let size = layers.iter().map(|layer| layer.descriptor.size).sum();
         if size > lock::MAX_IMAGE {
             return Err(BuildError::TooLarge { size });
+        }
+        if let (false, Some(warning)) = (self.warned_of_size.load(Ordering::Relaxed), large_image(&layers)) {
+            self.warn(warning);
         }
         let started = Instant::now();
         let mut labels = base.labels.clone();
@@ -420,6 +432,22 @@ impl Builder<'_> {
     }
 }
 
+/// What the user should know of an image that is larger than most, by the bytes that are pushed and pulled.
+fn large_image(layers: &[BuiltLayer]) -> Option<String> {
+    let size: u64 = layers.iter().map(|layer| layer.descriptor.size).sum();
+    let mut largest: Vec<&BuiltLayer> = layers.iter().collect();
+    largest.sort_by_key(|layer| std::cmp::Reverse(layer.descriptor.size));
+    let named = |layer: &&BuiltLayer| format!("{} ({})", layer.reason, Bytes(layer.descriptor.size));
+    let largest: Vec<String> = largest.iter().take(3).map(named).collect();
+    (size > lock::LARGE_IMAGE).then(|| {
+        format!(
+            "the image has {}; the largest layers are {}",
+            Bytes(size),
+            largest.join(", ")
+        )
+    })
+}
+
 /// `SOURCE_DATE_EPOCH` gives whole seconds; so does [`crate::sys::clock::now`] only by chance.
 fn is_fixed(created: SystemTime) -> bool {
     created
@@ -436,4 +464,32 @@ fn check_syntax(failed: &[(String, String)]) -> Result<(), BuildError> {
 
 fn rounded(seconds: f64) -> f64 {
     (seconds * 1e4).round() / 1e4
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::{media_type, Descriptor, Hasher};
+
+    #[test]
+    fn an_image_is_large_by_all_of_its_layers() {
+        let layer = |reason: &str, size| BuiltLayer {
+            descriptor: Descriptor::new(media_type::LAYER_GZIP, Digest::of(reason.as_bytes()), size),
+            diff_id: Hasher::new().diff_id(),
+            reason: reason.to_owned(),
+            unpacked_bytes: 0,
+            reused: false,
+        };
+        let mut layers = vec![
+            layer("base", 200_000_000),
+            layer("code", 50_000_000),
+            layer("wheel a", 49_000_000),
+        ];
+        assert_eq!(large_image(&layers), None);
+        layers.push(layer("bytecode", 2_000_000));
+        let warning = large_image(&layers).unwrap();
+        for part in ["301.0 MB", "base (200.0 MB), code (50.0 MB), wheel a (49.0 MB)"] {
+            assert!(warning.contains(part), "{warning}");
+        }
+    }
 }

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use super::base::BaseImage;
 use crate::archive::layer::LayerError;
-use crate::build::bytecode::{self, COMPILE_TREE};
+use crate::build::bytecode::{self, ARGUMENTS, COMPILE_TREE, ENVIRONMENT};
 use crate::build::layers::{ensure_layer, BuiltLayer, LayerWanted};
 use crate::build::ports::{CompileRequest, CompiledTree, Compiler, PortError, Progress};
-use crate::policy::{Bytes, Confinement, Promise};
+use crate::policy::{Bytes, Confinement, ExtractionLimits, Promise};
 use crate::sandbox::{self, collect, Bundle, CollectLimits, Collected, End, Purpose, Sink};
 use crate::store::{MemoKind, Store, StoreError};
 
@@ -106,7 +106,8 @@ impl Compiler for SandboxCompiler {
         let limits = CollectLimits {
             entries: 200_000,
             bytes: OUTPUT.0,
-            depth: 64,
+            // Wheels are held to the same, and bytecode lies one directory deeper.
+            depth: ExtractionLimits::default().depth + 2,
         };
         collect(output.as_fd(), limits, &mut |path, collected| {
             if let Collected::File { file, size } = collected {
@@ -130,20 +131,9 @@ impl SandboxCompiler {
     fn bundle(&self, request: &CompileRequest) -> Bundle {
         let mut lowers = vec![self.scaffold.clone()];
         lowers.extend(request.lowers.iter().cloned());
-        let mut argv: Vec<String> = [
-            request.python.as_str(),
-            "-I",
-            "-S",
-            "-B",
-            "-X",
-            "utf8",
-            "-c",
-            COMPILE_TREE,
-            "--output",
-            "/output",
-        ]
-        .map(str::to_owned)
-        .to_vec();
+        let mut argv = vec![request.python.clone()];
+        argv.extend(ARGUMENTS.map(str::to_owned));
+        argv.extend([COMPILE_TREE, "--output", "/output"].map(str::to_owned));
         argv.extend(["--jobs".to_owned(), self.jobs.to_string()]);
         for skip in &request.skip {
             argv.extend(["--skip".to_owned(), skip.clone()]);
@@ -153,8 +143,11 @@ impl SandboxCompiler {
         Bundle {
             lowers,
             argv,
-            env: vec![("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned())],
-            cwd: "/".to_owned(),
+            env: [("PATH", "/usr/local/bin:/usr/bin:/bin"), ENVIRONMENT]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .to_vec(),
+            // Empty: the interpreter starts with its directory among those it imports from.
+            cwd: "/tmp".to_owned(),
             hostname: "build".to_owned(),
             input: None,
             secrets: Vec::new(),

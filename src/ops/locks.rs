@@ -107,7 +107,9 @@ fn is_settled(lock: &Lock, requirements: &Requirements) -> bool {
 
 fn is_away(error: &BuildError) -> bool {
     match error {
-        BuildError::Lock(LockError::Unavailable { .. } | LockError::NoUv { .. }) => true,
+        BuildError::Lock(LockError::Unavailable { .. } | LockError::UvUnavailable { .. } | LockError::NoUv { .. }) => {
+            true
+        }
         BuildError::Net(error) => error.is_unavailable(),
         BuildError::Fetch(FetchError::Net { source, .. }) => source.is_unavailable(),
         _ => false,

@@ -7,6 +7,7 @@ pub mod doctor;
 mod foreign;
 mod images;
 mod interrupt;
+mod libraries;
 mod locks;
 mod outcome;
 mod overlap;

@@ -1,15 +1,19 @@
-//! Two layers of wheels that bring the same path: which of them wins must not depend on their order, so both must
-//! bring the same file, as within one layer.
+//! Two layers of wheels that bring the same path: both must bring the same file, or one that may be that of either, as
+//! within one layer.
 //!
 //! Only directories that more than one tree has are read: wheels share the top and, now and then, a namespace.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::build::wheel::WheelError;
+use crate::build::wheel::{both, is_either, normalise, Record, WheelError, SITE};
 use crate::store::StoreError;
+
+/// Files larger than this are neither a namespace's nor a README: they are compared by size first.
+const MOST_EITHER: u64 = 1 << 20;
 
 /// Why layers do not go together.
 #[derive(Debug, thiserror::Error)]
@@ -23,14 +27,22 @@ pub enum OverlapError {
 }
 
 /// Checks `trees`, each with the names of its wheels: a path that several have is the same file everywhere, or a
-/// directory everywhere.
-pub(super) fn check(trees: &[(String, PathBuf)]) -> Result<(), OverlapError> {
+/// directory everywhere. Returns what the user should know of files that may be that of either wheel: the last tree's is
+/// on top.
+pub(super) fn check(trees: &[(String, PathBuf)]) -> Result<Vec<String>, OverlapError> {
     let all: Vec<usize> = (0..trees.len()).collect();
-    directory(trees, "", &all)
+    let mut warnings = Vec::new();
+    directory(trees, "", &all, &mut warnings)?;
+    Ok(warnings)
 }
 
 /// Compares what `have`, the trees that have the directory `path`, hold below it.
-fn directory(trees: &[(String, PathBuf)], path: &str, have: &[usize]) -> Result<(), OverlapError> {
+fn directory(
+    trees: &[(String, PathBuf)],
+    path: &str,
+    have: &[usize],
+    warnings: &mut Vec<String>,
+) -> Result<(), OverlapError> {
     if have.len() < 2 {
         return Ok(());
     }
@@ -48,7 +60,12 @@ fn directory(trees: &[(String, PathBuf)], path: &str, have: &[usize]) -> Result<
             if is_directory { directories } else { files }.push(*number);
         }
     }
-    let owner = |number: &usize| trees.get(*number).map_or_else(String::new, |(names, _)| names.clone());
+    let owner = |number: &usize, path: &str| {
+        let tree = trees.get(*number);
+        tree.map_or_else(String::new, |(names, tree)| {
+            owner(tree, path).unwrap_or_else(|| names.clone())
+        })
+    };
     for (name, (directories, files)) in names {
         let path = if path.is_empty() {
             name
@@ -56,7 +73,7 @@ fn directory(trees: &[(String, PathBuf)], path: &str, have: &[usize]) -> Result<
             format!("{path}/{name}")
         };
         if let (Some(directory), Some(file)) = (directories.first(), files.first()) {
-            let (file_of, directory_of) = (owner(file), owner(directory));
+            let (file_of, directory_of) = (owner(file, &path), owner(directory, &path));
             return Err(WheelError::FileAndDirectory {
                 file_of,
                 directory_of,
@@ -66,29 +83,64 @@ fn directory(trees: &[(String, PathBuf)], path: &str, have: &[usize]) -> Result<
         }
         for pair in files.windows(2) {
             let [one, other] = pair else { continue };
-            if !same(trees, *one, *other, &path)? {
-                let (one, other) = (owner(one), owner(other));
+            let relation = compare(trees, *one, *other, &path)?;
+            if relation == Relation::Same {
+                continue;
+            }
+            let (one, other) = (owner(one, &path), owner(other, &path));
+            if relation == Relation::Other {
                 return Err(WheelError::Clash { one, other, path }.into());
             }
+            warnings.push(both(&one, &other, &path));
         }
-        directory(trees, &path, &directories)?;
+        directory(trees, &path, &directories, warnings)?;
     }
     Ok(())
 }
 
-fn same(trees: &[(String, PathBuf)], one: usize, other: usize, path: &str) -> Result<bool, OverlapError> {
+/// How two files of one path stand to each other.
+#[derive(PartialEq, Eq)]
+enum Relation {
+    Same,
+    /// Other contents, but it does not matter whose.
+    Either,
+    Other,
+}
+
+fn compare(trees: &[(String, PathBuf)], one: usize, other: usize, path: &str) -> Result<Relation, OverlapError> {
     let place = |number: usize| trees.get(number).map(|(_, tree)| tree.join(path)).unwrap_or_default();
     let (one, other) = (place(one), place(other));
-    let size = |path: &Path| {
-        fs::symlink_metadata(path)
-            .map(|found| found.len())
-            .map_err(failed("read", path))
-    };
-    if size(&one)? != size(&other)? {
-        return Ok(false);
+    let look = |path: &Path| fs::symlink_metadata(path).map_err(failed("read", path));
+    let (of_one, of_other) = (look(&one)?, look(&other)?);
+    let largest = of_one.len().max(of_other.len());
+    if of_one.len() != of_other.len() && largest > MOST_EITHER {
+        return Ok(Relation::Other);
     }
     let contents = |path: &Path| fs::read(path).map_err(failed("read", path));
-    Ok(contents(&one)? == contents(&other)?)
+    let (mine, theirs) = (contents(&one)?, contents(&other)?);
+    let is_executable = (of_one.permissions().mode() | of_other.permissions().mode()) & 0o111 != 0;
+    Ok(match mine == theirs {
+        true => Relation::Same,
+        false if is_either(path, is_executable, [&mine, &theirs]) => Relation::Either,
+        false => Relation::Other,
+    })
+}
+
+/// The wheel of `tree` whose RECORD has `path` or something below it: its project and version.
+fn owner(tree: &Path, path: &str) -> Option<String> {
+    let inside = Path::new(path).strip_prefix(SITE).ok()?.to_str()?.to_owned();
+    for entry in fs::read_dir(tree.join(SITE)).ok()?.flatten() {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let Some((project, version)) = name.strip_suffix(".dist-info").and_then(|name| name.rsplit_once('-')) else {
+            continue;
+        };
+        let record = Record::parse(&fs::read_to_string(entry.path().join("RECORD")).unwrap_or_default());
+        let below = format!("{inside}/");
+        if record.is_ok_and(|record| record.paths().any(|path| path == inside || path.starts_with(&below))) {
+            return Some(format!("{} {version}", normalise(project)));
+        }
+    }
+    None
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OverlapError {
@@ -110,7 +162,7 @@ mod tests {
         scratch
     }
 
-    fn check_all(all: &[&[(&str, &str)]]) -> Result<(), OverlapError> {
+    fn check_all(all: &[&[(&str, &str)]]) -> Result<Vec<String>, OverlapError> {
         let trees: Vec<_> = all.iter().map(|files| tree(files)).collect();
         let named = trees.iter().enumerate();
         let named = named.map(|(number, tree)| (format!("w{number} 1"), tree.path().to_owned()));
@@ -132,6 +184,22 @@ mod tests {
             matches!(&error, OverlapError::Clash(WheelError::Clash { one, other, path }) if (one.as_str(), other.as_str(), path.as_str()) == ("w2 1", "w3 1", "site/ns/a.py")),
             "{error}"
         );
+    }
+
+    #[test]
+    fn files_that_may_be_either_are_named_with_their_wheels() {
+        let bundle = [
+            ("opt/py/site/README.md", "1"),
+            ("opt/py/site/one-1.dist-info/RECORD", "one.py,,\nREADME.md,,\n"),
+            ("opt/py/site/two-1.dist-info/RECORD", "two.py,,\n"),
+        ];
+        let warnings = check_all(&[&bundle, &[("opt/py/site/README.md", "22")]]).unwrap();
+        let expected =
+            "one 1 and w1 1 both bring /opt/py/site/README.md, with different contents: that of w1 1 is used";
+        assert_eq!(warnings, [expected]);
+        let code = ("opt/py/site/one.py", "1");
+        let error = check_all(&[&[code, bundle[1]], &[("opt/py/site/one.py", "2")]]).unwrap_err();
+        assert!(error.to_string().contains("one 1 and w1 1"), "{error}");
     }
 
     #[test]

@@ -66,6 +66,9 @@ pub(super) struct WheelLayer {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct WheelNote {
     has_sources: bool,
+    /// What the user should know of it.
+    #[serde(default)]
+    warnings: Vec<String>,
 }
 
 impl WheelMaker<'_> {
@@ -187,16 +190,18 @@ impl WheelMaker<'_> {
         Ok(addresses)
     }
 
-    /// The layers of `set`, made where they are missing; everything they need must be downloaded.
-    pub(super) fn layers(&self, set: &WheelSet) -> Result<Vec<WheelLayer>, BuildError> {
+    /// The layers of `set`, made where they are missing; everything they need must be downloaded. Also returns what the
+    /// user should know of them.
+    pub(super) fn layers(&self, set: &WheelSet) -> Result<(Vec<WheelLayer>, Vec<String>), BuildError> {
         let groups = group(&set.wheels);
         let layers = each(&groups, |group| self.layer(group))?;
         let trees = layers
             .iter()
             .zip(&groups)
             .map(|(made, group)| (group.names(), self.store.layer_path(&made.layer.diff_id)));
-        overlap::check(&trees.collect::<Vec<_>>())?;
-        Ok(layers)
+        let mut warnings: Vec<String> = layers.iter().flat_map(|made| made.note.warnings.clone()).collect();
+        warnings.extend(overlap::check(&trees.collect::<Vec<_>>())?);
+        Ok((layers, warnings))
     }
 
     fn find(&self, group: &Group) -> Result<Option<(BuiltLayer, WheelNote)>, StoreError> {
@@ -226,10 +231,9 @@ impl WheelMaker<'_> {
                 Ok::<_, BuildError>(Wheel::open(file, &pin.file_name)?)
             };
             let wheels = group.0.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-            let note = WheelNote {
-                has_sources: wheels.iter().any(Wheel::has_sources),
-            };
-            Ok::<_, BuildError>((wheel::write_layer(&wheels, blob, Some(tree))?, note))
+            let (written, warnings) = wheel::write_layer(&wheels, blob, Some(tree))?;
+            let has_sources = wheels.iter().any(Wheel::has_sources);
+            Ok::<_, BuildError>((written, WheelNote { has_sources, warnings }))
         })?;
         Ok(WheelLayer { layer, note })
     }

@@ -143,32 +143,52 @@ fn a_layout_without_its_blobs_is_not_filled_from_the_store() {
         "{refused:?}"
     );
     fs::remove_file(&blob).unwrap();
+    // The very same image was made here; that is another question.
+    let found = store.find_imported(&layout, None).unwrap();
+    assert_eq!(found.map(|image| image.digest), Some(secret.digest));
     let refused = store.import_layout(&layout, None);
     assert!(
         matches!(&refused, Err(LayoutError::Io { action: "open", path, .. }) if *path == blob),
         "{refused:?}"
     );
-    fs::write(&blob, sound).unwrap();
+    fs::write(&blob, &sound).unwrap();
     store.import_layout(&layout, None).unwrap();
+
+    // Another manifest of the same layers is another image: it was never imported.
+    let other = image_that_says(
+        &store,
+        vec![(secret.manifest.layers[0].clone(), secret.config.rootfs.diff_ids[0]); 2],
+    );
+    store.export_layout(&other, &layout, Some("other")).unwrap();
+    assert!(store.find_imported(&layout, Some("other")).unwrap().is_none());
+    fs::remove_file(&blob).unwrap();
+    assert!(store.import_layout(&layout, Some("other")).is_err());
 }
 
 #[test]
 fn another_blob_of_the_same_layer_is_read_once() {
     let (_scratch, store) = store();
-    let plain = tar(&[("a", 1)]);
-    let packed = zstd::bulk::compress(&plain, 3).unwrap();
-    let one = image(&store, &[&[("a", 1)]]);
-    let two = image_that_says(&store, vec![(put(&store, &packed), DiffId::of(&plain))]);
-    for image in [&one, &two] {
-        store.ensure_snapshot(image).unwrap();
-        // From here on it is known: nothing is read.
-        fs::remove_file(store.blob_path(&image.manifest.layers[0].digest)).unwrap();
-        store.ensure_snapshot(image).unwrap();
-    }
-    // What was written together belongs together.
-    let (layer, diff_id) = add_layer(&store, "x").unwrap();
-    fs::remove_file(store.blob_path(&layer.digest)).unwrap();
-    store
-        .ensure_unpacked(&layer, &diff_id, &ExtractionLimits::default())
-        .unwrap();
+    // What was written together belongs together: nothing is read.
+    let (first, diff_id) = add_layer(&store, "x").unwrap();
+    let mut bytes = fs::read(store.blob_path(&first.digest)).unwrap();
+    fs::remove_file(store.blob_path(&first.digest)).unwrap();
+    let limits = ExtractionLimits::default();
+    store.ensure_unpacked(&first, &diff_id, &limits).unwrap();
+
+    // An empty member more: another blob of the same layer.
+    bytes.extend(b"\x1f\x8b\x08\0\0\0\0\0\0\x03\x03\0\0\0\0\0\0\0\0\0");
+    let second = put(&store, &bytes);
+    let image = image_that_says(&store, vec![(second.clone(), diff_id)]);
+    store.ensure_snapshot(&image).unwrap();
+    fs::remove_file(store.blob_path(&second.digest)).unwrap();
+    store.ensure_snapshot(&image).unwrap();
+
+    // A third that is not there cannot be known.
+    bytes.push(0);
+    let third = Descriptor::new(media_type::LAYER_GZIP, Digest::of(&bytes), bytes.len() as u64);
+    let unknown = store.ensure_unpacked(&third, &diff_id, &limits);
+    assert!(
+        matches!(unknown, Err(StoreError::NoBlob { digest }) if digest == third.digest),
+        "{unknown:?}"
+    );
 }

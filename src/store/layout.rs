@@ -99,13 +99,29 @@ impl Blobs for Directory<'_> {
 impl Store {
     /// Copies an image of a layout into the store; `tag` is needed when it holds several.
     pub fn import_layout(&self, directory: &Path, tag: Option<&str>) -> Result<Image, LayoutError> {
-        let chosen = choose_in(directory, tag)?;
+        let chosen = find_in_layout(directory, tag)?;
         self.import(&mut Directory(directory), &chosen, 0)
+    }
+
+    /// The image of a layout when the very same one, by its digest, was imported and unpacked before. Reads nothing of the
+    /// layout but its index: whoever names a digest may have what the store has under it.
+    pub fn find_imported(&self, directory: &Path, tag: Option<&str>) -> Result<Option<Image>, LayoutError> {
+        let chosen = find_in_layout(directory, tag)?;
+        let is_prepared = self.read_snapshot(&chosen.digest)?.is_some();
+        let Some(image) = self.open_image(&chosen.digest).ok().filter(|_| is_prepared) else {
+            return Ok(None);
+        };
+        for layer in &image.manifest.layers {
+            if !self.has_blob(layer)? {
+                return Ok(None);
+            }
+        }
+        Ok((image.manifest_raw.len() as u64 == chosen.size).then_some(image))
     }
 
     /// What a layout calls its only image.
     pub fn layout_name(&self, directory: &Path) -> Result<Option<String>, LayoutError> {
-        let chosen = choose_in(directory, None)?;
+        let chosen = find_in_layout(directory, None)?;
         Ok(chosen.annotations.get(REF_NAME).cloned())
     }
 
@@ -262,7 +278,7 @@ impl Image {
     }
 }
 
-/// Puts what `fill` writes in the place of `target`, all of it or nothing.
+/// Puts what `fill` writes in the place of `target`, all of it or nothing; what a killed gantry wrote is swept.
 fn replace(
     store: &Store,
     target: &Path,
@@ -301,19 +317,6 @@ fn copy_verified(store: &Store, blob: &Descriptor, out: &mut File, target: &Path
     Ok(check_descriptor(blob, hasher.clone().digest(), hasher.bytes())?)
 }
 
-fn choose_in(directory: &Path, tag: Option<&str>) -> Result<Descriptor, LayoutError> {
-    let path = directory.join("index.json");
-    let index = open_index(&path)?.ok_or_else(|| LayoutError::Io {
-        action: "open",
-        path: path.clone(),
-        source: Errno::NOENT.into(),
-    })?;
-    choose(&index, tag).map_err(|reason| LayoutError::NotFound {
-        path: directory.to_owned(),
-        reason,
-    })
-}
-
 /// The image of that name; without one, the only image.
 pub(super) fn choose(index: &ImageIndex, tag: Option<&str>) -> Result<Descriptor, String> {
     let names: Vec<&str> = index
@@ -334,6 +337,20 @@ pub(super) fn choose(index: &ImageIndex, tag: Option<&str>) -> Result<Descriptor
         )),
         (Some(_), Some(_)) => Err(format!("there are several, name one of {names:?}")),
     }
+}
+
+/// What the index of a layout says of the image.
+fn find_in_layout(directory: &Path, tag: Option<&str>) -> Result<Descriptor, LayoutError> {
+    let path = directory.join("index.json");
+    let index = open_index(&path)?.ok_or_else(|| LayoutError::Io {
+        action: "open",
+        path: path.clone(),
+        source: Errno::NOENT.into(),
+    })?;
+    choose(&index, tag).map_err(|reason| LayoutError::NotFound {
+        path: directory.to_owned(),
+        reason,
+    })
 }
 
 /// The index of a layout that has one.

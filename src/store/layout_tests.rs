@@ -94,7 +94,7 @@ fn an_export_refuses_a_layout_whose_index_cannot_be_read() {
     // One that may not be opened is not one that is not there.
     fs::remove_dir(&index).unwrap();
     fs::write(&index, r#"{"schemaVersion":2,"manifests":[]}"#).unwrap();
-    fs::set_permissions(&index, std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
+    fs::set_permissions(&index, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
     let refused = store.export_layout(&image, &layout, Some("b"));
     assert!(
         matches!(refused, Err(LayoutError::Io { action: "open", .. })),

@@ -56,15 +56,16 @@ impl Whiteouts {
     /// Puts them into the finished tree; an error comes with its path. Sorted, so that a whiteout comes before those
     /// below it.
     pub(super) fn write(&self, staging: &mut LayerStaging, budget: &Budget) -> Result<(), (String, io::Error)> {
-        let steps: [(_, fn(&mut LayerStaging, &str) -> io::Result<()>); 2] =
-            [(&self.hidden, hide), (&self.opaque, make_opaque)];
-        for (paths, write) in steps {
-            for path in paths {
-                let before = staging.entries;
-                write(staging, path)
-                    .and_then(|()| budget.take_entries(staging.entries - before))
-                    .map_err(|error| (path.clone(), error))?;
-            }
+        let hidden = self.hidden.iter().map(|path| (path, false));
+        for (path, is_opaque) in hidden.chain(self.opaque.iter().map(|path| (path, true))) {
+            let before = staging.entries;
+            let written = match is_opaque {
+                true => make_opaque(staging, path),
+                false => hide(staging, path),
+            };
+            written
+                .and_then(|()| budget.take_entries(staging.entries - before))
+                .map_err(|error| (path.clone(), error))?;
         }
         Ok(())
     }

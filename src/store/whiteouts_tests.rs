@@ -86,7 +86,8 @@ fn orders<'e>(entries: &[&'e str]) -> Vec<Vec<&'e str>> {
 
 #[test]
 fn whiteouts_hide_lower_layers_and_nothing_of_their_own_in_any_order() {
-    let cases: &[(&[&str], &[(&str, &str)])] = &[
+    type Case<'c> = (&'c [&'c str], &'c [(&'c str, &'c str)]);
+    let cases: &[Case<'_>] = &[
         (&[".wh.d"], &[("d", "whiteout")]),
         (&[".wh.d", "d/", "d/new"], &[("d", "opaque"), ("d/new", "file")]),
         (&[".wh.d", "d/new"], &[("d", "opaque"), ("d/new", "file")]),

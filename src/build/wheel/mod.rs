@@ -7,6 +7,7 @@
 
 mod record;
 mod scripts;
+mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -17,7 +18,8 @@ use crate::archive::zip::{Entry, Zip, ZipError};
 use crate::oci::{Digest, Hasher};
 use crate::policy::ExtractionLimits;
 
-use record::Record;
+pub use record::Record;
+pub use shared::is_either;
 
 /// Version of everything a wheel's layer depends on besides the wheel and the layer's own format: paths, scripts, RECORD.
 const FORMAT: &str = "2";
@@ -362,6 +364,17 @@ impl Wheel {
         Ok(lines.concat().into_bytes())
     }
 
+    fn contents_of(&self, item: &Item) -> Result<Vec<u8>, WheelError> {
+        match &item.source {
+            Source::Bytes(bytes) => Ok(bytes.clone()),
+            Source::Zip(number) => self
+                .zip
+                .entries()
+                .get(*number)
+                .map_or(Ok(Vec::new()), |entry| self.read(entry)),
+        }
+    }
+
     fn read(&self, entry: &Entry) -> Result<Vec<u8>, WheelError> {
         let mut contents = Vec::new();
         self.read_into(entry, &mut Vec::new(), &mut contents)?;
@@ -389,13 +402,13 @@ impl Wheel {
     }
 }
 
-/// Writes the files of `wheels` as one layer.
+/// Writes the files of `wheels` as one layer. Also returns what the user should know of files that several bring.
 pub fn write_layer(
     wheels: &[Wheel],
     out: impl Write,
     tree: Option<&mut dyn TreeSink>,
-) -> Result<WrittenLayer, WheelError> {
-    let all = merge(wheels)?;
+) -> Result<(WrittenLayer, Vec<String>), WheelError> {
+    let (all, warnings) = merge(wheels)?;
     let mut paths: Vec<&str> = all.keys().copied().collect();
     paths.sort_by(|one, other| order(one, other));
     for pair in paths.windows(2) {
@@ -432,49 +445,49 @@ pub fn write_layer(
             }
         }
     }
-    Ok(writer.finish()?)
+    Ok((writer.finish()?, warnings))
 }
 
 /// What goes to each path, and whether it is executable.
 type Merged<'a> = BTreeMap<&'a str, (&'a Wheel, &'a Item, bool)>;
 
-/// All wheels' files; one that several bring must be the same, and is executable if any says so.
-fn merge(wheels: &[Wheel]) -> Result<Merged<'_>, WheelError> {
-    let mut all = Merged::new();
+/// All wheels' files. One that several bring must be the same, unless it does not matter whose it is: that of the last
+/// wheel is taken then. It is executable if any says so.
+fn merge(wheels: &[Wheel]) -> Result<(Merged<'_>, Vec<String>), WheelError> {
+    let (mut all, mut warnings) = (Merged::new(), Vec::new());
     for wheel in wheels {
         for (path, item) in &wheel.items {
-            let Some((first, theirs, executable)) = all.get_mut(path.as_str()) else {
+            let Some(slot) = all.get_mut(path.as_str()) else {
                 all.insert(path, (wheel, item, item.executable));
                 continue;
             };
-            if !same_contents(wheel, item, first, theirs)? {
-                return Err(WheelError::Clash {
-                    one: first.file_name.clone(),
-                    other: wheel.file_name.clone(),
-                    path: path.clone(),
-                });
+            let (first, theirs, executable) = *slot;
+            let (ours, theirs) = (wheel.contents_of(item)?, first.contents_of(theirs)?);
+            let executable = executable | item.executable;
+            if ours == theirs {
+                slot.2 = executable;
+                continue;
             }
-            *executable |= item.executable;
+            let (one, other) = (first.file_name.clone(), wheel.file_name.clone());
+            if !is_either(path, executable, [&ours, &theirs]) {
+                let path = path.clone();
+                return Err(WheelError::Clash { one, other, path });
+            }
+            warnings.push(both(&one, &other, path));
+            *slot = (wheel, item, executable);
         }
     }
-    Ok(all)
+    Ok((all, warnings))
+}
+
+/// What the user should know of a file that may be that of either wheel.
+pub fn both(one: &str, other: &str, path: &str) -> String {
+    format!("{one} and {other} both bring /{path}, with different contents: that of {other} is used")
 }
 
 fn name_of(all: &Merged<'_>, path: &str) -> String {
     all.get(path)
         .map_or_else(String::new, |(wheel, ..)| wheel.file_name.clone())
-}
-
-fn same_contents(one: &Wheel, item: &Item, other: &Wheel, theirs: &Item) -> Result<bool, WheelError> {
-    let bytes = |wheel: &Wheel, item: &Item| match &item.source {
-        Source::Bytes(bytes) => Ok(bytes.clone()),
-        Source::Zip(number) => wheel
-            .zip
-            .entries()
-            .get(*number)
-            .map_or(Ok(Vec::new()), |entry| wheel.read(entry)),
-    };
-    Ok(bytes(one, item)? == bytes(other, theirs)?)
 }
 
 /// The one `.dist-info` directory, which must be that of the project and version.

@@ -180,6 +180,36 @@ fn the_same_file_of_two_wheels_must_be_the_same() {
 }
 
 #[test]
+fn of_files_that_may_be_either_the_last_wheel_has_its_own() {
+    let wheel = |name: &str, files: &[(&str, &[u8])]| {
+        let metadata = format!("Name: {name}\nVersion: 1\n");
+        let of = |file: &str| format!("{name}-1.dist-info/{file}");
+        let (one, two, three) = (of("METADATA"), of("WHEEL"), of("RECORD"));
+        let mut all = vec![(one.as_str(), metadata.as_bytes()), (&two, WHEEL), (&three, b"")];
+        all.extend(files);
+        Wheel::open(zip(&all), &format!("{name}-1-py3-none-any.whl")).unwrap()
+    };
+    let pkgutil = b"from pkgutil import extend_path\n__path__ = extend_path(__path__, __name__)\n";
+    let one = wheel(
+        "one",
+        &[("README.md", b"one"), ("ns/__init__.py", pkgutil), ("ns/one.py", b"")],
+    );
+    let two = wheel(
+        "two",
+        &[("README.md", b"two"), ("ns/__init__.py", b""), ("ns/two.py", b"")],
+    );
+    let wheels = [one, two];
+    let (_, warnings) = write_layer(&wheels, std::io::sink(), None).unwrap();
+    let files = files(&wheels);
+    assert_eq!(files["opt/py/site/README.md"].1, "two");
+    assert_eq!(files["opt/py/site/ns/__init__.py"].1, "");
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    for part in ["one-1-", "two-1-", "/opt/py/site/README.md"] {
+        assert!(warnings[0].contains(part), "{part}: {warnings:?}");
+    }
+}
+
+#[test]
 fn a_file_of_one_wheel_is_no_directory_of_another() {
     let file = open(&[("shared", b"")]).unwrap();
     let folder = [

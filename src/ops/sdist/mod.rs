@@ -322,7 +322,7 @@ impl Workshop<'_> {
     /// The layers of `tools`, made when they are not there.
     fn install(&self, tools: &WheelSet) -> Result<Vec<BuiltLayer>, BuildError> {
         self.maker.download(tools)?;
-        let made = self.maker.layers(tools)?;
+        let (made, _) = self.maker.layers(tools)?;
         Ok(made.into_iter().map(|made| made.layer).collect())
     }
 
