@@ -193,7 +193,7 @@ pub enum Level {
     Absent,
     /// We look from time to time and act.
     Watched,
-    /// The kernel refuses, and we have read back that it will.
+    /// The kernel refuses, and shows it where it can: that was read back. Time, output and our own death are held by us.
     Enforced,
 }
 
