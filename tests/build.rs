@@ -301,3 +301,13 @@ fn two_builds_at_once_agree() {
         .collect();
     assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "{digests:?}");
 }
+
+#[test]
+fn the_data_of_wheels_lie_below_the_prefix_of_python() {
+    let code = "import ctypes, json, sys\nctypes.CDLL(sys.prefix + '/lib/libtbb.so.12')\nprint(sys.prefix, sys.exec_prefix, sys.base_prefix, json.__file__)\n";
+    let gantry = shared();
+    gantry.build(function(code, Some("tbb==2021.13.1\n")).path(), "prefix:1");
+    let done = gantry.run(&["prefix:1"]);
+    let expected = "/opt/py /opt/py /usr /usr/lib/python3.11/json/__init__.py\n";
+    assert_eq!((done.code, done.stdout.as_str()), (0, expected), "{}", done.stderr);
+}

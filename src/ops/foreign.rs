@@ -7,12 +7,12 @@ use std::io::Write;
 
 use super::base::BaseError;
 use crate::archive::layer::{order, LayerError, LayerWriter, TreeSink, WrittenLayer};
+use crate::build::base::SITE_LINE;
 use crate::oci::Digest;
 use crate::store::{Found, LastLink, LayerStack};
 
 /// Makes the interpreter look into `/opt/py/site`.
 const PTH: &str = "gantry.pth";
-const SITE_LINE: &str = "import site; site.addsitedir('/opt/py/site')\n";
 /// Where wheels put their programs.
 const SCRIPTS: &str = "/opt/py/bin";
 /// What runtimes take when an image says nothing.
@@ -96,7 +96,7 @@ impl Foreign {
 
     /// What the layer of a base with this digest is keyed by.
     pub fn key(&self, image: &Digest) -> Digest {
-        Digest::of(format!("gantry glue\x002\0{image}\0{}", self.python).as_bytes())
+        Digest::of(format!("gantry glue\x003\0{image}\0{}", self.python).as_bytes())
     }
 
     /// Writes what is lacking.

@@ -23,13 +23,14 @@ pub use assemble::{assemble, AssembleError};
 pub use mirror::{find_mirrors, Configured, Mirror, MirrorError, Mirrors};
 pub use relock::{changes, relock, relock_key, RelockError};
 pub use signature::SignatureError;
+pub use synthesise::SITE_LINE;
 
 use super::fetch::FetchItem;
 use super::pins::{self, PinnedWheel};
 use crate::oci::{Digest, Hasher};
 
 /// Version of the assembly: what is synthesised and how the layer is written.
-const FORMAT: &str = "2";
+const FORMAT: &str = "3";
 
 /// Name, definition and lock of each variant; the first is the default.
 const VARIANTS: [(&str, &str, &str); 4] = [

@@ -11,8 +11,10 @@ const GROUP: &str = "root:x:0:\nmecapy:x:1000:\nnogroup:x:65534:\n";
 const NSSWITCH: &str =
     "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\nprotocols: files\n";
 const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost\n";
-/// A site directory, not only a path: the `.pth` files of packages in it work.
-const SITE: &str = "import site; site.addsitedir('/opt/py/site')\n";
+/// A site directory, not only a path: the `.pth` files of packages in it work. The prefix is where the data of wheels lie,
+/// and packages look for theirs below it; the standard library is found by `sys.base_prefix`, as in a virtual environment.
+pub const SITE_LINE: &str =
+    "import site, sys; sys.prefix = sys.exec_prefix = '/opt/py'; site.addsitedir('/opt/py/site')\n";
 
 /// Adds what is missing to a tree of packages; says what it expected and did not find.
 pub fn complete(entries: &mut BTreeMap<String, DebEntry>) -> Result<(), String> {
@@ -49,7 +51,7 @@ pub fn complete(entries: &mut BTreeMap<String, DebEntry>) -> Result<(), String> 
     link(entries, "usr/bin/python", "python3.11");
     link(entries, "usr/bin/python3", "python3.11");
     file(entries, "etc/ssl/certs/ca-certificates.crt", &bundle);
-    file(entries, "usr/lib/python3/dist-packages/gantry.pth", SITE);
+    file(entries, "usr/lib/python3/dist-packages/gantry.pth", SITE_LINE);
     for (path, text) in [
         ("etc/passwd", PASSWD),
         ("etc/group", GROUP),
