@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -37,6 +37,8 @@ pub struct Places<'a> {
     pub network: &'a [(String, OsString)],
     /// Configuration files of uv.
     pub files: &'a [PathBuf],
+    /// Configuration files of pip, as far as the environment names them.
+    pub pip_files: &'a [PathBuf],
     /// Where `python3` is, whose pip is asked.
     pub path: Option<&'a OsString>,
 }
@@ -141,8 +143,35 @@ impl Places<'_> {
         Some(value.to_string_lossy().into_owned())
     }
 
+    /// Whether pip can be told anything: starting it takes longer than resolving, and most machines tell it nothing.
+    fn is_pip_told(&self) -> bool {
+        let Some(path) = self.path else { return true };
+        let python = std::env::split_paths(path).map(|folder| folder.join("python3"));
+        let Some(python) = python.into_iter().find(|python| python.exists()) else {
+            return true;
+        };
+        let real = fs::canonicalize(&python).unwrap_or_else(|_| python.clone());
+        let mut magic = [0u8; 4];
+        let is_program = fs::File::open(&real).and_then(|mut file| file.read_exact(&mut magic));
+        if is_program.is_err() || magic != *b"\x7fELF" {
+            // A script starts whatever interpreter it likes.
+            return true;
+        }
+        // A virtual environment is named by its own path, another Python by where that leads.
+        let is_told_at = |python: &Path| {
+            python
+                .ancestors()
+                .nth(2)
+                .is_some_and(|prefix| prefix.join("pip.conf").exists())
+        };
+        is_told_at(&python) || is_told_at(&real) || self.pip_files.iter().any(|file| file.exists())
+    }
+
     /// What pip is told; nothing where there is no pip.
     fn pip(&self) -> Result<Option<Index>, IndexError> {
+        if !self.is_pip_told() {
+            return Ok(None);
+        }
         let mut pip = Command::new("python3");
         pip.args(["-I", "-m", "pip", "config", "list"]).stdin(Stdio::null());
         if let Some(path) = self.path {

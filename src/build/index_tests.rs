@@ -61,6 +61,7 @@ fn the_index_of_the_machine_is_found_wherever_it_is_named() {
             configured,
             network: &network,
             files: &files,
+            pip_files: &[],
             path: Some(&path),
         };
         assert_eq!(places.find().unwrap().unwrap().url, expected);
@@ -75,6 +76,7 @@ fn without_any_the_resolver_has_its_own() {
             configured: None,
             network: &[],
             files: &files,
+            pip_files: &[],
             path: Some(&path),
         };
         assert_eq!(places.find().unwrap(), None);
@@ -104,6 +106,7 @@ fn further_indexes_are_refused_by_name_and_without_their_password() {
             configured: None,
             network: &network,
             files: &files,
+            pip_files: &[],
             path: Some(&path),
         };
         let error = places.find().unwrap_err().to_string();
@@ -121,6 +124,7 @@ fn what_cannot_be_understood_is_no_default() {
         configured: None,
         network: &[],
         files: &files,
+        pip_files: &[],
         path: Some(&path),
     };
     assert!(matches!(places.find(), Err(IndexError::File { .. })));
@@ -137,6 +141,7 @@ fn the_key_runs_nothing_and_tells_indexes_apart() {
             configured,
             network: &network,
             files: &files,
+            pip_files: &[],
             path: Some(&path),
         }
         .key()
@@ -156,4 +161,35 @@ fn the_key_runs_nothing_and_tells_indexes_apart() {
         "https://d.example.org/x@y"
     );
     assert!(!scratch.path().join("asked").exists());
+}
+
+#[test]
+fn pip_is_asked_only_where_it_can_be_told_something() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = |name: &str| scratch.path().join(name);
+    fs::create_dir_all(folder("a/bin")).unwrap();
+    // Its first bytes are those of a program, and it is none: whoever starts it hears of it.
+    fs::write(folder("a/bin/python3"), b"\x7fELF").unwrap();
+    fs::set_permissions(folder("a/bin/python3"), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = folder("a/bin").into_os_string();
+    let file = folder("pip.conf");
+    let pip_files = [folder("none.conf"), file.clone()];
+    let places = Places {
+        configured: None,
+        network: &[],
+        files: &[],
+        pip_files: &pip_files,
+        path: Some(&path),
+    };
+    let is_asked = || places.find().is_err();
+    assert!(!is_asked());
+    for told in [&file, &folder("a/pip.conf")] {
+        fs::write(told, "[global]\n").unwrap();
+        assert!(is_asked(), "{told:?}");
+        fs::remove_file(told).unwrap();
+    }
+    fs::remove_file(folder("a/bin/python3")).unwrap();
+    fs::write(folder("a/bin/python3"), "#!/bin/sh\nexit 3\n").unwrap();
+    fs::set_permissions(folder("a/bin/python3"), fs::Permissions::from_mode(0o755)).unwrap();
+    assert!(is_asked(), "a script");
 }

@@ -103,6 +103,8 @@ pub struct Resolver {
     pub network: Vec<(String, OsString)>,
     /// Configuration files of uv, which may name an index.
     pub files: Vec<PathBuf>,
+    /// Configuration files of pip, which may as well.
+    pub pip_files: Vec<PathBuf>,
     /// What was found when it was first needed: a build that changes nothing needs none of it.
     pub found: Found,
 }
@@ -247,6 +249,7 @@ impl Resolver {
             configured: self.index.as_deref(),
             network: &self.network,
             files: &self.files,
+            pip_files: &self.pip_files,
             path: self.path.as_ref(),
         }
     }

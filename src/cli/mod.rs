@@ -211,6 +211,7 @@ impl Session {
             path: environment.path.clone(),
             network: environment.network.clone(),
             files: environment.uv_configurations(),
+            pip_files: environment.pip_configurations(),
             found: Found::default(),
         })
     }

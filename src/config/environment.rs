@@ -49,6 +49,12 @@ pub struct Environment {
     pub path: Option<OsString>,
     /// `$UV_CONFIG_FILE`.
     pub uv_config: Option<PathBuf>,
+    /// `$PIP_CONFIG_FILE`.
+    pub pip_config: Option<PathBuf>,
+    /// `$XDG_CONFIG_DIRS`.
+    pub config_directories: Option<OsString>,
+    /// `$VIRTUAL_ENV`.
+    pub virtual_environment: Option<PathBuf>,
     /// `$SOURCE_DATE_EPOCH` (reproducible-builds.org), as text.
     pub source_date_epoch: Option<String>,
     /// Variables that are passed on to programs that use the network; may hold credentials.
@@ -72,6 +78,9 @@ impl Environment {
             config_home: absolute("XDG_CONFIG_HOME"),
             path: get("PATH"),
             uv_config: path("UV_CONFIG_FILE"),
+            pip_config: path("PIP_CONFIG_FILE"),
+            config_directories: get("XDG_CONFIG_DIRS"),
+            virtual_environment: path("VIRTUAL_ENV"),
             source_date_epoch: get("SOURCE_DATE_EPOCH").map(|value| value.to_string_lossy().into_owned()),
             network: NETWORK
                 .iter()
@@ -103,6 +112,23 @@ impl Environment {
             Some(file) => vec![file.clone()],
             None => users().into_iter().chain(systems()).collect(),
         }
+    }
+
+    /// Where pip may read its configuration, besides the prefix of its Python (`pip config debug`).
+    pub fn pip_configurations(&self) -> Vec<PathBuf> {
+        let systems = match &self.config_directories {
+            Some(directories) => std::env::split_paths(directories).collect(),
+            None => vec![PathBuf::from("/etc/xdg")],
+        };
+        let folders = systems.into_iter().chain(self.configurations());
+        let files = folders.map(|folder| folder.join("pip/pip.conf"));
+        let others = [
+            Some(PathBuf::from("/etc/pip.conf")),
+            self.home.as_ref().map(|home| home.join(".pip/pip.conf")),
+            self.virtual_environment.as_ref().map(|prefix| prefix.join("pip.conf")),
+            self.pip_config.clone(),
+        ];
+        files.chain(others.into_iter().flatten()).collect()
     }
 
     fn configurations(&self) -> Option<PathBuf> {
