@@ -330,13 +330,10 @@ fn no_network_to_fetch_uv_from_is_4_and_no_pip_is_1() {
     );
 }
 
-#[test]
-fn user_namespaces_switched_off() {
-    let gantry = shared();
-    gantry.build(function("print(1)\n", None).path(), "nons:1");
-    // Inside a user namespace that forbids further ones.
+/// Runs `gantry ARGS` inside a user namespace that forbids further ones.
+fn without_user_namespaces(gantry: &Gantry, args: &str) -> common::Done {
     let script = format!(
-        "echo 0 > /proc/sys/user/max_user_namespaces && exec {} run --allow-degraded memory,cpu nons:1",
+        "echo 0 > /proc/sys/user/max_user_namespaces && exec {} {args}",
         env!("CARGO_BIN_EXE_gantry")
     );
     let mut command = std::process::Command::new("unshare");
@@ -344,7 +341,14 @@ fn user_namespaces_switched_off() {
         .args(["--user", "--map-root-user", "sh", "-c", &script])
         .env("HOME", &gantry.home)
         .env("GANTRY_ROOT", &gantry.root);
-    let done = done(command.output().unwrap());
+    done(command.output().unwrap())
+}
+
+#[test]
+fn user_namespaces_switched_off() {
+    let gantry = shared();
+    gantry.build(function("print(1)\n", None).path(), "nons:1");
+    let done = without_user_namespaces(gantry, "run --allow-degraded memory,cpu nons:1");
     assert_eq!((done.code, done.stdout.as_str()), (125, ""), "{}", done.stderr);
     assert!(
         done.stderr.contains("user namespace") && done.stderr.contains("hint:"),
@@ -501,17 +505,7 @@ fn a_build_without_user_namespaces_says_what_to_do() {
     let gantry = shared();
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
     let dir = function(&format!("print({now})\n"), None);
-    let script = format!(
-        "echo 0 > /proc/sys/user/max_user_namespaces && exec {} build {}",
-        env!("CARGO_BIN_EXE_gantry"),
-        dir.path().display()
-    );
-    let mut command = std::process::Command::new("unshare");
-    command
-        .args(["--user", "--map-root-user", "sh", "-c", &script])
-        .env("HOME", &gantry.home)
-        .env("GANTRY_ROOT", &gantry.root);
-    let done = done(command.output().unwrap());
+    let done = without_user_namespaces(gantry, &format!("build {}", dir.path().display()));
     assert_eq!((done.code, done.stdout.as_str()), (1, ""), "{}", done.stderr);
     for part in [
         "user namespace",

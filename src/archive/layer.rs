@@ -10,7 +10,7 @@ use std::io::{self, Write};
 
 use super::gzip::MemberWriter;
 use super::path::{check_path, PathProblem};
-use crate::oci::{DiffId, Digest, Hasher};
+use crate::oci::{DiffId, Digest, Hashed, Hasher};
 use crate::policy::ExtractionLimits;
 
 /// A raw deflate stream below this is compressed with its neighbours instead: a member of its own costs 18 bytes and
@@ -92,24 +92,6 @@ pub enum LayerError {
     },
 }
 
-/// Counts and hashes the blob on its way out.
-struct Hashed<W> {
-    out: W,
-    hasher: Hasher,
-}
-
-impl<W: Write> Write for Hashed<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.out.write(bytes)?;
-        self.hasher.update(bytes.get(..count).unwrap_or_default());
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
-}
-
 /// Writes entries to a blob and, when given one, a tree.
 pub struct LayerWriter<'a, W: Write> {
     gzip: MemberWriter<Hashed<W>>,
@@ -129,10 +111,7 @@ impl<'a, W: Write> LayerWriter<'a, W> {
     /// A layer whose entries belong to `owner` (uid and gid).
     pub fn new(out: W, tree: Option<&'a mut dyn TreeSink>, owner: u32) -> Self {
         Self {
-            gzip: MemberWriter::new(Hashed {
-                out,
-                hasher: Hasher::new(),
-            }),
+            gzip: MemberWriter::new(Hashed::new(out)),
             tree,
             tar: Hasher::new(),
             owner,

@@ -140,6 +140,37 @@ impl Hasher {
     }
 }
 
+/// Hashes what is written to `out`.
+#[derive(Debug)]
+pub struct Hashed<W> {
+    /// Where the bytes go.
+    pub out: W,
+    /// Of those that went there.
+    pub hasher: Hasher,
+}
+
+impl<W> Hashed<W> {
+    /// Nothing is hashed yet.
+    pub fn new(out: W) -> Self {
+        Self {
+            out,
+            hasher: Hasher::new(),
+        }
+    }
+}
+
+impl<W: io::Write> io::Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.out.write(bytes)?;
+        self.hasher.update(bytes.get(..count).unwrap_or_default());
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
 impl io::Write for Hasher {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.update(bytes);

@@ -8,7 +8,7 @@ mod image;
 mod reference;
 
 pub use descriptor::{media_type, Descriptor};
-pub use digest::{DiffId, Digest, Hasher, ParseDigestError};
+pub use digest::{DiffId, Digest, Hashed, Hasher, ParseDigestError};
 pub use image::{
     parse_config, parse_index, parse_manifest, to_canonical_json, ImageConfig, ImageConfigBody, ImageIndex, Manifest,
     ParseImageError, RootFs, MAX_DOCUMENT_BYTES, MAX_LAYERS,

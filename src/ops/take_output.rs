@@ -9,15 +9,14 @@ use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{mkdirat, openat, renameat, statat, AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::rand::{getrandom, GetRandomFlags};
 
 use crate::policy::Bytes;
 use crate::sandbox::{collect, CollectError, CollectLimits, Collected};
-use crate::store::{Scratch, Store, StoreError};
+use crate::store::{Beside, Store, StoreError};
 
 /// As many files as the inode limit of `/output` allows, and some.
 const ENTRIES: u64 = 100_000;
@@ -200,34 +199,20 @@ fn visit(path: &str) -> impl Fn(io::Error) -> CollectError + '_ {
 
 /// A directory inside the caller's that goes away with us, or with the next sweep once we are dead.
 struct Staging {
-    path: PathBuf,
     directory: OwnedFd,
-    /// Says where it is.
-    _note: Scratch,
+    /// Removes it.
+    _beside: Beside,
 }
 
 impl Staging {
     fn make(store: &Store, directory: &Path) -> Result<Self, TakeError> {
         let error = |source| TakeError::Collect(visit(".")(source));
-        let mut random = [0u8; 8];
-        getrandom(&mut random, GetRandomFlags::empty()).map_err(|errno| error(errno.into()))?;
-        let directory = directory.canonicalize().map_err(error)?;
-        let path = directory.join(format!(".gantry-{:016x}", u64::from_ne_bytes(random)));
-        // Noted first: there is no moment at which nobody knows of it.
-        let note = store.scratch_with(&path)?;
-        fs::create_dir(&path).map_err(error)?;
-        let made = open_directory(rustix::fs::CWD, &path).map_err(|errno| error(errno.into()));
+        let beside = store.beside(&directory.canonicalize().map_err(error)?.join("output"))?;
+        fs::create_dir(beside.path()).map_err(error)?;
+        let made = open_directory(rustix::fs::CWD, beside.path()).map_err(|errno| error(errno.into()));
         Ok(Self {
             directory: made?,
-            path,
-            _note: note,
+            _beside: beside,
         })
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        // What cannot be removed is in the caller's own directory, under a name that tells whose it is.
-        let _ = fs::remove_dir_all(&self.path);
     }
 }

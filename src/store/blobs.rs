@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::durability::Content;
 use super::{check_descriptor, fault, io_error, Scratch, Store, StoreError};
-use crate::oci::{Descriptor, Digest, Hasher};
+use crate::oci::{Descriptor, Digest, Hashed, Hasher};
 
 /// Bytes gathered before a `write`: headers of small entries come in pieces of 512.
 const BUFFER: usize = 1 << 20;
@@ -16,15 +16,12 @@ const BUFFER: usize = 1 << 20;
 pub struct BlobWriter {
     store: Store,
     scratch: Scratch,
-    file: io::BufWriter<File>,
-    hasher: Hasher,
+    file: Hashed<io::BufWriter<File>>,
 }
 
 impl Write for BlobWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.file.write(bytes)?;
-        self.hasher.update(bytes.get(..count).unwrap_or_default());
-        Ok(count)
+        self.file.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -43,7 +40,7 @@ impl BlobWriter {
     pub fn commit(mut self) -> Result<(Digest, u64), StoreError> {
         let temporary = self.temporary();
         self.file.flush().map_err(io_error("write", &temporary))?;
-        let (size, digest) = (self.hasher.bytes(), self.hasher.digest());
+        let (size, digest) = (self.file.hasher.bytes(), self.file.hasher.digest());
         let target = self.store.blob_path(&digest);
         self.store.stamp_content(Content::Blob, &digest, self.scratch.path())?;
         fault::point(fault::Step::Blob).map_err(io_error("write", &target))?;
@@ -55,7 +52,7 @@ impl BlobWriter {
     pub fn commit_expecting(mut self, expected: &Descriptor) -> Result<(), StoreError> {
         let temporary = self.temporary();
         self.file.flush().map_err(io_error("write", &temporary))?;
-        check_descriptor(expected, self.hasher.clone().digest(), self.hasher.bytes())?;
+        check_descriptor(expected, self.file.hasher.clone().digest(), self.file.hasher.bytes())?;
         self.commit().map(|_| ())
     }
 
@@ -77,8 +74,7 @@ impl Store {
         Ok(BlobWriter {
             store: self.clone(),
             scratch,
-            file: io::BufWriter::with_capacity(BUFFER, file),
-            hasher: Hasher::new(),
+            file: Hashed::new(io::BufWriter::with_capacity(BUFFER, file)),
         })
     }
 

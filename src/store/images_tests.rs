@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::archive::tar_reader::TarError;
-use crate::oci::{media_type, RootFs};
-use crate::store::tests::{add_layer, store};
+use crate::oci::media_type;
+use crate::store::tests::{add_layer, config_of, store};
 use crate::store::LayoutError;
 
 fn tar(files: &[(&str, usize)]) -> Vec<u8> {
@@ -38,17 +38,7 @@ fn image(store: &Store, layers: &[&[(&str, usize)]]) -> Image {
 /// An image of these blobs that says these diff ids.
 fn image_that_says(store: &Store, layers: Vec<(Descriptor, DiffId)>) -> Image {
     let (descriptors, diff_ids) = layers.into_iter().unzip();
-    let config = ImageConfig {
-        architecture: "amd64".to_owned(),
-        os: "linux".to_owned(),
-        created: None,
-        config: ImageConfigBody::default(),
-        rootfs: RootFs {
-            kind: "layers".to_owned(),
-            diff_ids,
-        },
-        history: Vec::new(),
-    };
+    let config = config_of(diff_ids);
     let (config, size) = store.put_config(&config).unwrap();
     let manifest = Manifest {
         schema_version: 2,

@@ -22,7 +22,7 @@ use super::whiteouts::{set_opaque, Whiteouts};
 use super::{fault, io_error, listing, Scratch, Store, StoreError};
 use crate::archive::layer::TreeSink;
 use crate::archive::tar_reader::{read_layer, Change, TarError};
-use crate::oci::{Descriptor, DiffId, Digest, Hasher};
+use crate::oci::{Descriptor, DiffId, Digest, Hashed, Hasher};
 use crate::policy::ExtractionLimits;
 
 /// A tree on its way in. Dropped without commit it leaves nothing.
@@ -225,24 +225,6 @@ impl Read for Verified {
     }
 }
 
-/// Hashes a file while it is written.
-struct Tee<W> {
-    file: W,
-    hasher: Hasher,
-}
-
-impl<W: Write> Write for Tee<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.file.write(bytes)?;
-        self.hasher.update(bytes.get(..count).unwrap_or_default());
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
 impl LayerStaging {
     /// Gives the tree its name; another process that was first wins, with the same contents. `blob` was written with it.
     pub fn commit(self, diff_id: &DiffId, blob: &Digest) -> Result<PathBuf, StoreError> {
@@ -311,10 +293,7 @@ impl LayerStaging {
     }
 
     fn list(&self, path: &Path) -> io::Result<Digest> {
-        let mut out = Tee {
-            file: io::BufWriter::with_capacity(256 << 10, File::create_new(path)?),
-            hasher: Hasher::new(),
-        };
+        let mut out = Hashed::new(io::BufWriter::with_capacity(256 << 10, File::create_new(path)?));
         listing::write(self.tree.as_fd(), &self.digests, &mut out)?;
         out.flush()?;
         Ok(out.hasher.digest())
@@ -340,12 +319,9 @@ impl LayerStaging {
         match change {
             Change::Directory { mode } => self.make_directory(path, mode, true),
             Change::File { mode, size, contents } => {
-                let mut out = Tee {
-                    file: self.create(path, mode)?,
-                    hasher: Hasher::new(),
-                };
+                let mut out = Hashed::new(self.create(path, mode)?);
                 let copied = io::copy(contents, &mut out)?;
-                self.note(&out.file, out.hasher.digest())?;
+                self.note(&out.out, out.hasher.digest())?;
                 self.unpacked_bytes += copied;
                 (copied == size)
                     .then_some(())

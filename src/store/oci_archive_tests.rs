@@ -1,8 +1,8 @@
 //! Archives that are small on disk and large in memory.
 
 use super::*;
-use crate::oci::{ImageConfig, ImageConfigBody, Manifest, RootFs};
-use crate::store::tests::store;
+use crate::oci::Manifest;
+use crate::store::tests::{config_of, store};
 
 fn entry(path: &str, kind: tar::EntryType, contents: &[u8]) -> Vec<u8> {
     let mut header = tar::Header::new_ustar();
@@ -23,17 +23,7 @@ fn file(path: &str, contents: &[u8]) -> Vec<u8> {
 
 /// An archive of one image without layers, called `names`, with `extra` entries first.
 fn archive(names: &[&str], extra: &[Vec<u8>]) -> (Digest, Vec<u8>) {
-    let config = ImageConfig {
-        architecture: "amd64".to_owned(),
-        os: "linux".to_owned(),
-        created: None,
-        config: ImageConfigBody::default(),
-        rootfs: RootFs {
-            kind: "layers".to_owned(),
-            diff_ids: Vec::new(),
-        },
-        history: Vec::new(),
-    };
+    let config = config_of(Vec::new());
     let config = to_canonical_json(&config).unwrap();
     let manifest = Manifest {
         schema_version: 2,

@@ -105,7 +105,7 @@ impl Store {
 
     /// The same, and `elsewhere`, a file or directory outside the store that its owner makes and removes, goes with it when
     /// its owner cannot remove it.
-    pub fn scratch_with(&self, elsewhere: &Path) -> Result<Scratch, StoreError> {
+    fn scratch_with(&self, elsewhere: &Path) -> Result<Scratch, StoreError> {
         let scratch = self.scratch()?;
         let name = scratch.path().join(ELSEWHERE);
         // Under another name it is half there.

@@ -26,19 +26,23 @@ pub fn add_layer(store: &Store, text: &str) -> Result<(Descriptor, DiffId), Stor
     Ok((descriptor, written.diff_id))
 }
 
-pub fn add_image(store: &Store, text: &str) -> Result<Digest, StoreError> {
-    let (layer, diff_id) = add_layer(store, text)?;
-    let config = ImageConfig {
+pub fn config_of(diff_ids: Vec<DiffId>) -> ImageConfig {
+    ImageConfig {
         architecture: "amd64".to_owned(),
         os: "linux".to_owned(),
         created: None,
         config: ImageConfigBody::default(),
         rootfs: RootFs {
             kind: "layers".to_owned(),
-            diff_ids: vec![diff_id],
+            diff_ids,
         },
         history: Vec::new(),
-    };
+    }
+}
+
+pub fn add_image(store: &Store, text: &str) -> Result<Digest, StoreError> {
+    let (layer, diff_id) = add_layer(store, text)?;
+    let config = config_of(vec![diff_id]);
     let (digest, size) = store.put_config(&config)?;
     let manifest = Manifest {
         schema_version: 2,
