@@ -3,13 +3,12 @@
 //! The modules are ranked; a module uses only modules of strictly lower rank (`tests/architecture.rs`):
 //!
 //! ```text
-//! 7 cli      argv -> options, rendering, exit codes        the only module that prints
-//! 6 ops      one file per user-visible operation           the pipelines
-//! 4 sandbox  confined execution
-//! 3 build    function -> image, base image
-//! 2 store    blobs, layers, snapshots, leases   config  file + environment -> values
-//! 1 archive  tar, gzip, zstd, zip, deb   net  HTTP   journal  events
-//! 0 oci      vocabulary   policy  limits as data   sys  the kernel edge, all unsafe
+//! 8 cli      argv -> requests, rendering, exit codes       the only module that prints
+//! 7 ops      one file per user-visible operation           the pipelines
+//! 6 build    function -> image
+//! 2 store    blobs, layers, snapshots, leases   sandbox  confined execution
+//! 1 archive  tar, gzip, zstd, zip, deb   net  HTTP   journal  events   config  file + environment -> values
+//! 0 oci      vocabulary   policy  limits and kinds as data   progress   sys  the kernel edge, all unsafe
 //! ```
 
 pub mod archive;
@@ -21,6 +20,7 @@ pub mod net;
 pub mod oci;
 pub mod ops;
 pub mod policy;
+pub mod progress;
 pub mod sandbox;
 pub mod store;
 pub mod sys;

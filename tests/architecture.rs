@@ -15,21 +15,25 @@ use syn::visit::Visit;
 
 /// A module uses only modules of strictly lower rank.
 const RANKS: &[(&str, u8)] = &[
-    ("cli", 7),
-    ("ops", 6),
-    ("upkeep", 5),
+    ("cli", 8),
+    ("ops", 7),
+    ("build", 6),
+    ("upkeep", 6),
+    ("python", 5),
+    ("base", 5),
     ("transfer", 4),
-    ("sandbox", 4),
-    ("build", 3),
+    ("registry", 3),
+    ("objects", 3),
     ("trust", 3),
     ("store", 2),
-    ("registry", 2),
-    ("config", 2),
+    ("sandbox", 2),
     ("archive", 1),
     ("net", 1),
     ("journal", 1),
-    ("policy", 0),
+    ("config", 1),
     ("oci", 0),
+    ("policy", 0),
+    ("progress", 0),
     ("sys", 0),
 ];
 

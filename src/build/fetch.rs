@@ -6,9 +6,9 @@ use std::io::Read;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::Mutex;
 
-use super::ports::Progress;
 use crate::net::{Client, NetError};
 use crate::oci::Digest;
+use crate::progress::Progress;
 use crate::store::{Store, StoreError};
 
 /// Transfers at once: enough to fill a link, few enough to be polite.

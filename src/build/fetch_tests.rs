@@ -4,14 +4,7 @@ use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 
 use super::*;
-
-struct Silent;
-
-impl Progress for Silent {
-    fn step(&self, _verb: &str, _object: &str) {}
-    fn bytes(&self, _done: u64, _total: u64) {}
-    fn warn(&self, _text: &str) {}
-}
+use crate::progress::Silent;
 
 fn request_of(stream: &mut TcpStream) -> String {
     let (mut request, mut byte) = (Vec::new(), [0]);

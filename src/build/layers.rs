@@ -6,10 +6,10 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::ports::Progress;
 use crate::archive::layer::WrittenLayer;
 use crate::oci::{media_type, Descriptor, DiffId, Digest};
 use crate::policy::ExtractionLimits;
+use crate::progress::Progress;
 use crate::store::{BlobWriter, LayerStaging, MemoKind, Store, StoreError};
 
 /// A layer in the store, blob and tree, and why it is part of an image.
@@ -125,14 +125,7 @@ mod tests {
 
     use super::*;
     use crate::archive::layer::{LayerError, LayerWriter};
-
-    struct Silent;
-
-    impl Progress for Silent {
-        fn step(&self, _: &str, _: &str) {}
-        fn bytes(&self, _: u64, _: u64) {}
-        fn warn(&self, _: &str) {}
-    }
+    use crate::progress::Silent;
 
     #[derive(Debug, thiserror::Error)]
     enum MakeError {

@@ -1,5 +1,5 @@
 //! What a build needs from higher ranks, as traits that `ops` wires in: running the base's Python in the
-//! sandbox, and telling a person what happens.
+//! sandbox.
 
 use std::path::PathBuf;
 
@@ -40,14 +40,4 @@ pub struct PortError {
     /// Why it failed.
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,
-}
-
-/// Narration of a build; the command line draws bars or prints lines.
-pub trait Progress: Sync {
-    /// A step begins: a present participle and what it is about.
-    fn step(&self, verb: &str, object: &str);
-    /// Bytes of the current transfer.
-    fn bytes(&self, done: u64, total: u64);
-    /// Something the user should know; also listed in the report.
-    fn warn(&self, text: &str);
 }

@@ -27,12 +27,12 @@ use report::Report;
 
 use crate::build::base::variant_names;
 use crate::build::lock::{Found, LockError, Resolver};
-use crate::build::ports::Progress;
 use crate::config::{secret_variable, Config, ConfigError, Environment};
 use crate::journal::{self, Event};
 use crate::net::Credentials;
 use crate::ops::{self, BaseSettings, BuildRequest, SandboxCompiler, CANNOT_RUN};
 use crate::policy::{Bytes, Promise};
+use crate::progress::Progress;
 use crate::sandbox;
 use crate::store::{self, Keep, Patience, Store, StoreError};
 use crate::sys;

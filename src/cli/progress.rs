@@ -1,17 +1,21 @@
 //! Narration on standard error: a bar on a terminal, plain lines otherwise.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::escape::escape;
-use crate::build::ports::Progress;
+use crate::progress::Progress;
 
 /// Says what a build does; safe to call from several threads.
 pub struct Narrator {
     bar: Option<ProgressBar>,
     last: Mutex<(u64, u64)>,
+    warnings: Mutex<Vec<String>>,
+    seconds: Mutex<BTreeMap<&'static str, f64>>,
 }
 
 impl Narrator {
@@ -26,7 +30,9 @@ impl Narrator {
         });
         Self {
             bar,
-            last: Mutex::new((0, 0)),
+            last: Mutex::default(),
+            warnings: Mutex::default(),
+            seconds: Mutex::default(),
         }
     }
 
@@ -75,5 +81,14 @@ impl Progress for Narrator {
 
     fn warn(&self, text: &str) {
         self.line(&format!("warning: {}", escape(text)));
+        if let Ok(mut warnings) = self.warnings.lock() {
+            warnings.push(text.to_owned());
+        }
+    }
+
+    fn spent(&self, stage: &'static str, time: Duration) {
+        if let Ok(mut seconds) = self.seconds.lock() {
+            *seconds.entry(stage).or_default() += time.as_secs_f64();
+        }
     }
 }

@@ -11,9 +11,10 @@ use crate::build::base::{self, AssembleError, MirrorError, RelockError, Variant,
 use crate::build::bytecode;
 use crate::build::fetch::FetchError;
 use crate::build::layers::{ensure_layer, BuiltLayer, LayerWanted};
-use crate::build::ports::{CompileRequest, Compiler, PortError, Progress};
+use crate::build::ports::{CompileRequest, Compiler, PortError};
 use crate::net::NetError;
 use crate::oci::{Digest, ParseReferenceError, Reference};
+use crate::progress::Progress;
 use crate::store::{Image, LayerStack, LayoutError, MemoKind, Store, StoreError};
 
 /// The standard library of our own bases.

@@ -23,7 +23,7 @@ use crate::build::image::{self, ImageSettings};
 use crate::build::layers::{ensure_layer, BuiltLayer, LayerWanted};
 use crate::build::lock::{self, LockError, Resolver};
 use crate::build::pins::PinnedWheel;
-use crate::build::ports::{Compiler, PortError, Progress};
+use crate::build::ports::{Compiler, PortError};
 use crate::build::requirements::{RequirementError, Requirements};
 use crate::build::secrets::{self, Finding};
 use crate::build::wheel::WheelError;
@@ -31,6 +31,7 @@ use crate::build::{base, code, syntax};
 use crate::net::NetError;
 use crate::oci::{Digest, ImageConfig, Reference};
 use crate::policy::{Bytes, Promise};
+use crate::progress::Progress;
 use crate::store::{MemoKind, Store, StoreError};
 
 /// What shall be built.

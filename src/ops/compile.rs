@@ -10,8 +10,9 @@ use super::base::BaseImage;
 use crate::archive::layer::LayerError;
 use crate::build::bytecode::{self, ARGUMENTS, COMPILE_TREE, ENVIRONMENT};
 use crate::build::layers::{ensure_layer, BuiltLayer, LayerWanted};
-use crate::build::ports::{CompileRequest, CompiledTree, Compiler, PortError, Progress};
+use crate::build::ports::{CompileRequest, CompiledTree, Compiler, PortError};
 use crate::policy::{Bytes, Confinement, ExtractionLimits, Promise};
+use crate::progress::Progress;
 use crate::sandbox::{self, collect, Bundle, CollectLimits, Collected, End, Purpose, Sink};
 use crate::store::{MemoKind, Store, StoreError};
 

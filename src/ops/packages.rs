@@ -7,8 +7,8 @@ use super::base::{BaseError, BaseSettings};
 use crate::build::base::{self, LockedDeb, Mirrors, Variant};
 use crate::build::fetch::{fetch, FetchError};
 use crate::build::layers::{ensure_layer, find_layer, BuiltLayer, LayerWanted};
-use crate::build::ports::Progress;
 use crate::net::Client;
+use crate::progress::Progress;
 use crate::store::{MemoKind, Store};
 
 /// What layers of packages are made with.

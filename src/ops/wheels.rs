@@ -19,11 +19,12 @@ use crate::build::index::shown;
 use crate::build::layers::{ensure_layer, find_layer, BuiltLayer, LayerWanted};
 use crate::build::lock::{Lock, LockError, Resolver};
 use crate::build::pins::{self, PinnedWheel};
-use crate::build::ports::{Compiler, Progress};
+use crate::build::ports::Compiler;
 use crate::build::requirements::Requirements;
 use crate::build::wheel::{self, Wheel};
 use crate::net::Client;
 use crate::oci::Digest;
+use crate::progress::Progress;
 use crate::store::{MemoKind, Store, StoreError};
 
 /// Where wheels are, inside an image.

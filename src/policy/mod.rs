@@ -6,6 +6,7 @@ mod confinement;
 mod duration;
 mod egress;
 mod extraction;
+mod kind;
 
 pub use address::{canonical, is_loopback, refused_address};
 pub use bytes::{Bytes, ParseBytesError};
@@ -13,3 +14,4 @@ pub use confinement::{Confinement, Level, Network, NetworkMode, Promise};
 pub use duration::parse_duration;
 pub use egress::{Egress, Host, HostPort, ParseEgressError, MOST_EGRESS};
 pub use extraction::ExtractionLimits;
+pub use kind::Kind;

@@ -1,4 +1,4 @@
-//! Layers whose entries come in every order; the trees are those `umoci unpack` leaves (tests/interop.rs asks it).
+//! Layers whose entries come in every order; the trees are those `umoci unpack` leaves (tests/it/interop.rs asks it).
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,13 +1,4 @@
 //! SIGKILL at random moments: nothing of a run survives, nothing of a build stays half-written.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stderr,
-    clippy::disallowed_methods,
-    reason = "a test fails by panicking, and says why on standard error"
-)]
-
-mod common;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{example, function, shared, tree, Gantry, DEGRADED};
+use crate::common::{example, function, shared, tree, Gantry, DEGRADED};
 
 /// Processes, by the marker in their command line or by being our sandbox's init.
 fn processes(marker: &str) -> Vec<String> {
@@ -222,7 +213,7 @@ fn kills_of_a_build_leave_a_store_that_the_next_build_completes() {
         command
     };
     let started = Instant::now();
-    let reference = common::done(build(&clean).output().unwrap());
+    let reference = crate::common::done(build(&clean).output().unwrap());
     assert_eq!(reference.code, 0, "{}", reference.stderr);
     let whole = started.elapsed().as_micros() as u64;
 
@@ -248,7 +239,7 @@ fn kills_of_a_build_leave_a_store_that_the_next_build_completes() {
             }
         }
     }
-    let finished = common::done(build(&gantry).output().unwrap());
+    let finished = crate::common::done(build(&gantry).output().unwrap());
     assert_eq!(
         (finished.code, &finished.stdout),
         (0, &reference.stdout),

@@ -1,20 +1,11 @@
 //! A package index that wants to know who asks: credentials reach it, and nobody else hears of them.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stderr,
-    clippy::disallowed_methods,
-    reason = "a test fails by panicking, and says why on standard error"
-)]
-
-mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use common::{done, function, shared, tree, Done, Gantry};
+use crate::common::{done, function, shared, tree, Done, Gantry};
 
 const USER: &str = "me@home";
 const PASSWORD: &str = "h0rse%41/battery";

@@ -118,7 +118,7 @@ fn answer(line: &str) -> (String, Answer) {
 /// The directory of an image with every attack in it, ready to be built or to be run outside.
 pub fn directory() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/attacks");
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/attacks");
     for entry in fs::read_dir(sources).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "py") {
@@ -128,7 +128,7 @@ pub fn directory() -> tempfile::TempDir {
     let removable = dir.path().join("removable.py");
     fs::write(&removable, "").unwrap();
     fs::set_permissions(&removable, fs::Permissions::from_mode(0o6755)).unwrap();
-    fs::write(dir.path().join("refusals.txt"), crate::profile::refusals()).unwrap();
+    fs::write(dir.path().join("refusals.txt"), crate::attacks::profile::refusals()).unwrap();
     dir
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::common::{shared, tree, Done, DEGRADED};
-use crate::harness::{directory, image};
+use crate::attacks::harness::{directory, image};
 
 /// A word that no other process of this machine has in its command line.
 fn marker(name: &str) -> String {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::common::{shared, tree};
-use crate::harness::image;
+use crate::attacks::harness::image;
 
 /// What is in `directory` after a run that laid the trap `kind`, its exit code and what it said.
 fn collected(kind: &str) -> (tempfile::TempDir, i32, String) {

@@ -4,16 +4,6 @@
 //! as the same user on the same kernel. Each row of [`rows`] states both answers, and they must differ: an attack that
 //! is refused outside as well would prove nothing. Attacks that show from outside (what is left, what comes out, who
 //! else is hit) are in [`scenes`].
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stderr,
-    clippy::disallowed_methods,
-    reason = "a test fails by panicking, and says why on standard error"
-)]
-
-#[path = "../common/mod.rs"]
-mod common;
 
 mod harness;
 mod output;

@@ -1,15 +1,6 @@
 //! `gantry doctor`: what it finds here is what runs report here.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stderr,
-    clippy::disallowed_methods,
-    reason = "a test fails by panicking, and says why on standard error"
-)]
 
-mod common;
-
-use common::{done, shared, Gantry, DEGRADED};
+use crate::common::{done, shared, Gantry, DEGRADED};
 use serde_json::Value;
 
 #[test]

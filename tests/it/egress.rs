@@ -2,21 +2,12 @@
 //!
 //! Reaching something needs an internet with known answers. The tests make a small one of two network namespaces, in
 //! which gantry runs as it is: nothing in it is switched off or replaced.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stderr,
-    clippy::disallowed_methods,
-    reason = "a test fails by panicking, and says why on standard error"
-)]
-
-mod common;
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::{function, shared, Done, DEGRADED};
+use crate::common::{function, shared, Done, DEGRADED};
 use serde_json::{json, Value};
 
 const PROBE: &str = include_str!("egress/probe.py");
@@ -35,7 +26,7 @@ struct Seen {
 /// Runs `command`, with its arguments and environment, on a machine of the small internet.
 fn in_small_internet(command: &Command) -> Seen {
     let scratch = tempfile::tempdir().unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/egress/internet.sh");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/egress/internet.sh");
     let mut wrapped = Command::new("unshare");
     wrapped
         .args(["--user", "--map-root-user", "--net", "--mount"])
@@ -45,7 +36,7 @@ fn in_small_internet(command: &Command) -> Seen {
         .args(command.get_args())
         .env_clear()
         .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let done = common::done(wrapped.output().unwrap());
+    let done = crate::common::done(wrapped.output().unwrap());
     let lines = |name: &str| {
         let text = fs::read_to_string(scratch.path().join(name)).unwrap();
         let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
@@ -322,7 +313,7 @@ except OSError as error:
             .arg("egress:none")
             .env_clear()
             .envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let stdout = common::tool(&mut command);
+        let stdout = crate::common::tool(&mut command);
         (stdout, fs::read_to_string(log).unwrap())
     };
     // Python makes an epoll of its own, so of that call only gantry's own lines count.

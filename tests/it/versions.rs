@@ -1,20 +1,11 @@
 //! Which versions a function gets: the index that is asked, when it is asked again, and what happens when it is away.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stderr,
-    clippy::disallowed_methods,
-    reason = "a test fails by panicking, and says why on standard error"
-)]
-
-mod common;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{done, function, tool, Gantry};
+use crate::common::{done, function, tool, Gantry};
 use serde_json::Value;
 
 /// A store, and a resolver in the place of uv that answers with the wheels of a directory and notes what it was told.

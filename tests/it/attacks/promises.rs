@@ -5,7 +5,7 @@ use std::path::Path;
 
 use gantry::policy::Promise;
 
-use crate::rows::GROUPS;
+use crate::attacks::rows::GROUPS;
 
 /// Promises of the document that are no promise of a run's outcome.
 const MORE: [&str; 4] = ["egress", "secrets", "input", "output collection"];
@@ -34,11 +34,11 @@ fn exists(test: &str) -> bool {
     match test.split("::").collect::<Vec<_>>().as_slice() {
         ["attacks", group, attack] => match GROUPS.iter().find(|(name, _)| name == group) {
             Some((_, rows)) => *attack == "*" || rows.iter().any(|row| row.name == *attack),
-            None => holds(&format!("tests/attacks/{group}.rs"), attack),
+            None => holds(&format!("tests/it/attacks/{group}.rs"), attack),
         },
         ["limits", check] => read("tests/limits/driver.py").contains(&format!("\ndef {check}():\n")),
         [path, name] if path.starts_with("src/") => holds(&format!("{path}.rs"), name),
-        [file, name] => holds(&format!("tests/{file}.rs"), name),
+        [file, name] => holds(&format!("tests/it/{file}.rs"), name),
         _ => false,
     }
 }

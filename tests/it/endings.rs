@@ -1,19 +1,10 @@
 //! How a run ends when it is made to, what it may hold until then, and what it is trusted with.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stderr,
-    clippy::disallowed_methods,
-    reason = "a test fails by panicking, and says why on standard error"
-)]
-
-mod common;
 
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use common::{done, function, shared, tree, DEGRADED};
+use crate::common::{done, function, shared, tree, DEGRADED};
 
 const POLITE: &str = r#"
 import signal, sys, time

@@ -1,14 +1,5 @@
 //! The base images: variants with wheels share the layers of functions, and a base outlives its packages' places in
 //! the archive.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stderr,
-    clippy::disallowed_methods,
-    reason = "a test fails by panicking, and says why on standard error"
-)]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use common::{done, function, shared, tool, Done, Gantry};
+use crate::common::{done, function, shared, tool, Done, Gantry};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -461,7 +452,7 @@ fn foreign(entries: &Value, env: Option<&[&str]>) -> (tempfile::TempDir, String)
     let layout = scratch.path().join("layout");
     let base = format!("oci:{}:base", layout.display());
     gantry.ok(["push", "bases:foreign", &base]);
-    common::add_layer(&layout, entries, env);
+    crate::common::add_layer(&layout, entries, env);
     (scratch, base)
 }
 

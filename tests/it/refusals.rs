@@ -1,19 +1,10 @@
 //! Bad input: each gives one clear error and its exit code, and leaves nothing behind.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stderr,
-    clippy::disallowed_methods,
-    reason = "a test fails by panicking, and says why on standard error"
-)]
-
-mod common;
 
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use common::{done, function, shared, tree, Gantry};
+use crate::common::{done, function, shared, tree, Gantry};
 
 /// The build of `dir` fails with `code`, says all of `says`, prints no digest, and the store holds no image after it.
 fn refuses(dir: &Path, code: i32, says: &[&str]) {
@@ -191,7 +182,7 @@ fn a_command_that_is_not_there_or_not_executable() {
         let dir = scratch.path().join("layout");
         gantry.build(function("print(1)\n", None).path(), name);
         gantry.ok(["push", name, &format!("oci:{}:x", dir.display())]);
-        common::tool(
+        crate::common::tool(
             std::process::Command::new("umoci")
                 .args(["config", "--config.cmd", command, "--image"])
                 .arg(format!("{}:x", dir.display())),
@@ -331,7 +322,7 @@ fn no_network_to_fetch_uv_from_is_4_and_no_pip_is_1() {
 }
 
 /// Runs `gantry ARGS` inside a user namespace that forbids further ones.
-fn without_user_namespaces(gantry: &Gantry, args: &str) -> common::Done {
+fn without_user_namespaces(gantry: &Gantry, args: &str) -> crate::common::Done {
     let script = format!(
         "echo 0 > /proc/sys/user/max_user_namespaces && exec {} {args}",
         env!("CARGO_BIN_EXE_gantry")
@@ -452,7 +443,7 @@ fn a_build_that_fails_replaces_the_report_of_an_earlier_one() {
 }
 
 /// `gantry ARGS` on a kernel without Landlock.
-fn without_landlock(gantry: &Gantry, args: &[&str]) -> common::Done {
+fn without_landlock(gantry: &Gantry, args: &[&str]) -> crate::common::Done {
     let plain = gantry.command();
     let mut command = std::process::Command::new("strace");
     command

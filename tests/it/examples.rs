@@ -1,17 +1,8 @@
 //! The four examples, as a user would build and run them, and every way a function can end.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stderr,
-    clippy::disallowed_methods,
-    reason = "a test fails by panicking, and says why on standard error"
-)]
-
-mod common;
 
 use std::fs;
 
-use common::{example, function, shared};
+use crate::common::{example, function, shared};
 use serde_json::json;
 
 fn prints_what_it_should(name: &str) {

@@ -1,15 +1,6 @@
 //! What a function finds itself in, seen from inside, and what happens when a promise cannot be kept.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stderr,
-    clippy::disallowed_methods,
-    reason = "a test fails by panicking, and says why on standard error"
-)]
 
-mod common;
-
-use common::{function, shared, DEGRADED};
+use crate::common::{function, shared, DEGRADED};
 use serde_json::{json, Value};
 
 const PROBE: &str = r#"
@@ -54,7 +45,7 @@ fn probe() -> Value {
         .env("PLANTED", "x")
         .env("LISTEN_FDS", "3")
         .args(["run", "--allow-degraded", DEGRADED, "confinement:probe"]);
-    let done = common::done(command.output().unwrap());
+    let done = crate::common::done(command.output().unwrap());
     assert_eq!(done.code, 0, "{}", done.stderr);
     serde_json::from_str(&done.stdout).unwrap()
 }

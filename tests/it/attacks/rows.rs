@@ -3,12 +3,12 @@
 //!
 //! Each is a test of its own: `attacks::GROUP::NAME`.
 
-use crate::harness::Row;
+use crate::attacks::harness::Row;
 
 macro_rules! group {
     ($group:ident: $($name:ident: $inside:literal, $side:ident $outside:literal;)*) => {
         mod $group {
-            use crate::harness::{check, check_complete, Row, Side};
+            use crate::attacks::harness::{check, check_complete, Row, Side};
 
             pub const ROWS: &[Row] = &[
                 $(Row { name: stringify!($name), inside: $inside, twin: Side::$side, outside: $outside },)*

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use crate::common::shared;
-use crate::harness::{answers, image, Side};
-use crate::rows::GROUPS;
+use crate::attacks::harness::{answers, image, Side};
+use crate::attacks::rows::GROUPS;
 
 #[allow(dead_code, reason = "build.rs uses the rest")]
 #[path = "../../seccomp/compiler.rs"]

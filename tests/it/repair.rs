@@ -1,20 +1,11 @@
 //! A store that lost something: it says so, repairs what it can, and lets everything else go on.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stderr,
-    clippy::disallowed_methods,
-    reason = "a test fails by panicking, and says why on standard error"
-)]
-
-mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use common::{function, shared, Gantry};
+use crate::common::{function, shared, Gantry};
 use serde_json::Value;
 
 const OTHER_BOOT: &str = "00000000-0000-4000-8000-000000000000";
@@ -111,7 +102,7 @@ fn a_run_after_a_power_loss_runs_what_was_built() {
 #[test]
 fn a_damaged_image_is_listed_and_removed() {
     let gantry = Gantry::new();
-    let images = common::tiny(&gantry, &["lost:1", "fine:1"]);
+    let images = crate::common::tiny(&gantry, &["lost:1", "fine:1"]);
     fs::remove_file(gantry.root.join("blobs/sha256").join(hex(&images[0]))).unwrap();
     fs::create_dir_all(gantry.root.join("refs/_local/empty")).unwrap();
     fs::write(gantry.root.join("refs/_local/empty/1"), b"").unwrap();
@@ -150,7 +141,7 @@ fn a_damaged_image_is_listed_and_removed() {
 #[test]
 fn a_name_with_a_digest_is_refused_before_anything_is_done() {
     let gantry = Gantry::new();
-    let images = common::tiny(&gantry, &["localhost/a", "a:1"]);
+    let images = crate::common::tiny(&gantry, &["localhost/a", "a:1"]);
     let pinned = format!("localhost/a@{}", images[1]);
     let dir = function("print(1)\n", None);
     for tag in [pinned.as_str(), "oci:/nowhere:x"] {
@@ -171,7 +162,7 @@ fn a_name_with_a_digest_is_refused_before_anything_is_done() {
 #[test]
 fn a_collector_says_that_it_waits_and_nobody_waits_for_it() {
     let gantry = Gantry::new();
-    common::tiny(&gantry, &["a:1"]);
+    crate::common::tiny(&gantry, &["a:1"]);
     let store = gantry::store::Store::open(&gantry.root).unwrap();
     let kept_out = store.keep_collector_out().unwrap();
     let mut collector = gantry.command();
@@ -194,7 +185,7 @@ fn a_collector_says_that_it_waits_and_nobody_waits_for_it() {
 #[test]
 fn pulling_a_layout_without_a_tag_takes_its_name_or_says_that_it_needs_one() {
     let gantry = Gantry::new();
-    let images = common::tiny(&gantry, &["named:1", "other:1"]);
+    let images = crate::common::tiny(&gantry, &["named:1", "other:1"]);
     let scratch = tempfile::tempdir().unwrap();
     let layout = format!("oci:{}", scratch.path().join("layout").display());
     let index = scratch.path().join("layout/index.json");
@@ -237,12 +228,12 @@ fn pulling_a_layout_without_a_tag_takes_its_name_or_says_that_it_needs_one() {
 #[test]
 fn a_signal_leaves_nothing_beside_what_is_saved_or_pushed() {
     let gantry = Gantry::new();
-    common::tiny(&gantry, &["slow:1"]);
+    crate::common::tiny(&gantry, &["slow:1"]);
     let shown: Value = serde_json::from_str(&gantry.ok(["images", "show", "slow:1", "--json"])).unwrap();
     let layer = shown["manifest"]["layers"][0]["digest"].as_str().unwrap();
     let blob = gantry.root.join("blobs/sha256").join(hex(layer));
     fs::remove_file(&blob).unwrap();
-    common::tool(std::process::Command::new("mkfifo").arg(&blob));
+    crate::common::tool(std::process::Command::new("mkfifo").arg(&blob));
     // Open on both sides: neither blocks, and reading never ends.
     let mut pipe = fs::OpenOptions::new().read(true).write(true).open(&blob).unwrap();
     let scratch = tempfile::tempdir().unwrap();
@@ -255,7 +246,7 @@ fn a_signal_leaves_nothing_beside_what_is_saved_or_pushed() {
         let mut child = gantry.command().args(args).current_dir("/").spawn().unwrap();
         pipe.write_all(b"x").unwrap();
         let temporary = || {
-            let mut all = common::tree(scratch.path()).into_iter();
+            let mut all = crate::common::tree(scratch.path()).into_iter();
             all.find(|path| path.file_name().unwrap().to_string_lossy().starts_with(".gantry-"))
         };
         while temporary().is_none() {
@@ -267,7 +258,7 @@ fn a_signal_leaves_nothing_beside_what_is_saved_or_pushed() {
         let ended = child.wait().unwrap();
         assert_eq!(ended.code(), Some(128 + 15), "{args:?}");
         assert_eq!(temporary(), None, "{args:?}");
-        assert!(common::tree(&gantry.root.join("tmp")).is_empty(), "{args:?}");
+        assert!(crate::common::tree(&gantry.root.join("tmp")).is_empty(), "{args:?}");
     }
     assert!(!archive.exists());
 

@@ -1,20 +1,11 @@
 //! The images are anybody's images: skopeo, umoci, podman and a registry take them and give them back unchanged.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stderr,
-    clippy::disallowed_methods,
-    reason = "a test fails by panicking, and says why on standard error"
-)]
-
-mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use common::{example, shared, tool, Gantry};
+use crate::common::{example, shared, tool, Gantry};
 use serde_json::{json, Value};
 
 /// The image all of these tests move around.
@@ -246,7 +237,7 @@ fn whiteouts_mean_what_they_mean_to_umoci() {
             .arg(&bundle),
     );
     let rootfs = bundle.join("rootfs");
-    let mut theirs: Vec<_> = common::tree(&rootfs.join("t"))
+    let mut theirs: Vec<_> = crate::common::tree(&rootfs.join("t"))
         .iter()
         .map(|path| format!("/{}", path.strip_prefix(&rootfs).unwrap().display()))
         .collect();
@@ -340,12 +331,12 @@ fn a_damaged_archive_is_refused_and_leaves_nothing() {
     let done = other.gantry(["load", archive.to_str().unwrap()]);
     assert_eq!(done.code, 1);
     assert!(done.stderr.contains("sha256:"), "{}", done.stderr);
-    let left: Vec<_> = common::tree(&other.root)
+    let left: Vec<_> = crate::common::tree(&other.root)
         .into_iter()
         .filter(|path| path.is_file() && in_content(&other.root, path))
         .collect();
     assert!(left.iter().all(|path| is_whole(path)), "{left:?}");
-    assert!(common::tree(&other.root.join("tmp")).is_empty());
+    assert!(crate::common::tree(&other.root.join("tmp")).is_empty());
     assert_eq!(other.ok(["images", "ls", "--json"]).trim(), "[]");
 }
 

@@ -1,18 +1,9 @@
 //! What a build promises: the same bytes everywhere, shared layers, nothing done twice.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stderr,
-    clippy::disallowed_methods,
-    reason = "a test fails by panicking, and says why on standard error"
-)]
-
-mod common;
 
 use std::fs;
 use std::process::Command;
 
-use common::{done, example, function, shared, Gantry};
+use crate::common::{done, example, function, shared, Gantry};
 use serde_json::Value;
 
 const EPOCH: (&str, &str) = ("SOURCE_DATE_EPOCH", "1700000000");

@@ -1,21 +1,12 @@
 //! `gantry build --allow-sdist`: packages without wheels, honest ones of the real index and hostile ones of an index of
 //! our own.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stderr,
-    clippy::disallowed_methods,
-    reason = "a test fails by panicking, and says why on standard error"
-)]
-
-mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use common::{function, shared, tool, tree, Done, Gantry};
+use crate::common::{function, shared, tool, tree, Done, Gantry};
 use serde_json::Value;
 
 /// Builds the function in `dir` with source distributions allowed.
@@ -233,7 +224,7 @@ fn a_c_extension_is_compiled_and_the_toolchain_stays_outside() {
 
     let files: Vec<PathBuf> = layer_trees(gantry, &report)
         .iter()
-        .flat_map(|tree| common::tree(tree))
+        .flat_map(|tree| crate::common::tree(tree))
         .collect();
     assert!(files.len() > 1000, "{}", files.len());
     // The base has a directory of debugger scripts for libstdc++ that is called so.
@@ -467,7 +458,7 @@ fn a_base_the_toolchain_is_not_for_is_refused() {
     let scratch = tempfile::tempdir().unwrap();
     let layout = scratch.path().join("layout");
     gantry.ok(["push", "foreign:base", &format!("oci:{}:base", layout.display())]);
-    common::add_layer(
+    crate::common::add_layer(
         &layout,
         &serde_json::json!({"usr/lib/os-release": "VERSION_CODENAME=other\n"}),
         None,

@@ -1,0 +1,27 @@
+//! The binary from the outside, in temporary directories, against real parts. One program, so that it is linked once.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and says why on standard error"
+)]
+
+mod common;
+
+mod attacks;
+mod bases;
+mod build;
+mod confinement;
+mod death;
+mod doctor;
+mod egress;
+mod endings;
+mod examples;
+mod index;
+mod interop;
+mod refusals;
+mod repair;
+mod sdist;
+mod versions;
