@@ -4,8 +4,8 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::{shared, tree};
 use crate::attacks::harness::image;
+use crate::common::{shared, tree};
 
 /// What is in `directory` after a run that laid the trap `kind`, its exit code and what it said.
 fn collected(kind: &str) -> (tempfile::TempDir, i32, String) {

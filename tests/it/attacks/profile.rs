@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use crate::common::shared;
 use crate::attacks::harness::{answers, image, Side};
 use crate::attacks::rows::GROUPS;
+use crate::common::shared;
 
 #[allow(dead_code, reason = "build.rs uses the rest")]
-#[path = "../../seccomp/compiler.rs"]
+#[path = "../../../seccomp/compiler.rs"]
 mod compiler;
 
 use compiler::{Verdict, ALLOW, ERRNO, KILL_PROCESS};

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::common::{shared, tree, Done, DEGRADED};
 use crate::attacks::harness::{directory, image};
+use crate::common::{shared, tree, Done, DEGRADED};
 
 /// A word that no other process of this machine has in its command line.
 fn marker(name: &str) -> String {
