@@ -1,4 +1,5 @@
-//! The shape of the crate, checked: ranks, file sizes, and the one home of each heavy dependency.
+//! The shape of the crate, checked: ranks, no circles inside a folder, file sizes, the one home of each heavy
+//! dependency, one name for one thing, and the first words of documentation.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,11 +8,12 @@
     reason = "a test fails by panicking, and says why on standard error"
 )]
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+mod source;
 
-use syn::visit::Visit;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use source::{rust_files, sources, top, Crate, Edges, Source};
 
 /// A module uses only modules of strictly lower rank.
 const RANKS: &[(&str, u8)] = &[
@@ -46,8 +48,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("clap", &["cli"]),
     ("indicatif", &["cli"]),
     ("landlock", &["sandbox"]),
-    ("seccompiler", &["sandbox", "sys"]),
-    ("caps", &["sandbox"]),
+    ("seccompiler", &["sandbox"]),
+    ("signal_hook", &["cli", "sandbox", "sys"]),
     ("libc", &["sys"]),
     ("liblzma", &["archive"]),
     ("libdeflater", &["archive"]),
@@ -56,140 +58,185 @@ const HOMES: &[(&str, &[&str])] = &[
     ("zstd", &["archive"]),
     ("ar", &["archive"]),
     ("tar", &["archive", "store"]),
-    ("toml", &["config", "build"]),
+    ("toml", &["config", "build", "python", "base"]),
+    ("pep440_rs", &["build", "python"]),
+    ("pep508_rs", &["build", "python"]),
 ];
 
 const MOST_LINES: usize = 600;
 
-struct Source {
-    /// Path below `src`.
-    path: PathBuf,
-    /// First component: the ranked module, or none for lib.rs and main.rs.
-    module: Option<String>,
-    text: String,
+/// Two files may have one name only where they are the two sides of one thing, or where a folder's reader knows the
+/// name from the folder.
+const SHARED_NAMES: &[(&str, &str)] = &[
+    ("base", "the folder, and the operation on it"),
+    ("build", "the folder, and the operation that uses it"),
+    ("doctor", "the operation, and how the command line prints it"),
+    ("image", "today's name of four things; goes when the folders are moved"),
+    ("images", "today's name of two things; goes when the folders are moved"),
+    ("layers", "today's name of two things; goes when the folders are moved"),
+    ("locks", "today's name of two things; goes when the folders are moved"),
+    ("run", "the operation, and its arguments"),
+    ("egress", "the value, and what enforces it"),
+    ("collect", "today's name of two things; goes when the folders are moved"),
+    (
+        "libraries",
+        "today's name of two things; goes when the folders are moved",
+    ),
+    (
+        "packages",
+        "today's name of two things; goes when the folders are moved",
+    ),
+    ("progress", "the trait, and what prints it"),
+    ("sdist", "today's name of two things; goes when the folders are moved"),
+];
+
+/// What is not right yet, by check and how often. Only ever lower a number; a line whose number is 0 is removed.
+const KNOWN: &[(&str, usize)] = &[
+    ("circles in build", 13),
+    ("circles in build/base", 2),
+    ("circles in ops", 13),
+    ("circles in sandbox", 2),
+    ("circles in store", 6),
+    ("methods away from their type", 20),
+    ("#[path]", 15),
+    ("docs that begin with The same", 20),
+    ("homes that use nothing", 4),
+];
+
+/// What to say when `wrong` has more than `KNOWN` allows of this check, or when `KNOWN` allows what is no longer there.
+fn verdict(check: &str, wrong: &[String]) -> Option<String> {
+    let known = KNOWN
+        .iter()
+        .find(|(name, _)| *name == check)
+        .map_or(0, |(_, count)| *count);
+    if wrong.len() > known {
+        let (count, list) = (wrong.len(), wrong.join("\n"));
+        return Some(format!("{check}: {count} where {known} are known:\n{list}"));
+    }
+    (known > 0 && wrong.is_empty()).then(|| format!("{check}: nothing is wrong any more; remove its line from KNOWN"))
 }
 
-fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut pending = vec![root.clone()];
-    let mut found = Vec::new();
-    while let Some(dir) = pending.pop() {
-        for entry in fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                pending.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let below = path.strip_prefix(&root).unwrap().to_owned();
-                let module = (below.components().count() > 1).then(|| {
-                    below
-                        .components()
-                        .next()
-                        .unwrap()
-                        .as_os_str()
-                        .to_str()
-                        .unwrap()
-                        .to_owned()
-                });
-                found.push(Source {
-                    path: below,
-                    module,
-                    text: fs::read_to_string(&path).unwrap(),
-                });
-            }
-        }
-    }
-    assert!(found.len() > 30, "only {} source files found", found.len());
-    found
-}
-
-/// The first two segments of every path written in a file: `crate::store::Store` gives `("crate", "store")`.
-#[derive(Default)]
-struct Paths(Vec<(String, String)>);
-
-impl Paths {
-    fn add_tree(&mut self, prefix: &[String], tree: &syn::UseTree) {
-        match tree {
-            syn::UseTree::Path(path) => {
-                let mut longer = prefix.to_vec();
-                longer.push(path.ident.to_string());
-                self.add_tree(&longer, &path.tree);
-            }
-            syn::UseTree::Name(name) => self.add_leaf(prefix, &name.ident),
-            syn::UseTree::Rename(rename) => self.add_leaf(prefix, &rename.ident),
-            syn::UseTree::Glob(_) => self.add(prefix),
-            syn::UseTree::Group(group) => group.items.iter().for_each(|item| self.add_tree(prefix, item)),
-        }
-    }
-
-    fn add_leaf(&mut self, prefix: &[String], leaf: &syn::Ident) {
-        let mut segments = prefix.to_vec();
-        segments.push(leaf.to_string());
-        self.add(&segments);
-    }
-
-    fn add(&mut self, segments: &[String]) {
-        let first = segments.first().cloned().unwrap_or_default();
-        self.0.push((first, segments.get(1).cloned().unwrap_or_default()));
-    }
-}
-
-impl<'ast> Visit<'ast> for Paths {
-    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
-        self.add_tree(&[], &item.tree);
-    }
-
-    fn visit_path(&mut self, path: &'ast syn::Path) {
-        let segments: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
-        if segments.len() > 1 {
-            self.add(&segments);
-        }
-        syn::visit::visit_path(self, path);
-    }
-}
-
-fn paths(source: &Source) -> Vec<(String, String)> {
-    let file = syn::parse_file(&source.text).unwrap_or_else(|error| panic!("{}: {error}", source.path.display()));
-    let mut paths = Paths::default();
-    paths.visit_file(&file);
-    paths.0
+fn judge(check: &str, wrong: &[String]) {
+    let verdict = verdict(check, wrong);
+    assert!(verdict.is_none(), "{}", verdict.unwrap_or_default());
 }
 
 #[test]
 fn every_module_has_a_rank_and_uses_only_lower_ones() {
     let ranks: BTreeMap<&str, u8> = RANKS.iter().copied().collect();
-    let mut wrong = Vec::new();
-    let mut edges = 0;
-    for source in sources() {
-        let Some(module) = &source.module else { continue };
-        let rank = *ranks
-            .get(module.as_str())
-            .unwrap_or_else(|| panic!("src/{module} has no rank"));
-        for (first, second) in paths(&source) {
-            if first != "crate" || &second == module {
-                continue;
-            }
-            edges += 1;
-            match ranks.get(second.as_str()) {
-                Some(other) if *other < rank => {}
-                _ => wrong.push(format!(
-                    "{}: {module} (rank {rank}) uses {second}",
-                    source.path.display()
-                )),
-            }
+    for module in sources().iter().filter_map(Source::ranked) {
+        assert!(ranks.contains_key(module), "src/{module} has no rank");
+    }
+    let mut wrong = BTreeSet::new();
+    let mut count = 0;
+    for mention in &Crate::tested().mentions {
+        let [first, second, ..] = mention.segments.as_slice() else {
+            continue;
+        };
+        let Some(module) = mention.module.first() else { continue };
+        if first != "crate" || second == module {
+            continue;
+        }
+        count += 1;
+        let rank = ranks.get(module.as_str()).copied().unwrap_or(u8::MAX);
+        if ranks.get(second.as_str()).is_none_or(|other| *other >= rank) {
+            wrong.insert(format!(
+                "{}: {module} (rank {rank}) uses {second}",
+                mention.module.join("::")
+            ));
         }
     }
     assert!(
-        edges > 20,
-        "only {edges} edges between modules found: the check no longer sees them"
+        count > 20,
+        "only {count} edges between modules found: the check no longer sees them"
     );
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    judge("ranks", &Vec::from_iter(wrong));
+}
+
+/// The edges that lie in a circle, by folder. An edge between two files belongs to the folder where they part, and joins
+/// what the two stand in there: a file, or a folder as a whole. A folder's own `mod.rs` (or `x.rs` beside `x/`) is the
+/// front door: files behind it use what it defines, and it hands on what they define, so it is no part of a circle.
+fn circles(edges: &Edges) -> BTreeMap<String, Vec<(String, String)>> {
+    let mut folders: BTreeMap<String, BTreeSet<(String, String)>> = BTreeMap::new();
+    for (from, to) in edges {
+        let shared = from.iter().zip(to).take_while(|(one, other)| one == other).count();
+        if let (Some(one), Some(other), true) = (from.get(shared), to.get(shared), shared > 0) {
+            let folder = from.get(..shared).unwrap_or_default().join("/");
+            folders.entry(folder).or_default().insert((one.clone(), other.clone()));
+        }
+    }
+    let reaches = |edges: &BTreeSet<(String, String)>, from: &String, goal: &String| {
+        let mut seen = BTreeSet::from([from]);
+        let mut pending = vec![from];
+        while let Some(at) = pending.pop() {
+            for (_, next) in edges.iter().filter(|(one, _)| one == at) {
+                if seen.insert(next) {
+                    pending.push(next);
+                }
+            }
+        }
+        seen.contains(goal)
+    };
+    folders
+        .into_iter()
+        .map(|(folder, edges)| {
+            let closing = edges.iter().filter(|(from, to)| reaches(&edges, to, from)).cloned();
+            (folder, closing.collect())
+        })
+        .collect()
+}
+
+#[test]
+fn files_inside_a_folder_form_no_circle() {
+    let edges = Crate::shipped().edges();
+    assert!(edges.len() > 100, "only {} edges between files found", edges.len());
+    let verdicts: Vec<String> = circles(&edges)
+        .iter()
+        .filter_map(|(folder, closing)| {
+            let wrong: Vec<String> = closing.iter().map(|(from, to)| format!("{from} -> {to}")).collect();
+            verdict(&format!("circles in {folder}"), &wrong)
+        })
+        .collect();
+    assert!(verdicts.is_empty(), "{}", verdicts.join("\n"));
+}
+
+/// A method that stands in another file than its type hides an edge from the check above, which reads paths.
+#[test]
+fn a_type_has_its_methods_in_its_own_file() {
+    let collector = Crate::shipped();
+    let mut wrong = Vec::new();
+    for (module, segments) in &collector.impls {
+        let Some(home) = collector.resolve(module, segments, 16) else {
+            continue;
+        };
+        let (here, home) = (&collector.modules[module].file, &collector.modules[&home].file);
+        if here != home {
+            wrong.push(format!(
+                "{}: impl {}, of {}",
+                here.join("/"),
+                segments.join("::"),
+                home.join("/")
+            ));
+        }
+    }
+    judge("methods away from their type", &wrong);
+}
+
+#[test]
+fn circles_are_found() {
+    let path = |text: &str| text.split('/').map(str::to_owned).collect::<Vec<_>>();
+    let edges = |list: &[(&str, &str)]| list.iter().map(|(from, to)| (path(from), path(to))).collect();
+    let found = |list: &[(&str, &str)]| circles(&edges(list)).into_values().flatten().count();
+    assert_eq!(found(&[("a/x", "a/y"), ("a/y", "a/z"), ("a/z", "a/x")]), 3);
+    assert_eq!(found(&[("a/x", "a/y"), ("a/x", "a/z"), ("a/y", "a/z")]), 0);
+    assert_eq!(found(&[("a/x/one", "a/y/one"), ("a/y/two", "a/x/two")]), 2);
+    assert_eq!(found(&[("a/x", "a"), ("a", "a/x")]), 0);
 }
 
 #[test]
 fn no_module_climbs_out_of_itself_by_super() {
     for source in sources() {
-        let depth = source.path.components().count() - usize::from(source.path.ends_with("mod.rs"));
-        let climb = "super::".repeat(depth.max(1) + 1);
+        let climb = "super::".repeat(source.module.len().max(1) + 1);
         assert!(
             !source.text.contains(&climb),
             "{} leaves its module by {climb}",
@@ -200,30 +247,38 @@ fn no_module_climbs_out_of_itself_by_super() {
 
 #[test]
 fn heavy_dependencies_stay_at_home() {
-    let mut wrong = Vec::new();
-    for source in sources() {
-        for (first, _) in paths(&source) {
-            let Some((_, homes)) = HOMES.iter().find(|(name, _)| *name == first) else {
-                continue;
-            };
-            if !source.module.as_deref().is_some_and(|module| homes.contains(&module)) {
-                wrong.push(format!(
-                    "{} names {first}, which lives in {}",
-                    source.path.display(),
-                    homes.join(", ")
-                ));
-            }
+    let manifest = fs::read_to_string(top().join("Cargo.toml")).unwrap();
+    for (name, _) in HOMES {
+        let says = manifest
+            .lines()
+            .filter_map(|line| line.split_once(" = "))
+            .any(|(key, _)| key.replace('-', "_") == *name);
+        assert!(says, "{name} is no dependency: remove its home");
+    }
+    let mut wrong = BTreeSet::new();
+    let mut unused: BTreeSet<String> = HOMES
+        .iter()
+        .flat_map(|(name, homes)| homes.iter().map(move |home| format!("{name} in {home}")))
+        .collect();
+    for mention in &Crate::tested().mentions {
+        let first = mention.segments.first().map(String::as_str).unwrap_or_default();
+        let Some((name, homes)) = HOMES.iter().find(|(name, _)| *name == first) else {
+            continue;
+        };
+        let module = mention.module.first().map(String::as_str).unwrap_or_default();
+        unused.remove(&format!("{name} in {module}"));
+        if !homes.contains(&module) {
+            let (file, homes) = (mention.module.join("::"), homes.join(", "));
+            wrong.insert(format!("{file} names {name}, which lives in {homes}"));
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    judge("homes", &Vec::from_iter(wrong));
+    judge("homes that use nothing", &Vec::from_iter(unused));
 }
 
 #[test]
 fn only_sys_says_unsafe() {
-    for source in sources()
-        .iter()
-        .filter(|source| source.module.as_deref() != Some("sys"))
-    {
+    for source in sources().iter().filter(|source| source.ranked() != Some("sys")) {
         let says = source.text.lines().any(|line| {
             let code = line.split("//").next().unwrap_or_default();
             code.contains("unsafe {")
@@ -237,12 +292,82 @@ fn only_sys_says_unsafe() {
 
 #[test]
 fn no_file_has_more_than_600_lines() {
-    for source in sources() {
-        let lines = source.text.lines().count();
-        assert!(
-            lines <= MOST_LINES,
-            "{} has {lines} lines: split it by concept",
-            source.path.display()
-        );
+    let top = top();
+    for folder in ["src", "tests", "benches", "fuzz", "seccomp"] {
+        for path in rust_files(&top.join(folder)) {
+            let lines = fs::read_to_string(&path).unwrap().lines().count();
+            assert!(
+                lines <= MOST_LINES,
+                "{} has {lines} lines: split it by concept",
+                path.strip_prefix(&top).unwrap().display()
+            );
+        }
     }
+}
+
+/// `mod tests;` beside the file, where Rust looks for it. The seccomp compiler is the exception: `build.rs`, which
+/// compiles the profiles, is another program.
+#[test]
+fn modules_stand_where_rust_looks_for_them() {
+    let top = top();
+    let mut wrong = Vec::new();
+    for path in ["src", "tests", "benches", "fuzz"]
+        .iter()
+        .flat_map(|folder| rust_files(&top.join(folder)))
+    {
+        let text = fs::read_to_string(&path).unwrap();
+        for line in text.lines().map(str::trim).filter(|line| line.starts_with("#[path")) {
+            if !line.ends_with("seccomp/compiler.rs\"]") {
+                wrong.push(format!("{}: {line}", path.strip_prefix(&top).unwrap().display()));
+            }
+        }
+    }
+    judge("#[path]", &wrong);
+}
+
+/// The first line of a document is true without context; the same as what?
+#[test]
+fn no_documentation_begins_with_the_same() {
+    let top = top();
+    let mut wrong = Vec::new();
+    for path in ["src", "tests", "benches", "fuzz"]
+        .iter()
+        .flat_map(|folder| rust_files(&top.join(folder)))
+    {
+        let text = fs::read_to_string(&path).unwrap();
+        let mut before = "";
+        for line in text.lines().map(str::trim) {
+            let is_doc = |line: &str| line.starts_with("///") || line.starts_with("//!");
+            if is_doc(line) && !is_doc(before) && line.trim_start_matches(['/', '!', ' ']).starts_with("The same") {
+                wrong.push(format!("{}: {line}", path.strip_prefix(&top).unwrap().display()));
+            }
+            before = line;
+        }
+    }
+    judge("docs that begin with The same", &wrong);
+}
+
+#[test]
+fn one_name_is_one_thing() {
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for source in sources().iter().filter(|source| !source.is_test()) {
+        if let Some(name) = source.module.last() {
+            places
+                .entry(name.clone())
+                .or_default()
+                .push(source.path.display().to_string());
+        }
+    }
+    let mut wrong = Vec::new();
+    for (name, paths) in places.iter().filter(|(_, paths)| paths.len() > 1) {
+        if !SHARED_NAMES.iter().any(|(shared, _)| shared == name) {
+            wrong.push(format!("{name}: {}", paths.join(", ")));
+        }
+    }
+    for (name, _) in SHARED_NAMES {
+        if places.get(*name).is_none_or(|paths| paths.len() < 2) {
+            wrong.push(format!("{name}: only one file has it; remove it from SHARED_NAMES"));
+        }
+    }
+    judge("names of two things", &wrong);
 }
