@@ -192,11 +192,9 @@ fn store_is_full(error: &CommandError) -> bool {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     let mut is_full = false;
     while let Some(source) = cause {
-        let kind = source.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-        is_full |= matches!(
-            kind,
-            Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
-        );
+        is_full |= source
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(crate::sys::disk::is_full);
         cause = source.source();
     }
     is_full && !is_elsewhere

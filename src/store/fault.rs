@@ -13,12 +13,16 @@ pub enum Step {
     Tree,
     /// A download is complete and about to get its name.
     Download,
+    /// A part of a blob from elsewhere is about to be written.
+    Bytes,
 }
 
 #[cfg(test)]
 thread_local! {
     /// Which step fails, after how many times.
     pub static FAIL: std::cell::Cell<Option<(Step, u32)>> = const { std::cell::Cell::new(None) };
+    /// The error number it fails with; none for an error that the kernel never returns.
+    pub static ERRNO: std::cell::Cell<Option<rustix::io::Errno>> = const { std::cell::Cell::new(None) };
 }
 
 /// Does nothing, or fails in a test that asked for it.
@@ -29,7 +33,9 @@ pub fn point(step: Step) -> io::Result<()> {
         if wanted == step {
             FAIL.set(Some((wanted, left.wrapping_sub(1))));
             if left == 0 {
-                return Err(io::Error::other("fault injected"));
+                return Err(ERRNO
+                    .get()
+                    .map_or_else(|| io::Error::other("fault injected"), io::Error::from));
             }
         }
     }

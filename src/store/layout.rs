@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::{check_descriptor, Image, Store, StoreError};
+use super::copy::{copy, CopyError};
+use super::{check_descriptor, io_error, Image, Store, StoreError};
 use crate::oci::{
-    media_type, parse_config, parse_index, parse_manifest, to_canonical_json, Descriptor, Digest, Hasher, ImageIndex,
-    ParseImageError, MAX_DOCUMENT_BYTES,
+    media_type, parse_config, parse_index, parse_manifest, to_canonical_json, Descriptor, Digest, Hashed, Hasher,
+    ImageIndex, ParseImageError, MAX_DOCUMENT_BYTES,
 };
 
 /// Indexes inside indexes: one level is common, more is a maze.
@@ -184,28 +185,23 @@ impl Store {
         let path = blobs.name(&layer.digest);
         // One byte more than promised is enough to know that there are too many.
         let mut reader = blobs.open(&layer.digest)?.take(layer.size.saturating_add(1));
-        let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::StorageFull => StoreError::NoSpace {
-                action: "write",
-                path: path.clone(),
-                source,
-            }
-            .into(),
-            _ => LayoutError::Io {
+        let target = self.blob_path(&layer.digest);
+        let failed = |error| match error {
+            CopyError::Read(source) => LayoutError::Io {
                 action: "copy",
                 path: path.clone(),
                 source,
             },
+            CopyError::Write(source) => io_error("write", &target)(source).into(),
         };
         // Naming a blob that the store has is not having it: the image may be somebody else's.
         if self.has_blob(layer)? {
-            let mut hashed = io::BufWriter::with_capacity(1 << 20, Hasher::new());
-            io::copy(&mut reader, &mut hashed).map_err(failed)?;
-            let hasher = hashed.into_inner().map_err(|error| failed(error.into_error()))?;
+            let mut hasher = Hasher::new();
+            copy(&mut reader, &mut hasher).map_err(failed)?;
             return Ok(check_descriptor(layer, hasher.clone().digest(), hasher.bytes())?);
         }
         let mut writer = self.blob_writer()?;
-        io::copy(&mut reader, &mut writer).map_err(failed)?;
+        copy(&mut reader, &mut writer).map_err(failed)?;
         Ok(writer.commit_expecting(layer)?)
     }
 
@@ -297,23 +293,17 @@ fn replace(
 }
 
 fn copy_verified(store: &Store, blob: &Descriptor, out: &mut File, target: &Path) -> Result<(), LayoutError> {
-    let error = |source| LayoutError::Io {
-        action: "write",
-        path: target.to_owned(),
-        source,
-    };
-    let mut file = store.open_blob(&blob.digest)?;
-    let mut hasher = Hasher::new();
-    let mut chunk = vec![0; 1 << 20];
-    loop {
-        let count = file.read(&mut chunk).map_err(error)?;
-        let bytes = chunk.get(..count).unwrap_or_default();
-        if bytes.is_empty() {
-            break;
-        }
-        hasher.update(bytes);
-        out.write_all(bytes).map_err(error)?;
-    }
+    let source = store.blob_path(&blob.digest);
+    let mut out = Hashed::new(out);
+    copy(&mut store.open_blob(&blob.digest)?, &mut out).map_err(|error| match error {
+        CopyError::Read(error) => io_error("read", &source)(error).into(),
+        CopyError::Write(source) => LayoutError::Io {
+            action: "write",
+            path: target.to_owned(),
+            source,
+        },
+    })?;
+    let hasher = out.hasher;
     Ok(check_descriptor(blob, hasher.clone().digest(), hasher.bytes())?)
 }
 

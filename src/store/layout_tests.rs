@@ -3,6 +3,7 @@
 use std::os::unix::fs::symlink;
 
 use super::*;
+use crate::store::fault;
 use crate::store::tests::{add_image, store};
 
 /// A store with an image, and a layout that does not exist yet, with a file beside it.
@@ -100,4 +101,45 @@ fn an_export_refuses_a_layout_whose_index_cannot_be_read() {
         matches!(refused, Err(LayoutError::Io { action: "open", .. })),
         "{refused:?}"
     );
+}
+
+/// What `work` returns when the disk or the quota is used up as soon as bytes of a blob are written.
+fn without_room<T>(errno: Errno, work: impl FnOnce() -> T) -> T {
+    fault::FAIL.set(Some((fault::Step::Bytes, 0)));
+    fault::ERRNO.set(Some(errno));
+    let result = work();
+    fault::FAIL.set(None);
+    fault::ERRNO.set(None);
+    result
+}
+
+#[test]
+fn an_import_without_room_names_the_file_of_the_store() {
+    let (_scratch, _store, image, layout, _) = {
+        let places = places();
+        places.1.export_layout(&places.2, &places.3, Some("a")).unwrap();
+        places
+    };
+    for errno in [Errno::NOSPC, Errno::DQUOT] {
+        let (_other_scratch, other) = store();
+        let layer = other.blob_path(&image.manifest.layers[0].digest);
+        let failed = without_room(errno, || other.import_layout(&layout, None));
+        assert!(
+            matches!(&failed, Err(LayoutError::Store(StoreError::NoSpace { action: "write", path, .. })) if *path == layer),
+            "{errno}: {failed:?}"
+        );
+        assert!(fs::read_dir(other.root().join("tmp")).unwrap().next().is_none());
+    }
+}
+
+#[test]
+fn an_export_without_room_names_the_file_of_the_layout() {
+    for errno in [Errno::NOSPC, Errno::DQUOT] {
+        let (_scratch, store, image, layout, _) = places();
+        let failed = without_room(errno, || store.export_layout(&image, &layout, Some("a")));
+        assert!(
+            matches!(&failed, Err(LayoutError::Io { action: "write", path, .. }) if path.starts_with(&layout)),
+            "{errno}: {failed:?}"
+        );
+    }
 }

@@ -37,6 +37,7 @@
 mod blobs;
 mod budget;
 mod collect;
+mod copy;
 mod downloads;
 mod durability;
 mod fault;
@@ -280,13 +281,13 @@ impl Store {
 
 /// Turns an I/O error into ours, telling a full disk apart.
 fn io_error<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> StoreError + 'a {
-    move |source| match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::NoSpace {
+    move |source| match crate::sys::disk::is_full(&source) {
+        true => StoreError::NoSpace {
             action,
             path: path.to_owned(),
             source,
         },
-        _ => StoreError::Io {
+        false => StoreError::Io {
             action,
             path: path.to_owned(),
             source,

@@ -10,12 +10,13 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use super::copy::{copy, CopyError};
 use super::layers::Verified;
 use super::layout::{choose, Blobs, LayoutError};
-use super::{Image, Scratch, Store, StoreError};
+use super::{io_error, Image, Scratch, Store, StoreError};
 use crate::archive::tar_reader::names_or_sizes;
 use crate::oci::{
-    media_type, parse_index, to_canonical_json, Descriptor, Digest, Hasher, ImageIndex, MAX_DOCUMENT_BYTES,
+    media_type, parse_index, to_canonical_json, Descriptor, Digest, Hashed, ImageIndex, MAX_DOCUMENT_BYTES,
 };
 
 /// Layers, documents and directories of a hundred images.
@@ -238,27 +239,12 @@ fn check_header(
 
 fn write_blob(entry: &mut impl Read, directory: &Path, digest: &Digest) -> Result<u64, ArchiveError> {
     let path = directory.join(digest.hex());
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::StorageFull => ArchiveError::Store(StoreError::NoSpace {
-            action: "write",
-            path: path.clone(),
-            source,
-        }),
-        _ => ArchiveError::Io { action: "read", source },
-    };
-    let mut file = File::create(&path).map_err(failed)?;
-    let mut hasher = Hasher::new();
-    let mut chunk = vec![0; 1 << 20];
-    loop {
-        let count = entry.read(&mut chunk).map_err(failed)?;
-        let bytes = chunk.get(..count).unwrap_or_default();
-        if bytes.is_empty() {
-            break;
-        }
-        hasher.update(bytes);
-        file.write_all(bytes).map_err(failed)?;
-    }
-    let (size, got) = (hasher.bytes(), hasher.digest());
+    let mut file = Hashed::new(File::create(&path).map_err(io_error("write", &path))?);
+    copy(entry, &mut file).map_err(|error| match error {
+        CopyError::Read(source) => ArchiveError::Io { action: "read", source },
+        CopyError::Write(source) => io_error("write", &path)(source).into(),
+    })?;
+    let (size, got) = (file.hasher.bytes(), file.hasher.digest());
     if got != *digest {
         return Err(StoreError::Digest { expected: *digest, got }.into());
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::oci::Manifest;
+use crate::store::fault;
 use crate::store::tests::{config_of, store};
 
 fn entry(path: &str, kind: tar::EntryType, contents: &[u8]) -> Vec<u8> {
@@ -101,4 +102,21 @@ fn extended_headers_are_not_kept_in_memory() {
         refusal(&[header.as_bytes().to_vec()]),
         "it is an extended header of more than 64 KiB"
     );
+}
+
+#[test]
+fn an_archive_without_room_names_the_file_of_the_store() {
+    let (_, bytes) = archive(&["a"], &[]);
+    for errno in [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT] {
+        let (_scratch, store) = store();
+        fault::FAIL.set(Some((fault::Step::Bytes, 0)));
+        fault::ERRNO.set(Some(errno));
+        let failed = store.load_archive(&bytes[..]);
+        fault::FAIL.set(None);
+        fault::ERRNO.set(None);
+        assert!(
+            matches!(&failed, Err(ArchiveError::Store(StoreError::NoSpace { path, .. })) if path.starts_with(store.root())),
+            "{errno}: {failed:?}"
+        );
+    }
 }

@@ -1,6 +1,7 @@
 //! The kernel edge: what rustix does not wrap, and the only `unsafe` of the crate.
 
 pub mod clock;
+pub mod disk;
 pub mod inflate;
 pub mod kernel;
 pub mod netlink;
