@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 
 use super::path::{check_path, PathProblem};
-use crate::policy::ExtractionLimits;
+use crate::policy::{ExtractionLimits, Kind};
 
 /// Largest `control` file: they have a few kilobytes.
 const MAX_CONTROL: u64 = 1 << 20;
@@ -94,6 +94,18 @@ pub enum DebError {
         /// Its value.
         limit: u64,
     },
+}
+
+impl DebError {
+    /// A limit is a rule of ours; everything else is wrong with the package.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Limit { .. } => Kind::Refused,
+            Self::Read { .. } | Self::Structure { .. } | Self::Path { .. } | Self::Twice { .. } | Self::Kind { .. } => {
+                Kind::Failed
+            }
+        }
+    }
 }
 
 /// Reads the package in `bytes`; entries for whose path `wanted` is false are skipped.

@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use super::gzip::MemberWriter;
 use super::path::{check_path, PathProblem};
 use crate::oci::{DiffId, Digest, Hashed, Hasher};
-use crate::policy::ExtractionLimits;
+use crate::policy::{ExtractionLimits, Kind};
 
 /// A raw deflate stream below this is compressed with its neighbours instead: a member of its own costs 18 bytes and
 /// small files compress better together (measured: smallest total at 4 to 32 KiB).
@@ -90,6 +90,19 @@ pub enum LayerError {
         /// The one before it.
         previous: String,
     },
+}
+
+impl LayerError {
+    /// What is written here is ours, so no rule forbids it.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Io { .. }
+            | Self::Path { .. }
+            | Self::NotADirectory { .. }
+            | Self::Target { .. }
+            | Self::Order { .. } => Kind::Failed,
+        }
+    }
 }
 
 /// Writes entries to a blob and, when given one, a tree.

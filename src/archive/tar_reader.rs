@@ -10,7 +10,7 @@ use std::io::{self, BufReader, Read};
 
 use super::path::{check_foreign_path, PathProblem, WHITEOUT};
 use crate::oci::{DiffId, Hasher};
-use crate::policy::ExtractionLimits;
+use crate::policy::{ExtractionLimits, Kind};
 
 /// zstd windows larger than this need as much memory: 128 MiB is what `zstd --long=27` makes.
 const MAX_WINDOW_LOG: u32 = 27;
@@ -101,6 +101,16 @@ pub enum TarError {
         /// The reason.
         source: io::Error,
     },
+}
+
+impl TarError {
+    /// A limit is a rule of ours; everything else is wrong with the layer or with the place it is unpacked to.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Limit { .. } => Kind::Refused,
+            Self::Read(_) | Self::Path { .. } | Self::Entry { .. } | Self::Visit { .. } => Kind::Failed,
+        }
+    }
 }
 
 /// Counts what is read of the compressed stream, for the ratio.

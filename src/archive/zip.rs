@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 use libdeflater::crc32;
 
 use super::path::{check_path, PathProblem};
-use crate::policy::ExtractionLimits;
+use crate::policy::{ExtractionLimits, Kind};
 use crate::sys::inflate::Inflater;
 
 const END_OF_DIRECTORY: u32 = 0x0605_4b50;
@@ -103,6 +103,16 @@ pub enum ZipError {
         /// The limit.
         limit: u64,
     },
+}
+
+impl ZipError {
+    /// A limit is a rule of ours; everything else is wrong with the zip.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Limit { .. } => Kind::Refused,
+            Self::Io(_) | Self::Structure { .. } | Self::Name { .. } | Self::Entry { .. } => Kind::Failed,
+        }
+    }
 }
 
 /// The files of a zip, in the order of their names.

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::run::chain;
 use crate::oci::{Digest, Reference};
+use crate::policy::Kind;
 use crate::store::{check_name, ArchiveError, Image, LayoutError, Store, StoreError};
 
 /// One named image.
@@ -73,6 +74,22 @@ pub enum ImagesError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl ImagesError {
+    /// What sort of failure this is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Layout(error) => error.kind(),
+            Self::Archive(error) => error.kind(),
+            Self::Store(error) => error.kind(),
+            Self::Unknown { .. }
+            | Self::Registry { .. }
+            | Self::Name { .. }
+            | Self::Unnamed { .. }
+            | Self::File { .. } => Kind::Failed,
+        }
+    }
 }
 
 /// The image a name of the store means.

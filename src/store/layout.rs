@@ -18,6 +18,7 @@ use crate::oci::{
     media_type, parse_config, parse_index, parse_manifest, to_canonical_json, Descriptor, Digest, Hashed, Hasher,
     ImageIndex, ParseImageError, MAX_DOCUMENT_BYTES,
 };
+use crate::policy::Kind;
 
 /// Indexes inside indexes: one level is common, more is a maze.
 const MAX_INDEX_DEPTH: usize = 4;
@@ -75,6 +76,21 @@ pub enum LayoutError {
         /// Why.
         source: serde_json::Error,
     },
+}
+
+impl LayoutError {
+    /// What sort of failure this is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Store(error) => error.kind(),
+            Self::Io { .. }
+            | Self::NotAFile { .. }
+            | Self::NotADirectory { .. }
+            | Self::Document { .. }
+            | Self::NotFound { .. }
+            | Self::Json { .. } => Kind::Failed,
+        }
+    }
 }
 
 /// Where the blobs of an image come from.

@@ -74,6 +74,7 @@ pub use stack::{Found, LastLink, LayerStack};
 
 use crate::archive::tar_reader::TarError;
 use crate::oci::{Descriptor, DiffId, Digest, ParseImageError};
+use crate::policy::Kind;
 
 const VERSION: &str = "gantry store 1\n";
 const LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}";
@@ -209,6 +210,29 @@ pub enum StoreError {
         /// The name.
         reference: String,
     },
+}
+
+impl StoreError {
+    /// What sort of failure this is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Layer { source, .. } => source.kind(),
+            Self::Busy { .. } => Kind::Busy,
+            Self::Io { .. }
+            | Self::NoSpace { .. }
+            | Self::Version { .. }
+            | Self::NoBlob { .. }
+            | Self::Size { .. }
+            | Self::Digest { .. }
+            | Self::DiffId { .. }
+            | Self::LayerLost { .. }
+            | Self::Document { .. }
+            | Self::Json { .. }
+            | Self::NotAName { .. }
+            | Self::PinnedName { .. }
+            | Self::DamagedName { .. } => Kind::Failed,
+        }
+    }
 }
 
 impl Store {

@@ -18,6 +18,7 @@ use crate::archive::tar_reader::names_or_sizes;
 use crate::oci::{
     media_type, parse_index, to_canonical_json, Descriptor, Digest, Hashed, ImageIndex, MAX_DOCUMENT_BYTES,
 };
+use crate::policy::Kind;
 
 /// Layers, documents and directories of a hundred images.
 const MAX_ENTRIES: usize = 20_000;
@@ -66,6 +67,18 @@ pub enum ArchiveError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl ArchiveError {
+    /// What sort of failure this is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Image(error) => error.kind(),
+            Self::Store(error) => error.kind(),
+            Self::TooMany { .. } => Kind::Refused,
+            Self::Io { .. } | Self::Entry { .. } | Self::Missing { .. } => Kind::Failed,
+        }
+    }
 }
 
 /// An archive whose blobs are in scratch files, verified.
