@@ -192,3 +192,108 @@ fn the_first_failure_ends_the_others() {
     sender.join().unwrap();
     refuser.join().unwrap();
 }
+
+/// Counts those who say that they wait.
+#[derive(Default)]
+struct Waiters(std::sync::atomic::AtomicUsize);
+
+impl Progress for Waiters {
+    fn step(&self, verb: &str, _: &str) {
+        self.0
+            .fetch_add(usize::from(verb == "Waiting for"), std::sync::atomic::Ordering::SeqCst);
+    }
+    fn bytes(&self, _: u64, _: u64) {}
+    fn warn(&self, _: &str) {}
+    fn spent(&self, _: &'static str, _: std::time::Duration) {}
+}
+
+/// Closed until it is opened.
+#[derive(Clone, Default)]
+struct Gate(std::sync::Arc<(Mutex<bool>, std::sync::Condvar)>);
+
+impl Gate {
+    fn open(&self) {
+        *self.0 .0.lock().unwrap() = true;
+        self.0 .1.notify_all();
+    }
+
+    fn pass(&self) {
+        let open = self.0 .0.lock().unwrap();
+        drop(self.0 .1.wait_while(open, |open| !*open).unwrap());
+    }
+}
+
+/// Serves each file under its own name: `one` and `two` once `files` is open, others once `others` is. `asked` is told of
+/// each request.
+fn held_server(asked: std::sync::mpsc::Sender<String>, files: &Gate, others: &Gate) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let (files, others) = (files.clone(), others.clone());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, asked, files, others) = (stream.unwrap(), asked.clone(), files.clone(), others.clone());
+            std::thread::spawn(move || {
+                let request = request_of(&mut stream);
+                let name = request.split([' ', '/']).nth(2).unwrap().to_owned();
+                asked.send(name.clone()).unwrap();
+                let is_file = name == "one" || name == "two";
+                if is_file { files } else { others }.pass();
+                let _ = stream.write_all(&answer("200 OK", "", name.len(), &name));
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn two_who_fetch_the_same_files_in_opposite_order_both_get_them() {
+    let (scratch, store) = store();
+    let (tell, asked) = std::sync::mpsc::channel();
+    let (files, others_gate) = (Gate::default(), Gate::default());
+    let address = held_server(tell, &files, &others_gate);
+    let waiters = std::sync::Arc::new(Waiters::default());
+    let (done, ended) = std::sync::mpsc::channel();
+    let begin = |names: Vec<String>| {
+        let items: Vec<FetchItem> = names
+            .iter()
+            .map(|name| FetchItem {
+                name: name.clone(),
+                url: format!("{address}/{name}"),
+                size: name.len() as u64,
+                sha256: Digest::of(name.as_bytes()),
+            })
+            .collect();
+        let (store, waiters, done) = (Store::open(store.root()).unwrap(), waiters.clone(), done.clone());
+        std::thread::spawn(move || {
+            let fetched = fetch(&store, &Client::new().unwrap(), &items, &*waiters);
+            done.send(fetched.map(|files| files.len())).unwrap();
+        });
+    };
+    let others = |own: char| (1..PARALLEL).map(move |number| format!("{own}{number}"));
+    let list = |first: &str, own: char, last: &str| {
+        let mut names = vec![first.to_owned()];
+        names.extend(others(own));
+        names.push(last.to_owned());
+        names
+    };
+    // Each has its first file under way before it comes to its last one, which is the first one of the other.
+    begin(list("one", 'x', "two"));
+    while asked.recv_timeout(WATCHDOG).unwrap() != "one" {}
+    begin(list("two", 'y', "one"));
+    while asked.recv_timeout(WATCHDOG).unwrap() != "two" {}
+    others_gate.open();
+    let begun = std::time::Instant::now();
+    while waiters.0.load(std::sync::atomic::Ordering::SeqCst) < 2 {
+        assert!(begun.elapsed() < WATCHDOG, "nobody waits");
+        std::thread::yield_now();
+    }
+    files.open();
+    for _ in 0..2 {
+        let fetched = ended.recv_timeout(WATCHDOG).expect("they wait for each other");
+        assert_eq!(fetched.unwrap(), PARALLEL + 1);
+    }
+    drop(scratch);
+}
+
+/// What takes milliseconds has hung by then.
+const WATCHDOG: std::time::Duration = std::time::Duration::from_secs(20);

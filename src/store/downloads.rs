@@ -69,13 +69,14 @@ impl Partial {
                 }
             });
         }
+        // A copy of our own descriptor would keep the lock, and others waiting, for as long as it is open.
+        let whole = File::open(&self.path).map_err(io_error("read", &self.path))?;
         let scratch = self.store.scratch()?;
         self.store
             .stamp_content(Content::Download, &self.digest, scratch.path())?;
         fault::point(fault::Step::Download).map_err(io_error("write", &self.target))?;
         fs::rename(&self.path, &self.target).map_err(io_error("write", &self.target))?;
-        self.file.rewind().map_err(io_error("read", &self.target))?;
-        self.file.try_clone().map_err(io_error("read", &self.target))
+        Ok(whole)
     }
 }
 
