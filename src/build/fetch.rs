@@ -8,6 +8,7 @@ use std::sync::Mutex;
 
 use crate::net::{Client, NetError};
 use crate::oci::Digest;
+use crate::policy::Kind;
 use crate::progress::Progress;
 use crate::store::{Store, StoreError};
 
@@ -65,6 +66,18 @@ pub enum FetchError {
         /// Which file.
         name: String,
     },
+}
+
+impl FetchError {
+    /// What sort of failure this is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Net { source, .. } => source.kind(),
+            Self::Broken { .. } => Kind::Unavailable,
+            Self::Store { source, .. } => source.kind(),
+            Self::Stopped { .. } => Kind::Failed,
+        }
+    }
 }
 
 /// Fetches `items`; returns their files in the same order.

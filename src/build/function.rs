@@ -13,6 +13,7 @@ use rustix::fs::{openat, readlinkat, AtFlags, Dir, FileType, Mode, OFlags, CWD};
 
 use super::links::Entries;
 use crate::oci::{Digest, Hasher};
+use crate::policy::Kind;
 
 /// The platform's entry point.
 pub const ENTRY_POINT: &str = "user_function.py";
@@ -115,6 +116,19 @@ pub enum FunctionError {
         /// The limit.
         limit: u64,
     },
+}
+
+impl FunctionError {
+    /// What sort of failure this is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Io { .. }
+            | Self::NoEntryPoint { .. }
+            | Self::Refused { .. }
+            | Self::Link { .. }
+            | Self::TooMuch { .. } => Kind::Failed,
+        }
+    }
 }
 
 impl Function {

@@ -13,6 +13,7 @@ use std::process::{Command, Stdio};
 use serde::Deserialize;
 
 use super::lock::MAX_MESSAGE;
+use crate::policy::Kind;
 
 /// Variables that name the one index, the strongest first.
 const ONE: [&str; 3] = ["UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"];
@@ -71,6 +72,15 @@ pub enum IndexError {
         /// In pip's words, bounded.
         reason: String,
     },
+}
+
+impl IndexError {
+    /// What sort of failure this is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Several { .. } | Self::File { .. } | Self::Pip { .. } => Kind::Failed,
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]

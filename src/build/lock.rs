@@ -23,7 +23,7 @@ use super::uv::find_uv;
 use super::wheel::normalise;
 use crate::net::Credentials;
 use crate::oci::Digest;
-use crate::policy::Bytes;
+use crate::policy::{Bytes, Kind};
 use crate::store::{Store, StoreError};
 
 /// glibc of the base is 2.36; uv's newest platform that is not newer.
@@ -217,6 +217,27 @@ pub enum LockError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl LockError {
+    /// What sort of failure this is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Unavailable { .. } | Self::UvUnavailable { .. } => Kind::Unavailable,
+            Self::TooLarge { .. } => Kind::Refused,
+            Self::Index(source) => source.kind(),
+            Self::Store(source) => source.kind(),
+            Self::Unsatisfiable { .. }
+            | Self::NoWheel { .. }
+            | Self::Hash { .. }
+            | Self::Answer { .. }
+            | Self::Run { .. }
+            | Self::Offer { .. }
+            | Self::OldUv { .. }
+            | Self::NoUv { .. }
+            | Self::Password { .. } => Kind::Failed,
+        }
+    }
 }
 
 impl Resolver {

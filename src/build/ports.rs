@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use crate::policy::Kind;
+
 /// Compiles Python sources to bytecode with the image's own interpreter, confined.
 pub trait Compiler: Sync {
     /// Compiles every `.py` below `request.roots`; nothing of the image is imported or executed.
@@ -37,7 +39,16 @@ pub struct CompiledTree {
 pub struct PortError {
     /// What was attempted.
     pub action: String,
+    /// What sort of failure that is.
+    pub kind: Kind,
     /// Why it failed.
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl PortError {
+    /// What sort of failure this is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
 }

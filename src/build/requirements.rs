@@ -12,6 +12,7 @@ use pep508_rs::{MarkerTree, Requirement as Pep508, VerbatimUrl, VersionOrUrl};
 use super::function::Function;
 use super::wheel::normalise;
 use crate::oci::{Digest, Hasher};
+use crate::policy::Kind;
 
 /// The file at the top.
 pub const FILE: &str = "requirements.txt";
@@ -54,6 +55,13 @@ pub struct RequirementError {
     pub reason: String,
 }
 
+impl RequirementError {
+    /// What sort of failure this is.
+    pub fn kind(&self) -> Kind {
+        Kind::Failed
+    }
+}
+
 impl Requirements {
     /// Reads the requirements of `function`; none when it has no such file.
     pub fn read(function: &Function) -> Result<Self, RequirementError> {
@@ -63,7 +71,7 @@ impl Requirements {
             includes: Vec::new(),
         };
         if function.find_file(FILE).is_some() {
-            reader.file(FILE, Kind::Wanted)?;
+            reader.file(FILE, Role::Wanted)?;
         }
         let mut found = reader.found;
         found.wanted.sort();
@@ -84,7 +92,7 @@ impl Requirements {
             includes: Vec::new(),
         };
         for (line, entry) in (1..).zip(lines) {
-            let read = reader.entry(&file, Kind::Wanted, entry.trim());
+            let read = reader.entry(&file, Role::Wanted, entry.trim());
             read.map_err(|problem| match problem {
                 Problem::There(error) => error,
                 Problem::Here(reason) => RequirementError {
@@ -121,7 +129,7 @@ impl Requirements {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum Role {
     Wanted,
     Constraint,
 }
@@ -145,13 +153,13 @@ impl From<String> for Problem {
 }
 
 impl Reader<'_> {
-    fn file(&mut self, path: &str, kind: Kind) -> Result<(), RequirementError> {
+    fn file(&mut self, path: &str, role: Role) -> Result<(), RequirementError> {
         let error = |line, reason: String| RequirementError {
             file: path.to_owned(),
             line,
             reason,
         };
-        let key = (path.to_owned(), kind == Kind::Wanted);
+        let key = (path.to_owned(), role == Role::Wanted);
         if self.includes.contains(&key) {
             return Ok(());
         }
@@ -165,7 +173,7 @@ impl Reader<'_> {
             .ok_or_else(|| error(1, "it is not a file of the function".to_owned()))?;
         let text = std::str::from_utf8(&file.contents).map_err(|_| error(1, "it is not UTF-8".to_owned()))?;
         for (line, entry) in logical_lines(text.strip_prefix('\u{feff}').unwrap_or(text)) {
-            self.entry(path, kind, &entry).map_err(|problem| match problem {
+            self.entry(path, role, &entry).map_err(|problem| match problem {
                 Problem::Here(reason) => error(line, reason),
                 Problem::There(error) => error,
             })?;
@@ -173,7 +181,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn entry(&mut self, file: &str, kind: Kind, entry: &str) -> Result<(), Problem> {
+    fn entry(&mut self, file: &str, role: Role, entry: &str) -> Result<(), Problem> {
         if entry.len() > MAX_ENTRY {
             return Err(format!("the entry is over {MAX_ENTRY} characters").into());
         }
@@ -200,7 +208,7 @@ impl Reader<'_> {
         if !hashes.is_empty() {
             self.found.hashes.entry(name).or_default().extend(hashes);
         }
-        let list = if kind == Kind::Wanted {
+        let list = if role == Role::Wanted {
             &mut self.found.wanted
         } else {
             &mut self.found.constraints
@@ -213,7 +221,7 @@ impl Reader<'_> {
     }
 
     fn option(&mut self, file: &str, entry: &str) -> Result<(), Problem> {
-        let (kind, value) = included(entry)?;
+        let (role, value) = included(entry)?;
         let target = included_path(file, value).ok_or_else(|| {
             format!(
                 "{}: only files inside the function's directory can be included",
@@ -223,13 +231,13 @@ impl Reader<'_> {
         if self.function.find_file(&target).is_none() {
             return Err(format!("{}: there is no such file in the function's directory", shown(value)).into());
         }
-        self.file(&target, kind).map_err(Problem::There)
+        self.file(&target, role).map_err(Problem::There)
     }
 }
 
 /// Which file an option includes, and as what; every other option is refused by its name, for its value may hold a
 /// password.
-fn included(entry: &str) -> Result<(Kind, &str), String> {
+fn included(entry: &str) -> Result<(Role, &str), String> {
     let end = entry
         .find(|character: char| character.is_whitespace() || character == '=')
         .unwrap_or(entry.len());
@@ -238,16 +246,16 @@ fn included(entry: &str) -> Result<(Kind, &str), String> {
         .trim_start_matches(|character: char| character.is_whitespace() || character == '=')
         .trim_end();
     match name {
-        "-r" | "--requirement" => return Ok((Kind::Wanted, value)),
-        "-c" | "--constraint" => return Ok((Kind::Constraint, value)),
+        "-r" | "--requirement" => return Ok((Role::Wanted, value)),
+        "-c" | "--constraint" => return Ok((Role::Constraint, value)),
         _ => {}
     }
     // `-rmore.txt` is `-r more.txt`.
     if let Some(attached) = entry.strip_prefix("-r") {
-        return Ok((Kind::Wanted, attached));
+        return Ok((Role::Wanted, attached));
     }
     if let Some(attached) = entry.strip_prefix("-c") {
-        return Ok((Kind::Constraint, attached));
+        return Ok((Role::Constraint, attached));
     }
     // So is `-ihttps://user:password@host`: of a short option only the letter is shown.
     let name = if name.starts_with("--") {

@@ -57,44 +57,9 @@ pub fn exit_code(error: &CommandError) -> u8 {
     match error {
         CommandError::Usage(_) | CommandError::Config(_) => 2,
         CommandError::Run(_) | CommandError::RunUsage(_) => CANNOT_RUN,
-        CommandError::Build(
-            BuildError::Secrets { .. } | BuildError::TooLarge { .. } | BuildError::Lock(LockError::TooLarge { .. }),
-        ) => 3,
-        CommandError::Build(_) if matches!(find_sandbox_error(error), Some(SandboxError::Refused { .. })) => 3,
-        CommandError::Build(error) if build_is_unavailable(error) => 4,
-        CommandError::Store(StoreError::Busy { .. }) => 4,
+        CommandError::Build(error) => error.kind().exit_code(),
+        CommandError::Store(error) => error.kind().exit_code(),
         _ => 1,
-    }
-}
-
-fn build_is_unavailable(error: &BuildError) -> bool {
-    match error {
-        BuildError::Lock(LockError::Unavailable { .. } | LockError::UvUnavailable { .. })
-        | BuildError::Sdist(SdistError::Requirements {
-            source: LockError::Unavailable { .. } | LockError::UvUnavailable { .. },
-            ..
-        }) => true,
-        BuildError::Net(error) => error.is_unavailable(),
-        BuildError::Fetch(error) => fetch_is_unavailable(error),
-        BuildError::Base(error) => base_is_unavailable(error),
-        _ => false,
-    }
-}
-
-fn base_is_unavailable(error: &BaseError) -> bool {
-    match error {
-        BaseError::Net(error) => error.is_unavailable(),
-        BaseError::Fetch(error) => fetch_is_unavailable(error),
-        BaseError::Relock(RelockError::Net { source, .. }) => source.is_unavailable(),
-        _ => false,
-    }
-}
-
-fn fetch_is_unavailable(error: &FetchError) -> bool {
-    match error {
-        FetchError::Net { source, .. } => source.is_unavailable(),
-        FetchError::Broken { .. } => true,
-        _ => false,
     }
 }
 

@@ -16,6 +16,7 @@ use std::fmt;
 use std::io::{self, Read};
 use std::time::Duration;
 
+use crate::policy::Kind;
 use reqwest::blocking::{Client as Http, Response};
 use reqwest::header::{CONTENT_RANGE, RANGE, RETRY_AFTER};
 use reqwest::{redirect, StatusCode, Url};
@@ -113,15 +114,22 @@ pub enum NetError {
 }
 
 impl NetError {
-    /// Whether a later try may work: nobody answered, or the server is busy.
-    pub fn is_unavailable(&self) -> bool {
+    /// What sort of failure this is.
+    pub fn kind(&self) -> Kind {
         match self {
-            Self::Transport { .. } => true,
-            Self::Status { status, .. } => *status == 429 || *status >= 500,
-            _ => false,
+            Self::Transport { .. } => Kind::Unavailable,
+            Self::Status { status, .. } if *status == 429 || *status >= 500 => Kind::Unavailable,
+            Self::Setup(_)
+            | Self::Url { .. }
+            | Self::Untrusted { .. }
+            | Self::Redirect { .. }
+            | Self::Status { .. }
+            | Self::TooLarge { .. } => Kind::Failed,
         }
     }
+}
 
+impl NetError {
     /// Whether the thing asked for does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Status { status: 404 | 410, .. })
@@ -239,7 +247,7 @@ impl Client {
             };
             tried += 1;
             let pause = asked.unwrap_or_else(|| self.pause(tried));
-            if tried == TRIES || !error.is_unavailable() || pause > LONGEST_PAUSE {
+            if tried == TRIES || !error.kind().is_away() || pause > LONGEST_PAUSE {
                 return Err(error);
             }
             std::thread::sleep(pause);

@@ -67,7 +67,7 @@ fn does_not_wait_for_longer_than_it_makes_sense() {
 fn does_not_ask_twice_for_what_is_not_there() {
     let (url, served) = server(vec![answer("404 Not Found", "", "")]);
     let error = client().get(&url, 10).unwrap_err();
-    assert!(error.is_not_found() && !error.is_unavailable());
+    assert!(error.is_not_found() && !error.kind().is_away());
     assert_eq!(served.join().unwrap().len(), 1);
 }
 
@@ -80,7 +80,7 @@ fn errors_hold_no_secret() {
         .get(&format!("http://user:secret@{closed}/?k=secret"), 10)
         .unwrap_err();
     assert!(
-        error.is_unavailable() && !format!("{error:?}").contains("secret"),
+        error.kind().is_away() && !format!("{error:?}").contains("secret"),
         "{error:?}"
     );
 }
@@ -153,7 +153,7 @@ fn follows_five_redirects_and_asks_no_more_after_the_sixth() {
     let (url, served) = server((0..6).map(|_| redirect()).collect());
     let error = client().get(&url, 10).unwrap_err();
     assert!(
-        matches!(error, NetError::Redirect { .. }) && !error.is_unavailable(),
+        matches!(error, NetError::Redirect { .. }) && !error.kind().is_away(),
         "{error:?}"
     );
     assert!(!format!("{error:?}").contains("secret"), "{error:?}");

@@ -14,6 +14,7 @@ use crate::build::layers::{ensure_layer, BuiltLayer, LayerWanted};
 use crate::build::ports::{CompileRequest, Compiler, PortError};
 use crate::net::NetError;
 use crate::oci::{Digest, ParseReferenceError, Reference};
+use crate::policy::Kind;
 use crate::progress::Progress;
 use crate::store::{Image, LayerStack, LayoutError, MemoKind, Store, StoreError};
 
@@ -147,6 +148,31 @@ pub enum BaseError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl BaseError {
+    /// What sort of failure this is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Name { .. }
+            | Self::Unknown { .. }
+            | Self::NoPython { .. }
+            | Self::NoGlibc { .. }
+            | Self::Refused { .. }
+            | Self::Read { .. }
+            | Self::OtherPython { .. } => Kind::Failed,
+            Self::Layer(source) => source.kind(),
+            Self::Variant(source) => source.kind(),
+            Self::Mirror(source) => source.kind(),
+            Self::Net(source) => source.kind(),
+            Self::Fetch(source) => source.kind(),
+            Self::Relock(source) => source.kind(),
+            Self::Assemble(source) => source.kind(),
+            Self::Port(source) => source.kind(),
+            Self::Layout(source) => source.kind(),
+            Self::Store(source) => source.kind(),
+        }
+    }
 }
 
 /// Everything a base is made with.

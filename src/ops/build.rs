@@ -30,7 +30,7 @@ use crate::build::wheel::WheelError;
 use crate::build::{base, code, syntax};
 use crate::net::NetError;
 use crate::oci::{Digest, ImageConfig, Reference};
-use crate::policy::{Bytes, Promise};
+use crate::policy::{Bytes, Kind, Promise};
 use crate::progress::Progress;
 use crate::store::{MemoKind, Store, StoreError};
 
@@ -141,6 +141,28 @@ pub enum BuildError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl BuildError {
+    /// What sort of failure this is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Secrets { .. } | Self::TooLarge { .. } => Kind::Refused,
+            Self::Syntax { .. } => Kind::Failed,
+            Self::Layer(source) => source.kind(),
+            Self::Function(source) => source.kind(),
+            Self::Requirement(source) => source.kind(),
+            Self::Lock(source) => source.kind(),
+            Self::Sdist(source) => source.kind(),
+            Self::Base(source) => source.kind(),
+            Self::Net(source) => source.kind(),
+            Self::Fetch(source) => source.kind(),
+            Self::Wheel(source) => source.kind(),
+            Self::Overlap(source) => source.kind(),
+            Self::Port(source) => source.kind(),
+            Self::Store(source) => source.kind(),
+        }
+    }
 }
 
 struct Builder<'a> {

@@ -11,7 +11,7 @@ use crate::archive::layer::LayerError;
 use crate::build::bytecode::{self, ARGUMENTS, COMPILE_TREE, ENVIRONMENT};
 use crate::build::layers::{ensure_layer, BuiltLayer, LayerWanted};
 use crate::build::ports::{CompileRequest, CompiledTree, Compiler, PortError};
-use crate::policy::{Bytes, Confinement, ExtractionLimits, Promise};
+use crate::policy::{Bytes, Confinement, ExtractionLimits, Kind, Promise};
 use crate::progress::Progress;
 use crate::sandbox::{self, collect, Bundle, CollectLimits, Collected, End, Purpose, Sink};
 use crate::store::{MemoKind, Store, StoreError};
@@ -85,14 +85,17 @@ where
 
 impl Compiler for SandboxCompiler {
     fn compile(&self, request: &CompileRequest) -> Result<CompiledTree, PortError> {
-        let fail = |source: Box<dyn std::error::Error + Send + Sync>| PortError {
+        let fail = |kind, source: Box<dyn std::error::Error + Send + Sync>| PortError {
             action: format!("compile {} in the sandbox", request.roots.join(" ")),
+            kind,
             source,
         };
-        let finished = sandbox::run(&self.bundle(request), Sink::Capture).map_err(|error| fail(error.into()))?;
+        let finished =
+            sandbox::run(&self.bundle(request), Sink::Capture).map_err(|error| fail(error.kind(), error.into()))?;
         if finished.end != End::Exited(0) {
             let stderr = String::from_utf8_lossy(&finished.stderr).chars().take(2000).collect();
             return Err(fail(
+                Kind::Failed,
                 CompileError::Ended {
                     end: finished.end,
                     stderr,
@@ -122,7 +125,7 @@ impl Compiler for SandboxCompiler {
             }
             Ok(())
         })
-        .map_err(|error| fail(error.into()))?;
+        .map_err(|error| fail(Kind::Failed, error.into()))?;
         tree.files.sort();
         Ok(tree)
     }

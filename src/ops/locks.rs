@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use super::build::BuildError;
 use super::wheels::WheelMaker;
-use crate::build::fetch::FetchError;
 use crate::build::index::shown;
 use crate::build::lock::{Lock, LockError, Resolver};
 use crate::build::requirements::Requirements;
@@ -105,15 +104,10 @@ fn is_settled(lock: &Lock, requirements: &Requirements) -> bool {
     })
 }
 
+/// Whether the index, or the program that asks it, is away for now.
 fn is_away(error: &BuildError) -> bool {
-    match error {
-        BuildError::Lock(LockError::Unavailable { .. } | LockError::UvUnavailable { .. } | LockError::NoUv { .. }) => {
-            true
-        }
-        BuildError::Net(error) => error.is_unavailable(),
-        BuildError::Fetch(FetchError::Net { source, .. }) => source.is_unavailable(),
-        _ => false,
-    }
+    // Without uv nothing can be asked either; that is the machine's lack, so its kind is another.
+    error.kind().is_away() || matches!(error, BuildError::Lock(LockError::NoUv { .. }))
 }
 
 fn seconds(time: SystemTime) -> u64 {

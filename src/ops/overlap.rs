@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::build::wheel::{both, is_either, normalise, Record, WheelError, SITE};
+use crate::policy::Kind;
 use crate::store::StoreError;
 
 /// Files larger than this are neither a namespace's nor a README: they are compared by size first.
@@ -24,6 +25,16 @@ pub enum OverlapError {
     /// The store's trees cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl OverlapError {
+    /// What sort of failure this is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Clash(source) => source.kind(),
+            Self::Store(source) => source.kind(),
+        }
+    }
 }
 
 /// Checks `trees`, each with the names of its wheels: a path that several have is the same file everywhere, or a

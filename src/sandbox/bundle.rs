@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::signals::Signals;
-use crate::policy::{Confinement, Level, Promise};
+use crate::policy::{Confinement, Kind, Level, Promise};
 
 /// What is run: it decides which system calls there are, and whether files that the workload wrote may be executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -198,6 +198,20 @@ pub enum SandboxError {
         /// The kernel's answer.
         source: io::Error,
     },
+}
+
+impl SandboxError {
+    /// What sort of failure this is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Refused { .. } => Kind::Refused,
+            Self::UserNamespace { .. }
+            | Self::Setup { .. }
+            | Self::InitDied { .. }
+            | Self::Bundle { .. }
+            | Self::Io { .. } => Kind::Failed,
+        }
+    }
 }
 
 impl SandboxError {

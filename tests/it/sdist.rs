@@ -29,7 +29,7 @@ fn builds(gantry: &Gantry, dir: &Path, tag: &str) -> (Done, Value) {
 struct Index {
     server: Child,
     url: String,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Drop for Index {
@@ -39,8 +39,8 @@ impl Drop for Index {
     }
 }
 
-/// Serves the simple interface with sizes and hashes (PEP 691) for the archives of a directory; passes what it has not
-/// on to nobody.
+/// Serves the simple interface with sizes and hashes (PEP 691) for the archives of a directory. A file `NAME.size` holds
+/// the size that the index claims for `NAME`.
 const SERVER: &str = r#"
 import hashlib, http.server, json, os, re, sys
 root = sys.argv[1]
@@ -61,9 +61,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             files = []
             for name in sorted(os.listdir(root)):
                 project = re.sub(r"[-_.]+", "-", name.rsplit("-", 1)[0] if name.endswith(".gz") else name.split("-")[0]).lower()
-                if project == parts[1]:
+                if project == parts[1] and not name.endswith(".size"):
                     data = open(os.path.join(root, name), "rb").read()
-                    files.append({"filename": name, "url": "/files/" + name, "size": len(data), "hashes": {"sha256": hashlib.sha256(data).hexdigest()}})
+                    size = os.path.join(root, name + ".size")
+                    size = int(open(size).read()) if os.path.exists(size) else len(data)
+                    files.append({"filename": name, "url": "/files/" + name, "size": size, "hashes": {"sha256": hashlib.sha256(data).hexdigest()}})
             if files:
                 body = json.dumps({"meta": {"api-version": "1.0"}, "name": parts[1], "files": files}).encode()
                 return self.answer("application/vnd.pypi.simple.v1+json", body)
@@ -118,11 +120,19 @@ impl Index {
             .read_line(&mut port)
             .unwrap();
         let url = format!("http://127.0.0.1:{}/simple", port.trim());
-        Self {
-            server,
-            url,
-            _directory: directory,
-        }
+        Self { server, url, directory }
+    }
+
+    /// Adds a wheel of the project `name`, version 1.0, that holds nothing and is said to have `size` bytes.
+    fn add_wheel(&self, name: &str, size: u64) {
+        let file = self.directory.path().join(format!("{name}-1.0-py3-none-any.whl"));
+        let script = "import sys, zipfile\nname, file, size = sys.argv[1:]\nwith zipfile.ZipFile(file, 'w') as wheel:\n for path, text in {'METADATA': f'Metadata-Version: 2.1\\nName: {name}\\nVersion: 1.0\\n', 'WHEEL': 'Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n', 'RECORD': ''}.items(): wheel.writestr(f'{name}-1.0.dist-info/{path}', text)\nopen(file + '.size', 'w').write(size)\n";
+        tool(
+            Command::new("python3")
+                .args(["-c", script, name])
+                .arg(file)
+                .arg(size.to_string()),
+        );
     }
 
     /// Makes `gantry` use this index alone.
@@ -446,6 +456,22 @@ fn resolution_builds_nothing_here_whatever_the_metadata_say() {
         assert!(with.stderr.contains("FileNotFoundError"), "{}", with.stderr);
         assert!(!mark.exists(), "{name} ran on this machine");
     }
+}
+
+#[test]
+fn build_requirements_over_two_gigabytes_are_refused_before_they_are_downloaded() {
+    let gantry = store();
+    let project = "[build-system]\nrequires = ['vast']\nbuild-backend = 'vast'\n";
+    let index = Index::new(&[("needy", "1.0", &[("pyproject.toml", project), ("honest.py", "")])]);
+    index.add_wheel("vast", 3_000_000_000);
+    index.serve(&gantry);
+    let (done, report) = build(&gantry, function("print(1)\n", Some("needy\n")).path(), "needy:1");
+    assert_eq!(done.code, 3, "{}", done.stderr);
+    for part in ["needy 1.0", "3.0 GB", "vast 1.0"] {
+        assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
+    }
+    assert!(!done.stderr.contains("Downloading vast"), "{}", done.stderr);
+    assert_eq!(report["status"], "refused");
 }
 
 #[test]

@@ -62,6 +62,17 @@ pub enum AssembleError {
     Layer(#[from] LayerError),
 }
 
+impl AssembleError {
+    /// What sort of failure this is.
+    pub fn kind(&self) -> crate::policy::Kind {
+        match self {
+            Self::Deb { source, .. } => source.kind(),
+            Self::Layer(source) => source.kind(),
+            Self::Read { .. } | Self::Conflict { .. } | Self::Incomplete { .. } => crate::policy::Kind::Failed,
+        }
+    }
+}
+
 /// Assembles `variant` from its packages, given in the order of its lock.
 pub fn assemble(
     variant: &Variant,

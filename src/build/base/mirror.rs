@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Archive;
+use crate::policy::Kind;
 
 /// An apt source file has a few kilobytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -53,6 +54,13 @@ pub struct MirrorError {
     pub part: &'static str,
     /// Where was looked.
     pub directory: PathBuf,
+}
+
+impl MirrorError {
+    /// What sort of failure this is.
+    pub fn kind(&self) -> Kind {
+        Kind::Failed
+    }
 }
 
 impl Mirrors {

@@ -172,6 +172,13 @@ pub struct VariantError {
     pub reason: String,
 }
 
+impl VariantError {
+    /// What sort of failure this is.
+    pub fn kind(&self) -> crate::policy::Kind {
+        crate::policy::Kind::Failed
+    }
+}
+
 /// The names of all variants, the default first.
 pub fn variant_names() -> Vec<&'static str> {
     VARIANTS.iter().map(|(name, _, _)| *name).collect()

@@ -17,6 +17,7 @@ use super::{Archive, LockedDeb, Mirror, Mirrors, Variant};
 use crate::archive::deb::{gzip_reader, xz_reader};
 use crate::net::{Client, NetError};
 use crate::oci::{Digest, Hasher};
+use crate::policy::Kind;
 use crate::store::{Store, StoreError};
 
 /// Debian's have 150 kB.
@@ -76,6 +77,18 @@ pub enum RelockError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl RelockError {
+    /// What sort of failure this is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Net { source, .. } => source.kind(),
+            Self::Signature { source, .. } => source.kind(),
+            Self::Store(source) => source.kind(),
+            Self::Index { .. } | Self::Missing { .. } | Self::Older { .. } => Kind::Failed,
+        }
+    }
 }
 
 /// What the lock made for `variant` is remembered by: later builds have to find it without asking the archive.

@@ -3,6 +3,7 @@
 //! A text with a signature around it has been turned into an attack more than once: by more text before, after or
 //! between. So the file has to be one signed message and nothing else, and what is used is only what gpgv gives back.
 
+use crate::policy::Kind;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -41,6 +42,15 @@ pub enum SignatureError {
         /// In gpgv's words, bounded.
         explanation: String,
     },
+}
+
+impl SignatureError {
+    /// What sort of failure this is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Run { .. } | Self::Keyring { .. } | Self::Shape | Self::Refused { .. } => Kind::Failed,
+        }
+    }
 }
 
 /// The signed text of `message`, once a key of `keyring` vouches for it. `scratch` is a directory of the caller's.

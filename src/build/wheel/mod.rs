@@ -16,7 +16,7 @@ use std::io::Write;
 use crate::archive::layer::{self, order, LayerError, LayerWriter, TreeSink, WrittenLayer};
 use crate::archive::zip::{Entry, Zip, ZipError};
 use crate::oci::{Digest, Hasher};
-use crate::policy::ExtractionLimits;
+use crate::policy::{ExtractionLimits, Kind};
 
 pub use record::Record;
 pub use shared::is_either;
@@ -74,6 +74,17 @@ pub enum WheelError {
     /// The layer cannot be written.
     #[error(transparent)]
     Layer(#[from] LayerError),
+}
+
+impl WheelError {
+    /// What sort of failure this is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Zip { source, .. } => source.kind(),
+            Self::Layer(source) => source.kind(),
+            Self::Contents { .. } | Self::Clash { .. } | Self::FileAndDirectory { .. } => Kind::Failed,
+        }
+    }
 }
 
 /// A wheel whose structure is checked and whose installation is planned.

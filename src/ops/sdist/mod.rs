@@ -31,7 +31,7 @@ use crate::build::sdist::{recipe_key, wheel_key, workshop_key, LockedSdist};
 use crate::build::wheel::{name_and_version, normalise, same_version, Wheel, WheelError};
 use crate::net::Client;
 use crate::oci::Digest;
-use crate::policy::Promise;
+use crate::policy::{Kind, Promise};
 use crate::sandbox::{CollectError, SandboxError};
 use crate::store::{Found, LastLink, LayerStack, MemoKind, StoreError};
 use confined::{Built, TimeLeft};
@@ -127,6 +127,24 @@ pub enum SdistError {
         /// Name.
         package: String,
     },
+}
+
+impl SdistError {
+    /// What sort of failure this is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Requirement { source, .. } => source.kind(),
+            Self::Requirements { source, .. } => source.kind(),
+            Self::Wheel { source, .. } => source.kind(),
+            Self::Sandbox { source, .. } => source.kind(),
+            Self::Base { .. }
+            | Self::Failed { .. }
+            | Self::Result { .. }
+            | Self::Collect { .. }
+            | Self::Archive { .. }
+            | Self::TooMany { .. } => Kind::Failed,
+        }
+    }
 }
 
 impl From<VariantError> for BuildError {
