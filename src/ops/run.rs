@@ -15,7 +15,7 @@ use super::secret::{self, SecretError, SecretWanted};
 use super::take_output::{self, TakeError};
 use crate::net::{Forwarder, Internet};
 use crate::oci::{Digest, ImageConfigBody, Reference};
-use crate::policy::{Confinement, Network};
+use crate::policy::{Confinement, Kind, Network};
 use crate::sandbox::{self, Bundle, CollectError, End, Finished, Place, Purpose, SandboxError, Signals, Sink};
 use crate::store::{Lease, Snapshot, Store, StoreError};
 
@@ -104,7 +104,7 @@ impl RunError {
     /// The status of a run that ended in this error.
     pub fn status(&self) -> Status {
         match self {
-            Self::Sandbox(error) if error.is_refusal() => Status::Refused,
+            Self::Sandbox(error) if error.kind() == Kind::Refused => Status::Refused,
             _ => Status::Error,
         }
     }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::config;
+use crate::policy::Kind;
 use crate::sandbox::{Place, Secret};
 use crate::sys::process;
 
@@ -93,6 +94,16 @@ pub enum SecretError {
         /// The limit.
         most: u64,
     },
+}
+
+impl SecretError {
+    /// What sort of failure it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Name { .. } => Kind::Usage,
+            Self::Read { .. } | Self::NotSet { .. } | Self::TooLarge { .. } => Kind::Failed,
+        }
+    }
 }
 
 /// Reads `wanted`.

@@ -201,7 +201,7 @@ pub enum SandboxError {
 }
 
 impl SandboxError {
-    /// What sort of failure this is.
+    /// What sort of failure it is: a lost promise is a refusal, everything else a failure.
     pub fn kind(&self) -> Kind {
         match self {
             Self::Refused { .. } => Kind::Refused,
@@ -212,19 +212,16 @@ impl SandboxError {
             | Self::Io { .. } => Kind::Failed,
         }
     }
-}
-
-impl SandboxError {
-    /// Whether a promise was lost, as opposed to something having failed.
-    pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Refused { .. })
-    }
 
     /// The levels that are known.
     pub fn levels(&self) -> BTreeMap<Promise, Level> {
         match self {
             Self::Refused { levels, .. } => levels.clone(),
-            _ => BTreeMap::new(),
+            Self::UserNamespace { .. }
+            | Self::Setup { .. }
+            | Self::InitDied { .. }
+            | Self::Bundle { .. }
+            | Self::Io { .. } => BTreeMap::new(),
         }
     }
 }

@@ -26,7 +26,7 @@ use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::fs::{access, flock, statfs, Access, FlockOperation};
 use rustix::rand::{getrandom, GetRandomFlags};
 
-use crate::policy::Confinement;
+use crate::policy::{Confinement, Kind};
 
 /// Where systemd mounts the hierarchy.
 const MOUNT: &str = "/sys/fs/cgroup";
@@ -87,6 +87,19 @@ pub enum CgroupError {
         /// The kernel's.
         got: String,
     },
+}
+
+impl CgroupError {
+    /// What sort of failure it is. A run without a cgroup is refused only when it is not allowed to go on without one.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::NotUnified
+            | Self::NotDelegated { .. }
+            | Self::NoController { .. }
+            | Self::Io { .. }
+            | Self::NotInForce { .. } => Kind::Failed,
+        }
+    }
 }
 
 /// A delegated subtree.

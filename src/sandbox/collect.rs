@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
+use crate::policy::Kind;
+
 /// How much is collected at most.
 #[derive(Debug, Clone, Copy)]
 pub struct CollectLimits {
@@ -81,6 +83,17 @@ pub enum CollectError {
 }
 
 impl CollectError {
+    /// What sort of failure it is. Files that are not taken are a failure of the workload, not a refusal of the run.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Io { .. }
+            | Self::Special { .. }
+            | Self::Name { .. }
+            | Self::TooMuch { .. }
+            | Self::Visit { .. } => Kind::Failed,
+        }
+    }
+
     /// Whether the workload left something that is not taken, rather than a failure of ours.
     pub fn is_workloads(&self) -> bool {
         match self {
