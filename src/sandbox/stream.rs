@@ -303,11 +303,15 @@ mod tests {
         assert!(stream.rest().is_none() && stream.event().is_some());
         send(b"a");
         send(b"b");
+        let before = Instant::now();
         stream.proceed();
-        assert!(stream.rest().is_some_and(|left| left <= REST) && stream.event().is_none());
+        assert!(stream.rests_until.is_some_and(|until| until >= before + REST));
+        stream.rests_until = Some(Instant::now() + Duration::from_secs(600));
+        assert!(stream.rest().is_some() && stream.event().is_none());
         stream.rests_until = Some(Instant::now());
         assert!(stream.rest().is_none() && stream.event().is_some(), "the rest is over");
         stream.proceed();
+        stream.rests_until = Some(Instant::now() + Duration::from_secs(600));
         send(b"c");
         assert!(stream.event().is_none() && stream.is_done(), "the end does not wait");
         assert_eq!(stream.into_memory(), b"abc");

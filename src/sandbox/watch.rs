@@ -314,19 +314,28 @@ mod tests {
     fn sees_what_this_process_holds() {
         let pid = std::process::id().cast_signed();
         let look = || Watch::new(0).look(pid, AMPLE, AMPLE).0.memory;
-        let before = look();
-        let held = vec![1u8; 64 << 20];
-        let after = look();
-        assert!(after >= before + (60 << 20), "{before} -> {after}");
-        drop(held);
+        // Other tests of this process take and give back memory meanwhile: once is enough.
+        let mut seen = Vec::new();
+        for _ in 0..20 {
+            let before = look();
+            let held = vec![1u8; 64 << 20];
+            let after = look();
+            drop(held);
+            if after >= before + (60 << 20) {
+                return;
+            }
+            seen.push((before, after));
+        }
+        panic!("{seen:?}");
     }
 
     #[test]
     fn a_process_that_is_gone_holds_nothing() {
         let mut watch = Watch::new(0);
+        let before = Instant::now();
         assert!(!watch.is_over(i32::MAX));
         assert_eq!(watch.most, Seen::default());
-        assert!(watch.due() > EVERY / 2, "the next look comes later");
+        assert!(watch.next >= before + EVERY, "the next look comes later");
     }
 
     #[test]

@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
+use crate::common::wait::{eventually, is_so, send, stop};
 use crate::common::{example, function, shared, tree, Gantry, DEGRADED};
 
 /// Processes, by the marker in their command line or by being our sandbox's init.
@@ -29,18 +32,6 @@ fn mounts() -> BTreeSet<String> {
         .lines()
         .map(str::to_owned)
         .collect()
-}
-
-/// Waits for a condition that the kernel brings about on its own; only ever waits long when it fails.
-fn eventually(what: &str, mut holds: impl FnMut() -> Result<(), String>) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        match holds() {
-            Ok(()) => return,
-            Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
-            Err(found) => panic!("{what}: {found}"),
-        }
-    }
 }
 
 /// A small generator (xorshift), so that a failing sequence can be run again with its seed.
@@ -114,9 +105,9 @@ fn three_hundred_kills_of_a_run_leave_nothing() {
         } else {
             (window * 10 / 11).max(1000)
         };
-        eventually("processes are left", || match processes(&marker) {
-            left if left.is_empty() => Ok(()),
-            left => Err(format!("{left:?}")),
+        eventually("processes are left", || {
+            let left = processes(&marker);
+            is_so(left.is_empty(), &left)
         });
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
     }
@@ -144,28 +135,21 @@ fn a_stopped_gantry_does_not_stop_the_clock() {
             let marker = format!("gantry-stop-{}-{number}", std::process::id());
             let child = daemon(gantry, "1s", &scratch.path().join(number.to_string()), &marker);
             std::thread::sleep(Duration::from_micros(random.below(120_000)));
-            let pid = rustix::process::Pid::from_child(&child);
-            rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
-            (child, pid, marker)
+            send(&child, Signal::STOP);
+            (child, marker)
         })
         .collect();
-    let started = Instant::now();
-    for (mut child, pid, marker) in runs {
+    for (mut child, marker) in runs {
         // While gantry is stopped, the init keeps the time.
         eventually("a function outlives its limit", || {
             let mut left = processes(&marker);
             left.retain(|command| !command.contains("--allow-degraded"));
-            if left.is_empty() {
-                Ok(())
-            } else {
-                Err(format!("{left:?}"))
-            }
+            is_so(left.is_empty(), &left)
         });
         assert!(child.try_wait().unwrap().is_none(), "it is stopped, not gone");
-        rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+        send(&child, Signal::CONT);
         assert_eq!(child.wait().unwrap().code(), Some(124));
     }
-    assert!(started.elapsed() < Duration::from_secs(30));
     assert_eq!(cgroups(), Vec::<PathBuf>::new());
 }
 
@@ -175,11 +159,7 @@ fn cgroups() -> Vec<PathBuf> {
     eventually("cgroups are left", || {
         found = tree(std::path::Path::new("/sys/fs/cgroup"));
         found.retain(|path| path.is_dir() && path.to_string_lossy().contains("/gantry-run-"));
-        if found.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("{found:?}"))
-        }
+        is_so(found.is_empty(), &found)
     });
     found
 }
@@ -267,8 +247,13 @@ fn ctrl_c_ends_a_build_and_leaves_nothing() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    std::thread::sleep(Duration::from_millis(400));
-    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
+    eventually("the build makes nothing", || {
+        is_so(!tree(&gantry.root.join("tmp")).is_empty(), "tmp is empty")
+    });
+    // Stopped at its first file, so that it is not done before the signal is sent, however fast it is.
+    assert!(stop(&child), "a build ends with its first file");
+    send(&child, Signal::INT);
+    send(&child, Signal::CONT);
     let code = child.wait().unwrap();
     assert_eq!(code.code(), Some(130));
     let left: Vec<_> = tree(&gantry.root.join("tmp"));
@@ -299,7 +284,7 @@ fn a_terminated_run_reports_it_was_killed() {
         .unwrap();
     let mut up = [0u8; 3];
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut up).unwrap();
-    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+    send(&child, Signal::TERM);
     assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
     let outcome: serde_json::Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
     assert_eq!((&outcome["status"], &outcome["signal"]), (&"killed".into(), &15.into()));
@@ -308,25 +293,37 @@ fn a_terminated_run_reports_it_was_killed() {
 /// Leaves so many files that taking them out takes longer than anything else of the run.
 const MANY: &str = "for n in range(6000): open(f'/output/{n:0200}', 'w').write('x')\nprint('done', flush=True)\n";
 
-/// A run of [`MANY`] that is taking files out into `directory`.
+/// A run of [`MANY`] that is stopped while it takes files out into `directory`, with some of them there and some not.
 fn taking(gantry: &Gantry, directory: &std::path::Path, report: &std::path::Path) -> std::process::Child {
-    let mut command = gantry.command();
-    command.args([
-        "run",
-        "--allow-degraded",
-        DEGRADED,
-        "--output",
-        directory.to_str().unwrap(),
-    ]);
-    command.args(["--report", report.to_str().unwrap(), "death:many"]);
-    let child = command.stdout(Stdio::null()).spawn().unwrap();
-    eventually("nothing is taken out", || {
-        match fs::read_dir(directory).unwrap().count() {
-            0 => Err("the directory is empty".to_owned()),
-            _ => Ok(()),
+    loop {
+        let mut command = gantry.command();
+        command.args(["run", "--allow-degraded", DEGRADED, "--output"]);
+        command.arg(directory).arg("--report").arg(report).arg("death:many");
+        let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+        eventually("nothing is taken out", || {
+            let there = fs::read_dir(directory).unwrap().count();
+            is_so(
+                there > 0 || child.try_wait().unwrap().is_some(),
+                "the directory is empty",
+            )
+        });
+        let is_stopped = stop(&child);
+        let there: Vec<_> = fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        if let (true, [staged]) = (is_stopped, there.as_slice()) {
+            if (1..6000).contains(&fs::read_dir(staged).unwrap().count()) {
+                return child;
+            }
         }
-    });
-    child
+        // It was faster than we looked.
+        child.kill().unwrap();
+        child.wait().unwrap();
+        for path in there {
+            let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
+        }
+    }
 }
 
 #[test]
@@ -337,7 +334,8 @@ fn a_run_that_is_terminated_while_its_files_are_taken_out_leaves_the_directory_a
     let (directory, report) = (scratch.path().join("out"), scratch.path().join("outcome.json"));
     fs::create_dir(&directory).unwrap();
     let mut child = taking(gantry, &directory, &report);
-    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+    send(&child, Signal::TERM);
+    send(&child, Signal::CONT);
     assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
     assert_eq!(tree(&directory), Vec::<PathBuf>::new());
     let outcome: serde_json::Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
@@ -356,14 +354,12 @@ fn a_run_that_is_terminated_while_its_files_are_taken_out_leaves_the_directory_a
 fn what_was_taken_out_by_a_killed_gantry_is_swept_by_the_next_command() {
     let gantry = shared();
     gantry.build(function(MANY, None).path(), "death:many");
-    let mut random = Random::new();
     for next in [&["images", "ls"][..], &["cache", "gc"], &["run", "no-such:1"]] {
         let scratch = tempfile::tempdir().unwrap();
         let (directory, report) = (scratch.path().join("out"), scratch.path().join("outcome.json"));
         fs::create_dir(&directory).unwrap();
         fs::write(&report, "of an earlier run").unwrap();
         let mut child = taking(gantry, &directory, &report);
-        std::thread::sleep(Duration::from_micros(random.below(20_000)));
         child.kill().unwrap();
         child.wait().unwrap();
         let staged = fs::read_dir(&directory).unwrap().next().unwrap().unwrap().file_name();
@@ -400,12 +396,21 @@ fn a_run_that_is_terminated_while_its_image_is_unpacked_leaves_nothing() {
             "hello:1",
         ]);
         let mut child = command.stdout(Stdio::null()).spawn().unwrap();
-        eventually("nothing is unpacked", || match tree(&gantry.root.join("tmp")).len() {
-            0..10 => Err("tmp is empty".to_owned()),
-            _ => Ok(()),
+        // The image has a few thousand files.
+        let some = 10 + random.below(1000) as usize;
+        eventually("nothing is unpacked", || {
+            let there = tree(&gantry.root.join("tmp")).len() + tree(&gantry.root.join("layers")).len();
+            is_so(there >= some, there)
         });
-        std::thread::sleep(Duration::from_micros(random.below(50_000)));
-        rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+        assert!(stop(&child));
+        let snapshots = tree(&gantry.root.join("snapshots"));
+        assert_eq!(
+            snapshots,
+            Vec::<PathBuf>::new(),
+            "it is stopped before it has unpacked all"
+        );
+        send(&child, Signal::TERM);
+        send(&child, Signal::CONT);
         assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
         let outcome: serde_json::Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
         assert_eq!(

@@ -115,26 +115,28 @@ def hold(*_words):
     time.sleep(600)
 
 
-def take(mebibytes):
+def take(mebibytes, seconds):
     kept = []
     for _ in range(mebibytes):
         kept.append(b"x" * (1 << 20))
         time.sleep(0.001)
+    time.sleep(seconds)
     print("taken", flush=True)
     return kept
 
 
-def take_unmapped(mebibytes):
+def take_unmapped(mebibytes, seconds):
     """Shared memory without a name stays when its pages are no longer mapped."""
     kept = mmap.mmap(-1, mebibytes << 20)
     for at in range(mebibytes):
         kept[at << 20 : (at + 1) << 20] = b"x" * (1 << 20)
         kept.madvise(mmap.MADV_DONTNEED, at << 20, 1 << 20)
         time.sleep(0.001)
+    time.sleep(seconds)
     print("taken", flush=True)
 
 
-def take_cut(mebibytes):
+def take_cut(mebibytes, seconds):
     """The same: of each mapping one page stays, and with it all pages; mremap brings them back."""
     piece = 50 << 20
     for _ in range((mebibytes << 20) // piece):
@@ -142,26 +144,29 @@ def take_cut(mebibytes):
         for at in range(0, piece, 1 << 20):
             ctypes.memset(start + at, 1, 1 << 20)
             time.sleep(0.002)
+        # What is cut before it was seen whole is not counted.
+        time.sleep(seconds)
         assert kernel.raw(11, start + 4096, piece - 4096) == 0
     start = kernel.raw(25, start, 4096, piece, 1, 0)
     print("taken" if ctypes.string_at(start + piece - 1, 1) == b"\1" else "lost", flush=True)
 
 
-def take_headless(mebibytes):
+def take_headless(mebibytes, seconds):
     """A process whose first thread has ended shows no memory of its own."""
-    threading.Thread(target=lambda: (take(mebibytes), os._exit(0))).start()
+    threading.Thread(target=lambda: (take(mebibytes, seconds), os._exit(0))).start()
     kernel.raw(60, 0)  # exit of this thread alone
 
 
-def hide_memory(how, mebibytes):
-    """A process that forbids looking at it, without a parent and in a session of its own, takes the memory."""
+def hide_memory(how, mebibytes, seconds):
+    """A process that forbids looking at it, without a parent and in a session of its own, takes the memory and keeps it
+    for a while: whoever only looks from time to time may be slow on a busy machine."""
     ended, held = os.pipe()
     if os.fork() == 0:
         os.setsid()
         kernel.raw(157, 4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
         if os.fork() == 0:
             takes = {"plain": take, "unmapped": take_unmapped, "cut": take_cut, "headless": take_headless}
-            takes[how](int(mebibytes))
+            takes[how](int(mebibytes), float(seconds))
         os._exit(0)
     os.close(held)
     os.wait()

@@ -1,6 +1,8 @@
 //! Runs the binary from the outside, in directories of its own.
 #![allow(dead_code, reason = "every test file uses another part")]
 
+pub mod wait;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
