@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 
-use crate::sandbox::Signals;
+use crate::sandbox::{Signals, StopSignal};
 use crate::store;
 
 /// How often work that shall end loses what it has made.
@@ -20,7 +20,7 @@ pub enum Worked<T> {
     /// It is done.
     Done(T),
     /// This signal came first.
-    Signalled(i32),
+    Signalled(StopSignal),
 }
 
 /// Does `work`. A signal takes its scratch directories away, so that it fails soon and leaves nothing; work that does not
@@ -35,7 +35,7 @@ pub fn unless_signalled<T: Send + 'static>(
         let _theirs = theirs;
         work()
     });
-    let mut told: Option<(i32, Instant)> = None;
+    let mut told: Option<(StopSignal, Instant)> = None;
     loop {
         let mut events = vec![PollFd::new(&ours, PollFlags::IN)];
         events.extend(signals.event());

@@ -16,7 +16,9 @@ use super::take_output::{self, TakeError};
 use crate::net::{Forwarder, Internet};
 use crate::oci::{Digest, ImageConfigBody, Reference};
 use crate::policy::{Confinement, Kind, Network};
-use crate::sandbox::{self, Bundle, CollectError, End, Finished, Place, Purpose, SandboxError, Signals, Sink};
+use crate::sandbox::{
+    self, Bundle, CollectError, End, Finished, Place, Purpose, SandboxError, Signals, Sink, StopSignal,
+};
 use crate::store::{Lease, Snapshot, Store, StoreError};
 
 /// gantry could not run it (as `docker run` and `env` have it).
@@ -96,16 +98,33 @@ pub enum RunError {
     #[error("stopped by signal {signal}")]
     Signalled {
         /// Which.
-        signal: i32,
+        signal: StopSignal,
     },
 }
 
 impl RunError {
-    /// The status of a run that ended in this error.
-    pub fn status(&self) -> Status {
+    /// What sort of failure it is.
+    pub fn kind(&self) -> Kind {
         match self {
-            Self::Sandbox(error) if error.kind() == Kind::Refused => Status::Refused,
-            _ => Status::Error,
+            Self::UnknownImage { .. }
+            | Self::NoCommand { .. }
+            | Self::Directory { .. }
+            | Self::Wait { .. }
+            | Self::Signalled { .. } => Kind::Failed,
+            Self::Environment { .. } => Kind::Usage,
+            Self::Secret(error) => error.kind(),
+            Self::Store(error) => error.kind(),
+            Self::Sandbox(error) => error.kind(),
+            Self::Collect(error) => error.kind(),
+        }
+    }
+
+    /// The status of a run that ended in this error. `refused` is said of promises alone (`docs/formats.md`).
+    pub fn status(&self) -> Status {
+        match (self, self.kind()) {
+            (Self::Sandbox(_), Kind::Refused) => Status::Refused,
+            (_, Kind::Unavailable | Kind::Busy) => Status::Unavailable,
+            (_, Kind::Failed | Kind::Usage | Kind::Refused) => Status::Error,
         }
     }
 }
@@ -115,7 +134,7 @@ impl From<TakeError> for RunError {
         match error {
             TakeError::Collect(error) => Self::Collect(error),
             TakeError::Store(error) => Self::Store(error),
-            TakeError::Stopped => Self::Signalled { signal: 0 },
+            TakeError::Stopped { signal } => Self::Signalled { signal },
         }
     }
 }
@@ -133,7 +152,7 @@ pub fn run(store: &Store, request: &RunRequest, signals: &Signals) -> (Outcome, 
         Ok(()) => (progress.outcome(request), None),
         Err(RunError::Signalled { signal }) => {
             let mut outcome = progress.outcome(request);
-            (outcome.status, outcome.exit_code, outcome.signal) = killed_by(signal);
+            (outcome.status, outcome.exit_code, outcome.signal) = stopped_by(signal);
             (outcome, None)
         }
         // The workload is done, and how it went is known. What it left is its own doing: a later try finds the same.
@@ -186,29 +205,19 @@ impl Progress {
         self.phases.run = ms(finished.times.run);
         self.phases.teardown = ms(finished.times.teardown);
         let taking = Instant::now();
-        let mut signal = None;
         let taken = match (&request.output, &finished.output) {
-            (Some(directory), Some(output)) => {
-                let mut stop = || {
-                    signal = signals.take();
-                    signal.is_some()
-                };
-                take_output::take(
-                    store,
-                    output.as_fd(),
-                    directory,
-                    request.confinement.output_size,
-                    &mut stop,
-                )
-            }
+            (Some(directory), Some(output)) => take_output::take(
+                store,
+                output.as_fd(),
+                directory,
+                request.confinement.output_size,
+                &mut || signals.take(),
+            ),
             _ => Ok(()),
         };
         self.phases.teardown += ms(taking.elapsed());
         self.finished = Some(finished);
-        match signal {
-            Some(signal) => Err(RunError::Signalled { signal }),
-            None => Ok(taken?),
-        }
+        Ok(taken?)
     }
 
     /// What stands behind the sandbox's listeners lives as long as the run.
@@ -277,8 +286,8 @@ impl Progress {
 }
 
 /// Status, exit code and signal of a run that was told to stop.
-fn killed_by(signal: i32) -> (Status, u8, Option<i32>) {
-    (Status::Killed, by_signal(signal), Some(signal))
+fn stopped_by(signal: StopSignal) -> (Status, u8, Option<i32>) {
+    (Status::Killed, by_signal(signal.number()), Some(signal.number()))
 }
 
 fn by_signal(signal: i32) -> u8 {
@@ -287,14 +296,17 @@ fn by_signal(signal: i32) -> u8 {
 
 /// Status, exit code and signal of an ended run.
 fn verdict(finished: &Finished) -> (Status, u8, Option<i32>) {
-    match finished.end {
-        End::Exited(0) => (Status::Ok, 0, None),
-        End::Exited(code) => (Status::Failed, u8::try_from(code & 0xff).unwrap_or(u8::MAX), None),
-        End::Signaled(signal) => (Status::Failed, by_signal(signal), Some(signal)),
-        End::TimedOut => (Status::Timeout, TIMED_OUT, None),
-        End::Oom => (Status::Oom, by_signal(9), Some(9)),
-        End::Killed(signal) => killed_by(signal),
-    }
+    let signal = finished.end.signal();
+    let (status, code) = match finished.end {
+        End::Exited(0) => (Status::Ok, 0),
+        End::Exited(code) => (Status::Failed, u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
+        End::TimedOut => (Status::Timeout, TIMED_OUT),
+        End::Signaled(signal) => (Status::Failed, by_signal(signal)),
+        End::Stopped(signal) => return stopped_by(signal),
+        End::Oom => (Status::Oom, signal.map_or(CANNOT_RUN, by_signal)),
+        End::KilledFromOutside => (Status::Killed, signal.map_or(CANNOT_RUN, by_signal)),
+    };
+    (status, code, signal)
 }
 
 fn bundle(store: &Store, snapshot: &Snapshot, request: &RunRequest) -> Result<Bundle, RunError> {

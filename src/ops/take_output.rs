@@ -15,7 +15,7 @@ use rustix::fs::{mkdirat, openat, renameat, statat, AtFlags, Dir, FileType, Mode
 use rustix::io::Errno;
 
 use crate::policy::Bytes;
-use crate::sandbox::{collect, CollectError, CollectLimits, Collected};
+use crate::sandbox::{collect, CollectError, CollectLimits, Collected, StopSignal};
 use crate::store::{Beside, Store, StoreError};
 
 /// As many files as the inode limit of `/output` allows, and some.
@@ -28,9 +28,12 @@ const CHUNK: u64 = 8 << 20;
 /// Why nothing was taken.
 #[derive(Debug, thiserror::Error)]
 pub enum TakeError {
-    /// `stop` said so.
-    #[error("take the files of /output: stopped")]
-    Stopped,
+    /// A signal came before the last file was copied.
+    #[error("take the files of /output: stopped by signal {signal}")]
+    Stopped {
+        /// The signal that `stop` returned.
+        signal: StopSignal,
+    },
     /// What the workload left, or the caller's directory.
     #[error(transparent)]
     Collect(#[from] CollectError),
@@ -39,13 +42,13 @@ pub enum TakeError {
     Store(#[from] StoreError),
 }
 
-/// Copies everything below `output` to `directory`; at most `size` bytes. Gives up as soon as `stop` returns true.
+/// Copies everything below `output` to `directory`; at most `size` bytes. Gives up as soon as `stop` returns a signal.
 pub fn take(
     store: &Store,
     output: BorrowedFd<'_>,
     directory: &Path,
     size: Bytes,
-    stop: &mut dyn FnMut() -> bool,
+    stop: &mut dyn FnMut() -> Option<StopSignal>,
 ) -> Result<(), TakeError> {
     let staging = Staging::make(store, directory)?;
     let limits = CollectLimits {
@@ -53,12 +56,13 @@ pub fn take(
         bytes: size.0,
         depth: DEPTH,
     };
-    let stopped = Cell::new(false);
+    let stopped = Cell::new(None);
     let mut check = || {
-        stopped.set(stopped.get() || stop());
-        (!stopped.get())
-            .then_some(())
-            .ok_or(io::Error::from(io::ErrorKind::Other))
+        stopped.set(stopped.get().or_else(&mut *stop));
+        match stopped.get() {
+            None => Ok(()),
+            Some(_) => Err(io::Error::from(io::ErrorKind::Interrupted)),
+        }
     };
     let mut copy = Copy {
         open: vec![(
@@ -70,8 +74,8 @@ pub fn take(
         check()?;
         copy.take(path, collected, &mut check)
     });
-    if stopped.get() {
-        return Err(TakeError::Stopped);
+    if let Some(signal) = stopped.get() {
+        return Err(TakeError::Stopped { signal });
     }
     collected?;
     let target = open_directory(rustix::fs::CWD, directory).map_err(|errno| visit(".")(errno.into()))?;
@@ -214,5 +218,40 @@ impl Staging {
             directory: made?,
             _beside: beside,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_names_its_signal_and_leaves_the_directory_as_it_was() {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = Store::open(&scratch.path().join("store")).unwrap();
+        let (output, directory) = (scratch.path().join("output"), scratch.path().join("directory"));
+        fs::create_dir(&output).unwrap();
+        fs::create_dir(&directory).unwrap();
+        fs::write(output.join("a"), "1").unwrap();
+        fs::write(output.join("b"), "2").unwrap();
+        let root = File::open(&output).unwrap();
+        let mut looks = 0;
+        let mut at_the_second_look = || {
+            looks += 1;
+            (looks == 2).then_some(StopSignal::Interrupt)
+        };
+        let stopped = take(&store, root.as_fd(), &directory, Bytes(10), &mut at_the_second_look);
+        assert!(
+            matches!(
+                stopped,
+                Err(TakeError::Stopped {
+                    signal: StopSignal::Interrupt
+                })
+            ),
+            "{stopped:?}"
+        );
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
+        take(&store, root.as_fd(), &directory, Bytes(10), &mut || None).unwrap();
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 2);
     }
 }

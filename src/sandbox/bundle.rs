@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::signals::Signals;
+use super::signals::{Signals, StopSignal};
 use crate::policy::{Confinement, Kind, Level, Promise};
 
 /// What is run: it decides which system calls there are, and whether files that the workload wrote may be executed.
@@ -100,8 +100,23 @@ pub enum End {
     TimedOut,
     /// At the memory limit.
     Oom,
-    /// Because we were told to stop by this signal, or (9) because someone killed the sandbox.
-    Killed(i32),
+    /// Because we were told to stop by this signal.
+    Stopped(StopSignal),
+    /// Because someone else killed the sandbox.
+    KilledFromOutside,
+}
+
+impl End {
+    /// The number of the signal that ended the workload, if one did.
+    pub fn signal(self) -> Option<i32> {
+        const KILL: i32 = rustix::process::Signal::KILL.as_raw();
+        match self {
+            Self::Exited(_) | Self::TimedOut => None,
+            Self::Signaled(signal) => Some(signal),
+            Self::Stopped(signal) => Some(signal.number()),
+            Self::Oom | Self::KilledFromOutside => Some(KILL),
+        }
+    }
 }
 
 /// A run that is over; no process of it exists any more.

@@ -126,8 +126,8 @@ pub fn sweep() {
 /// What a run used, from its cgroup.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Spent {
-    /// User and system time.
-    pub cpu: Duration,
+    /// User and system time; unknown when the kernel does not tell.
+    pub cpu: Option<Duration>,
     /// Highest charge; kernels before 5.19 do not keep it.
     pub memory_peak: Option<u64>,
     /// Most processes and threads at once, init included; kernels before 6.1 do not keep it.
@@ -332,7 +332,7 @@ impl Cgroup {
             .ok()
             .and_then(|stat| field(&stat, "usage_usec"));
         let spent = Spent {
-            cpu: Duration::from_micros(used.unwrap_or(0)),
+            cpu: used.map(Duration::from_micros),
             memory_peak: number("memory.peak"),
             pids_peak: number("pids.peak").and_then(|peak| u32::try_from(peak).ok()),
             oom: self.has_oom(),

@@ -86,11 +86,9 @@ impl CollectError {
     /// What sort of failure it is. Files that are not taken are a failure of the workload, not a refusal of the run.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Io { .. }
-            | Self::Special { .. }
-            | Self::Name { .. }
-            | Self::TooMuch { .. }
-            | Self::Visit { .. } => Kind::Failed,
+            Self::Io { .. } | Self::Special { .. } | Self::Name { .. } | Self::TooMuch { .. } | Self::Visit { .. } => {
+                Kind::Failed
+            }
         }
     }
 

@@ -37,5 +37,5 @@ pub use collect::{collect, CollectError, CollectLimits, Collected};
 pub use egress::{Door, OpenDoors};
 pub use init::{is_init, main as init_main};
 pub use seccomp::install_time as filter_install_time;
-pub use signals::Signals;
+pub use signals::{Signals, StopSignal};
 pub use supervise::{run, run_with_doors};

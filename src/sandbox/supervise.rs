@@ -56,7 +56,12 @@ pub fn run_with_doors(bundle: &Bundle, sink: Sink<'_>, open: OpenDoors<'_>) -> R
     // Whatever happened, the init is dead and gone before we return, and so is the cgroup.
     let ended = run.end(signals)?;
     let spent = run.cgroup.take().map(Cgroup::finish);
-    if spent.is_some_and(|spent| spent.oom) && matches!(run.end, None | Some(End::Killed(_) | End::Signaled(_))) {
+    if spent.is_some_and(|spent| spent.oom)
+        && matches!(
+            run.end,
+            None | Some(End::Stopped(_) | End::KilledFromOutside | End::Signaled(_))
+        )
+    {
         run.end = Some(End::Oom);
     } else {
         result?;
@@ -291,7 +296,7 @@ impl Run {
                 doors.and_then(&mut *open).map_err(io("open the egress"))?;
             }
             if let Some(signal) = signals.take() {
-                self.ask(End::Killed(signal));
+                self.ask(End::Stopped(signal));
             }
             let watch = self
                 .watch
@@ -361,7 +366,7 @@ impl Run {
             Frame::Secret(_) => return Err(io("understand the init")(io::ErrorKind::InvalidData.into())),
             Frame::End => {
                 // Without a last word: killed from outside.
-                self.end.get_or_insert(End::Killed(Signal::KILL.as_raw()));
+                self.end.get_or_insert(End::KilledFromOutside);
                 return Ok(());
             }
         };
@@ -458,16 +463,14 @@ impl Run {
         } = self.clock;
         let (Some(mounted), Some(started)) = (mounted, started) else {
             return match self.end {
-                Some(End::Killed(signal)) if ended.code.is_none() && signal != Signal::KILL.as_raw() => {
-                    Ok(Finished::nothing(End::Killed(signal)))
-                }
+                Some(End::Stopped(signal)) if ended.code.is_none() => Ok(Finished::nothing(End::Stopped(signal))),
                 Some(End::Oom) => Ok(Finished::nothing(End::Oom)),
                 _ => Err(SandboxError::InitDied { code: ended.code }),
             };
         };
         let stopped = stopped.unwrap_or_else(Instant::now);
         Ok(Finished {
-            end: self.end.unwrap_or(End::Killed(Signal::KILL.as_raw())),
+            end: self.end.unwrap_or(End::KilledFromOutside),
             usage: usage(&ended, spent, self.watch.map(|watch| watch.most).unwrap_or_default()),
             truncated: self.stdout.is_truncated() || self.stderr.is_truncated(),
             stdout_bytes: self.stdout.bytes(),
@@ -532,7 +535,7 @@ fn once_each(lowers: impl Iterator<Item = String>) -> Vec<String> {
 
 /// The cgroup counts everything; without one there is what the kernel tells about a child, and what was seen.
 fn usage(ended: &process::Ended, spent: Option<Spent>, seen: Seen) -> Usage {
-    let cpu = spent.map_or(ended.cpu.max(seen.cpu), |spent| spent.cpu);
+    let cpu = spent.and_then(|spent| spent.cpu).unwrap_or(ended.cpu.max(seen.cpu));
     let memory = spent.and_then(|spent| spent.memory_peak);
     Usage {
         cpu_ms: milliseconds(cpu),

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::policy::{Bytes, Confinement, Level, Promise};
+use crate::policy::{Bytes, Confinement, Kind, Level, Promise};
 use crate::sandbox::{self, Bundle, CgroupError, End, Finished, Purpose, SandboxError, Signals, Sink, Subtree};
 use crate::store::{Store, StoreError};
 
@@ -95,6 +95,16 @@ pub enum DoctorError {
     },
 }
 
+impl DoctorError {
+    /// What sort of failure it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Store(error) => error.kind(),
+            Self::Copy { .. } => Kind::Failed,
+        }
+    }
+}
+
 /// Examines this machine, with scratch space in `store`.
 pub fn examine(store: &Store) -> Result<Diagnosis, DoctorError> {
     let scratch = store.scratch()?;
@@ -158,7 +168,10 @@ impl Doctor {
             ..Confinement::default()
         };
         let looked = self.run(&["look"], confinement)?;
-        let found: probe::Found = serde_json::from_slice(&looked.stdout).unwrap_or_default();
+        let found: probe::Found = serde_json::from_slice(&looked.stdout).map_err(|error| SandboxError::Io {
+            action: "understand the probe",
+            source: error.into(),
+        })?;
         let mut findings = inside(&looked, &found);
         let mut attacks = vec![
             (Promise::Memory, self.memory()?),
@@ -213,10 +226,8 @@ impl Doctor {
         let finished = self.run(&["spin", &SPIN.as_millis().to_string()], confinement)?;
         let said = String::from_utf8_lossy(&finished.stdout).trim().parse().ok();
         let used = said.map(Duration::from_millis);
-        let evidence = format!(
-            "two busy threads got {:?} of cpu in {SPIN:?} under a share of {CPUS}",
-            used.unwrap_or_default()
-        );
+        let got = used.map_or("nobody knows how much".to_owned(), |used| format!("{used:?}"));
+        let evidence = format!("two busy threads got {got} of cpu in {SPIN:?} under a share of {CPUS}");
         Ok((used.is_some_and(|used| used <= MOST_CPU), evidence))
     }
 
@@ -339,22 +350,13 @@ impl Doctor {
 /// The promises that one look from inside decides.
 fn inside(looked: &Finished, found: &probe::Found) -> BTreeMap<Promise, Finding> {
     use rustix::io::Errno;
-    let is = |errno: i32, wanted: Errno| errno == wanted.raw_os_error();
-    let name = |errno: i32| match errno {
-        0 => "went through".to_owned(),
-        _ => format!("{}", io::Error::from_raw_os_error(errno)),
-    };
-    let full = |(bytes, errno): (usize, i32)| bytes as u64 <= PLACE.0 && is(errno, Errno::NOSPC);
-    let filled = |(bytes, errno): (usize, i32)| {
-        format!(
-            "{} of {PLACE} could be written, then: {}",
-            Bytes(bytes as u64),
-            name(errno)
-        )
+    let full = |(bytes, answer): &(usize, probe::Answer)| *bytes as u64 <= PLACE.0 && answer.is(Errno::NOSPC);
+    let filled = |(bytes, answer): &(usize, probe::Answer)| {
+        format!("{} of {PLACE} could be written, then: {answer}", Bytes(*bytes as u64))
     };
     let variables: Vec<&str> = found.variables.iter().map(String::as_str).collect();
     let empty = |set: &String| !set.is_empty() && set.bytes().all(|digit| digit == b'0');
-    let [internet, machine] = found.sockets;
+    let [internet, machine] = &found.sockets;
     let checks = [
         (
             Promise::User,
@@ -373,34 +375,28 @@ fn inside(looked: &Finished, found: &probe::Found) -> BTreeMap<Promise, Finding>
         ),
         (
             Promise::Seccomp,
-            found.seccomp == "2" && is(internet, Errno::AFNOSUPPORT) && is(machine, Errno::AFNOSUPPORT),
+            found.seccomp == "2" && internet.is(Errno::AFNOSUPPORT) && machine.is(Errno::AFNOSUPPORT),
             format!(
-                "an internet socket: {}; a vsock socket: {}; the filter is installed in {} µs",
-                name(internet),
-                name(machine),
+                "an internet socket: {internet}; a vsock socket: {machine}; the filter is installed in {} µs",
                 sandbox::filter_install_time().map_or(0, |time| time.as_micros())
             ),
         ),
         (
             Promise::Landlock,
-            is(found.proc, Errno::ACCESS),
-            format!("a file of /proc opened for writing: {}", name(found.proc)),
+            found.proc.is(Errno::ACCESS),
+            format!("a file of /proc opened for writing: {}", found.proc),
         ),
         (
             Promise::ReadOnlyRoot,
-            is(found.root, Errno::ROFS),
-            format!("a file created in the root: {}", name(found.root)),
+            found.root.is(Errno::ROFS),
+            format!("a file created in the root: {}", found.root),
         ),
         (
             Promise::Tmp,
-            full(found.tmp) && is(found.execute, Errno::ACCESS),
-            format!(
-                "{}; a script there executed: {}",
-                filled(found.tmp),
-                name(found.execute)
-            ),
+            full(&found.tmp) && found.execute.is(Errno::ACCESS),
+            format!("{}; a script there executed: {}", filled(&found.tmp), found.execute),
         ),
-        (Promise::Output, full(found.output), filled(found.output)),
+        (Promise::Output, full(&found.output), filled(&found.output)),
         (
             Promise::Network,
             found.interfaces == ["lo"],
@@ -408,11 +404,10 @@ fn inside(looked: &Finished, found: &probe::Found) -> BTreeMap<Promise, Finding>
         ),
         (
             Promise::Processes,
-            found.children.0 < PIDS && is(found.children.1, Errno::AGAIN),
+            found.children.0 < PIDS && found.children.1.is(Errno::AGAIN),
             format!(
                 "{} children started under a limit of {PIDS} processes, then: {}",
-                found.children.0,
-                name(found.children.1)
+                found.children.0, found.children.1
             ),
         ),
         (
@@ -440,7 +435,9 @@ fn finding(looked: &Finished, promise: Promise, holds: bool, evidence: String) -
 fn ended(end: End) -> String {
     match end {
         End::Exited(code) => format!("ended with {code}"),
-        End::Signaled(signal) | End::Killed(signal) => format!("ended by signal {signal}"),
+        End::Signaled(signal) => format!("ended by signal {signal}"),
+        End::Stopped(signal) => format!("ended by signal {signal}"),
+        End::KilledFromOutside => "killed from outside".to_owned(),
         End::TimedOut => "timed out".to_owned(),
         End::Oom => "out of memory".to_owned(),
     }

@@ -16,9 +16,48 @@ pub const PATH: &str = "/gantry-probe";
 /// Something is wrong when nothing has refused by then.
 const MOST_WRITTEN: usize = 64 << 20;
 const MOST_CHILDREN: u32 = 200;
+/// A busy machine may look this late.
+const HOLD: Duration = Duration::from_secs(5);
 
-/// What the probe found; errors are errno, 0 where nothing refused.
-#[derive(Debug, Default, Serialize, Deserialize)]
+/// How the kernel answered an attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// Nothing refused it.
+    WentThrough,
+    /// This errno.
+    Refused(i32),
+    /// It failed for another reason than an errno.
+    Failed(String),
+}
+
+impl Answer {
+    /// Whether it is `errno`.
+    pub fn is(&self, errno: rustix::io::Errno) -> bool {
+        *self == Self::Refused(errno.raw_os_error())
+    }
+
+    fn of<T>(result: io::Result<T>) -> Self {
+        match result {
+            Ok(_) => Self::WentThrough,
+            Err(error) => error
+                .raw_os_error()
+                .map_or_else(|| Self::Failed(error.to_string()), Self::Refused),
+        }
+    }
+}
+
+impl std::fmt::Display for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::WentThrough => f.write_str("went through"),
+            Self::Refused(errno) => io::Error::from_raw_os_error(*errno).fmt(f),
+            Self::Failed(reason) => f.write_str(reason),
+        }
+    }
+}
+
+/// What the probe found.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Found {
     /// Real and effective user and group.
     pub ids: [u32; 4],
@@ -29,19 +68,19 @@ pub struct Found {
     /// See above.
     pub seccomp: String,
     /// Opening sockets of the Internet and of virtual machines.
-    pub sockets: [i32; 2],
+    pub sockets: [Answer; 2],
     /// Creating a file in the root.
-    pub root: i32,
+    pub root: Answer,
     /// Opening a file of `/proc` for writing.
-    pub proc: i32,
+    pub proc: Answer,
     /// Executing a file of `/tmp`.
-    pub execute: i32,
+    pub execute: Answer,
     /// Bytes that went into `/tmp` and what ended that.
-    pub tmp: (usize, i32),
+    pub tmp: (usize, Answer),
     /// The same for `/output`.
-    pub output: (usize, i32),
+    pub output: (usize, Answer),
     /// Children that were started and what ended that.
-    pub children: (u32, i32),
+    pub children: (u32, Answer),
     /// Network interfaces.
     pub interfaces: Vec<String>,
     /// Open descriptors besides the one that lists them.
@@ -58,13 +97,17 @@ pub fn is_probe(name: Option<&OsStr>) -> bool {
 /// Runs the probe; returns its exit code.
 pub fn main(arguments: &[OsString]) -> u8 {
     let word = |index: usize| arguments.get(index).and_then(|word| word.to_str()).unwrap_or_default();
-    let number = word(2).parse::<u64>().unwrap_or(0);
+    let number = || word(2).parse::<u64>().map_err(io::Error::other);
     let done = match word(1) {
-        "look" => say(&serde_json::to_vec(&look()).unwrap_or_default()),
-        "allocate" => allocate(number),
-        "spin" => spin(Duration::from_millis(number)),
-        "flood" => flood(number),
-        "wait" => say(b"up\n").map(|()| std::thread::sleep(Duration::from_millis(number))),
+        "look" => serde_json::to_vec(&look())
+            .map_err(io::Error::from)
+            .and_then(|found| say(&found)),
+        "allocate" => number().and_then(allocate),
+        "spin" => number().and_then(|time| spin(Duration::from_millis(time))),
+        "flood" => number().and_then(flood),
+        "wait" => say(b"up\n")
+            .and_then(|()| number())
+            .map(|time| std::thread::sleep(Duration::from_millis(time))),
         _ => return 2,
     };
     u8::from(done.is_err())
@@ -88,7 +131,7 @@ fn look() -> Found {
         .lines()
         .skip(2)
         .filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()));
-    let opens = |family| refusal(socket(family, SocketType::STREAM, None).map_err(io::Error::from));
+    let opens = |family| Answer::of(socket(family, SocketType::STREAM, None).map_err(io::Error::from));
     Found {
         ids: [
             rustix::process::getuid().as_raw(),
@@ -100,9 +143,9 @@ fn look() -> Found {
         no_new_privs: field("NoNewPrivs"),
         seccomp: field("Seccomp"),
         sockets: [opens(AddressFamily::INET), opens(AddressFamily::VSOCK)],
-        root: refusal(File::create("/probe")),
-        proc: refusal(fs::OpenOptions::new().write(true).open("/proc/self/oom_score_adj")),
-        execute: refusal(execute()),
+        root: Answer::of(File::create("/probe")),
+        proc: Answer::of(fs::OpenOptions::new().write(true).open("/proc/self/oom_score_adj")),
+        execute: Answer::of(execute()),
         tmp: fill("/tmp/probe"),
         output: fill("/output/probe"),
         children: children(),
@@ -116,10 +159,6 @@ fn look() -> Found {
     }
 }
 
-fn refusal<T>(result: io::Result<T>) -> i32 {
-    result.err().map_or(0, |error| error.raw_os_error().unwrap_or(-1))
-}
-
 fn execute() -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let script = "/tmp/execute";
@@ -128,7 +167,7 @@ fn execute() -> io::Result<()> {
     Command::new(script).status().map(drop)
 }
 
-fn fill(path: &str) -> (usize, i32) {
+fn fill(path: &str) -> (usize, Answer) {
     let chunk = [1u8; 64 << 10];
     let mut written = 0;
     let filled = File::create(path).and_then(|mut file| {
@@ -138,19 +177,19 @@ fn fill(path: &str) -> (usize, i32) {
         Ok(())
     });
     let _ = fs::remove_file(path);
-    (written, refusal(filled))
+    (written, Answer::of(filled))
 }
 
-fn children() -> (u32, i32) {
+fn children() -> (u32, Answer) {
     let mut started = Vec::new();
     let refused = loop {
         if started.len() >= MOST_CHILDREN as usize {
-            break 0;
+            break Answer::WentThrough;
         }
         let spawned = Command::new(PATH).args(["wait", "60000"]).stdout(Stdio::null()).spawn();
         match spawned {
             Ok(child) => started.push(child),
-            Err(error) => break error.raw_os_error().unwrap_or(-1),
+            Err(error) => break Answer::of::<()>(Err(error)),
         }
     };
     let count = started.len();
@@ -169,6 +208,7 @@ fn allocate(bytes: u64) -> io::Result<()> {
         // Where someone only looks from time to time, there must be something to see.
         std::thread::sleep(Duration::from_millis(2));
     }
+    std::thread::sleep(HOLD);
     say(format!("{}\n", held.iter().map(Vec::len).sum::<usize>()).as_bytes())
 }
 

@@ -195,7 +195,9 @@ fn take(sdist: &LockedSdist, finished: &Finished, timeout: Duration) -> Result<B
 fn describe(end: End, timeout: Duration) -> String {
     match end {
         End::Exited(code) => format!("it ended with exit code {code}"),
-        End::Signaled(signal) | End::Killed(signal) => format!("it was ended by signal {signal}"),
+        End::Signaled(signal) => format!("it was ended by signal {signal}"),
+        End::Stopped(signal) => format!("it was ended by signal {signal}"),
+        End::KilledFromOutside => "it was killed from outside".to_owned(),
         End::TimedOut if timeout < TIMEOUT => {
             let minutes = TIMEOUT_OF_ALL.as_secs() / 60;
             format!("with it, the packages of this build without a wheel took longer than {minutes} minutes")
