@@ -8,7 +8,9 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 use super::Environment;
-use crate::policy::{is_loopback, parse_duration, Bytes, Confinement, Egress, HostPort, Network, NetworkMode, Promise};
+use crate::policy::{
+    is_loopback, parse_duration, Bytes, Confinement, Egress, HostPort, Kind, Network, NetworkMode, Promise,
+};
 
 /// A configuration file has a few kilobytes.
 const MAX_BYTES: u64 = 1 << 20;
@@ -17,68 +19,30 @@ const MAX_BYTES: u64 = 1 << 20;
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Registries, in no order: `priority` orders them.
-    pub registry: Vec<Registry>,
-    /// The store.
-    pub cache: CacheSection,
     /// Defaults of `gantry run`.
     pub run: RunSection,
-    /// Names of images.
-    pub naming: NamingSection,
     /// The Python package index.
     pub index: IndexSection,
     /// The Debian archive that base images are made of.
     pub base: BaseSection,
+    #[serde(rename = "registry")]
+    _registry: NotInThisVersion,
+    #[serde(rename = "cache")]
+    _cache: NotInThisVersion,
+    #[serde(rename = "naming")]
+    _naming: NotInThisVersion,
 }
 
-/// One registry.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Registry {
-    /// Host with optional port.
-    pub host: String,
-    /// Lower is tried first.
-    pub priority: u32,
-    /// What this machine may do there.
-    pub role: Role,
-    /// Credentials by reference.
-    #[serde(default)]
-    pub credentials: Option<Credentials>,
-    /// Only for loopback hosts.
-    #[serde(default)]
-    pub plain_http: bool,
-}
+/// A section that the design has and this version has not. Nobody shall believe in a limit that is not there, so it is
+/// refused with its own words; that of a section nobody knows is "unknown field".
+#[derive(Debug, Clone, Default)]
+struct NotInThisVersion;
 
-/// Where a password comes from; never the password.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Credentials {
-    /// User name.
-    pub user: String,
-    /// Name of the environment variable that holds the password.
-    pub password_env: String,
-}
-
-/// What a machine may do at a registry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Only read.
-    Pull,
-    /// Read and write.
-    Push,
-}
-
-/// `[cache]`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CacheSection {
-    /// Most bytes.
-    pub max_bytes: Option<Bytes>,
-    /// Most images.
-    pub max_images: Option<u32>,
-    /// Whether pulled images keep their blobs.
-    pub keep_blobs: bool,
+impl<'de> Deserialize<'de> for NotInThisVersion {
+    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        let reason = "not in this version: the section would do nothing, so it is refused";
+        Err(serde::de::Error::custom(reason))
+    }
 }
 
 /// `[run]`.
@@ -101,14 +65,6 @@ pub struct RunSection {
     /// All that any run may list; without it, any public host.
     egress_allowed: Option<Vec<HostPort>>,
     allow_degraded: Vec<Promise>,
-}
-
-/// `[naming]`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct NamingSection {
-    /// Template of image names.
-    pub template: Option<String>,
 }
 
 /// `[index]`.
@@ -165,6 +121,15 @@ pub enum ConfigError {
     NoHome,
 }
 
+impl ConfigError {
+    /// What is wrong is what the caller wrote, or where it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Read { .. } | Self::Parse { .. } | Self::NoHome => Kind::Usage,
+        }
+    }
+}
+
 impl Config {
     /// Reads `explicit`, else `$GANTRY_CONFIG`, else the default file if it exists.
     pub fn load(explicit: Option<&Path>, environment: &Environment) -> Result<Self, ConfigError> {
@@ -192,27 +157,6 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), String> {
-        for registry in &self.registry {
-            let name = registry
-                .host
-                .rsplit_once(':')
-                .map_or(registry.host.as_str(), |(name, _)| name);
-            // Without a port, an IPv6 address ends in a part of itself.
-            let loopback = is_loopback(name) || is_loopback(&registry.host);
-            if registry.plain_http && !loopback {
-                return Err(format!(
-                    "registry {}: plain_http is for loopback hosts only",
-                    registry.host
-                ));
-            }
-            let credentials = registry.credentials.as_ref();
-            if credentials.is_some_and(|found| found.user.is_empty() || found.password_env.is_empty()) {
-                return Err(format!(
-                    "registry {}: credentials need a user and the name of a variable",
-                    registry.host
-                ));
-            }
-        }
         self.index.check()?;
         if self.run.cpus.is_some_and(|cpus| !(0.01..=1024.0).contains(&cpus)) {
             return Err("run.cpus: want a number of cores from 0.01 to 1024".to_owned());
@@ -316,10 +260,33 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_the_design_shows() {
-        let text = "[[registry]]\nhost = \"registry.example.org\"\npriority = 1\nrole = \"pull\"\ncredentials = { user = \"nologin\", password_env = \"KEY\" }\n[cache]\nmax_bytes = \"40GB\"\nmax_images = 200\n[run]\nmemory = \"1G\"\ntimeout = \"5m\"\nallow_degraded = [\"memory\"]\n[naming]\ntemplate = \"{registry}\"\n";
+    fn a_section_that_would_do_nothing_is_refused_by_name_and_line() {
+        for (section, line) in [
+            ("[cache]\nmax_bytes = \"40GB\"\n", "[cache]"),
+            ("[cache]\n", "[cache]"),
+            ("cache.max_images = 200\n", "cache.max_images"),
+            (
+                "[[registry]]\nhost = \"registry.example.org\"\npriority = 1\n",
+                "[[registry]]",
+            ),
+            ("registry = []\n", "registry = []"),
+            ("[naming]\ntemplate = \"{registry}\"\n", "[naming]"),
+        ] {
+            let error = load(&format!("# one\n\n{section}")).unwrap_err();
+            let ConfigError::Parse { reason, .. } = &error else {
+                panic!("{error}")
+            };
+            assert!(reason.contains("line 3") && reason.contains(line), "{reason}");
+            assert!(reason.contains("not in this version"), "{reason}");
+        }
+        let error = load("[cach]\n").unwrap_err().to_string();
+        assert!(error.contains("unknown field"), "{error}");
+    }
+
+    #[test]
+    fn reads_the_defaults_of_a_run() {
+        let text = "[run]\nmemory = \"1G\"\ntimeout = \"5m\"\nallow_degraded = [\"memory\"]\n";
         let config = load(text).unwrap();
-        assert_eq!(config.cache.max_bytes, Some(Bytes(40_000_000_000)));
         let confinement = config.run.confinement();
         assert_eq!(
             (confinement.memory, confinement.timeout),
@@ -374,21 +341,6 @@ mod tests {
     }
 
     #[test]
-    fn plain_http_is_for_this_machine() {
-        for host in [
-            "localhost",
-            "localhost:5000",
-            "127.0.0.1:5000",
-            "[::1]:5000",
-            "[::1]",
-            "::1",
-        ] {
-            let text = format!("[[registry]]\nhost = \"{host}\"\npriority = 1\nrole = \"pull\"\nplain_http = true\n");
-            assert!(load(&text).is_ok(), "{host}");
-        }
-    }
-
-    #[test]
     fn credentials_of_an_index_are_names_only() {
         let index = |text: &str| load(&format!("[index]\n{text}\n")).map(|config| config.index);
         let whole = "user = \"me\"\npassword_env = \"KEY\"";
@@ -421,18 +373,6 @@ mod tests {
         for (text, says) in [
             ("[run]\nmemory = \"1G\"\nmemmory = \"1G\"\n", "line 3"),
             ("[run]\ntimeout = \"soon\"\n", "line 2"),
-            (
-                "[[registry]]\nhost = \"example.org\"\npriority = 1\nrole = \"pull\"\nplain_http = true\n",
-                "loopback",
-            ),
-            (
-                "[[registry]]\nhost = \"example.org\"\npriority = 1\nrole = \"delete\"\n",
-                "line 4",
-            ),
-            (
-                "[[registry]]\nhost = \"127.evil.example\"\npriority = 1\nrole = \"pull\"\nplain_http = true\n",
-                "loopback",
-            ),
             ("[run]\ncpus = -1\n", "cpus"),
             ("[run]\n\negress_allowed = [\"localhost:80\"]\n", "line 3"),
         ] {

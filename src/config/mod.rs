@@ -4,6 +4,4 @@ mod environment;
 mod file;
 
 pub use environment::{secret_variable, Environment};
-pub use file::{
-    BaseSection, CacheSection, Config, ConfigError, IndexSection, NamingSection, Registry, Role, RunSection,
-};
+pub use file::{BaseSection, Config, ConfigError, IndexSection, RunSection};
