@@ -186,19 +186,6 @@ pub fn print(error: &CommandError) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
-/// Prints a mistake in the arguments to standard error, or the help that was asked for to standard output.
-///
-/// A mistake is quoted, and the arguments of a worker's call may be a stranger's words.
-pub fn print_usage(error: &clap::Error) {
-    let text = escape(&error.render().to_string());
-    // As above.
-    let _ = if error.use_stderr() {
-        std::io::stderr().write_all(text.as_bytes())
-    } else {
-        std::io::stdout().write_all(text.as_bytes())
-    };
-}
-
 fn indented(text: &str) -> String {
     escape(text.trim_end()).replace('\n', "\n  ")
 }

@@ -1,23 +1,23 @@
 //! `gantry run`: whatever it comes to, the outcome is written, and the exit code is the workload's own or one of ours that
 //! no workload of a sane mind uses.
 
-use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use super::args::RunArgs;
 use super::error::{self, CommandError};
 use super::escape::escape;
 use super::report::Report;
-use super::{run, Session};
-use crate::ops::{self, Outcome, RunRequest, Status, CANNOT_RUN};
+use super::run::{self, Job};
+use super::{no_signals, Session};
+use crate::ops::{self, Outcome, RunError, RunRequest, Status, Worked, CANNOT_RUN};
 use crate::sandbox::Signals;
 
 /// Runs what `args` ask for and returns the exit code.
-pub fn execute(config: Option<&Path>, args: &RunArgs) -> u8 {
-    match begin(args) {
+pub fn execute(config: Option<&Path>, args: &RunArgs, signals: io::Result<Signals>) -> u8 {
+    match begin(args, signals) {
         Ok((report, signals)) => finish(config, args, report.as_ref(), &signals),
         Err(error) => {
             error::print(&error);
@@ -26,18 +26,13 @@ pub fn execute(config: Option<&Path>, args: &RunArgs) -> u8 {
     }
 }
 
-/// Writes the outcome of a run whose arguments are refused, where they say where to.
-pub fn refuse_arguments(arguments: &[OsString], reason: &str) {
-    let Some(path) = report_of(arguments) else { return };
-    let outcome = Outcome::not_started(String::new(), Status::Error, CANNOT_RUN, reason.to_owned());
-    let written = Report::begin(&path).and_then(|report| report.write(&outcome));
-    if let Err(error) = written {
-        error::print(&error);
-    }
+/// The outcome of a run whose arguments are refused because of `reason`.
+pub fn refused(reason: String) -> Outcome {
+    Outcome::not_started(String::new(), Status::Error, CANNOT_RUN, reason)
 }
 
-/// What has to be there before anything else: a place for the outcome, and an ear for signals.
-fn begin(args: &RunArgs) -> Result<(Option<Report>, Signals), CommandError> {
+/// What has to be there before anything else: a place for the outcome, and word of signals.
+fn begin(args: &RunArgs, signals: io::Result<Signals>) -> Result<(Option<Report>, Signals), CommandError> {
     let report = args.report.as_deref().map(Report::begin).transpose()?;
     if let Some(path) = &args.report {
         // Of an earlier run. Should this one be killed, it must not stand for it.
@@ -49,20 +44,18 @@ fn begin(args: &RunArgs) -> Result<(Option<Report>, Signals), CommandError> {
             })?;
         }
     }
-    let signals = Signals::watch().map_err(|source| CommandError::File {
-        action: "watch for",
-        path: "signals".to_owned(),
-        source,
-    })?;
+    let signals = signals.map_err(no_signals)?;
     Ok((report, signals))
 }
 
 fn finish(config: Option<&Path>, args: &RunArgs, report: Option<&Report>, signals: &Signals) -> u8 {
     let started = Instant::now();
     let prepared = Session::open(config).and_then(|session| {
-        let request = run::request(args, &session.config)?;
+        let job = args.job.as_deref().map(|path| read_job(path, signals)).transpose()?;
+        let request = run::request(args, job, &session.config)?;
         Ok((session, request))
     });
+    let name = || args.reference.as_ref().map(ToString::to_string).unwrap_or_default();
     let (outcome, error) = match prepared {
         Ok((session, request)) => {
             // What a killed run left is nothing; what a killed build left goes here, too.
@@ -72,9 +65,9 @@ fn finish(config: Option<&Path>, args: &RunArgs, report: Option<&Report>, signal
             note(&session, &outcome, started);
             (outcome, error.map(CommandError::Run))
         }
+        Err(CommandError::Run(RunError::Signalled { signal })) => (Outcome::stopped(name(), signal), None),
         Err(error) => {
-            let name = args.reference.as_ref().map(ToString::to_string).unwrap_or_default();
-            let outcome = Outcome::not_started(name, Status::Error, CANNOT_RUN, ops::chain(&error));
+            let outcome = Outcome::not_started(name(), Status::Error, CANNOT_RUN, ops::chain(&error));
             (outcome, Some(error))
         }
     };
@@ -87,6 +80,15 @@ fn finish(config: Option<&Path>, args: &RunArgs, report: Option<&Report>, signal
             error::print(&error);
             CANNOT_RUN
         }
+    }
+}
+
+/// The job document at `path`, whose writer may take its time: a signal ends the wait.
+fn read_job(path: &Path, signals: &Signals) -> Result<Job, CommandError> {
+    let own = path.to_owned();
+    match ops::unless_signalled(signals, move || run::read_job(&own)).map_err(no_signals)? {
+        Worked::Done(job) => job,
+        Worked::Signalled { signal, .. } => Err(RunError::Signalled { signal }.into()),
     }
 }
 
@@ -113,34 +115,9 @@ fn note(session: &Session, outcome: &Outcome, started: Instant) {
     session.note("run", &outcome.image.reference, digest, status, started);
 }
 
-/// The value of `--report` among gantry's own arguments.
-fn report_of(arguments: &[OsString]) -> Option<PathBuf> {
-    let mut own = arguments.iter().take_while(|argument| *argument != "--");
-    while let Some(argument) = own.next() {
-        if argument == "--report" {
-            return own.next().map(PathBuf::from);
-        }
-        if let Some(path) = argument.as_encoded_bytes().strip_prefix(b"--report=") {
-            return std::str::from_utf8(path)
-                .ok()
-                .map(|path| PathBuf::from(OsStr::new(path)));
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_place_of_the_report_is_found_among_bad_arguments() {
-        let report = |text: &str| report_of(&text.split(' ').map(OsString::from).collect::<Vec<_>>());
-        assert_eq!(report("gantry run --memory lots --report a x:1"), Some("a".into()));
-        assert_eq!(report("gantry run --report=b x:1"), Some("b".into()));
-        assert_eq!(report("gantry run x:1 -- --report c"), None);
-        assert_eq!(report("gantry run x:1 --report"), None);
-    }
 
     #[test]
     fn every_field_of_the_outcome_is_documented() {

@@ -5,6 +5,7 @@ mod doctor;
 mod error;
 mod escape;
 mod execute;
+mod mistake;
 mod progress;
 mod report;
 mod run;
@@ -15,6 +16,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::Parser;
@@ -30,11 +32,11 @@ use crate::build::lock::{Found, LockError, Resolver};
 use crate::config::{secret_variable, Config, ConfigError, Environment};
 use crate::journal::{self, Event};
 use crate::net::Credentials;
-use crate::ops::{self, BaseSettings, BuildRequest, SandboxCompiler, CANNOT_RUN};
+use crate::ops::{self, unless_signalled, BaseSettings, BuildRequest, SandboxCompiler, Worked};
 use crate::policy::{Bytes, Promise};
 use crate::progress::Progress;
-use crate::sandbox;
-use crate::store::{self, Keep, Patience, Store, StoreError};
+use crate::sandbox::{self, Signals};
+use crate::store::{Keep, Patience, Store, StoreError};
 use crate::sys;
 
 /// Runs gantry; returns its exit code.
@@ -46,30 +48,78 @@ pub fn main() -> ExitCode {
     if ops::doctor::is_probe(arguments.first().map(OsString::as_os_str)) {
         return ExitCode::from(ops::doctor::probe_main(&arguments));
     }
-    let is_run = arguments.iter().skip(1).any(|argument| argument == "run");
+    // First of all: from here on no signal ends a command that has not said so in its report.
+    let signals = Signals::watch();
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            error::print_usage(&error);
-            // `run` has the workload's codes below 124; its own mistakes are all 125.
-            let code = if error.use_stderr() && is_run {
-                execute::refuse_arguments(&arguments, &error.kind().to_string());
-                CANNOT_RUN
-            } else {
-                u8::try_from(error.exit_code()).unwrap_or(2)
-            };
-            return ExitCode::from(code);
+            // Nothing is half done, and whoever reads the help may never come to its end.
+            drop(signals);
+            return ExitCode::from(mistake::answer(&error, &arguments));
         }
     };
-    if let Command::Run(args) = &cli.command {
-        return ExitCode::from(execute::execute(cli.config.as_deref(), args));
-    }
-    match begin_report(&cli).and_then(|report| reported(&cli, report.as_ref())) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            error::print(&error);
-            ExitCode::from(error::exit_code(&error))
+    match &cli.command {
+        Command::Run(args) => ExitCode::from(execute::execute(cli.config.as_deref(), args, signals)),
+        // It waits to be killed.
+        Command::Doctor { hold: Some(words), .. } => {
+            drop(signals);
+            ended(doctor::hold(words), None)
         }
+        _ => carry_out(cli, signals),
+    }
+}
+
+/// Carries out any command but `run`, until a signal comes.
+fn carry_out(cli: Cli, signals: io::Result<Signals>) -> ExitCode {
+    let begun = signals
+        .map_err(no_signals)
+        .and_then(|signals| Ok((begin_report(&cli)?.map(Arc::new), signals)));
+    let (report, signals) = match begun {
+        Ok(begun) => begun,
+        Err(error) => return ended(Err(error), None),
+    };
+    let of_command = report.clone();
+    let worked = unless_signalled(&signals, move || dispatch(&cli, of_command.as_deref()));
+    // Whoever sends a second one means it.
+    drop(signals);
+    match worked.map_err(no_signals) {
+        Ok(Worked::Done(result)) => ended(result, report.as_deref()),
+        // Done before the signal could end it.
+        Ok(Worked::Signalled {
+            result: Some(Ok(code)), ..
+        }) => ExitCode::from(code),
+        Ok(Worked::Signalled { signal, .. }) => {
+            let signal = signal.number();
+            let code = u8::try_from(128 + signal).unwrap_or(u8::MAX);
+            if let Some(Err(error)) = report.map(|report| report.stop(signal, code)) {
+                error::print(&error);
+            }
+            // Without destructors, which the command's threads could wait for.
+            sys::process::exit_now(i32::from(code))
+        }
+        Err(error) => ended(Err(error), report.as_deref()),
+    }
+}
+
+/// Prints and reports the error that a command ended in.
+fn ended(result: Result<u8, CommandError>, report: Option<&Report>) -> ExitCode {
+    let error = match result {
+        Ok(code) => return ExitCode::from(code),
+        Err(error) => error,
+    };
+    if let Some(report) = report {
+        // The command's own error is the one to hear of.
+        let _ = report.fail(&error);
+    }
+    error::print(&error);
+    ExitCode::from(error::exit_code(&error))
+}
+
+fn no_signals(source: io::Error) -> CommandError {
+    CommandError::File {
+        action: "watch for",
+        path: "signals".to_owned(),
+        source,
     }
 }
 
@@ -83,16 +133,6 @@ fn begin_report(cli: &Cli) -> Result<Option<Report>, CommandError> {
     path.map(Report::begin).transpose()
 }
 
-/// [`dispatch`]; a failure is reported as well.
-fn reported(cli: &Cli, report: Option<&Report>) -> Result<u8, CommandError> {
-    let result = dispatch(cli, report);
-    if let (Err(error), Some(report)) = (&result, report) {
-        // The command's own error is the one to hear of.
-        let _ = report.fail(error);
-    }
-    result
-}
-
 /// What every command has at hand.
 struct Session {
     environment: Environment,
@@ -101,15 +141,11 @@ struct Session {
 }
 
 fn dispatch(cli: &Cli, report: Option<&Report>) -> Result<u8, CommandError> {
-    if let Command::Doctor { hold: Some(words), .. } = &cli.command {
-        return doctor::hold(words);
-    }
     let session = Session::open(cli.config.as_deref())?;
     // What cannot be swept now is swept later; no command fails for it.
     let _ = session.store.sweep();
     let _ = session.store.mend_index();
     sandbox::sweep();
-    watch_signals();
     let collects = matches!(cli.command, Command::Cache(_));
     let _kept_out = if collects {
         None
@@ -132,20 +168,6 @@ fn dispatch(cli: &Cli, report: Option<&Report>) -> Result<u8, CommandError> {
         Command::Base(command) => session.base(command, report),
         Command::Doctor { json, .. } => doctor::examine(&session.store, *json),
     }
-}
-
-/// On Ctrl-C and the like: nothing half-written stays, and the exit code says which signal it was.
-fn watch_signals() {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]) else {
-        return;
-    };
-    std::thread::spawn(move || {
-        if let Some(signal) = signals.forever().next() {
-            store::abandon();
-            sys::process::exit_now(128 + signal)
-        }
-    });
 }
 
 impl Session {

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
@@ -20,6 +21,18 @@ pub struct Report {
     path: PathBuf,
     /// The pipe or device; a file is made when it is written.
     stream: Option<File>,
+    state: Mutex<State>,
+}
+
+/// How far a report has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum State {
+    /// The command is at work.
+    Begun,
+    /// A document of this command is there.
+    Written,
+    /// A signal ended the command: what it may still come to is not reported.
+    Stopped,
 }
 
 /// The document of a build that made nothing.
@@ -29,6 +42,8 @@ struct Failure {
     status: &'static str,
     error: String,
     exit_code: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signal: Option<i32>,
 }
 
 impl Report {
@@ -52,25 +67,18 @@ impl Report {
             Ok((path, None))
         };
         match begin() {
-            Ok((path, stream)) => Ok(Self { path, stream }),
+            Ok((path, stream)) => Ok(Self {
+                path,
+                stream,
+                state: Mutex::new(State::Begun),
+            }),
             Err(source) => Err(failed(path, source)),
         }
     }
 
     /// Writes `document`; a reader finds all of it or what was there before.
     pub fn write(&self, document: &impl Serialize) -> Result<(), CommandError> {
-        let error = |source| failed(&self.path, source);
-        let mut json = serde_json::to_vec(document).map_err(|source| error(source.into()))?;
-        json.push(b'\n');
-        if let Some(mut stream) = self.stream.as_ref() {
-            return stream.write_all(&json).map_err(error);
-        }
-        let (temporary, mut file) = temporary(&self.path).map_err(error)?;
-        let written = file.write_all(&json).and_then(|()| fs::rename(&temporary, &self.path));
-        if written.is_err() {
-            let _ = fs::remove_file(&temporary);
-        }
-        written.map_err(error)
+        self.put(document, State::Written)
     }
 
     /// Writes that the command ended in `error`.
@@ -86,7 +94,55 @@ impl Report {
             status,
             error: ops::chain(error).replace('\n', " "),
             exit_code,
+            signal: None,
         })
+    }
+
+    /// Writes that `signal` ended the command. Threads of it may still be at work: nothing they write comes after this.
+    pub fn stop(&self, signal: i32, exit_code: u8) -> Result<(), CommandError> {
+        let failure = Failure {
+            schema: 1,
+            status: "killed",
+            error: format!("stopped by signal {signal}"),
+            exit_code,
+            signal: Some(signal),
+        };
+        self.put(&failure, State::Stopped)
+    }
+
+    fn put(&self, document: &impl Serialize, next: State) -> Result<(), CommandError> {
+        // Held until the document is there: there are no two at once.
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *state;
+        *state = before.max(next);
+        match (before, &self.stream) {
+            (State::Stopped, _) => Ok(()),
+            // A reader of a pipe gets one document.
+            (State::Written, Some(_)) => Ok(()),
+            (State::Begun | State::Written, None) => self.replace(document),
+            (State::Begun, Some(stream)) => {
+                let mut stream = stream;
+                let json = self.line(document)?;
+                stream.write_all(&json).map_err(|source| failed(&self.path, source))
+            }
+        }
+    }
+
+    fn replace(&self, document: &impl Serialize) -> Result<(), CommandError> {
+        let error = |source| failed(&self.path, source);
+        let json = self.line(document)?;
+        let (temporary, mut file) = temporary(&self.path).map_err(error)?;
+        let written = file.write_all(&json).and_then(|()| fs::rename(&temporary, &self.path));
+        if written.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        written.map_err(error)
+    }
+
+    fn line(&self, document: &impl Serialize) -> Result<Vec<u8>, CommandError> {
+        let mut json = serde_json::to_vec(document).map_err(|source| failed(&self.path, source.into()))?;
+        json.push(b'\n');
+        Ok(json)
     }
 }
 
@@ -131,6 +187,21 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "{\"a\":1}\n");
         report.fail(&CommandError::Usage("one\ntwo".to_owned())).unwrap();
         let document = "{\"schema\":1,\"status\":\"failed\",\"error\":\"one two\",\"exit_code\":2}\n";
+        assert_eq!(fs::read_to_string(&path).unwrap(), document);
+        assert_eq!(names(scratch.path()), ["report.json"]);
+    }
+
+    #[test]
+    fn nothing_is_reported_after_the_signal_that_ended_the_command() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("report.json");
+        let report = Report::begin(&path).unwrap();
+        report.write(&1).unwrap();
+        report.stop(15, 143).unwrap();
+        report.write(&2).unwrap();
+        report.fail(&CommandError::Usage("no".to_owned())).unwrap();
+        let document =
+            "{\"schema\":1,\"status\":\"killed\",\"error\":\"stopped by signal 15\",\"exit_code\":143,\"signal\":15}\n";
         assert_eq!(fs::read_to_string(&path).unwrap(), document);
         assert_eq!(names(scratch.path()), ["report.json"]);
     }

@@ -20,7 +20,7 @@ const MAX_JOB: u64 = 4 << 20;
 /// One run as a JSON document: the options' names with `_` for `-`. Unknown keys are errors.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Job {
+pub struct Job {
     image: String,
     #[serde(default)]
     args: Vec<String>,
@@ -56,14 +56,14 @@ enum Pull {
     Never,
 }
 
-/// What `args` ask for, on top of the defaults of `config`.
-pub fn request(args: &RunArgs, config: &Config) -> Result<RunRequest, CommandError> {
+/// What `args` ask for, on top of `job`, on top of the defaults of `config`.
+pub fn request(args: &RunArgs, job: Option<Job>, config: &Config) -> Result<RunRequest, CommandError> {
     if args.pull == "always" {
         return Err(pull_always());
     }
     let (mut network, mut egress) = (None, Vec::new());
-    let mut request = match &args.job {
-        Some(path) => from_job(path, config, &mut network, &mut egress)?,
+    let mut request = match job {
+        Some(job) => from_job(args, job, config, &mut network, &mut egress)?,
         None => {
             let reference = args
                 .reference
@@ -117,14 +117,9 @@ fn pull_always() -> CommandError {
     CommandError::RunUsage(reason.to_owned())
 }
 
-/// The request of a job document, but for its network, which options may still change.
-fn from_job(
-    path: &Path,
-    config: &Config,
-    network: &mut Option<NetworkMode>,
-    egress: &mut Vec<HostPort>,
-) -> Result<RunRequest, CommandError> {
-    let usage = |reason: String| CommandError::RunUsage(format!("read job {}: {reason}", path.display()));
+/// The job document at `path`; - is standard input.
+pub fn read_job(path: &Path) -> Result<Job, CommandError> {
+    let usage = |reason: String| usage(path, &reason);
     let mut text = String::new();
     let read = if path == Path::new("-") {
         std::io::stdin().take(MAX_JOB + 1).read_to_string(&mut text)
@@ -135,7 +130,22 @@ fn from_job(
     if text.len() as u64 > MAX_JOB {
         return Err(usage(format!("it is over {MAX_JOB} bytes")));
     }
-    let job: Job = serde_json::from_str(&text).map_err(|error| usage(error.to_string()))?;
+    serde_json::from_str(&text).map_err(|error| usage(error.to_string()))
+}
+
+fn usage(path: &Path, reason: &str) -> CommandError {
+    CommandError::RunUsage(format!("read job {}: {reason}", path.display()))
+}
+
+/// The request of a job document, but for its network, which options may still change.
+fn from_job(
+    args: &RunArgs,
+    job: Job,
+    config: &Config,
+    network: &mut Option<NetworkMode>,
+    egress: &mut Vec<HostPort>,
+) -> Result<RunRequest, CommandError> {
+    let usage = |reason: String| usage(args.job.as_deref().unwrap_or(Path::new("-")), &reason);
     if job.pull == Some(Pull::Always) {
         return Err(pull_always());
     }

@@ -1,64 +1,100 @@
-//! Work that a signal may end: it runs in a thread of its own, while the caller listens.
+//! Work that a signal may end: it runs in a thread of its own, while the calling thread waits for signals.
+//!
+//! This is how every command but a run's sandbox ends by a signal; the sandbox has a poll loop of its own.
 
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 
 use crate::sandbox::{Signals, StopSignal};
 use crate::store;
 
 /// How often work that shall end loses what it has made.
 const AGAIN: Duration = Duration::from_millis(20);
-/// How long it may take to notice; it may wait for a lock that another process holds.
+/// Work that has made nothing new for this long waits for something, such as a lock or a server: it is left behind.
+const QUIET: Duration = Duration::from_millis(100);
+/// How long it may take to notice at all.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Rust gives other threads than the first 2 MiB; here is done what else the first would do.
+const STACK: usize = 8 << 20;
 
 /// What became of the work.
 #[derive(Debug)]
 pub enum Worked<T> {
     /// It is done.
     Done(T),
-    /// This signal came first.
-    Signalled(StopSignal),
+    /// A signal came first.
+    Signalled {
+        /// Which.
+        signal: StopSignal,
+        /// What the work came to, when it ended soon: an error because its files were gone, or it was done just then.
+        result: Option<T>,
+    },
 }
 
-/// Does `work`. A signal takes its scratch directories away, so that it fails soon and leaves nothing; work that does not
-/// notice in time is left behind, for the process is about to end.
+/// Does `work` in a thread of its own, until one of `signals` arrives.
+///
+/// Then the scratch directories of this process are deleted, again and again while it makes new ones, so that the work
+/// fails soon and leaves nothing. Work that does not notice is left behind: the process is about to end.
 pub fn unless_signalled<T: Send + 'static>(
     signals: &Signals,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<Worked<T>> {
     let (ours, theirs) = UnixStream::pair()?;
-    let worker = std::thread::spawn(move || {
+    let work = move || {
         // Closed when the work ends, however it ends.
         let _theirs = theirs;
         work()
-    });
-    let mut told: Option<(StopSignal, Instant)> = None;
+    };
+    let worker = std::thread::Builder::new().stack_size(STACK).spawn(work)?;
+    let join = |worker: JoinHandle<T>| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let Some(signal) = wait(&ours, signals)? else {
+        return Ok(Worked::Done(join(worker)));
+    };
+    let told = Instant::now();
+    let mut made = told;
     loop {
-        let mut events = vec![PollFd::new(&ours, PollFlags::IN)];
+        if store::abandon() {
+            made = Instant::now();
+        }
+        if is_closed(&ours, AGAIN)? {
+            let result = Some(join(worker));
+            return Ok(Worked::Signalled { signal, result });
+        }
+        if made.elapsed() > QUIET || told.elapsed() > PATIENCE {
+            return Ok(Worked::Signalled { signal, result: None });
+        }
+    }
+}
+
+/// Waits until the other end of `work` is closed, or a signal arrives, which is returned.
+fn wait(work: &UnixStream, signals: &Signals) -> io::Result<Option<StopSignal>> {
+    loop {
+        let mut events = vec![PollFd::new(work, PollFlags::IN)];
         events.extend(signals.event());
-        let wait = told.and_then(|_| Timespec::try_from(AGAIN).ok());
-        match poll(&mut events, wait.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        match poll(&mut events, None) {
+            Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let is_over = events.first().is_some_and(|end| !end.revents().is_empty());
-        told = told.or_else(|| signals.take().map(|signal| (signal, Instant::now())));
-        match told {
-            Some((signal, since)) if is_over || since.elapsed() > PATIENCE => {
-                store::abandon();
-                return Ok(Worked::Signalled(signal));
-            }
-            Some(_) => store::abandon(),
-            None if is_over => {
-                let result = worker.join();
-                return Ok(Worked::Done(
-                    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-                ));
-            }
-            None => {}
+        if let Some(signal) = signals.take() {
+            return Ok(Some(signal));
         }
+        if is_closed(work, Duration::ZERO)? {
+            return Ok(None);
+        }
+    }
+}
+
+/// Whether the other end of `work` is closed, or is within `patience`.
+fn is_closed(work: &UnixStream, patience: Duration) -> io::Result<bool> {
+    let patience = Timespec::try_from(patience).ok();
+    match poll(&mut [PollFd::new(work, PollFlags::IN)], patience.as_ref()) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::INTR) => Ok(false),
+        Err(errno) => Err(errno.into()),
     }
 }

@@ -23,6 +23,7 @@ pub use build::{build, build_base, BaseReport, BuildError, BuildReport, BuildReq
 pub use compile::SandboxCompiler;
 pub use doctor::DoctorError;
 pub use images::{copy, list, load, remove, save, show, ImageSummary, ImagesError};
+pub use interrupt::{unless_signalled, Worked};
 pub use locks::LOCK_AGE;
 pub use outcome::{Outcome, Status};
 pub use overlap::OverlapError;

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::oci::Digest;
 use crate::policy::{Level, Promise};
+use crate::sandbox::StopSignal;
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -135,5 +136,14 @@ impl Outcome {
             error: Some(error),
             notes: Vec::new(),
         }
+    }
+
+    /// The outcome of a run of `reference` that `signal` ended before anything was started.
+    pub fn stopped(reference: String, signal: StopSignal) -> Self {
+        let signal = signal.number();
+        let exit_code = u8::try_from(128 + signal).unwrap_or(u8::MAX);
+        let mut outcome = Self::not_started(reference, Status::Killed, exit_code, String::new());
+        (outcome.error, outcome.signal) = (None, Some(signal));
+        outcome
     }
 }

@@ -254,7 +254,7 @@ impl Progress {
         self.phases.unpack = ms(unpacking.elapsed());
         match unpacked.map_err(|source| RunError::Wait { source })? {
             Worked::Done(snapshot) => Ok((snapshot?, lease)),
-            Worked::Signalled(signal) => Err(RunError::Signalled { signal }),
+            Worked::Signalled { signal, .. } => Err(RunError::Signalled { signal }),
         }
     }
 

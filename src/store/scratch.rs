@@ -17,14 +17,18 @@ static LIVE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 /// Says, in a scratch directory, what of its process is elsewhere.
 const ELSEWHERE: &str = "elsewhere";
 
-/// Removes every scratch directory of this process, because it is about to end without running destructors.
-pub fn abandon() {
+/// Removes every scratch directory of this process, because it is about to end without running destructors. Returns
+/// whether there was one.
+pub fn abandon() -> bool {
     // A poisoned list is still a list.
     let live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut found = false;
     for path in live.iter() {
+        found |= path.exists();
         remove_elsewhere(path);
         let _ = fs::remove_dir_all(path);
     }
+    found
 }
 
 /// Removes the file or directory outside the store that the scratch directory `path` names, if it names one.

@@ -23,5 +23,6 @@ mod index;
 mod interop;
 mod refusals;
 mod repair;
+mod reports;
 mod sdist;
 mod versions;

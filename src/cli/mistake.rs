@@ -1,0 +1,202 @@
+//! Arguments that clap refuses: the exit code and the report are those of the command that was typed, as far as its
+//! words can be understood.
+
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use clap::{Command, CommandFactory};
+
+use super::args::Cli;
+use super::error::{self, CommandError};
+use super::escape::escape;
+use super::execute;
+use super::report::Report;
+use crate::ops::CANNOT_RUN;
+
+/// What was typed, as far as it can be understood when clap cannot.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Typed {
+    /// The words that name the command, such as `base` and `build`.
+    command: Vec<String>,
+    /// The value of the command's `--report`.
+    report: Option<PathBuf>,
+}
+
+/// Prints `error`, writes the report of a command that has one, and returns the exit code. Help that was asked for is an
+/// error to clap as well: it is printed to standard output, and nothing is written.
+pub fn answer(error: &clap::Error, arguments: &[OsString]) -> u8 {
+    print(error);
+    let code = u8::try_from(error.exit_code()).unwrap_or(2);
+    if !error.use_stderr() {
+        return code;
+    }
+    let typed = Typed::read(arguments);
+    let is_run = typed.command == ["run"];
+    if let Some(path) = &typed.report {
+        let reason = one_line(error);
+        let written = Report::begin(path).and_then(|report| match is_run {
+            true => report.write(&execute::refused(reason)),
+            false => report.fail(&CommandError::Usage(reason)),
+        });
+        if let Err(error) = written {
+            error::print(&error);
+        }
+    }
+    // The codes below 124 are the workload's own: a mistake in the arguments of `run` is 125.
+    if is_run {
+        CANNOT_RUN
+    } else {
+        code
+    }
+}
+
+/// A mistake is quoted, and the arguments of a worker's call may be a stranger's words: they are escaped.
+fn print(error: &clap::Error) {
+    let text = escape(&error.render().to_string());
+    // Nobody is there to hear that nobody is there.
+    let _ = if error.use_stderr() {
+        std::io::stderr().write_all(text.as_bytes())
+    } else {
+        std::io::stdout().write_all(text.as_bytes())
+    };
+}
+
+/// What clap says without its advice: the first paragraph, on one line.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let first = first.strip_prefix("error: ").unwrap_or(first);
+    first.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+impl Typed {
+    /// Walks over `arguments` as clap does: the command is the first word that is neither an option nor its value.
+    fn read(arguments: &[OsString]) -> Self {
+        let mut root = Cli::command();
+        // Hands the global options to every command.
+        root.build();
+        let mut command = &root;
+        let mut typed = Self::default();
+        let mut words = arguments.iter().skip(1).map(OsString::as_os_str).peekable();
+        while let Some(word) = words.next().filter(|word| *word != "--") {
+            let Some(option) = word.as_bytes().strip_prefix(b"--") else {
+                if is_option(word) {
+                    continue;
+                }
+                match command.find_subcommand(word) {
+                    Some(found) => {
+                        typed.command.push(found.get_name().to_owned());
+                        command = found;
+                    }
+                    // A word that could only name a command, and names none: the rest means nothing.
+                    None if command.has_subcommands() => break,
+                    None => {}
+                }
+                continue;
+            };
+            let mut halves = option.splitn(2, |byte| *byte == b'=');
+            let name = halves.next().unwrap_or_default();
+            let mut values: Vec<&OsStr> = halves.map(OsStr::from_bytes).collect();
+            while values.len() < values_of(command, name) {
+                match words.next_if(|word| !is_option(word)) {
+                    Some(value) => values.push(value),
+                    None => break,
+                }
+            }
+            if name == b"report" && values_of(command, name) > 0 {
+                typed.report = typed.report.or(values.first().map(PathBuf::from));
+            }
+        }
+        typed
+    }
+}
+
+/// How many words follow the option `name` of `command`; none when it has no such option.
+fn values_of(command: &Command, name: &[u8]) -> usize {
+    let option = command
+        .get_arguments()
+        .find(|argument| argument.get_long().is_some_and(|long| long.as_bytes() == name));
+    option
+        .and_then(|option| option.get_num_args())
+        .map_or(0, |values| values.min_values())
+}
+
+/// A single `-` is a value: standard input or output.
+fn is_option(word: &OsStr) -> bool {
+    word.len() > 1 && word.as_bytes().starts_with(b"-")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn words(text: &str) -> Vec<OsString> {
+        text.split(' ').map(OsString::from).collect()
+    }
+
+    #[test]
+    fn the_command_is_the_first_word_that_is_no_option_and_no_options_value() {
+        for (text, command, report) in [
+            ("gantry run --memory lots --report a x:1", "run", Some("a")),
+            ("gantry run --report=b x:1", "run", Some("b")),
+            ("gantry run x:1 -- --report c", "run", None),
+            ("gantry run x:1 --report", "run", None),
+            ("gantry build run --oops", "build", None),
+            ("gantry build run --oops --report r", "build", Some("r")),
+            ("gantry build --tag run --report run --oops", "build", Some("run")),
+            ("gantry build --report=run --oops", "build", Some("run")),
+            ("gantry build --oops run --report r", "build", Some("r")),
+            ("gantry build d --tag --report r", "build", Some("r")),
+            ("gantry build d -x --report - --report other", "build", Some("-")),
+            ("gantry base build --report r --oops", "base build", Some("r")),
+            ("gantry base build --report=r run", "base build", Some("r")),
+            ("gantry base run --report r", "base", None),
+            ("gantry --config run build --report r --oops", "build", Some("r")),
+            ("gantry --config=run images", "images", None),
+            ("gantry --oops run --report r", "run", Some("r")),
+            ("gantry build --config run --report r", "build", Some("r")),
+            ("gantry help run --report r", "", None),
+            ("gantry -- run --report r", "", None),
+            ("gantry images ls --report r", "images ls", None),
+            ("gantry doctor --hold a b c run --report r", "doctor", None),
+            ("gantry", "", None),
+        ] {
+            let typed = Typed::read(&words(text));
+            assert_eq!(typed.command.join(" "), command, "{text}");
+            assert_eq!(typed.report, report.map(PathBuf::from), "{text}");
+        }
+        let raw = [b"gantry".as_slice(), b"run", b"--report=\xff"].map(|word| OsStr::from_bytes(word).to_owned());
+        assert_eq!(
+            Typed::read(&raw).report,
+            Some(PathBuf::from(OsStr::from_bytes(b"\xff")))
+        );
+    }
+
+    #[test]
+    fn a_report_says_which_argument_on_one_line() {
+        for (text, reason) in [
+            ("gantry run --oops x:1", "unexpected argument '--oops' found"),
+            (
+                "gantry run x:1 --memory lots",
+                "invalid value 'lots' for '--memory <SIZE>': parse size \"lots\"",
+            ),
+            (
+                "gantry run x:1 --pull perhaps",
+                "invalid value 'perhaps' for '--pull <WHEN>' [possible values: missing, always, never]",
+            ),
+            (
+                "gantry build",
+                "the following required arguments were not provided: <DIR>",
+            ),
+            ("gantry no-such", "unrecognized subcommand 'no-such'"),
+        ] {
+            let error = Cli::try_parse_from(words(text)).unwrap_err();
+            let line = one_line(&error);
+            assert!(line.starts_with(reason) && !line.contains('\n'), "{text}: {line}");
+        }
+    }
+}
