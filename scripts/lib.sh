@@ -13,7 +13,7 @@ readonly BUILD_PACKAGES="gcc libc6-dev ca-certificates python3 python3-pip gpgv 
 readonly RUST_PACKAGES="cargo-web rustc-web"
 # What the tests compare gantry with, and check its images with.
 readonly TEST_PACKAGES="rust-web-clippy rustfmt-web docker-registry skopeo umoci podman uidmap bubblewrap strace iproute2 gpg gpg-agent gpgconf"
-readonly BENCH_PACKAGES="bubblewrap umoci gzip"
+readonly BENCH_PACKAGES="bubblewrap umoci skopeo gzip zstd"
 # User-Mode Linux, and what makes a root file system for it without root.
 readonly LIMITS_PACKAGES="user-mode-linux mmdebstrap uidmap fakeroot e2fsprogs"
 
@@ -53,7 +53,7 @@ as_user() {
         tar -xf - -C "$work" --owner="$DEV_USER" --group="$DEV_USER" --no-same-owner
     chown -R "$DEV_USER:$DEV_USER" "$work"
     local keep=() name
-    for name in CI NO_COLOR TERM LANG GANTRY_ROOT HTTP_PROXY HTTPS_PROXY NO_PROXY http_proxy https_proxy no_proxy \
+    for name in CI NO_COLOR TERM LANG GANTRY_ROOT GANTRY_OTHER GANTRY_BIN HTTP_PROXY HTTPS_PROXY NO_PROXY http_proxy https_proxy no_proxy \
         SSL_CERT_FILE SSL_CERT_DIR CARGO_NET_OFFLINE PIP_INDEX_URL PIP_CERT UV_DEFAULT_INDEX UV_INDEX_URL; do
         [ -z "${!name+set}" ] || keep+=("$name=${!name}")
     done
