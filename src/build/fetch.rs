@@ -3,14 +3,14 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::net::{Client, NetError};
 use crate::oci::Digest;
 use crate::policy::Kind;
 use crate::progress::Progress;
-use crate::store::{Store, StoreError};
+use crate::store::{Download, Partial, Store, StoreError, Task};
+use crate::sys::pool::{self, Stop};
 
 /// Transfers at once: enough to fill a link, few enough to be polite.
 const PARALLEL: usize = 6;
@@ -81,110 +81,52 @@ impl FetchError {
 }
 
 /// Fetches `items`; returns their files in the same order.
+///
+/// # Errors
+/// The first failure, which ends the others.
 pub fn fetch(
     store: &Store,
     client: &Client,
     items: &[FetchItem],
     progress: &dyn Progress,
 ) -> Result<Vec<File>, FetchError> {
-    let state = State {
-        next: AtomicUsize::new(0),
-        stopped: AtomicBool::new(false),
-        done: AtomicU64::new(0),
-        total: items.iter().map(|item| item.size).sum(),
-        files: Mutex::new(items.iter().map(|_| None).collect()),
-        error: Mutex::new(None),
-    };
     let fetcher = Fetcher {
         store,
         client,
         progress,
-        state: &state,
+        done: AtomicU64::new(0),
+        total: items.iter().map(|item| item.size).sum(),
     };
-    std::thread::scope(|scope| {
-        for _ in 0..PARALLEL.min(items.len()) {
-            scope.spawn(|| fetcher.work(items));
-        }
-    });
-    if let Some(error) = state.error.into_inner().unwrap_or_default() {
-        return Err(error);
-    }
-    Ok(state
-        .files
-        .into_inner()
-        .unwrap_or_default()
-        .into_iter()
-        .flatten()
-        .collect())
-}
-
-struct State {
-    next: AtomicUsize,
-    stopped: AtomicBool,
-    done: AtomicU64,
-    total: u64,
-    files: Mutex<Vec<Option<File>>>,
-    error: Mutex<Option<FetchError>>,
+    pool::each(PARALLEL, items, |item, stop| fetcher.fetch(item, stop))
 }
 
 struct Fetcher<'a> {
     store: &'a Store,
     client: &'a Client,
     progress: &'a dyn Progress,
-    state: &'a State,
+    /// Bytes that are there.
+    done: AtomicU64,
+    total: u64,
 }
 
 impl Fetcher<'_> {
-    fn work(&self, items: &[FetchItem]) {
-        loop {
-            let number = self.state.next.fetch_add(1, Ordering::Relaxed);
-            let Some(item) = items.get(number) else { return };
-            if self.state.stopped.load(Ordering::Relaxed) {
-                return;
-            }
-            match self.one(item) {
-                Ok(file) => {
-                    if let Some(slot) = self
-                        .state
-                        .files
-                        .lock()
-                        .ok()
-                        .as_mut()
-                        .and_then(|files| files.get_mut(number))
-                    {
-                        *slot = Some(file);
-                    }
-                }
-                Err(error) => {
-                    if !self.state.stopped.swap(true, Ordering::Relaxed) {
-                        if let Ok(mut first) = self.state.error.lock() {
-                            *first = Some(error);
-                        }
-                    }
-                    return;
-                }
-            }
-        }
-    }
-
-    fn one(&self, item: &FetchItem) -> Result<File, FetchError> {
+    fn fetch(&self, item: &FetchItem, stop: &Stop) -> Result<File, FetchError> {
         let store_error = |source| FetchError::Store {
             name: item.name.clone(),
             source,
         };
-        if let Some(file) = self.store.find_download(&item.sha256, item.size) {
-            self.advance(item.size);
-            return Ok(file);
-        }
-        let mut waiting = || {
-            self.progress
-                .step("Waiting for", &format!("another process that downloads {}", item.name))
+        let task = Task {
+            does: &format!("downloads {}", item.name),
+            progress: self.progress,
         };
-        let mut partial = self.store.partial(&item.sha256, &mut waiting).map_err(store_error)?;
-        if let Some(file) = self.store.find_download(&item.sha256, item.size) {
-            self.advance(item.size);
-            return Ok(file);
-        }
+        let download = self.store.download(&item.sha256, item.size, task);
+        let mut partial = match download.map_err(store_error)? {
+            Download::Whole(file) => {
+                self.advance(item.size);
+                return Ok(file);
+            }
+            Download::Partial(partial) => *partial,
+        };
         if partial.len() > item.size {
             partial.restart().map_err(store_error)?;
         }
@@ -198,11 +140,11 @@ impl Fetcher<'_> {
             };
             let mut body = self.client.stream(&item.url, partial.len()).map_err(net_error)?;
             if !body.continues && !partial.is_empty() {
-                self.state.done.fetch_sub(partial.len(), Ordering::Relaxed);
+                self.done.fetch_sub(partial.len(), Ordering::Relaxed);
                 partial.restart().map_err(store_error)?;
             }
             let before = partial.len();
-            if let Err(source) = self.copy(item, &mut body, &mut partial)? {
+            if let Err(source) = self.copy(item, &mut body, &mut partial, stop)? {
                 broken = if partial.len() >= before + WORTH_IT {
                     1
                 } else {
@@ -227,11 +169,12 @@ impl Fetcher<'_> {
         &self,
         item: &FetchItem,
         body: &mut impl Read,
-        partial: &mut crate::store::Partial,
+        partial: &mut Partial,
+        stop: &Stop,
     ) -> Result<std::io::Result<()>, FetchError> {
         let mut chunk = vec![0; 256 << 10];
         loop {
-            if self.state.stopped.load(Ordering::Relaxed) {
+            if stop.is_set() {
                 return Err(FetchError::Stopped {
                     name: item.name.clone(),
                 });
@@ -254,8 +197,8 @@ impl Fetcher<'_> {
     }
 
     fn advance(&self, bytes: u64) {
-        let done = self.state.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        self.progress.bytes(done.min(self.state.total), self.state.total);
+        let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.progress.bytes(done.min(self.total), self.total);
     }
 }
 

@@ -10,7 +10,7 @@ use crate::archive::layer::WrittenLayer;
 use crate::oci::{media_type, Descriptor, DiffId, Digest};
 use crate::policy::ExtractionLimits;
 use crate::progress::Progress;
-use crate::store::{BlobWriter, LayerStaging, MemoKind, Store, StoreError};
+use crate::store::{BlobWriter, Flight, LayerStaging, MemoKind, Store, StoreError, Task};
 
 /// A layer in the store, blob and tree, and why it is part of an image.
 #[derive(Debug, Clone, Serialize)]
@@ -66,9 +66,9 @@ where
     if let Some(found) = find_layer(store, wanted)? {
         return Ok(found);
     }
-    let lock = format!("layer-{}", wanted.key.hex());
-    let mut announce = || progress.step("Waiting for", &format!("another build that makes {}", wanted.reason));
-    let _single = store.exclusive(&lock, &mut announce)?;
+    let does = format!("makes {}", wanted.reason);
+    let task = Task { does: &does, progress };
+    let _single = store.exclusive(Flight::Layer(wanted.key), task)?;
     if let Some(found) = find_layer(store, wanted)? {
         return Ok(found);
     }

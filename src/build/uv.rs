@@ -15,7 +15,8 @@ use super::lock::{LockError, MAX_MESSAGE};
 use crate::archive::zip::Zip;
 use crate::oci::Digest;
 use crate::policy::ExtractionLimits;
-use crate::store::Store;
+use crate::progress::Silent;
+use crate::store::{Flight, Store, Task};
 
 /// version, file, size, sha256 of the uv that is fetched when there is none.
 const UV_LOCK: &str = include_str!("../../rootfs/uv.lock");
@@ -52,9 +53,20 @@ pub fn find_uv(
     }
     let version = UV_LOCK.split(' ').next().unwrap_or_default();
     let target = store.root().join("tools").join(format!("uv-{version}")).join("uv");
-    if !target.exists() {
-        fetch_uv(store, path, network, &target)?;
+    if target.exists() {
+        return Ok(target);
     }
+    let task = Task {
+        does: "fetches uv",
+        progress: &Silent,
+    };
+    let mut single = Some(store.exclusive(Flight::Tool(&format!("uv-{version}")), task)?);
+    if target.exists() {
+        return Ok(target);
+    }
+    // The one we waited for failed. All that waited for it try at once, rather than to fail one after the other.
+    single.take_if(|single| single.has_waited());
+    fetch_uv(store, path, network, &target)?;
     Ok(target)
 }
 

@@ -134,6 +134,7 @@ fn hint(error: &CommandError) -> Option<&'static str> {
         }
         CommandError::Config(ConfigError::NoHome) => Some("set GANTRY_ROOT to a directory for the store"),
         CommandError::Store(StoreError::Busy { .. }) => Some("try again when they are done"),
+        CommandError::Store(StoreError::Stalled { .. }) => Some("end that process if it hangs, and try again"),
         _ if store_is_full(error) => {
             Some("`gantry cache gc` removes what no image and no later build needs; `gantry cache gc --all` all but what images need")
         }

@@ -14,7 +14,7 @@ use crate::build::index::shown;
 use crate::build::lock::{Lock, LockError, Resolver};
 use crate::build::requirements::Requirements;
 use crate::oci::Digest;
-use crate::store::{MemoKind, StoreError};
+use crate::store::{ExclusiveLock, Flight, MemoKind, StoreError, Task};
 
 /// How long a lock is used without asking again: new versions reach every function within a day, and a day's builds of
 /// one function agree.
@@ -35,39 +35,46 @@ struct Remembered {
 
 impl WheelMaker<'_> {
     /// The lock remembered by one of `keys` while it is `usable` and young, else what `make` returns, remembered by the
-    /// one of them that `key_of` picks. Also returns what the user should know.
+    /// one of them that `key_of` picks; builds that want it at once wait for the first. Also returns what the user should
+    /// know.
     pub(super) fn young_lock(
         &self,
         (resolver, requirements): (&Resolver, &Requirements),
+        flight: Flight<'_>,
         keys: &[Digest],
         usable: impl Fn(&Lock) -> bool,
         key_of: impl FnOnce(&Lock) -> Digest,
         make: impl FnOnce() -> Result<Lock, BuildError>,
     ) -> Result<(Lock, Vec<String>), BuildError> {
-        let remembered = keys
-            .iter()
-            .map(|key| self.store.memo::<Remembered>(MemoKind::Lock, key));
-        let remembered = remembered
-            .collect::<Result<Vec<_>, StoreError>>()?
-            .into_iter()
-            .flatten();
-        let newest = remembered
-            .filter(|found| usable(&found.lock))
-            .max_by_key(|found| found.resolved);
-        let now = seconds(crate::sys::clock::now());
-        // A time to come is a clock that was wrong.
-        let age = |found: &Remembered| now.checked_sub(found.resolved).unwrap_or(u64::MAX);
-        let is_young = |found: &Remembered| age(found) < self.lock_age.as_secs();
-        let newest = match newest {
-            Some(found) if is_young(&found) || is_settled(&found.lock, requirements) => {
-                return Ok((found.lock, Vec::new()))
-            }
-            other => other,
+        let begun = now();
+        let serves =
+            |found: &Remembered| found.age() < self.lock_age.as_secs() || is_settled(&found.lock, requirements);
+        let mut newest = self.newest(keys, &usable)?;
+        if let Some(found) = newest.take_if(|found| serves(found)) {
+            return Ok((found.lock, Vec::new()));
+        }
+        let task = Task {
+            does: &format!("resolves {} requirements", requirements.wanted.len()),
+            progress: self.progress,
         };
+        let mut single = Some(self.store.exclusive(flight, task)?);
+        let has_waited = single.as_ref().is_some_and(ExclusiveLock::has_waited);
+        // What another one was told since we began is as new as what we would be told, however young we want it.
+        let is_news = |found: &Remembered| has_waited && found.resolved >= begun && found.age() < u64::MAX;
+        if let Some(found) = self
+            .newest(keys, &usable)?
+            .filter(|found| is_news(found) || serves(found))
+        {
+            return Ok((found.lock, Vec::new()));
+        }
+        if has_waited {
+            // The one we waited for failed. All that waited for it try at once, rather than to fail one after the other.
+            single = None;
+        }
         let error = match make() {
             Ok(lock) => {
                 let index = resolver.index()?.map(|index| shown(&index.url));
-                let resolved = now;
+                let resolved = now();
                 let remembered = Remembered { lock, resolved, index };
                 self.store
                     .put_memo(MemoKind::Lock, &key_of(&remembered.lock), &remembered)?;
@@ -75,12 +82,13 @@ impl WheelMaker<'_> {
             }
             Err(error) => error,
         };
+        drop(single);
         match newest {
             // Who allows no age wants to hear of it.
             Some(found) if is_away(&error) && !self.lock_age.is_zero() => {
                 let warning = format!(
                     "the package index cannot be asked: the versions of {} are used",
-                    match age(&found) {
+                    match found.age() {
                         _ if found.resolved == 0 => "an earlier build".to_owned(),
                         age => format!("{} hours ago", age / 3600),
                     }
@@ -89,6 +97,23 @@ impl WheelMaker<'_> {
             }
             _ => Err(error),
         }
+    }
+
+    /// The lock that is remembered by one of `keys`, the newest of those that are `usable`.
+    fn newest(&self, keys: &[Digest], usable: &impl Fn(&Lock) -> bool) -> Result<Option<Remembered>, StoreError> {
+        let remembered = keys
+            .iter()
+            .map(|key| self.store.memo::<Remembered>(MemoKind::Lock, key));
+        let remembered = remembered.collect::<Result<Vec<_>, StoreError>>()?;
+        let usable = remembered.into_iter().flatten().filter(|found| usable(&found.lock));
+        Ok(usable.max_by_key(|found| found.resolved))
+    }
+}
+
+impl Remembered {
+    /// Seconds since it was resolved. A time to come is a clock that was wrong.
+    fn age(&self) -> u64 {
+        now().checked_sub(self.resolved).unwrap_or(u64::MAX)
     }
 }
 
@@ -110,8 +135,10 @@ fn is_away(error: &BuildError) -> bool {
     error.kind().is_away() || matches!(error, BuildError::Lock(LockError::NoUv { .. }))
 }
 
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH)
+/// Seconds since 1970.
+fn now() -> u64 {
+    crate::sys::clock::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
 }
 

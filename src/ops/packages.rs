@@ -9,7 +9,7 @@ use crate::build::fetch::{fetch, FetchError};
 use crate::build::layers::{ensure_layer, find_layer, BuiltLayer, LayerWanted};
 use crate::net::Client;
 use crate::progress::Progress;
-use crate::store::{MemoKind, Store};
+use crate::store::{Flight, MemoKind, Store, Task};
 
 /// What layers of packages are made with.
 pub(super) struct Packages<'a> {
@@ -48,11 +48,11 @@ impl Packages<'_> {
     ) -> Result<(BuiltLayer, Vec<String>), BaseError> {
         let reason = pinned.title();
         let key = base::relock_key(pinned);
-        let mut waiting = || {
-            self.progress
-                .step("Waiting for", &format!("another build that makes {reason}"))
+        let task = Task {
+            does: &format!("makes {reason}"),
+            progress: self.progress,
         };
-        let _single = self.store.exclusive(&format!("relock-{}", key.hex()), &mut waiting)?;
+        let _single = self.store.exclusive(Flight::Relock(&key), task)?;
         if let Some(found) = self.find_relocked(pinned)? {
             return Ok(found);
         }

@@ -4,7 +4,6 @@
 //! image on such a base holds the wheels of both as if the function had required them all.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -25,7 +24,8 @@ use crate::build::wheel::{self, Wheel};
 use crate::net::Client;
 use crate::oci::Digest;
 use crate::progress::Progress;
-use crate::store::{MemoKind, Store, StoreError};
+use crate::store::{Flight, MemoKind, Store, StoreError, Task};
+use crate::sys::pool;
 
 /// Where wheels are, inside an image.
 const SITE: &str = "/opt/py/site";
@@ -33,6 +33,8 @@ const SITE: &str = "/opt/py/site";
 const OWN_LAYER: u64 = 1 << 20;
 /// Wheels with layers of their own; with bytecode, base, bundle and code that makes 64 layers.
 const MOST_OWN: usize = 28;
+/// Layers that are made at once: each keeps a core busy, and holds the files of its wheels in memory.
+const AT_ONCE: usize = 2;
 
 /// What layers of wheels are made with.
 pub(super) struct WheelMaker<'a> {
@@ -130,7 +132,8 @@ impl WheelMaker<'_> {
                 Ok(resolver.resolve(self.store, requirements)?)
             })
         };
-        self.young_lock((resolver, requirements), &[key], |_| true, |_| key, make)
+        let flight = Flight::Resolution(&key);
+        self.young_lock((resolver, requirements), flight, &[key], |_| true, |_| key, make)
     }
 
     pub(super) fn announce_resolving(&self, resolver: &Resolver, requirements: &Requirements) {
@@ -184,6 +187,14 @@ impl WheelMaker<'_> {
         if let Some(lock) = self.store.memo::<Lock>(MemoKind::Lock, &key)? {
             return Ok(pins::addresses(pins, &lock)?);
         }
+        let task = Task {
+            does: "resolves the wheels of the base",
+            progress: self.progress,
+        };
+        let _single = self.store.exclusive(Flight::Resolution(&key), task)?;
+        if let Some(lock) = self.store.memo::<Lock>(MemoKind::Lock, &key)? {
+            return Ok(pins::addresses(pins, &lock)?);
+        }
         self.progress.step("Resolving", "the wheels of the base");
         let lock = resolver.resolve(self.store, &requirements)?;
         let addresses = pins::addresses(pins, &lock)?;
@@ -195,7 +206,7 @@ impl WheelMaker<'_> {
     /// user should know of them.
     pub(super) fn layers(&self, set: &WheelSet) -> Result<(Vec<WheelLayer>, Vec<String>), BuildError> {
         let groups = group(&set.wheels);
-        let layers = each(&groups, |group| self.layer(group))?;
+        let layers = pool::each(AT_ONCE, &groups, |group, _| self.layer(group))?;
         let trees = layers
             .iter()
             .zip(&groups)
@@ -248,8 +259,8 @@ impl WheelMaker<'_> {
     ) -> Result<(Option<BuiltLayer>, Vec<BuiltLayer>), BuildError> {
         let sources = wheels.iter().filter(|made| made.note.has_sources).map(Some);
         let all: Vec<Option<&WheelLayer>> = std::iter::once(None).chain(sources).collect();
-        let mut made = each(&all, |sources| match sources {
-            None => Ok(ensure_stdlib(self.store, base, self.compiler, self.progress)?),
+        let mut made = pool::each(AT_ONCE, &all, |sources, _| match sources {
+            None => Ok::<_, BuildError>(ensure_stdlib(self.store, base, self.compiler, self.progress)?),
             Some(made) => Ok(Some(self.bytecode_of(base, &made.layer)?)),
         })?
         .into_iter();
@@ -301,30 +312,6 @@ pub(super) fn with_or_without(
         }
         other => other,
     }
-}
-
-/// Calls `make` for each item, two at a time, and returns the results in order.
-fn each<T: Sync, R: Send>(
-    items: &[T],
-    make: impl Fn(&T) -> Result<R, BuildError> + Sync,
-) -> Result<Vec<R>, BuildError> {
-    let next = std::sync::atomic::AtomicUsize::new(0);
-    let made: Mutex<Vec<Option<Result<R, BuildError>>>> = Mutex::new(items.iter().map(|_| None).collect());
-    let work = || loop {
-        let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let Some(item) = items.get(number) else { return };
-        let result = make(item);
-        if let Some(slot) = made.lock().ok().as_mut().and_then(|made| made.get_mut(number)) {
-            *slot = Some(result);
-        }
-    };
-    std::thread::scope(|scope| {
-        if items.len() > 1 {
-            scope.spawn(work);
-        }
-        work();
-    });
-    made.into_inner().unwrap_or_default().into_iter().flatten().collect()
 }
 
 /// Wheels of one layer.

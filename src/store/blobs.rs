@@ -21,6 +21,7 @@ pub struct BlobWriter {
 
 impl Write for BlobWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        crate::sys::lock::beat();
         self.file.write(bytes)
     }
 

@@ -3,16 +3,17 @@
 //! **Crash.** Garbage leaves its place by a rename into scratch, so nobody finds half of it, and a sweep ends the work.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{flock, FlockOperation};
 use serde::Serialize;
 
+use super::locks::{try_file, Rank};
 use super::{io_error, MemoKind, Scratch, Store, StoreError};
 use crate::oci::Digest;
+use crate::sys::lock::Mode;
 
 /// Whether layers that only later builds would use are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,7 +230,7 @@ impl Store {
 
 /// Whether nobody is at a download. Whoever begins one now waits for the collector first.
 fn is_unlocked(path: &Path) -> bool {
-    File::open(path).is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok())
+    matches!(try_file(path, Rank::Download, Mode::Alone), Ok(Some(_)))
 }
 
 fn names(directory: &Path) -> Result<Vec<String>, StoreError> {

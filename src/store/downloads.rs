@@ -1,24 +1,36 @@
 //! Files from elsewhere: one process fetches, the others wait for it; a cut download goes on where it stopped.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::fs::{self, File};
+use std::io::{self, BufReader, Seek, Write};
 use std::path::PathBuf;
 
-use rustix::fs::{flock, FlockOperation};
-
 use super::durability::Content;
+use super::locks::{Rank, Task};
 use super::{fault, io_error, Store, StoreError};
 use crate::oci::{Digest, Hasher};
+use crate::sys::lock::{self, Lock, Mode};
 
-/// A download under way, locked by us.
+/// A download under way, locked by us until it is dropped or committed.
 #[derive(Debug)]
 pub struct Partial {
     store: Store,
-    file: File,
+    /// Of the file that is written.
+    lock: Lock,
     path: PathBuf,
     target: PathBuf,
     digest: Digest,
     hasher: Hasher,
+    /// Whether `path` is still the name of our file.
+    has_name: bool,
+}
+
+/// What there is of a download.
+#[derive(Debug)]
+pub enum Download {
+    /// All of it.
+    Whole(File),
+    /// What an earlier process left, and the task to bring the rest.
+    Partial(Box<Partial>),
 }
 
 impl Partial {
@@ -32,30 +44,38 @@ impl Partial {
         self.len() == 0
     }
 
+    /// Moves the file's time without adding a byte.
+    #[cfg(test)]
+    pub(super) fn touch(&self) {
+        self.lock.touch();
+    }
+
     /// Adds bytes.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.file.write_all(bytes).map_err(io_error("write", &self.path))?;
+        let mut file = self.lock.file();
+        file.write_all(bytes).map_err(io_error("write", &self.path))?;
         self.hasher.update(bytes);
+        lock::beat();
         Ok(())
     }
 
     /// Forgets what is there: the other side started anew, or it was wrong.
     pub fn restart(&mut self) -> Result<(), StoreError> {
-        self.file
-            .set_len(0)
-            .and_then(|()| self.file.rewind())
+        let mut file = self.lock.file();
+        file.set_len(0)
+            .and_then(|()| file.rewind())
             .map_err(io_error("empty", &self.path))?;
         self.hasher = Hasher::new();
         Ok(())
     }
 
-    /// Gives the download its name when it is the expected one; removes it otherwise.
+    /// Gives the download its name when it is the expected one, and lets go of its lock; removes it otherwise.
     pub fn commit(mut self, size: u64) -> Result<File, StoreError> {
         let (got, digest) = (self.len(), self.hasher.clone().digest());
         if got != size || digest != self.digest {
             // Wrong bytes are never resumed.
             self.restart()?;
-            let _ = fs::remove_file(&self.path);
+            self.remove();
             return Err(if got == size {
                 StoreError::Digest {
                     expected: self.digest,
@@ -70,12 +90,14 @@ impl Partial {
             });
         }
         // A copy of our own descriptor would keep the lock, and others waiting, for as long as it is open.
+        self.lock.unsign();
         let whole = File::open(&self.path).map_err(io_error("read", &self.path))?;
         let scratch = self.store.scratch()?;
         self.store
             .stamp_content(Content::Download, &self.digest, scratch.path())?;
         fault::point(fault::Step::Download).map_err(io_error("write", &self.target))?;
         fs::rename(&self.path, &self.target).map_err(io_error("write", &self.target))?;
+        self.has_name = false;
         Ok(whole)
     }
 }
@@ -92,8 +114,8 @@ impl Store {
     /// Keeps bytes that were made here as if they had been downloaded; idempotent.
     pub fn put_download(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let (digest, size) = (Digest::of(bytes), bytes.len() as u64);
-        let mut partial = self.partial(&digest, &mut || ())?;
-        if self.find_download(&digest, size).is_none() {
+        let does = format!("keeps {digest}");
+        if let Download::Partial(mut partial) = self.download(&digest, size, Task::silent(&does))? {
             partial.restart()?;
             partial.append(bytes)?;
             partial.commit(size)?;
@@ -101,60 +123,55 @@ impl Store {
         Ok(digest)
     }
 
-    /// The download of `digest`, ours alone until it is dropped; waits for another process that is at it, calling
-    /// `waiting` once. What an earlier process left is hashed and kept. Look again with [`Store::find_download`] after
-    /// it: the other one may have finished.
-    pub fn partial(&self, digest: &Digest, waiting: &mut dyn FnMut()) -> Result<Partial, StoreError> {
+    /// The download of `digest` if it is whole, else for us to bring. Waits for another process that is at it.
+    ///
+    /// # Errors
+    /// [`StoreError::Stalled`] when the one that is at it gets no byte for ten minutes.
+    pub fn download(&self, digest: &Digest, size: u64, task: Task<'_>) -> Result<Download, StoreError> {
+        if let Some(file) = self.find_download(digest, size) {
+            return Ok(Download::Whole(file));
+        }
+        let partial = self.partial(digest, task)?;
+        // The one that we waited for may have finished it.
+        Ok(match self.find_download(digest, size) {
+            Some(file) => Download::Whole(file),
+            None => Download::Partial(Box::new(partial)),
+        })
+    }
+
+    /// The download of `digest`, ours alone. What an earlier process left is hashed and kept.
+    pub(super) fn partial(&self, digest: &Digest, task: Task<'_>) -> Result<Partial, StoreError> {
         let path = self.root.join("partial").join(digest.hex());
-        loop {
-            let opened = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(&path);
-            let mut file = opened.map_err(io_error("open", &path))?;
-            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-                waiting();
-                flock(&file, FlockOperation::LockExclusive).map_err(|errno| io_error("lock", &path)(errno.into()))?;
-            }
-            // Renamed or removed while we waited: the name is somebody else's, or nobody's.
-            use std::os::unix::fs::MetadataExt;
-            let same = fs::metadata(&path)
-                .ok()
-                .zip(file.metadata().ok())
-                .is_some_and(|(named, ours)| named.ino() == ours.ino());
-            if !same {
-                continue;
-            }
-            let mut hasher = Hasher::new();
-            let mut chunk = vec![0; 1 << 20];
-            loop {
-                match file.read(&mut chunk) {
-                    Ok(0) => break,
-                    Ok(count) => hasher.update(chunk.get(..count).unwrap_or_default()),
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(source) => return Err(io_error("read", &path)(source)),
-                }
-            }
-            let target = self.root.join("downloads").join(digest.hex());
-            return Ok(Partial {
-                store: self.clone(),
-                file,
-                path,
-                target,
-                digest: *digest,
-                hasher,
-            });
+        let (lock, _) = self.wait_for(Rank::Download, Mode::Alone, &path, task)?;
+        let mut hasher = Hasher::new();
+        io::copy(&mut BufReader::with_capacity(1 << 20, lock.file()), &mut hasher).map_err(io_error("read", &path))?;
+        let target = self.root.join("downloads").join(digest.hex());
+        Ok(Partial {
+            store: self.clone(),
+            lock,
+            path,
+            target,
+            digest: *digest,
+            hasher,
+            has_name: true,
+        })
+    }
+}
+
+impl Partial {
+    /// Removes the file while the lock is ours, so that its name is that of our file. Once only: then it is another's.
+    fn remove(&mut self) {
+        if std::mem::take(&mut self.has_name) {
+            let _ = fs::remove_file(&self.path);
         }
     }
 }
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        // An empty one holds nothing to resume; the lock is still ours, so nobody is at it.
-        if self.hasher.bytes() == 0 {
-            let _ = fs::remove_file(&self.path);
+        // An empty one holds nothing to resume.
+        if self.is_empty() {
+            self.remove();
         }
     }
 }

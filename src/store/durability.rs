@@ -64,7 +64,7 @@ impl Content {
         }
     }
 
-    fn stamp_prefix(self) -> &'static str {
+    pub(super) fn stamp_prefix(self) -> &'static str {
         match self {
             Self::Blob => "blob-",
             Self::Download => "download-",
@@ -79,6 +79,7 @@ impl Store {
         Self {
             root: self.root.clone(),
             boot: Stamp(boot.to_owned()),
+            waits: self.waits,
         }
     }
 
@@ -105,10 +106,6 @@ impl Store {
         }
         let _single = self.lock_layer(diff_id)?;
         self.verify_layer(diff_id)
-    }
-
-    pub(super) fn lock_layer(&self, diff_id: &DiffId) -> Result<super::ExclusiveLock, StoreError> {
-        self.exclusive(&format!("unpack-{}", diff_id.hex()), &mut || ())
     }
 
     /// The same with the layer's lock held: a tree of another boot is read and compared, which makes it durable.
@@ -143,7 +140,7 @@ impl Store {
         if self.content_stamp(&name).is_some_and(|stamp| self.is_trusted(&stamp)) {
             return Ok(true);
         }
-        let _single = self.exclusive(&format!("{}{}", content.stamp_prefix(), digest.hex()), &mut || ())?;
+        let _single = self.lock_content(content, digest)?;
         let stamp = self.content_stamp(&name);
         if stamp.as_ref().is_some_and(|stamp| self.is_trusted(stamp)) {
             return Ok(true);

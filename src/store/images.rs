@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,7 @@ use crate::oci::{
     Manifest, MAX_DOCUMENT_BYTES,
 };
 use crate::policy::ExtractionLimits;
+use crate::sys::pool;
 
 /// A parsed and verified image of the store.
 #[derive(Debug, Clone)]
@@ -190,23 +191,7 @@ impl Store {
 
 /// Does `work` for each item, two at a time.
 fn in_pairs<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<(), StoreError> + Sync) -> Result<(), StoreError> {
-    let [first, rest @ ..] = items else { return Ok(()) };
-    if rest.is_empty() {
-        return work(first);
-    }
-    let next = AtomicUsize::new(0);
-    let all = || -> Result<(), StoreError> {
-        while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
-            work(item)?;
-        }
-        Ok(())
-    };
-    std::thread::scope(|scope| {
-        let other = scope.spawn(all);
-        let mine = all();
-        let theirs = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        mine.and(theirs)
-    })
+    pool::each(2, items, |item, _| work(item)).map(drop)
 }
 
 fn snapshot_name(digest: &Digest) -> PathBuf {

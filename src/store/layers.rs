@@ -221,6 +221,7 @@ impl Read for Verified {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.file.read(buffer)?;
         self.hasher.update(buffer.get(..count).unwrap_or_default());
+        crate::sys::lock::beat();
         Ok(count)
     }
 }
@@ -414,6 +415,7 @@ impl LayerStaging {
         };
         rustix::fs::fchmod(&file, mode)?;
         self.entries += 1;
+        crate::sys::lock::beat();
         Ok(File::from(file))
     }
 

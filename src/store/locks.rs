@@ -1,93 +1,252 @@
-//! Locks between processes: all are `flock`, so the kernel frees them with their holder, however it dies.
+//! Locks between processes: which there are, in which order a thread takes several, and how one waits.
+//!
+//! All are `flock`s ([`crate::sys::lock`]), so the kernel frees them with their holder, however it dies. Single flight is
+//! one lock at a time, let go of before the next wait; where one is held meanwhile, the order of [`Rank`] holds.
+//!
+//! **Waiting** ends when the lock is free, or when its holder makes no progress for too long: then it is an error of kind
+//! `Busy` that names the holder. One waits by trying again and again, never in the kernel's queue, where a collector that
+//! wants to be alone would keep out those that share.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::path::Path;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
-use rustix::fs::{flock, FlockOperation};
-
+use super::durability::Content;
 use super::{io_error, Patience, Store, StoreError};
-use crate::oci::Digest;
+use crate::oci::{DiffId, Digest};
+use crate::progress::{Progress, Silent};
+use crate::sys::lock::{self, Holder, Lock, Mode};
+
+/// A source distribution's build says nothing until its end, which comes after ten minutes at the latest.
+const QUIET_BUILD: Duration = Duration::from_secs(600);
+
+/// The kinds of locks, in the order in which a thread may wait for several: for one only while all that it holds stand
+/// before it. Debug builds check that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rank {
+    /// `locks/collector`: shared by all that make or look up. The collector, which wants it alone, only tries.
+    Collector,
+    /// `leases/<hex>`: shared by all that use an image. Taken alone by the collector, which only tries.
+    Lease,
+    /// Single flight around a resolution that may build source distributions: most of the following happens inside it.
+    Workshop,
+    /// Single flight of the build of one source distribution.
+    Sdist,
+    /// Single flight of a resolution that builds nothing.
+    Resolution,
+    /// Single flight of a base whose packages are looked up again.
+    Relock,
+    /// Single flight of a layer.
+    Layer,
+    /// Single flight of a program that builds need.
+    Tool,
+    /// `partial/<hex>`: a download under way.
+    Download,
+    /// Single flight of a layer's tree. Nothing is waited for inside it, nor inside the following.
+    Unpack,
+    /// A file that is read whole once.
+    Stamp,
+    /// The names and `index.json`.
+    Index,
+}
+
+/// What one process does at a time, while the others wait for its result.
+#[derive(Debug, Clone, Copy)]
+pub enum Flight<'a> {
+    /// Resolving the requirements of this key, building what has no wheel.
+    Workshop(&'a Digest),
+    /// Building the wheel of this key from its source distribution.
+    Sdist(&'a Digest),
+    /// Resolving the requirements of this key, by wheels alone.
+    Resolution(&'a Digest),
+    /// Looking up the packages of the base of this key again.
+    Relock(&'a Digest),
+    /// Making the layer of this key.
+    Layer(&'a Digest),
+    /// Fetching the program of this name and version.
+    Tool(&'a str),
+}
+
+/// What a lock is wanted for, and whom to tell when it has to be waited for.
+#[derive(Clone, Copy)]
+pub struct Task<'a> {
+    /// A verb and its object, for those that wait for us: `makes wheel numpy 1.26.4`.
+    pub does: &'a str,
+    /// Is told when we wait.
+    pub progress: &'a dyn Progress,
+}
+
+/// How one waits.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waits {
+    /// Until it is said for whom: most waits are shorter, and a person who waits longer wants to know.
+    pub told_after: Duration,
+    /// Until a holder that makes no progress is given up: everything that is done with a lock held gives signs of life,
+    /// or ends by a deadline of its own, in half of that.
+    pub stalled_after: Duration,
+    /// Between two tries, at most. A hundred processes that wait with all their threads take two percent of a processor.
+    pub longest_pause: Duration,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self {
+            told_after: Duration::from_secs(30),
+            stalled_after: Duration::from_secs(600),
+            longest_pause: Duration::from_millis(100),
+        }
+    }
+}
 
 /// A promise that garbage collection leaves an image alone; ends when dropped, and with the process.
 #[derive(Debug)]
 pub struct Lease {
-    _file: File,
+    _lock: Lock,
 }
 
 /// A lock between garbage collection and everyone else; ends when dropped, and with the process.
 #[derive(Debug)]
 pub struct CollectorLock {
-    _file: File,
+    _lock: Lock,
 }
 
 /// A lock that one process holds at a time; ends when dropped, and with the process.
 #[derive(Debug)]
 pub struct ExclusiveLock {
-    _file: File,
+    _lock: Lock,
+    has_waited: bool,
+}
+
+impl ExclusiveLock {
+    /// Whether another one held it when it was asked for: what that one made may be there now.
+    pub fn has_waited(&self) -> bool {
+        self.has_waited
+    }
+}
+
+impl Flight<'_> {
+    fn rank(&self) -> Rank {
+        match self {
+            Self::Workshop(_) => Rank::Workshop,
+            Self::Sdist(_) => Rank::Sdist,
+            Self::Resolution(_) => Rank::Resolution,
+            Self::Relock(_) => Rank::Relock,
+            Self::Layer(_) => Rank::Layer,
+            Self::Tool(_) => Rank::Tool,
+        }
+    }
+
+    /// The file below `locks/`.
+    fn file_name(&self) -> String {
+        match self {
+            Self::Workshop(key) => format!("workshop-{}", key.hex()),
+            Self::Sdist(key) => format!("sdist-{}", key.hex()),
+            Self::Resolution(key) => format!("resolution-{}", key.hex()),
+            Self::Relock(key) => format!("relock-{}", key.hex()),
+            Self::Layer(key) => format!("layer-{}", key.hex()),
+            Self::Tool(name) => format!("tool-{name}"),
+        }
+    }
+}
+
+impl Rank {
+    /// How long a holder may give no sign of life, on top of what all may.
+    fn quiet(self) -> Duration {
+        match self {
+            Self::Workshop | Self::Sdist => QUIET_BUILD,
+            Self::Collector
+            | Self::Lease
+            | Self::Resolution
+            | Self::Relock
+            | Self::Layer
+            | Self::Tool
+            | Self::Download
+            | Self::Unpack
+            | Self::Stamp
+            | Self::Index => Duration::ZERO,
+        }
+    }
+
+    /// Who holds it, before it is known who.
+    fn other(self) -> &'static str {
+        match self {
+            Self::Workshop | Self::Sdist | Self::Resolution | Self::Relock | Self::Layer => "another build",
+            Self::Collector | Self::Lease | Self::Tool | Self::Download | Self::Unpack | Self::Stamp | Self::Index => {
+                "another process"
+            }
+        }
+    }
 }
 
 impl Store {
     /// Keeps the image `digest`, and with it its layers, until the lease is dropped; notes the time of use.
     pub fn lease(&self, digest: &Digest) -> Result<Lease, StoreError> {
         let path = self.root.join("leases").join(digest.hex());
-        loop {
-            let file = open_lock(&path)?;
-            let locked = flock(&file, FlockOperation::LockShared);
-            locked.map_err(|errno| io_error("lock", &path)(errno.into()))?;
-            if is_still(&file, &path) {
-                // The mtime is the image's last use; a failure only makes it look older.
-                let now = rustix::fs::Timestamps {
-                    last_access: rustix::fs::Timespec {
-                        tv_sec: 0,
-                        tv_nsec: rustix::fs::UTIME_OMIT,
-                    },
-                    last_modification: rustix::fs::Timespec {
-                        tv_sec: 0,
-                        tv_nsec: rustix::fs::UTIME_NOW,
-                    },
-                };
-                let _ = rustix::fs::futimens(&file, &now);
-                return Ok(Lease { _file: file });
-            }
-        }
+        let task = Task::silent("removes an image");
+        let (lock, _) = self.wait_for(Rank::Lease, Mode::Shared, &path, task)?;
+        // The mtime is the image's last use; a failure only makes it look older.
+        lock.touch();
+        Ok(Lease { _lock: lock })
     }
 
-    /// The exclusive lock called `name`; `waiting` is called once when another process holds it.
-    pub fn exclusive(&self, name: &str, waiting: &mut dyn FnMut()) -> Result<ExclusiveLock, StoreError> {
+    /// The lock of `flight`, once nobody else is at it. Whoever has waited looks whether the result is there.
+    ///
+    /// # Errors
+    /// [`StoreError::Stalled`] when the one that holds it makes no progress for ten minutes.
+    pub fn exclusive(&self, flight: Flight<'_>, task: Task<'_>) -> Result<ExclusiveLock, StoreError> {
+        self.exclusive_file(flight.rank(), &flight.file_name(), task)
+    }
+
+    /// The lock of a layer's tree.
+    pub(super) fn lock_layer(&self, diff_id: &DiffId) -> Result<ExclusiveLock, StoreError> {
+        let does = format!("unpacks layer {diff_id}");
+        self.exclusive_file(Rank::Unpack, &format!("unpack-{}", diff_id.hex()), Task::silent(&does))
+    }
+
+    /// The lock of a file that is read whole.
+    pub(super) fn lock_content(&self, content: Content, digest: &Digest) -> Result<ExclusiveLock, StoreError> {
+        let (does, name) = (
+            format!("reads {digest}"),
+            format!("{}{}", content.stamp_prefix(), digest.hex()),
+        );
+        self.exclusive_file(Rank::Stamp, &name, Task::silent(&does))
+    }
+
+    /// The lock of the names.
+    pub(super) fn lock_index(&self) -> Result<ExclusiveLock, StoreError> {
+        self.exclusive_file(Rank::Index, "index", Task::silent("writes index.json"))
+    }
+
+    fn exclusive_file(&self, rank: Rank, name: &str, task: Task<'_>) -> Result<ExclusiveLock, StoreError> {
         let path = self.root.join("locks").join(name);
-        loop {
-            let file = open_lock(&path)?;
-            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-                waiting();
-                let locked = flock(&file, FlockOperation::LockExclusive);
-                locked.map_err(|errno| io_error("lock", &path)(errno.into()))?;
-            }
-            if is_still(&file, &path) {
-                return Ok(ExclusiveLock { _file: file });
-            }
-        }
+        let (lock, has_waited) = self.wait_for(rank, Mode::Alone, &path, task)?;
+        Ok(ExclusiveLock {
+            _lock: lock,
+            has_waited,
+        })
     }
 
     /// Keeps garbage collection out until the returned lock is dropped; any number of processes may hold one. Whoever makes
     /// or looks up something that no name leads to yet needs it.
     pub fn keep_collector_out(&self) -> Result<CollectorLock, StoreError> {
-        self.collector_lock(FlockOperation::LockShared)
+        let task = Task::silent("collects garbage");
+        let (lock, _) = self.wait_for(Rank::Collector, Mode::Shared, &self.collector_path(), task)?;
+        Ok(CollectorLock { _lock: lock })
     }
 
-    /// Keeps everybody else out, once nobody keeps us out. Never waits in the lock's queue, where others would wait for us.
+    /// Keeps everybody else out, once nobody keeps us out. Only tries, so that nobody is kept waiting by it.
     pub(super) fn collect_alone(
         &self,
         patience: Patience,
         waiting: &mut dyn FnMut(),
     ) -> Result<CollectorLock, StoreError> {
+        let path = self.collector_path();
         let until = Instant::now() + patience.most;
         let mut announced = false;
         loop {
-            match self.collector_lock(FlockOperation::NonBlockingLockExclusive) {
-                Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => {}
-                other => return other,
+            if let Some(lock) = try_file(&path, Rank::Collector, Mode::Alone)? {
+                lock.sign("collects garbage", Duration::ZERO);
+                return Ok(CollectorLock { _lock: lock });
             }
             if Instant::now() >= until {
                 return Err(StoreError::Busy {
@@ -102,27 +261,145 @@ impl Store {
         }
     }
 
-    fn collector_lock(&self, operation: FlockOperation) -> Result<CollectorLock, StoreError> {
-        // Never removed, so the file with the name is always the one that is locked.
-        let path = self.root.join("locks/collector");
-        let file = open_lock(&path)?;
-        flock(&file, operation).map_err(|errno| io_error("lock", &path)(errno.into()))?;
-        Ok(CollectorLock { _file: file })
+    fn collector_path(&self) -> PathBuf {
+        self.root.join("locks/collector")
     }
 
     /// Whether a lease on `digest` is held; when not, it is removed and stays so while `act` runs.
     pub(super) fn unless_leased<T>(&self, digest: &Digest, act: impl FnOnce() -> T) -> Result<Option<T>, StoreError> {
         let path = self.root.join("leases").join(digest.hex());
-        let file = open_lock(&path)?;
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let Some(_alone) = try_file(&path, Rank::Lease, Mode::Alone)? else {
             return Ok(None);
-        }
+        };
         let acted = act();
         let _ = fs::remove_file(&path);
         Ok(Some(acted))
     }
+
+    /// The lock of the file that is called `path` when it is ours, and whether it had to be waited for.
+    pub(super) fn wait_for(
+        &self,
+        rank: Rank,
+        mode: Mode,
+        path: &Path,
+        task: Task<'_>,
+    ) -> Result<(Lock, bool), StoreError> {
+        lock::check_order(mode, rank as u8);
+        let mut waiting: Option<Waiting<'_>> = None;
+        loop {
+            match lock::try_lock(open_lock(path)?, mode, rank as u8).map_err(io_error("lock", path))? {
+                Ok(lock) if is_still(lock.file(), path) => {
+                    if mode == Mode::Alone {
+                        lock.sign(task.does, rank.quiet());
+                    }
+                    return Ok((lock, waiting.is_some()));
+                }
+                // Its holder removed or renamed the file before letting go of it.
+                Ok(_) => {}
+                Err(held) => {
+                    let waiting = waiting.get_or_insert_with(|| Waiting::begin(self.waits, rank, path, task));
+                    waiting.look(&held)?;
+                    waiting.pause();
+                }
+            }
+        }
+    }
 }
 
+impl<'a> Task<'a> {
+    /// What is too short for anybody to be told of.
+    pub(super) fn silent(does: &'a str) -> Self {
+        Self {
+            does,
+            progress: &Silent,
+        }
+    }
+}
+
+/// A wait under way.
+struct Waiting<'a> {
+    waits: Waits,
+    rank: Rank,
+    path: &'a Path,
+    task: Task<'a>,
+    begun: Instant,
+    pause: Duration,
+    is_told: bool,
+    /// The last signs of life, and since when there have been no others.
+    signs: Option<(u64, Option<SystemTime>, Option<Holder>)>,
+    since: Instant,
+}
+
+impl<'a> Waiting<'a> {
+    fn begin(waits: Waits, rank: Rank, path: &'a Path, task: Task<'a>) -> Self {
+        task.progress
+            .step("Waiting for", &format!("{} that {}", rank.other(), task.does));
+        let now = Instant::now();
+        Self {
+            waits,
+            rank,
+            path,
+            task,
+            begun: now,
+            pause: Duration::from_millis(1).min(waits.longest_pause),
+            is_told: false,
+            signs: None,
+            since: now,
+        }
+    }
+
+    /// Looks for signs of life of the holder: `held` is the file that it has locked.
+    fn look(&mut self, held: &File) -> Result<(), StoreError> {
+        let (length, time, holder) = lock::signs(held).map_err(io_error("look at lock", self.path))?;
+        let quiet = holder.as_ref().map_or(Duration::ZERO, |holder| holder.quiet);
+        // One after the other may try a download and fail: only bytes are progress.
+        let signs = match self.rank {
+            Rank::Download => (length, None, None),
+            _ => (length, time, holder.clone()),
+        };
+        if self.signs.as_ref() != Some(&signs) {
+            self.signs = Some(signs);
+            self.since = Instant::now();
+            // Who waits for one that gets on gets on.
+            lock::beat();
+        }
+        if !self.is_told && self.begun.elapsed() >= self.waits.told_after {
+            self.is_told = true;
+            let seconds = self.begun.elapsed().as_secs();
+            let object = format!("{} (for {seconds} s so far)", self.describe(holder.as_ref()));
+            self.task.progress.step("Waiting for", &object);
+        }
+        let silence = self.since.elapsed();
+        if silence < self.waits.stalled_after + quiet {
+            return Ok(());
+        }
+        Err(StoreError::Stalled {
+            holder: self.describe(holder.as_ref()),
+            silence,
+        })
+    }
+
+    fn describe(&self, holder: Option<&Holder>) -> String {
+        // The signature of a dead one is there until the next one has signed.
+        match holder.filter(|holder| crate::sys::kernel::has_process(holder.process)) {
+            Some(holder) => format!("process {}, which {}", holder.process, holder.does),
+            None => format!("{} that {}", self.rank.other(), self.task.does),
+        }
+    }
+
+    fn pause(&mut self) {
+        std::thread::sleep(self.pause);
+        self.pause = (self.pause * 2).min(self.waits.longest_pause);
+    }
+}
+
+/// The lock of the file that is called `path`, if nobody has it. Its holder may have removed the file, but then not here.
+pub(super) fn try_file(path: &Path, rank: Rank, mode: Mode) -> Result<Option<Lock>, StoreError> {
+    let tried = lock::try_lock(open_lock(path)?, mode, rank as u8).map_err(io_error("lock", path))?;
+    Ok(tried.ok())
+}
+
+/// Opens the file of a lock, making it when it is not there.
 fn open_lock(path: &Path) -> Result<File, StoreError> {
     let opened = OpenOptions::new()
         .read(true)
@@ -133,7 +410,7 @@ fn open_lock(path: &Path) -> Result<File, StoreError> {
     opened.map_err(io_error("open lock", path))
 }
 
-/// Whether the locked file is the one that has the name: a collector may have removed it in between.
+/// Whether the locked file is the one that has the name: its holder, or a collector, may have removed it in between.
 fn is_still(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     match (file.metadata(), fs::metadata(path)) {
@@ -141,3 +418,6 @@ fn is_still(file: &File, path: &Path) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

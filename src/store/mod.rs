@@ -31,8 +31,11 @@
 //! snapshots and `index.json` that cannot be read count as absent. A name that cannot be read is an error that says so:
 //! naming the image again, or removing the name, is the repair.
 //!
-//! **Lock order.** `locks/collector` (shared by all that make or look up, alone for the collector, which only tries) before the other
-//! `locks/`, those before `partial/`; leases are shared and never wait; `tmp/` locks are only ever tried.
+//! **Locks.** A thread waits for a lock only while all that it holds come before it in this order: `locks/collector` (shared by
+//! all that make or look up, alone for the collector, which only tries); `leases/`; of `locks/` what resolves or builds
+//! (`workshop-`, `sdist-`, `resolution-`, `relock-`, `layer-`, `tool-`); `partial/`; of `locks/` what only reads or unpacks
+//! (`unpack-`, `blob-`, `download-`) or writes names (`index`). `tmp/` locks are only ever tried. The ranks stand in [`locks`], debug builds check
+//! them. Waiting ends with its reason: [`StoreError::Stalled`] names a holder that makes no progress.
 
 mod blobs;
 mod budget;
@@ -57,15 +60,16 @@ mod whiteouts;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use blobs::BlobWriter;
 pub use collect::{GarbageReport, Keep, Patience};
-pub use downloads::Partial;
+pub use downloads::{Download, Partial};
 pub use durability::Stamp;
 pub use images::{Image, Snapshot};
 pub use layers::LayerStaging;
 pub use layout::LayoutError;
-pub use locks::{CollectorLock, ExclusiveLock, Lease};
+pub use locks::{CollectorLock, ExclusiveLock, Flight, Lease, Task};
 pub use memo::MemoKind;
 pub use oci_archive::ArchiveError;
 pub use refs::check_name;
@@ -85,6 +89,8 @@ pub struct Store {
     root: PathBuf,
     /// What is written now is stamped with.
     boot: Stamp,
+    /// How it waits for other processes.
+    waits: locks::Waits,
 }
 
 /// Why the store did not do what it was asked.
@@ -204,6 +210,14 @@ pub enum StoreError {
         /// The root.
         path: PathBuf,
     },
+    /// Another process has a lock and does not get on.
+    #[error("wait for {holder}: it has made no progress for {} s", .silence.as_secs())]
+    Stalled {
+        /// Who it is and what it does.
+        holder: String,
+        /// Since when nothing is seen of it.
+        silence: Duration,
+    },
     /// A name whose file is empty or damaged.
     #[error("read the name {reference}: it is damaged; build or load the image again under this name, or remove it: `gantry images rm {reference}`")]
     DamagedName {
@@ -217,7 +231,7 @@ impl StoreError {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Layer { source, .. } => source.kind(),
-            Self::Busy { .. } => Kind::Busy,
+            Self::Busy { .. } | Self::Stalled { .. } => Kind::Busy,
             Self::Io { .. }
             | Self::NoSpace { .. }
             | Self::Version { .. }
@@ -241,6 +255,7 @@ impl Store {
         let store = Self {
             root: root.to_owned(),
             boot: Stamp::of_this_boot(),
+            waits: locks::Waits::default(),
         };
         let version = root.join("version");
         match fs::read_to_string(&version) {

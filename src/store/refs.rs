@@ -36,7 +36,7 @@ impl Store {
         if let Some(parent) = self.root.join(&name).parent() {
             fs::create_dir_all(parent).map_err(io_error("make directory", parent))?;
         }
-        let _single = self.exclusive("index", &mut || ())?;
+        let _single = self.lock_index()?;
         self.write_atomically(&name, format!("{digest}\n").as_bytes())?;
         self.write_index()
     }
@@ -108,7 +108,7 @@ impl Store {
     pub fn remove_ref(&self, reference: &Reference) -> Result<bool, StoreError> {
         check_name(reference)?;
         let path = self.root.join(ref_path(reference)?);
-        let _single = self.exclusive("index", &mut || ())?;
+        let _single = self.lock_index()?;
         match fs::remove_file(&path) {
             Ok(()) => {
                 self.write_index()?;
@@ -148,7 +148,7 @@ impl Store {
         if is_fine() {
             return Ok(());
         }
-        let _single = self.exclusive("index", &mut || ())?;
+        let _single = self.lock_index()?;
         self.write_index()
     }
 

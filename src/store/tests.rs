@@ -172,18 +172,18 @@ fn links_in_a_layer_never_lead_out_of_it() {
 fn a_partial_download_goes_on_where_it_stopped() {
     let (_scratch, store) = store();
     let (digest, size) = (Digest::of(b"hello world"), 11);
-    let mut partial = store.partial(&digest, &mut || ()).unwrap();
+    let mut partial = store.partial(&digest, Task::silent("tests")).unwrap();
     partial.append(b"hello ").unwrap();
     drop(partial);
     assert!(store.find_download(&digest, size).is_none());
-    let mut partial = store.partial(&digest, &mut || ()).unwrap();
+    let mut partial = store.partial(&digest, Task::silent("tests")).unwrap();
     assert_eq!(partial.len(), 6);
     partial.append(b"world").unwrap();
     partial.commit(size).unwrap();
     assert!(store.find_download(&digest, size).is_some());
     assert!(fs::read_dir(store.root.join("partial")).unwrap().next().is_none());
 
-    let mut wrong = store.partial(&Digest::of(b"other"), &mut || ()).unwrap();
+    let mut wrong = store.partial(&Digest::of(b"other"), Task::silent("tests")).unwrap();
     wrong.append(b"wrong").unwrap();
     assert!(matches!(wrong.commit(5), Err(StoreError::Digest { .. })));
     assert!(
@@ -396,8 +396,12 @@ fn a_collector_tries_for_a_while_and_nobody_waits_for_it_meanwhile() {
 fn a_download_that_nobody_is_at_is_garbage() {
     let (_scratch, store) = store();
     let (left, under_way) = (Digest::of(b"left"), Digest::of(b"under way"));
-    store.partial(&left, &mut || ()).unwrap().append(b"le").unwrap();
-    let mut partial = store.partial(&under_way, &mut || ()).unwrap();
+    store
+        .partial(&left, Task::silent("tests"))
+        .unwrap()
+        .append(b"le")
+        .unwrap();
+    let mut partial = store.partial(&under_way, Task::silent("tests")).unwrap();
     partial.append(b"under").unwrap();
     let report = collect(&store, Keep::Memoised, false);
     assert_eq!((report.partials, report.bytes), (1, 2));

@@ -22,3 +22,8 @@ pub fn boot_id() -> Option<String> {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(text.trim_end().to_owned()).filter(|id| !id.is_empty())
 }
+
+/// Whether a process has this number now. It may be another one than a moment ago: for messages only.
+pub fn has_process(number: u32) -> bool {
+    std::path::Path::new("/proc").join(number.to_string()).exists()
+}

@@ -4,5 +4,7 @@ pub mod clock;
 pub mod disk;
 pub mod inflate;
 pub mod kernel;
+pub mod lock;
 pub mod netlink;
+pub mod pool;
 pub mod process;

@@ -8,12 +8,12 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::sync::Mutex;
 
 use super::{synthesise, Kind, LockedDeb, Variant};
 use crate::archive::deb::{self, DebEntry, DebError};
 use crate::archive::layer::{order, LayerError, LayerWriter, TreeSink, WrittenLayer};
 use crate::policy::ExtractionLimits;
+use crate::sys::pool;
 
 /// Directories that usrmerge turned into links (Debian policy since 12).
 pub(super) const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
@@ -130,23 +130,8 @@ pub fn assemble(
 
 /// Decompression is most of the work: two threads halve it.
 fn read_all(variant: &Variant, debs: &[File]) -> Result<Vec<deb::Deb>, AssembleError> {
-    let next = std::sync::atomic::AtomicUsize::new(0);
-    let read: Mutex<Vec<Option<Result<deb::Deb, AssembleError>>>> = Mutex::new(debs.iter().map(|_| None).collect());
-    let work = || loop {
-        let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let (Some(file), Some(locked)) = (debs.get(number), variant.lock.get(number)) else {
-            return;
-        };
-        let one = read_one(variant, locked, file);
-        if let Some(slot) = read.lock().ok().as_mut().and_then(|read| read.get_mut(number)) {
-            *slot = Some(one);
-        }
-    };
-    std::thread::scope(|scope| {
-        scope.spawn(work);
-        work();
-    });
-    read.into_inner().unwrap_or_default().into_iter().flatten().collect()
+    let pairs: Vec<(&LockedDeb, &File)> = variant.lock.iter().zip(debs).collect();
+    pool::each(2, &pairs, |(locked, file), _| read_one(variant, locked, file))
 }
 
 fn read_one(variant: &Variant, locked: &LockedDeb, file: &File) -> Result<deb::Deb, AssembleError> {

@@ -33,7 +33,7 @@ use crate::net::Client;
 use crate::oci::Digest;
 use crate::policy::{Kind, Promise};
 use crate::sandbox::{CollectError, SandboxError};
-use crate::store::{Found, LastLink, LayerStack, MemoKind, StoreError};
+use crate::store::{Flight, Found, LastLink, LayerStack, MemoKind, StoreError, Task};
 use confined::{Built, TimeLeft};
 
 /// Packages without wheels in one function: each may take minutes; honest functions have one or two.
@@ -202,8 +202,14 @@ impl WheelMaker<'_> {
         };
         let usable = |lock: &Lock| lock.wheels.iter().all(there);
         let make = || with_or_without(pins, requirements, |requirements| workshop.lock(requirements));
-        let (lock, mut warnings) =
-            self.young_lock((resolver, requirements), &[plain_key, key], usable, key_of, make)?;
+        let (lock, mut warnings) = self.young_lock(
+            (resolver, requirements),
+            Flight::Workshop(&key),
+            &[plain_key, key],
+            usable,
+            key_of,
+            make,
+        )?;
         warnings.extend(workshop.warnings.into_inner());
         for wheel in lock.wheels.iter().filter(|wheel| wheel.sdist.is_some()) {
             warnings.push(format!(
@@ -281,11 +287,11 @@ impl Workshop<'_> {
             if let Some(wheel) = self.find(sdist, &key)? {
                 return Ok(wheel);
             }
-            let mut announce = || {
-                let other = format!("another build that builds {}", sdist.title());
-                self.maker.progress.step("Waiting for", &other);
+            let task = Task {
+                does: &format!("builds {}", sdist.title()),
+                progress: self.maker.progress,
             };
-            let _single = store.exclusive(&format!("sdist-{}", key.hex()), &mut announce)?;
+            let _single = store.exclusive(Flight::Sdist(&key), task)?;
             if let Some(wheel) = self.find(sdist, &key)? {
                 return Ok(wheel);
             }

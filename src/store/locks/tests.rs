@@ -1,0 +1,175 @@
+//! Waiting for another process: for whom, how long, and what ends it.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{channel, Sender};
+use std::sync::Mutex;
+
+use super::*;
+use crate::store::tests::store;
+
+/// Takes the lock of the file given first, says so, and holds it until it is killed.
+const HOLDER: &str = r#"
+import fcntl, os, sys, time
+file = open(sys.argv[1], "a")
+fcntl.flock(file, fcntl.LOCK_EX)
+os.setxattr(sys.argv[1], "user.gantry.holder", f"{os.getpid()} 0 makes bread".encode())
+print("held", flush=True)
+sys.stdin.read()
+"#;
+
+fn holder(path: &Path) -> Child {
+    let mut command = Command::new("python3");
+    command.args(["-c", HOLDER]).arg(path);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut said)
+        .unwrap();
+    assert_eq!(said, "held\n");
+    child
+}
+
+/// Passes on what is said.
+struct Listener(Mutex<Sender<String>>);
+
+impl Progress for Listener {
+    fn step(&self, verb: &str, object: &str) {
+        let _ = self.0.lock().unwrap().send(format!("{verb} {object}"));
+    }
+    fn bytes(&self, _: u64, _: u64) {}
+    fn warn(&self, _: &str) {}
+    fn spent(&self, _: &'static str, _: Duration) {}
+}
+
+fn impatient(store: &Store, told_after: Duration, stalled_after: Duration) -> Store {
+    Store {
+        waits: Waits {
+            told_after,
+            stalled_after,
+            longest_pause: Duration::from_millis(2),
+        },
+        ..store.clone()
+    }
+}
+
+/// What takes milliseconds has hung by then.
+const WATCHDOG: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_waiter_says_at_once_that_it_waits_and_later_for_whom() {
+    let (_scratch, store) = store();
+    let mut holder = holder(&store.root.join("locks/tool-oven"));
+    let (tell, told) = channel();
+    let waiter = impatient(&store, Duration::from_millis(20), WATCHDOG);
+    let thread = std::thread::spawn(move || {
+        let progress = Listener(Mutex::new(tell));
+        let task = Task {
+            does: "makes cake",
+            progress: &progress,
+        };
+        waiter
+            .exclusive(Flight::Tool("oven"), task)
+            .map(|lock| lock.has_waited())
+    });
+    let said = told.recv_timeout(WATCHDOG).unwrap();
+    assert_eq!(said, "Waiting for another process that makes cake");
+    let said = told.recv_timeout(WATCHDOG).unwrap();
+    let expected = format!(
+        "Waiting for process {}, which makes bread (for 0 s so far)",
+        holder.id()
+    );
+    assert_eq!(said, expected);
+    // It lets go by being killed: nothing of it has to run for that.
+    holder.kill().unwrap();
+    assert!(thread.join().unwrap().unwrap());
+    holder.wait().unwrap();
+}
+
+#[test]
+fn a_holder_without_a_sign_of_life_is_given_up_and_named() {
+    let (_scratch, store) = store();
+    let mut holder = holder(&store.root.join("locks/tool-oven"));
+    let waiter = impatient(&store, WATCHDOG, Duration::from_millis(20));
+    let stalled = waiter
+        .exclusive(Flight::Tool("oven"), Task::silent("makes cake"))
+        .unwrap_err();
+    let expected = format!("process {}, which makes bread", holder.id());
+    assert!(
+        matches!(&stalled, StoreError::Stalled { holder, .. } if *holder == expected),
+        "{stalled}"
+    );
+    assert_eq!(stalled.kind(), crate::policy::Kind::Busy);
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+}
+
+#[test]
+fn a_holder_that_gets_on_is_waited_for() {
+    let (_scratch, store) = store();
+    let name = Flight::Tool("oven");
+    let held = store.exclusive(name, Task::silent("makes bread")).unwrap();
+    let stalled_after = Duration::from_millis(200);
+    let waiter = impatient(&store, WATCHDOG, stalled_after);
+    let (done, ended) = channel();
+    std::thread::spawn(move || {
+        let waited = waiter.exclusive(Flight::Tool("oven"), Task::silent("makes cake"));
+        done.send(waited.map(|_| ())).unwrap();
+    });
+    // Several times as long as a silent one would be waited for.
+    let begun = Instant::now();
+    while begun.elapsed() < 4 * stalled_after {
+        held._lock.touch();
+        assert!(ended.try_recv().is_err(), "it was given up");
+        std::thread::yield_now();
+    }
+    drop(held);
+    ended.recv_timeout(WATCHDOG).unwrap().unwrap();
+}
+
+#[test]
+fn only_bytes_are_the_progress_of_a_download() {
+    let (_scratch, store) = store();
+    let digest = Digest::of(b"bread");
+    let mut partial = store.partial(&digest, Task::silent("downloads bread")).unwrap();
+    partial.append(b"br").unwrap();
+    let waiter = impatient(&store, WATCHDOG, Duration::from_millis(50));
+    let (done, ended) = channel();
+    let thread = std::thread::spawn(move || {
+        let stalled = waiter.partial(&digest, Task::silent("downloads bread"));
+        done.send(()).unwrap();
+        stalled.map(|_| ()).unwrap_err()
+    });
+    // Another time is none.
+    let begun = Instant::now();
+    while ended.try_recv().is_err() {
+        assert!(begun.elapsed() < WATCHDOG, "it waits and waits");
+        partial.touch();
+    }
+    let stalled = thread.join().unwrap();
+    let expected = format!("process {}, which downloads bread", std::process::id());
+    assert!(
+        matches!(&stalled, StoreError::Stalled { holder, .. } if *holder == expected),
+        "{stalled}"
+    );
+}
+
+#[test]
+fn a_finished_download_is_free_while_its_bytes_are_used() {
+    let (_scratch, store) = store();
+    let digest = Digest::of(b"bread");
+    let mut partial = store.partial(&digest, Task::silent("downloads bread")).unwrap();
+    partial.append(b"bread").unwrap();
+    let file = partial.commit(5).unwrap();
+    assert_eq!(lock::holder(&file), None);
+    assert!(matches!(lock::try_lock(file, Mode::Alone, 0), Ok(Ok(_))));
+}
+
+#[test]
+#[should_panic(expected = "waits for a lock of rank")]
+fn two_layers_are_not_locked_by_one_thread() {
+    let (_scratch, store) = store();
+    let (one, two) = (Digest::of(b"one"), Digest::of(b"two"));
+    let _one = store.exclusive(Flight::Layer(&one), Task::silent("makes one")).unwrap();
+    let _ = store.exclusive(Flight::Layer(&two), Task::silent("makes two"));
+}
