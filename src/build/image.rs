@@ -9,6 +9,24 @@ use crate::oci::{media_type, Descriptor, Digest, ImageConfig, ImageConfigBody, M
 /// Prefix of the platform's labels.
 const LABEL_PREFIX: &str = "org.mecapy.function.";
 
+/// When an image says that it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    /// The time that was asked for, by `SOURCE_DATE_EPOCH`: an image with another time is another image.
+    Fixed(SystemTime),
+    /// The time of the build: an image that differs from an earlier one in nothing else is that one.
+    Now(SystemTime),
+}
+
+impl Created {
+    /// The time.
+    pub fn time(self) -> SystemTime {
+        match self {
+            Self::Fixed(time) | Self::Now(time) => time,
+        }
+    }
+}
+
 /// What the configuration says besides the layers.
 #[derive(Debug, Clone)]
 pub struct ImageSettings {
@@ -17,14 +35,14 @@ pub struct ImageSettings {
     /// The base's labels and the build's own, the build's winning.
     pub labels: BTreeMap<String, String>,
     /// When the image was made; lives in the configuration alone.
-    pub created: SystemTime,
+    pub created: Created,
     /// The command.
     pub command: Vec<String>,
 }
 
 /// The configuration of a function image: USER 1000, WORKDIR /app.
 pub fn config(layers: &[BuiltLayer], settings: &ImageSettings) -> ImageConfig {
-    let created = rfc3339(settings.created);
+    let created = rfc3339(settings.created.time());
     let mut labels = settings.labels.clone();
     labels.insert(format!("{LABEL_PREFIX}created"), created.clone());
     let history = layers
@@ -62,8 +80,9 @@ pub fn manifest(layers: &[BuiltLayer], config: &Digest, config_size: u64) -> Man
     }
 }
 
-/// Whether two configurations differ in nothing but the time.
-pub fn same_but_for_time(one: &ImageConfig, other: &ImageConfig) -> bool {
+/// Whether an image with the configuration `there` serves where `wanted` was to be made: they differ in nothing, or in a
+/// time that nobody asked for.
+pub fn is_no_change(there: &ImageConfig, wanted: &ImageConfig, created: Created) -> bool {
     let timeless = |config: &ImageConfig| {
         let mut config = config.clone();
         config.created = None;
@@ -72,7 +91,10 @@ pub fn same_but_for_time(one: &ImageConfig, other: &ImageConfig) -> bool {
         }
         config
     };
-    timeless(one) == timeless(other)
+    match created {
+        Created::Fixed(_) => there == wanted,
+        Created::Now(_) => timeless(there) == timeless(wanted),
+    }
 }
 
 /// `2026-11-24T08:06:00Z`; times before 1970 print as 1970.
@@ -111,6 +133,31 @@ fn civil_from_days(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_that_nobody_asked_for_is_no_change_even_when_it_is_a_whole_second() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let image = |created| {
+            let settings = ImageSettings {
+                env: Vec::new(),
+                labels: BTreeMap::new(),
+                created,
+                command: Vec::new(),
+            };
+            config(&[], &settings)
+        };
+        let there = image(Created::Now(at(1_700_000_000)));
+        for (created, no_change) in [
+            (Created::Now(at(1_800_000_000)), true),
+            (Created::Fixed(at(1_800_000_000)), false),
+            (Created::Fixed(at(1_700_000_000)), true),
+        ] {
+            assert_eq!(is_no_change(&there, &image(created), created), no_change, "{created:?}");
+        }
+        let mut other = image(Created::Now(at(1_800_000_000)));
+        other.config.cmd = Some(vec!["other".to_owned()]);
+        assert!(!is_no_change(&there, &other, Created::Now(at(1_800_000_000))));
+    }
 
     #[test]
     fn prints_times_as_rfc_3339() {

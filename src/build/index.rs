@@ -8,12 +8,14 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::lock::MAX_MESSAGE;
+use super::lock::{kind_of, MAX_MESSAGE};
+use crate::net::Address;
 use crate::policy::Kind;
+use crate::sys::program::{Program, ProgramError};
 
 /// Variables that name the one index, the strongest first.
 const ONE: [&str; 3] = ["UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"];
@@ -23,17 +25,17 @@ const MORE: [&str; 3] = ["UV_INDEX", "UV_EXTRA_INDEX_URL", "PIP_EXTRA_INDEX_URL"
 /// A package index and who names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Index {
-    /// May hold credentials.
-    pub url: String,
+    /// Where it is; may hold credentials.
+    pub url: Address,
     /// A variable, a file or a program.
     pub source: String,
 }
 
-/// Where this machine may say which index it uses.
-#[derive(Debug, Clone, Copy)]
+/// Where this machine may say which index it uses. Not `Debug`: variables may hold credentials.
+#[derive(Clone, Copy)]
 pub struct Places<'a> {
     /// Of gantry's configuration: nothing else counts when it is there.
-    pub configured: Option<&'a str>,
+    pub configured: Option<&'a Address>,
     /// The environment, as far as it is about the network.
     pub network: &'a [(String, OsString)],
     /// Configuration files of uv.
@@ -42,20 +44,19 @@ pub struct Places<'a> {
     pub pip_files: &'a [PathBuf],
     /// Where `python3` is, whose pip is asked.
     pub path: Option<&'a OsString>,
+    /// How long pip may take to answer.
+    pub deadline: Duration,
 }
 
 /// Why no index is chosen.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
     /// There is more than one.
-    #[error(
-        "choose the package index: {place} names {} as a further one, and gantry asks one index only",
-        shown(url)
-    )]
+    #[error("choose the package index: {place} names {url} as a further one, and gantry asks one index only")]
     Several {
         /// Who names it.
         place: String,
-        /// Its address.
+        /// Its address, without credentials.
         url: String,
     },
     /// A file that may name it cannot be understood.
@@ -66,6 +67,9 @@ pub enum IndexError {
         /// Why.
         reason: String,
     },
+    /// pip, which may know it, cannot be run or does not end.
+    #[error("choose the package index: ask pip")]
+    Run(#[from] ProgramError),
     /// pip, which may know it, fails.
     #[error("choose the package index: `pip config list` fails: {reason}")]
     Pip {
@@ -78,12 +82,13 @@ impl IndexError {
     /// What sort of failure this is.
     pub fn kind(&self) -> Kind {
         match self {
+            Self::Run(source) => kind_of(source),
             Self::Several { .. } | Self::File { .. } | Self::Pip { .. } => Kind::Failed,
         }
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 struct UvFile {
     index_url: Option<String>,
@@ -92,14 +97,14 @@ struct UvFile {
     pip: UvPip,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 struct UvPip {
     index_url: Option<String>,
     extra_index_url: Vec<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 struct UvIndex {
     url: String,
     #[serde(default)]
@@ -113,11 +118,15 @@ impl Places<'_> {
     /// What can be known without reading or running anything, for a key; no credentials.
     pub fn key(&self) -> String {
         match self.configured {
-            Some(url) => shown(url),
+            Some(url) => url.shown(),
             None => {
                 let named = ONE.iter().find_map(|name| self.variable(name)).into_iter();
                 let more = MORE.iter().filter_map(|name| self.variable(name));
-                named.chain(more).map(|url| shown(&url)).collect::<Vec<_>>().join(" ")
+                named
+                    .chain(more)
+                    .map(|url| Address::new(url).shown())
+                    .collect::<Vec<_>>()
+                    .join(" ")
             }
         }
     }
@@ -125,17 +134,17 @@ impl Places<'_> {
     /// The index to ask; none for the resolver's own default.
     pub fn find(&self) -> Result<Option<Index>, IndexError> {
         let from = |url: String, source: &str| Index {
-            url,
+            url: Address::new(url),
             source: source.to_owned(),
         };
         if let Some(url) = self.configured {
-            return Ok(Some(from(url.to_owned(), "the configuration")));
+            return Ok(Some(from(url.as_str().to_owned(), "the configuration")));
         }
         let more = MORE
             .iter()
             .find_map(|name| Some(((*name).to_owned(), self.variable(name)?)));
         if let Some((place, url)) = more {
-            return Err(IndexError::Several { place, url });
+            return Err(several(place, url));
         }
         let mut found = ONE.iter().find_map(|name| Some(from(self.variable(name)?, name)));
         for path in self.files {
@@ -182,16 +191,15 @@ impl Places<'_> {
         if !self.is_pip_told() {
             return Ok(None);
         }
-        let mut pip = Command::new("python3");
-        pip.args(["-I", "-m", "pip", "config", "list"]).stdin(Stdio::null());
+        // pip is set up by variables of many names, and by files that others name.
+        let mut pip =
+            Program::with_our_environment("python3", self.deadline).args(["-I", "-m", "pip", "config", "list"]);
         if let Some(path) = self.path {
-            pip.env("PATH", path);
+            pip = pip.env("PATH", path);
         }
-        let done = match pip.output() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other.map_err(|error| IndexError::Pip {
-                reason: error.to_string(),
-            })?,
+        let done = match pip.run() {
+            Err(ProgramError::Start { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
         };
         let said = String::from_utf8_lossy(&done.stderr);
         if !done.status.success() {
@@ -210,19 +218,9 @@ pub fn is_index_variable(name: &str) -> bool {
     ONE.contains(&name) || MORE.contains(&name)
 }
 
-/// An address without its credentials and its query.
-pub fn shown(url: &str) -> String {
-    let url = url.split(['?', '#']).next().unwrap_or_default();
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return url.to_owned();
-    };
-    // A name in front of the address, as in `UV_INDEX=name=https://...`, is none of it.
-    let scheme = scheme.rsplit('=').next().unwrap_or_default();
-    let (authority, path) = rest
-        .find('/')
-        .map_or((rest, ""), |at| rest.split_at_checked(at).unwrap_or((rest, "")));
-    let host = authority.rsplit('@').next().unwrap_or_default();
-    format!("{scheme}://{host}{path}")
+fn several(place: String, url: String) -> IndexError {
+    let url = Address::new(url).shown();
+    IndexError::Several { place, url }
 }
 
 fn uv_file(path: &Path) -> Result<Option<Index>, IndexError> {
@@ -246,13 +244,12 @@ fn uv_file(path: &Path) -> Result<Option<Index>, IndexError> {
         .map(|index| index.url);
     let more = parsed.extra_index_url.into_iter().chain(parsed.pip.extra_index_url);
     if let Some(url) = more.chain(others).next() {
-        let place = path.display().to_string();
-        return Err(IndexError::Several { place, url });
+        return Err(several(path.display().to_string(), url));
     }
     let url = parsed.pip.index_url.or(parsed.index_url);
     let url = url.or_else(|| defaults.into_iter().map(|index| index.url).next());
     Ok(url.map(|url| Index {
-        url,
+        url: Address::new(url),
         source: path.display().to_string(),
     }))
 }
@@ -277,8 +274,11 @@ fn pip_settings(text: &str) -> Result<Option<Index>, IndexError> {
     };
     let source = "the configuration of pip".to_owned();
     match (find("extra-index-url"), find("index-url")) {
-        (Some(url), _) => Err(IndexError::Several { place: source, url }),
-        (None, url) => Ok(url.map(|url| Index { url, source })),
+        (Some(url), _) => Err(several(source, url)),
+        (None, url) => Ok(url.map(|url| Index {
+            url: Address::new(url),
+            source,
+        })),
     }
 }
 

@@ -55,16 +55,18 @@ fn the_index_of_the_machine_is_found_wherever_it_is_named() {
         ),
         (None, &[], "offline = false\n", &says, OURS),
     ] {
+        let configured = configured.map(Address::new);
         let (_scratch, path, files) = machine(pip, uv);
         let network = network(variables);
         let places = Places {
-            configured,
+            configured: configured.as_ref(),
             network: &network,
             files: &files,
             pip_files: &[],
             path: Some(&path),
+            deadline: Duration::from_secs(60),
         };
-        assert_eq!(places.find().unwrap().unwrap().url, expected);
+        assert_eq!(places.find().unwrap().unwrap().url.as_str(), expected);
     }
 }
 
@@ -78,6 +80,7 @@ fn without_any_the_resolver_has_its_own() {
             files: &files,
             pip_files: &[],
             path: Some(&path),
+            deadline: Duration::from_secs(60),
         };
         assert_eq!(places.find().unwrap(), None);
     }
@@ -108,11 +111,13 @@ fn further_indexes_are_refused_by_name_and_without_their_password() {
             files: &files,
             pip_files: &[],
             path: Some(&path),
+            deadline: Duration::from_secs(60),
         };
         let error = places.find().unwrap_err().to_string();
         let good = error.contains(names) && error.contains("https://private.example.org/simple");
         assert!(good && !error.contains("pass"), "{error}");
-        places.configured = Some("https://c.example.org/simple");
+        let configured = Address::new("https://c.example.org/simple");
+        places.configured = Some(&configured);
         assert!(places.find().is_ok(), "the configuration decides");
     }
 }
@@ -126,6 +131,7 @@ fn what_cannot_be_understood_is_no_default() {
         files: &files,
         pip_files: &[],
         path: Some(&path),
+        deadline: Duration::from_secs(60),
     };
     assert!(matches!(places.find(), Err(IndexError::File { .. })));
     places.files = &[];
@@ -143,12 +149,13 @@ fn the_key_runs_nothing_and_tells_indexes_apart() {
             files: &files,
             pip_files: &[],
             path: Some(&path),
+            deadline: Duration::from_secs(60),
         }
         .key()
     };
     let keys = [
         key(None, &[]),
-        key(Some(OURS), &[]),
+        key(Some(&Address::new(OURS)), &[]),
         key(None, &[("UV_DEFAULT_INDEX", "https://a.example.org/simple")]),
         key(None, &[("PIP_INDEX_URL", "https://b.example.org/simple")]),
         key(None, &[("PIP_EXTRA_INDEX_URL", "https://c.example.org/simple")]),
@@ -157,7 +164,7 @@ fn the_key_runs_nothing_and_tells_indexes_apart() {
     assert_eq!(distinct.len(), keys.len(), "{keys:?}");
     assert_eq!(keys[1], "https://private.example.org/simple");
     assert_eq!(
-        shown("https://a@b:c@d.example.org/x@y?token=z"),
+        Address::new("https://a@b:c@d.example.org/x@y?token=z").shown(),
         "https://d.example.org/x@y"
     );
     assert!(!scratch.path().join("asked").exists());
@@ -180,6 +187,7 @@ fn pip_is_asked_only_where_it_can_be_told_something() {
         files: &[],
         pip_files: &pip_files,
         path: Some(&path),
+        deadline: Duration::from_secs(60),
     };
     let is_asked = || places.find().is_err();
     assert!(!is_asked());
@@ -192,4 +200,23 @@ fn pip_is_asked_only_where_it_can_be_told_something() {
     fs::write(folder("a/bin/python3"), "#!/bin/sh\nexit 3\n").unwrap();
     fs::set_permissions(folder("a/bin/python3"), fs::Permissions::from_mode(0o755)).unwrap();
     assert!(is_asked(), "a script");
+}
+
+#[test]
+fn a_pip_that_does_not_answer_is_ended_by_the_deadline() {
+    let (_scratch, path, files) = machine("/bin/sleep 1000", "");
+    let places = Places {
+        configured: None,
+        network: &[],
+        files: &files,
+        pip_files: &[],
+        path: Some(&path),
+        deadline: Duration::from_millis(300),
+    };
+    let error = places.find().unwrap_err();
+    assert!(
+        matches!(error, IndexError::Run(ProgramError::Deadline { .. })),
+        "{error:?}"
+    );
+    assert_eq!(error.kind(), Kind::Unavailable);
 }

@@ -6,12 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,17 +19,16 @@ use super::index::{self, Index, IndexError, Places};
 use super::pins::PinnedWheel;
 use super::pylock;
 use super::requirements::Requirements;
-use super::uv::find_uv;
+use super::uv::{find_uv, UvPlaces};
 use super::wheel::normalise;
-use crate::net::Credentials;
+use crate::net::{Address, Credentials};
 use crate::oci::Digest;
 use crate::policy::{Bytes, Kind};
 use crate::store::{Store, StoreError};
+use crate::sys::program::{Program, ProgramError};
 
 /// glibc of the base is 2.36; uv's newest platform that is not newer.
 const PLATFORM: &str = "x86_64-manylinux_2_36";
-/// Resolving takes under a second; a minute is a network that is not there.
-const TIMEOUT: Duration = Duration::from_secs(120);
 /// Explanations of uv are long; the first part says it.
 pub(super) const MAX_MESSAGE: usize = 4000;
 /// Images above this are refused before anything is downloaded.
@@ -89,24 +88,71 @@ pub(super) struct Question<'a> {
 }
 
 /// How uv is run.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Resolver {
     /// The program of the configuration.
     pub uv: Option<PathBuf>,
     /// Python version of the base.
     pub python: String,
     /// Index of the configuration; may hold credentials, so it never becomes an argument.
-    pub index: Option<String>,
+    pub index: Option<Address>,
     /// Where uv finds an interpreter: it asks one for its platform, whatever its version; it runs nothing else.
     pub path: Option<OsString>,
-    /// Proxies, certificates and indexes.
+    /// Proxies, certificates and indexes, by variable; may hold credentials.
     pub network: Vec<(String, OsString)>,
     /// Configuration files of uv, which may name an index.
     pub files: Vec<PathBuf>,
     /// Configuration files of pip, which may as well.
     pub pip_files: Vec<PathBuf>,
+    /// How long its programs may run.
+    pub deadlines: Deadlines,
     /// What was found when it was first needed: a build that changes nothing needs none of it.
     pub found: Found,
+}
+
+impl fmt::Debug for Resolver {
+    /// Of the network it names the variables alone: their values may hold credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let variables: Vec<&String> = self.network.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Resolver")
+            .field("uv", &self.uv)
+            .field("python", &self.python)
+            .field("index", &self.index)
+            .field("network", &variables)
+            .field("found", &self.found)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How long each program may run.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadlines {
+    /// `uv --version` and `pip config list`, which use no network.
+    pub words: Duration,
+    /// uv's answer to a question, and pip's download of uv.
+    pub answer: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            // A tenth of a second, or some when all of it is read from a slow disk.
+            words: Duration::from_secs(20),
+            // Resolving takes under a second; two minutes are a network that is not there.
+            answer: Duration::from_secs(120),
+        }
+    }
+}
+
+/// What sort of failure that of a program is: one that does not end may end another time.
+pub(super) fn kind_of(error: &ProgramError) -> Kind {
+    match error {
+        ProgramError::Deadline { .. } => Kind::Unavailable,
+        ProgramError::Start { .. }
+        | ProgramError::Output { .. }
+        | ProgramError::Ending { .. }
+        | ProgramError::Wait { .. } => Kind::Failed,
+    }
 }
 
 /// Program and index of a [`Resolver`].
@@ -157,11 +203,14 @@ pub enum LockError {
         /// What.
         reason: String,
     },
-    /// uv cannot be run.
-    #[error("run {program}")]
-    Run {
-        /// Which program.
-        program: String,
+    /// uv cannot be run, or does not end.
+    #[error(transparent)]
+    Run(#[from] ProgramError),
+    /// What uv is asked cannot be written down.
+    #[error("write {} for uv", path.display())]
+    Question {
+        /// Where.
+        path: PathBuf,
         /// Why.
         source: io::Error,
     },
@@ -225,13 +274,14 @@ impl LockError {
         match self {
             Self::Unavailable { .. } | Self::UvUnavailable { .. } => Kind::Unavailable,
             Self::TooLarge { .. } => Kind::Refused,
+            Self::Run(source) => kind_of(source),
             Self::Index(source) => source.kind(),
             Self::Store(source) => source.kind(),
             Self::Unsatisfiable { .. }
             | Self::NoWheel { .. }
             | Self::Hash { .. }
             | Self::Answer { .. }
-            | Self::Run { .. }
+            | Self::Question { .. }
             | Self::Offer { .. }
             | Self::OldUv { .. }
             | Self::NoUv { .. }
@@ -254,7 +304,7 @@ impl Resolver {
 
     /// What the index wants to see, from our own downloads as well.
     pub fn credentials(&self) -> Result<Option<Credentials>, LockError> {
-        Ok(self.index()?.and_then(|index| Credentials::of(&index.url)))
+        Ok(self.index()?.and_then(|index| Credentials::of(index.url.as_str())))
     }
 
     /// The index that is asked; none for the resolver's own default.
@@ -267,16 +317,25 @@ impl Resolver {
 
     fn places(&self) -> Places<'_> {
         Places {
-            configured: self.index.as_deref(),
+            configured: self.index.as_ref(),
             network: &self.network,
             files: &self.files,
             pip_files: &self.pip_files,
             path: self.path.as_ref(),
+            deadline: self.deadlines.words,
         }
     }
 
     fn uv(&self, store: &Store) -> Result<&Path, LockError> {
-        let find = || find_uv(store, self.uv.as_deref(), self.path.as_ref(), &self.network);
+        let find = || {
+            let places = UvPlaces {
+                configured: self.uv.as_deref(),
+                path: self.path.as_ref(),
+                network: &self.network,
+                deadlines: self.deadlines,
+            };
+            find_uv(store, &places)
+        };
         match self.found.uv.get() {
             Some(uv) => Ok(uv),
             None => find().map(|uv| self.found.uv.get_or_init(|| uv).as_path()),
@@ -353,16 +412,14 @@ impl Resolver {
     pub(super) fn ask(&self, store: &Store, question: &Question<'_>) -> Result<String, LockError> {
         let (uv, index) = (self.uv(store)?, self.index()?);
         let scratch = store.scratch()?;
-        let failed = |source| LockError::Run {
-            program: uv.display().to_string(),
-            source,
+        let write = |name: &str, contents: &str| {
+            let path = scratch.path().join(name);
+            fs::write(&path, contents).map_err(|source| LockError::Question { path, source })
         };
-        fs::write(scratch.path().join("requirements.in"), question.wanted).map_err(failed)?;
-        fs::write(scratch.path().join("constraints.txt"), question.constraints).map_err(failed)?;
-        let file = |name: &str| fs::File::create(scratch.path().join(name)).map_err(failed);
+        write("requirements.in", question.wanted)?;
+        write("constraints.txt", question.constraints)?;
         let others = self.network.iter().filter(|(name, _)| !index::is_index_variable(name));
-        let mut command = Command::new(uv);
-        command
+        let mut program = Program::new(uv, self.deadlines.answer)
             .args(["pip", "compile", "requirements.in", "--format", "pylock.toml"])
             .args(["--python-platform", PLATFORM, "--python-version", &self.python])
             .args([
@@ -372,48 +429,49 @@ impl Resolver {
                 "--no-python-downloads",
             ])
             .args(question.options)
-            .env_clear()
             .envs(others.map(|(name, value)| (name, value)))
             .env("HOME", scratch.path())
             .env("UV_CACHE_DIR", store.root().join("tools/uv-cache"))
             .env("UV_NO_PROGRESS", "1")
-            .current_dir(scratch.path())
-            .stdin(Stdio::null())
-            .stdout(file("out")?)
-            .stderr(file("err")?);
+            .current_dir(scratch.path());
         match question.config {
             Some(config) => {
-                fs::write(scratch.path().join("uv.toml"), config).map_err(failed)?;
-                command.args(["--config-file", "uv.toml"]);
+                write("uv.toml", config)?;
+                program = program.args(["--config-file", "uv.toml"]);
             }
             None => {
-                command.args(["--no-config", "--only-binary", ":all:"]);
+                program = program.args(["--no-config", "--only-binary", ":all:"]);
             }
         }
         if !question.constraints.is_empty() {
-            command.args(["--constraint", "constraints.txt"]);
+            program = program.args(["--constraint", "constraints.txt"]);
         }
         if !question.built.is_empty() {
             offer(store, question.built, &scratch.path().join("built"))?;
-            command.args(["--find-links", "built"]);
+            program = program.args(["--find-links", "built"]);
         }
         if let Some(path) = &self.path {
-            command.env("PATH", path);
+            program = program.env("PATH", path);
         }
         if let Some(index) = index {
-            command.env("UV_DEFAULT_INDEX", &index.url);
+            program = program.env("UV_DEFAULT_INDEX", index.url.as_str());
         }
-        let status = wait(command.spawn().map_err(failed)?).map_err(failed)?;
-        let read = |name: &str| fs::read_to_string(scratch.path().join(name)).map_err(failed);
-        if status.is_some_and(|status| status.success()) {
-            return read("out");
-        }
-        let mut explanation: String = read("err")?.chars().take(MAX_MESSAGE).collect();
+        let (said, is_late) = match program.run() {
+            Ok(done) if done.status.success() => {
+                return String::from_utf8(done.stdout).map_err(|_| LockError::Answer {
+                    reason: "uv answers in no UTF-8".to_owned(),
+                })
+            }
+            Ok(done) => (done.stderr, false),
+            Err(ProgramError::Deadline { said, .. }) => (said, true),
+            Err(other) => return Err(LockError::Run(other)),
+        };
+        let mut explanation: String = String::from_utf8_lossy(&said).chars().take(MAX_MESSAGE).collect();
         if let Some(credentials) = self.credentials()? {
             explanation = credentials.hide(&explanation);
         }
         if let Some(index) = index {
-            explanation = explanation.replace(&index.url, "the configured index");
+            explanation = explanation.replace(index.url.as_str(), "the configured index");
         }
         let network = [
             "error sending request",
@@ -424,7 +482,7 @@ impl Resolver {
             "tcp connect",
             "timed out",
         ];
-        if status.is_none() || network.iter().any(|sign| explanation.contains(sign)) {
+        if is_late || network.iter().any(|sign| explanation.contains(sign)) {
             return Err(LockError::Unavailable { explanation });
         }
         Err(LockError::Unsatisfiable { explanation })
@@ -442,24 +500,6 @@ fn offer(store: &Store, built: &[LockedWheel], directory: &Path) -> Result<(), L
         copied.map_err(|source| LockError::Offer { source })?;
     }
     Ok(())
-}
-
-/// Waits with a limit; none when the limit struck.
-fn wait(mut child: std::process::Child) -> io::Result<Option<std::process::ExitStatus>> {
-    let deadline = Instant::now() + TIMEOUT;
-    let mut pause = Duration::from_millis(2);
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        if Instant::now() >= deadline {
-            child.kill()?;
-            child.wait()?;
-            return Ok(None);
-        }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(20));
-    }
 }
 
 /// A package without wheels, as uv speaks of it.

@@ -65,3 +65,20 @@ fn names_the_package_without_a_wheel_and_not_the_one_that_needs_it() {
     );
     assert_eq!(missing_wheel(&hint("\u{1b}[31m; rm")), None);
 }
+
+#[test]
+fn a_resolver_is_printed_without_credentials() {
+    let secret = "https://me:hunter2@index.example/simple";
+    let resolver = Resolver {
+        index: Some(Address::new(secret)),
+        network: vec![("UV_DEFAULT_INDEX".to_owned(), secret.into())],
+        ..Resolver::default()
+    };
+    resolver.index().unwrap();
+    let printed = format!("{resolver:?}");
+    assert!(
+        printed.contains("index.example") && printed.contains("UV_DEFAULT_INDEX"),
+        "{printed}"
+    );
+    assert!(!printed.contains("hunter2"), "{printed}");
+}

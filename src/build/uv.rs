@@ -9,14 +9,15 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use super::lock::{LockError, MAX_MESSAGE};
+use super::lock::{Deadlines, LockError, MAX_MESSAGE};
 use crate::archive::zip::Zip;
 use crate::oci::Digest;
 use crate::policy::ExtractionLimits;
 use crate::progress::Silent;
 use crate::store::{Flight, Store, Task};
+use crate::sys::program::{Program, ProgramError};
 
 /// version, file, size, sha256 of the uv that is fetched when there is none.
 const UV_LOCK: &str = include_str!("../../rootfs/uv.lock");
@@ -24,17 +25,26 @@ const UV_LOCK: &str = include_str!("../../rootfs/uv.lock");
 /// The first version that has every option it is called with (`--system-certs`).
 const OLDEST: [u32; 2] = [0, 11];
 
+/// Where uv may be, and what it takes to fetch it. Not `Debug`: variables may hold credentials.
+#[derive(Clone, Copy)]
+pub struct UvPlaces<'a> {
+    /// The program of the configuration: no other is looked for when it is there.
+    pub configured: Option<&'a Path>,
+    /// The `PATH`.
+    pub path: Option<&'a OsString>,
+    /// What reaching the network takes; may hold credentials.
+    pub network: &'a [(String, OsString)],
+    /// How long uv and pip may run.
+    pub deadlines: Deadlines,
+}
+
 /// uv: the configured one, else the first on `path` that is new enough, else the one fetched before, else fetched now
 /// with the machine's pip. Runs those it looks at, to ask for their versions.
-pub fn find_uv(
-    store: &Store,
-    configured: Option<&Path>,
-    path: Option<&OsString>,
-    network: &[(String, OsString)],
-) -> Result<PathBuf, LockError> {
-    if let Some(uv) = configured {
+pub fn find_uv(store: &Store, places: &UvPlaces<'_>) -> Result<PathBuf, LockError> {
+    let version = |uv: &Path| version(uv, places.deadlines.words);
+    if let Some(uv) = places.configured {
         // One that cannot be run is an error when it is.
-        return match version(uv) {
+        return match version(uv)? {
             Some((parts, text)) if parts < OLDEST => Err(LockError::OldUv {
                 program: uv.to_owned(),
                 version: text,
@@ -43,12 +53,15 @@ pub fn find_uv(
             _ => Ok(uv.to_owned()),
         };
     }
-    let mut on_path = path
+    let mut on_path = places
+        .path
         .into_iter()
         .flat_map(std::env::split_paths)
         .map(|directory| directory.join("uv"))
         .filter(|uv| fs::metadata(uv).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0));
-    if let Some(uv) = on_path.find(|uv| version(uv).is_some_and(|(parts, _)| parts >= OLDEST)) {
+    // One that does not even say its version is none.
+    let is_new = |uv: &PathBuf| matches!(version(uv), Ok(Some((parts, _))) if parts >= OLDEST);
+    if let Some(uv) = on_path.find(is_new) {
         return Ok(uv);
     }
     let version = UV_LOCK.split(' ').next().unwrap_or_default();
@@ -66,31 +79,28 @@ pub fn find_uv(
     }
     // The one we waited for failed. All that waited for it try at once, rather than to fail one after the other.
     single.take_if(|single| single.has_waited());
-    fetch_uv(store, path, network, &target)?;
+    fetch_uv(store, places, &target)?;
     Ok(target)
 }
 
-/// What `uv --version` says, as numbers and as text: `uv 0.11.0 (x86_64-unknown-linux-gnu)`.
-fn version(uv: &Path) -> Option<([u32; 2], String)> {
-    let mut command = Command::new(uv);
-    let done = command
-        .arg("--version")
-        .env_clear()
-        .stdin(Stdio::null())
-        .output()
-        .ok()?;
-    let said = String::from_utf8(done.stdout).ok()?;
-    let text = said.strip_prefix("uv ")?.split_whitespace().next()?;
-    let mut parts = text.split('.').map(|part| part.parse().ok());
-    Some(([parts.next()??, parts.next()??], text.to_owned()))
+/// What `uv --version` says, as numbers and as text: `uv 0.11.0 (x86_64-unknown-linux-gnu)`. None when it cannot be run or
+/// says something else.
+fn version(uv: &Path, deadline: Duration) -> Result<Option<([u32; 2], String)>, ProgramError> {
+    let done = match Program::new(uv, deadline).arg("--version").run() {
+        Err(error @ ProgramError::Deadline { .. }) => return Err(error),
+        Err(_) => return Ok(None),
+        Ok(done) => done,
+    };
+    let parse = || {
+        let said = String::from_utf8(done.stdout).ok()?;
+        let text = said.strip_prefix("uv ")?.split_whitespace().next()?;
+        let mut parts = text.split('.').map(|part| part.parse().ok());
+        Some(([parts.next()??, parts.next()??], text.to_owned()))
+    };
+    Ok(parse())
 }
 
-fn fetch_uv(
-    store: &Store,
-    path: Option<&OsString>,
-    network: &[(String, OsString)],
-    target: &Path,
-) -> Result<(), LockError> {
+fn fetch_uv(store: &Store, places: &UvPlaces<'_>, target: &Path) -> Result<(), LockError> {
     let reason = |reason: String| LockError::NoUv { reason };
     let mut fields = UV_LOCK.split_whitespace();
     let (version, file_name, size, hash) = (fields.next(), fields.next(), fields.next(), fields.next());
@@ -101,9 +111,8 @@ fn fetch_uv(
     let requirement = scratch.path().join("uv.txt");
     fs::write(&requirement, format!("uv=={version} --hash=sha256:{hash}\n"))
         .map_err(|error| reason(error.to_string()))?;
-    let mut pip = Command::new("python3");
-    // pip knows this machine's index, certificates and proxies; nothing is installed or executed.
-    pip.args([
+    // pip knows this machine's index, certificates and proxies, in part by variables; nothing is installed or executed.
+    let mut pip = Program::with_our_environment("python3", places.deadlines.answer).args([
         "-I",
         "-m",
         "pip",
@@ -115,16 +124,20 @@ fn fetch_uv(
         "--only-binary",
         ":all:",
         "--dest",
-    ])
-    .arg(scratch.path())
-    .arg("-r")
-    .arg(&requirement)
-    .envs(network.iter().map(|(name, value)| (name, value)))
-    .stdin(Stdio::null());
-    if let Some(path) = path {
-        pip.env("PATH", path);
+    ]);
+    pip = pip
+        .arg(scratch.path())
+        .arg("-r")
+        .arg(&requirement)
+        .envs(places.network.iter().map(|(name, value)| (name, value)));
+    if let Some(path) = places.path {
+        pip = pip.env("PATH", path);
     }
-    let done = pip.output().map_err(|error| reason(format!("run python3: {error}")))?;
+    let done = match pip.run() {
+        Ok(done) => done,
+        Err(ProgramError::Start { source, .. }) => return Err(reason(format!("run python3: {source}"))),
+        Err(other) => return Err(LockError::Run(other)),
+    };
     if !done.status.success() {
         let (said, complaint) = (
             String::from_utf8_lossy(&done.stdout),
@@ -178,6 +191,67 @@ fn is_network_failure(said: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Kind;
+
+    fn places<'a>(configured: Option<&'a Path>, path: &'a OsString) -> UvPlaces<'a> {
+        UvPlaces {
+            configured,
+            path: Some(path),
+            network: &[],
+            deadlines: Deadlines {
+                words: Duration::from_millis(300),
+                answer: Duration::from_millis(300),
+            },
+        }
+    }
+
+    /// A directory with a program called `name` that runs `script`.
+    fn program(name: &str, script: &str) -> tempfile::TempDir {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        scratch
+    }
+
+    #[test]
+    fn a_uv_that_does_not_say_its_version_is_ended_by_the_deadline() {
+        let store = tempfile::tempdir().unwrap();
+        let store = Store::open(&store.path().join("store")).unwrap();
+        let silent = program("uv", "/bin/sleep 1000");
+        let uv = silent.path().join("uv");
+        let error = find_uv(&store, &places(Some(&uv), &OsString::new())).unwrap_err();
+        assert!(
+            matches!(error, LockError::Run(ProgramError::Deadline { .. })),
+            "{error:?}"
+        );
+        assert_eq!(error.kind(), Kind::Unavailable);
+        assert_eq!(
+            error.to_string(),
+            format!("run {}: it has not ended after 0.3 seconds", uv.display())
+        );
+        // On the PATH, the next one is taken.
+        let answers = program("uv", "echo uv 0.11.0");
+        let path = std::env::join_paths([silent.path(), answers.path()]).unwrap();
+        assert_eq!(
+            find_uv(&store, &places(None, &path)).unwrap(),
+            answers.path().join("uv")
+        );
+    }
+
+    #[test]
+    fn a_pip_that_does_not_end_is_ended_by_the_deadline() {
+        let store = tempfile::tempdir().unwrap();
+        let store = Store::open(&store.path().join("store")).unwrap();
+        let silent = program("python3", "/bin/sleep 1000");
+        let path = silent.path().as_os_str().to_owned();
+        let error = find_uv(&store, &places(None, &path)).unwrap_err();
+        assert!(
+            matches!(error, LockError::Run(ProgramError::Deadline { .. })),
+            "{error:?}"
+        );
+        assert_eq!(error.kind(), Kind::Unavailable);
+    }
 
     #[test]
     fn a_uv_on_the_path_must_know_the_options_it_is_called_with() {
@@ -195,7 +269,7 @@ mod tests {
         let strange = place("strange", "something else");
         let new = place("new", "uv 0.11.0 (x86_64-unknown-linux-gnu)");
         let all = std::env::join_paths([&old, &strange, &new].map(|uv| uv.parent().unwrap())).unwrap();
-        assert_eq!(find_uv(&store, None, Some(&all), &[]).unwrap(), new);
+        assert_eq!(find_uv(&store, &places(None, &all)).unwrap(), new);
 
         let fetched = store
             .root()
@@ -204,12 +278,12 @@ mod tests {
         fs::create_dir_all(&fetched).unwrap();
         fs::write(fetched.join("uv"), "").unwrap();
         let outdated = std::env::join_paths([&old, &strange].map(|uv| uv.parent().unwrap())).unwrap();
-        assert_eq!(find_uv(&store, None, Some(&outdated), &[]).unwrap(), fetched.join("uv"));
+        assert_eq!(find_uv(&store, &places(None, &outdated)).unwrap(), fetched.join("uv"));
 
-        let refused = find_uv(&store, Some(&old), Some(&all), &[]).unwrap_err().to_string();
+        let refused = find_uv(&store, &places(Some(&old), &all)).unwrap_err().to_string();
         assert!(refused.contains("0.10.12") && refused.contains("0.11"), "{refused}");
         let missing = Path::new("/nonexistent/uv");
-        assert_eq!(find_uv(&store, Some(missing), Some(&all), &[]).unwrap(), missing);
+        assert_eq!(find_uv(&store, &places(Some(missing), &all)).unwrap(), missing);
     }
 
     #[test]

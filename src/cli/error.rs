@@ -120,7 +120,7 @@ fn hint(error: &CommandError) -> Option<&'static str> {
         }
         CommandError::Build(BuildError::Base(BaseError::Relock(RelockError::Signature { source, .. }))) => {
             Some(match source {
-                SignatureError::Run { .. } => "install gpgv (Debian package gpgv), which checks the archive's signature",
+                SignatureError::Run(_) => "install gpgv (Debian package gpgv), which checks the archive's signature",
                 _ => "`keyring` under [base] in the configuration names the keys that may sign the archive's index",
             })
         }

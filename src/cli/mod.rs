@@ -28,10 +28,11 @@ use progress::Narrator;
 use report::Report;
 
 use crate::build::base::variant_names;
-use crate::build::lock::{Found, LockError, Resolver};
+use crate::build::image::Created;
+use crate::build::lock::{LockError, Resolver};
 use crate::config::{secret_variable, Config, ConfigError, Environment};
 use crate::journal::{self, Event};
-use crate::net::Credentials;
+use crate::net::{Address, Credentials};
 use crate::ops::{self, unless_signalled, BaseSettings, BuildRequest, SandboxCompiler, Worked};
 use crate::policy::{Bytes, Promise};
 use crate::progress::Progress;
@@ -202,8 +203,8 @@ impl Session {
     fn base_settings(&self) -> BaseSettings {
         let base = &self.config.base;
         BaseSettings {
-            mirror: base.mirror.clone(),
-            security_mirror: base.security_mirror.clone(),
+            mirror: base.mirror.clone().map(Address::new),
+            security_mirror: base.security_mirror.clone().map(Address::new),
             keyring: base.keyring.clone(),
         }
     }
@@ -229,12 +230,12 @@ impl Session {
         Ok(Resolver {
             uv: index.uv.clone(),
             python: python.to_owned(),
-            index: self.index()?,
+            index: self.index()?.map(Address::new),
             path: environment.path.clone(),
             network: environment.network.clone(),
             files: environment.uv_configurations(),
             pip_files: environment.pip_configurations(),
-            found: Found::default(),
+            ..Resolver::default()
         })
     }
 
@@ -424,14 +425,14 @@ impl Session {
 }
 
 /// The image's time: `SOURCE_DATE_EPOCH`, else now.
-fn created(environment: &Environment) -> Result<SystemTime, CommandError> {
+fn created(environment: &Environment) -> Result<Created, CommandError> {
     let Some(text) = &environment.source_date_epoch else {
-        return Ok(sys::clock::now());
+        return Ok(Created::Now(sys::clock::now()));
     };
     let seconds = text.parse::<u64>().ok().filter(|seconds| *seconds < 253_402_300_800);
     let seconds = seconds
         .ok_or_else(|| CommandError::Usage(format!("SOURCE_DATE_EPOCH is {text:?}, not a number of seconds")))?;
-    Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+    Ok(Created::Fixed(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)))
 }
 
 fn print_json<T: Serialize>(value: &T) -> Result<u8, CommandError> {

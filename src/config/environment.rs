@@ -32,8 +32,8 @@ pub fn secret_variable(name: &str) -> Option<Vec<u8>> {
     is_name.then(|| std::env::var_os(name))?.map(OsString::into_vec)
 }
 
-/// The environment, as far as gantry looks.
-#[derive(Debug, Clone, Default)]
+/// The environment, as far as gantry looks. Not `Debug`: variables may hold credentials.
+#[derive(Clone, Default)]
 pub struct Environment {
     /// `$HOME`.
     pub home: Option<PathBuf>,

@@ -1,5 +1,6 @@
 //! `config.toml`: every key is known, every value checked, and errors name file and line.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -85,7 +86,7 @@ pub struct IndexSection {
 }
 
 /// `[base]`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BaseSection {
     /// Debian archive; default: this machine's apt sources.
@@ -95,6 +96,15 @@ pub struct BaseSection {
     /// Keys that may sign the indexes of these archives, as gpgv takes them; default: what the apt sources say, else
     /// Debian's.
     pub keyring: Option<PathBuf>,
+}
+
+impl fmt::Debug for BaseSection {
+    /// The addresses are left out: they may hold credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BaseSection")
+            .field("keyring", &self.keyring)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why a configuration is not used.
@@ -257,6 +267,17 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), text).unwrap();
         Config::load(Some(file.path()), &Environment::default())
+    }
+
+    #[test]
+    fn a_configuration_is_printed_without_credentials() {
+        let text =
+            "[base]\nmirror = \"https://me:hunter2@a.example\"\nsecurity_mirror = \"https://hunter2@s.example\"\n";
+        let printed = format!("{:?}", load(text).unwrap());
+        assert!(
+            printed.contains("BaseSection") && !printed.contains("hunter2"),
+            "{printed}"
+        );
     }
 
     #[test]

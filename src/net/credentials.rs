@@ -9,6 +9,49 @@ use crate::policy::is_loopback;
 /// A password shorter than this is hidden where it stands in an address only: elsewhere it could be any word.
 const LEAST_HIDDEN: usize = 4;
 
+/// An address that may hold a user and a password, and a token in its query. Printed, it shows neither.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Address(String);
+
+impl Address {
+    /// The address `url`, as it was written.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self(url.into())
+    }
+
+    /// All of it: for whoever connects to it, never for a message.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The address without credentials and query.
+    pub fn shown(&self) -> String {
+        let url = self.0.split(['?', '#']).next().unwrap_or_default();
+        let Some((scheme, rest)) = url.split_once("://") else {
+            return url.to_owned();
+        };
+        // A name in front of the address, as in `UV_INDEX=name=https://...`, is none of it.
+        let scheme = scheme.rsplit('=').next().unwrap_or_default();
+        let (authority, path) = rest
+            .find('/')
+            .map_or((rest, ""), |at| rest.split_at_checked(at).unwrap_or((rest, "")));
+        let host = authority.rsplit('@').next().unwrap_or_default();
+        format!("{scheme}://{host}{path}")
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.shown())
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown())
+    }
+}
+
 /// User and password of an address; they go to its scheme, host and port alone, and never over a network in the clear.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
@@ -66,5 +109,30 @@ impl Credentials {
             text = text.replace(password, "****");
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_printed_without_its_credentials() {
+        for (text, shown) in [
+            (
+                "https://me:hunter2@index.example/simple?token=hunter2#x",
+                "https://index.example/simple",
+            ),
+            ("name=https://me:hunter2@index.example", "https://index.example"),
+            ("https://hunter2@index.example/a@b", "https://index.example/a@b"),
+            ("http://index.example:8080/", "http://index.example:8080/"),
+        ] {
+            let address = Address::new(text);
+            assert_eq!(
+                (address.to_string(), format!("{address:?}")),
+                (shown.to_owned(), format!("{shown:?}"))
+            );
+            assert_eq!(address.as_str(), text);
+        }
     }
 }

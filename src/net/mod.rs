@@ -21,7 +21,7 @@ use reqwest::blocking::{Client as Http, Response};
 use reqwest::header::{CONTENT_RANGE, RANGE, RETRY_AFTER};
 use reqwest::{redirect, StatusCode, Url};
 
-pub use credentials::Credentials;
+pub use credentials::{Address, Credentials};
 pub use forward::Forwarder;
 pub use world::{Internet, World};
 

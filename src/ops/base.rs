@@ -12,7 +12,7 @@ use crate::build::bytecode;
 use crate::build::fetch::FetchError;
 use crate::build::layers::{ensure_layer, BuiltLayer, LayerWanted};
 use crate::build::ports::{CompileRequest, Compiler, PortError};
-use crate::net::NetError;
+use crate::net::{Address, NetError};
 use crate::oci::{Digest, ParseReferenceError, Reference};
 use crate::policy::Kind;
 use crate::progress::Progress;
@@ -25,9 +25,9 @@ const STDLIB: &str = "/usr/lib/python3.11";
 #[derive(Debug, Clone, Default)]
 pub struct BaseSettings {
     /// Configured Debian archive.
-    pub mirror: Option<String>,
+    pub mirror: Option<Address>,
     /// Configured security archive.
-    pub security_mirror: Option<String>,
+    pub security_mirror: Option<Address>,
     /// Configured keys of both.
     pub keyring: Option<PathBuf>,
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Mutex;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -19,7 +19,7 @@ use super::BASE_PYTHON;
 use crate::archive::layer::LayerError;
 use crate::build::fetch::FetchError;
 use crate::build::function::{Function, FunctionError};
-use crate::build::image::{self, ImageSettings};
+use crate::build::image::{self, Created, ImageSettings};
 use crate::build::layers::{ensure_layer, BuiltLayer, LayerWanted};
 use crate::build::lock::{self, LockError, Resolver};
 use crate::build::pins::PinnedWheel;
@@ -56,7 +56,7 @@ pub struct BuildRequest {
     /// How old the versions may be that requirements were resolved to; none at all for those of now.
     pub lock_age: Duration,
     /// The image's `created`.
-    pub created: SystemTime,
+    pub created: Created,
     /// Where packages of the base come from.
     pub base_settings: BaseSettings,
 }
@@ -428,14 +428,10 @@ impl Builder<'_> {
         let Ok(image) = self.store.open_image(&digest) else {
             return Ok(None);
         };
-        let same_layers = image
-            .manifest
-            .layers
-            .iter()
-            .eq(layers.iter().map(|layer| &layer.descriptor));
-        let same_time = image.config.created == config.created;
-        let same = same_layers && image::same_but_for_time(&image.config, config);
-        Ok((same && (same_time || !is_fixed(request.created))).then_some(digest))
+        let there = image.manifest.layers.iter();
+        let same_layers = there.eq(layers.iter().map(|layer| &layer.descriptor));
+        let same = same_layers && image::is_no_change(&image.config, config, request.created);
+        Ok(same.then_some(digest))
     }
 
     fn timed<T>(&self, step: &'static str, act: impl FnOnce() -> T) -> T {
@@ -469,13 +465,6 @@ fn large_image(layers: &[BuiltLayer]) -> Option<String> {
             largest.join(", ")
         )
     })
-}
-
-/// `SOURCE_DATE_EPOCH` gives whole seconds; so does [`crate::sys::clock::now`] only by chance.
-fn is_fixed(created: SystemTime) -> bool {
-    created
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .is_ok_and(|since| since.subsec_nanos() == 0)
 }
 
 fn check_syntax(failed: &[(String, String)]) -> Result<(), BuildError> {

@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use super::build::BuildError;
 use super::wheels::WheelMaker;
-use crate::build::index::shown;
 use crate::build::lock::{Lock, LockError, Resolver};
 use crate::build::requirements::Requirements;
 use crate::oci::Digest;
@@ -73,7 +72,7 @@ impl WheelMaker<'_> {
         }
         let error = match make() {
             Ok(lock) => {
-                let index = resolver.index()?.map(|index| shown(&index.url));
+                let index = resolver.index()?.map(|index| index.url.shown());
                 let resolved = now();
                 let remembered = Remembered { lock, resolved, index };
                 self.store

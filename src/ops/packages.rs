@@ -28,8 +28,8 @@ impl Packages<'_> {
             return Ok(found);
         }
         let configured = base::Configured {
-            main: self.settings.mirror.as_deref(),
-            security: self.settings.security_mirror.as_deref(),
+            main: self.settings.mirror.as_ref(),
+            security: self.settings.security_mirror.as_ref(),
             keyring: self.settings.keyring.as_deref(),
         };
         let mirrors = base::find_mirrors(&pinned.definition.suite, configured, Path::new("/etc/apt"))?;

@@ -14,7 +14,6 @@ use super::compile::ensure_bytecode;
 use super::overlap;
 use super::sdist::Bench;
 use crate::build::fetch::{fetch, FetchItem};
-use crate::build::index::shown;
 use crate::build::layers::{ensure_layer, find_layer, BuiltLayer, LayerWanted};
 use crate::build::lock::{Lock, LockError, Resolver};
 use crate::build::pins::{self, PinnedWheel};
@@ -141,7 +140,7 @@ impl WheelMaker<'_> {
         let object = format!("{count} requirements for Python {}", resolver.python);
         // An index that cannot be found is the resolver's error, in a moment.
         let index = resolver.index().ok().flatten();
-        let of = index.map(|index| format!(" at {} ({})", shown(&index.url), index.source));
+        let of = index.map(|index| format!(" at {} ({})", index.url.shown(), index.source));
         self.progress.step("Resolving", &(object + &of.unwrap_or_default()));
     }
 

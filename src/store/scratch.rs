@@ -19,7 +19,10 @@ const ELSEWHERE: &str = "elsewhere";
 
 /// Removes every scratch directory of this process, because it is about to end without running destructors. Returns
 /// whether there was one.
+///
+/// The programs that this process runs are ended first: they would go on to write there.
 pub fn abandon() -> bool {
+    crate::sys::program::end_all();
     // A poisoned list is still a list.
     let live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut found = false;

@@ -3,8 +3,10 @@
 pub mod clock;
 pub mod disk;
 pub mod inflate;
+mod keeper;
 pub mod kernel;
 pub mod lock;
 pub mod netlink;
 pub mod pool;
 pub mod process;
+pub mod program;

@@ -21,6 +21,7 @@ mod endings;
 mod examples;
 mod index;
 mod interop;
+mod programs;
 mod refusals;
 mod repair;
 mod reports;

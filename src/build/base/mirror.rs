@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Archive;
+use crate::net::Address;
 use crate::policy::Kind;
 
 /// An apt source file has a few kilobytes.
@@ -17,7 +18,7 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mirror {
     /// Its address, without `dists` or `pool`.
-    pub uri: String,
+    pub uri: Address,
     /// The keys that may sign its indexes.
     pub keyring: PathBuf,
 }
@@ -37,9 +38,9 @@ pub struct Mirrors {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Configured<'a> {
     /// Address of the release and its updates.
-    pub main: Option<&'a str>,
+    pub main: Option<&'a Address>,
     /// Address of the security updates.
-    pub security: Option<&'a str>,
+    pub security: Option<&'a Address>,
     /// The keys for all of them.
     pub keyring: Option<&'a Path>,
 }
@@ -76,7 +77,7 @@ impl Mirrors {
 /// The mirrors of `suite`: those configured, else those of the apt sources below `apt` (usually `/etc/apt`).
 pub fn find_mirrors(suite: &str, configured: Configured<'_>, apt: &Path) -> Result<Mirrors, MirrorError> {
     let sources = read_sources(apt);
-    let find = |uri: Option<&str>, part: &'static str| {
+    let find = |uri: Option<&Address>, part: &'static str| {
         let wanted = format!("{suite}{part}");
         let source = sources.iter().find(|source| source.suites.contains(&wanted));
         // Of a configured address the apt sources know nothing, not even whose keys it takes.
@@ -84,7 +85,7 @@ pub fn find_mirrors(suite: &str, configured: Configured<'_>, apt: &Path) -> Resu
             .filter(|_| uri.is_none())
             .and_then(|source| source.keyring.clone());
         let keyring = configured.keyring.map(Path::to_owned).or(signed_by);
-        let uri = uri.map(str::to_owned).or_else(|| Some(source?.uri.clone()));
+        let uri = uri.cloned().or_else(|| Some(source?.uri.clone()));
         let error = || MirrorError {
             suite: suite.to_owned(),
             part,
@@ -104,7 +105,7 @@ pub fn find_mirrors(suite: &str, configured: Configured<'_>, apt: &Path) -> Resu
 }
 
 struct Source {
-    uri: String,
+    uri: Address,
     suites: Vec<String>,
     keyring: Option<PathBuf>,
 }
@@ -174,7 +175,7 @@ fn source(uri: &str, suites: Vec<String>, signed_by: Option<&str>) -> Option<Sou
     // Fingerprints, keys written out and armoured files are not what gpgv takes; Debian's own keys are used then.
     let keyring = signed_by.filter(|value| value.starts_with('/') && value.ends_with(".gpg") && !value.contains(' '));
     usable.then(|| Source {
-        uri: uri.trim_end_matches('/').to_owned(),
+        uri: Address::new(uri.trim_end_matches('/')),
         suites,
         keyring: keyring.map(PathBuf::from),
     })
@@ -199,7 +200,7 @@ mod tests {
             "deb https://third.example.org/apt cloud-sdk-bookworm main\n# deb http://off.example.org bookworm main\n";
         let new = "Types: deb\n# why\nURIs: http://a.example.org/debian/\nSuites: bookworm bookworm-updates\nComponents: main\nSigned-By: /x.gpg\n\nTypes: deb\nURIs: http://s.example.org/debian-security\nSuites: bookworm-security\nComponents: main contrib\n";
         let mirror = |uri: &str, keyring: &str| Mirror {
-            uri: uri.to_owned(),
+            uri: Address::new(uri),
             keyring: keyring.into(),
         };
         let main = mirror("http://a.example.org/debian", "/x.gpg");
@@ -219,12 +220,18 @@ mod tests {
         let old = "deb [arch=amd64 signed-by=/x.gpg] http://a.example.org/debian bookworm main\ndeb http://s.example.org/debian-security bookworm-security main\n";
         let scratch = apt(&[("sources.list", old)]);
         assert_eq!(find("bookworm", Configured::default(), &scratch).unwrap(), expected);
+        let address = Address::new("http://me:hunter2@c.example.org");
         let own = Configured {
-            main: Some("http://c.example.org"),
+            main: Some(&address),
             ..Configured::default()
         };
         let configured = find("bookworm", own, &scratch).unwrap();
-        assert_eq!(configured.main, mirror("http://c.example.org", KEYRING));
+        assert_eq!(configured.main, mirror(address.as_str(), KEYRING));
+        let printed = format!("{configured:?} {own:?}");
+        assert!(
+            printed.contains("c.example.org") && !printed.contains("hunter2"),
+            "{printed}"
+        );
         assert_eq!(configured.updates, configured.main);
         let keys = Configured {
             keyring: Some(Path::new("/keys.gpg")),

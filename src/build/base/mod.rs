@@ -298,7 +298,11 @@ impl Variant {
     pub fn fetch_items(&self, mirrors: &Mirrors) -> Vec<FetchItem> {
         let item = |deb: &LockedDeb| FetchItem {
             name: format!("{} {}", deb.name, deb.version),
-            url: format!("{}/{}", mirrors.of(deb.archive).uri.trim_end_matches('/'), deb.path),
+            url: format!(
+                "{}/{}",
+                mirrors.of(deb.archive).uri.as_str().trim_end_matches('/'),
+                deb.path
+            ),
             size: deb.size,
             sha256: deb.sha256,
         };

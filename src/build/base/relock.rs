@@ -214,7 +214,11 @@ impl Source<'_> {
     }
 
     fn get(&self, path: &str, limit: u64) -> Result<Vec<u8>, RelockError> {
-        let url = format!("{}/dists/{}/{path}", self.mirror.uri.trim_end_matches('/'), self.suite);
+        let url = format!(
+            "{}/dists/{}/{path}",
+            self.mirror.uri.as_str().trim_end_matches('/'),
+            self.suite
+        );
         self.client.get(&url, limit).map_err(|source| RelockError::Net {
             suite: self.suite.clone(),
             source,

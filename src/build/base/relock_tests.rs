@@ -153,7 +153,7 @@ impl FakeArchive {
     fn relock_with(&self, keyring: PathBuf, now: u64) -> Result<Vec<LockedDeb>, RelockError> {
         let store = Store::open(&self.scratch.path().join("store")).unwrap();
         let mirror = Mirror {
-            uri: self.address.clone(),
+            uri: crate::net::Address::new(self.address.clone()),
             keyring,
         };
         let mirrors = Mirrors {

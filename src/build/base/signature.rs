@@ -4,11 +4,14 @@
 //! between. So the file has to be one signed message and nothing else, and what is used is only what gpgv gives back.
 
 use crate::policy::Kind;
+use crate::sys::program::{Program, ProgramError};
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::time::Duration;
 
+/// gpgv hashes some megabytes and reads a keyring: a tenth of a second, or some from a slow disk.
+const DEADLINE: Duration = Duration::from_secs(60);
 /// What gpgv says is shown up to here.
 const MAX_MESSAGE: usize = 1000;
 /// SHA-256 (RFC 4880, section 9.4); those below are broken or were never in use.
@@ -17,9 +20,14 @@ const WEAKEST_HASH: u32 = 8;
 /// Why a text is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum SignatureError {
-    /// gpgv cannot be run.
+    /// gpgv cannot be run, or does not end.
     #[error("check the signature with gpgv")]
-    Run {
+    Run(#[from] ProgramError),
+    /// What is checked cannot be passed through a file.
+    #[error("check the signature with gpgv: pass {} through a file", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
         /// Why.
         source: io::Error,
     },
@@ -48,13 +56,27 @@ impl SignatureError {
     /// What sort of failure this is.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Run { .. } | Self::Keyring { .. } | Self::Shape | Self::Refused { .. } => Kind::Failed,
+            Self::Run(ProgramError::Deadline { .. }) => Kind::Unavailable,
+            Self::Run(
+                ProgramError::Start { .. }
+                | ProgramError::Output { .. }
+                | ProgramError::Ending { .. }
+                | ProgramError::Wait { .. },
+            )
+            | Self::File { .. }
+            | Self::Keyring { .. }
+            | Self::Shape
+            | Self::Refused { .. } => Kind::Failed,
         }
     }
 }
 
 /// The signed text of `message`, once a key of `keyring` vouches for it. `scratch` is a directory of the caller's.
 pub fn signed_text(message: &[u8], keyring: &Path, scratch: &Path) -> Result<String, SignatureError> {
+    checked(Program::new("gpgv", DEADLINE), message, keyring, scratch)
+}
+
+fn checked(gpgv: Program, message: &[u8], keyring: &Path, scratch: &Path) -> Result<String, SignatureError> {
     let text = std::str::from_utf8(message).map_err(|_| SignatureError::Shape)?;
     if !is_one_message(text) {
         return Err(SignatureError::Shape);
@@ -63,12 +85,15 @@ pub fn signed_text(message: &[u8], keyring: &Path, scratch: &Path) -> Result<Str
         path: keyring.to_owned(),
         source,
     })?;
-    let run = |source| SignatureError::Run { source };
     let (signed, plain) = (scratch.join("InRelease"), scratch.join("Release"));
-    fs::write(&signed, message).map_err(run)?;
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        |source| SignatureError::File { path, source }
+    };
+    fs::write(&signed, message).map_err(failed(&signed))?;
     // A name without a slash would be looked for in the home directory.
-    let keyring = std::path::absolute(keyring).map_err(run)?;
-    let done = Command::new("gpgv")
+    let keyring = std::path::absolute(keyring).map_err(failed(keyring))?;
+    let done = gpgv
         .args(["--status-fd", "1", "--keyring"])
         .arg(keyring)
         .arg("--homedir")
@@ -77,12 +102,9 @@ pub fn signed_text(message: &[u8], keyring: &Path, scratch: &Path) -> Result<Str
         .arg(&plain)
         .arg("--")
         .arg(&signed)
-        .env_clear()
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
         .env("LC_ALL", "C")
-        .stdin(Stdio::null())
-        .output()
-        .map_err(run)?;
+        .run()?;
     if let Some(reason) = refused(&String::from_utf8_lossy(&done.stdout)) {
         let explanation = String::from_utf8_lossy(&done.stderr);
         return Err(SignatureError::Refused {
@@ -93,7 +115,7 @@ pub fn signed_text(message: &[u8], keyring: &Path, scratch: &Path) -> Result<Str
     let mut text = String::new();
     fs::File::open(&plain)
         .and_then(|file| file.take(message.len() as u64 + 1).read_to_string(&mut text))
-        .map_err(run)?;
+        .map_err(failed(&plain))?;
     Ok(text)
 }
 
@@ -154,6 +176,23 @@ mod tests {
         ] {
             assert!(!is_one_message(&other), "{other}");
         }
+    }
+
+    #[test]
+    fn a_gpgv_that_does_not_end_is_ended_by_the_deadline() {
+        let scratch = tempfile::tempdir().unwrap();
+        let message = b"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\na: b\n-----BEGIN PGP SIGNATURE-----\n\nx\n-----END PGP SIGNATURE-----\n";
+        let (keyring, gpgv) = (scratch.path().join("keys.gpg"), scratch.path().join("gpgv"));
+        fs::write(&keyring, "").unwrap();
+        fs::write(&gpgv, "#!/bin/sh\nsleep 1000\n").unwrap();
+        fs::set_permissions(&gpgv, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let gpgv = Program::new(&gpgv, Duration::from_millis(300));
+        let error = checked(gpgv, message, &keyring, scratch.path()).unwrap_err();
+        assert!(
+            matches!(error, SignatureError::Run(ProgramError::Deadline { .. })),
+            "{error:?}"
+        );
+        assert_eq!(error.kind(), Kind::Unavailable);
     }
 
     #[test]
