@@ -2,9 +2,13 @@
 
 use std::io::Write;
 
+use serde::{Deserialize, Serialize};
+
+use super::layers::LayerNote;
 use super::ports::CompiledTree;
 use crate::archive::layer::{order, LayerError, LayerWriter, TreeSink, WrittenLayer};
-use crate::oci::{Digest, Hasher};
+use crate::oci::Digest;
+use crate::store::{Key, Step};
 
 /// The script that the compiler port runs with the image's own Python.
 pub const COMPILE_TREE: &str = include_str!("compile_tree.py");
@@ -18,12 +22,39 @@ pub const ENVIRONMENT: (&str, &str) = ("PYTHONHASHSEED", "0");
 ///
 /// The interpreter is named by its layer, not by its version: another build of the same version might, one day, give
 /// other bytes.
-pub fn bytecode_key(sources: &Digest, interpreter: &Digest) -> Digest {
-    let mut hasher = Hasher::new();
-    hasher.update(b"gantry bytecode layer\0");
-    hasher.update(COMPILE_TREE.as_bytes());
-    hasher.update(format!("\0{sources}\0{interpreter}").as_bytes());
-    hasher.digest()
+pub fn bytecode_key(sources: &Digest, interpreter: &Digest) -> Key {
+    Key::of(Step::BytecodeLayer)
+        .with(COMPILE_TREE)
+        .with(sources.to_string())
+        .with(interpreter.to_string())
+        .finish()
+}
+
+/// What is remembered of a bytecode layer: which sources do not compile, and why not.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(from = "Option<Vec<(String, String)>>", into = "Vec<(String, String)>")]
+pub struct BytecodeNote {
+    /// Path and what the compiler says.
+    pub failed: Vec<(String, String)>,
+}
+
+impl LayerNote for BytecodeNote {
+    const FOLDER: &'static str = "bytecode";
+}
+
+/// Earlier versions wrote nothing for the standard library.
+impl From<Option<Vec<(String, String)>>> for BytecodeNote {
+    fn from(failed: Option<Vec<(String, String)>>) -> Self {
+        Self {
+            failed: failed.unwrap_or_default(),
+        }
+    }
+}
+
+impl From<BytecodeNote> for Vec<(String, String)> {
+    fn from(note: BytecodeNote) -> Self {
+        note.failed
+    }
 }
 
 /// Writes the files of `tree`, owned by `owner`.

@@ -2,13 +2,24 @@
 
 use std::io::Write;
 
+use serde::{Deserialize, Serialize};
+
 use super::function::{Function, SourceFile, SourceLink};
+use super::layers::LayerNote;
 use crate::archive::layer::{order, LayerError, LayerWriter, TreeSink, WrittenLayer};
 
 /// Where the code goes, without leading slash.
 pub const APP: &str = "app";
 /// Owner of the code: the platform's `mecapy`.
 pub const OWNER: u32 = 1000;
+
+/// Nothing is remembered of a code layer besides its bytes.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct CodeNote;
+
+impl LayerNote for CodeNote {
+    const FOLDER: &'static str = "code";
+}
 
 enum Entry<'a> {
     File(&'a SourceFile),

@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{openat, readlinkat, AtFlags, Dir, FileType, Mode, OFlags, CWD};
 
 use super::links::Entries;
-use crate::oci::{Digest, Hasher};
+use crate::oci::Digest;
 use crate::policy::Kind;
+use crate::store::{Key, Step};
 
 /// The platform's entry point.
 pub const ENTRY_POINT: &str = "user_function.py";
@@ -175,18 +176,18 @@ impl Function {
     }
 
     /// What the code layer is keyed by.
-    pub fn key(&self) -> Digest {
-        let mut hasher = Hasher::new();
-        hasher.update(b"gantry code layer\x001\0");
+    pub fn key(&self) -> Key {
+        let mut key = Key::of(Step::CodeLayer);
         for file in &self.files {
-            let line = format!("{}\0{}\0{}\0", file.path, file.executable, Digest::of(&file.contents));
-            hasher.update(line.as_bytes());
+            let contents = Digest::of(&file.contents).to_string();
+            key = key.with(&file.path).with(file.executable.to_string()).with(contents);
         }
         for link in &self.links {
-            // No file: its second field is a truth value.
-            hasher.update(format!("{}\0link\0{}\0", link.path, link.target).as_bytes());
+            // No file: the second input of one is a truth value.
+            key = key.with(&link.path).with("link").with(&link.target);
         }
-        hasher.digest()
+        // Keys of earlier versions end in a NUL.
+        key.with("").finish()
     }
 }
 

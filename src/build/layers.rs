@@ -10,7 +10,7 @@ use crate::archive::layer::WrittenLayer;
 use crate::oci::{media_type, Descriptor, DiffId, Digest};
 use crate::policy::ExtractionLimits;
 use crate::progress::Progress;
-use crate::store::{BlobWriter, Flight, LayerStaging, MemoKind, Store, StoreError, Task};
+use crate::store::{BlobWriter, Flight, Key, LayerStaging, Memo, Roots, Store, StoreError, Task};
 
 /// A layer in the store, blob and tree, and why it is part of an image.
 #[derive(Debug, Clone, Serialize)]
@@ -28,7 +28,13 @@ pub struct BuiltLayer {
     pub reused: bool,
 }
 
-/// What is remembered of a layer, with a note of its maker.
+/// What a layer's maker remembers of it besides its bytes. Each maker has a type of its own.
+pub trait LayerNote: Serialize + DeserializeOwned {
+    /// The folder of the memos of such layers.
+    const FOLDER: &'static str;
+}
+
+/// What is remembered of a layer, with the note of its maker.
 #[derive(Debug, Serialize, Deserialize)]
 struct Remembered<T> {
     digest: Digest,
@@ -41,10 +47,8 @@ struct Remembered<T> {
 /// Which layer is wanted.
 #[derive(Debug, Clone, Copy)]
 pub struct LayerWanted<'a> {
-    /// The folder of the memo.
-    pub kind: MemoKind,
-    /// Everything the bytes depend on, hashed.
-    pub key: &'a Digest,
+    /// Everything the bytes depend on.
+    pub key: &'a Key,
     /// Why the layer is in the image.
     pub reason: &'a str,
 }
@@ -60,7 +64,7 @@ pub fn ensure_layer<T, E>(
     make: impl FnOnce(&mut BlobWriter, &mut LayerStaging) -> Result<(WrittenLayer, T), E>,
 ) -> Result<(BuiltLayer, T), E>
 where
-    T: Serialize + DeserializeOwned,
+    T: LayerNote,
     E: From<StoreError>,
 {
     if let Some(found) = find_layer(store, wanted)? {
@@ -85,16 +89,13 @@ where
         unpacked_bytes: written.unpacked_bytes,
         note,
     };
-    store.put_memo(wanted.kind, wanted.key, &remembered)?;
+    store.memos().put(wanted.key, &remembered)?;
     Ok((remembered.layer(wanted.reason, false), remembered.note))
 }
 
 /// Returns the layer of `wanted` when the store has its blob; unpacks it again should only the tree be gone or damaged.
-pub fn find_layer<T: DeserializeOwned>(
-    store: &Store,
-    wanted: LayerWanted<'_>,
-) -> Result<Option<(BuiltLayer, T)>, StoreError> {
-    let Some(remembered) = store.memo::<Remembered<T>>(wanted.kind, wanted.key)? else {
+pub fn find_layer<T: LayerNote>(store: &Store, wanted: LayerWanted<'_>) -> Result<Option<(BuiltLayer, T)>, StoreError> {
+    let Some(remembered) = store.memos().find::<Remembered<T>>(wanted.key)? else {
         return Ok(None);
     };
     let layer = remembered.layer(wanted.reason, true);
@@ -104,6 +105,18 @@ pub fn find_layer<T: DeserializeOwned>(
     match store.ensure_unpacked(&layer.descriptor, &layer.diff_id, &ExtractionLimits::default()) {
         Err(StoreError::LayerLost { .. }) => Ok(None),
         other => other.map(|_| Some((layer, remembered.note))),
+    }
+}
+
+impl<T: LayerNote> Memo for Remembered<T> {
+    const FOLDER: &'static str = T::FOLDER;
+
+    fn roots(&self) -> Roots {
+        Roots {
+            blobs: vec![self.digest],
+            layers: vec![self.diff_id],
+            downloads: Vec::new(),
+        }
     }
 }
 
@@ -126,6 +139,7 @@ mod tests {
     use super::*;
     use crate::archive::layer::{LayerError, LayerWriter};
     use crate::progress::Silent;
+    use crate::store::Step;
 
     #[derive(Debug, thiserror::Error)]
     enum MakeError {
@@ -135,16 +149,22 @@ mod tests {
         Store(#[from] StoreError),
     }
 
+    #[derive(Serialize, Deserialize)]
+    struct Note;
+
+    impl LayerNote for Note {
+        const FOLDER: &'static str = "test";
+    }
+
     fn make(store: &Store) -> BuiltLayer {
         let wanted = LayerWanted {
-            kind: MemoKind::Code,
-            key: &Digest::of(b"key"),
+            key: &Key::of(Step::CodeLayer).with("key").finish(),
             reason: "test",
         };
-        let made = ensure_layer::<(), MakeError>(store, wanted, &Silent, |blob, tree| {
+        let made = ensure_layer::<Note, MakeError>(store, wanted, &Silent, |blob, tree| {
             let mut writer = LayerWriter::new(blob, Some(tree), 0);
             writer.file("a", 0o644, b"contents")?;
-            Ok((writer.finish()?, ()))
+            Ok((writer.finish()?, Note))
         });
         made.unwrap().0
     }

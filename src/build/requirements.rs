@@ -11,8 +11,9 @@ use pep508_rs::{MarkerTree, Requirement as Pep508, VerbatimUrl, VersionOrUrl};
 
 use super::function::Function;
 use super::wheel::normalise;
-use crate::oci::{Digest, Hasher};
+use crate::oci::Digest;
 use crate::policy::Kind;
+use crate::store::{Key, Step};
 
 /// The file at the top.
 pub const FILE: &str = "requirements.txt";
@@ -121,10 +122,15 @@ impl Requirements {
     }
 
     /// What a lock is keyed by, together with the resolver's settings.
-    pub fn key(&self, settings: &str) -> Digest {
-        let mut hasher = Hasher::new();
-        hasher.update(format!("gantry lock\x001\0{settings}\0{:?}", self).as_bytes());
-        hasher.digest()
+    pub fn key(&self, settings: &[&str]) -> Key {
+        let mut key = Key::of(Step::Lock)
+            .with_list(settings)
+            .with_list(&self.wanted)
+            .with_list(&self.constraints);
+        for (name, hashes) in &self.hashes {
+            key = key.with(name).with_list(hashes.iter().map(Digest::to_string));
+        }
+        key.finish()
     }
 }
 

@@ -194,3 +194,30 @@ fn finds_what_is_said_about_a_package() {
     assert_eq!(constraints.len(), 1, "{constraints:?}");
     assert!(found.about("my").0.is_empty());
 }
+
+#[test]
+fn the_key_of_a_lock_is_made_of_bytes_and_not_of_the_names_of_fields() {
+    let hash = "0".repeat(64);
+    let found = read(&[
+        (FILE, &format!("six==1.16.0 --hash=sha256:{hash}\nnumpy\n-c c.txt\n")),
+        ("c.txt", "numpy<2\n"),
+    ]);
+    let mut expected = b"gantry lock\x002\0".to_vec();
+    let mut add = |input: &[u8]| {
+        expected.extend((input.len() as u64).to_le_bytes());
+        expected.extend(input);
+    };
+    let count = |count: u64| count.to_le_bytes();
+    add(&count(1));
+    add(b"settings");
+    add(&count(2));
+    add(b"numpy");
+    add(b"six==1.16.0");
+    add(&count(1));
+    add(b"numpy<2");
+    add(b"six");
+    add(&count(1));
+    add(format!("sha256:{hash}").as_bytes());
+    let key = found.unwrap().key(&["settings"]);
+    assert_eq!(key.to_string(), Digest::of(&expected).to_string());
+}

@@ -8,13 +8,11 @@
 use super::lock::{LockError, MissingWheel, Question, Resolver};
 use super::pylock;
 use super::requirements::Requirements;
-use crate::oci::{Digest, Hasher};
-use crate::store::Store;
+use crate::oci::Digest;
+use crate::store::{Key, Step, Store};
 
 /// The script that builds a wheel with the base's own Python, in the sandbox.
 pub const BUILD_WHEEL: &str = include_str!("build_wheel.py");
-/// Version of everything that a built wheel depends on besides what [`wheel_key`] names: limits, environment, layers.
-const FORMAT: &str = "1";
 
 /// A source distribution of the index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,25 +78,30 @@ impl Resolver {
 }
 
 /// Names a set-up that wheels are built in: the base's interpreter and the toolchain.
-pub fn workshop_key(interpreter: &Digest, toolchain: &Digest) -> Digest {
-    let mut hasher = Hasher::new();
-    hasher.update(format!("gantry sdist\0{FORMAT}\0{BUILD_WHEEL}\0{interpreter}\0{toolchain}").as_bytes());
-    hasher.digest()
+pub fn workshop_key(interpreter: &Digest, toolchain: &Key) -> Key {
+    Key::of(Step::Workshop)
+        .with(BUILD_WHEEL)
+        .with(interpreter.to_string())
+        .with(toolchain.to_string())
+        .finish()
 }
 
 /// What the build requirements of a source distribution are remembered by.
-pub fn recipe_key(workshop: &Digest, sdist: &Digest) -> Digest {
-    Digest::of(format!("gantry sdist recipe\0{workshop}\0{sdist}").as_bytes())
+pub fn recipe_key(workshop: &Key, sdist: &Digest) -> Key {
+    Key::of(Step::SdistRecipe)
+        .with(workshop.to_string())
+        .with(sdist.to_string())
+        .finish()
 }
 
 /// What the wheel of a source distribution is remembered by: `tools` are the wheels that were there to build it.
-pub fn wheel_key(workshop: &Digest, sdist: &Digest, tools: &[Digest]) -> Digest {
-    let mut hasher = Hasher::new();
-    hasher.update(format!("gantry sdist wheel\0{workshop}\0{sdist}\0").as_bytes());
-    for tool in tools {
-        hasher.update(tool.to_string().as_bytes());
-    }
-    hasher.digest()
+pub fn wheel_key(workshop: &Key, sdist: &Digest, tools: &[Digest]) -> Key {
+    let tools: String = tools.iter().map(Digest::to_string).collect();
+    Key::of(Step::SdistWheel)
+        .with(workshop.to_string())
+        .with(sdist.to_string())
+        .with(tools)
+        .finish()
 }
 
 #[cfg(test)]
@@ -108,16 +111,17 @@ mod tests {
     #[test]
     fn a_wheel_depends_on_everything_that_was_there_to_build_it() {
         let digest = |text: &str| Digest::of(text.as_bytes());
-        let workshop = workshop_key(&digest("base"), &digest("toolchain"));
+        let toolchain = |text: &str| Key::of(Step::BaseLayer).with(text).finish();
+        let workshop = workshop_key(&digest("base"), &toolchain("toolchain"));
         let key = wheel_key(&workshop, &digest("sdist"), &[digest("setuptools")]);
         let others = [
             wheel_key(
-                &workshop_key(&digest("other"), &digest("toolchain")),
+                &workshop_key(&digest("other"), &toolchain("toolchain")),
                 &digest("sdist"),
                 &[digest("setuptools")],
             ),
             wheel_key(
-                &workshop_key(&digest("base"), &digest("other")),
+                &workshop_key(&digest("base"), &toolchain("other")),
                 &digest("sdist"),
                 &[digest("setuptools")],
             ),

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use super::foreign::Foreign;
 use super::packages::Packages;
 use crate::archive::layer::LayerError;
-use crate::build::base::{self, AssembleError, MirrorError, RelockError, Variant, VariantError};
-use crate::build::bytecode;
+use crate::build::base::{self, AssembleError, BaseNote, MirrorError, RelockError, Variant, VariantError};
+use crate::build::bytecode::{self, BytecodeNote};
 use crate::build::fetch::FetchError;
 use crate::build::layers::{ensure_layer, BuiltLayer, LayerWanted};
 use crate::build::ports::{CompileRequest, Compiler, PortError};
@@ -16,7 +16,7 @@ use crate::net::{Address, NetError};
 use crate::oci::{Digest, ParseReferenceError, Reference};
 use crate::policy::Kind;
 use crate::progress::Progress;
-use crate::store::{Image, LayerStack, LayoutError, MemoKind, Store, StoreError};
+use crate::store::{Image, LayerStack, LayoutError, Store, StoreError};
 
 /// The standard library of our own bases.
 const STDLIB: &str = "/usr/lib/python3.11";
@@ -232,11 +232,10 @@ pub fn ensure_stdlib(
     };
     let key = bytecode::bytecode_key(&packages.descriptor.digest, &packages.descriptor.digest);
     let wanted = LayerWanted {
-        kind: MemoKind::Bytecode,
         key: &key,
         reason: "base bytecode of the standard library",
     };
-    let (layer, ()) = ensure_layer(store, wanted, progress, |blob, tree| {
+    let (layer, _) = ensure_layer(store, wanted, progress, |blob, tree| {
         progress.step("Compiling", "the standard library");
         let compiled = compiler.compile(&CompileRequest {
             lowers: vec![store.layer_path(&packages.diff_id)],
@@ -248,7 +247,9 @@ pub fn ensure_stdlib(
                 format!("{STDLIB}/pydoc_data"),
             ],
         })?;
-        Ok::<_, BaseError>((bytecode::write_layer(&compiled, 0, blob, Some(tree))?, ()))
+        let written = bytecode::write_layer(&compiled, 0, blob, Some(tree))?;
+        let failed = compiled.failed;
+        Ok::<_, BaseError>((written, BytecodeNote { failed }))
     })?;
     Ok(Some(layer))
 }
@@ -323,12 +324,11 @@ impl Maker<'_> {
 
     fn glue(&self, image: &Image, foreign: &Foreign) -> Result<BuiltLayer, BaseError> {
         let wanted = LayerWanted {
-            kind: MemoKind::Base,
             key: &foreign.key(&image.digest),
             reason: "base glue",
         };
-        let (layer, ()) = ensure_layer(self.store, wanted, self.progress, |blob, tree| {
-            Ok::<_, BaseError>((foreign.write_layer(blob, tree)?, ()))
+        let (layer, _) = ensure_layer(self.store, wanted, self.progress, |blob, tree| {
+            Ok::<_, BaseError>((foreign.write_layer(blob, tree)?, BaseNote))
         })?;
         Ok(layer)
     }

@@ -17,6 +17,7 @@ use super::sdist::{Bench, SdistError};
 use super::wheels::{WheelLayer, WheelMaker};
 use super::BASE_PYTHON;
 use crate::archive::layer::LayerError;
+use crate::build::code::CodeNote;
 use crate::build::fetch::FetchError;
 use crate::build::function::{Function, FunctionError};
 use crate::build::image::{self, Created, ImageSettings};
@@ -32,7 +33,7 @@ use crate::net::NetError;
 use crate::oci::{Digest, ImageConfig, Reference};
 use crate::policy::{Bytes, Kind, Promise};
 use crate::progress::Progress;
-use crate::store::{MemoKind, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 /// What shall be built.
 #[derive(Debug, Clone)]
@@ -343,14 +344,13 @@ impl Builder<'_> {
     ) -> Result<Vec<BuiltLayer>, BuildError> {
         let key = function.key();
         let wanted = LayerWanted {
-            kind: MemoKind::Code,
             key: &key,
             reason: "code",
         };
-        let (layer, ()) = ensure_layer(self.store, wanted, self.progress, |blob, tree| {
+        let (layer, _) = ensure_layer(self.store, wanted, self.progress, |blob, tree| {
             self.progress
                 .step("Building", &format!("code of {}", request.directory.display()));
-            Ok::<_, BuildError>((code::write_layer(function, blob, Some(tree))?, ()))
+            Ok::<_, BuildError>((code::write_layer(function, blob, Some(tree))?, CodeNote))
         })?;
         let wanted = (&layer, "bytecode of code");
         let compile = |request: &_| {

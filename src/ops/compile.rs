@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use super::base::BaseImage;
 use crate::archive::layer::LayerError;
-use crate::build::bytecode::{self, ARGUMENTS, COMPILE_TREE, ENVIRONMENT};
+use crate::build::bytecode::{self, BytecodeNote, ARGUMENTS, COMPILE_TREE, ENVIRONMENT};
 use crate::build::layers::{ensure_layer, BuiltLayer, LayerWanted};
 use crate::build::ports::{CompileRequest, CompiledTree, Compiler, PortError};
 use crate::policy::{Bytes, Confinement, ExtractionLimits, Kind, Promise};
 use crate::progress::Progress;
 use crate::sandbox::{self, collect, Bundle, CollectLimits, Collected, End, Purpose, Sink};
-use crate::store::{MemoKind, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 /// Bytecode of the largest packages (torch: 120 MB) fits; a source that explodes does not.
 const OUTPUT: Bytes = Bytes(512 << 20);
@@ -59,11 +59,7 @@ where
     E: From<StoreError> + From<LayerError>,
 {
     let key = bytecode::bytecode_key(&sources.descriptor.digest, &base.interpreter);
-    let wanted = LayerWanted {
-        kind: MemoKind::Bytecode,
-        key: &key,
-        reason,
-    };
+    let wanted = LayerWanted { key: &key, reason };
     let made = ensure_layer(store, wanted, progress, |blob, tree| {
         progress.step("Compiling", &sources.reason);
         let mut lowers = vec![store.layer_path(&sources.diff_id)];
@@ -77,10 +73,10 @@ where
             skip: Vec::new(),
         })?;
         let written = bytecode::write_layer(&compiled, owner, blob, Some(tree))?;
-        Ok::<_, E>((written, compiled.failed))
+        let failed = compiled.failed;
+        Ok::<_, E>((written, BytecodeNote { failed }))
     });
-    let (layer, _): (BuiltLayer, Vec<(String, String)>) = made?;
-    Ok(layer)
+    made.map(|(layer, _)| layer)
 }
 
 impl Compiler for SandboxCompiler {

@@ -9,7 +9,7 @@ use super::base::BaseError;
 use crate::archive::layer::{order, LayerError, LayerWriter, TreeSink, WrittenLayer};
 use crate::build::base::SITE_LINE;
 use crate::oci::Digest;
-use crate::store::{Found, LastLink, LayerStack};
+use crate::store::{Found, Key, LastLink, LayerStack, Step};
 
 /// Makes the interpreter look into `/opt/py/site`.
 const PTH: &str = "gantry.pth";
@@ -95,8 +95,11 @@ impl Foreign {
     }
 
     /// What the layer of a base with this digest is keyed by.
-    pub fn key(&self, image: &Digest) -> Digest {
-        Digest::of(format!("gantry glue\x003\0{image}\0{}", self.python).as_bytes())
+    pub fn key(&self, image: &Digest) -> Key {
+        Key::of(Step::GlueLayer)
+            .with(image.to_string())
+            .with(&self.python)
+            .finish()
     }
 
     /// Writes what is lacking.

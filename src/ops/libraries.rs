@@ -16,11 +16,8 @@ use super::wheels::{WheelLayer, WheelMaker};
 use crate::build::elf;
 use crate::build::layers::BuiltLayer;
 use crate::build::wheel::{normalise, Record, SITE};
-use crate::oci::Digest;
-use crate::store::{MemoKind, StoreError};
+use crate::store::{Key, Memo, Roots, Step, StoreError};
 
-/// Version of what is remembered.
-const FORMAT: &str = "1";
 /// Directories inside each other that are searched in a base: `usr/lib/x86_64-linux-gnu/name/part` is five.
 const DEPTH: usize = 8;
 /// Names in one warning.
@@ -35,6 +32,15 @@ struct Libraries {
     has: BTreeSet<String>,
     /// Those its wheels need, by wheel (`numpy 1.26.4`), without those it has itself.
     needs: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Memo for Libraries {
+    const FOLDER: &'static str = "libraries";
+    const FORMER_FOLDER: Option<&'static str> = Some("wheel");
+
+    fn roots(&self) -> Roots {
+        Roots::default()
+    }
 }
 
 impl WheelMaker<'_> {
@@ -55,8 +61,8 @@ impl WheelMaker<'_> {
 
     /// The libraries of `layer`, read by `scan` unless they are remembered.
     fn libraries(&self, layer: &BuiltLayer, scan: fn(&Path) -> io::Result<Libraries>) -> Result<Libraries, StoreError> {
-        let key = Digest::of(format!("gantry libraries\0{FORMAT}\0{}", layer.diff_id).as_bytes());
-        if let Some(found) = self.store.memo(MemoKind::Wheel, &key)? {
+        let key = Key::of(Step::Libraries).with(layer.diff_id.to_string()).finish();
+        if let Some(found) = self.store.memos().find(&key)? {
             return Ok(found);
         }
         let tree = self.store.layer_path(&layer.diff_id);
@@ -65,7 +71,7 @@ impl WheelMaker<'_> {
             path: tree,
             source,
         })?;
-        self.store.put_memo(MemoKind::Wheel, &key, &found)?;
+        self.store.memos().put(&key, &found)?;
         Ok(found)
     }
 }

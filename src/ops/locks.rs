@@ -12,8 +12,7 @@ use super::build::BuildError;
 use super::wheels::WheelMaker;
 use crate::build::lock::{Lock, LockError, Resolver};
 use crate::build::requirements::Requirements;
-use crate::oci::Digest;
-use crate::store::{ExclusiveLock, Flight, MemoKind, StoreError, Task};
+use crate::store::{ExclusiveLock, Flight, Key, Memo, Roots, StoreError, Task};
 
 /// How long a lock is used without asking again: new versions reach every function within a day, and a day's builds of
 /// one function agree.
@@ -32,6 +31,14 @@ struct Remembered {
     index: Option<String>,
 }
 
+impl Memo for Remembered {
+    const FOLDER: &'static str = "lock";
+
+    fn roots(&self) -> Roots {
+        Roots::default()
+    }
+}
+
 impl WheelMaker<'_> {
     /// The lock remembered by one of `keys` while it is `usable` and young, else what `make` returns, remembered by the
     /// one of them that `key_of` picks; builds that want it at once wait for the first. Also returns what the user should
@@ -40,9 +47,9 @@ impl WheelMaker<'_> {
         &self,
         (resolver, requirements): (&Resolver, &Requirements),
         flight: Flight<'_>,
-        keys: &[Digest],
+        keys: &[Key],
         usable: impl Fn(&Lock) -> bool,
-        key_of: impl FnOnce(&Lock) -> Digest,
+        key_of: impl FnOnce(&Lock) -> Key,
         make: impl FnOnce() -> Result<Lock, BuildError>,
     ) -> Result<(Lock, Vec<String>), BuildError> {
         let begun = now();
@@ -75,8 +82,7 @@ impl WheelMaker<'_> {
                 let index = resolver.index()?.map(|index| index.url.shown());
                 let resolved = now();
                 let remembered = Remembered { lock, resolved, index };
-                self.store
-                    .put_memo(MemoKind::Lock, &key_of(&remembered.lock), &remembered)?;
+                self.store.memos().put(&key_of(&remembered.lock), &remembered)?;
                 return Ok((remembered.lock, Vec::new()));
             }
             Err(error) => error,
@@ -99,10 +105,8 @@ impl WheelMaker<'_> {
     }
 
     /// The lock that is remembered by one of `keys`, the newest of those that are `usable`.
-    fn newest(&self, keys: &[Digest], usable: &impl Fn(&Lock) -> bool) -> Result<Option<Remembered>, StoreError> {
-        let remembered = keys
-            .iter()
-            .map(|key| self.store.memo::<Remembered>(MemoKind::Lock, key));
+    fn newest(&self, keys: &[Key], usable: &impl Fn(&Lock) -> bool) -> Result<Option<Remembered>, StoreError> {
+        let remembered = keys.iter().map(|key| self.store.memos().find::<Remembered>(key));
         let remembered = remembered.collect::<Result<Vec<_>, StoreError>>()?;
         let usable = remembered.into_iter().flatten().filter(|found| usable(&found.lock));
         Ok(usable.max_by_key(|found| found.resolved))
@@ -145,6 +149,7 @@ fn now() -> u64 {
 mod tests {
     use super::*;
     use crate::build::lock::LockedWheel;
+    use crate::oci::Digest;
 
     #[test]
     fn only_what_is_named_by_version_and_hash_stays_what_it_is() {

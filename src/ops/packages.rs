@@ -4,12 +4,12 @@
 use std::path::Path;
 
 use super::base::{BaseError, BaseSettings};
-use crate::build::base::{self, LockedDeb, Mirrors, Variant};
+use crate::build::base::{self, BaseNote, Mirrors, Relocked, Variant};
 use crate::build::fetch::{fetch, FetchError};
 use crate::build::layers::{ensure_layer, find_layer, BuiltLayer, LayerWanted};
 use crate::net::Client;
 use crate::progress::Progress;
-use crate::store::{Flight, MemoKind, Store, Task};
+use crate::store::{Flight, Store, Task};
 
 /// What layers of packages are made with.
 pub(super) struct Packages<'a> {
@@ -65,7 +65,7 @@ impl Packages<'_> {
         }
         let relocked = Variant { lock, ..pinned.clone() };
         let layer = self.assemble(&relocked, mirrors)?;
-        self.store.put_memo(MemoKind::Lock, &key, &relocked.lock)?;
+        self.store.memos().put(&key, &Relocked(relocked.lock.clone()))?;
         let warning = relocked_warning(pinned, &relocked, &layer);
         Ok((layer, vec![warning]))
     }
@@ -73,7 +73,7 @@ impl Packages<'_> {
     /// The layer of an earlier [`Packages::relock`], as long as the store has it.
     fn find_relocked(&self, pinned: &Variant) -> Result<Option<(BuiltLayer, Vec<String>)>, BaseError> {
         let key = base::relock_key(pinned);
-        let Some(lock) = self.store.memo::<Vec<LockedDeb>>(MemoKind::Lock, &key)? else {
+        let Some(Relocked(lock)) = self.store.memos().find(&key)? else {
             return Ok(None);
         };
         let relocked = Variant { lock, ..pinned.clone() };
@@ -87,17 +87,15 @@ impl Packages<'_> {
     fn find_packages(&self, variant: &Variant) -> Result<Option<BuiltLayer>, BaseError> {
         let (key, reason) = (variant.key(), variant.title());
         let wanted = LayerWanted {
-            kind: MemoKind::Base,
             key: &key,
             reason: &reason,
         };
-        Ok(find_layer::<()>(self.store, wanted)?.map(|(layer, ())| layer))
+        Ok(find_layer::<BaseNote>(self.store, wanted)?.map(|(layer, _)| layer))
     }
 
     fn assemble(&self, variant: &Variant, mirrors: &Mirrors) -> Result<BuiltLayer, BaseError> {
         let (key, reason) = (variant.key(), variant.title());
         let wanted = LayerWanted {
-            kind: MemoKind::Base,
             key: &key,
             reason: &reason,
         };
@@ -108,8 +106,8 @@ impl Packages<'_> {
             self.progress,
         )?;
         self.progress.step("Assembling", &reason);
-        let (layer, ()) = ensure_layer(self.store, wanted, self.progress, |blob, tree| {
-            Ok::<_, BaseError>((base::assemble(variant, &debs, blob, Some(tree))?, ()))
+        let (layer, _) = ensure_layer(self.store, wanted, self.progress, |blob, tree| {
+            Ok::<_, BaseError>((base::assemble(variant, &debs, blob, Some(tree))?, BaseNote))
         })?;
         Ok(layer)
     }

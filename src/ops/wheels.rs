@@ -14,7 +14,7 @@ use super::compile::ensure_bytecode;
 use super::overlap;
 use super::sdist::Bench;
 use crate::build::fetch::{fetch, FetchItem};
-use crate::build::layers::{ensure_layer, find_layer, BuiltLayer, LayerWanted};
+use crate::build::layers::{ensure_layer, find_layer, BuiltLayer, LayerNote, LayerWanted};
 use crate::build::lock::{Lock, LockError, Resolver};
 use crate::build::pins::{self, PinnedWheel};
 use crate::build::ports::Compiler;
@@ -23,7 +23,7 @@ use crate::build::wheel::{self, Wheel};
 use crate::net::Client;
 use crate::oci::Digest;
 use crate::progress::Progress;
-use crate::store::{Flight, MemoKind, Store, StoreError, Task};
+use crate::store::{Flight, Key, Memo, Roots, Store, StoreError, Task};
 use crate::sys::pool;
 
 /// Where wheels are, inside an image.
@@ -71,6 +71,23 @@ struct WheelNote {
     /// What the user should know of it.
     #[serde(default)]
     warnings: Vec<String>,
+}
+
+impl LayerNote for WheelNote {
+    const FOLDER: &'static str = "wheel";
+}
+
+/// A lock that is remembered for where the index has the wheels of a base. It never gets old: their hashes are pinned.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+struct Addresses(Lock);
+
+impl Memo for Addresses {
+    const FOLDER: &'static str = "addresses";
+
+    fn roots(&self) -> Roots {
+        Roots::default()
+    }
 }
 
 impl WheelMaker<'_> {
@@ -124,7 +141,7 @@ impl WheelMaker<'_> {
         requirements: &Requirements,
         pins: &[PinnedWheel],
     ) -> Result<(Lock, Vec<String>), BuildError> {
-        let key = pins::constrained(requirements, pins).key(&resolver.settings());
+        let key = pins::constrained(requirements, pins).key(&[&resolver.settings()]);
         let make = || {
             self.announce_resolving(resolver, requirements);
             with_or_without(pins, requirements, |requirements| {
@@ -182,8 +199,8 @@ impl WheelMaker<'_> {
     fn addresses(&self, pins: &[PinnedWheel]) -> Result<BTreeMap<Digest, String>, BuildError> {
         let resolver = (self.resolver)()?;
         let requirements = pins::requirements(pins);
-        let key = requirements.key(&resolver.settings());
-        if let Some(lock) = self.store.memo::<Lock>(MemoKind::Lock, &key)? {
+        let key = requirements.key(&[&resolver.settings()]);
+        if let Some(Addresses(lock)) = self.store.memos().find(&key)? {
             return Ok(pins::addresses(pins, &lock)?);
         }
         let task = Task {
@@ -191,13 +208,13 @@ impl WheelMaker<'_> {
             progress: self.progress,
         };
         let _single = self.store.exclusive(Flight::Resolution(&key), task)?;
-        if let Some(lock) = self.store.memo::<Lock>(MemoKind::Lock, &key)? {
+        if let Some(Addresses(lock)) = self.store.memos().find(&key)? {
             return Ok(pins::addresses(pins, &lock)?);
         }
         self.progress.step("Resolving", "the wheels of the base");
         let lock = resolver.resolve(self.store, &requirements)?;
         let addresses = pins::addresses(pins, &lock)?;
-        self.store.put_memo(MemoKind::Lock, &key, &lock)?;
+        self.store.memos().put(&key, &Addresses(lock))?;
         Ok(addresses)
     }
 
@@ -220,7 +237,6 @@ impl WheelMaker<'_> {
         find_layer(
             self.store,
             LayerWanted {
-                kind: MemoKind::Wheel,
                 key: &key,
                 reason: &reason,
             },
@@ -230,7 +246,6 @@ impl WheelMaker<'_> {
     fn layer(&self, group: &Group) -> Result<WheelLayer, BuildError> {
         let (key, reason) = (group.key(), group.reason());
         let wanted = LayerWanted {
-            kind: MemoKind::Wheel,
             key: &key,
             reason: &reason,
         };
@@ -317,7 +332,7 @@ pub(super) fn with_or_without(
 struct Group(Vec<PinnedWheel>);
 
 impl Group {
-    fn key(&self) -> Digest {
+    fn key(&self) -> Key {
         wheel::layer_key(&self.0.iter().map(|wheel| wheel.sha256).collect::<Vec<_>>())
     }
 

@@ -11,8 +11,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::locks::{try_file, Rank};
-use super::{io_error, MemoKind, Scratch, Store, StoreError};
-use crate::oci::Digest;
+use super::{io_error, Roots, Scratch, Store, StoreError};
+use crate::oci::{DiffId, Digest};
 use crate::sys::lock::Mode;
 
 /// Whether layers that only later builds would use are kept.
@@ -181,11 +181,7 @@ impl Store {
         };
         garbage.partials.retain(|path| is_unlocked(path));
         if keep == Keep::ImagesOnly {
-            for kind in MemoKind::ALL {
-                garbage
-                    .memos
-                    .extend(unmarked(&format!("memo/{}", kind.folder()), &none, "")?);
-            }
+            garbage.memos = self.memo_files()?;
             garbage.downloads = unmarked("downloads", &none, "")?;
         }
         Ok(garbage)
@@ -210,21 +206,25 @@ impl Store {
     }
 
     fn mark_memos(&self, marked: &mut Marked) -> Result<(), StoreError> {
-        for kind in MemoKind::ALL {
-            let folder = self.root.join("memo").join(kind.folder());
-            for name in names(&folder)? {
-                let Ok(json) = fs::read(folder.join(name)) else {
-                    continue;
-                };
-                let Ok(value) = serde_json::from_slice::<serde_json::Value>(&json) else {
-                    continue;
-                };
-                let hex = |field: &str| Some(value.get(field)?.as_str()?.strip_prefix("sha256:")?.to_owned());
-                marked.blobs.extend(hex("digest"));
-                marked.layers.extend(hex("diff_id"));
-            }
+        for path in self.memo_files()? {
+            let Some(roots) = fs::read(path).ok().as_deref().and_then(Roots::of_file) else {
+                continue;
+            };
+            marked.blobs.extend(roots.blobs.iter().map(Digest::hex));
+            marked.layers.extend(roots.layers.iter().map(DiffId::hex));
         }
         Ok(())
+    }
+
+    /// Every memo, whichever versions wrote them.
+    fn memo_files(&self) -> Result<Vec<PathBuf>, StoreError> {
+        let root = self.root.join("memo");
+        let mut files = Vec::new();
+        for folder in names(&root)? {
+            let folder = root.join(folder);
+            files.extend(names(&folder)?.iter().map(|name| folder.join(name)));
+        }
+        Ok(files)
     }
 }
 
@@ -265,8 +265,67 @@ fn size_of(path: &Path) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use serde::Deserialize;
+
     use super::*;
-    use crate::store::tests::{add_image, store};
+    use crate::oci::Descriptor;
+    use crate::store::tests::{add_image, add_layer, collect, store};
+    use crate::store::{Key, Memo, Step};
+
+    /// A memo whose fields are called like nothing that garbage collection knows.
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Renamed {
+        packed: Digest,
+        tree: DiffId,
+    }
+
+    impl Memo for Renamed {
+        const FOLDER: &'static str = "renamed";
+
+        fn roots(&self) -> Roots {
+            Roots {
+                blobs: vec![self.packed],
+                layers: vec![self.tree],
+                downloads: Vec::new(),
+            }
+        }
+    }
+
+    fn is_there(store: &Store, layer: &Descriptor, diff_id: &DiffId) -> bool {
+        store.has_blob(layer).unwrap() && store.layer_path(diff_id).exists()
+    }
+
+    #[test]
+    fn what_a_memo_says_it_needs_stays_whatever_its_fields_are_called() {
+        let (_scratch, store) = store();
+        let (layer, diff_id) = add_layer(&store, "x").unwrap();
+        let key = Key::of(Step::CodeLayer).with("x").finish();
+        let memo = Renamed {
+            packed: layer.digest,
+            tree: diff_id,
+        };
+        store.memos().put(&key, &memo).unwrap();
+        collect(&store, Keep::Memoised, false);
+        assert!(is_there(&store, &layer, &diff_id));
+        let report = collect(&store, Keep::ImagesOnly, false);
+        assert_eq!((report.memos, report.blobs, report.layers), (1, 1, 1));
+        assert!(!is_there(&store, &layer, &diff_id));
+        assert_eq!(store.memos().find::<Renamed>(&key).unwrap(), None);
+    }
+
+    #[test]
+    fn what_a_memo_of_an_earlier_version_needs_stays() {
+        let (_scratch, store) = store();
+        let (layer, diff_id) = add_layer(&store, "x").unwrap();
+        let folder = store.root.join("memo/wheel");
+        fs::create_dir_all(&folder).unwrap();
+        let memo = serde_json::json!({
+            "digest": layer.digest, "size": layer.size, "diff_id": diff_id, "unpacked_bytes": 1, "note": null,
+        });
+        fs::write(folder.join("0.json"), memo.to_string()).unwrap();
+        collect(&store, Keep::Memoised, false);
+        assert!(is_there(&store, &layer, &diff_id));
+    }
 
     #[test]
     fn nobody_waits_while_garbage_is_deleted() {

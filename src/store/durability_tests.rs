@@ -7,7 +7,7 @@ use crate::archive::layer::LayerWriter;
 use crate::oci::{media_type, Descriptor};
 use crate::policy::ExtractionLimits;
 use crate::store::tests::{add_image, add_layer, collect, store};
-use crate::store::{Keep, MemoKind};
+use crate::store::{Keep, Key, Memo, Roots, Step};
 
 /// An image written in an earlier boot, looked at after the next one.
 struct Restarted {
@@ -129,6 +129,17 @@ fn a_damaged_tree_is_unpacked_again_and_looked_at_again_after_the_next_boot() {
     }
 }
 
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Number(i32);
+
+impl Memo for Number {
+    const FOLDER: &'static str = "number";
+
+    fn roots(&self) -> Roots {
+        Roots::default()
+    }
+}
+
 #[test]
 fn documents_that_are_empty_are_made_again() {
     for name in ["stamp.json", "meta.json"] {
@@ -145,10 +156,10 @@ fn documents_that_are_empty_are_made_again() {
     .unwrap();
     assert!(made.run(&made.store));
 
-    let key = Digest::of(b"key");
-    made.store.put_memo(MemoKind::Wheel, &key, &1).unwrap();
-    fs::write(made.store.root.join(format!("memo/wheel/{}.json", key.hex())), b"").unwrap();
-    assert_eq!(made.store.memo::<i32>(MemoKind::Wheel, &key).unwrap(), None);
+    let key = Key::of(Step::WheelLayer).with("key").finish();
+    made.store.memos().put(&key, &Number(1)).unwrap();
+    fs::write(made.store.root.join(format!("memo/number/{}.json", key.hex())), b"").unwrap();
+    assert!(made.store.memos().find::<Number>(&key).unwrap().is_none());
     collect(&made.store, Keep::Memoised, false);
 }
 

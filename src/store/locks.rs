@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::durability::Content;
+use super::key::Key;
 use super::{io_error, Patience, Store, StoreError};
 use crate::oci::{DiffId, Digest};
 use crate::progress::{Progress, Silent};
@@ -54,15 +55,15 @@ pub(super) enum Rank {
 #[derive(Debug, Clone, Copy)]
 pub enum Flight<'a> {
     /// Resolving the requirements of this key, building what has no wheel.
-    Workshop(&'a Digest),
+    Workshop(&'a Key),
     /// Building the wheel of this key from its source distribution.
-    Sdist(&'a Digest),
+    Sdist(&'a Key),
     /// Resolving the requirements of this key, by wheels alone.
-    Resolution(&'a Digest),
+    Resolution(&'a Key),
     /// Looking up the packages of the base of this key again.
-    Relock(&'a Digest),
+    Relock(&'a Key),
     /// Making the layer of this key.
-    Layer(&'a Digest),
+    Layer(&'a Key),
     /// Fetching the program of this name and version.
     Tool(&'a str),
 }

@@ -45,6 +45,7 @@ mod downloads;
 mod durability;
 mod fault;
 mod images;
+mod key;
 mod layers;
 mod layout;
 mod listing;
@@ -67,10 +68,11 @@ pub use collect::{GarbageReport, Keep, Patience};
 pub use downloads::{Download, Partial};
 pub use durability::Stamp;
 pub use images::{Image, Snapshot};
+pub use key::{Key, KeyMaker, Step};
 pub use layers::LayerStaging;
 pub use layout::LayoutError;
 pub use locks::{CollectorLock, ExclusiveLock, Flight, Lease, Task};
-pub use memo::MemoKind;
+pub use memo::{Memo, Memos, Roots};
 pub use oci_archive::ArchiveError;
 pub use refs::check_name;
 pub use scratch::{abandon, Beside, Scratch};
@@ -291,12 +293,9 @@ impl Store {
             "stamps",
             "tmp",
             "journal",
+            "memo",
         ] {
             let path = self.root.join(directory);
-            fs::create_dir_all(&path).map_err(io_error("make directory", &path))?;
-        }
-        for kind in MemoKind::ALL {
-            let path = self.root.join("memo").join(kind.folder());
             fs::create_dir_all(&path).map_err(io_error("make directory", &path))?;
         }
         self.write_atomically(Path::new("oci-layout"), LAYOUT.as_bytes())?;

@@ -21,16 +21,23 @@ use serde::{Deserialize, Serialize};
 
 pub use assemble::{assemble, AssembleError};
 pub use mirror::{find_mirrors, Configured, Mirror, MirrorError, Mirrors};
-pub use relock::{changes, relock, relock_key, RelockError};
+pub use relock::{changes, relock, relock_key, RelockError, Relocked};
 pub use signature::SignatureError;
 pub use synthesise::SITE_LINE;
 
 use super::fetch::FetchItem;
 use super::pins::{self, PinnedWheel};
-use crate::oci::{Digest, Hasher};
+use crate::build::layers::LayerNote;
+use crate::oci::Digest;
+use crate::store::{Key, Step};
 
-/// Version of the assembly: what is synthesised and how the layer is written.
-const FORMAT: &str = "3";
+/// Nothing is remembered of a layer of a base besides its bytes.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct BaseNote;
+
+impl LayerNote for BaseNote {
+    const FOLDER: &'static str = "base";
+}
 
 /// Name, definition and lock of each variant; the first is the default.
 const VARIANTS: [(&str, &str, &str); 4] = [
@@ -279,19 +286,20 @@ impl Variant {
     }
 
     /// What the base's layer is keyed by.
-    pub fn key(&self) -> Digest {
-        let mut hasher = Hasher::new();
-        hasher.update(format!("gantry base layer\0{FORMAT}\0{}\0", self.definition.suite).as_bytes());
-        for drop in self.definition.drop.iter().chain(&self.definition.drop_bin) {
-            hasher.update(format!("{drop}\0").as_bytes());
+    pub fn key(&self) -> Key {
+        let definition = &self.definition;
+        let mut key = Key::of(Step::BaseLayer).with(&definition.suite);
+        for drop in definition.drop.iter().chain(&definition.drop_bin) {
+            key = key.with(drop);
         }
-        for (path, target) in &self.definition.links {
-            hasher.update(format!("{path}\0{target}\0").as_bytes());
+        for (path, target) in &definition.links {
+            key = key.with(path).with(target);
         }
         for deb in &self.lock {
-            hasher.update(format!("{}\0", deb.sha256).as_bytes());
+            key = key.with(deb.sha256.to_string());
         }
-        hasher.digest()
+        // Keys of earlier versions end in a NUL.
+        key.with("").finish()
     }
 
     /// The packages as downloads from `mirrors`.

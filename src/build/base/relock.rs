@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::SystemTime;
 
+use serde::{Deserialize, Serialize};
+
 use super::debian_version::compare;
 use super::packages::find_newest;
 use super::release::Release;
@@ -16,9 +18,9 @@ use super::signature::{signed_text, SignatureError};
 use super::{Archive, LockedDeb, Mirror, Mirrors, Variant};
 use crate::archive::deb::{gzip_reader, xz_reader};
 use crate::net::{Client, NetError};
-use crate::oci::{Digest, Hasher};
+use crate::oci::Digest;
 use crate::policy::Kind;
-use crate::store::{Store, StoreError};
+use crate::store::{Key, Memo, Roots, Step, Store, StoreError};
 
 /// Debian's have 150 kB.
 const MAX_IN_RELEASE: u64 = 4 << 20;
@@ -92,10 +94,22 @@ impl RelockError {
 }
 
 /// What the lock made for `variant` is remembered by: later builds have to find it without asking the archive.
-pub fn relock_key(variant: &Variant) -> Digest {
-    let mut hasher = Hasher::new();
-    hasher.update(format!("gantry relock\x001\0{}", variant.key()).as_bytes());
-    hasher.digest()
+pub fn relock_key(variant: &Variant) -> Key {
+    Key::of(Step::Relock).with(variant.key().to_string()).finish()
+}
+
+/// What is remembered of [`relock`]: the packages that took the place of the pinned ones.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Relocked(pub Vec<LockedDeb>);
+
+impl Memo for Relocked {
+    const FOLDER: &'static str = "relock";
+    const FORMER_FOLDER: Option<&'static str> = Some("lock");
+
+    fn roots(&self) -> Roots {
+        Roots::default()
+    }
 }
 
 /// The newest versions of the packages of `variant`, in the order of its lock.

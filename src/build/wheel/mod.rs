@@ -3,7 +3,7 @@
 //! Nothing of a wheel is executed or unpacked to find out what it holds. Its files go below a prefix of our own,
 //! `/opt/py`, so that the layer does not depend on the base: `site` for purelib and platlib, `bin` for scripts,
 //! `include` for headers, the prefix itself for data. `.pth` files in `site` work, for the base adds that directory as
-//! a site directory. The layer is a function of the wheel's bytes and [`FORMAT`] alone.
+//! a site directory. The layer is a function of the wheel's bytes and the format of [`Step::WheelLayer`] alone.
 
 mod record;
 mod scripts;
@@ -15,14 +15,13 @@ use std::io::Write;
 
 use crate::archive::layer::{self, order, LayerError, LayerWriter, TreeSink, WrittenLayer};
 use crate::archive::zip::{Entry, Zip, ZipError};
-use crate::oci::{Digest, Hasher};
+use crate::oci::Digest;
 use crate::policy::{ExtractionLimits, Kind};
+use crate::store::{Key, Step};
 
 pub use record::Record;
 pub use shared::is_either;
 
-/// Version of everything a wheel's layer depends on besides the wheel and the layer's own format: paths, scripts, RECORD.
-const FORMAT: &str = "2";
 /// Where everything goes, without leading slash.
 pub const PREFIX: &str = "opt/py";
 /// Where packages go.
@@ -114,13 +113,13 @@ enum Source {
 }
 
 /// What a layer of wheels is keyed by: their hashes, in the order given.
-pub fn layer_key(wheels: &[Digest]) -> Digest {
-    let mut hasher = Hasher::new();
-    hasher.update(format!("gantry wheel layer\0{FORMAT}\0{}\0{PREFIX}\0", layer::FORMAT).as_bytes());
-    for wheel in wheels {
-        hasher.update(wheel.to_string().as_bytes());
-    }
-    hasher.digest()
+pub fn layer_key(wheels: &[Digest]) -> Key {
+    let wheels: String = wheels.iter().map(Digest::to_string).collect();
+    Key::of(Step::WheelLayer)
+        .with(layer::FORMAT)
+        .with(PREFIX)
+        .with(wheels)
+        .finish()
 }
 
 /// The project and version in a wheel's file name, as written there; none when it is not of the form

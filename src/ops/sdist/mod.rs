@@ -33,7 +33,7 @@ use crate::net::Client;
 use crate::oci::Digest;
 use crate::policy::{Kind, Promise};
 use crate::sandbox::{CollectError, SandboxError};
-use crate::store::{Flight, Found, LastLink, LayerStack, MemoKind, StoreError, Task};
+use crate::store::{Flight, Found, Key, LastLink, LayerStack, Memo, Roots, StoreError, Task};
 use confined::{Built, TimeLeft};
 
 /// Packages without wheels in one function: each may take minutes; honest functions have one or two.
@@ -161,6 +161,31 @@ struct Remembered {
     sha256: Digest,
 }
 
+impl Memo for Remembered {
+    const FOLDER: &'static str = "sdist";
+
+    fn roots(&self) -> Roots {
+        Roots {
+            downloads: vec![self.sha256],
+            ..Roots::default()
+        }
+    }
+}
+
+/// What a source distribution needs to be built.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+struct Recipe(Vec<String>);
+
+impl Memo for Recipe {
+    const FOLDER: &'static str = "recipe";
+    const FORMER_FOLDER: Option<&'static str> = Some("sdist");
+
+    fn roots(&self) -> Roots {
+        Roots::default()
+    }
+}
+
 /// What source distributions are built on.
 pub(super) struct Bench<'a> {
     /// The base that the wheels are for.
@@ -182,7 +207,7 @@ impl WheelMaker<'_> {
         pins: &[PinnedWheel],
     ) -> Result<(Lock, Vec<String>), BuildError> {
         let constrained = pins::constrained(requirements, pins);
-        let plain_key = constrained.key(&resolver.settings());
+        let plain_key = constrained.key(&[&resolver.settings()]);
         let workshop = Workshop {
             maker: self,
             bench,
@@ -192,7 +217,7 @@ impl WheelMaker<'_> {
             warnings: RefCell::default(),
             time: TimeLeft::default(),
         };
-        let key = constrained.key(&format!("{}\0{}", resolver.settings(), workshop.key));
+        let key = constrained.key(&[&resolver.settings(), &workshop.key.to_string()]);
         let there = |wheel: &LockedWheel| {
             wheel.sdist.is_none() || self.store.find_download(&wheel.sha256, wheel.size).is_some()
         };
@@ -226,7 +251,7 @@ struct Workshop<'a> {
     maker: &'a WheelMaker<'a>,
     bench: &'a Bench<'a>,
     resolver: &'a Resolver,
-    key: Digest,
+    key: Key,
     /// What the user should know of the toolchain.
     warnings: RefCell<Vec<String>>,
     time: TimeLeft,
@@ -273,8 +298,8 @@ impl Workshop<'_> {
     fn wheel(&self, sdist: &LockedSdist) -> Result<LockedWheel, BuildError> {
         let store = self.maker.store;
         let recipe_key = recipe_key(&self.key, &sdist.sha256);
-        let mut requires = match store.memo::<Vec<String>>(MemoKind::Sdist, &recipe_key)? {
-            Some(requires) => requires,
+        let mut requires = match store.memos().find(&recipe_key)? {
+            Some(Recipe(requires)) => requires,
             None => match self.run(sdist, &[], None)? {
                 Built::Needs(requires) => requires,
                 Built::Wheel(..) => return Err(result(sdist, "it brought a wheel before it was built")),
@@ -304,8 +329,8 @@ impl Workshop<'_> {
                         size: wheel.size,
                         sha256: wheel.sha256,
                     };
-                    store.put_memo(MemoKind::Sdist, &key, &remembered)?;
-                    store.put_memo(MemoKind::Sdist, &recipe_key, &requires)?;
+                    store.memos().put(&key, &remembered)?;
+                    store.memos().put(&recipe_key, &Recipe(requires))?;
                     return Ok(wheel);
                 }
             }
@@ -314,9 +339,9 @@ impl Workshop<'_> {
     }
 
     /// The wheel that is remembered by `key` and still there.
-    fn find(&self, sdist: &LockedSdist, key: &Digest) -> Result<Option<LockedWheel>, StoreError> {
+    fn find(&self, sdist: &LockedSdist, key: &Key) -> Result<Option<LockedWheel>, StoreError> {
         let store = self.maker.store;
-        let remembered = store.memo::<Remembered>(MemoKind::Sdist, key)?;
+        let remembered = store.memos().find::<Remembered>(key)?;
         let there = remembered.filter(|wheel| store.find_download(&wheel.sha256, wheel.size).is_some());
         Ok(there.map(|wheel| locked(sdist, wheel)))
     }

@@ -6,6 +6,7 @@ use std::sync::mpsc::{channel, Sender};
 use std::sync::Mutex;
 
 use super::*;
+use crate::store::key::Step;
 use crate::store::tests::store;
 
 /// Takes the lock of the file given first, says so, and holds it until it is killed.
@@ -169,7 +170,7 @@ fn a_finished_download_is_free_while_its_bytes_are_used() {
 #[should_panic(expected = "waits for a lock of rank")]
 fn two_layers_are_not_locked_by_one_thread() {
     let (_scratch, store) = store();
-    let (one, two) = (Digest::of(b"one"), Digest::of(b"two"));
+    let [one, two] = ["one", "two"].map(|name| Key::of(Step::CodeLayer).with(name).finish());
     let _one = store.exclusive(Flight::Layer(&one), Task::silent("makes one")).unwrap();
     let _ = store.exclusive(Flight::Layer(&two), Task::silent("makes two"));
 }

@@ -1,0 +1,253 @@
+//! What a remembered step depends on. All steps, and the versions of what they make, stand in this file.
+//!
+//! A [`Key`] is the hash of a step's name, its format version and its inputs. Equal keys mean equal results, so whatever
+//! changes a step's result without changing an input raises [`Step::format`]. Inputs are bytes; `Debug` text never is
+//! one, as renaming a field would change it.
+//!
+//! ```text
+//! joined    "gantry " name NUL format NUL input NUL input ...      inputs that cannot hold a NUL: digests, names, paths
+//! counted   "gantry " name NUL format NUL (length input) ...       any input; the length is 8 bytes, little-endian
+//! ```
+//!
+//! Steps of the first form have it because stores have keys of it. New steps take the second one.
+
+use std::fmt;
+
+use crate::oci::{Digest, Hasher};
+
+/// A step whose result is remembered by its inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// A function's directory -> the layer of its code. Raise it when [`build::code`] writes other bytes.
+    ///
+    /// [`build::code`]: crate::build::code
+    CodeLayer,
+    /// Wheels -> their layer. Raise it when other files, modes or scripts of a wheel are installed. The format of layers
+    /// in general (`archive::layer::FORMAT`) is one of its inputs.
+    WheelLayer,
+    /// Debian packages of a base definition -> their layer. Raise it when the assembled tree changes for any other reason
+    /// than the definition and the packages, such as a file that is synthesised.
+    BaseLayer,
+    /// A foreign base image -> the layer of what it lacks. Raise it when something else is added.
+    GlueLayer,
+    /// Sources and interpreter -> the layer of their bytecode. The script that compiles is one of its inputs; raise it when
+    /// the script is called in another way. It has no version yet.
+    BytecodeLayer,
+    /// Requirements and the resolver's settings -> a lock. Raise it when the resolver is asked another question.
+    Lock,
+    /// A base definition -> the newest packages of its archive. Raise it when other packages are chosen.
+    Relock,
+    /// A layer -> the shared libraries in it. Raise it when others are found.
+    Libraries,
+    /// An interpreter and a toolchain -> the set-up that builds wheels, which the next two depend on. The script that
+    /// builds is one of its inputs. Raise it when limits, environment or layers of that set-up change.
+    Workshop,
+    /// A source distribution -> what it needs to be built. It has no version: its set-up has one.
+    SdistRecipe,
+    /// A source distribution and the wheels that were there -> its wheel. It has no version: its set-up has one.
+    SdistWheel,
+}
+
+/// How inputs are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Joined,
+    Counted,
+}
+
+impl Step {
+    /// Every step.
+    pub const ALL: [Self; 11] = [
+        Self::CodeLayer,
+        Self::WheelLayer,
+        Self::BaseLayer,
+        Self::GlueLayer,
+        Self::BytecodeLayer,
+        Self::Lock,
+        Self::Relock,
+        Self::Libraries,
+        Self::Workshop,
+        Self::SdistRecipe,
+        Self::SdistWheel,
+    ];
+
+    /// The version of what the step makes; 0 for a step that never had one, whose keys hold none.
+    pub const fn format(self) -> u32 {
+        match self {
+            Self::CodeLayer => 1,
+            Self::WheelLayer => 2,
+            Self::BaseLayer => 3,
+            Self::GlueLayer => 3,
+            Self::BytecodeLayer => 0,
+            // 1 was made of `Debug` text.
+            Self::Lock => 2,
+            Self::Relock => 1,
+            Self::Libraries => 1,
+            Self::Workshop => 1,
+            Self::SdistRecipe => 0,
+            Self::SdistWheel => 0,
+        }
+    }
+
+    /// Its name in keys. It never changes: raise the format instead.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::CodeLayer => "code layer",
+            Self::WheelLayer => "wheel layer",
+            Self::BaseLayer => "base layer",
+            Self::GlueLayer => "glue",
+            Self::BytecodeLayer => "bytecode layer",
+            Self::Lock => "lock",
+            Self::Relock => "relock",
+            Self::Libraries => "libraries",
+            Self::Workshop => "sdist",
+            Self::SdistRecipe => "sdist recipe",
+            Self::SdistWheel => "sdist wheel",
+        }
+    }
+
+    const fn form(self) -> Form {
+        match self {
+            Self::CodeLayer
+            | Self::WheelLayer
+            | Self::BaseLayer
+            | Self::GlueLayer
+            | Self::BytecodeLayer
+            | Self::Relock
+            | Self::Libraries
+            | Self::Workshop
+            | Self::SdistRecipe
+            | Self::SdistWheel => Form::Joined,
+            Self::Lock => Form::Counted,
+        }
+    }
+}
+
+/// What one result of a step depends on, hashed. Printed like a digest.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(Digest);
+
+impl Key {
+    /// A key of `step`, to be given its inputs.
+    pub fn of(step: Step) -> KeyMaker {
+        let mut hasher = Hasher::new();
+        hasher.update(b"gantry ");
+        hasher.update(step.name().as_bytes());
+        if step.format() != 0 {
+            hasher.update(format!("\0{}", step.format()).as_bytes());
+        }
+        if step.form() == Form::Counted {
+            hasher.update(b"\0");
+        }
+        KeyMaker {
+            form: step.form(),
+            hasher,
+        }
+    }
+
+    /// The 64 hexadecimal digits of the hash.
+    pub fn hex(&self) -> String {
+        self.0.hex()
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A [`Key`] that is being given its inputs, in an order that the step's callers keep.
+#[derive(Debug, Clone)]
+pub struct KeyMaker {
+    form: Form,
+    hasher: Hasher,
+}
+
+impl KeyMaker {
+    /// Adds one input. Those of a step of the first form hold no NUL.
+    #[must_use]
+    pub fn with(mut self, input: impl AsRef<[u8]>) -> Self {
+        let input = input.as_ref();
+        match self.form {
+            Form::Joined => {
+                debug_assert!(!input.contains(&0), "an input with a NUL");
+                self.hasher.update(b"\0");
+            }
+            Form::Counted => self.hasher.update(&(input.len() as u64).to_le_bytes()),
+        }
+        self.hasher.update(input);
+        self
+    }
+
+    /// Adds how many `inputs` there are, and each of them. For steps of the second form.
+    #[must_use]
+    pub fn with_list(self, inputs: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Self {
+        let inputs: Vec<_> = inputs.into_iter().collect();
+        let counted = self.with((inputs.len() as u64).to_le_bytes());
+        inputs.into_iter().fold(counted, Self::with)
+    }
+
+    /// The key of all inputs given so far.
+    pub fn finish(self) -> Key {
+        Key(self.hasher.digest())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_stores_made_before_stay_what_they_are() {
+        for (step, bytes) in [
+            (Step::CodeLayer, "gantry code layer\x001\0a\0b"),
+            (Step::WheelLayer, "gantry wheel layer\x002\0a\0b"),
+            (Step::BaseLayer, "gantry base layer\x003\0a\0b"),
+            (Step::GlueLayer, "gantry glue\x003\0a\0b"),
+            (Step::BytecodeLayer, "gantry bytecode layer\0a\0b"),
+            (Step::Relock, "gantry relock\x001\0a\0b"),
+            (Step::Libraries, "gantry libraries\x001\0a\0b"),
+            (Step::Workshop, "gantry sdist\x001\0a\0b"),
+            (Step::SdistRecipe, "gantry sdist recipe\0a\0b"),
+            (Step::SdistWheel, "gantry sdist wheel\0a\0b"),
+        ] {
+            let key = Key::of(step).with("a").with("b").finish();
+            assert_eq!(key.to_string(), Digest::of(bytes.as_bytes()).to_string(), "{step:?}");
+        }
+    }
+
+    #[test]
+    fn inputs_never_run_into_each_other() {
+        let lock = |inputs: &[&str]| {
+            let with = |key: KeyMaker, input: &&str| key.with(input);
+            inputs.iter().fold(Key::of(Step::Lock), with).finish()
+        };
+        let list = |first: &[&str], second: &[&str]| Key::of(Step::Lock).with_list(first).with_list(second).finish();
+        let keys = [
+            lock(&["a", "b"]),
+            lock(&["ab"]),
+            lock(&["ab", ""]),
+            lock(&["", "ab"]),
+            lock(&["a\0b"]),
+            lock(&[]),
+            list(&["a", "b"], &[]),
+            list(&["a"], &["b"]),
+            list(&[], &["a", "b"]),
+        ];
+        let distinct: std::collections::BTreeSet<_> = keys.iter().collect();
+        assert_eq!(distinct.len(), keys.len());
+    }
+
+    #[test]
+    fn no_two_steps_have_keys_in_common() {
+        let keys: std::collections::BTreeSet<_> = Step::ALL.iter().map(|step| Key::of(*step).finish()).collect();
+        assert_eq!(keys.len(), Step::ALL.len());
+    }
+}
