@@ -5,17 +5,23 @@
 //! a global header) is refused, so that what a scanner saw is what runs. The diff id is that of the whole stream,
 //! trailing padding included, so the stream is always read to its end. What an entry may be follows the OCI image
 //! specification ("Image Layer Filesystem Changeset").
+//!
+//! **The end.** Writers that never close their archive leave out the two zero blocks, and the padding of the last file too
+//! (Go's `archive/tar`, and with it umoci). Such an archive is complete; one that ends within a header or a file is not.
 
 use std::io::{self, BufReader, Read};
 
 use super::path::{check_foreign_path, PathProblem, WHITEOUT};
-use crate::oci::{DiffId, Hasher};
+use crate::oci::{Compression, DiffId, Hasher};
 use crate::policy::{ExtractionLimits, Kind};
 
 /// zstd windows larger than this need as much memory: 128 MiB is what `zstd --long=27` makes.
 const MAX_WINDOW_LOG: u32 = 27;
 const OPAQUE: &str = ".wh..wh..opq";
 const BLOCK: usize = 512;
+/// An entry, a pax header, and a long name and a long target of GNU tar before it.
+const HEADERS_PER_ENTRY: u64 = 4;
+const CUT_OFF: &str = "the layer ends within it";
 const NOT_A_FILE_WITH_SIZE: &str = "it has a size, but is no file";
 
 /// One change of a layer.
@@ -85,6 +91,14 @@ pub enum TarError {
         /// What is wrong.
         reason: &'static str,
     },
+    /// Bytes of another kind than the media type says.
+    #[error("read layer: its media type says {said}, its bytes are {got}")]
+    Compression {
+        /// By the media type.
+        said: Compression,
+        /// By the first bytes.
+        got: Compression,
+    },
     /// A limit was passed.
     #[error("read layer: {what} is over {limit}")]
     Limit {
@@ -108,7 +122,9 @@ impl TarError {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Limit { .. } => Kind::Refused,
-            Self::Read(_) | Self::Path { .. } | Self::Entry { .. } | Self::Visit { .. } => Kind::Failed,
+            Self::Read(_) | Self::Path { .. } | Self::Entry { .. } | Self::Compression { .. } | Self::Visit { .. } => {
+                Kind::Failed
+            }
         }
     }
 }
@@ -164,10 +180,11 @@ impl<R: Read> Read for Bounded<'_, R> {
 
 /// Calls `visit` for each change of the layer in `reader` and returns the layer's diff id.
 ///
-/// The compression is told by the first bytes, not by a media type someone wrote. `visit` gets checked relative paths;
+/// The first bytes must be those of `compression`, which the layer's media type names. `visit` gets checked relative paths;
 /// device nodes under `dev/` are skipped (base images carry some; the sandbox brings its own), elsewhere refused.
 pub fn read_layer(
     reader: impl Read,
+    compression: Compression,
     limits: &ExtractionLimits,
     visit: &mut dyn FnMut(&str, Change<'_>) -> io::Result<()>,
 ) -> Result<DiffId, TarError> {
@@ -176,17 +193,18 @@ pub fn read_layer(
         inner: reader,
         count: &packed,
     };
-    let mut magic = [0u8; 4];
+    let mut magic = [0u8; Compression::MAGIC];
     let start = read_up_to(&mut counted, &mut magic).map_err(TarError::Read)?;
+    check_compression(compression, magic.get(..start).unwrap_or_default())?;
     let stream = io::Cursor::new(magic).take(start as u64).chain(counted);
-    let plain: Box<dyn Read + '_> = match magic {
-        [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(stream)),
-        [0x28, 0xb5, 0x2f, 0xfd] => {
+    let plain: Box<dyn Read + '_> = match compression {
+        Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(stream)),
+        Compression::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::new(stream).map_err(TarError::Read)?;
             decoder.window_log_max(MAX_WINDOW_LOG).map_err(TarError::Read)?;
             Box::new(decoder)
         }
-        _ => Box::new(stream),
+        Compression::Plain => Box::new(stream),
     };
     let bounded = Bounded {
         inner: plain,
@@ -196,14 +214,21 @@ pub fn read_layer(
         exceeded: &exceeded,
         damaged: &damaged,
     };
-    let mut archive = tar::Archive::new(BufReader::with_capacity(256 << 10, bounded));
-    let result = read_entries(&mut archive, limits, visit);
+    let place = Place::default();
+    let mut archive = tar::Archive::new(Ending {
+        inner: BufReader::with_capacity(256 << 10, bounded),
+        place: &place,
+    });
+    let result = read_entries(&mut archive, limits, &place, visit);
     if let Some((what, limit)) = exceeded.get() {
         return Err(TarError::Limit { what, limit });
     }
     result.map_err(|error| match error {
         // The visitor only passes on what reading the contents told it.
         TarError::Visit { source, .. } if damaged.get() => TarError::Read(source),
+        TarError::Visit { path, source } if source.kind() == io::ErrorKind::UnexpectedEof => {
+            TarError::Entry { path, reason: CUT_OFF }
+        }
         other => other,
     })?;
     let mut rest = archive.into_inner();
@@ -220,8 +245,52 @@ pub fn read_layer(
         return Err(TarError::Limit { what, limit });
     }
     drained.map_err(TarError::Read)?;
-    let stream = rest.into_inner();
+    let stream = rest.inner.into_inner();
     Ok(stream.hasher.diff_id())
+}
+
+/// Whether a blob that begins with `start` is packed as its media type says.
+pub fn check_compression(said: Compression, start: &[u8]) -> Result<(), TarError> {
+    let got = Compression::of_bytes(start);
+    if said == got {
+        return Ok(());
+    }
+    Err(TarError::Compression { said, got })
+}
+
+/// How far an archive was read.
+#[derive(Default)]
+struct Place {
+    position: std::cell::Cell<u64>,
+    /// Where the padding of the last entry that was read whole ends.
+    complete_at: std::cell::Cell<u64>,
+}
+
+impl Place {
+    /// Notes that the contents of an entry end at `end`, and whether they are there.
+    fn is_complete(&self, end: u64) -> bool {
+        self.complete_at.set(end.next_multiple_of(BLOCK as u64));
+        self.position.get() >= end
+    }
+}
+
+/// Supplies the padding that the last file of an unclosed archive lacks.
+struct Ending<'c, R> {
+    inner: R,
+    place: &'c Place,
+}
+
+impl<R: Read> Read for Ending<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut count = self.inner.read(buffer)?;
+        if count == 0 {
+            let missing = self.place.complete_at.get().saturating_sub(self.place.position.get());
+            count = buffer.len().min(usize::try_from(missing).unwrap_or_default());
+            buffer.iter_mut().take(count).for_each(|byte| *byte = 0);
+        }
+        self.place.position.set(self.place.position.get() + count as u64);
+        Ok(count)
+    }
 }
 
 /// What extended headers said about the next entry.
@@ -235,19 +304,21 @@ struct Extended {
 fn read_entries<R: Read>(
     archive: &mut tar::Archive<R>,
     limits: &ExtractionLimits,
+    place: &Place,
     visit: &mut dyn FnMut(&str, Change<'_>) -> io::Result<()>,
 ) -> Result<(), TarError> {
-    let (mut extended, mut count, mut total) = (Extended::default(), 0u64, 0u64);
+    let (mut extended, mut total) = (Extended::default(), 0u64);
+    let (mut headers, mut count) = (0u64, 0u64);
     for entry in archive.entries().map_err(TarError::Read)?.raw(true) {
         let mut entry = entry.map_err(TarError::Read)?;
-        count += 1;
-        if count > limits.entries {
+        check_numbers(&entry)?;
+        headers += 1;
+        if headers > limits.entries.saturating_mul(HEADERS_PER_ENTRY) {
             return Err(TarError::Limit {
-                what: "the number of entries",
-                limit: limits.entries,
+                what: "the number of headers",
+                limit: limits.entries.saturating_mul(HEADERS_PER_ENTRY),
             });
         }
-        check_numbers(&entry)?;
         match entry.header().entry_type() {
             tar::EntryType::XHeader => {
                 pax(&bounded(&mut entry, limits)?, &mut extended)?;
@@ -271,6 +342,13 @@ fn read_entries<R: Read>(
                 continue;
             }
             _ => {}
+        }
+        count += 1;
+        if count > limits.entries {
+            return Err(TarError::Limit {
+                what: "the number of entries",
+                limit: limits.entries,
+            });
         }
         let said = std::mem::take(&mut extended);
         let raw = said.path.unwrap_or_else(|| entry.path_bytes().into_owned());
@@ -314,7 +392,12 @@ fn read_entries<R: Read>(
         let link = said
             .link
             .or_else(|| entry.link_name_bytes().map(|link| link.into_owned()));
+        let end = entry.raw_file_position().saturating_add(size);
         one((&path, kind, size), &mut entry, link, limits, visit)?;
+        io::copy(&mut entry, &mut io::sink()).map_err(TarError::Read)?;
+        if !place.is_complete(end) {
+            return Err(error(CUT_OFF));
+        }
     }
     Ok(())
 }
@@ -439,6 +522,12 @@ fn bounded<R: Read>(entry: &mut tar::Entry<'_, R>, limits: &ExtractionLimits) ->
     }
     let mut bytes = Vec::new();
     entry.read_to_end(&mut bytes).map_err(TarError::Read)?;
+    if bytes.len() as u64 != entry.header().entry_size().map_err(TarError::Read)? {
+        return Err(TarError::Entry {
+            path: "extended header".to_owned(),
+            reason: CUT_OFF,
+        });
+    }
     Ok(bytes)
 }
 

@@ -18,12 +18,15 @@ fn entry(path: &str, kind: tar::EntryType, contents: &[u8], link: &str) -> Vec<u
 
 fn read_with(bytes: &[u8], limits: &ExtractionLimits) -> Result<(DiffId, Vec<String>), TarError> {
     let mut seen = Vec::new();
-    let diff_id = read_layer(bytes, limits, &mut |path, change| {
+    let compression = Compression::of_bytes(bytes);
+    let diff_id = read_layer(bytes, compression, limits, &mut |path, change| {
         seen.push(match change {
             Change::File { mode, size, contents } => {
                 let mut text = String::new();
                 contents.read_to_string(&mut text)?;
-                assert_eq!(text.len() as u64, size);
+                if text.len() as u64 != size {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
                 format!("{path} {mode:o} {text}")
             }
             other => format!("{path} {other:?}"),
@@ -333,7 +336,104 @@ fn no_single_changed_byte_of_a_header_makes_it_panic() {
             header.as_mut_bytes().copy_from_slice(&bytes[block..block + 512]);
             header.set_cksum();
             bytes[block..block + 512].copy_from_slice(header.as_bytes());
-            let _ = read_layer(&bytes[..], &ExtractionLimits::default(), &mut |_, _| Ok(()));
+            let _ = read_layer(
+                &bytes[..],
+                Compression::Plain,
+                &ExtractionLimits::default(),
+                &mut |_, _| Ok(()),
+            );
         }
     }
+}
+
+#[test]
+fn the_last_file_may_lack_its_padding_but_nothing_may_be_cut() {
+    let mut tar = entry("a", tar::EntryType::Regular, b"one", "");
+    tar.extend(entry("b", tar::EntryType::Regular, &[b'x'; 1000], ""));
+    let contents_end = tar.len() - 24;
+    let whole = ["a 755 one".to_owned(), format!("b 755 {}", "x".repeat(1000))];
+    for end in [contents_end, contents_end + 1, tar.len() - 1, tar.len()] {
+        let (diff_id, seen) = read_with(&tar[..end], &ExtractionLimits::default()).unwrap();
+        assert_eq!(seen, whole, "{end}");
+        assert_eq!(diff_id, DiffId::of(&tar[..end]), "of the bytes that are there");
+    }
+    let header = 1024;
+    for end in [header + 1, header + 156, header + 350, header + 511] {
+        let refused = read_with(&tar[..end], &ExtractionLimits::default());
+        assert!(matches!(refused, Err(TarError::Read(_))), "{end}: {refused:?}");
+    }
+    for end in [header + 512, header + 513, header + 1024, contents_end - 1] {
+        let refused = read_with(&tar[..end], &ExtractionLimits::default());
+        assert!(
+            matches!(&refused, Err(TarError::Entry { path, reason }) if path == "b" && *reason == CUT_OFF),
+            "{end}: {refused:?}"
+        );
+    }
+    // Contents that nobody reads are looked at all the same.
+    let skipped = &tar[..contents_end - 1];
+    let limits = ExtractionLimits::default();
+    let refused = read_layer(skipped, Compression::Plain, &limits, &mut |_, _| Ok(()));
+    assert!(matches!(refused, Err(TarError::Entry { reason, .. }) if reason == CUT_OFF));
+    // An extended header is not padded for: nothing would follow it.
+    let long = entry("x", tar::EntryType::GNULongName, &[b'n'; 300], "");
+    let refused = read_with(&long[..512 + 299], &ExtractionLimits::default());
+    assert!(matches!(refused, Err(TarError::Entry { reason, .. }) if reason == CUT_OFF));
+}
+
+#[test]
+fn the_bytes_are_packed_as_the_media_type_says() {
+    let mut tar = entry("a", tar::EntryType::Regular, b"one", "");
+    tar.resize(tar.len() + 1024, 0);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    io::Write::write_all(&mut gzip, &tar).unwrap();
+    let zstd = zstd::bulk::compress(&tar, 3).unwrap();
+    let kinds = [Compression::Plain, Compression::Gzip, Compression::Zstd];
+    let blobs = [tar, gzip.finish().unwrap(), zstd];
+    for said in kinds {
+        for (is, bytes) in kinds.iter().zip(&blobs) {
+            let read = read_layer(&bytes[..], said, &ExtractionLimits::default(), &mut |_, _| Ok(()));
+            match read {
+                Ok(_) => assert_eq!(said, *is),
+                Err(TarError::Compression { said: named, got }) => {
+                    assert_eq!((named, got), (said, *is));
+                    assert_ne!(said, *is);
+                }
+                other => panic!("{said:?} {is:?}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn headers_of_one_entry_do_not_count_as_entries() {
+    let limits = ExtractionLimits {
+        entries: 2,
+        ..ExtractionLimits::default()
+    };
+    let header = entry("pax", tar::EntryType::XHeader, b"11 mtime=1\n", "");
+    let file = |path| entry(path, tar::EntryType::Regular, b"", "");
+    let two = [header.clone(), file("a"), header.clone(), file("b")].concat();
+    assert!(read_with(&two, &limits).is_ok());
+    let three = read_with(&[two, file("c")].concat(), &limits);
+    assert!(
+        matches!(
+            three,
+            Err(TarError::Limit {
+                what: "the number of entries",
+                limit: 2
+            })
+        ),
+        "{three:?}"
+    );
+    let many = read_with(&header.repeat(9), &limits);
+    assert!(
+        matches!(
+            many,
+            Err(TarError::Limit {
+                what: "the number of headers",
+                limit: 8
+            })
+        ),
+        "{many:?}"
+    );
 }

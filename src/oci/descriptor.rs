@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use base64::prelude::{Engine as _, BASE64_STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
 
 use super::Digest;
@@ -28,12 +29,27 @@ pub mod media_type {
     pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
     /// Docker's name for a gzip-compressed layer.
     pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+    /// Docker's name for an uncompressed layer.
+    pub const DOCKER_LAYER_TAR: &str = "application/vnd.docker.image.rootfs.diff.tar";
+    /// Docker's name for a zstd-compressed layer.
+    pub const DOCKER_LAYER_ZSTD: &str = "application/vnd.docker.image.rootfs.diff.tar.zstd";
+
+    /// Whether a descriptor of this type leads to an image manifest.
+    pub fn is_manifest(name: &str) -> bool {
+        matches!(name, MANIFEST | DOCKER_MANIFEST)
+    }
+
+    /// Whether a descriptor of this type leads to an index.
+    pub fn is_index(name: &str) -> bool {
+        matches!(name, INDEX | DOCKER_INDEX)
+    }
 }
 
 /// Digest, size and media type of a blob (OCI image specification, "Content Descriptors").
 ///
-/// Size and digest are checked while the blob is read, never after. `urls` and `data` are ignored on purpose:
-/// content comes from the store or the registry that was asked, never from where a stranger's document points.
+/// Size and digest are checked while the blob is read, never after. `urls` and `data` are never used: content comes from the
+/// store or the place that was asked, not from where a stranger's document points. They are read so that a layer that
+/// lies elsewhere, and data that contradict the digest, are refused; they are never written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Descriptor {
     /// What the bytes are.
@@ -49,6 +65,12 @@ pub struct Descriptor {
     /// In an index: which machine the manifest is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
+    /// Where else the content is said to be.
+    #[serde(default, skip_serializing)]
+    pub urls: Vec<String>,
+    /// The content in base64, as the document has it.
+    #[serde(default, skip_serializing)]
+    pub data: Option<String>,
 }
 
 /// The machine an image is for, as far as gantry looks: it runs linux/amd64.
@@ -69,6 +91,16 @@ impl Descriptor {
             size,
             annotations: BTreeMap::new(),
             platform: None,
+            urls: Vec::new(),
+            data: None,
         }
+    }
+
+    /// Whether the embedded data, if there are any, are the bytes that digest and size describe.
+    pub(super) fn data_agrees(&self) -> bool {
+        let Some(data) = &self.data else { return true };
+        BASE64
+            .decode(data)
+            .is_ok_and(|bytes| bytes.len() as u64 == self.size && Digest::of(&bytes) == self.digest)
     }
 }

@@ -1,17 +1,17 @@
-//! Manifests, configurations and indexes: parsed strictly, written canonically (keys in order, no spaces).
+//! Manifests, configurations and indexes, parsed strictly.
 //!
-//! The digest of a document is that of its raw bytes; whoever parses keeps the bytes. Unknown fields are
-//! allowed (the specification demands it), duplicate keys are refused by serde for known fields.
+//! The digest of a document is that of its raw bytes; whoever parses keeps the bytes. Unknown fields are allowed (the
+//! specification demands it); what two tools may read as two different images is refused.
 
 use std::collections::BTreeMap;
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use super::{media_type, Descriptor, DiffId};
+use super::document::{check, parse};
+use super::process::{check_process, ImageConfigBody};
+use super::{media_type, Compression, Descriptor, DiffId, ParseImageError};
 
-/// Largest manifest, config or index that is read: registries must accept 4 MiB manifests (distribution
-/// specification), so a smaller bound would refuse legal images and a larger one only helps an attacker.
-pub const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 /// Most layers in an image: Docker and containers/storage stop at 127.
 pub const MAX_LAYERS: usize = 127;
 
@@ -67,29 +67,6 @@ pub struct ImageConfig {
     pub history: Vec<serde_json::Value>,
 }
 
-/// The execution defaults of an image.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImageConfigBody {
-    /// `uid[:gid]` or a name.
-    #[serde(rename = "User", default, skip_serializing_if = "Option::is_none")]
-    pub user: Option<String>,
-    /// `NAME=value` strings.
-    #[serde(rename = "Env", default, skip_serializing_if = "Option::is_none")]
-    pub env: Option<Vec<String>>,
-    /// Prefix of the command.
-    #[serde(rename = "Entrypoint", default, skip_serializing_if = "Option::is_none")]
-    pub entrypoint: Option<Vec<String>>,
-    /// Default command or its arguments.
-    #[serde(rename = "Cmd", default, skip_serializing_if = "Option::is_none")]
-    pub cmd: Option<Vec<String>>,
-    /// Where the command starts.
-    #[serde(rename = "WorkingDir", default, skip_serializing_if = "Option::is_none")]
-    pub working_dir: Option<String>,
-    /// Labels, in key order.
-    #[serde(rename = "Labels", default, skip_serializing_if = "Option::is_none")]
-    pub labels: Option<BTreeMap<String, String>>,
-}
-
 /// The ordered uncompressed hashes of the layers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootFs {
@@ -100,62 +77,39 @@ pub struct RootFs {
     pub diff_ids: Vec<DiffId>,
 }
 
-/// Why an image document was refused.
-#[derive(Debug, thiserror::Error)]
-pub enum ParseImageError {
-    /// Larger than [`MAX_DOCUMENT_BYTES`].
-    #[error("parse {document}: size is {size}, at most {MAX_DOCUMENT_BYTES} is read")]
-    TooLarge {
-        /// Which document.
-        document: &'static str,
-        /// Its size in bytes.
-        size: u64,
-    },
-    /// Not JSON, or a field is missing or of the wrong type.
-    #[error("parse {document}")]
-    Json {
-        /// Which document.
-        document: &'static str,
-        /// What serde says.
-        source: serde_json::Error,
-    },
-    /// A field has a value gantry cannot use.
-    #[error("parse {document}: {field} is {got}, expected {expected}")]
-    Field {
-        /// Which document.
-        document: &'static str,
-        /// The field's path.
-        field: &'static str,
-        /// Its value, cut to 100 characters.
-        got: String,
-        /// What would do.
-        expected: &'static str,
-    },
-}
-
 /// Parses a manifest and checks everything that needs no other document.
 pub fn parse_manifest(raw: &[u8]) -> Result<Manifest, ParseImageError> {
     const DOCUMENT: &str = "manifest";
     let manifest: Manifest = parse(DOCUMENT, raw)?;
-    check(
-        DOCUMENT,
-        "schemaVersion",
-        manifest.schema_version == 2,
-        &manifest.schema_version.to_string(),
-        "2",
-    )?;
-    if let Some(kind) = &manifest.media_type {
-        let known = kind == media_type::MANIFEST || kind == media_type::DOCKER_MANIFEST;
-        check(DOCUMENT, "mediaType", known, kind, "an OCI or Docker image manifest")?;
+    check_schema(DOCUMENT, manifest.schema_version)?;
+    if let Some(name) = &manifest.media_type {
+        let expected = "an OCI or Docker image manifest";
+        check(DOCUMENT, "mediaType", media_type::is_manifest(name), name, expected)?;
     }
-    let layers = manifest.layers.len();
+    let confused: Shape = parse(DOCUMENT, raw)?;
     check(
         DOCUMENT,
-        "layers",
-        layers <= MAX_LAYERS,
-        &layers.to_string(),
-        "127 layers at most",
+        "manifests",
+        confused.manifests.is_none(),
+        "there",
+        "nothing: that is a field of an index",
     )?;
+    let layers = manifest.layers.len();
+    let expected = "127 layers at most";
+    check(DOCUMENT, "layers", layers <= MAX_LAYERS, &layers.to_string(), expected)?;
+    let config = &manifest.config.media_type;
+    let is_config = matches!(config.as_str(), media_type::CONFIG | media_type::DOCKER_CONFIG);
+    check(
+        DOCUMENT,
+        "config.mediaType",
+        is_config,
+        config,
+        "an OCI or Docker image configuration",
+    )?;
+    for layer in &manifest.layers {
+        Compression::of_layer(layer)?;
+    }
+    check_data(DOCUMENT, manifest.layers.iter().chain([&manifest.config]))?;
     Ok(manifest)
 }
 
@@ -164,86 +118,96 @@ pub fn parse_config(raw: &[u8], manifest: &Manifest) -> Result<ImageConfig, Pars
     const DOCUMENT: &str = "image config";
     let config: ImageConfig = parse(DOCUMENT, raw)?;
     check(DOCUMENT, "os", config.os == "linux", &config.os, "linux")?;
-    check(
-        DOCUMENT,
-        "architecture",
-        config.architecture == "amd64",
-        &config.architecture,
-        "amd64",
-    )?;
-    check(
-        DOCUMENT,
-        "rootfs.type",
-        config.rootfs.kind == "layers",
-        &config.rootfs.kind,
-        "layers",
-    )?;
+    let machine = &config.architecture;
+    check(DOCUMENT, "architecture", machine == "amd64", machine, "amd64")?;
+    let kind = &config.rootfs.kind;
+    check(DOCUMENT, "rootfs.type", kind == "layers", kind, "layers")?;
     let count = config.rootfs.diff_ids.len();
+    let expected = "as many as the manifest has layers";
     check(
         DOCUMENT,
         "rootfs.diff_ids",
         count == manifest.layers.len(),
         &count.to_string(),
-        "as many as the manifest has layers",
+        expected,
     )?;
+    check_process(DOCUMENT, &config.config)?;
     Ok(config)
+}
+
+/// Parses the `oci-layout` file of an image layout, whose version is the only one there is.
+pub fn parse_layout_version(raw: &[u8]) -> Result<(), ParseImageError> {
+    #[derive(Deserialize)]
+    struct Layout {
+        #[serde(rename = "imageLayoutVersion")]
+        version: String,
+    }
+    const DOCUMENT: &str = "oci-layout";
+    let layout: Layout = parse(DOCUMENT, raw)?;
+    check(
+        DOCUMENT,
+        "imageLayoutVersion",
+        layout.version == "1.0.0",
+        &layout.version,
+        "1.0.0",
+    )
 }
 
 /// Parses an index.
 pub fn parse_index(raw: &[u8]) -> Result<ImageIndex, ParseImageError> {
     const DOCUMENT: &str = "index";
     let index: ImageIndex = parse(DOCUMENT, raw)?;
+    check_schema(DOCUMENT, index.schema_version)?;
+    if let Some(name) = &index.media_type {
+        check(
+            DOCUMENT,
+            "mediaType",
+            media_type::is_index(name),
+            name,
+            "an OCI or Docker index",
+        )?;
+    }
+    let confused: Shape = parse(DOCUMENT, raw)?;
+    let is_index = confused.config.is_none() && confused.layers.is_none();
     check(
         DOCUMENT,
-        "schemaVersion",
-        index.schema_version == 2,
-        &index.schema_version.to_string(),
-        "2",
+        "layers",
+        is_index,
+        "there",
+        "nothing: that is a field of a manifest",
     )?;
+    check_data(DOCUMENT, &index.manifests)?;
     Ok(index)
 }
 
-/// Compact JSON with the keys of every object in byte order, so that equal values give equal bytes.
-pub fn to_canonical_json<T: Serialize>(value: &T) -> Result<Vec<u8>, serde_json::Error> {
-    // serde_json's Map is a BTreeMap unless some crate turns on `preserve_order`; the test below would notice.
-    serde_json::to_vec(&serde_json::to_value(value)?)
+/// Fields that make a document a manifest to one reader and an index to another (CVE-2021-41190).
+#[derive(Deserialize)]
+struct Shape {
+    config: Option<IgnoredAny>,
+    layers: Option<IgnoredAny>,
+    manifests: Option<IgnoredAny>,
 }
 
-fn parse<'a, T: Deserialize<'a>>(document: &'static str, raw: &'a [u8]) -> Result<T, ParseImageError> {
-    let size = raw.len() as u64;
-    if size > MAX_DOCUMENT_BYTES {
-        return Err(ParseImageError::TooLarge { document, size });
-    }
-    serde_json::from_slice(raw).map_err(|source| ParseImageError::Json { document, source })
+fn check_schema(document: &'static str, version: u32) -> Result<(), ParseImageError> {
+    check(document, "schemaVersion", version == 2, &version.to_string(), "2")
 }
 
-fn check(
+fn check_data<'d>(
     document: &'static str,
-    field: &'static str,
-    holds: bool,
-    got: &str,
-    expected: &'static str,
+    descriptors: impl IntoIterator<Item = &'d Descriptor>,
 ) -> Result<(), ParseImageError> {
-    if holds {
-        return Ok(());
+    match descriptors.into_iter().find(|descriptor| !descriptor.data_agrees()) {
+        Some(wrong) => Err(ParseImageError::Data {
+            document,
+            digest: wrong.digest,
+        }),
+        None => Ok(()),
     }
-    Err(ParseImageError::Field {
-        document,
-        field,
-        got: got.chars().take(100).collect(),
-        expected,
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn canonical_json_sorts_keys() {
-        let value: serde_json::Value = serde_json::from_str(r#"{"b":1,"a":{"d":1,"c":2}}"#).unwrap();
-        assert_eq!(to_canonical_json(&value).unwrap(), br#"{"a":{"c":2,"d":1},"b":1}"#);
-    }
 
     #[test]
     fn refuses_a_manifest_of_another_schema() {

@@ -1,4 +1,5 @@
-//! What all layers of an image together may put on the disk; each alone is bounded by [`ExtractionLimits`].
+//! How many bytes and files all layers of an image together may put on the disk; each layer alone is bounded by
+//! [`ExtractionLimits`] too.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,7 +30,7 @@ impl Budget {
         };
         Self {
             bytes: purse("the unpacked size of the image's layers", limits.bytes),
-            entries: purse("the number of files of the image's layers", limits.entries),
+            entries: purse("the number of files of the image's layers", limits.image_entries),
         }
     }
 

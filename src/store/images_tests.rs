@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::archive::tar_reader::TarError;
-use crate::oci::media_type;
+use crate::oci::{media_type, Compression};
 use crate::store::tests::{add_layer, config_of, store};
 use crate::store::LayoutError;
 
@@ -21,7 +21,12 @@ fn tar(files: &[(&str, usize)]) -> Vec<u8> {
 
 fn put(store: &Store, blob: &[u8]) -> Descriptor {
     let digest = store.put_blob(blob).unwrap();
-    Descriptor::new(media_type::LAYER_TAR, digest, blob.len() as u64)
+    let media_type = match Compression::of_bytes(blob) {
+        Compression::Plain => media_type::LAYER_TAR,
+        Compression::Gzip => media_type::LAYER_GZIP,
+        Compression::Zstd => media_type::LAYER_ZSTD,
+    };
+    Descriptor::new(media_type, digest, blob.len() as u64)
 }
 
 /// An image with a layer of these files for each of `layers`.
@@ -65,7 +70,7 @@ fn limit(result: Result<Snapshot, StoreError>) -> (&'static str, u64) {
 fn the_layers_of_an_image_share_its_limits() {
     let limits = ExtractionLimits {
         bytes: 1000,
-        entries: 10,
+        image_entries: 10,
         ..Default::default()
     };
     let (_scratch, store) = store();

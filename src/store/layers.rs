@@ -22,7 +22,7 @@ use super::whiteouts::{set_opaque, Whiteouts};
 use super::{fault, io_error, listing, Scratch, Store, StoreError};
 use crate::archive::layer::TreeSink;
 use crate::archive::tar_reader::{read_layer, Change, TarError};
-use crate::oci::{Descriptor, DiffId, Digest, Hashed, Hasher};
+use crate::oci::{Compression, Descriptor, DiffId, Digest, Hashed, Hasher};
 use crate::policy::ExtractionLimits;
 
 /// A tree on its way in. Dropped without commit it leaves nothing.
@@ -136,8 +136,12 @@ impl Store {
         limits: &ExtractionLimits,
         visit: &mut dyn FnMut(&str, Change<'_>) -> io::Result<()>,
     ) -> Result<(), StoreError> {
+        let compression = Compression::of_layer(layer).map_err(|source| StoreError::Document {
+            digest: layer.digest,
+            source,
+        })?;
         let mut verified = Verified::new(self.open_blob(&layer.digest)?, layer.size);
-        let got = read_layer(&mut verified, limits, visit).map_err(|source| StoreError::Layer {
+        let got = read_layer(&mut verified, compression, limits, visit).map_err(|source| StoreError::Layer {
             digest: layer.digest,
             source,
         })?;

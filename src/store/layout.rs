@@ -8,21 +8,26 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use rustix::fs::OFlags;
+use rustix::fs::{flock, FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use super::copy::{copy, CopyError};
 use super::{check_descriptor, io_error, Image, Store, StoreError};
+use crate::archive::tar_reader::check_compression;
 use crate::oci::{
-    media_type, parse_config, parse_index, parse_manifest, to_canonical_json, Descriptor, Digest, Hashed, Hasher,
-    ImageIndex, ParseImageError, MAX_DOCUMENT_BYTES,
+    media_type, parse_config, parse_index, parse_layout_version, parse_manifest, put_in_index, Compression, Descriptor,
+    Digest, Hashed, Hasher, ImageIndex, ParseImageError, MAX_DOCUMENT_BYTES, REF_NAME,
 };
 use crate::policy::Kind;
 
 /// Indexes inside indexes: one level is common, more is a maze.
 const MAX_INDEX_DEPTH: usize = 4;
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// The index of a layout is locked for the time it takes to write a few kilobytes.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two tries to lock it.
+const BETWEEN: Duration = Duration::from_millis(10);
 
 /// Why a layout was not read or written.
 #[derive(Debug, thiserror::Error)]
@@ -68,13 +73,11 @@ pub enum LayoutError {
     /// The store failed, or a blob is not what it is called.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A document cannot be written.
-    #[error("write {path}")]
-    Json {
-        /// Which.
+    /// Another process is writing it and does not end.
+    #[error("write into {path}: another process has locked it for more than {} seconds", PATIENCE.as_secs())]
+    Busy {
+        /// The layout.
         path: PathBuf,
-        /// Why.
-        source: serde_json::Error,
     },
 }
 
@@ -83,12 +86,12 @@ impl LayoutError {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Store(error) => error.kind(),
+            Self::Busy { .. } => Kind::Busy,
             Self::Io { .. }
             | Self::NotAFile { .. }
             | Self::NotADirectory { .. }
             | Self::Document { .. }
-            | Self::NotFound { .. }
-            | Self::Json { .. } => Kind::Failed,
+            | Self::NotFound { .. } => Kind::Failed,
         }
     }
 }
@@ -150,20 +153,18 @@ impl Store {
         depth: usize,
     ) -> Result<Image, LayoutError> {
         let path = blobs.name(&descriptor.digest);
+        check_size("manifest", descriptor, &path)?;
         let raw = read_small(&mut *blobs.open(&descriptor.digest)?, &path)?;
         check_descriptor(descriptor, Digest::of(&raw), raw.len() as u64)?;
         let refused = |source| LayoutError::Document {
             path: path.clone(),
             source,
         };
-        if matches!(
-            descriptor.media_type.as_str(),
-            media_type::INDEX | media_type::DOCKER_INDEX
-        ) {
-            let missing = |reason: &str| LayoutError::NotFound {
-                path: path.clone(),
-                reason: reason.to_owned(),
-            };
+        let missing = |reason: &str| LayoutError::NotFound {
+            path: path.clone(),
+            reason: reason.to_owned(),
+        };
+        if media_type::is_index(&descriptor.media_type) {
             if depth >= MAX_INDEX_DEPTH {
                 return Err(missing("indexes are nested too deep"));
             }
@@ -180,8 +181,15 @@ impl Store {
                 depth + 1,
             );
         }
+        if !media_type::is_manifest(&descriptor.media_type) {
+            return Err(missing(&format!(
+                "what is there has the media type {:?}, which is no image",
+                descriptor.media_type
+            )));
+        }
         let manifest = parse_manifest(&raw).map_err(refused)?;
         let config_path = blobs.name(&manifest.config.digest);
+        check_size("image config", &manifest.config, &config_path)?;
         let config_raw = read_small(&mut *blobs.open(&manifest.config.digest)?, &config_path)?;
         check_descriptor(&manifest.config, Digest::of(&config_raw), config_raw.len() as u64)?;
         parse_config(&config_raw, &manifest).map_err(|source| LayoutError::Document {
@@ -199,6 +207,10 @@ impl Store {
 
     fn import_blob(&self, blobs: &mut dyn Blobs, layer: &Descriptor) -> Result<(), LayoutError> {
         let path = blobs.name(&layer.digest);
+        let compression = Compression::of_layer(layer).map_err(|source| LayoutError::Document {
+            path: path.clone(),
+            source,
+        })?;
         // One byte more than promised is enough to know that there are too many.
         let mut reader = blobs.open(&layer.digest)?.take(layer.size.saturating_add(1));
         let target = self.blob_path(&layer.digest);
@@ -210,6 +222,14 @@ impl Store {
             },
             CopyError::Write(source) => io_error("write", &target)(source).into(),
         };
+        let mut start = Vec::new();
+        let read = (&mut reader).take(Compression::MAGIC as u64).read_to_end(&mut start);
+        read.map_err(|source| failed(CopyError::Read(source)))?;
+        check_compression(compression, &start).map_err(|source| StoreError::Layer {
+            digest: layer.digest,
+            source,
+        })?;
+        let mut reader = start.chain(reader);
         // Naming a blob that the store has is not having it: the image may be somebody else's.
         if self.has_blob(layer)? {
             let mut hasher = Hasher::new();
@@ -224,12 +244,21 @@ impl Store {
     /// Copies an image of the store into a layout, made when it is not there; other images in it stay. An index that
     /// cannot be read is somebody's all the same: the layout is refused and stays as it is.
     pub fn export_layout(&self, image: &Image, directory: &Path, tag: Option<&str>) -> Result<(), LayoutError> {
+        let mut descriptor = image.descriptor();
+        if let Some(tag) = tag {
+            descriptor.annotations.insert(REF_NAME.to_owned(), tag.to_owned());
+        }
         let path = directory.join("index.json");
-        let mut index = open_index(&path)?.unwrap_or(ImageIndex {
-            schema_version: 2,
-            media_type: Some(media_type::INDEX.to_owned()),
-            manifests: Vec::new(),
-        });
+        let with_entry = || {
+            let there = read_document(&path)?;
+            put_in_index(there.as_deref(), &descriptor).map_err(|source| LayoutError::Document {
+                path: path.clone(),
+                source,
+            })
+        };
+        // Before anything is written.
+        with_entry()?;
+        let has_version = has_version(&directory.join("oci-layout"))?;
         let folder = directory.join("blobs/sha256");
         fs::create_dir_all(&folder).map_err(|source| LayoutError::Io {
             action: "make directory",
@@ -257,33 +286,26 @@ impl Store {
                 })
             })
         };
-        write(&directory.join("oci-layout"), super::LAYOUT.as_bytes())?;
-        let mut descriptor = Descriptor::new(media_type::MANIFEST, image.digest, image.manifest_raw.len() as u64);
-        if let Some(tag) = tag {
-            descriptor.annotations.insert(REF_NAME.to_owned(), tag.to_owned());
+        if !has_version {
+            write(&directory.join("oci-layout"), super::LAYOUT.as_bytes())?;
         }
-        index
-            .manifests
-            .retain(|other| other.annotations.get(REF_NAME).map(String::as_str) != tag);
-        index.manifests.push(descriptor);
-        let json = to_canonical_json(&index).map_err(|source| LayoutError::Json {
-            path: path.clone(),
-            source,
-        })?;
-        write(&path, &json)
+        let _alone = lock(directory)?;
+        write(&path, &with_entry()?)
     }
 }
 
 impl Image {
+    /// The descriptor of its manifest.
+    pub fn descriptor(&self) -> Descriptor {
+        let name = self.manifest.media_type.as_deref().unwrap_or(media_type::MANIFEST);
+        Descriptor::new(name, self.digest, self.manifest_raw.len() as u64)
+    }
+
     /// Every blob: layers, configuration, manifest.
     pub fn blobs(&self) -> Vec<Descriptor> {
         let mut blobs = self.manifest.layers.clone();
         blobs.push(self.manifest.config.clone());
-        blobs.push(Descriptor::new(
-            media_type::MANIFEST,
-            self.digest,
-            self.manifest_raw.len() as u64,
-        ));
+        blobs.push(self.descriptor());
         blobs.sort_by_key(|blob| blob.digest);
         blobs.dedup_by_key(|blob| blob.digest);
         blobs
@@ -323,6 +345,18 @@ fn copy_verified(store: &Store, blob: &Descriptor, out: &mut File, target: &Path
     Ok(check_descriptor(blob, hasher.clone().digest(), hasher.bytes())?)
 }
 
+/// Refuses a document that is too large by what its descriptor says.
+fn check_size(document: &'static str, descriptor: &Descriptor, path: &Path) -> Result<(), LayoutError> {
+    let size = descriptor.size;
+    if size <= MAX_DOCUMENT_BYTES {
+        return Ok(());
+    }
+    Err(LayoutError::Document {
+        path: path.to_owned(),
+        source: ParseImageError::TooLarge { document, size },
+    })
+}
+
 /// The image of that name; without one, the only image.
 pub(super) fn choose(index: &ImageIndex, tag: Option<&str>) -> Result<Descriptor, String> {
     let names: Vec<&str> = index
@@ -347,29 +381,64 @@ pub(super) fn choose(index: &ImageIndex, tag: Option<&str>) -> Result<Descriptor
 
 /// What the index of a layout says of the image.
 fn find_in_layout(directory: &Path, tag: Option<&str>) -> Result<Descriptor, LayoutError> {
+    let path = directory.join("oci-layout");
+    let version = read_small(&mut open_plain(&path)?, &path)?;
+    parse_layout_version(&version).map_err(|source| LayoutError::Document { path, source })?;
     let path = directory.join("index.json");
-    let index = open_index(&path)?.ok_or_else(|| LayoutError::Io {
-        action: "open",
-        path: path.clone(),
-        source: Errno::NOENT.into(),
-    })?;
+    let index = parse_index(&read_small(&mut open_plain(&path)?, &path)?);
+    let index = index.map_err(|source| LayoutError::Document { path, source })?;
     choose(&index, tag).map_err(|reason| LayoutError::NotFound {
         path: directory.to_owned(),
         reason,
     })
 }
 
-/// The index of a layout that has one.
-fn open_index(path: &Path) -> Result<Option<ImageIndex>, LayoutError> {
-    let mut file = match open_plain(path) {
-        Err(LayoutError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other?,
-    };
-    let index = parse_index(&read_small(&mut file, path)?);
-    index.map(Some).map_err(|source| LayoutError::Document {
-        path: path.to_owned(),
+/// A document of a layout, if it is there.
+fn read_document(path: &Path) -> Result<Option<Vec<u8>>, LayoutError> {
+    match open_plain(path) {
+        Err(LayoutError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        file => read_small(&mut file?, path).map(Some),
+    }
+}
+
+/// Whether the layout says its version already. A link that lies there is as good as nothing and is replaced.
+fn has_version(path: &Path) -> Result<bool, LayoutError> {
+    match read_document(path) {
+        Err(LayoutError::NotAFile { .. }) | Ok(None) => Ok(false),
+        Ok(Some(raw)) => parse_layout_version(&raw)
+            .map(|()| true)
+            .map_err(|source| LayoutError::Document {
+                path: path.to_owned(),
+                source,
+            }),
+        Err(error) => Err(error),
+    }
+}
+
+/// Keeps other gantry processes from replacing the index of a layout between our reading and our writing it.
+///
+/// It is the directory that is locked, so that no file is left behind that no layout has. A file system without locks (some
+/// network ones) has none here. Nothing else is waited for while it is held.
+fn lock(directory: &Path) -> Result<File, LayoutError> {
+    let failed = |source| LayoutError::Io {
+        action: "lock",
+        path: directory.to_owned(),
         source,
-    })
+    };
+    let file = File::open(directory).map_err(failed)?;
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if Instant::now() >= until => {
+                return Err(LayoutError::Busy {
+                    path: directory.to_owned(),
+                });
+            }
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(BETWEEN),
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOLCK | Errno::BADF | Errno::NOSYS) => return Ok(file),
+            Err(errno) => return Err(failed(errno.into())),
+        }
+    }
 }
 
 fn open_plain(path: &Path) -> Result<File, LayoutError> {

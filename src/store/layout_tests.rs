@@ -143,3 +143,32 @@ fn an_export_without_room_names_the_file_of_the_layout() {
         );
     }
 }
+
+#[test]
+fn writers_at_once_lose_no_entry() {
+    let (_scratch, store, image, layout, _) = places();
+    let names: Vec<String> = (0..16).map(|number| format!("n{number}")).collect();
+    std::thread::scope(|scope| {
+        for name in &names {
+            scope.spawn(|| store.export_layout(&image, &layout, Some(name)).unwrap());
+        }
+    });
+    let mut there = tags(&layout);
+    there.sort_by_key(|name| name[1..].parse::<u32>().unwrap());
+    assert_eq!(there, names);
+    assert_eq!(fs::read_dir(&layout).unwrap().count(), 3, "no lock file stays");
+}
+
+#[test]
+fn an_export_refuses_a_layout_of_another_version() {
+    let (_scratch, store, image, layout, _) = places();
+    store.export_layout(&image, &layout, Some("a")).unwrap();
+    let version = layout.join("oci-layout");
+    fs::write(&version, r#"{"imageLayoutVersion":"9"}"#).unwrap();
+    let refused = store.export_layout(&image, &layout, Some("b"));
+    assert!(
+        matches!(&refused, Err(LayoutError::Document { path, .. }) if *path == version),
+        "{refused:?}"
+    );
+    assert_eq!(tags(&layout), ["a"]);
+}

@@ -16,7 +16,8 @@ use super::layout::{choose, Blobs, LayoutError};
 use super::{io_error, Image, Scratch, Store, StoreError};
 use crate::archive::tar_reader::names_or_sizes;
 use crate::oci::{
-    media_type, parse_index, to_canonical_json, Descriptor, Digest, Hashed, ImageIndex, MAX_DOCUMENT_BYTES,
+    media_type, parse_index, parse_layout_version, to_canonical_json, Digest, Hashed, ImageIndex, MAX_DOCUMENT_BYTES,
+    REF_NAME,
 };
 use crate::policy::Kind;
 
@@ -28,7 +29,6 @@ const MAX_IMAGES: usize = 1000;
 const MAX_HEADER: u64 = 64 << 10;
 /// Blobs of one archive together.
 const MAX_BYTES: u64 = 40 << 30;
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// Why an archive was not read or written.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +81,13 @@ impl ArchiveError {
     }
 }
 
+/// The two documents of a layout, as they are in an archive.
+#[derive(Default)]
+struct Documents {
+    version: Option<Vec<u8>>,
+    index: Option<Vec<u8>>,
+}
+
 /// An archive whose blobs are in scratch files, verified.
 struct Unpacked {
     scratch: Scratch,
@@ -116,7 +123,7 @@ impl Store {
             append(&mut tar, &name, blob.size, &mut file).map_err(error)?;
             file.check(&blob)?;
         }
-        let mut descriptor = Descriptor::new(media_type::MANIFEST, image.digest, image.manifest_raw.len() as u64);
+        let mut descriptor = image.descriptor();
         descriptor.annotations.insert(REF_NAME.to_owned(), name.to_owned());
         let index = ImageIndex {
             schema_version: 2,
@@ -138,13 +145,18 @@ impl Store {
     /// Reads the images of an archive into the store; each comes with the name the archive gives it. The archive is
     /// refused as a whole.
     pub fn load_archive(&self, reader: impl Read) -> Result<Vec<(Option<String>, Digest)>, ArchiveError> {
-        let (mut unpacked, index) = self.unpack_archive(reader)?;
-        let index = parse_index(&index.ok_or(ArchiveError::Missing {
-            part: "index.json".to_owned(),
-        })?)
-        .map_err(|source| LayoutError::Document {
-            path: "index.json".into(),
+        let (mut unpacked, documents) = self.unpack_archive(reader)?;
+        let missing = |part: &str| ArchiveError::Missing { part: part.to_owned() };
+        let version = documents.version.ok_or_else(|| missing("oci-layout"))?;
+        parse_layout_version(&version).map_err(|source| LayoutError::Document {
+            path: "oci-layout".into(),
             source,
+        })?;
+        let index = parse_index(&documents.index.ok_or_else(|| missing("index.json"))?).map_err(|source| {
+            LayoutError::Document {
+                path: "index.json".into(),
+                source,
+            }
         })?;
         if index.manifests.is_empty() {
             let reason = choose(&index, None).err().unwrap_or_default();
@@ -172,13 +184,13 @@ impl Store {
         Ok(named)
     }
 
-    fn unpack_archive(&self, reader: impl Read) -> Result<(Unpacked, Option<Vec<u8>>), ArchiveError> {
+    fn unpack_archive(&self, reader: impl Read) -> Result<(Unpacked, Documents), ArchiveError> {
         let error = |source| ArchiveError::Io { action: "read", source };
         let mut unpacked = Unpacked {
             scratch: self.scratch()?,
             blobs: BTreeMap::new(),
         };
-        let (mut index, mut total) = (None, 0u64);
+        let (mut documents, mut total) = (Documents::default(), 0u64);
         let mut archive = tar::Archive::new(reader);
         // Raw: what the crate makes of long names and extended headers it keeps in memory, however long they are.
         for (number, entry) in archive.entries().map_err(error)?.raw(true).enumerate() {
@@ -203,14 +215,17 @@ impl Store {
                 _ => return Err(refused("it is neither a file nor a directory")),
             }
             match name {
-                "oci-layout" => {}
-                "index.json" => {
+                "oci-layout" | "index.json" => {
                     let mut bytes = Vec::new();
-                    entry
-                        .take(MAX_DOCUMENT_BYTES + 1)
-                        .read_to_end(&mut bytes)
-                        .map_err(error)?;
-                    index = Some(bytes);
+                    let read = entry.take(MAX_DOCUMENT_BYTES + 1).read_to_end(&mut bytes);
+                    read.map_err(error)?;
+                    let place = match name {
+                        "index.json" => &mut documents.index,
+                        _ => &mut documents.version,
+                    };
+                    if place.replace(bytes).is_some() {
+                        return Err(refused("it is there twice"));
+                    }
                 }
                 _ => {
                     let hex = name
@@ -226,7 +241,7 @@ impl Store {
                 }
             }
         }
-        Ok((unpacked, index))
+        Ok((unpacked, documents))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Archives that are small on disk and large in memory.
 
 use super::*;
-use crate::oci::Manifest;
+use crate::oci::{Descriptor, Manifest};
 use crate::store::fault;
 use crate::store::tests::{config_of, store};
 
@@ -45,6 +45,7 @@ fn archive(names: &[&str], extra: &[Vec<u8>]) -> (Digest, Vec<u8>) {
         manifests: names.iter().map(named).collect(),
     };
     let mut bytes = extra.concat();
+    bytes.extend(file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#));
     bytes.extend(file("index.json", &to_canonical_json(&index).unwrap()));
     for blob in [&config, &manifest] {
         bytes.extend(file(&format!("blobs/sha256/{}", Digest::of(blob).hex()), blob));

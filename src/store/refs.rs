@@ -5,14 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{io_error, Store, StoreError};
-use crate::oci::{media_type, parse_index, to_canonical_json, Descriptor, Digest, ImageIndex, Reference};
+use crate::oci::{media_type, parse_index, to_canonical_json, Descriptor, Digest, ImageIndex, Reference, REF_NAME};
 
 /// Separates a repository from its tags: no repository component starts with `_`.
 const TAGS: &str = "_tags";
 /// Holds the names of this store alone: no host starts with `_`.
 const LOCAL: &str = "_local";
-/// What tools look names up by (OCI image specification, "Pre-Defined Annotation Keys").
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// Whether an image can get this name: one of a layout is not ours to give, and one with a digest means that image already.
 pub fn check_name(reference: &Reference) -> Result<(), StoreError> {

@@ -19,6 +19,7 @@ mod doctor;
 mod egress;
 mod endings;
 mod examples;
+mod hostile;
 mod index;
 mod interop;
 mod programs;

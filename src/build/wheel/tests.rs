@@ -73,14 +73,19 @@ fn files(wheels: &[Wheel]) -> BTreeMap<String, (u32, String)> {
     let mut blob = Vec::new();
     write_layer(wheels, &mut blob, None).unwrap();
     let mut seen = BTreeMap::new();
-    crate::archive::tar_reader::read_layer(&blob[..], &ExtractionLimits::default(), &mut |path, change| {
-        if let crate::archive::tar_reader::Change::File { mode, contents, .. } = change {
-            let mut bytes = Vec::new();
-            contents.read_to_end(&mut bytes)?;
-            seen.insert(path.to_owned(), (mode, String::from_utf8_lossy(&bytes).into_owned()));
-        }
-        Ok(())
-    })
+    crate::archive::tar_reader::read_layer(
+        &blob[..],
+        crate::oci::Compression::Gzip,
+        &ExtractionLimits::default(),
+        &mut |path, change| {
+            if let crate::archive::tar_reader::Change::File { mode, contents, .. } = change {
+                let mut bytes = Vec::new();
+                contents.read_to_end(&mut bytes)?;
+                seen.insert(path.to_owned(), (mode, String::from_utf8_lossy(&bytes).into_owned()));
+            }
+            Ok(())
+        },
+    )
     .unwrap();
     seen
 }
