@@ -76,8 +76,7 @@ const SHARED_NAMES: &[(&str, &str)] = &[
     ("layers", "today's name of two things; goes when the folders are moved"),
     ("locks", "today's name of two things; goes when the folders are moved"),
     ("run", "the operation, and its arguments"),
-    ("egress", "the value, and what enforces it"),
-    ("collect", "today's name of two things; goes when the folders are moved"),
+    ("error", "each folder's own"),
     (
         "libraries",
         "today's name of two things; goes when the folders are moved",
@@ -95,7 +94,6 @@ const KNOWN: &[(&str, usize)] = &[
     ("circles in build", 13),
     ("circles in build/base", 2),
     ("circles in ops", 13),
-    ("circles in sandbox", 2),
     ("circles in store", 6),
     ("methods away from their type", 20),
     ("#[path]", 15),

@@ -1,15 +1,14 @@
-//! What a run is made of and what comes of it: plain data.
+//! What a run is made of: plain data.
 
-use std::collections::BTreeMap;
-use std::io;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::signals::{Signals, StopSignal};
-use crate::policy::{Confinement, Kind, Level, Promise};
+use super::error::SandboxError;
+use crate::policy::Confinement;
+
+/// The kernel's limit on layers of an overlay.
+const MAX_LOWERS: usize = 500;
 
 /// What is run: it decides which system calls there are, and whether files that the workload wrote may be executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +53,31 @@ pub struct Bundle {
     pub confinement: Confinement,
 }
 
+impl Bundle {
+    /// Refuses what no sandbox can run.
+    ///
+    /// # Errors
+    ///
+    /// [`SandboxError::Bundle`], with the reason.
+    pub(super) fn check(&self) -> Result<(), SandboxError> {
+        let bad = |reason| Err(SandboxError::Bundle { reason });
+        if self.lowers.len() < 2 {
+            return bad("it has no layers");
+        }
+        if self.lowers.len() > MAX_LOWERS {
+            return bad("it has over 500 layers");
+        }
+        let is_bad = |lower: &PathBuf| lower.to_str().is_none_or(|lower| lower.len() > 255);
+        if self.lowers.iter().any(is_bad) {
+            return bad("the path of a layer is not UTF-8 or over 255 bytes");
+        }
+        if self.argv.is_empty() {
+            return bad("it has no command");
+        }
+        Ok(())
+    }
+}
+
 /// A value that is nowhere but in the workload: its bytes go over the control socket, past every document.
 #[derive(Clone)]
 pub struct Secret {
@@ -78,165 +102,4 @@ pub enum Place {
     File,
     /// A variable of the environment: readable by everything the workload starts.
     Variable,
-}
-
-/// Where the workload's output goes, up to the limit.
-#[derive(Debug, Clone, Copy)]
-pub enum Sink<'a> {
-    /// To our own standard output and error; the signals end the run.
-    Inherit(&'a Signals),
-    /// Into [`Finished`]; signals are the caller's business.
-    Capture,
-}
-
-/// How a workload ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// By itself, with this code.
-    Exited(i32),
-    /// By this signal, not ours.
-    Signaled(i32),
-    /// At the time limit.
-    TimedOut,
-    /// At the memory limit.
-    Oom,
-    /// Because we were told to stop by this signal.
-    Stopped(StopSignal),
-    /// Because someone else killed the sandbox.
-    KilledFromOutside,
-}
-
-impl End {
-    /// The number of the signal that ended the workload, if one did.
-    pub fn signal(self) -> Option<i32> {
-        const KILL: i32 = rustix::process::Signal::KILL.as_raw();
-        match self {
-            Self::Exited(_) | Self::TimedOut => None,
-            Self::Signaled(signal) => Some(signal),
-            Self::Stopped(signal) => Some(signal.number()),
-            Self::Oom | Self::KilledFromOutside => Some(KILL),
-        }
-    }
-}
-
-/// A run that is over; no process of it exists any more.
-#[derive(Debug)]
-pub struct Finished {
-    /// How it ended.
-    pub end: End,
-    /// What it used.
-    pub usage: Usage,
-    /// Captured standard output.
-    pub stdout: Vec<u8>,
-    /// Captured standard error.
-    pub stderr: Vec<u8>,
-    /// Bytes written to standard output, passed on or not.
-    pub stdout_bytes: u64,
-    /// Bytes written to standard error, passed on or not.
-    pub stderr_bytes: u64,
-    /// Whether something was dropped.
-    pub truncated: bool,
-    /// Every promise and how surely it was kept.
-    pub enforced: BTreeMap<Promise, Level>,
-    /// The root of `/output`; the descriptor keeps it after its mount namespace is gone.
-    pub output: Option<OwnedFd>,
-    /// How long each phase took.
-    pub times: Times,
-}
-
-/// What a run used.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Usage {
-    /// User and system time of all its processes, and of making the sandbox.
-    pub cpu_ms: u64,
-    /// Highest charge of the cgroup; without one, the largest resident set of one process.
-    pub memory_peak_bytes: Option<u64>,
-    /// Processes and threads of the workload; unknown without a cgroup.
-    pub pids_peak: Option<u32>,
-}
-
-/// How long the phases took.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Times {
-    /// Namespaces and mounts.
-    pub prepare: Duration,
-    /// Restrictions, read-back and exec.
-    pub start: Duration,
-    /// The workload.
-    pub run: Duration,
-    /// Until its last process was gone.
-    pub teardown: Duration,
-}
-
-/// Why nothing ran.
-#[derive(Debug, thiserror::Error)]
-pub enum SandboxError {
-    /// The kernel or its configuration does not let us make a user namespace.
-    #[error("make user namespace: {step}")]
-    UserNamespace {
-        /// What was attempted.
-        step: &'static str,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-    /// A promise would not be kept and is not excepted.
-    #[error("refuse to run: {}", lost.iter().map(|(promise, reason)| format!("{promise} cannot be enforced ({reason})")).collect::<Vec<_>>().join(", "))]
-    Refused {
-        /// Every promise and its level.
-        levels: BTreeMap<Promise, Level>,
-        /// Those that are lost, and why.
-        lost: Vec<(Promise, String)>,
-    },
-    /// The init failed before it started the workload.
-    #[error("set up sandbox: {reason}")]
-    Setup {
-        /// What it says, with the kernel's answer.
-        reason: String,
-    },
-    /// The init ended without a word.
-    #[error("set up sandbox: its init ended with {code:?} before it started the workload")]
-    InitDied {
-        /// Its exit code; none when it was killed.
-        code: Option<i32>,
-    },
-    /// A bundle that no sandbox can run.
-    #[error("run bundle: {reason}")]
-    Bundle {
-        /// What is wrong with it.
-        reason: &'static str,
-    },
-    /// A system call of ours failed.
-    #[error("{action}")]
-    Io {
-        /// What was attempted.
-        action: &'static str,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-}
-
-impl SandboxError {
-    /// What sort of failure it is: a lost promise is a refusal, everything else a failure.
-    pub fn kind(&self) -> Kind {
-        match self {
-            Self::Refused { .. } => Kind::Refused,
-            Self::UserNamespace { .. }
-            | Self::Setup { .. }
-            | Self::InitDied { .. }
-            | Self::Bundle { .. }
-            | Self::Io { .. } => Kind::Failed,
-        }
-    }
-
-    /// The levels that are known.
-    pub fn levels(&self) -> BTreeMap<Promise, Level> {
-        match self {
-            Self::Refused { levels, .. } => levels.clone(),
-            Self::UserNamespace { .. }
-            | Self::Setup { .. }
-            | Self::InitDied { .. }
-            | Self::Bundle { .. }
-            | Self::Io { .. } => BTreeMap::new(),
-        }
-    }
 }

@@ -2,40 +2,39 @@
 //!
 //! ```text
 //! gantry --clone3(user mnt pid ipc uts net cgroup)--> init (pid 1, our binary, empty environment)
-//!    |  <--- control socket: bundle, levels, end --->   |  mounts, pivot_root, restrictions, read back
-//!    |  <--- stdout, stderr pipes ------------------.   |--fork--> workload (never pid 1)
+//!    |  ---- control socket: room, work ---------->      |  mounts, pivot_root, restrictions, read back
+//!    |  <--- levels, listeners, end ----------------     |
+//!    |  <--- stdout, stderr pipes ------------------.    |--fork--> workload (never pid 1)
 //! ```
 //!
-//! `init` dies with us three times over: by its parent-death signal, by the end of the control socket, and by its own
-//! deadline; with it the kernel kills everything in its pid namespace and frees every mount of its mount namespace.
-//! A run with egress has, in `init`'s network namespace, one listener per allowed host and port; `init` passes them to us,
-//! and what stands behind them is the caller's ([`run_with_doors`]).
+//! | folder | runs | holds |
+//! |---|---|---|
+//! | [`outside`] | in gantry | [`Sandbox`]: orders, pipes, clock, limits, cgroup, what is in `/output` |
+//! | [`launch`] | in gantry | [`Launcher`]: how the first process of a sandbox is started |
+//! | [`inside`] | behind the wall | that first process: mounts, restrictions, read-back, the workload's start and end |
 //!
+//! The two sides share the files of this folder: [`bundle`] and [`orders`] (what is said), [`wire`] (how), [`addresses`]
+//! (where the listeners of a run with egress are). Nothing of `outside` trusts what comes from `inside` further than the
+//! kernel confirms it, and nothing of the workload ever reaches the control socket.
+//!
+//! The init dies with gantry three times over: by its parent-death signal, by the end of the control socket, and by its
+//! own deadline; with it the kernel kills everything in its pid namespace and frees every mount of its mount namespace.
 //! Nothing of a run exists outside those two processes but its cgroup, where one is to be had: no state file, no mount.
-//!
-//! libcontainer is not used: `docs/decisions.md` has the measurement.
 
+mod addresses;
 mod bundle;
-mod cgroup;
-mod collect;
-mod egress;
-mod init;
-mod mounts;
-mod restrict;
-mod seccomp;
-mod signals;
-mod stream;
-mod supervise;
-mod verify;
-mod watch;
+mod error;
+mod inside;
+mod launch;
+mod orders;
+mod outside;
 mod wire;
-mod workload;
 
-pub use bundle::{Bundle, End, Finished, Place, Purpose, SandboxError, Secret, Sink, Times, Usage};
-pub use cgroup::{sweep, CgroupError, Subtree};
-pub use collect::{collect, CollectError, CollectLimits, Collected};
-pub use egress::{Door, OpenDoors};
-pub use init::{is_init, main as init_main};
-pub use seccomp::install_time as filter_install_time;
-pub use signals::{Signals, StopSignal};
-pub use supervise::{run, run_with_doors};
+pub use bundle::{Bundle, Place, Purpose, Secret};
+pub use error::SandboxError;
+pub use inside::{filter_install_time, init_main, is_init};
+pub use launch::{Launcher, Native, Start};
+pub use outside::{
+    collect, run, run_with_doors, sweep, CgroupError, CollectError, CollectLimits, Collected, Door, End, Finished,
+    OpenDoors, Sandbox, Signals, Sink, StopSignal, Subtree, Usage,
+};

@@ -1,11 +1,14 @@
-//! What gantry and the init say to each other over the control socket.
+//! The frames of the control socket between gantry and an init; [`super::orders`] has what is in them.
 //!
-//! A frame is `J`, a length (u32, native order) and that many bytes of JSON. Secrets follow their order as raw frames
-//! `S`. Before it is our binary, the child can only say `E`, step, errno ([`crate::sys::process::SETUP_FAILED`]).
-//! After its orders the init hears one thing more, at most: the byte [`TERMINATE`].
-//! Nothing of the workload ever holds this socket: it is closed by the workload's exec.
+//! ```text
+//! gantry -> init   J room orders | J work orders | S secret ... | T (send everything SIGTERM; at most once)
+//! init -> gantry   J report ...                     or, before it is our binary, E step errno
+//! ```
+//!
+//! `J` and `S` are followed by a length (u32, native order) and that many bytes, `J` of JSON, `S` of a secret's value.
+//! `E` is [`crate::sys::process::SETUP_FAILED`]. A report may come with descriptors. Nothing of the workload ever holds
+//! this socket: it is closed by the workload's exec.
 
-use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -14,10 +17,9 @@ use rustix::net::{
     recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags,
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::bundle::{Place, Purpose};
-use crate::policy::{HostPort, Level, Promise, MOST_EGRESS};
+use crate::policy::MOST_EGRESS;
 use crate::sys::process::SETUP_FAILED;
 
 /// Orders hold an environment; a megabyte is the kernel's own order of magnitude for one.
@@ -26,69 +28,6 @@ const MAX_FRAME: u32 = 16 << 20;
 const MOST_DESCRIPTORS: usize = 1 + MOST_EGRESS;
 const JSON: u8 = b'J';
 const SECRET: u8 = b'S';
-/// To the init: send everything SIGTERM.
-pub const TERMINATE: u8 = b'T';
-
-/// To the init: everything it shall do.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Orders {
-    /// Lower directories, top first.
-    pub lowers: Vec<String>,
-    /// The command.
-    pub argv: Vec<String>,
-    /// The workload's environment.
-    pub env: Vec<(String, String)>,
-    /// Where it starts.
-    pub cwd: String,
-    /// Host name.
-    pub hostname: String,
-    /// Shown as `/input`.
-    pub input: Option<String>,
-    /// Names of the secrets and where they go; their values follow as raw frames.
-    pub secrets: Vec<(String, Place)>,
-    /// What kind of workload it is.
-    pub purpose: Purpose,
-    /// Bytes of `/tmp`.
-    pub tmp_bytes: u64,
-    /// Bytes of `/output`.
-    pub output_bytes: u64,
-    /// Processes and threads.
-    pub pids: u32,
-    /// Wall clock of the workload.
-    pub timeout_ms: u64,
-    /// From SIGTERM to SIGKILL.
-    pub grace_ms: u64,
-    /// What we already know about promises that are kept from outside.
-    pub given: BTreeMap<Promise, (Level, String)>,
-    /// Promises that may be lost.
-    pub allow_degraded: Vec<Promise>,
-    /// Hosts and ports to make listeners for; none without egress.
-    pub egress: Vec<HostPort>,
-}
-
-/// From the init.
-#[derive(Debug, Serialize, Deserialize)]
-pub enum Report {
-    /// Mounts are made; carries the descriptor of `/output`, then those of the listeners, in the order of the egress.
-    Mounted,
-    /// Restrictions are on and read back; the workload comes next.
-    Restricted(BTreeMap<Promise, Level>),
-    /// A promise is lost: the init ends.
-    Refused(BTreeMap<Promise, Level>, Vec<(Promise, String)>),
-    /// The workload's exec succeeded.
-    Started,
-    /// The workload's exec failed with this errno: 127 or 126.
-    NotStarted(i32),
-    /// The workload ended with a code.
-    Exited(i32),
-    /// The workload ended by a signal.
-    Signaled(i32),
-    /// The init's own deadline passed.
-    TimedOut,
-    /// Something failed; the init ends.
-    Failed(String),
-}
-
 /// One thing read from the socket.
 #[derive(Debug)]
 pub enum Frame {
@@ -136,17 +75,21 @@ pub fn receive(socket: &mut impl Read) -> io::Result<Frame> {
         return Ok(Frame::SetupFailed(step[0], i32::from_ne_bytes(number)));
     }
     socket.read_exact(&mut number)?;
-    let length = u32::from_ne_bytes(number);
-    if length > MAX_FRAME {
-        return Err(io::Error::from(io::ErrorKind::InvalidData));
-    }
-    let mut bytes = vec![0; length as usize];
+    let mut bytes = vec![0; checked_length(number)? as usize];
     socket.read_exact(&mut bytes)?;
     match kind {
         [JSON] => Ok(Frame::Json(bytes)),
         [SECRET] => Ok(Frame::Secret(bytes)),
         _ => Err(io::Error::from(io::ErrorKind::InvalidData)),
     }
+}
+
+fn checked_length(number: [u8; 4]) -> io::Result<u32> {
+    let length = u32::from_ne_bytes(number);
+    if length > MAX_FRAME {
+        return Err(io::Error::from(io::ErrorKind::InvalidData));
+    }
+    Ok(length)
 }
 
 /// The reading end of gantry: frames and the descriptors that come with them, without ever blocking on half a frame.
@@ -187,10 +130,12 @@ impl Inbox {
         let needed = match self.bytes.first() {
             None => return Ok(std::mem::take(&mut self.ended).then_some(Frame::End)),
             Some(&SETUP_FAILED) => 6,
-            Some(_) => match self.bytes.get(1..5).and_then(|length| length.try_into().ok()) {
-                Some(length) => 5 + u32::from_ne_bytes(length).min(MAX_FRAME) as usize,
+            Some(&(JSON | SECRET)) => match self.bytes.get(1..5).and_then(|length| length.try_into().ok()) {
+                Some(length) => 5 + checked_length(length)? as usize,
                 None => usize::MAX,
             },
+            // At once: whoever waited for the rest of it would wait for ever.
+            Some(_) => return Err(io::Error::from(io::ErrorKind::InvalidData)),
         };
         if self.bytes.len() < needed {
             return if std::mem::take(&mut self.ended) {
@@ -233,6 +178,7 @@ mod tests {
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
+    use super::super::orders::Report;
     use super::*;
 
     #[test]
@@ -252,5 +198,16 @@ mod tests {
         let one_more = tempfile::tempfile().unwrap();
         let too_many: Vec<BorrowedFd<'_>> = borrowed.iter().copied().chain([one_more.as_fd()]).collect();
         assert!(send_with(theirs.as_fd(), &Report::Mounted, &too_many).is_err());
+    }
+
+    #[test]
+    fn what_is_no_frame_is_refused_at_its_first_bytes() {
+        for nonsense in [&b"?"[..], b"J\xff\xff\xff\xff", b"S\x01\0\0\x01"] {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            theirs.write_all(nonsense).unwrap();
+            let mut inbox = Inbox::default();
+            inbox.fill(ours.as_fd()).unwrap();
+            assert!(inbox.next().is_err(), "{nonsense:?}");
+        }
     }
 }

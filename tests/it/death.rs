@@ -304,7 +304,9 @@ fn taking(gantry: &Gantry, directory: &std::path::Path, report: &std::path::Path
         let mut child = command.stdout(Stdio::null()).spawn().unwrap();
         // The files are copied into a directory inside `directory` first.
         let copied = || {
-            let inside = tree(directory).into_iter().filter(|path| path.parent() != Some(directory));
+            let inside = tree(directory)
+                .into_iter()
+                .filter(|path| path.parent() != Some(directory));
             inside.count()
         };
         eventually("nothing is taken out", || {

@@ -26,5 +26,6 @@ mod programs;
 mod refusals;
 mod repair;
 mod reports;
+mod sandbox;
 mod sdist;
 mod versions;

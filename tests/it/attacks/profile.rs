@@ -27,7 +27,7 @@ fn read(path: &str) -> String {
 
 /// Every refusal of the golden table as a call: the expected answer, then number and arguments.
 ///
-/// `src/sandbox/seccomp.rs` writes the table and describes it. Arguments that are not named are 0.
+/// `src/sandbox/inside/seccomp.rs` writes the table and describes it. Arguments that are not named are 0.
 fn refused_calls() -> Vec<(String, String)> {
     let mut calls = Vec::new();
     for line in read("tests/golden/seccomp-default.txt").lines() {

@@ -14,8 +14,8 @@ use rustix::thread::{
     set_no_new_privs, CapabilitiesSecureBits, CapabilitySet, CapabilitySets,
 };
 
-use super::bundle::Purpose;
-use super::mounts::Failure;
+use super::super::bundle::Purpose;
+use super::failure::{step, Failure};
 use super::seccomp::{self, Filter};
 use crate::policy::HostPort;
 use crate::sys::kernel;
@@ -50,7 +50,7 @@ pub type Landlocked = Result<(), String>;
 /// Drops every privilege; returns what Landlock came to, which may be a promise lost but allowed to be.
 pub fn restrict_self(purpose: Purpose, egress: &[HostPort]) -> Result<Landlocked, Failure> {
     drop_capabilities()?;
-    set_no_new_privs(true).map_err(|errno| ("set no_new_privs".to_owned(), errno.into()))?;
+    step("set no_new_privs", set_no_new_privs(true))?;
     let landlocked = restrict_files(purpose, egress);
     let filter = match purpose {
         Purpose::Compilation | Purpose::PackageBuild => Filter::Build,
@@ -62,9 +62,8 @@ pub fn restrict_self(purpose: Purpose, egress: &[HostPort]) -> Result<Landlocked
 }
 
 fn drop_capabilities() -> Result<(), Failure> {
-    let act = |what: &str, result: rustix::io::Result<()>| result.map_err(|errno| (what.to_owned(), errno.into()));
-    act("lock securebits", set_capabilities_secure_bits(SECUREBITS))?;
-    act("clear the ambient set", clear_ambient_capability_set())?;
+    step("lock securebits", set_capabilities_secure_bits(SECUREBITS))?;
+    step("clear the ambient set", clear_ambient_capability_set())?;
     // The bounding set of a new user namespace is full; the last numbers may be unknown to this kernel (EINVAL).
     for bit in 0..64 {
         let one = CapabilitySet::from_bits_retain(1 << bit);
@@ -79,7 +78,7 @@ fn drop_capabilities() -> Result<(), Failure> {
         permitted: CapabilitySet::empty(),
         inheritable: CapabilitySet::empty(),
     };
-    act("drop capabilities", set_capabilities(None, none))
+    step("drop capabilities", set_capabilities(None, none))
 }
 
 /// A second wall behind the mounts: read and execute the image, write `/tmp`, `/output`, `/dev/shm` without executing

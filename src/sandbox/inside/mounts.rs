@@ -1,7 +1,7 @@
 //! The file system of a run, built in the init's own mount namespace.
 //!
 //! Order matters: the namespace is made private first, so that nothing propagates to the host; what comes from the
-//! host (`/input`, device nodes) is opened before the new root covers it; the root is left by `pivot_root` and
+//! host (device nodes, `/input`) is taken while the host's root is still ours; that root is left by `pivot_root` and
 //! detached, so that no path leads back. The root is an overlay of the layers alone: without an upper directory there
 //! is nothing a write could reach, even through a bug in the read-only flag.
 
@@ -18,9 +18,10 @@ use rustix::mount::{
     MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
 };
 
-use super::bundle::Place;
-use super::egress;
-use super::wire::Orders;
+use super::super::bundle::Place;
+use super::super::orders::{RoomOrders, WorkOrders};
+use super::failure::{at, step, Failure};
+use super::listeners;
 
 /// Devices of `/dev`: what programs open without being asked.
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
@@ -51,25 +52,26 @@ const COUNTS: [(&str, &str); 5] = [
     ("max_fanotify_marks", "0"),
 ];
 
-/// What failed, in the words of the error message.
-pub type Failure = (String, io::Error);
+/// The root of a sandbox as long as it lacks what comes with the job; this process stands in it, and the host's file
+/// system is still there.
+#[derive(Debug)]
+pub struct UnfinishedRoot(());
 
-/// Builds the root of `orders` and makes it `/`; returns the root of `/output`.
-pub fn enter_root(orders: &Orders, secrets: &[Vec<u8>]) -> Result<OwnedFd, Failure> {
+/// Makes the root of `room` and everything in it that is known before there is a job.
+pub fn make_root(room: &RoomOrders) -> Result<UnfinishedRoot, Failure> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    act("make mounts private", mount_change("/", private))?;
+    step("make mounts private", mount_change("/", private))?;
     limit_namespace()?;
-    let input = orders.input.as_deref().map(open_input).transpose()?;
-    let scaffold = orders
+    let scaffold = room
         .lowers
         .first()
         .ok_or_else(|| ("find scaffold".to_owned(), io::ErrorKind::NotFound.into()))?;
     let hosts;
-    let lowers = if orders.egress.is_empty() {
-        &orders.lowers
+    let lowers = if room.egress.is_empty() {
+        &room.lowers
     } else {
-        let layer = hosts_layer(scaffold, &egress::hosts_file(&orders.egress))?;
-        hosts = [&[layer], orders.lowers.as_slice()].concat();
+        let layer = hosts_layer(scaffold, &listeners::hosts_file(&room.egress))?;
+        hosts = [&[layer], room.lowers.as_slice()].concat();
         &hosts
     };
     let root = match overlay(lowers, scaffold) {
@@ -78,33 +80,41 @@ pub fn enter_root(orders: &Orders, secrets: &[Vec<u8>]) -> Result<OwnedFd, Failu
         }
         answer => answer,
     }?;
-    act("enter root", rustix::process::fchdir(&root))?;
+    step("enter root", rustix::process::fchdir(&root))?;
 
     devices()?;
     let proc_options = c"subset=pid,hidepid=invisible";
-    act("mount /proc", mount("proc", "proc", "proc", LOCKED, proc_options))?;
-    if orders.purpose.may_execute_tmp() {
+    step("mount /proc", mount("proc", "proc", "proc", LOCKED, proc_options))?;
+    if room.purpose.may_execute_tmp() {
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
-        tmpfs_with("tmp", orders.tmp_bytes, BUILD_INODES, "1777", flags)?;
+        tmpfs_with("tmp", room.tmp_bytes, BUILD_INODES, "1777", flags)?;
     } else {
-        tmpfs("tmp", orders.tmp_bytes, "1777")?;
+        tmpfs("tmp", room.tmp_bytes, "1777")?;
     }
-    tmpfs("output", orders.output_bytes, "0755")?;
-    if let Some(input) = input {
-        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        act("attach /input", move_mount(&input, "", CWD, "input", flags))?;
-        act(
-            "make /input read-only",
-            mount_remount("input", MountFlags::BIND | MountFlags::RDONLY | LOCKED, c""),
-        )?;
-    }
-    write_secrets(&orders.secrets, secrets)?;
+    tmpfs("output", room.output_bytes, "0755")?;
+    Ok(UnfinishedRoot(()))
+}
 
-    act("change root", rustix::process::pivot_root(".", "."))?;
-    act("detach old root", unmount(".", UnmountFlags::DETACH))?;
-    act("enter new root", rustix::process::chdir("/"))?;
-    let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    act("open /output", rustix::fs::open("/output", directory, Mode::empty()))
+impl UnfinishedRoot {
+    /// Adds the input and the secrets, makes this root `/`, and returns the root of `/output`.
+    pub fn enter(self, work: &WorkOrders, secrets: &[Vec<u8>]) -> Result<OwnedFd, Failure> {
+        if let Some(path) = &work.input {
+            let input = open_input(path)?;
+            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+            step("attach /input", move_mount(&input, "", CWD, "input", flags))?;
+            step(
+                "make /input read-only",
+                mount_remount("input", MountFlags::BIND | MountFlags::RDONLY | LOCKED, c""),
+            )?;
+        }
+        write_secrets(&work.secrets, secrets)?;
+
+        step("change root", rustix::process::pivot_root(".", "."))?;
+        step("detach old root", unmount(".", UnmountFlags::DETACH))?;
+        step("enter new root", rustix::process::chdir("/"))?;
+        let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        step("open /output", rustix::fs::open("/output", directory, Mode::empty()))
+    }
 }
 
 /// Sets the [`COUNTS`] of our user namespace, and reads them back. The first is there on every kernel with user namespaces.
@@ -130,7 +140,7 @@ fn limit_namespace() -> Result<(), Failure> {
 /// A layer and not a mount on the file: an image may have none, or a link that leads out of it.
 fn hosts_layer(scaffold: &str, hosts: &str) -> Result<String, Failure> {
     let path = format!("{scaffold}/tmp");
-    act(
+    step(
         "mount the layer of /etc/hosts",
         mount(
             "tmpfs",
@@ -148,36 +158,36 @@ fn hosts_layer(scaffold: &str, hosts: &str) -> Result<String, Failure> {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o444))?;
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o755))
     };
-    write().map_err(|error| ("write /etc/hosts".to_owned(), error))?;
+    write().map_err(at("write /etc/hosts"))?;
     Ok(path)
 }
 
 /// A read-only overlay of `lowers`, attached at `target`.
 fn overlay(lowers: &[String], target: &str) -> Result<OwnedFd, Failure> {
-    let context = act("open overlay", fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC))?;
+    let context = step("open overlay", fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC))?;
     // The mount table shows the workload the names of the layers as we give them: relative ones do not tell it where
     // on the host they are.
     let base = common_directory(lowers);
-    act("enter the store", rustix::process::chdir(base))?;
+    step("enter the store", rustix::process::chdir(base))?;
     for lower in lowers {
         let lower = Path::new(lower).strip_prefix(base).unwrap_or(Path::new(lower));
         // One at a time: a value of fsconfig has 255 bytes at most, and a list in one string 4096.
-        act(
+        step(
             &format!("add layer {}", lower.display()),
             fsconfig_set_string(context.as_fd(), "lowerdir+", lower),
         )?;
     }
-    act("set overlay option", fsconfig_set_flag(context.as_fd(), "userxattr"))?;
-    act("make overlay read-only", fsconfig_set_flag(context.as_fd(), "ro"))?;
-    act("make overlay", fsconfig_create(context.as_fd()))?;
+    step("set overlay option", fsconfig_set_flag(context.as_fd(), "userxattr"))?;
+    step("make overlay read-only", fsconfig_set_flag(context.as_fd(), "ro"))?;
+    step("make overlay", fsconfig_create(context.as_fd()))?;
     let attributes =
         MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-    let root = act(
+    let root = step(
         "mount overlay",
         fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes),
     )?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    act("attach root", move_mount(&root, "", CWD, target, flags))?;
+    step("attach root", move_mount(&root, "", CWD, target, flags))?;
     Ok(root)
 }
 
@@ -186,7 +196,7 @@ fn overlay(lowers: &[String], target: &str) -> Result<OwnedFd, Failure> {
 /// The layers are named by descriptors, for 64 paths of the store would not fit.
 fn overlay_of_old(lowers: &[String], target: &str) -> Result<OwnedFd, Failure> {
     let place = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let open = |path: &str| act(&format!("open {path}"), rustix::fs::open(path, place, Mode::empty()));
+    let open = |path: &str| step(&format!("open {path}"), rustix::fs::open(path, place, Mode::empty()));
     let layers = lowers.iter().map(|lower| open(lower)).collect::<Result<Vec<_>, _>>()?;
     let names: Vec<String> = layers
         .iter()
@@ -195,7 +205,7 @@ fn overlay_of_old(lowers: &[String], target: &str) -> Result<OwnedFd, Failure> {
     let options = std::ffi::CString::new(format!("userxattr,lowerdir={}", names.join(":")))
         .map_err(|error| ("make overlay".to_owned(), io::Error::other(error)))?;
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
-    act(
+    step(
         "make overlay",
         mount("overlay", target, "overlay", flags, options.as_c_str()),
     )?;
@@ -212,7 +222,7 @@ fn common_directory(paths: &[String]) -> &Path {
         .unwrap_or(Path::new("/"))
 }
 
-/// Opened before the new root hides it. Not recursive: a mount below it could not be made read-only.
+/// Opens the input while the host's paths are still there. Not recursive: a mount below it could not be made read-only.
 fn open_input(path: &str) -> Result<OwnedFd, Failure> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     open_tree(CWD, path, flags).map_err(|errno| {
@@ -227,17 +237,17 @@ fn open_input(path: &str) -> Result<OwnedFd, Failure> {
 
 fn devices() -> Result<(), Failure> {
     let dev = MountFlags::NOSUID | MountFlags::NOEXEC;
-    act(
+    step(
         "mount /dev",
         mount("tmpfs", "dev", "tmpfs", dev, c"size=64k,nr_inodes=32,mode=0755"),
     )?;
     for device in DEVICES {
         let (source, target) = (format!("/dev/{device}"), format!("dev/{device}"));
         fs::File::create_new(&target).map_err(|error| (format!("make {target}"), error))?;
-        act(&format!("mount {source}"), mount_bind(source.as_str(), target.as_str()))?;
+        step(&format!("mount {source}"), mount_bind(source.as_str(), target.as_str()))?;
         // The node is the host's. Read-only does not stop writing to the device, it stops changing the node's times.
         let flags = MountFlags::BIND | MountFlags::RDONLY | dev;
-        act(
+        step(
             &format!("make {target} read-only"),
             mount_remount(target.as_str(), flags, c""),
         )?;
@@ -245,8 +255,8 @@ fn devices() -> Result<(), Failure> {
     for (name, target) in LINKS {
         symlink(target, Path::new("dev").join(name)).map_err(|error| (format!("link /dev/{name}"), error))?;
     }
-    fs::create_dir("dev/shm").map_err(|error| ("make /dev/shm".to_owned(), error))?;
-    act(
+    fs::create_dir("dev/shm").map_err(at("make /dev/shm"))?;
+    step(
         "make /dev read-only",
         mount_remount("dev", MountFlags::BIND | MountFlags::RDONLY | dev, c""),
     )?;
@@ -261,7 +271,7 @@ fn tmpfs_with(target: &str, bytes: u64, inodes: u64, mode: &str, flags: MountFla
     let options = format!("size={bytes},nr_inodes={inodes},mode={mode}\0");
     let options = std::ffi::CStr::from_bytes_with_nul(options.as_bytes())
         .map_err(|error| (format!("mount /{target}"), io::Error::other(error)))?;
-    act(
+    step(
         &format!("mount /{target}"),
         mount("tmpfs", target, "tmpfs", flags, options),
     )
@@ -289,12 +299,8 @@ fn write_secrets(orders: &[(String, Place)], values: &[Vec<u8>]) -> Result<(), F
         file.and_then(|mut file| file.write_all(value))
             .map_err(|error| (format!("write secret {name}"), error))?;
     }
-    act(
+    step(
         "make secrets read-only",
         mount_remount("run/secrets", MountFlags::BIND | MountFlags::RDONLY | LOCKED, c""),
     )
-}
-
-fn act<T>(what: &str, result: rustix::io::Result<T>) -> Result<T, Failure> {
-    result.map_err(|errno| (what.to_owned(), errno.into()))
 }

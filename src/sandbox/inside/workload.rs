@@ -7,16 +7,10 @@ use std::os::fd::OwnedFd;
 use rustix::fs::OFlags;
 use rustix::pipe::{pipe_with, PipeFlags};
 
-use super::bundle::Place;
+use super::super::bundle::Place;
+use super::super::orders::{is_not_found, RoomOrders, WorkOrders};
 use super::restrict;
-use super::wire::Orders;
 use crate::sys::process::{self, Forked};
-
-/// `ENOEXEC` and friends are 126, these are 127 (POSIX, "Shell Command Language", 2.8.2).
-const NOT_FOUND: [i32; 2] = [
-    rustix::io::Errno::NOENT.raw_os_error(),
-    rustix::io::Errno::NOTDIR.raw_os_error(),
-];
 
 /// So that a full `/tmp` answers ENOSPC before the limit on a file's size kills (SIGXFSZ).
 const FILE_SLACK: u64 = 64 << 10;
@@ -30,17 +24,8 @@ pub enum Begun {
     NotExecuted(i32),
 }
 
-/// The exit code of a workload whose exec failed with `errno`.
-pub fn code_of(errno: i32) -> i32 {
-    if NOT_FOUND.contains(&errno) {
-        127
-    } else {
-        126
-    }
-}
-
-/// Starts the workload of `orders` with the values of its secrets.
-pub fn begin(orders: &Orders, secrets: &[Vec<u8>]) -> io::Result<Begun> {
+/// Starts the workload of `orders` with the values of its secrets, under the limits of `room`.
+pub fn begin(room: &RoomOrders, orders: &WorkOrders, secrets: &[Vec<u8>]) -> io::Result<Begun> {
     let argv = strings(&orders.argv)?;
     let env = orders.env.iter().map(|(name, value)| variable(name, value.as_bytes()));
     let secret = orders.secrets.iter().zip(secrets);
@@ -52,7 +37,7 @@ pub fn begin(orders: &Orders, secrets: &[Vec<u8>]) -> io::Result<Begun> {
     let (mut read, write) = pipe_with(PipeFlags::CLOEXEC).map(|(read, write)| (std::fs::File::from(read), write))?;
     match process::fork()? {
         Forked::Child => {
-            let errno = become_workload(orders, &candidates, &argv, &env);
+            let errno = become_workload(room, orders, &candidates, &argv, &env);
             report(write, errno);
             process::exit_now(126)
         }
@@ -70,11 +55,17 @@ pub fn begin(orders: &Orders, secrets: &[Vec<u8>]) -> io::Result<Begun> {
     }
 }
 
-fn become_workload(orders: &Orders, candidates: &[CString], argv: &[CString], env: &[CString]) -> i32 {
+fn become_workload(
+    room: &RoomOrders,
+    orders: &WorkOrders,
+    candidates: &[CString],
+    argv: &[CString],
+    env: &[CString],
+) -> i32 {
     let errno = |error: io::Error| error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error());
     let prepared = rustix::process::setsid()
         .map_err(io::Error::from)
-        .and_then(|_| restrict::limit(orders.pids, orders.tmp_bytes.max(orders.output_bytes) + FILE_SLACK))
+        .and_then(|_| restrict::limit(room.pids, room.tmp_bytes.max(room.output_bytes) + FILE_SLACK))
         .and_then(|()| Ok(rustix::process::chdir(&*orders.cwd)?));
     if let Err(error) = prepared {
         return errno(error);
@@ -84,15 +75,15 @@ fn become_workload(orders: &Orders, candidates: &[CString], argv: &[CString], en
     for path in candidates {
         let error = errno(process::exec(path, argv, env));
         // As execvp(3) does: something that is there but cannot be executed is the better answer.
-        if !NOT_FOUND.contains(&error) || !NOT_FOUND.contains(&last) {
-            last = if NOT_FOUND.contains(&last) { error } else { last };
+        if !is_not_found(error) || !is_not_found(last) {
+            last = if is_not_found(last) { error } else { last };
         }
     }
     last
 }
 
 /// The paths to try: the command itself when it has a slash, else it in each directory of the workload's PATH.
-fn candidates(orders: &Orders) -> io::Result<Vec<CString>> {
+fn candidates(orders: &WorkOrders) -> io::Result<Vec<CString>> {
     let command = orders
         .argv
         .first()

@@ -57,8 +57,8 @@ pub enum To {
 }
 
 impl Stream {
-    /// Passes on the first `limit` bytes of `pipe`, which must not block; `secrets` are blotted out.
-    pub fn new(pipe: OwnedFd, to: To, limit: u64, secrets: &[Vec<u8>]) -> Self {
+    /// Passes on the first `limit` bytes of `pipe`, which must not block.
+    pub fn new(pipe: OwnedFd, to: To, limit: u64) -> Self {
         Self {
             pipe: Some(File::from(pipe)),
             chunk: vec![0; CHUNK].into_boxed_slice(),
@@ -66,10 +66,15 @@ impl Stream {
             to,
             limit,
             bytes: 0,
-            mask: Mask::new(secrets),
+            mask: Mask::default(),
             pending: Vec::new(),
             lost: false,
         }
+    }
+
+    /// Blots out `secrets` in everything that is read from now on.
+    pub fn hide<'a>(&mut self, secrets: impl Iterator<Item = &'a [u8]>) {
+        self.mask = Mask::new(secrets);
     }
 
     /// How long it is not to be read; meanwhile there is no [`event`](Self::event) of the pipe. Ends a rest that is over.
@@ -206,8 +211,8 @@ struct Mask {
 }
 
 impl Mask {
-    fn new(secrets: &[Vec<u8>]) -> Self {
-        let trimmed = secrets.iter().map(|secret| secret.trim_ascii_end().to_vec());
+    fn new<'a>(secrets: impl Iterator<Item = &'a [u8]>) -> Self {
+        let trimmed = secrets.map(|secret| secret.trim_ascii_end().to_vec());
         let mut secrets: Vec<Vec<u8>> = trimmed.filter(|secret| secret.len() >= LEAST_MASKED).collect();
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         Self {
@@ -262,8 +267,7 @@ mod tests {
     use super::*;
 
     fn masked(secrets: &[&str], chunks: &[&str]) -> String {
-        let secrets: Vec<Vec<u8>> = secrets.iter().map(|secret| secret.as_bytes().to_vec()).collect();
-        let mut mask = Mask::new(&secrets);
+        let mut mask = Mask::new(secrets.iter().map(|secret| secret.as_bytes()));
         let mut passed = Vec::new();
         for chunk in chunks {
             passed.extend(mask.pass(chunk.as_bytes()).iter());
@@ -298,7 +302,7 @@ mod tests {
     fn a_pipe_that_brings_little_is_left_alone_for_a_while_and_still_drained_at_the_end() {
         let flags = rustix::pipe::PipeFlags::DIRECT | rustix::pipe::PipeFlags::NONBLOCK;
         let (read, write) = rustix::pipe::pipe_with(flags).unwrap();
-        let mut stream = Stream::new(read, To::Memory(Vec::new()), 100, &[]);
+        let mut stream = Stream::new(read, To::Memory(Vec::new()), 100);
         let send = |bytes: &[u8]| assert_eq!(rustix::io::write(&write, bytes).unwrap(), bytes.len());
         assert!(stream.rest().is_none() && stream.event().is_some());
         send(b"a");
@@ -317,7 +321,7 @@ mod tests {
         assert_eq!(stream.into_memory(), b"abc");
 
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
-        let mut stream = Stream::new(read, To::Memory(Vec::new()), 100, &[]);
+        let mut stream = Stream::new(read, To::Memory(Vec::new()), 100);
         rustix::io::write(&write, &[0; SMALL]).unwrap();
         stream.proceed();
         assert!(stream.event().is_some(), "more may be there already");

@@ -1,0 +1,20 @@
+//! What runs behind the wall, in the order in which it happens: [`init`] is pid 1 of the sandbox and makes its file system
+//! with [`mounts`]; [`guard`] makes the [`listeners`], gives everything up ([`restrict`], [`seccomp`]), reads back that it
+//! did ([`verify`]), starts the [`workload`] and watches over it ([`reap`]).
+//!
+//! This code is privileged in its namespaces until [`restrict`] has run, and not after. It talks to gantry alone, over the
+//! control socket, and never to the workload.
+
+mod failure;
+mod guard;
+mod init;
+mod listeners;
+mod mounts;
+mod reap;
+mod restrict;
+mod seccomp;
+mod verify;
+mod workload;
+
+pub use init::{init_main, is_init};
+pub use seccomp::install_time as filter_install_time;

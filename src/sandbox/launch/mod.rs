@@ -1,0 +1,116 @@
+//! Starting the first process of a sandbox, in gantry.
+//!
+//! A [`Launcher`] decides how: [`Native`] clones into all namespaces at once. What it starts must be our init with the
+//! control socket, and must die with gantry; what happens on the socket afterwards, and how the sandbox is supervised,
+//! is one code for all launchers.
+
+mod native;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::fs::{fcntl_setfl, OFlags};
+use rustix::pipe::{pipe_with, PipeFlags};
+use rustix::process::{pidfd_send_signal, Signal};
+
+use super::error::SandboxError;
+use crate::sys::process::{self, Child, Ended};
+
+pub use native::Native;
+
+/// Starts the first process of a sandbox.
+///
+/// Called while gantry holds nothing of the sandbox but what is in [`Start`]. The process is a child of this thread: it
+/// must be killed when the thread ends, because nobody else knows of it.
+pub trait Launcher {
+    /// Starts a process with what `start` holds.
+    ///
+    /// # Errors
+    ///
+    /// [`SandboxError::UserNamespace`] when this machine does not allow it. Later failures of the process arrive on its
+    /// control socket.
+    fn launch(&self, start: &Start<'_>) -> Result<Child, SandboxError>;
+}
+
+/// What the first process of a sandbox starts with; everything else it is told over the control socket.
+#[derive(Debug)]
+pub struct Start<'a> {
+    /// Becomes its standard input, output and error.
+    pub stdio: [BorrowedFd<'a>; 3],
+    /// Its end of the control socket.
+    pub control: BorrowedFd<'a>,
+    /// The cgroup that it must be born in: moving a process costs about 10 ms.
+    pub cgroup: Option<BorrowedFd<'a>>,
+}
+
+/// A first process that has been started, and our ends of what it holds.
+#[derive(Debug)]
+pub struct Launched {
+    /// The process.
+    pub init: Init,
+    /// Our end of the control socket.
+    pub control: UnixStream,
+    /// What the workload prints; reading never blocks.
+    pub stdout: OwnedFd,
+    /// What it prints as errors; reading never blocks.
+    pub stderr: OwnedFd,
+}
+
+/// Makes the pipes and the control socket, and starts the first process of a sandbox with them.
+pub fn launch(launcher: &dyn Launcher, cgroup: Option<BorrowedFd<'_>>) -> Result<Launched, SandboxError> {
+    // Ignored by whoever started us, it would keep us from waiting for our child.
+    process::default_signal(signal_hook::consts::SIGCHLD);
+    let io = |action| move |source: io::Error| SandboxError::Io { action, source };
+    let (control, init_control) = UnixStream::pair().map_err(io("make the control socket"))?;
+    let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|errno| io("make a pipe")(errno.into()));
+    let ((stdin, _), (stdout, stdout_end), (stderr, stderr_end)) = (pipe()?, pipe()?, pipe()?);
+    let child = launcher.launch(&Start {
+        stdio: [stdin.as_fd(), stdout_end.as_fd(), stderr_end.as_fd()],
+        control: init_control.as_fd(),
+        cgroup,
+    })?;
+    let init = Init { child, ended: None };
+    for pipe in [&stdout, &stderr] {
+        fcntl_setfl(pipe, OFlags::NONBLOCK).map_err(|errno| io("set up a pipe")(errno.into()))?;
+    }
+    Ok(Launched {
+        init,
+        control,
+        stdout,
+        stderr,
+    })
+}
+
+/// The first process of a sandbox. Dropping it kills it, and with it everything in its pid namespace, and waits.
+#[derive(Debug)]
+pub struct Init {
+    child: Child,
+    ended: Option<Ended>,
+}
+
+impl Init {
+    /// Its number, as this process sees it; somebody else's once it has been [ended](Self::end).
+    pub fn pid(&self) -> i32 {
+        self.child.pid
+    }
+
+    /// Kills it, waits until it is gone, and says how it ended; idempotent.
+    pub fn end(&mut self) -> io::Result<Ended> {
+        if let Some(ended) = self.ended {
+            return Ok(ended);
+        }
+        // An init that has said its last word exits by itself; this is for all others.
+        let _ = pidfd_send_signal(&self.child.pidfd, Signal::KILL);
+        let ended = process::wait(self.child.pid)?;
+        self.ended = Some(ended);
+        Ok(ended)
+    }
+}
+
+impl Drop for Init {
+    fn drop(&mut self) {
+        // It was our child and is dead: there is nothing that could fail but a wait by somebody else.
+        let _ = self.end();
+    }
+}

@@ -1,0 +1,158 @@
+//! What gantry tells an init, in two parts, and what the init reports.
+//!
+//! [`RoomOrders`] is everything that can be known before there is a job: with it the init makes the file system and its
+//! limits. Then it waits for [`WorkOrders`], which come with the job. While it waits it dies with gantry, as always.
+
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::bundle::{Bundle, Place, Purpose};
+use crate::policy::{HostPort, Level, Promise};
+
+/// `argv[0]` of the init. Anyone may start gantry under this name; only a pid 1 takes it.
+pub const INIT_NAME: &CStr = c"gantry-init";
+/// The byte that asks the init to send everything SIGTERM; the one thing it hears after its orders.
+pub const TERMINATE: u8 = b'T';
+
+/// How surely a promise is kept from outside the sandbox, and why not better.
+pub type Given = BTreeMap<Promise, (Level, String)>;
+
+/// To the init, first: what can be known before there is a job.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RoomOrders {
+    /// Lower directories, top first.
+    pub lowers: Vec<String>,
+    /// Host name.
+    pub hostname: String,
+    /// What kind of workload it is.
+    pub purpose: Purpose,
+    /// Bytes of `/tmp`.
+    pub tmp_bytes: u64,
+    /// Bytes of `/output`.
+    pub output_bytes: u64,
+    /// Processes and threads.
+    pub pids: u32,
+    /// Wall clock of the workload.
+    pub timeout_ms: u64,
+    /// From SIGTERM to SIGKILL.
+    pub grace_ms: u64,
+    /// The promises that are kept, or not, from outside.
+    pub given: Given,
+    /// Promises that may be lost.
+    pub allow_degraded: Vec<Promise>,
+    /// Hosts and ports to make listeners for; none without egress.
+    pub egress: Vec<HostPort>,
+}
+
+impl RoomOrders {
+    /// The part of `bundle` that belongs to the room.
+    pub fn of(bundle: &Bundle, given: Given) -> Self {
+        let confinement = &bundle.confinement;
+        Self {
+            lowers: once_each(bundle.lowers.iter().map(|lower| lower.to_string_lossy().into_owned())),
+            hostname: bundle.hostname.clone(),
+            purpose: bundle.purpose,
+            tmp_bytes: confinement.tmp_size.0,
+            output_bytes: confinement.output_size.0,
+            pids: confinement.pids,
+            timeout_ms: milliseconds(confinement.timeout),
+            grace_ms: milliseconds(confinement.grace),
+            given,
+            allow_degraded: confinement.allow_degraded.iter().copied().collect(),
+            egress: confinement.network.egress().to_vec(),
+        }
+    }
+}
+
+/// To the init, second: what comes with the job.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WorkOrders {
+    /// The command.
+    pub argv: Vec<String>,
+    /// The workload's environment.
+    pub env: Vec<(String, String)>,
+    /// Where it starts.
+    pub cwd: String,
+    /// Directory of the host that is shown as `/input`.
+    pub input: Option<String>,
+    /// Names of the secrets and where they go; their values follow as raw frames.
+    pub secrets: Vec<(String, Place)>,
+}
+
+impl WorkOrders {
+    /// The part of `bundle` that belongs to the job.
+    pub fn of(bundle: &Bundle) -> Self {
+        let secrets = bundle.secrets.iter();
+        Self {
+            argv: bundle.argv.clone(),
+            env: bundle.env.clone(),
+            cwd: bundle.cwd.clone(),
+            input: bundle.input.as_deref().map(|path| path.to_string_lossy().into_owned()),
+            secrets: secrets.map(|secret| (secret.name.clone(), secret.place)).collect(),
+        }
+    }
+}
+
+/// From the init.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Report {
+    /// Mounts are made; carries the descriptor of `/output`, then those of the listeners, in the order of the egress.
+    Mounted,
+    /// Restrictions are on and read back; the workload comes next.
+    Restricted(BTreeMap<Promise, Level>),
+    /// A promise is lost: the init ends.
+    Refused(BTreeMap<Promise, Level>, Vec<(Promise, String)>),
+    /// The workload's exec succeeded.
+    Started,
+    /// The workload's exec failed with this errno; see [`exit_code_of`].
+    NotStarted(i32),
+    /// The workload ended with a code.
+    Exited(i32),
+    /// The workload ended by a signal.
+    Signaled(i32),
+    /// The init's own deadline passed.
+    TimedOut,
+    /// Something failed; the init ends.
+    Failed(String),
+}
+
+/// Whether the errno of an exec says that there is no such program.
+pub fn is_not_found(errno: i32) -> bool {
+    [rustix::io::Errno::NOENT, rustix::io::Errno::NOTDIR]
+        .iter()
+        .any(|known| known.raw_os_error() == errno)
+}
+
+/// The exit code of a workload whose exec failed with `errno`: 127 when there is no such program, else 126 (POSIX, "Shell
+/// Command Language", 2.8.2).
+pub fn exit_code_of(errno: i32) -> i32 {
+    if is_not_found(errno) {
+        127
+    } else {
+        126
+    }
+}
+
+/// An image may name a layer twice, overlayfs may not. The upper one hides all that the lower one brings.
+fn once_each(lowers: impl Iterator<Item = String>) -> Vec<String> {
+    let mut seen = std::collections::BTreeSet::new();
+    lowers.filter(|lower| seen.insert(lower.clone())).collect()
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_that_is_named_twice_is_mounted_once_at_its_upper_place() {
+        let lowers = ["c", "b", "c", "a", "b"].map(str::to_owned);
+        assert_eq!(once_each(lowers.into_iter()), ["c", "b", "a"]);
+    }
+}

@@ -1,0 +1,160 @@
+//! What is known of a run that is over: how it ended, what it used, and what it left.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use super::cgroup::Spent;
+use super::signals::StopSignal;
+use super::watch::Seen;
+use crate::policy::{Level, Promise};
+use crate::sys::process::Ended;
+
+/// How a workload ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// By itself, with this code.
+    Exited(i32),
+    /// By this signal, not ours.
+    Signaled(i32),
+    /// At the time limit.
+    TimedOut,
+    /// At the memory limit.
+    Oom,
+    /// Because we were told to stop by this signal.
+    Stopped(StopSignal),
+    /// Because someone else killed the sandbox.
+    KilledFromOutside,
+}
+
+impl End {
+    /// The number of the signal that ended the workload, if one did.
+    pub fn signal(self) -> Option<i32> {
+        const KILL: i32 = rustix::process::Signal::KILL.as_raw();
+        match self {
+            Self::Exited(_) | Self::TimedOut => None,
+            Self::Signaled(signal) => Some(signal),
+            Self::Stopped(signal) => Some(signal.number()),
+            Self::Oom | Self::KilledFromOutside => Some(KILL),
+        }
+    }
+}
+
+/// A run that is over; no process of it exists any more.
+#[derive(Debug)]
+pub struct Finished {
+    /// How it ended.
+    pub end: End,
+    /// What it used.
+    pub usage: Usage,
+    /// Captured standard output.
+    pub stdout: Vec<u8>,
+    /// Captured standard error.
+    pub stderr: Vec<u8>,
+    /// Bytes written to standard output, passed on or not.
+    pub stdout_bytes: u64,
+    /// Bytes written to standard error, passed on or not.
+    pub stderr_bytes: u64,
+    /// Whether something was dropped.
+    pub truncated: bool,
+    /// Every promise and how surely it was kept.
+    pub enforced: BTreeMap<Promise, Level>,
+    /// The root of `/output`; the descriptor keeps it after its mount namespace is gone.
+    pub output: Option<OwnedFd>,
+    /// How long each phase took.
+    pub times: Times,
+}
+
+/// What a run used.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Usage {
+    /// User and system time of all its processes, and of making the sandbox.
+    pub cpu_ms: u64,
+    /// Highest charge of the cgroup; without one, the largest resident set of one process.
+    pub memory_peak_bytes: Option<u64>,
+    /// Processes and threads of the workload; unknown without a cgroup.
+    pub pids_peak: Option<u32>,
+}
+
+/// How long the phases took.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Times {
+    /// Namespaces and mounts.
+    pub prepare: Duration,
+    /// Restrictions, read-back and exec.
+    pub start: Duration,
+    /// The workload.
+    pub run: Duration,
+    /// Until its last process was gone.
+    pub teardown: Duration,
+}
+
+impl Finished {
+    /// A run that was stopped before its workload began.
+    pub(super) fn nothing(end: End) -> Self {
+        Self {
+            end,
+            usage: Usage::default(),
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+            stdout_bytes: 0,
+            stderr_bytes: 0,
+            truncated: false,
+            enforced: BTreeMap::new(),
+            output: None,
+            times: Times::default(),
+        }
+    }
+}
+
+impl Usage {
+    /// A cgroup counts everything; without one there is what the kernel tells about a child, and what was seen.
+    pub(super) fn new(ended: &Ended, spent: Option<Spent>, seen: Seen) -> Self {
+        let cpu = spent.and_then(|spent| spent.cpu).unwrap_or(ended.cpu.max(seen.cpu));
+        let memory = spent.and_then(|spent| spent.memory_peak);
+        Self {
+            cpu_ms: u64::try_from(cpu.as_millis()).unwrap_or(u64::MAX),
+            memory_peak_bytes: memory.or(Some(ended.largest_resident.max(seen.memory))),
+            // The init is not the workload's.
+            pids_peak: spent
+                .and_then(|spent| spent.pids_peak)
+                .map(|peak| peak.saturating_sub(1)),
+        }
+    }
+}
+
+/// When the phases of a run began and ended.
+#[derive(Debug)]
+pub struct Clock {
+    begun: Instant,
+    /// When the init had made its mounts.
+    pub mounted: Option<Instant>,
+    /// When the workload's exec was over.
+    pub started: Option<Instant>,
+    /// When the end of the workload was known.
+    pub ended: Option<Instant>,
+}
+
+impl Clock {
+    /// Begins now.
+    pub fn start() -> Self {
+        Self {
+            begun: Instant::now(),
+            mounted: None,
+            started: None,
+            ended: None,
+        }
+    }
+
+    /// How long the phases took; none when the workload did not start. The teardown ends now.
+    pub fn times(&self) -> Option<Times> {
+        let (mounted, started) = (self.mounted?, self.started?);
+        let ended = self.ended.unwrap_or_else(Instant::now);
+        Some(Times {
+            prepare: mounted - self.begun,
+            start: started - mounted,
+            run: ended - started,
+            teardown: ended.elapsed(),
+        })
+    }
+}
