@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::oci::Digest;
 use crate::policy::{Level, Promise};
 use crate::sandbox::StopSignal;
+use crate::sandbox::Usage;
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -53,7 +54,7 @@ pub struct Outcome {
     /// Wall-clock milliseconds of each phase.
     pub phases_ms: Phases,
     /// What it used.
-    pub usage: UsageReport,
+    pub usage: Usage,
     /// What it printed.
     pub output: OutputReport,
     /// Every promise and how surely it was kept; empty when nothing was started.
@@ -93,17 +94,6 @@ pub struct Phases {
     pub teardown: f64,
 }
 
-/// What a run used.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct UsageReport {
-    /// User and system time of all its processes.
-    pub cpu_ms: u64,
-    /// Of the memory cgroup; without one, the largest resident set of one process.
-    pub memory_peak_bytes: Option<u64>,
-    /// Of the pids cgroup; unknown without one.
-    pub pids_peak: Option<u32>,
-}
-
 /// What a run printed.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct OutputReport {
@@ -130,7 +120,7 @@ impl Outcome {
             cache: "miss",
             attempts: Vec::new(),
             phases_ms: Phases::default(),
-            usage: UsageReport::default(),
+            usage: Usage::default(),
             output: OutputReport::default(),
             enforced: BTreeMap::new(),
             error: Some(error),

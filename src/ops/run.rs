@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::interrupt::{unless_signalled, Worked};
-use super::outcome::{ImageRan, Outcome, OutputReport, Phases, Status, UsageReport};
+use super::outcome::{ImageRan, Outcome, OutputReport, Phases, Status};
 use super::secret::{self, SecretError, SecretWanted};
 use super::take_output::{self, TakeError};
 use crate::net::{Forwarder, Internet};
@@ -270,11 +270,7 @@ impl Progress {
         outcome.notes = self.notes.clone();
         let Some(finished) = &self.finished else { return outcome };
         (outcome.status, outcome.exit_code, outcome.signal) = verdict(finished);
-        outcome.usage = UsageReport {
-            cpu_ms: finished.usage.cpu_ms,
-            memory_peak_bytes: finished.usage.memory_peak_bytes,
-            pids_peak: finished.usage.pids_peak,
-        };
+        outcome.usage = finished.usage;
         outcome.output = OutputReport {
             stdout_bytes: finished.stdout_bytes,
             stderr_bytes: finished.stderr_bytes,

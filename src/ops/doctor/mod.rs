@@ -4,6 +4,7 @@
 //! version. One finding per promise (level, evidence, fix) and one observation per setting of the host.
 
 mod host;
+mod look;
 mod probe;
 
 use std::collections::BTreeMap;
@@ -21,10 +22,6 @@ use crate::store::{Store, StoreError};
 pub use host::Observation;
 pub use probe::{is_probe, main as probe_main};
 
-/// The probe's `/tmp` and `/output`.
-const PLACE: Bytes = Bytes(1 << 20);
-/// The probe's limit on processes.
-const PIDS: u32 = 16;
 /// The limit that is broken on purpose.
 const MEMORY: Bytes = Bytes(48 << 20);
 /// Three times as much.
@@ -161,9 +158,9 @@ struct Doctor {
 impl Doctor {
     fn promises(&self) -> Result<BTreeMap<Promise, Finding>, SandboxError> {
         let confinement = Confinement {
-            pids: PIDS,
-            tmp_size: PLACE,
-            output_size: PLACE,
+            pids: look::PIDS,
+            tmp_size: look::PLACE,
+            output_size: look::PLACE,
             timeout: PATIENCE,
             ..Confinement::default()
         };
@@ -172,24 +169,29 @@ impl Doctor {
             action: "understand the probe",
             source: error.into(),
         })?;
-        let mut findings = inside(&looked, &found);
-        let mut attacks = vec![
+        let from_inside = look::CHECKS.map(|(promise, check)| (promise, check(&found)));
+        let attacks = [
             (Promise::Memory, self.memory()?),
             (Promise::Cpu, self.cpu()?),
             (Promise::Time, self.time()?),
             (Promise::OutputSize, self.output()?),
             (Promise::Death, self.death()),
         ];
-        for (promise, (holds, evidence)) in attacks.drain(..) {
-            findings.insert(promise, finding(&looked, promise, holds, evidence));
-        }
-        for (promise, finding) in &mut findings {
-            finding.fix = (finding.level != Level::Enforced).then(|| self.fix(*promise)).flatten();
-        }
-        Ok(findings)
+        let tried = from_inside.into_iter().chain(attacks);
+        let findings = tried.map(|(promise, (holds, evidence))| {
+            let reported = looked.enforced.get(&promise).copied().unwrap_or(Level::Absent);
+            let level = if holds { reported } else { Level::Absent };
+            let finding = Finding {
+                level,
+                evidence,
+                fix: (level != Level::Enforced).then(|| self.fix(promise)).flatten(),
+            };
+            (promise, finding)
+        });
+        Ok(findings.collect())
     }
 
-    /// Three times the limit.
+    /// Takes three times as much memory as the limit allows.
     fn memory(&self) -> Result<(bool, String), SandboxError> {
         let confinement = Confinement {
             memory: MEMORY,
@@ -205,7 +207,7 @@ impl Doctor {
         Ok((finished.end == End::Oom, evidence))
     }
 
-    /// Tried a few times: a virtual machine that has to wait for its host books that time as used.
+    /// Takes more than its share of the processor, a few times: a virtual machine that has to wait for its host books that time as used.
     fn cpu(&self) -> Result<(bool, String), SandboxError> {
         let mut tried = self.cpu_once()?;
         for _ in 1..CPU_TRIES {
@@ -262,7 +264,7 @@ impl Doctor {
         Ok((holds, evidence))
     }
 
-    /// A gantry of its own is killed while its sandbox runs.
+    /// Kills a gantry of its own while that one's sandbox runs.
     fn death(&self) -> (bool, String) {
         let marker = format!("doctor-{}", std::process::id());
         let failed = |what: &str, error: io::Error| (false, format!("{what}: {error}"));
@@ -308,7 +310,7 @@ impl Doctor {
         sandbox::run(&self.bundle(args, confinement), Sink::Capture)
     }
 
-    /// Everything may be lost: what is lost is what we want to know.
+    /// A bundle of the probe in which every promise may be lost: what is lost is what we want to know.
     fn bundle(&self, args: &[&str], confinement: Confinement) -> Bundle {
         let argv = std::iter::once(probe::PATH).chain(args.iter().copied());
         Bundle {
@@ -344,91 +346,6 @@ impl Doctor {
         };
         let reason = self.subtree.as_ref().err().filter(|_| promise != Promise::Landlock);
         Some(reason.map_or(fix.to_owned(), |reason| format!("{reason}; {fix}")))
-    }
-}
-
-/// The promises that one look from inside decides.
-fn inside(looked: &Finished, found: &probe::Found) -> BTreeMap<Promise, Finding> {
-    use rustix::io::Errno;
-    let full = |(bytes, answer): &(usize, probe::Answer)| *bytes as u64 <= PLACE.0 && answer.is(Errno::NOSPC);
-    let filled = |(bytes, answer): &(usize, probe::Answer)| {
-        format!("{} of {PLACE} could be written, then: {answer}", Bytes(*bytes as u64))
-    };
-    let variables: Vec<&str> = found.variables.iter().map(String::as_str).collect();
-    let empty = |set: &String| !set.is_empty() && set.bytes().all(|digit| digit == b'0');
-    let [internet, machine] = &found.sockets;
-    let checks = [
-        (
-            Promise::User,
-            found.ids == [1000; 4],
-            format!("uid, euid, gid, egid are {:?}", found.ids),
-        ),
-        (
-            Promise::Capabilities,
-            found.capabilities.len() == 5 && found.capabilities.iter().all(empty),
-            format!("the five sets are {}", found.capabilities.join(" ")),
-        ),
-        (
-            Promise::NoNewPrivs,
-            found.no_new_privs == "1",
-            format!("NoNewPrivs is {}", found.no_new_privs),
-        ),
-        (
-            Promise::Seccomp,
-            found.seccomp == "2" && internet.is(Errno::AFNOSUPPORT) && machine.is(Errno::AFNOSUPPORT),
-            format!(
-                "an internet socket: {internet}; a vsock socket: {machine}; the filter is installed in {} µs",
-                sandbox::filter_install_time().map_or(0, |time| time.as_micros())
-            ),
-        ),
-        (
-            Promise::Landlock,
-            found.proc.is(Errno::ACCESS),
-            format!("a file of /proc opened for writing: {}", found.proc),
-        ),
-        (
-            Promise::ReadOnlyRoot,
-            found.root.is(Errno::ROFS),
-            format!("a file created in the root: {}", found.root),
-        ),
-        (
-            Promise::Tmp,
-            full(&found.tmp) && found.execute.is(Errno::ACCESS),
-            format!("{}; a script there executed: {}", filled(&found.tmp), found.execute),
-        ),
-        (Promise::Output, full(&found.output), filled(&found.output)),
-        (
-            Promise::Network,
-            found.interfaces == ["lo"],
-            format!("interfaces are {}", found.interfaces.join(" ")),
-        ),
-        (
-            Promise::Processes,
-            found.children.0 < PIDS && found.children.1.is(Errno::AGAIN),
-            format!(
-                "{} children started under a limit of {PIDS} processes, then: {}",
-                found.children.0, found.children.1
-            ),
-        ),
-        (
-            Promise::Leaks,
-            found.descriptors == 3 && variables == ["PATH"],
-            format!("{} descriptors, variables {}", found.descriptors, variables.join(" ")),
-        ),
-    ];
-    let findings = checks.into_iter();
-    findings
-        .map(|(promise, holds, evidence)| (promise, finding(looked, promise, holds, evidence)))
-        .collect()
-}
-
-/// The level that the run reported, if the attack agrees that there is one.
-fn finding(looked: &Finished, promise: Promise, holds: bool, evidence: String) -> Finding {
-    let reported = looked.enforced.get(&promise).copied().unwrap_or(Level::Absent);
-    Finding {
-        level: if holds { reported } else { Level::Absent },
-        evidence,
-        fix: None,
     }
 }
 

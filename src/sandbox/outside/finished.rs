@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+
 use super::cgroup::Spent;
 use super::signals::StopSignal;
 use super::watch::Seen;
@@ -65,8 +67,8 @@ pub struct Finished {
     pub times: Times,
 }
 
-/// What a run used.
-#[derive(Debug, Clone, Copy, Default)]
+/// What a run used; part of the outcome document (`docs/formats.md`).
+#[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Usage {
     /// User and system time of all its processes, and of making the sandbox.
     pub cpu_ms: u64,
