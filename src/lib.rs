@@ -5,13 +5,16 @@
 //! ```text
 //! 8 cli      argv -> requests, rendering, exit codes       the only module that prints
 //! 7 ops      one file per user-visible operation           the pipelines
-//! 6 build    function -> image
+//! 6 build    function -> image                         directory -> Function -> Image
+//! 5 python   requirements -> lock -> wheel layers   base  definition or reference -> BaseImage
+//! 4 transfer downloads
 //! 2 store    blobs, layers, snapshots, leases   sandbox  confined execution
 //! 1 archive  tar, gzip, zstd, zip, deb   net  HTTP   journal  events   config  file + environment -> values
 //! 0 oci      vocabulary   policy  limits and kinds as data   progress   sys  the kernel edge, all unsafe
 //! ```
 
 pub mod archive;
+pub mod base;
 pub mod build;
 pub mod cli;
 pub mod config;
@@ -21,6 +24,8 @@ pub mod oci;
 pub mod ops;
 pub mod policy;
 pub mod progress;
+pub mod python;
 pub mod sandbox;
 pub mod store;
 pub mod sys;
+pub mod transfer;

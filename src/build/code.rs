@@ -1,21 +1,27 @@
-//! The code layer: the function's files below `/app`, owned by uid 1000.
+//! The layers of a function's code: its files below `/app`, owned by uid 1000, and their bytecode.
 
 use std::io::Write;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::function::{Function, SourceFile, SourceLink};
-use super::layers::LayerNote;
+use super::{syntax, BuildError};
 use crate::archive::layer::{order, LayerError, LayerWriter, TreeSink, WrittenLayer};
+use crate::progress::Progress;
+use crate::python::bytecode::{ensure_bytecode, Sources};
+use crate::python::compile::{CompiledTree, Compiler};
+use crate::python::Interpreter;
+use crate::store::{ensure_layer, BuiltLayer, LayerNote, LayerWanted, Store};
 
 /// Where the code goes, without leading slash.
-pub const APP: &str = "app";
+const APP: &str = "app";
 /// Owner of the code: the platform's `mecapy`.
-pub const OWNER: u32 = 1000;
+const OWNER: u32 = 1000;
 
 /// Nothing is remembered of a code layer besides its bytes.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct CodeNote;
+struct CodeNote;
 
 impl LayerNote for CodeNote {
     const FOLDER: &'static str = "code";
@@ -26,8 +32,47 @@ enum Entry<'a> {
     Link(&'a SourceLink),
 }
 
+/// The layers of `function`, which was read from `directory`: its files, and their bytecode by `interpreter`.
+///
+/// # Errors
+///
+/// [`BuildError::Syntax`] when a source does not compile; then no bytecode is kept.
+pub fn ensure_layers(
+    store: &Store,
+    compiler: &Compiler,
+    interpreter: &Interpreter,
+    (function, directory): (&Function, &Path),
+    progress: &dyn Progress,
+) -> Result<Vec<BuiltLayer>, BuildError> {
+    let wanted = LayerWanted {
+        key: &function.key(),
+        reason: "code",
+    };
+    let (code, _) = ensure_layer(store, wanted, progress, |blob, tree| {
+        progress.step("Building", &format!("code of {}", directory.display()));
+        Ok::<_, BuildError>((write_layer(function, blob, Some(tree))?, CodeNote))
+    })?;
+    let sources = Sources {
+        layer: &code,
+        title: &code.reason,
+        reason: "bytecode of code",
+        root: "/app",
+        skip: Vec::new(),
+        owner: OWNER,
+    };
+    let bytecode = ensure_bytecode(store, compiler, interpreter, &sources, progress, check)?;
+    Ok(vec![code, bytecode])
+}
+
+fn check(compiled: &CompiledTree) -> Result<(), BuildError> {
+    match syntax::render(&compiled.failed, "/app") {
+        Some(rendered) => Err(BuildError::Syntax { rendered }),
+        None => Ok(()),
+    }
+}
+
 /// Writes the files and links of `function`.
-pub fn write_layer(
+fn write_layer(
     function: &Function,
     out: impl Write,
     tree: Option<&mut dyn TreeSink>,

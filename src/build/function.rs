@@ -14,6 +14,7 @@ use rustix::fs::{openat, readlinkat, AtFlags, Dir, FileType, Mode, OFlags, CWD};
 use super::links::Entries;
 use crate::oci::Digest;
 use crate::policy::Kind;
+use crate::python::requirements::{RequirementError, Requirements};
 use crate::store::{Key, Step};
 
 /// The platform's entry point.
@@ -173,6 +174,11 @@ impl Function {
             true => None,
             false => find(&Entries::of(self).resolve(path).ok()?),
         })
+    }
+
+    /// What it requires.
+    pub fn requirements(&self) -> Result<Requirements, RequirementError> {
+        Requirements::read(&|path| Some(self.find_file(path)?.contents.as_slice()))
     }
 
     /// What the code layer is keyed by.

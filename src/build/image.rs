@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use super::layers::BuiltLayer;
-use crate::oci::{media_type, Descriptor, Digest, ImageConfig, ImageConfigBody, Manifest, RootFs};
+use super::BuildError;
+use crate::oci::{media_type, Descriptor, Digest, ImageConfig, ImageConfigBody, Manifest, Reference, RootFs};
+use crate::policy::Bytes;
+use crate::python::resolve::{LARGE_IMAGE, MAX_IMAGE};
+use crate::store::{BuiltLayer, Store};
 
 /// Prefix of the platform's labels.
 const LABEL_PREFIX: &str = "org.mecapy.function.";
@@ -40,8 +43,81 @@ pub struct ImageSettings {
     pub command: Vec<String>,
 }
 
+/// Makes the image of `layers`, gives it the name `tag`, and returns its digest. An image that has the name already stays
+/// when nothing differs but a time that nobody asked for.
+pub fn ensure_image(
+    store: &Store,
+    layers: &[BuiltLayer],
+    settings: &ImageSettings,
+    tag: Option<&Reference>,
+) -> Result<Digest, BuildError> {
+    let config = config(layers, settings);
+    let digest = match find_unchanged(store, layers, &config, settings.created, tag) {
+        Some(digest) => digest,
+        None => {
+            let (config, config_size) = store.put_config(&config)?;
+            store.put_manifest(&manifest(layers, &config, config_size))?
+        }
+    };
+    // From here on the image is used by its name; until then the lease keeps it from being collected.
+    let _lease = store.lease(&digest)?;
+    store.ensure_snapshot(&store.open_image(&digest)?)?;
+    if let Some(tag) = tag {
+        store.ensure_ref(tag, &digest)?;
+    }
+    Ok(digest)
+}
+
+/// The bytes of `layers`.
+///
+/// # Errors
+///
+/// [`BuildError::TooLarge`] when they are more than an image may have.
+pub fn check_size(layers: &[BuiltLayer]) -> Result<u64, BuildError> {
+    let size = layers.iter().map(|layer| layer.descriptor.size).sum();
+    match size > MAX_IMAGE {
+        true => Err(BuildError::TooLarge { size }),
+        false => Ok(size),
+    }
+}
+
+/// The image called `tag`, when it serves as well: building again is no change.
+fn find_unchanged(
+    store: &Store,
+    layers: &[BuiltLayer],
+    config: &ImageConfig,
+    created: Created,
+    tag: Option<&Reference>,
+) -> Option<Digest> {
+    let digest = store.find_ref(tag?).ok()??;
+    let there = store.open_image(&digest).ok()?;
+    let same_layers = there
+        .manifest
+        .layers
+        .iter()
+        .eq(layers.iter().map(|layer| &layer.descriptor));
+    (same_layers && is_no_change(&there.config, config, created)).then_some(digest)
+}
+
+/// What the user should know of an image that is larger than most, by the bytes that are pushed and pulled; nothing of
+/// others.
+pub fn large_image(layers: &[BuiltLayer]) -> Option<String> {
+    let size: u64 = layers.iter().map(|layer| layer.descriptor.size).sum();
+    let mut largest: Vec<&BuiltLayer> = layers.iter().collect();
+    largest.sort_by_key(|layer| std::cmp::Reverse(layer.descriptor.size));
+    let named = |layer: &&BuiltLayer| format!("{} ({})", layer.reason, Bytes(layer.descriptor.size));
+    let largest: Vec<String> = largest.iter().take(3).map(named).collect();
+    (size > LARGE_IMAGE).then(|| {
+        format!(
+            "the image has {}; the largest layers are {}",
+            Bytes(size),
+            largest.join(", ")
+        )
+    })
+}
+
 /// The configuration of a function image: USER 1000, WORKDIR /app.
-pub fn config(layers: &[BuiltLayer], settings: &ImageSettings) -> ImageConfig {
+fn config(layers: &[BuiltLayer], settings: &ImageSettings) -> ImageConfig {
     let created = rfc3339(settings.created.time());
     let mut labels = settings.labels.clone();
     labels.insert(format!("{LABEL_PREFIX}created"), created.clone());
@@ -70,7 +146,7 @@ pub fn config(layers: &[BuiltLayer], settings: &ImageSettings) -> ImageConfig {
 }
 
 /// The manifest of `layers` with a configuration of the given digest and size.
-pub fn manifest(layers: &[BuiltLayer], config: &Digest, config_size: u64) -> Manifest {
+fn manifest(layers: &[BuiltLayer], config: &Digest, config_size: u64) -> Manifest {
     Manifest {
         schema_version: 2,
         media_type: Some(media_type::MANIFEST.to_owned()),
@@ -82,7 +158,7 @@ pub fn manifest(layers: &[BuiltLayer], config: &Digest, config_size: u64) -> Man
 
 /// Whether an image with the configuration `there` serves where `wanted` was to be made: they differ in nothing, or in a
 /// time that nobody asked for.
-pub fn is_no_change(there: &ImageConfig, wanted: &ImageConfig, created: Created) -> bool {
+fn is_no_change(there: &ImageConfig, wanted: &ImageConfig, created: Created) -> bool {
     let timeless = |config: &ImageConfig| {
         let mut config = config.clone();
         config.created = None;
@@ -98,7 +174,7 @@ pub fn is_no_change(there: &ImageConfig, wanted: &ImageConfig, created: Created)
 }
 
 /// `2026-11-24T08:06:00Z`; times before 1970 print as 1970.
-pub fn rfc3339(time: SystemTime) -> String {
+fn rfc3339(time: SystemTime) -> String {
     let seconds = time
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or(Duration::ZERO)
@@ -133,6 +209,7 @@ fn civil_from_days(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oci::Hasher;
 
     #[test]
     fn a_time_that_nobody_asked_for_is_no_change_even_when_it_is_a_whole_second() {
@@ -169,6 +246,28 @@ mod tests {
             (4_107_542_400, "2100-03-01T00:00:00Z"),
         ] {
             assert_eq!(rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn an_image_is_large_by_all_of_its_layers() {
+        let layer = |reason: &str, size| BuiltLayer {
+            descriptor: Descriptor::new(media_type::LAYER_GZIP, Digest::of(reason.as_bytes()), size),
+            diff_id: Hasher::new().diff_id(),
+            reason: reason.to_owned(),
+            unpacked_bytes: 0,
+            reused: false,
+        };
+        let mut layers = vec![
+            layer("base", 200_000_000),
+            layer("code", 50_000_000),
+            layer("wheel a", 49_000_000),
+        ];
+        assert_eq!(large_image(&layers), None);
+        layers.push(layer("bytecode", 2_000_000));
+        let warning = large_image(&layers).unwrap();
+        for part in ["301.0 MB", "base (200.0 MB), code (50.0 MB), wheel a (49.0 MB)"] {
+            assert!(warning.contains(part), "{warning}");
         }
     }
 }

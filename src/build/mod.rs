@@ -1,22 +1,119 @@
-//! Function directory -> image: lock, layers, config. Runs no code of the user's or of a package's.
+//! A function's directory -> an image: what the function is, its code's layers, and what joins a base with packages.
+//!
+//! ```text
+//! directory -> function (links, secrets) -> parts (base, wheels) -> code (syntax) -> image
+//! ```
+//!
+//! Runs no code of the user's or of a package's. `base` and `python` do not know each other: what one needs of the other
+//! is passed on here, as a value.
 
-pub mod base;
-pub mod bytecode;
 pub mod code;
-pub mod elf;
-pub mod fetch;
 pub mod function;
 pub mod image;
-pub mod index;
-pub mod layers;
 mod links;
-pub mod lock;
-pub mod pins;
-pub mod ports;
-pub mod pylock;
-pub mod requirements;
-pub mod sdist;
+pub mod parts;
 pub mod secrets;
-pub mod syntax;
-pub mod uv;
-pub mod wheel;
+mod syntax;
+
+use crate::archive::layer::LayerError;
+use crate::base::{BaseError, VariantError};
+use crate::policy::{Bytes, Kind};
+use crate::python::compile::CompileError;
+use crate::python::requirements::RequirementError;
+use crate::python::resolve::{LockError, MAX_IMAGE};
+use crate::python::sdist::SdistError;
+use crate::python::PythonError;
+use crate::store::StoreError;
+use function::FunctionError;
+use secrets::Finding;
+
+/// Why there is no image.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The directory is no function.
+    #[error(transparent)]
+    Function(#[from] FunctionError),
+    /// A requirement is refused.
+    #[error(transparent)]
+    Requirement(#[from] RequirementError),
+    /// Files look like secrets.
+    #[error("refuse to build: these files look like secrets: {}", .findings.iter().map(Finding::to_string).collect::<Vec<_>>().join(", "))]
+    Secrets {
+        /// What and where.
+        findings: Vec<Finding>,
+    },
+    /// The function does not compile.
+    #[error("compile the function:\n{rendered}")]
+    Syntax {
+        /// File, line, text and caret.
+        rendered: String,
+    },
+    /// There are no packages.
+    #[error(transparent)]
+    Python(PythonError),
+    /// There is no base.
+    #[error(transparent)]
+    Base(#[from] BaseError),
+    /// A layer cannot be written.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// The image is too large.
+    #[error("build image: it has {} of at most {}", Bytes(*size), Bytes(MAX_IMAGE))]
+    TooLarge {
+        /// Bytes of its layers.
+        size: u64,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl BuildError {
+    /// What sort of failure this is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Secrets { .. } | Self::TooLarge { .. } => Kind::Refused,
+            Self::Syntax { .. } => Kind::Failed,
+            Self::Function(source) => source.kind(),
+            Self::Requirement(source) => source.kind(),
+            Self::Python(source) => source.kind(),
+            Self::Base(source) => source.kind(),
+            Self::Layer(source) => source.kind(),
+            Self::Store(source) => source.kind(),
+        }
+    }
+}
+
+impl From<PythonError> for BuildError {
+    /// The error of a toolchain that could not be made is the base's own.
+    fn from(error: PythonError) -> Self {
+        let PythonError::Sdist(SdistError::Toolchain(toolchain)) = error else {
+            return Self::Python(error);
+        };
+        match toolchain.source.downcast::<BaseError>() {
+            Ok(source) => Self::Base(*source),
+            Err(source) => {
+                let kind = toolchain.kind;
+                Self::Python(SdistError::from(crate::python::sdist::ToolchainError { kind, source }).into())
+            }
+        }
+    }
+}
+
+impl From<CompileError> for BuildError {
+    fn from(error: CompileError) -> Self {
+        Self::Python(error.into())
+    }
+}
+
+impl From<LockError> for BuildError {
+    fn from(error: LockError) -> Self {
+        Self::Python(error.into())
+    }
+}
+
+impl From<VariantError> for BuildError {
+    fn from(error: VariantError) -> Self {
+        Self::Base(error.into())
+    }
+}

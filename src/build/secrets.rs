@@ -5,6 +5,7 @@
 
 use super::function::Function;
 use super::links::Entries;
+use super::BuildError;
 
 /// A person repairs these and builds again; more would only hide the first.
 const MAX_FINDINGS: usize = 20;
@@ -110,9 +111,22 @@ const STARTS: [bool; 256] = {
 /// Names that are a credentials file in the right directory.
 const BELOW_DIRECTORY: [&str; 3] = ["config.json", "credentials", "config"];
 
+/// Refuses a function with files that look like secrets, but for those that `allowed` names.
+///
+/// # Errors
+///
+/// [`BuildError::Secrets`] names all of them.
+pub fn refuse(function: &Function, allowed: &[String]) -> Result<(), BuildError> {
+    let findings = find(function, allowed);
+    match findings.is_empty() {
+        true => Ok(()),
+        false => Err(BuildError::Secrets { findings }),
+    }
+}
+
 /// Everything in `function` that looks like a secret, but for the files in `allowed`; one finding per line, and no more
 /// than a person can look at.
-pub fn find(function: &Function, allowed: &[String]) -> Vec<Finding> {
+fn find(function: &Function, allowed: &[String]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for file in function.files.iter().filter(|file| !allowed.contains(&file.path)) {
         let mut found = |line, kind| {

@@ -86,7 +86,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "REF")]
     pub base: Option<String>,
     /// Python version
-    #[arg(long, default_value = "3.11", value_name = "VERSION")]
+    #[arg(long, default_value = crate::base::default_python(), value_name = "VERSION")]
     pub python: String,
     /// Label of the image; repeatable
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
@@ -221,7 +221,7 @@ pub enum BaseCommand {
     /// Fetch, verify and assemble a base image
     Build {
         /// Variant
-        #[arg(default_value = crate::ops::DEFAULT_BASE)]
+        #[arg(default_value = crate::base::default_variant())]
         variant: String,
         /// Promises whose loss does not refuse what a build runs in the sandbox, such as landlock
         #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = Promise::from_str)]

@@ -4,14 +4,17 @@ use std::error::Error;
 use std::io::Write;
 
 use super::escape::escape;
-use crate::build::base::{RelockError, SignatureError};
-use crate::build::fetch::FetchError;
-use crate::build::lock::LockError;
+use crate::base::{BaseError, RelockError, SignatureError};
+use crate::build::BuildError;
 use crate::config::ConfigError;
-use crate::ops::{BaseError, BuildError, DoctorError, ImagesError, RunError, SdistError, CANNOT_RUN};
+use crate::ops::{DoctorError, ImagesError, RunError, CANNOT_RUN};
 use crate::policy::Promise;
+use crate::python::resolve::LockError;
+use crate::python::sdist::SdistError;
+use crate::python::PythonError;
 use crate::sandbox::SandboxError;
 use crate::store::{ArchiveError, LayoutError, StoreError};
+use crate::transfer::FetchError;
 
 /// Anything a command can end in.
 #[derive(Debug, thiserror::Error)]
@@ -97,22 +100,24 @@ fn hint(error: &CommandError) -> Option<&'static str> {
         CommandError::Build(BuildError::Secrets { .. }) => {
             Some("pass secrets at run time with `gantry run --secret NAME=FILE`; --allow-file PATH lets a file pass that is none")
         }
-        CommandError::Build(BuildError::Lock(LockError::NoWheel { .. })) => {
+        CommandError::Build(BuildError::Python(PythonError::Lock(LockError::NoWheel { .. }))) => {
             Some("ask for a version that has a wheel, or have its source distribution built in the sandbox: --allow-sdist")
         }
-        CommandError::Build(BuildError::Sdist(SdistError::Failed { .. })) => {
+        CommandError::Build(BuildError::Python(PythonError::Sdist(SdistError::Failed { .. }))) => {
             Some("it is built without network, with gcc, make and what its pyproject.toml asks for; a version with a wheel needs none of that")
         }
-        CommandError::Build(BuildError::Sdist(SdistError::Base { .. })) => {
+        CommandError::Build(BuildError::Python(PythonError::Sdist(SdistError::Base { .. }))) => {
             Some("leave out --base, or name a base of `gantry base ls`")
         }
-        CommandError::Build(BuildError::Lock(LockError::Index(_))) => {
+        CommandError::Build(BuildError::Python(PythonError::Lock(LockError::Index(_)))) => {
             Some("set `url` under [index] in the configuration to the index to ask; nothing else counts then")
         }
-        CommandError::Build(BuildError::Lock(LockError::NoUv { .. })) => {
+        CommandError::Build(BuildError::Python(PythonError::Lock(LockError::NoUv { .. }))) => {
             Some("install uv, or pip for python3, or set `uv` under [index] in the configuration")
         }
-        CommandError::Build(BuildError::Lock(LockError::TooLarge { .. }) | BuildError::TooLarge { .. }) => {
+        CommandError::Build(
+            BuildError::Python(PythonError::Lock(LockError::TooLarge { .. })) | BuildError::TooLarge { .. },
+        ) => {
             Some("leave out packages, or use a variant without GPU libraries")
         }
         CommandError::Build(BuildError::Base(BaseError::Mirror(_))) => {
@@ -215,9 +220,9 @@ mod tests {
             CommandError::Store(no_space()),
             CommandError::Build(BuildError::Store(no_space())),
             CommandError::Build(BuildError::Base(BaseError::Store(no_space()))),
-            CommandError::Build(BuildError::Fetch(fetch())),
+            CommandError::Build(BuildError::Python(fetch().into())),
             CommandError::Build(BuildError::Base(BaseError::Fetch(fetch()))),
-            CommandError::Build(BuildError::Lock(LockError::Store(no_space()))),
+            CommandError::Build(BuildError::Python(LockError::Store(no_space()).into())),
             CommandError::Build(BuildError::Layer(layer())),
             CommandError::Images(ImagesError::Store(no_space())),
             CommandError::Images(ImagesError::Layout(LayoutError::Store(no_space()))),

@@ -27,17 +27,16 @@ use error::CommandError;
 use progress::Narrator;
 use report::Report;
 
-use crate::build::base::variant_names;
+use crate::base::{default_python, default_variant, variant_names, BaseSettings};
 use crate::build::image::Created;
-use crate::build::lock::{LockError, Resolver};
 use crate::config::{secret_variable, Config, ConfigError, Environment};
 use crate::journal::{self, Event};
 use crate::net::{Address, Credentials};
-use crate::ops::{self, unless_signalled, BaseSettings, BuildRequest, SandboxCompiler, Worked};
+use crate::ops::{self, unless_signalled, BaseRequest, BuildRequest, Worked};
 use crate::policy::{Bytes, Promise};
-use crate::progress::Progress;
+use crate::python::resolve::{LockError, Resolver, LOCK_AGE};
 use crate::sandbox::{self, Signals};
-use crate::store::{Keep, Patience, Store, StoreError};
+use crate::store::{Keep, Patience, Store};
 use crate::sys;
 
 /// Runs gantry; returns its exit code.
@@ -184,15 +183,6 @@ impl Session {
         })
     }
 
-    fn compiler(&self, allow_degraded: BTreeSet<Promise>) -> Result<SandboxCompiler, StoreError> {
-        let jobs = std::thread::available_parallelism().map_or(1, usize::from).min(8);
-        Ok(SandboxCompiler {
-            scaffold: self.store.scaffold_tree()?,
-            jobs,
-            allow_degraded,
-        })
-    }
-
     /// What `given` and the configuration accept the loss of.
     fn allow_degraded(&self, given: &[Promise]) -> BTreeSet<Promise> {
         let mut allowed = self.config.run.confinement().allow_degraded;
@@ -244,7 +234,7 @@ impl Session {
         let request = BuildRequest {
             directory: args.dir.clone(),
             tag: args.tag.clone(),
-            base: args.base.clone().unwrap_or_else(|| ops::DEFAULT_BASE.to_owned()),
+            base: args.base.clone().unwrap_or_else(|| default_variant().to_owned()),
             python: args.python.clone(),
             labels: args.labels.clone(),
             allow_files: args.allow_files.clone(),
@@ -252,15 +242,14 @@ impl Session {
             allow_degraded: self.allow_degraded(&args.allow_degraded),
             lock_age: match args.upgrade {
                 true => Duration::ZERO,
-                false => self.config.index.max_age.unwrap_or(ops::LOCK_AGE),
+                false => self.config.index.max_age.unwrap_or(LOCK_AGE),
             },
             created: created(&self.environment)?,
             base_settings: self.base_settings(),
         };
         let resolver = || self.resolver(&args.python);
         let narrator = Narrator::new();
-        let compiler = self.compiler(request.allow_degraded.clone())?;
-        let built = ops::build(&self.store, &request, &resolver, &compiler, &narrator);
+        let built = ops::build(&self.store, &request, &resolver, &narrator);
         narrator.finish();
         let name = args.tag.as_ref().map(ToString::to_string).unwrap_or_default();
         let (digest, status) = match &built {
@@ -391,13 +380,13 @@ impl Session {
                 ..
             } => {
                 let narrator = Narrator::new();
-                let settings = self.base_settings();
-                let resolver = || self.resolver(ops::BASE_PYTHON);
-                let compiler = self.compiler(self.allow_degraded(allow_degraded))?;
-                let made = ops::build_base(&self.store, variant, &settings, &resolver, &compiler, &narrator);
-                if let Ok(base) = &made {
-                    base.warnings.iter().for_each(|warning| narrator.warn(warning));
-                }
+                let request = BaseRequest {
+                    name: variant.clone(),
+                    settings: self.base_settings(),
+                    allow_degraded: self.allow_degraded(allow_degraded),
+                };
+                let resolver = || self.resolver(default_python());
+                let made = ops::build_base(&self.store, &request, &resolver, &narrator);
                 narrator.finish();
                 let base = made?;
                 report.map_or(Ok(()), |report| report.write(&base))?;

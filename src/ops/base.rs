@@ -1,347 +1,84 @@
-//! The base image of a build: a variant of ours, made on first use, or any image of the store or a layout.
+//! `gantry base build`: a variant with the layers of its wheels, before the first function needs them.
 
-use std::collections::BTreeMap;
-use std::io;
-use std::path::PathBuf;
+use std::collections::BTreeSet;
 
-use super::foreign::Foreign;
-use super::packages::Packages;
-use crate::archive::layer::LayerError;
-use crate::build::base::{self, AssembleError, BaseNote, MirrorError, RelockError, Variant, VariantError};
-use crate::build::bytecode::{self, BytecodeNote};
-use crate::build::fetch::FetchError;
-use crate::build::layers::{ensure_layer, BuiltLayer, LayerWanted};
-use crate::build::ports::{CompileRequest, Compiler, PortError};
-use crate::net::{Address, NetError};
-use crate::oci::{Digest, ParseReferenceError, Reference};
-use crate::policy::Kind;
-use crate::progress::Progress;
-use crate::store::{Image, LayerStack, LayoutError, Store, StoreError};
+use serde::Serialize;
 
-/// The standard library of our own bases.
-const STDLIB: &str = "/usr/lib/python3.11";
+use crate::base::{default_python, BaseSettings};
+use crate::build::parts::{ensure_parts, ensure_parts_bytecode, Wanted};
+use crate::build::BuildError;
+use crate::oci::Digest;
+use crate::policy::Promise;
+use crate::progress::{Progress, Recorder};
+use crate::python::compile::Compiler;
+use crate::python::requirements::Requirements;
+use crate::python::resolve::{LockError, Resolver, LOCK_AGE};
+use crate::python::supply::Supply;
+use crate::store::{BuiltLayer, Store};
 
-/// Where packages come from.
-#[derive(Debug, Clone, Default)]
-pub struct BaseSettings {
-    /// Configured Debian archive.
-    pub mirror: Option<Address>,
-    /// Configured security archive.
-    pub security_mirror: Option<Address>,
-    /// Configured keys of both.
-    pub keyring: Option<PathBuf>,
+/// Which base is wanted.
+#[derive(Debug, Clone)]
+pub struct BaseRequest {
+    /// A variant or a reference.
+    pub name: String,
+    /// Where its packages come from.
+    pub settings: BaseSettings,
+    /// Promises whose loss does not refuse to compile in the sandbox.
+    pub allow_degraded: BTreeSet<Promise>,
 }
 
-/// A base, ready to build on.
-#[derive(Debug, Clone)]
-pub struct BaseImage {
+/// What `gantry base build` made.
+#[derive(Debug, Serialize)]
+pub struct BaseReport {
+    /// Always 1.
+    schema: u32,
+    /// Always `ok`.
+    status: &'static str,
     /// What it was asked for as.
     pub name: String,
-    /// Its layers, in the store and unpacked, bottom first; of our own bases without [`ensure_stdlib`]'s.
-    pub layers: Vec<BuiltLayer>,
-    /// Whether it is one of our own, whose standard library we compile.
-    pub is_own: bool,
-    /// Absolute path of the interpreter inside.
-    pub python: String,
-    /// Names the interpreter for bytecode.
-    pub interpreter: Digest,
-    /// Environment of its configuration.
-    pub env: Vec<String>,
-    /// Labels of its configuration.
-    pub labels: BTreeMap<String, String>,
-    /// What the user should know of it.
+    /// The layer with the interpreter.
+    pub digest: Digest,
+    /// Its layers, bottom first.
+    layers: Vec<BuiltLayer>,
+    /// What the user should know.
     pub warnings: Vec<String>,
 }
 
-/// Why there is no base.
-#[derive(Debug, thiserror::Error)]
-pub enum BaseError {
-    /// The name is neither a variant nor a reference.
-    #[error("use base {name:?}: it is neither a variant ({variants}) nor a reference")]
-    Name {
-        /// The name.
-        name: String,
-        /// What there is.
-        variants: String,
-        /// Why it is no reference.
-        source: ParseReferenceError,
-    },
-    /// Not in the store.
-    #[error("use base {reference}: no such image in the store")]
-    Unknown {
-        /// The reference.
-        reference: String,
-    },
-    /// It has another Python or none.
-    #[error("use base {name}: it has no Python {python} in /usr/local/bin or /usr/bin")]
-    NoPython {
-        /// The base.
-        name: String,
-        /// What was wanted.
-        python: String,
-    },
-    /// Wheels are made for glibc.
-    #[error("use base {name}: it has no glibc, which wheels for Linux need (looked for {loaders})")]
-    NoGlibc {
-        /// The base.
-        name: String,
-        /// What was looked for.
-        loaders: String,
-    },
-    /// A file of it is not what a base has there.
-    #[error("use base {name}: /{path}: {reason}")]
-    Refused {
-        /// The base.
-        name: String,
-        /// The file.
-        path: String,
-        /// What it is.
-        reason: &'static str,
-    },
-    /// Its layers cannot be looked at.
-    #[error("use base {name}: read /{path}")]
-    Read {
-        /// The base.
-        name: String,
-        /// Which file.
-        path: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// Only 3.11 is in our own bases.
-    #[error("use base {name}: it has Python {has}, not {wanted}; name another image with --base")]
-    OtherPython {
-        /// The variant.
-        name: String,
-        /// Its Python.
-        has: String,
-        /// The wanted one.
-        wanted: String,
-    },
-    /// The definition.
-    #[error(transparent)]
-    Variant(#[from] VariantError),
-    /// No mirror.
-    #[error(transparent)]
-    Mirror(#[from] MirrorError),
-    /// The network.
-    #[error(transparent)]
-    Net(#[from] NetError),
-    /// A package.
-    #[error(transparent)]
-    Fetch(#[from] FetchError),
-    /// A new lock.
-    #[error(transparent)]
-    Relock(#[from] RelockError),
-    /// Assembly.
-    #[error(transparent)]
-    Assemble(#[from] AssembleError),
-    /// A layer.
-    #[error(transparent)]
-    Layer(#[from] LayerError),
-    /// Bytecode.
-    #[error(transparent)]
-    Port(#[from] PortError),
-    /// A layout.
-    #[error(transparent)]
-    Layout(#[from] LayoutError),
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-impl BaseError {
-    /// What sort of failure this is.
-    pub fn kind(&self) -> Kind {
-        match self {
-            Self::Name { .. }
-            | Self::Unknown { .. }
-            | Self::NoPython { .. }
-            | Self::NoGlibc { .. }
-            | Self::Refused { .. }
-            | Self::Read { .. }
-            | Self::OtherPython { .. } => Kind::Failed,
-            Self::Layer(source) => source.kind(),
-            Self::Variant(source) => source.kind(),
-            Self::Mirror(source) => source.kind(),
-            Self::Net(source) => source.kind(),
-            Self::Fetch(source) => source.kind(),
-            Self::Relock(source) => source.kind(),
-            Self::Assemble(source) => source.kind(),
-            Self::Port(source) => source.kind(),
-            Self::Layout(source) => source.kind(),
-            Self::Store(source) => source.kind(),
-        }
-    }
-}
-
-/// Everything a base is made with.
-struct Maker<'a> {
-    store: &'a Store,
-    settings: &'a BaseSettings,
-    progress: &'a dyn Progress,
-}
-
-/// The base called `name` (a variant or a reference) with Python `python`, made or imported when it is not there. The
-/// wheels of a variant are not among its layers: they belong with those of the function.
-pub fn ensure_base(
+/// Makes the base that `request` names, with the layers of its wheels, unless it is there. `resolver` is asked for only
+/// when wheels have to be downloaded.
+pub fn build_base(
     store: &Store,
-    name: &str,
-    python: &str,
-    settings: &BaseSettings,
+    request: &BaseRequest,
+    resolver: &(dyn Fn() -> Result<Resolver, LockError> + Sync),
     progress: &dyn Progress,
-) -> Result<BaseImage, BaseError> {
-    let maker = Maker {
+) -> Result<BaseReport, BuildError> {
+    let progress = &Recorder::new(progress);
+    let compiler = Compiler::new(store, request.allow_degraded.clone())?;
+    let supply = Supply {
         store,
-        settings,
+        resolver,
         progress,
+        lock_age: LOCK_AGE,
     };
-    if let Some(variant) = base::find_variant(name)? {
-        if variant.definition.python != python {
-            let has = variant.definition.python.clone();
-            return Err(BaseError::OtherPython {
-                name: name.to_owned(),
-                has,
-                wanted: python.to_owned(),
-            });
-        }
-        return maker.variant(&variant);
-    }
-    let reference: Reference = name.parse().map_err(|source| {
-        let variants = base::variant_names().join(", ");
-        BaseError::Name {
-            name: name.to_owned(),
-            variants,
-            source,
-        }
-    })?;
-    maker.foreign(name, &reference, python)
-}
-
-/// The bytecode of the standard library of one of our own bases, its topmost layer; none of a foreign one.
-///
-/// Nothing but time depends on it, so that wheels need not wait for it.
-pub fn ensure_stdlib(
-    store: &Store,
-    base: &BaseImage,
-    compiler: &dyn Compiler,
-    progress: &dyn Progress,
-) -> Result<Option<BuiltLayer>, BaseError> {
-    let Some(packages) = base.layers.first().filter(|_| base.is_own) else {
-        return Ok(None);
+    let wanted = Wanted {
+        base: &request.name,
+        python: default_python(),
+        settings: &request.settings,
+        requirements: &Requirements::default(),
+        sdists: None,
     };
-    let key = bytecode::bytecode_key(&packages.descriptor.digest, &packages.descriptor.digest);
-    let wanted = LayerWanted {
-        key: &key,
-        reason: "base bytecode of the standard library",
-    };
-    let (layer, _) = ensure_layer(store, wanted, progress, |blob, tree| {
-        progress.step("Compiling", "the standard library");
-        let compiled = compiler.compile(&CompileRequest {
-            lowers: vec![store.layer_path(&packages.diff_id)],
-            python: base.python.clone(),
-            roots: vec![STDLIB.to_owned()],
-            skip: vec![
-                format!("{STDLIB}/lib2to3"),
-                format!("{STDLIB}/idlelib"),
-                format!("{STDLIB}/pydoc_data"),
-            ],
-        })?;
-        let written = bytecode::write_layer(&compiled, 0, blob, Some(tree))?;
-        let failed = compiled.failed;
-        Ok::<_, BaseError>((written, BytecodeNote { failed }))
-    })?;
-    Ok(Some(layer))
-}
-
-impl Maker<'_> {
-    fn variant(&self, variant: &Variant) -> Result<BaseImage, BaseError> {
-        let packages = Packages {
-            store: self.store,
-            settings: self.settings,
-            progress: self.progress,
-        };
-        let (layer, warnings) = packages.ensure(variant)?;
-        Ok(BaseImage {
-            name: variant.name.clone(),
-            interpreter: layer.descriptor.digest,
-            layers: vec![layer],
-            is_own: true,
-            python: "/usr/bin/python3.11".to_owned(),
-            env: vec![
-                "PATH=/opt/py/bin:/usr/local/bin:/usr/bin:/bin".to_owned(),
-                "LANG=C.UTF-8".to_owned(),
-            ],
-            labels: BTreeMap::new(),
-            warnings,
-        })
-    }
-
-    fn foreign(&self, name: &str, reference: &Reference, python: &str) -> Result<BaseImage, BaseError> {
-        let image = match reference {
-            // Every build on it asks: what was imported once is not read again.
-            Reference::Layout { dir, tag } => match self.store.find_imported(dir, tag.as_deref())? {
-                Some(image) => image,
-                None => self.store.import_layout(dir, tag.as_deref())?,
-            },
-            _ => {
-                let digest = self.store.find_ref(reference)?;
-                self.store.open_image(&digest.ok_or_else(|| BaseError::Unknown {
-                    reference: reference.to_string(),
-                })?)?
-            }
-        };
-        self.store.ensure_snapshot(&image)?;
-        let mut layers = base_layers(self.store, &image);
-        let visible = self.store.visible_layers(&image.config.rootfs.diff_ids).iter().rev();
-        let stack = LayerStack::open(visible.map(|diff_id| self.store.layer_path(diff_id))).map_err(|source| {
-            BaseError::Read {
-                name: name.to_owned(),
-                path: String::new(),
-                source,
-            }
-        })?;
-        let mut env = image.config.config.env.clone().unwrap_or_default();
-        // A later entry wins, as in the sandbox.
-        let path = env.iter().rev().find_map(|entry| entry.strip_prefix("PATH="));
-        let foreign = Foreign::survey(name, &stack, python, path)?;
-        env.retain(|entry| !entry.starts_with("PATH="));
-        env.insert(0, format!("PATH={}", foreign.path));
-        if !foreign.is_complete() {
-            layers.push(self.glue(&image, &foreign)?);
-        }
-        Ok(BaseImage {
-            name: name.to_owned(),
-            layers,
-            python: foreign.python,
-            is_own: false,
-            interpreter: image.digest,
-            env,
-            labels: image.config.config.labels.clone().unwrap_or_default(),
-            warnings: Vec::new(),
-        })
-    }
-
-    fn glue(&self, image: &Image, foreign: &Foreign) -> Result<BuiltLayer, BaseError> {
-        let wanted = LayerWanted {
-            key: &foreign.key(&image.digest),
-            reason: "base glue",
-        };
-        let (layer, _) = ensure_layer(self.store, wanted, self.progress, |blob, tree| {
-            Ok::<_, BaseError>((foreign.write_layer(blob, tree)?, BaseNote))
-        })?;
-        Ok(layer)
-    }
-}
-
-fn base_layers(store: &Store, image: &Image) -> Vec<BuiltLayer> {
-    let both = image.manifest.layers.iter().zip(&image.config.rootfs.diff_ids);
-    let layer = |(descriptor, diff_id): (&crate::oci::Descriptor, &crate::oci::DiffId)| BuiltLayer {
-        descriptor: descriptor.clone(),
-        diff_id: *diff_id,
-        reason: "base".to_owned(),
-        unpacked_bytes: store.layer_bytes(diff_id).unwrap_or_default(),
-        reused: true,
-    };
-    both.map(layer).collect()
+    let parts = ensure_parts(&wanted, &supply, &compiler)?;
+    let (stdlib, compiled) = ensure_parts_bytecode(&parts, &supply, &compiler)?;
+    let mut layers = parts.base.layers.clone();
+    layers.extend(stdlib);
+    layers.extend(parts.wheels.iter().map(|made| made.layer.clone()));
+    layers.extend(compiled);
+    Ok(BaseReport {
+        schema: 1,
+        status: "ok",
+        name: parts.base.name,
+        digest: parts.base.interpreter,
+        layers,
+        warnings: progress.warnings(),
+    })
 }

@@ -1,0 +1,335 @@
+//! Any image as a base: whether functions can run on it, and the small layer of what it lacks.
+//!
+//! The image is a stranger's: it is looked at through [`LayerStack`], never through the paths of this machine.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use super::synthesise::SITE_LINE;
+use super::BaseError;
+use crate::archive::layer::{order, LayerError, LayerWriter, TreeSink, WrittenLayer};
+use crate::oci::Digest;
+use crate::store::{Found, Key, LastLink, LayerStack, Step};
+
+/// Makes the interpreter look into `/opt/py/site`.
+const PTH: &str = "gantry.pth";
+/// Where wheels put their programs.
+const SCRIPTS: &str = "/opt/py/bin";
+/// What runtimes take when an image says nothing.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const USER: &[u8] = b"mecapy:x:1000:1000:mecapy:/app:/usr/sbin/nologin\n";
+/// The largest honest ones have some kilobytes.
+const MAX_PASSWD: u64 = 1 << 20;
+/// glibc's loader, where the distributions have it.
+const LOADERS: [&str; 4] = [
+    "lib64/ld-linux-x86-64.so.2",
+    "usr/lib64/ld-linux-x86-64.so.2",
+    "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
+    "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
+];
+
+/// A foreign base that functions can run on once it has what it lacks.
+#[derive(Debug)]
+pub(super) struct Foreign {
+    /// Absolute path of the interpreter.
+    pub python: String,
+    /// What its processes get as `PATH`.
+    pub path: String,
+    lacks: BTreeMap<String, Lack>,
+}
+
+#[derive(Debug)]
+enum Lack {
+    File(Vec<u8>),
+    Link(String),
+}
+
+impl Foreign {
+    /// Looks at the base called `name`, with `path` as the `PATH` of its configuration.
+    pub fn survey(name: &str, stack: &LayerStack, version: &str, path: Option<&str>) -> Result<Self, BaseError> {
+        let base = Base { name, stack };
+        if !base.has_one_of(&LOADERS)? {
+            return Err(BaseError::NoGlibc {
+                name: name.to_owned(),
+                loaders: LOADERS.map(|loader| format!("/{loader}")).join(", "),
+            });
+        }
+        let (mut python, mut real) = (None, String::new());
+        for directory in ["usr/local/bin", "usr/bin"] {
+            let candidate = format!("{directory}/python{version}");
+            if let (None, Found::File(file)) = (&python, base.find(&candidate, LastLink::Follow)?) {
+                (python, real) = (Some((directory, format!("/{candidate}"))), file);
+            }
+        }
+        let (directory, python) = python.ok_or_else(|| BaseError::NoPython {
+            name: name.to_owned(),
+            python: version.to_owned(),
+        })?;
+        let own_path = path.unwrap_or(DEFAULT_PATH);
+        let mut lacks = BTreeMap::new();
+        let site = match directory {
+            "usr/local/bin" => format!("usr/local/lib/python{version}/site-packages/{PTH}"),
+            _ => format!("usr/lib/python3/dist-packages/{PTH}"),
+        };
+        if let Some(place) = base.lacks(&site)? {
+            lacks.insert(place, Lack::File(SITE_LINE.as_bytes().to_vec()));
+        }
+        // The interpreter of the programs of wheels.
+        if let Some(place) = base.lacks("usr/bin/python3")? {
+            lacks.insert(place, Lack::Link(python.clone()));
+        }
+        if let Some(place) = base.lacks_command(own_path, directory, &real)? {
+            lacks.insert(place, Lack::Link(python.clone()));
+        }
+        lacks.extend(base.passwd()?.map(|(place, text)| (place, Lack::File(text))));
+        let path = match own_path.split(':').any(|entry| entry == SCRIPTS) {
+            true => own_path.to_owned(),
+            false => format!("{SCRIPTS}:{own_path}"),
+        };
+        Ok(Self { python, path, lacks })
+    }
+
+    /// Whether it lacks nothing.
+    pub fn is_complete(&self) -> bool {
+        self.lacks.is_empty()
+    }
+
+    /// What the layer of a base with this digest is keyed by.
+    pub fn key(&self, image: &Digest) -> Key {
+        Key::of(Step::GlueLayer)
+            .with(image.to_string())
+            .with(&self.python)
+            .finish()
+    }
+
+    /// Writes what is lacking.
+    pub fn write_layer(&self, blob: impl Write, tree: &mut dyn TreeSink) -> Result<WrittenLayer, LayerError> {
+        let mut writer = LayerWriter::new(blob, Some(tree), 0);
+        let mut lacks: Vec<_> = self.lacks.iter().collect();
+        lacks.sort_by(|(one, _), (other, _)| order(one, other));
+        for (place, lack) in lacks {
+            match lack {
+                Lack::File(contents) => writer.file(place, 0o644, contents)?,
+                Lack::Link(target) => writer.symlink(place, target)?,
+            }
+        }
+        writer.finish()
+    }
+}
+
+struct Base<'a> {
+    name: &'a str,
+    stack: &'a LayerStack,
+}
+
+impl Base<'_> {
+    fn find(&self, path: &str, last: LastLink) -> Result<Found, BaseError> {
+        let found = self.stack.find(path, last);
+        found.map_err(|source| BaseError::Read {
+            name: self.name.to_owned(),
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    fn refused(&self, path: &str, reason: &'static str) -> BaseError {
+        BaseError::Refused {
+            name: self.name.to_owned(),
+            path: path.to_owned(),
+            reason,
+        }
+    }
+
+    fn has_one_of(&self, paths: &[&str]) -> Result<bool, BaseError> {
+        for path in paths {
+            if let Found::File(_) = self.find(path, LastLink::Follow)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Where the file at `path` has to be put, when it is not there.
+    fn lacks(&self, path: &str) -> Result<Option<String>, BaseError> {
+        match self.find(path, LastLink::Follow)? {
+            Found::File(_) => Ok(None),
+            Found::Nothing(place) => Ok(Some(place)),
+            _ => Err(self.refused(path, "it is neither a file nor a place for one")),
+        }
+    }
+
+    /// Where `python` has to be put so that the image's command is the interpreter, which is the file `real` in
+    /// `directory`: beside it, but before another `python` of the base.
+    fn lacks_command(&self, path: &str, directory: &str, real: &str) -> Result<Option<String>, BaseError> {
+        let mut is_searched = false;
+        for entry in path.split(':').filter(|entry| entry.starts_with('/')) {
+            match self.find(&format!("{entry}/python"), LastLink::Follow)? {
+                Found::File(found) if found == real => return Ok(None),
+                Found::File(_) => return self.lacks(&format!("{SCRIPTS}/python")),
+                _ => is_searched |= entry.trim_matches('/') == directory,
+            }
+        }
+        let directory = if is_searched { directory } else { SCRIPTS };
+        self.lacks(&format!("{directory}/python"))
+    }
+
+    /// Path and text of the password file with our user, when it has none with that number.
+    fn passwd(&self) -> Result<Option<(String, Vec<u8>)>, BaseError> {
+        const PATH: &str = "etc/passwd";
+        let (place, mut text) = match self.find(PATH, LastLink::Keep)? {
+            Found::Nothing(place) => (place, Vec::new()),
+            Found::File(place) => {
+                let text = self.stack.read(&place, MAX_PASSWD + 1);
+                let text = text.map_err(|source| BaseError::Read {
+                    name: self.name.to_owned(),
+                    path: PATH.to_owned(),
+                    source,
+                })?;
+                (place, text)
+            }
+            Found::Link(_) => return Err(self.refused(PATH, "it is a symbolic link")),
+            _ => return Err(self.refused(PATH, "it is no regular file")),
+        };
+        if text.len() as u64 > MAX_PASSWD {
+            return Err(self.refused(PATH, "it is over 1 MiB"));
+        }
+        let mut lines = text.split(|byte| *byte == b'\n');
+        if lines.any(|line| line.split(|byte| *byte == b':').nth(2) == Some(b"1000")) {
+            return Ok(None);
+        }
+        if !text.is_empty() && !text.ends_with(b"\n") {
+            text.push(b'\n');
+        }
+        text.extend_from_slice(USER);
+        Ok(Some((place, text)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
+
+    /// A base of one layer: files, and links as `path -> target`.
+    fn survey(what: &[&str], path: Option<&str>) -> Result<Foreign, BaseError> {
+        let scratch = tempfile::tempdir().unwrap();
+        for entry in what {
+            let (path, target) = entry.split_once(" -> ").unwrap_or((entry, ""));
+            let (path, text) = path.split_once(" = ").unwrap_or((path, ""));
+            let at = scratch.path().join(path);
+            fs::create_dir_all(at.parent().unwrap()).unwrap();
+            match target {
+                "" => fs::write(at, text).unwrap(),
+                _ => symlink(target, at).unwrap(),
+            }
+        }
+        let stack = LayerStack::open([scratch.path().to_owned()]).unwrap();
+        Foreign::survey("the-base", &stack, "3.11", path)
+    }
+
+    fn lacks(foreign: &Foreign) -> Vec<(&str, String)> {
+        let shown = |lack: &Lack| match lack {
+            Lack::File(contents) => String::from_utf8(contents.clone()).unwrap(),
+            Lack::Link(target) => format!("-> {target}"),
+        };
+        let lacks = foreign.lacks.iter();
+        lacks.map(|(path, lack)| (path.as_str(), shown(lack))).collect()
+    }
+
+    #[test]
+    fn a_base_without_anything_of_ours_gets_it() {
+        let base = [LOADER, "usr/bin/python3.11", "etc/passwd = root:x:0:0:root:/:/x"];
+        let foreign = survey(&base, None).unwrap();
+        assert_eq!(foreign.python, "/usr/bin/python3.11");
+        assert!(
+            foreign.path.starts_with("/opt/py/bin:/usr/local/sbin:"),
+            "{}",
+            foreign.path
+        );
+        let link = "-> /usr/bin/python3.11".to_owned();
+        let passwd = "root:x:0:0:root:/:/x\n".to_owned() + std::str::from_utf8(USER).unwrap();
+        assert_eq!(
+            lacks(&foreign),
+            [
+                ("etc/passwd", passwd),
+                ("usr/bin/python", link.clone()),
+                ("usr/bin/python3", link),
+                ("usr/lib/python3/dist-packages/gantry.pth", SITE_LINE.to_owned()),
+            ]
+        );
+    }
+
+    #[test]
+    fn links_within_the_base_lead_to_what_it_has() {
+        let base = [
+            "lib64 -> usr/lib64",
+            "usr/lib64/ld-linux-x86-64.so.2 -> ../lib/x86_64-linux-gnu/ld.so",
+            "usr/lib/x86_64-linux-gnu/ld.so",
+            "opt/python/bin/python3.11",
+            "usr/local -> /opt/python",
+            "opt/python/bin/python -> python3.11",
+            "usr/bin/python3 -> /usr/local/bin/python",
+            "opt/python/lib/python3.11/site-packages/gantry.pth",
+            "etc/passwd = a:x:1000:1:::\n",
+        ];
+        let foreign = survey(&base, Some("/opt/py/bin:/usr/local/bin")).unwrap();
+        assert!(foreign.is_complete(), "{foreign:?}");
+        assert_eq!(foreign.python, "/usr/local/bin/python3.11");
+        assert_eq!(foreign.path, "/opt/py/bin:/usr/local/bin");
+    }
+
+    #[test]
+    fn the_command_is_the_interpreter_and_no_other_python() {
+        let plain = [LOADER, "usr/bin/python3.11", "usr/bin/python3", "etc/passwd"];
+        let command = |more: &[&str], path| {
+            let foreign = survey(&[&plain, more].concat(), path).unwrap();
+            let lacks = lacks(&foreign);
+            let lacks = lacks.into_iter().filter(|(path, _)| path.ends_with("/python"));
+            lacks.map(|(path, _)| path.to_owned()).collect::<Vec<_>>()
+        };
+        let ours = ["opt/py/bin/python".to_owned()];
+        assert_eq!(command(&[], Some("/bin:/usr/bin/")), ["usr/bin/python".to_owned()]);
+        assert_eq!(
+            command(&[], Some("/bin")),
+            ours,
+            "where the interpreter lies is not searched"
+        );
+        assert_eq!(
+            command(&["usr/local/bin/python"], None),
+            ours,
+            "another one comes first"
+        );
+        assert_eq!(command(&["usr/bin/python"], None), ours, "another one is in its place");
+        assert!(command(&["bin/python -> ../usr/bin/python3.11"], Some("/bin")).is_empty());
+    }
+
+    #[test]
+    fn a_password_file_that_is_a_link_is_refused() {
+        let error = survey(&[LOADER, "usr/bin/python3.11", "etc/passwd -> /etc/hostname"], None).unwrap_err();
+        assert!(
+            matches!(&error, BaseError::Refused { path, .. } if path == "etc/passwd"),
+            "{error}"
+        );
+        assert!(error.to_string().contains("the-base"), "{error}");
+        let large = format!("etc/passwd = {}", "x".repeat(1 << 21));
+        let error = survey(&[LOADER, "usr/bin/python3.11", &large], None).unwrap_err();
+        assert!(matches!(error, BaseError::Refused { .. }), "{error}");
+        let error = survey(&[LOADER, "usr/bin/python3.11", "etc -> /proc/self/cwd/etc"], None);
+        assert!(!lacks(&error.unwrap())[0].1.contains("root"), "only our line");
+    }
+
+    #[test]
+    fn a_base_of_another_c_library_or_python_is_refused() {
+        let musl = ["usr/local/bin/python3.11", "lib/ld-musl-x86_64.so.1"];
+        let error = survey(&musl, None).unwrap_err().to_string();
+        for part in ["the-base", "glibc", "/lib64/ld-linux-x86-64.so.2"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+        let outside = [LOADER, "usr/bin/python3.11 -> ../../../../../../bin/sh"];
+        assert!(matches!(survey(&outside, None), Err(BaseError::NoPython { .. })));
+    }
+}

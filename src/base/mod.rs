@@ -1,0 +1,332 @@
+//! Base images: a variant of ours, made natively of pinned Debian packages on first use, or any image with a Python that
+//! is in the store or in a layout.
+//!
+//! ```text
+//! name -> definition -> packages (debian archive -> assemble) -> BaseImage
+//!      -> reference  -> image of the store -> foreign (what it lacks) -> BaseImage
+//! ```
+
+mod assemble;
+mod debian;
+mod definition;
+mod foreign;
+mod packages;
+mod relock;
+mod synthesise;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+
+pub use assemble::AssembleError;
+pub use debian::{MirrorError, SignatureError};
+pub use definition::{default_python, default_variant, find_variant, toolchain, variant_names, Variant, VariantError};
+pub use relock::RelockError;
+
+use crate::archive::layer::LayerError;
+use crate::net::{Address, NetError};
+use crate::oci::{Digest, ParseReferenceError, Reference};
+use crate::policy::Kind;
+use crate::progress::Progress;
+use crate::store::{ensure_layer, BuiltLayer, Image, LayerStack, LayerWanted, LayoutError, Store, StoreError};
+use crate::transfer::FetchError;
+use definition::BaseNote;
+use foreign::Foreign;
+use packages::Packages;
+
+/// Where packages come from.
+#[derive(Debug, Clone, Default)]
+pub struct BaseSettings {
+    /// Configured Debian archive.
+    pub mirror: Option<Address>,
+    /// Configured security archive.
+    pub security_mirror: Option<Address>,
+    /// Configured keys of both.
+    pub keyring: Option<PathBuf>,
+}
+
+/// A base, ready to build on.
+#[derive(Debug, Clone)]
+pub struct BaseImage {
+    /// What it was asked for as.
+    pub name: String,
+    /// Its layers, in the store and unpacked, bottom first.
+    pub layers: Vec<BuiltLayer>,
+    /// Absolute directory inside of the standard library that has no bytecode yet; none of a foreign base, which brings
+    /// its own.
+    pub standard_library: Option<String>,
+    /// Absolute path of the interpreter inside.
+    pub python: String,
+    /// Names the interpreter for bytecode.
+    pub interpreter: Digest,
+    /// Environment of its configuration.
+    pub env: Vec<String>,
+    /// Labels of its configuration.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Why there is no base.
+#[derive(Debug, thiserror::Error)]
+pub enum BaseError {
+    /// The name is neither a variant nor a reference.
+    #[error("use base {name:?}: it is neither a variant ({variants}) nor a reference")]
+    Name {
+        /// The name.
+        name: String,
+        /// What there is.
+        variants: String,
+        /// Why it is no reference.
+        source: ParseReferenceError,
+    },
+    /// Not in the store.
+    #[error("use base {reference}: no such image in the store")]
+    Unknown {
+        /// The reference.
+        reference: String,
+    },
+    /// It has another Python or none.
+    #[error("use base {name}: it has no Python {python} in /usr/local/bin or /usr/bin")]
+    NoPython {
+        /// The base.
+        name: String,
+        /// What was wanted.
+        python: String,
+    },
+    /// Wheels are made for glibc.
+    #[error("use base {name}: it has no glibc, which wheels for Linux need (looked for {loaders})")]
+    NoGlibc {
+        /// The base.
+        name: String,
+        /// What was looked for.
+        loaders: String,
+    },
+    /// A file of it is not what a base has there.
+    #[error("use base {name}: /{path}: {reason}")]
+    Refused {
+        /// The base.
+        name: String,
+        /// The file.
+        path: String,
+        /// What it is.
+        reason: &'static str,
+    },
+    /// Its layers cannot be looked at.
+    #[error("use base {name}: read /{path}")]
+    Read {
+        /// The base.
+        name: String,
+        /// Which file.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A variant has one Python.
+    #[error("use base {name}: it has Python {has}, not {wanted}; name another image with --base")]
+    OtherPython {
+        /// The variant.
+        name: String,
+        /// Its Python.
+        has: String,
+        /// The wanted one.
+        wanted: String,
+    },
+    /// The definition.
+    #[error(transparent)]
+    Variant(#[from] VariantError),
+    /// No mirror.
+    #[error(transparent)]
+    Mirror(#[from] MirrorError),
+    /// The network.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// A package.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// A new lock.
+    #[error(transparent)]
+    Relock(#[from] RelockError),
+    /// Assembly.
+    #[error(transparent)]
+    Assemble(#[from] AssembleError),
+    /// A layer.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// A layout.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl BaseError {
+    /// What sort of failure this is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Name { .. }
+            | Self::Unknown { .. }
+            | Self::NoPython { .. }
+            | Self::NoGlibc { .. }
+            | Self::Refused { .. }
+            | Self::Read { .. }
+            | Self::OtherPython { .. } => Kind::Failed,
+            Self::Layer(source) => source.kind(),
+            Self::Variant(source) => source.kind(),
+            Self::Mirror(source) => source.kind(),
+            Self::Net(source) => source.kind(),
+            Self::Fetch(source) => source.kind(),
+            Self::Relock(source) => source.kind(),
+            Self::Assemble(source) => source.kind(),
+            Self::Layout(source) => source.kind(),
+            Self::Store(source) => source.kind(),
+        }
+    }
+}
+
+/// Everything a base is made with.
+struct Maker<'a> {
+    store: &'a Store,
+    settings: &'a BaseSettings,
+    progress: &'a dyn Progress,
+}
+
+/// The base called `name` (a variant or a reference) with Python `python`, made or imported when it is not there. The
+/// wheels of a variant are not among its layers: they belong with those of the function.
+pub fn ensure_base(
+    store: &Store,
+    name: &str,
+    python: &str,
+    settings: &BaseSettings,
+    progress: &dyn Progress,
+) -> Result<BaseImage, BaseError> {
+    let maker = Maker {
+        store,
+        settings,
+        progress,
+    };
+    if let Some(variant) = find_variant(name)? {
+        if variant.definition.python != python {
+            let has = variant.definition.python.clone();
+            return Err(BaseError::OtherPython {
+                name: name.to_owned(),
+                has,
+                wanted: python.to_owned(),
+            });
+        }
+        return maker.variant(&variant);
+    }
+    let reference: Reference = name.parse().map_err(|source| {
+        let variants = variant_names().join(", ");
+        BaseError::Name {
+            name: name.to_owned(),
+            variants,
+            source,
+        }
+    })?;
+    maker.foreign(name, &reference, python)
+}
+
+/// The layer of the toolchain that source distributions are built with, made when it is not there.
+pub fn ensure_toolchain(
+    store: &Store,
+    settings: &BaseSettings,
+    progress: &dyn Progress,
+) -> Result<BuiltLayer, BaseError> {
+    let packages = Packages {
+        store,
+        settings,
+        progress,
+    };
+    packages.ensure(&toolchain()?)
+}
+
+impl Maker<'_> {
+    fn variant(&self, variant: &Variant) -> Result<BaseImage, BaseError> {
+        let packages = Packages {
+            store: self.store,
+            settings: self.settings,
+            progress: self.progress,
+        };
+        let layer = packages.ensure(variant)?;
+        let version = &variant.definition.python;
+        Ok(BaseImage {
+            name: variant.name.clone(),
+            interpreter: layer.descriptor.digest,
+            layers: vec![layer],
+            standard_library: Some(format!("/usr/lib/python{version}")),
+            python: format!("/usr/bin/python{version}"),
+            env: vec![
+                "PATH=/opt/py/bin:/usr/local/bin:/usr/bin:/bin".to_owned(),
+                "LANG=C.UTF-8".to_owned(),
+            ],
+            labels: BTreeMap::new(),
+        })
+    }
+
+    fn foreign(&self, name: &str, reference: &Reference, python: &str) -> Result<BaseImage, BaseError> {
+        let image = match reference {
+            // Every build on it asks: what was imported once is not read again.
+            Reference::Layout { dir, tag } => match self.store.find_imported(dir, tag.as_deref())? {
+                Some(image) => image,
+                None => self.store.import_layout(dir, tag.as_deref())?,
+            },
+            _ => {
+                let digest = self.store.find_ref(reference)?;
+                self.store.open_image(&digest.ok_or_else(|| BaseError::Unknown {
+                    reference: reference.to_string(),
+                })?)?
+            }
+        };
+        self.store.ensure_snapshot(&image)?;
+        let mut layers = base_layers(self.store, &image);
+        let visible = self.store.visible_layers(&image.config.rootfs.diff_ids).iter().rev();
+        let stack = LayerStack::open(visible.map(|diff_id| self.store.layer_path(diff_id))).map_err(|source| {
+            BaseError::Read {
+                name: name.to_owned(),
+                path: String::new(),
+                source,
+            }
+        })?;
+        let mut env = image.config.config.env.clone().unwrap_or_default();
+        // A later entry wins, as in the sandbox.
+        let path = env.iter().rev().find_map(|entry| entry.strip_prefix("PATH="));
+        let foreign = Foreign::survey(name, &stack, python, path)?;
+        env.retain(|entry| !entry.starts_with("PATH="));
+        env.insert(0, format!("PATH={}", foreign.path));
+        if !foreign.is_complete() {
+            layers.push(self.glue(&image, &foreign)?);
+        }
+        Ok(BaseImage {
+            name: name.to_owned(),
+            layers,
+            python: foreign.python,
+            standard_library: None,
+            interpreter: image.digest,
+            env,
+            labels: image.config.config.labels.clone().unwrap_or_default(),
+        })
+    }
+
+    fn glue(&self, image: &Image, foreign: &Foreign) -> Result<BuiltLayer, BaseError> {
+        let wanted = LayerWanted {
+            key: &foreign.key(&image.digest),
+            reason: "base glue",
+        };
+        let (layer, _) = ensure_layer(self.store, wanted, self.progress, |blob, tree| {
+            Ok::<_, BaseError>((foreign.write_layer(blob, tree)?, BaseNote))
+        })?;
+        Ok(layer)
+    }
+}
+
+fn base_layers(store: &Store, image: &Image) -> Vec<BuiltLayer> {
+    let both = image.manifest.layers.iter().zip(&image.config.rootfs.diff_ids);
+    let layer = |(descriptor, diff_id): (&crate::oci::Descriptor, &crate::oci::DiffId)| BuiltLayer {
+        descriptor: descriptor.clone(),
+        diff_id: *diff_id,
+        reason: "base".to_owned(),
+        unpacked_bytes: store.layer_bytes(diff_id).unwrap_or_default(),
+        reused: true,
+    };
+    both.map(layer).collect()
+}

@@ -1,0 +1,106 @@
+//! What maintainer scripts would have made: computed here, from the packages' own files.
+
+use std::collections::BTreeMap;
+
+use crate::archive::deb::DebEntry;
+
+/// Directories that usrmerge turned into links (Debian policy since 12).
+pub(super) const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
+
+const CERTIFICATES: &str = "usr/share/ca-certificates/mozilla/";
+const PASSWD: &str = "root:x:0:0:root:/root:/usr/sbin/nologin\nmecapy:x:1000:1000:mecapy:/app:/usr/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n";
+const GROUP: &str = "root:x:0:\nmecapy:x:1000:\nnogroup:x:65534:\n";
+const NSSWITCH: &str =
+    "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\nprotocols: files\n";
+const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost\n";
+/// A site directory, not only a path: the `.pth` files of packages in it work. The prefix is where the data of wheels lie,
+/// and packages look for theirs below it; the standard library is found by `sys.base_prefix`, as in a virtual environment.
+pub const SITE_LINE: &str =
+    "import site, sys; sys.prefix = sys.exec_prefix = '/opt/py'; site.addsitedir('/opt/py/site')\n";
+
+/// Adds what is missing to a tree of packages with Python `python`, such as `3.11`; says what it expected and did not find.
+pub fn complete(entries: &mut BTreeMap<String, DebEntry>, python: &str) -> Result<(), String> {
+    let python = format!("python{python}");
+    if !entries.contains_key(&format!("usr/bin/{python}")) {
+        return Err(format!("there is no usr/bin/{python}"));
+    }
+    let bundle = certificates(entries)?;
+    // The single files have served their purpose.
+    entries.retain(|path, _| !path.starts_with("usr/share/ca-certificates/"));
+    for directory in MERGED {
+        link(entries, directory, &format!("usr/{directory}"));
+    }
+    for directory in [
+        "usr/sbin",
+        "app",
+        "opt/py/site",
+        "opt/py/bin",
+        "output",
+        "input",
+        "run/secrets",
+        "proc",
+        "sys",
+        "dev",
+        "root",
+    ] {
+        entries
+            .entry(directory.to_owned())
+            .or_insert(DebEntry::Directory { mode: 0o755 });
+    }
+    // With the sticky bit, for runtimes that mount nothing over it: several users share it.
+    for directory in ["tmp", "var/tmp"] {
+        entries.insert(directory.to_owned(), DebEntry::Directory { mode: 0o1777 });
+    }
+    link(entries, "usr/bin/python", &python);
+    link(entries, "usr/bin/python3", &python);
+    file(entries, "etc/ssl/certs/ca-certificates.crt", &bundle);
+    file(entries, "usr/lib/python3/dist-packages/gantry.pth", SITE_LINE);
+    for (path, text) in [
+        ("etc/passwd", PASSWD),
+        ("etc/group", GROUP),
+        ("etc/nsswitch.conf", NSSWITCH),
+        ("etc/hosts", HOSTS),
+    ] {
+        file(entries, path, text);
+    }
+    Ok(())
+}
+
+/// All of Mozilla's certificates in the order of their names, as update-ca-certificates would concatenate them.
+fn certificates(entries: &BTreeMap<String, DebEntry>) -> Result<String, String> {
+    let mut bundle = String::new();
+    for (path, entry) in entries.range(CERTIFICATES.to_owned()..) {
+        if !path.starts_with(CERTIFICATES) {
+            break;
+        }
+        if let (true, DebEntry::File { contents, .. }) = (path.ends_with(".crt"), entry) {
+            bundle.push_str(std::str::from_utf8(contents).map_err(|_| format!("{path} is no text"))?);
+            if !bundle.ends_with('\n') {
+                bundle.push('\n');
+            }
+        }
+    }
+    if bundle.matches("BEGIN CERTIFICATE").count() < 50 {
+        return Err("the certificate package has fewer than 50 certificates".to_owned());
+    }
+    Ok(bundle)
+}
+
+fn link(entries: &mut BTreeMap<String, DebEntry>, path: &str, target: &str) {
+    entries.insert(
+        path.to_owned(),
+        DebEntry::Symlink {
+            target: target.to_owned(),
+        },
+    );
+}
+
+fn file(entries: &mut BTreeMap<String, DebEntry>, path: &str, text: &str) {
+    entries.insert(
+        path.to_owned(),
+        DebEntry::File {
+            mode: 0o644,
+            contents: text.as_bytes().to_vec(),
+        },
+    );
+}

@@ -1,0 +1,226 @@
+//! The parts of an image that are not the function's own: base and wheels, made side by side, and their bytecode.
+//!
+//! Here base and packages meet: the interpreter and the toolchain of the one are handed to the other.
+
+use std::collections::BTreeSet;
+
+use super::BuildError;
+use crate::base::{self, ensure_base, ensure_toolchain, BaseImage, BaseSettings};
+use crate::policy::{Bytes, Promise};
+use crate::progress::{timed, Later};
+use crate::python::bytecode::{ensure_bytecode, Sources};
+use crate::python::choose::choose;
+use crate::python::compile::Compiler;
+use crate::python::layers::{download, ensure_layers, WheelLayer};
+use crate::python::pins::{self, check_size, largest, PinnedWheel};
+use crate::python::requirements::Requirements;
+use crate::python::resolve::LARGE_IMAGE;
+use crate::python::sdist::{Bench, Toolchain, ToolchainError};
+use crate::python::supply::Supply;
+use crate::python::{libraries, Interpreter, PythonError};
+use crate::store::BuiltLayer;
+use crate::sys::pool;
+
+/// Where wheels are, inside an image.
+const SITE: &str = "/opt/py/site";
+/// Parts of the standard library that functions do not import, and that would double its bytecode.
+const UNCOMPILED: [&str; 3] = ["lib2to3", "idlelib", "pydoc_data"];
+/// Layers of bytecode that are made at once: while one is written, another is compiled.
+const AT_ONCE: usize = 2;
+
+/// Which base and which packages an image is made of.
+pub struct Wanted<'a> {
+    /// A variant or a reference.
+    pub base: &'a str,
+    /// The Python that the base must have, such as `3.11`.
+    pub python: &'a str,
+    /// Where packages of the base come from.
+    pub settings: &'a BaseSettings,
+    /// What the function requires.
+    pub requirements: &'a Requirements,
+    /// Whether packages that have no wheel are built, and without which promises; none when they are refused.
+    pub sdists: Option<&'a BTreeSet<Promise>>,
+}
+
+/// A base, and wheels that lie on it.
+pub struct Parts {
+    /// The base.
+    pub base: BaseImage,
+    /// The wheels of the requirements and of the base.
+    pub wheels: Vec<WheelLayer>,
+    /// Whether the wheels alone make the image a large one, which the user was told before they were downloaded.
+    pub is_large: bool,
+}
+
+/// Makes base and wheels, unless they are there.
+pub fn ensure_parts(wanted: &Wanted<'_>, supply: &Supply<'_>, compiler: &Compiler) -> Result<Parts, BuildError> {
+    let variant = base::find_variant(wanted.base)?;
+    let pins = pins::parse_all(variant.iter().flat_map(|variant| &variant.wheels))?;
+    // What is to say of the base is said after what is to say of the wheels, whichever is made first.
+    let later = Later::new(supply.progress);
+    let beside = Supply {
+        progress: &later,
+        ..*supply
+    };
+    let (base, wheels) = match wanted.sdists {
+        Some(allow_degraded) => {
+            // Wheels may have to be built on the base.
+            let base = ensure(wanted, &beside)?;
+            let wheels = on_bench(wanted, supply, compiler, &base, &pins, allow_degraded)?;
+            (base, wheels)
+        }
+        None => {
+            // The base and the wheels do not depend on each other: on two cores both are made at once.
+            let (base, wheels) = std::thread::scope(|scope| {
+                let base = scope.spawn(|| ensure(wanted, &beside));
+                let wheels = ensure_wheels(supply, wanted.requirements, &pins, None);
+                (
+                    base.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                    wheels,
+                )
+            });
+            (base?, wheels?)
+        }
+    };
+    let (wheels, is_large) = wheels;
+    later.tell();
+    libraries::warn_of_missing(supply.store, &base.layers, &wheels, supply.progress)?;
+    Ok(Parts { base, wheels, is_large })
+}
+
+fn ensure(wanted: &Wanted<'_>, supply: &Supply<'_>) -> Result<BaseImage, BuildError> {
+    let (store, progress) = (supply.store, supply.progress);
+    let make = || ensure_base(store, wanted.base, wanted.python, wanted.settings, progress);
+    Ok(timed(progress, "base", make)?)
+}
+
+/// Wheels of the requirements; those of packages that have none are built on `base`.
+fn on_bench(
+    wanted: &Wanted<'_>,
+    supply: &Supply<'_>,
+    compiler: &Compiler,
+    base: &BaseImage,
+    pins: &[PinnedWheel],
+    allow_degraded: &BTreeSet<Promise>,
+) -> Result<(Vec<WheelLayer>, bool), BuildError> {
+    // Build backends import much of the standard library.
+    let mut interpreter = interpreter_of(base);
+    interpreter.layers.extend(ensure_stdlib(base, supply, compiler)?);
+    let toolchain = base::toolchain()?;
+    let layer = || {
+        ensure_toolchain(supply.store, wanted.settings, supply.progress).map_err(|error| ToolchainError {
+            kind: error.kind(),
+            source: error.into(),
+        })
+    };
+    let bench = Bench {
+        interpreter: &interpreter,
+        toolchain: Toolchain {
+            // Pinned packages that were locked again are updates of the same release: no other toolchain.
+            key: toolchain.key(),
+            suite: toolchain.definition.suite,
+            layer: &layer,
+        },
+        allow_degraded,
+    };
+    ensure_wheels(supply, wanted.requirements, pins, Some(&bench))
+}
+
+/// The layers of all wheels: those of the requirements and those of the base; and whether they are large.
+fn ensure_wheels(
+    supply: &Supply<'_>,
+    requirements: &Requirements,
+    pins: &[PinnedWheel],
+    bench: Option<&Bench<'_>>,
+) -> Result<(Vec<WheelLayer>, bool), BuildError> {
+    let progress = supply.progress;
+    // The size is the first thing to know.
+    let later = Later::new(progress);
+    let choosing = Supply {
+        progress: &later,
+        ..*supply
+    };
+    let set = timed(progress, "lock", || choose(&choosing, requirements, pins, bench))?;
+    let size = check_size(&set.wheels)?;
+    let is_large = size > LARGE_IMAGE;
+    if is_large {
+        let largest = largest(&set.wheels);
+        progress.warn(&format!("the wheels have {}; the largest are {largest}", Bytes(size)));
+    }
+    later.tell();
+    timed(progress, "download", || download(supply, &set))?;
+    let layers = timed(progress, "wheels", || ensure_layers(supply.store, &set, progress))?;
+    Ok((layers, is_large))
+}
+
+/// Bytecode of the parts: of the standard library of a base that has none, and of each wheel layer with sources, by the
+/// base's own Python. They do not depend on each other.
+pub fn ensure_parts_bytecode(
+    parts: &Parts,
+    supply: &Supply<'_>,
+    compiler: &Compiler,
+) -> Result<(Option<BuiltLayer>, Vec<BuiltLayer>), BuildError> {
+    let interpreter = interpreter_of(&parts.base);
+    let sources = parts.wheels.iter().filter(|made| made.has_sources()).map(Some);
+    let all: Vec<Option<&WheelLayer>> = std::iter::once(None).chain(sources).collect();
+    let mut made = pool::each(AT_ONCE, &all, |sources, _| match sources {
+        None => ensure_stdlib(&parts.base, supply, compiler),
+        Some(made) => Ok(Some(of_wheels(&made.layer, &interpreter, supply, compiler)?)),
+    })?
+    .into_iter();
+    Ok((made.next().flatten(), made.flatten().collect()))
+}
+
+fn of_wheels(
+    layer: &BuiltLayer,
+    interpreter: &Interpreter,
+    supply: &Supply<'_>,
+    compiler: &Compiler,
+) -> Result<BuiltLayer, PythonError> {
+    let sources = Sources {
+        layer,
+        title: &layer.reason,
+        reason: &format!("bytecode of {}", layer.reason),
+        root: SITE,
+        skip: Vec::new(),
+        owner: 0,
+    };
+    ensure_bytecode(supply.store, compiler, interpreter, &sources, supply.progress, |_| {
+        Ok(())
+    })
+}
+
+/// Bytecode of the standard library of `base`, its topmost layer; none of a base that brings its own.
+///
+/// Nothing but time depends on it, so that wheels need not wait for it.
+fn ensure_stdlib(base: &BaseImage, supply: &Supply<'_>, compiler: &Compiler) -> Result<Option<BuiltLayer>, BuildError> {
+    let (Some(packages), Some(root)) = (base.layers.first(), &base.standard_library) else {
+        return Ok(None);
+    };
+    let interpreter = Interpreter {
+        layers: Vec::new(),
+        ..interpreter_of(base)
+    };
+    let sources = Sources {
+        layer: packages,
+        title: "the standard library",
+        reason: "base bytecode of the standard library",
+        root,
+        skip: UNCOMPILED.map(|name| format!("{root}/{name}")).to_vec(),
+        owner: 0,
+    };
+    let made = ensure_bytecode::<PythonError>(supply.store, compiler, &interpreter, &sources, supply.progress, |_| {
+        Ok(())
+    });
+    Ok(Some(made?))
+}
+
+/// The Python of `base`.
+pub fn interpreter_of(base: &BaseImage) -> Interpreter {
+    Interpreter {
+        base: base.name.clone(),
+        layers: base.layers.clone(),
+        path: base.python.clone(),
+        digest: base.interpreter,
+    }
+}

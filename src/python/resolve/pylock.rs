@@ -1,0 +1,389 @@
+//! Reads what the resolver answers, a `pylock.toml` (PEP 751), and takes one wheel of each package.
+//!
+//! The answer is not trusted to fit: a package without a wheel for this Python and platform, without url, size or sha256,
+//! or from anything but a web server is an error.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::locked::{Lock, LockError, LockedSdist, LockedWheel};
+use crate::oci::Digest;
+use crate::python::wheel::normalise;
+
+/// Minor version of the base's glibc, 2.36: wheels that want a newer one do not load.
+pub const GLIBC: u32 = 36;
+
+#[derive(Deserialize)]
+struct Pylock {
+    #[serde(default)]
+    packages: Vec<PylockPackage>,
+}
+
+#[derive(Deserialize)]
+struct PylockPackage {
+    name: String,
+    version: Option<String>,
+    #[serde(default)]
+    wheels: Vec<PylockFile>,
+    sdist: Option<PylockFile>,
+}
+
+#[derive(Deserialize)]
+struct PylockFile {
+    url: String,
+    size: Option<u64>,
+    hashes: BTreeMap<String, String>,
+}
+
+impl PylockFile {
+    fn sha256(&self) -> Option<Digest> {
+        format!("sha256:{}", self.hashes.get("sha256")?).parse().ok()
+    }
+}
+
+/// Reads a `pylock.toml` (PEP 751) for a Python version. Where the user gave hashes, wheels that have one come first.
+/// `built` are the wheels of this machine that the resolver was offered.
+pub fn parse(
+    text: &str,
+    python: &str,
+    hashes: &BTreeMap<String, Vec<Digest>>,
+    built: &[LockedWheel],
+) -> Result<Lock, LockError> {
+    let answer = |reason: String| LockError::Answer { reason };
+    let minor = minor_of(python).ok_or_else(|| answer(format!("Python {python} is no version 3.x")))?;
+    let pylock: Pylock = toml::from_str(text).map_err(|error| answer(format!("uv's lock: {error}")))?;
+    let mut wheels = Vec::new();
+    for package in pylock.packages {
+        let what = format!("{} {}", package.name, package.version.as_deref().unwrap_or_default());
+        let ours = |file: &PylockFile| {
+            let of_this_machine = file.url.starts_with("file:");
+            built
+                .iter()
+                .find(|wheel| of_this_machine && file.sha256() == Some(wheel.sha256))
+        };
+        if let Some(wheel) = package.wheels.iter().find_map(ours) {
+            wheels.push(wheel.clone());
+            continue;
+        }
+        let listed = |wheel: &PylockFile| {
+            let sha256 = wheel.sha256();
+            let accepted = hashes.get(&normalise(&package.name));
+            accepted.is_none_or(|accepted| sha256.is_some_and(|sha256| accepted.contains(&sha256)))
+        };
+        let best = package
+            .wheels
+            .into_iter()
+            .filter_map(|wheel| {
+                let file_name = file_name(&wheel.url).filter(|name| name.ends_with(".whl"))?;
+                Some(((listed(&wheel), rank(&file_name, minor)?), wheel))
+            })
+            .max_by_key(|(rank, _)| *rank);
+        let (_, wheel) = best.ok_or_else(|| answer(format!("{what} has no wheel in the lock")))?;
+        let file_name = file_name(&wheel.url).unwrap_or_default();
+        let size = wheel
+            .size
+            .ok_or_else(|| answer(format!("the index gives no size for {what}")))?;
+        let sha256 = wheel
+            .sha256()
+            .ok_or_else(|| answer(format!("the index gives no sha256 for {what}")))?;
+        let version = package
+            .version
+            .ok_or_else(|| answer(format!("{what} has no version in the lock")))?;
+        wheels.push(LockedWheel {
+            name: normalise(&package.name),
+            version,
+            file_name,
+            url: public(&wheel.url).ok_or_else(|| answer(format!("{what} does not come from a web server")))?,
+            size,
+            sha256,
+            sdist: None,
+        });
+    }
+    wheels.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(Lock { wheels })
+}
+
+/// Reads a lock of the one package `name` for its source distribution.
+pub fn parse_sdist(text: &str, name: &str) -> Result<LockedSdist, LockError> {
+    let answer = |reason: String| LockError::Answer { reason };
+    let mut pylock: Pylock = toml::from_str(text).map_err(|error| answer(format!("uv's lock: {error}")))?;
+    let package = pylock.packages.pop().filter(|package| normalise(&package.name) == name);
+    let package = package.filter(|_| pylock.packages.is_empty());
+    let package = package.ok_or_else(|| answer(format!("asked for {name} alone, uv's lock has something else")))?;
+    let (Some(version), Some(file)) = (package.version, package.sdist) else {
+        return Err(answer(format!("{name} has no source distribution in the lock")));
+    };
+    let missing = |what: &str| {
+        answer(format!(
+            "the index gives no {what} for the source distribution of {name}"
+        ))
+    };
+    Ok(LockedSdist {
+        name: name.to_owned(),
+        version,
+        file_name: file_name(&file.url).ok_or_else(|| missing("plain file name"))?,
+        size: file.size.ok_or_else(|| missing("size"))?,
+        sha256: file.sha256().ok_or_else(|| missing("sha256"))?,
+        url: public(&file.url).ok_or_else(|| missing("address of a web server"))?,
+    })
+}
+
+/// Whether a wheel that was built in the sandbox fits CPython `python` there, by its tags: `linux_x86_64` is what
+/// builders call the platform that they are on.
+pub fn fits_where_built(file_name: &str, python: &str) -> bool {
+    let there = file_name.replace("-linux_x86_64.whl", &format!("-manylinux_2_{GLIBC}_x86_64.whl"));
+    minor_of(python).is_some_and(|minor| rank(&there, minor).is_some())
+}
+
+fn minor_of(python: &str) -> Option<u32> {
+    python.split('.').nth(1)?.parse().ok()
+}
+
+/// The file name of an address, with `%2B` and the like decoded.
+fn file_name(url: &str) -> Option<String> {
+    let path = url.split(['?', '#']).next()?;
+    let name = path
+        .rsplit('/')
+        .next()?
+        .replace("%2B", "+")
+        .replace("%2b", "+")
+        .replace("%21", "!");
+    let plain = name
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"._-+!".contains(&byte));
+    (plain && !name.starts_with('.') && !name.is_empty()).then_some(name)
+}
+
+/// The address without user and password: locks are remembered on disk. None unless it is one of http or https.
+fn public(url: &str) -> Option<String> {
+    let (scheme, rest) = url
+        .split_once("://")
+        .filter(|(scheme, _)| matches!(*scheme, "https" | "http"))?;
+    let (authority, path) = rest.split_once('/')?;
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    Some(format!("{scheme}://{host}/{path}"))
+}
+
+/// How well a wheel fits CPython 3.`minor` on linux/amd64, the better the larger; none when not at all.
+///
+/// The order of PEP 425 as pip has it: this very ABI, the stable ABI from the newest on, pure Python; then the newest C
+/// library that the base has.
+fn rank(file_name: &str, minor: u32) -> Option<(u32, u32, u32)> {
+    let mut tags = file_name.strip_suffix(".whl")?.rsplitn(4, '-');
+    let (platforms, abis, pythons) = (tags.next()?, tags.next()?, tags.next()?);
+    let number = |tag: &str, prefix: &str| tag.strip_prefix(prefix)?.parse::<u32>().ok();
+    let interpreter = |abi: &str, python: &str| match (abi, python) {
+        (abi, python) if number(abi, "cp3") == Some(minor) && number(python, "cp3") == Some(minor) => Some((4, minor)),
+        ("abi3", python) => number(python, "cp3")
+            .filter(|from| *from <= minor)
+            .map(|from| (3, from)),
+        ("none", python) if number(python, "cp3") == Some(minor) => Some((2, minor)),
+        ("none", "py3") => Some((1, 0)),
+        ("none", python) => number(python, "py3")
+            .filter(|from| *from <= minor)
+            .map(|from| (1, from)),
+        _ => None,
+    };
+    let best = abis
+        .split('.')
+        .flat_map(|abi| pythons.split('.').filter_map(move |python| interpreter(abi, python)))
+        .max()?;
+    let glibc = |tag: &str| match tag {
+        "any" => Some(0),
+        "manylinux1_x86_64" => Some(5),
+        "manylinux2010_x86_64" => Some(12),
+        "manylinux2014_x86_64" => Some(17),
+        _ => number(tag.strip_suffix("_x86_64")?, "manylinux_2_").filter(|minor| *minor <= GLIBC),
+    };
+    Some((best.0, best.1, platforms.split('.').filter_map(glibc).max()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ZERO: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+    fn pylock(wheels: &str) -> String {
+        format!("lock-version = \"1.0\"\n[[packages]]\nname = \"My.Pkg\"\nversion = \"1.0\"\nwheels = [{wheels}]\n")
+    }
+
+    fn wheel(name: &str) -> String {
+        format!("{{ url = \"https://example.org/x/{name}\", size = 5, hashes = {{ sha256 = \"{ZERO}\" }} }}")
+    }
+
+    #[test]
+    fn takes_the_wheel_that_fits_best() {
+        let all = [
+            "p-1.0-py3-none-any.whl",
+            "p-1.0-cp38-abi3-manylinux_2_17_x86_64.whl",
+            "p-1.0-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+            "p-1.0-cp311-cp311-manylinux_2_39_x86_64.whl",
+            "p-1.0-cp311-cp311-macosx_11_0_arm64.whl",
+            "p-1.0-cp312-cp312-manylinux_2_17_x86_64.whl",
+        ];
+        let text = pylock(&all.map(wheel).join(","));
+        let lock = parse(&text, "3.11", &BTreeMap::new(), &[]).unwrap();
+        assert_eq!(
+            (lock.wheels[0].name.as_str(), lock.wheels[0].file_name.as_str()),
+            ("my-pkg", all[2])
+        );
+    }
+
+    #[test]
+    fn refuses_locks_without_what_is_needed() {
+        for text in [
+            pylock(""),
+            pylock(&wheel("p-1.0-cp312-cp312-win_amd64.whl")),
+            pylock(&wheel("p.tar.gz")),
+            pylock("{ url = \"https://example.org/p-1.0-py3-none-any.whl\", size = 5, hashes = { md5 = \"00\" } }"),
+            pylock(&format!(
+                "{{ url = \"https://example.org/p-1.0-py3-none-any.whl\", hashes = {{ sha256 = \"{ZERO}\" }} }}"
+            )),
+            pylock(&format!(
+                "{{ url = \"file:///p-1.0-py3-none-any.whl\", size = 5, hashes = {{ sha256 = \"{ZERO}\" }} }}"
+            )),
+            "rubbish".to_owned(),
+        ] {
+            assert!(
+                matches!(
+                    parse(&text, "3.11", &BTreeMap::new(), &[]),
+                    Err(LockError::Answer { .. })
+                ),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn takes_a_wheel_of_this_machine_only_when_it_was_built_here() {
+        let local =
+            format!("{{ url = \"file:///x/p-1.0-cp311-cp311-linux_x86_64.whl\", hashes = {{ sha256 = \"{ZERO}\" }} }}");
+        let built = LockedWheel {
+            name: "my-pkg".into(),
+            version: "1.0".into(),
+            file_name: "p-1.0-cp311-cp311-linux_x86_64.whl".into(),
+            url: String::new(),
+            size: 7,
+            sha256: format!("sha256:{ZERO}").parse().unwrap(),
+            sdist: Some(Digest::of(b"sdist")),
+        };
+        let lock = parse(&pylock(&local), "3.11", &BTreeMap::new(), std::slice::from_ref(&built)).unwrap();
+        assert_eq!(lock.wheels, std::slice::from_ref(&built));
+        let other = LockedWheel {
+            sha256: Digest::of(b"other"),
+            ..built.clone()
+        };
+        assert!(parse(&pylock(&local), "3.11", &BTreeMap::new(), &[other]).is_err());
+        // The same bytes from the index are the index's.
+        let lock = parse(
+            &pylock(&wheel("p-1.0-py3-none-any.whl")),
+            "3.11",
+            &BTreeMap::new(),
+            &[built],
+        )
+        .unwrap();
+        assert_eq!(lock.wheels[0].sdist, None);
+    }
+
+    #[test]
+    fn reads_the_source_distribution_of_one_package() {
+        let text = format!("lock-version = \"1.0\"\n[[packages]]\nname = \"My.Pkg\"\nversion = \"1.0\"\nsdist = {{ url = \"https://user:secret@example.org/x/my_pkg-1.0.tar.gz\", size = 5, hashes = {{ sha256 = \"{ZERO}\" }} }}\n");
+        let sdist = parse_sdist(&text, "my-pkg").unwrap();
+        assert_eq!(
+            (sdist.version.as_str(), sdist.file_name.as_str(), sdist.size),
+            ("1.0", "my_pkg-1.0.tar.gz", 5)
+        );
+        assert_eq!(sdist.url, "https://example.org/x/my_pkg-1.0.tar.gz");
+        let two = format!("{text}[[packages]]\nname = \"other\"\nversion = \"1.0\"\n");
+        let no_hash = text.replace("sha256", "md5");
+        let hidden = text.replace("my_pkg-1.0", ".pth");
+        let local = text.replace("https://user:secret@example.org", "file://");
+        for (text, name) in [
+            (&text, "other"),
+            (&two, "my-pkg"),
+            (&two, "other"),
+            (&no_hash, "my-pkg"),
+            (&hidden, "my-pkg"),
+            (&local, "my-pkg"),
+        ] {
+            assert!(parse_sdist(text, name).is_err(), "{name}: {text}");
+        }
+    }
+
+    #[test]
+    fn wheels_built_for_this_python_and_platform_fit() {
+        for name in [
+            "p-1-cp311-cp311-linux_x86_64.whl",
+            "p-1-py3-none-any.whl",
+            "p-1-cp38-abi3-linux_x86_64.whl",
+        ] {
+            assert!(fits_where_built(name, "3.11"), "{name}");
+        }
+        for name in [
+            "p-1-cp312-cp312-linux_x86_64.whl",
+            "p-1-cp311-cp311-linux_aarch64.whl",
+            "p-1-py2-none-any.whl",
+            "p.whl",
+        ] {
+            assert!(!fits_where_built(name, "3.11"), "{name}");
+        }
+    }
+
+    #[test]
+    fn ranks_wheels_as_pip_does() {
+        let ranked = [
+            "p-1-cp311-cp311-manylinux_2_28_x86_64.whl",
+            "p-1-1abc-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+            "p-1-cp311-abi3-manylinux2010_x86_64.whl",
+            "p-1-cp38-abi3-manylinux_2_36_x86_64.whl",
+            "p-1-cp311-none-any.whl",
+            "p-1-py310-none-any.whl",
+            "p-1-py3-none-manylinux_2_5_x86_64.whl",
+            "p-1-py2.py3-none-any.whl",
+        ];
+        assert!(ranked.iter().all(|name| rank(name, 11).is_some()));
+        assert!(ranked.is_sorted_by_key(|name| std::cmp::Reverse(rank(name, 11))));
+        for name in [
+            "p-1-cp312-abi3-manylinux_2_17_x86_64.whl",
+            "p-1-cp312-cp312-manylinux_2_17_x86_64.whl",
+            "p-1-cp311-cp311t-manylinux_2_17_x86_64.whl",
+            "p-1-cp311-cp311-manylinux_2_37_x86_64.whl",
+            "p-1-cp311-cp311-musllinux_1_2_x86_64.whl",
+            "p-1-cp311-cp311-manylinux_2_17_aarch64.whl",
+            "p-1-cp311-cp311-linux_x86_64.whl",
+            "p-1-cp310-none-any.whl",
+            "p-1-py312-none-any.whl",
+            "p-1-py2-none-any.whl",
+            "p-1-pp311-pypy311_pp73-manylinux_2_17_x86_64.whl",
+            "p.whl",
+        ] {
+            assert_eq!(rank(name, 11), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn takes_the_wheel_whose_hash_the_user_gave_and_keeps_no_password() {
+        let one = "f".repeat(64);
+        let text = pylock(&format!(
+            "{}, {{ url = \"https://user:secret@example.org/x/p-1.0-py3-none-any.whl\", size = 6, hashes = {{ sha256 = \"{one}\" }} }}",
+            wheel("p-1.0-cp311-cp311-manylinux_2_17_x86_64.whl")
+        ));
+        let listed: Digest = format!("sha256:{one}").parse().unwrap();
+        let lock = parse(&text, "3.11", &[("my-pkg".to_owned(), vec![listed])].into(), &[]).unwrap();
+        assert_eq!(lock.wheels[0].sha256, listed);
+        assert_eq!(lock.wheels[0].url, "https://example.org/x/p-1.0-py3-none-any.whl");
+        let lock = parse(
+            &text,
+            "3.11",
+            &[("my-pkg".to_owned(), vec![Digest::of(b"")])].into(),
+            &[],
+        )
+        .unwrap();
+        assert_eq!(
+            lock.wheels[0].size, 5,
+            "none is listed: the best one, for check_hashes to refuse"
+        );
+    }
+}

@@ -1,0 +1,264 @@
+//! Requirements -> exact wheels, by `uv`.
+//!
+//! uv resolves; it installs nothing and runs nothing (`--only-binary :all:`; for source distributions see
+//! [`Resolver::find_sdist`]). What it answers is checked again: every package must have a wheel for this Python and
+//! platform with url, size and sha256, and hashes that the user gave must be that wheel's.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use super::ask::{ask, Asker, Question, PLATFORM};
+use super::index::{Index, Places};
+use super::locked::{Lock, LockError, LockedSdist, LockedWheel};
+use super::missing::{missing_wheel, MissingWheel};
+use super::programs::Deadlines;
+use super::pylock;
+use super::uv::{find_uv, UvPlaces};
+use crate::net::{Address, Credentials};
+use crate::oci::Digest;
+use crate::python::requirements::Requirements;
+use crate::store::Store;
+
+/// What resolving came to.
+#[derive(Debug)]
+pub enum Attempt {
+    /// Everything has a wheel.
+    Locked(Lock),
+    /// This has none.
+    NoWheel(MissingWheel),
+}
+
+/// How uv is run.
+#[derive(Clone, Default)]
+pub struct Resolver {
+    /// The program of the configuration.
+    pub uv: Option<PathBuf>,
+    /// Python version of the base.
+    pub python: String,
+    /// Index of the configuration; may hold credentials, so it never becomes an argument.
+    pub index: Option<Address>,
+    /// Where uv finds an interpreter: it asks one for its platform, whatever its version; it runs nothing else.
+    pub path: Option<OsString>,
+    /// Proxies, certificates and indexes, by variable; may hold credentials.
+    pub network: Vec<(String, OsString)>,
+    /// Configuration files of uv, which may name an index.
+    pub files: Vec<PathBuf>,
+    /// Configuration files of pip, which may as well.
+    pub pip_files: Vec<PathBuf>,
+    /// How long its programs may run.
+    pub deadlines: Deadlines,
+    /// What was found when it was first needed: a build that changes nothing needs none of it.
+    pub found: Found,
+}
+
+impl fmt::Debug for Resolver {
+    /// Of the network it names the variables alone: their values may hold credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let variables: Vec<&String> = self.network.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Resolver")
+            .field("uv", &self.uv)
+            .field("python", &self.python)
+            .field("index", &self.index)
+            .field("network", &variables)
+            .field("found", &self.found)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Program and index of a [`Resolver`].
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    uv: OnceLock<PathBuf>,
+    index: OnceLock<Option<Index>>,
+}
+
+impl Resolver {
+    /// Everything besides the requirements that the answer depends on; no credentials.
+    pub fn settings(&self) -> String {
+        let newer = self
+            .network
+            .iter()
+            .find(|(name, _)| name == "UV_EXCLUDE_NEWER")
+            .map(|(_, value)| value.to_string_lossy());
+        let index = self.places().key();
+        format!("{} {PLATFORM} {index} {}", self.python, newer.unwrap_or_default())
+    }
+
+    /// What the index wants to see, from our own downloads as well.
+    pub fn credentials(&self) -> Result<Option<Credentials>, LockError> {
+        Ok(self.index()?.and_then(|index| Credentials::of(index.url.as_str())))
+    }
+
+    /// The index that is asked; none for the resolver's own default.
+    pub fn index(&self) -> Result<Option<&Index>, LockError> {
+        if self.found.index.get().is_none() {
+            let _ = self.found.index.set(self.places().find()?);
+        }
+        Ok(self.found.index.get().and_then(Option::as_ref))
+    }
+
+    fn places(&self) -> Places<'_> {
+        Places {
+            configured: self.index.as_ref(),
+            network: &self.network,
+            files: &self.files,
+            pip_files: &self.pip_files,
+            path: self.path.as_ref(),
+            deadline: self.deadlines.words,
+        }
+    }
+
+    fn uv(&self, store: &Store) -> Result<&Path, LockError> {
+        let find = || {
+            let places = UvPlaces {
+                configured: self.uv.as_deref(),
+                path: self.path.as_ref(),
+                network: &self.network,
+                deadlines: self.deadlines,
+            };
+            find_uv(store, &places)
+        };
+        match self.found.uv.get() {
+            Some(uv) => Ok(uv),
+            None => find().map(|uv| self.found.uv.get_or_init(|| uv).as_path()),
+        }
+    }
+
+    fn ask(&self, store: &Store, question: &Question<'_>) -> Result<String, LockError> {
+        let asker = Asker {
+            uv: self.uv(store)?,
+            python: &self.python,
+            index: self.index()?,
+            path: self.path.as_ref(),
+            network: &self.network,
+            deadline: self.deadlines.answer,
+        };
+        ask(store, &asker, question)
+    }
+
+    /// Resolves `requirements`.
+    pub fn resolve(&self, store: &Store, requirements: &Requirements) -> Result<Lock, LockError> {
+        if requirements.wanted.is_empty() {
+            return Ok(Lock::default());
+        }
+        match self.attempt(store, requirements, &[])? {
+            Attempt::Locked(lock) => Ok(lock),
+            Attempt::NoWheel(missing) => Err(self.no_wheel(store, missing)),
+        }
+    }
+
+    /// Resolves `requirements` with the wheels of the index and of `built`, which are downloads of the store.
+    pub fn attempt(
+        &self,
+        store: &Store,
+        requirements: &Requirements,
+        built: &[LockedWheel],
+    ) -> Result<Attempt, LockError> {
+        let question = Question {
+            wanted: &requirements.wanted.join("\n"),
+            constraints: &requirements.constraints.join("\n"),
+            built,
+            ..Question::default()
+        };
+        let text = match self.ask(store, &question) {
+            // A missing wheel is told from a contradiction.
+            Err(LockError::Unsatisfiable { explanation }) => {
+                let missing = missing_wheel(&explanation);
+                let missing = missing.ok_or(LockError::Unsatisfiable { explanation })?;
+                return Ok(Attempt::NoWheel(missing));
+            }
+            other => other?,
+        };
+        let lock = pylock::parse(&text, &self.python, &requirements.hashes, built)?;
+        check_hashes(&lock, requirements)?;
+        Ok(Attempt::Locked(lock))
+    }
+
+    /// The error of a missing wheel, with the newest version that has one.
+    pub fn no_wheel(&self, store: &Store, missing: MissingWheel) -> LockError {
+        // Of the package alone: what it needs may have no wheels either, and is none of this question.
+        let question = Question {
+            wanted: &missing.name,
+            options: &["--no-deps"],
+            ..Question::default()
+        };
+        let text = self.ask(store, &question);
+        let newest = match text.and_then(|text| pylock::parse(&text, &self.python, &BTreeMap::new(), &[])) {
+            Ok(lock) => lock
+                .wheels
+                .first()
+                .map(|wheel| format!("; the newest version with a wheel is {}", wheel.version)),
+            Err(LockError::Unsatisfiable { .. }) => Some("; no version of it has one".to_owned()),
+            Err(_) => None,
+        };
+        let needed = missing.needed_by.map(|other| format!("; {other} depends on it"));
+        LockError::NoWheel {
+            package: [missing.name, missing.version.unwrap_or_default()]
+                .join(" ")
+                .trim_end()
+                .to_owned(),
+            python: self.python.clone(),
+            newest: newest.unwrap_or_default() + &needed.unwrap_or_default(),
+        }
+    }
+
+    /// The newest source distribution of `missing` that the requirements and the packages that want it accept; none when
+    /// there is none. Executes nothing of it.
+    pub fn find_sdist(
+        &self,
+        store: &Store,
+        missing: &MissingWheel,
+        requirements: &Requirements,
+    ) -> Result<Option<LockedSdist>, LockError> {
+        let name = missing.name.as_str();
+        // The name comes from uv's text; from here on it is part of a document.
+        if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+            return Ok(None);
+        }
+        let (mut wanted, constraints) = requirements.about(name);
+        let others: Vec<String> = missing
+            .specifiers
+            .iter()
+            .map(|specifier| format!("{name}{specifier}"))
+            .collect();
+        wanted.push(name);
+        wanted.extend(others.iter().map(String::as_str));
+        // uv builds a source distribution to learn what it depends on, unless it is told: so it is told, for this
+        // package in whatever version, that this is nothing. No other package is looked at.
+        let config = format!("dependency-metadata = [{{ name = \"{name}\", requires-dist = [] }}]\n");
+        let question = Question {
+            wanted: &wanted.join("\n"),
+            constraints: &constraints.join("\n"),
+            options: &["--no-deps", "--no-binary", name],
+            config: Some(&config),
+            ..Question::default()
+        };
+        match self.ask(store, &question) {
+            Err(LockError::Unsatisfiable { .. }) => Ok(None),
+            answer => pylock::parse_sdist(&answer?, name).map(Some),
+        }
+    }
+}
+
+fn check_hashes(lock: &Lock, requirements: &Requirements) -> Result<(), LockError> {
+    for (name, hashes) in &requirements.hashes {
+        let Some(wheel) = lock.wheels.iter().find(|wheel| wheel.name == *name) else {
+            continue;
+        };
+        // Of a package that was built here, its source distribution is what the user vouches for.
+        if !hashes.contains(&wheel.sdist.unwrap_or(wheel.sha256)) {
+            return Err(LockError::Hash {
+                package: format!("{name} {}", wheel.version),
+                got: wheel.sdist.unwrap_or(wheel.sha256).hex(),
+                expected: hashes.iter().map(Digest::hex).collect::<Vec<_>>().join(" or "),
+            });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

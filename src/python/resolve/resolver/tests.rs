@@ -1,0 +1,45 @@
+use super::*;
+
+#[test]
+fn hashes_are_checked_before_anything_is_fetched() {
+    let wheel = LockedWheel {
+        name: "my-pkg".to_owned(),
+        version: "1.0".to_owned(),
+        file_name: "my_pkg-1.0-py3-none-any.whl".to_owned(),
+        url: String::new(),
+        size: 5,
+        sha256: Digest::of(b"wheel"),
+        sdist: None,
+    };
+    let lock = Lock { wheels: vec![wheel] };
+    let hashes = |hash: Digest| Requirements {
+        hashes: [("my-pkg".to_owned(), vec![hash])].into(),
+        ..Default::default()
+    };
+    assert!(check_hashes(&lock, &hashes(lock.wheels[0].sha256)).is_ok());
+    assert!(matches!(
+        check_hashes(&lock, &hashes(Digest::of(b""))),
+        Err(LockError::Hash { .. })
+    ));
+    let mut built = lock.clone();
+    built.wheels[0].sdist = Some(Digest::of(b"sdist"));
+    assert!(check_hashes(&built, &hashes(Digest::of(b"sdist"))).is_ok());
+    assert!(check_hashes(&built, &hashes(lock.wheels[0].sha256)).is_err());
+}
+
+#[test]
+fn a_resolver_is_printed_without_credentials() {
+    let secret = "https://me:hunter2@index.example/simple";
+    let resolver = Resolver {
+        index: Some(Address::new(secret)),
+        network: vec![("UV_DEFAULT_INDEX".to_owned(), secret.into())],
+        ..Resolver::default()
+    };
+    resolver.index().unwrap();
+    let printed = format!("{resolver:?}");
+    assert!(
+        printed.contains("index.example") && printed.contains("UV_DEFAULT_INDEX"),
+        "{printed}"
+    );
+    assert!(!printed.contains("hunter2"), "{printed}");
+}

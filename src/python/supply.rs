@@ -1,0 +1,74 @@
+//! Where packages come from: the index, asked at most once a day, and whom to tell.
+
+use std::time::Duration;
+
+use super::pins::{self, PinnedWheel};
+use super::requirements::Requirements;
+use super::resolve::{young_lock, Lock, LockError, Resolver, Wish};
+use super::PythonError;
+use crate::progress::Progress;
+use crate::store::{Flight, Store};
+
+/// What it takes to get packages.
+#[derive(Clone, Copy)]
+pub struct Supply<'a> {
+    /// Where everything is kept.
+    pub store: &'a Store,
+    /// Makes the resolver; called only when the index has to be asked.
+    pub resolver: &'a (dyn Fn() -> Result<Resolver, LockError> + Sync),
+    /// Is told of steps and warnings.
+    pub progress: &'a dyn Progress,
+    /// How old a lock may be.
+    pub lock_age: Duration,
+}
+
+/// Locks `requirements`, with the versions of `pins` if that can be, by wheels of the index alone.
+pub fn lock_wheels(
+    supply: &Supply<'_>,
+    resolver: &Resolver,
+    requirements: &Requirements,
+    pins: &[PinnedWheel],
+) -> Result<Lock, PythonError> {
+    let key = pins::constrained(requirements, pins).key(&[&resolver.settings()]);
+    let wish = Wish {
+        store: supply.store,
+        progress: supply.progress,
+        lock_age: supply.lock_age,
+        resolver,
+        requirements,
+        flight: Flight::Resolution(&key),
+        keys: &[key],
+    };
+    let make = || {
+        announce(supply.progress, resolver, requirements);
+        with_or_without(pins, requirements, |requirements| {
+            Ok(resolver.resolve(supply.store, requirements)?)
+        })
+    };
+    young_lock(&wish, |_| true, |_| key, make)
+}
+
+/// Says that the resolver is about to be asked, and which index it asks.
+pub fn announce(progress: &dyn Progress, resolver: &Resolver, requirements: &Requirements) {
+    let count = requirements.wanted.len();
+    let object = format!("{count} requirements for Python {}", resolver.python);
+    // An index that cannot be found is the resolver's error, in a moment.
+    let index = resolver.index().ok().flatten();
+    let of = index.map(|index| format!(" at {} ({})", index.url, index.source));
+    progress.step("Resolving", &(object + &of.unwrap_or_default()));
+}
+
+/// The lock of `requirements` with the versions of `pins`. When there is none, the one without them: the answer, or the
+/// explanation, is then that of any other base.
+pub fn with_or_without(
+    pins: &[PinnedWheel],
+    requirements: &Requirements,
+    lock: impl Fn(&Requirements) -> Result<Lock, PythonError>,
+) -> Result<Lock, PythonError> {
+    match lock(&pins::constrained(requirements, pins)) {
+        Err(PythonError::Lock(
+            LockError::Unsatisfiable { .. } | LockError::NoWheel { .. } | LockError::Hash { .. },
+        )) if !pins.is_empty() => lock(requirements),
+        other => other,
+    }
+}

@@ -1,0 +1,5 @@
+//! Moves bytes between this machine and others.
+
+mod fetch;
+
+pub use fetch::{fetch, FetchError, FetchItem};
