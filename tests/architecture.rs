@@ -260,6 +260,29 @@ fn heavy_dependencies_stay_at_home() {
     judge("homes that use nothing", &Vec::from_iter(unused));
 }
 
+/// A program that is run in another way may outlive us, hang, or see our environment. The doctor runs gantry itself.
+#[test]
+fn other_programs_are_run_by_sys_program_alone() {
+    let homes = ["sys::program", "sys::keeper", "ops::doctor"];
+    let mut wrong = BTreeSet::new();
+    let mut found = 0;
+    for mention in &Crate::shipped().mentions {
+        if !mention
+            .segments
+            .starts_with(&["std", "process", "Command"].map(str::to_owned))
+        {
+            continue;
+        }
+        found += 1;
+        let module = mention.module.join("::");
+        if !homes.iter().any(|home| module.starts_with(home)) {
+            wrong.insert(module);
+        }
+    }
+    assert!(found > 0, "no program is run any more: the check no longer sees them");
+    judge("programs run elsewhere", &Vec::from_iter(wrong));
+}
+
 #[test]
 fn only_sys_says_unsafe() {
     for source in sources().iter().filter(|source| source.ranked() != Some("sys")) {

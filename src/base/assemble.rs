@@ -22,28 +22,16 @@ use crate::sys::pool;
 pub enum AssembleError {
     /// A package that is refused.
     #[error("unpack {package}")]
-    Deb {
-        /// Which.
-        package: String,
-        /// Why.
-        source: DebError,
-    },
+    Deb { package: String, source: DebError },
     /// A package cannot be read.
     #[error("read {package}")]
-    Read {
-        /// Which.
-        package: String,
-        /// Why.
-        source: std::io::Error,
-    },
+    Read { package: String, source: std::io::Error },
     /// Two entries exclude each other.
     #[error("assemble base {name}: {path:?} of {package}: {reason}")]
     Conflict {
-        /// The variant.
         name: String,
         /// Whose entry.
         package: String,
-        /// Which.
         path: String,
         /// With what.
         reason: &'static str,
@@ -51,7 +39,6 @@ pub enum AssembleError {
     /// Something is not where the definition expects it.
     #[error("assemble base {name}: {reason}")]
     Incomplete {
-        /// The variant.
         name: String,
         /// What is missing.
         reason: String,

@@ -127,9 +127,7 @@ pub struct Variant {
 #[derive(Debug, thiserror::Error)]
 #[error("read base {name}: {reason}")]
 pub struct VariantError {
-    /// The variant.
     pub name: String,
-    /// What is wrong.
     pub reason: String,
 }
 

@@ -71,7 +71,6 @@ pub enum BaseError {
     /// The name is neither a variant nor a reference.
     #[error("use base {name:?}: it is neither a variant ({variants}) nor a reference")]
     Name {
-        /// The name.
         name: String,
         /// What there is.
         variants: String,
@@ -80,14 +79,10 @@ pub enum BaseError {
     },
     /// Not in the store.
     #[error("use base {reference}: no such image in the store")]
-    Unknown {
-        /// The reference.
-        reference: String,
-    },
+    Unknown { reference: String },
     /// It has another Python or none.
     #[error("use base {name}: it has no Python {python} in /usr/local/bin or /usr/bin")]
     NoPython {
-        /// The base.
         name: String,
         /// What was wanted.
         python: String,
@@ -95,7 +90,6 @@ pub enum BaseError {
     /// Wheels are made for glibc.
     #[error("use base {name}: it has no glibc, which wheels for Linux need (looked for {loaders})")]
     NoGlibc {
-        /// The base.
         name: String,
         /// What was looked for.
         loaders: String,
@@ -103,9 +97,7 @@ pub enum BaseError {
     /// A file of it is not what a base has there.
     #[error("use base {name}: /{path}: {reason}")]
     Refused {
-        /// The base.
         name: String,
-        /// The file.
         path: String,
         /// What it is.
         reason: &'static str,
@@ -113,48 +105,44 @@ pub enum BaseError {
     /// Its layers cannot be looked at.
     #[error("use base {name}: read /{path}")]
     Read {
-        /// The base.
         name: String,
-        /// Which file.
         path: String,
-        /// Why.
         source: io::Error,
     },
     /// A variant has one Python.
     #[error("use base {name}: it has Python {has}, not {wanted}; name another image with --base")]
     OtherPython {
-        /// The variant.
         name: String,
         /// Its Python.
         has: String,
         /// The wanted one.
         wanted: String,
     },
-    /// The definition.
+    /// The definition is damaged.
     #[error(transparent)]
     Variant(#[from] VariantError),
-    /// No mirror.
+    /// This machine knows no archive.
     #[error(transparent)]
     Mirror(#[from] MirrorError),
-    /// The network.
+    /// The network failed.
     #[error(transparent)]
     Net(#[from] NetError),
-    /// A package.
+    /// A package cannot be downloaded.
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// A new lock.
+    /// The archive's index gives no lock.
     #[error(transparent)]
     Relock(#[from] RelockError),
-    /// Assembly.
+    /// The packages do not make a base.
     #[error(transparent)]
     Assemble(#[from] AssembleError),
-    /// A layer.
+    /// A layer cannot be written.
     #[error(transparent)]
     Layer(#[from] LayerError),
-    /// A layout.
+    /// The image layout cannot be read.
     #[error(transparent)]
     Layout(#[from] LayoutError),
-    /// The store.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

@@ -31,34 +31,18 @@ const MAX_UNPACKED: u64 = 512 << 20;
 pub enum RelockError {
     /// The network or the server.
     #[error("fetch the index of Debian {suite}")]
-    Net {
-        /// The suite.
-        suite: String,
-        /// Why.
-        source: NetError,
-    },
+    Net { suite: String, source: NetError },
     /// Nobody vouches for the index.
     #[error("use the index of Debian {suite}")]
-    Signature {
-        /// The suite.
-        suite: String,
-        /// Why.
-        source: SignatureError,
-    },
+    Signature { suite: String, source: SignatureError },
     /// The index is not the one that was asked for, or damaged.
     #[error("use the index of Debian {suite}: {reason}")]
-    Index {
-        /// The suite.
-        suite: String,
-        /// What is wrong.
-        reason: String,
-    },
+    Index { suite: String, reason: String },
     /// A package of the definition is in no suite.
     #[error("lock {name} again: the archive has no package {package}")]
     Missing {
         /// What they are the packages of.
         name: String,
-        /// Which package.
         package: String,
     },
     /// The archive goes back in time.
@@ -66,14 +50,13 @@ pub enum RelockError {
     Older {
         /// What they are the packages of.
         name: String,
-        /// Which package.
         package: String,
         /// The archive's version.
         got: String,
         /// Ours.
         pinned: String,
     },
-    /// The store.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

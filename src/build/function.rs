@@ -81,15 +81,11 @@ pub enum FunctionError {
     Io {
         /// What.
         path: PathBuf,
-        /// Why.
         source: io::Error,
     },
     /// No entry point.
     #[error("read function {path}: it has no {ENTRY_POINT}")]
-    NoEntryPoint {
-        /// The directory.
-        path: PathBuf,
-    },
+    NoEntryPoint { path: PathBuf },
     /// A thing that cannot be part of an image.
     #[error("read {path:?} of the function: {reason}")]
     Refused {
@@ -108,12 +104,11 @@ pub enum FunctionError {
         /// What is wrong with that.
         reason: &'static str,
     },
-    /// Too much.
+    /// The function has too many files or bytes.
     #[error("read {path:?} of the function: {what} is over {limit}")]
     TooMuch {
         /// Where the limit was passed.
         path: String,
-        /// Which.
         what: &'static str,
         /// The limit.
         limit: u64,

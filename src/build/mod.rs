@@ -117,3 +117,50 @@ impl From<VariantError> for BuildError {
         Self::Base(error.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::python::sdist::ToolchainError;
+
+    #[test]
+    fn an_error_keeps_its_kind_however_deep_it_lies() {
+        let too_large = || LockError::TooLarge {
+            size: 3_000_000_000,
+            largest: "torch".to_owned(),
+        };
+        let requirements = SdistError::Requirements {
+            package: "six 1".to_owned(),
+            source: too_large(),
+        };
+        let busy = || StoreError::Busy { path: "store".into() };
+        for (error, kind) in [
+            (BuildError::from(too_large()), Kind::Refused),
+            (BuildError::from(PythonError::from(requirements)), Kind::Refused),
+            (BuildError::from(PythonError::from(LockError::from(busy()))), Kind::Busy),
+            (BuildError::from(BaseError::from(busy())), Kind::Busy),
+            (
+                BuildError::from(LockError::Unavailable {
+                    explanation: String::new(),
+                }),
+                Kind::Unavailable,
+            ),
+        ] {
+            assert_eq!(error.kind(), kind, "{error}");
+        }
+    }
+
+    #[test]
+    fn the_error_of_a_toolchain_that_cannot_be_made_is_the_bases_own() {
+        let error = BaseError::from(StoreError::Busy { path: "store".into() });
+        let toolchain = ToolchainError {
+            kind: error.kind(),
+            source: error.into(),
+        };
+        let error = BuildError::from(PythonError::from(SdistError::from(toolchain)));
+        assert!(
+            matches!(error, BuildError::Base(BaseError::Store(StoreError::Busy { .. }))),
+            "{error:?}"
+        );
+    }
+}

@@ -44,7 +44,6 @@ pub struct Wanted<'a> {
 
 /// A base, and wheels that lie on it.
 pub struct Parts {
-    /// The base.
     pub base: BaseImage,
     /// The wheels of the requirements and of the base.
     pub wheels: Vec<WheelLayer>,

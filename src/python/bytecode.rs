@@ -53,7 +53,6 @@ impl From<BytecodeNote> for Vec<(String, String)> {
 /// Sources in one layer, whose bytecode is wanted.
 #[derive(Debug, Clone)]
 pub struct Sources<'a> {
-    /// The layer.
     pub layer: &'a BuiltLayer,
     /// For people: what is compiled.
     pub title: &'a str,

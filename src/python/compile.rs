@@ -70,7 +70,6 @@ pub enum CompileError {
     Sandbox {
         /// What was to be compiled.
         roots: String,
-        /// Why.
         source: SandboxError,
     },
     /// The interpreter failed.
@@ -88,7 +87,6 @@ pub enum CompileError {
     Collect {
         /// What was to be compiled.
         roots: String,
-        /// Why.
         source: CollectError,
     },
 }

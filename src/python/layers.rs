@@ -40,7 +40,6 @@ pub struct WheelSet {
 
 /// A layer of wheels, in the store.
 pub struct WheelLayer {
-    /// The layer.
     pub layer: BuiltLayer,
     note: WheelNote,
 }

@@ -19,13 +19,11 @@ use crate::policy::Bytes;
 pub struct PinnedWheel {
     /// Normalised project name.
     pub name: String,
-    /// Version.
     pub version: String,
-    /// File name.
     pub file_name: String,
-    /// Bytes.
+    /// Bytes of the file.
     pub size: u64,
-    /// Hash.
+    /// SHA-256 of the file.
     pub sha256: Digest,
 }
 

@@ -41,7 +41,6 @@ pub enum FetchError {
     Net {
         /// Which file.
         name: String,
-        /// Why.
         source: NetError,
     },
     /// The connection broke again and again.
@@ -57,7 +56,6 @@ pub enum FetchError {
     Store {
         /// Which file.
         name: String,
-        /// Why.
         source: StoreError,
     },
     /// Another file failed first.

@@ -49,7 +49,6 @@ pub struct Configured<'a> {
 #[derive(Debug, thiserror::Error)]
 #[error("find a mirror of Debian {suite}{part}: neither the configuration nor the apt sources in {directory} name one")]
 pub struct MirrorError {
-    /// The suite.
     pub suite: String,
     /// `-security` or nothing.
     pub part: &'static str,

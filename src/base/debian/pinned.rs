@@ -7,17 +7,15 @@ use crate::oci::Digest;
 /// One pinned package.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockedDeb {
-    /// Package name.
     pub name: String,
-    /// Its version.
     pub version: String,
     /// Which archive has it.
     pub archive: Archive,
     /// Path in that archive.
     pub path: String,
-    /// Bytes.
+    /// Bytes of the file.
     pub size: u64,
-    /// Hash.
+    /// SHA-256 of the file.
     pub sha256: Digest,
 }
 

@@ -24,9 +24,9 @@ pub struct Release {
 pub struct Listed {
     /// Path below the suite.
     pub path: String,
-    /// Bytes.
+    /// Bytes of the file.
     pub size: u64,
-    /// Hash.
+    /// SHA-256 of the file.
     pub sha256: Digest,
 }
 

@@ -25,27 +25,16 @@ pub enum SignatureError {
     Run(#[from] ProgramError),
     /// What is checked cannot be passed through a file.
     #[error("check the signature with gpgv: pass {} through a file", path.display())]
-    File {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    File { path: PathBuf, source: io::Error },
     /// There is nothing to check it with.
     #[error("open the keyring {path}")]
-    Keyring {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Keyring { path: PathBuf, source: io::Error },
     /// Not what a signed index looks like.
     #[error("it is not one signed message")]
     Shape,
     /// No key of the keyring made a good signature, or one of the signatures is bad.
     #[error("its signature is refused: {reason}\n{explanation}")]
     Refused {
-        /// What is wrong.
         reason: &'static str,
         /// In gpgv's words, bounded.
         explanation: String,

@@ -21,7 +21,7 @@ pub const LOCK_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// A lock, and where it comes from.
 #[derive(Debug, Serialize, Deserialize)]
-struct Remembered {
+struct LockMemo {
     #[serde(flatten)]
     lock: Lock,
     /// Seconds since 1970 when the index said so; gantry did not always write it.
@@ -32,7 +32,7 @@ struct Remembered {
     index: Option<String>,
 }
 
-impl Memo for Remembered {
+impl Memo for LockMemo {
     const FOLDER: &'static str = "lock";
 
     fn roots(&self) -> Roots {
@@ -69,8 +69,7 @@ pub fn young_lock(
     make: impl FnOnce() -> Result<Lock, PythonError>,
 ) -> Result<Lock, PythonError> {
     let begun = now();
-    let serves =
-        |found: &Remembered| found.age() < wish.lock_age.as_secs() || is_settled(&found.lock, wish.requirements);
+    let serves = |found: &LockMemo| found.age() < wish.lock_age.as_secs() || is_settled(&found.lock, wish.requirements);
     let mut newest = newest_of(wish, &usable)?;
     if let Some(found) = newest.take_if(|found| serves(found)) {
         return Ok(found.lock);
@@ -82,7 +81,7 @@ pub fn young_lock(
     let mut single = Some(wish.store.exclusive(wish.flight, task)?);
     let has_waited = single.as_ref().is_some_and(ExclusiveLock::has_waited);
     // What another one was told since we began is as new as what we would be told, however young we want it.
-    let is_news = |found: &Remembered| has_waited && found.resolved >= begun && found.age() < u64::MAX;
+    let is_news = |found: &LockMemo| has_waited && found.resolved >= begun && found.age() < u64::MAX;
     if let Some(found) = newest_of(wish, &usable)?.filter(|found| is_news(found) || serves(found)) {
         return Ok(found.lock);
     }
@@ -94,7 +93,7 @@ pub fn young_lock(
         Ok(lock) => {
             let index = wish.resolver.index()?.map(|index| index.url.shown());
             let resolved = now();
-            let remembered = Remembered { lock, resolved, index };
+            let remembered = LockMemo { lock, resolved, index };
             wish.store.memos().put(&key_of(&remembered.lock), &remembered)?;
             return Ok(remembered.lock);
         }
@@ -118,14 +117,14 @@ pub fn young_lock(
 }
 
 /// The lock that is remembered by one of the keys, the newest of those that are `usable`.
-fn newest_of(wish: &Wish<'_>, usable: &impl Fn(&Lock) -> bool) -> Result<Option<Remembered>, StoreError> {
-    let remembered = wish.keys.iter().map(|key| wish.store.memos().find::<Remembered>(key));
+fn newest_of(wish: &Wish<'_>, usable: &impl Fn(&Lock) -> bool) -> Result<Option<LockMemo>, StoreError> {
+    let remembered = wish.keys.iter().map(|key| wish.store.memos().find::<LockMemo>(key));
     let remembered = remembered.collect::<Result<Vec<_>, StoreError>>()?;
     let usable = remembered.into_iter().flatten().filter(|found| usable(&found.lock));
     Ok(usable.max_by_key(|found| found.resolved))
 }
 
-impl Remembered {
+impl LockMemo {
     /// Seconds since it was resolved. A time to come is a clock that was wrong.
     fn age(&self) -> u64 {
         now().checked_sub(self.resolved).unwrap_or(u64::MAX)
@@ -197,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_lock_of_an_earlier_version_has_no_time() {
-        let found: Remembered = serde_json::from_str("{\"wheels\":[]}").unwrap();
+        let found: LockMemo = serde_json::from_str("{\"wheels\":[]}").unwrap();
         assert_eq!((found.resolved, found.lock), (0, Lock::default()));
     }
 }

@@ -62,7 +62,6 @@ pub enum IndexError {
     /// A file that may name it cannot be understood.
     #[error("choose the package index: read {path}: {reason}")]
     File {
-        /// The file.
         path: PathBuf,
         /// Why.
         reason: String,

@@ -29,15 +29,13 @@ pub struct Lock {
 pub struct LockedWheel {
     /// Normalised project name.
     pub name: String,
-    /// Version.
     pub version: String,
-    /// File name.
     pub file_name: String,
     /// Where it is.
     pub url: String,
-    /// Bytes.
+    /// Bytes of the file.
     pub size: u64,
-    /// Hash.
+    /// SHA-256 of the file.
     pub sha256: Digest,
     /// Hash of the source distribution that it was built from here; it has no address then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -49,15 +47,13 @@ pub struct LockedWheel {
 pub struct LockedSdist {
     /// Normalised project name.
     pub name: String,
-    /// Version.
     pub version: String,
-    /// File name.
     pub file_name: String,
     /// Where it is; without credentials.
     pub url: String,
-    /// Bytes.
+    /// Bytes of the file.
     pub size: u64,
-    /// Hash.
+    /// SHA-256 of the file.
     pub sha256: Digest,
 }
 
@@ -71,13 +67,13 @@ impl LockedSdist {
 /// Why there is no lock.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// uv says no.
+    /// uv finds no set of versions that fits.
     #[error("resolve requirements:\n{explanation}")]
     Unsatisfiable {
         /// In uv's words, bounded.
         explanation: String,
     },
-    /// Only source distributions.
+    /// A package has source distributions only.
     #[error("resolve requirements: {package} has no wheel for Python {python} on linux/amd64{newest}")]
     NoWheel {
         /// Name and version.
@@ -105,34 +101,22 @@ pub enum LockError {
     },
     /// uv said something unexpected.
     #[error("resolve requirements: {reason}")]
-    Answer {
-        /// What.
-        reason: String,
-    },
+    Answer { reason: String },
     /// uv cannot be run, or does not end.
     #[error(transparent)]
     Run(#[from] ProgramError),
     /// What uv is asked cannot be written down.
     #[error("write {} for uv", path.display())]
-    Question {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Question { path: PathBuf, source: io::Error },
     /// Wheels that were built here cannot be shown to uv.
     #[error("offer wheels that were built here to the resolver")]
-    Offer {
-        /// Why.
-        source: io::Error,
-    },
+    Offer { source: io::Error },
     /// The index is not clear.
     #[error(transparent)]
     Index(#[from] IndexError),
     /// The configured uv is too old.
     #[error("run {}: it is uv {version}, gantry needs {oldest} or newer", program.display())]
     OldUv {
-        /// Which program.
         program: PathBuf,
         /// What it is.
         version: String,
@@ -161,7 +145,7 @@ pub enum LockError {
         /// What is wrong with it.
         problem: &'static str,
     },
-    /// Too large.
+    /// The wheels are larger than an image may be.
     #[error("build image: its wheels alone have {} of at most {}; the largest are {largest}", Bytes(*size), Bytes(MAX_IMAGE))]
     TooLarge {
         /// All wheels together.

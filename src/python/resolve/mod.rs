@@ -22,4 +22,4 @@ pub use locked::{Lock, LockError, LockedSdist, LockedWheel, LARGE_IMAGE, MAX_IMA
 pub use missing::MissingWheel;
 pub use programs::Deadlines;
 pub use pylock::{fits_where_built, GLIBC};
-pub use resolver::{Attempt, Found, Resolver};
+pub use resolver::{Lookups, Resolution, Resolver};

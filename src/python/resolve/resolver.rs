@@ -24,7 +24,7 @@ use crate::store::Store;
 
 /// What resolving came to.
 #[derive(Debug)]
-pub enum Attempt {
+pub enum Resolution {
     /// Everything has a wheel.
     Locked(Lock),
     /// This has none.
@@ -51,7 +51,7 @@ pub struct Resolver {
     /// How long its programs may run.
     pub deadlines: Deadlines,
     /// What was found when it was first needed: a build that changes nothing needs none of it.
-    pub found: Found,
+    pub found: Lookups,
 }
 
 impl fmt::Debug for Resolver {
@@ -70,7 +70,7 @@ impl fmt::Debug for Resolver {
 
 /// Program and index of a [`Resolver`].
 #[derive(Debug, Clone, Default)]
-pub struct Found {
+pub struct Lookups {
     uv: OnceLock<PathBuf>,
     index: OnceLock<Option<Index>>,
 }
@@ -145,8 +145,8 @@ impl Resolver {
             return Ok(Lock::default());
         }
         match self.attempt(store, requirements, &[])? {
-            Attempt::Locked(lock) => Ok(lock),
-            Attempt::NoWheel(missing) => Err(self.no_wheel(store, missing)),
+            Resolution::Locked(lock) => Ok(lock),
+            Resolution::NoWheel(missing) => Err(self.no_wheel(store, missing)),
         }
     }
 
@@ -156,7 +156,7 @@ impl Resolver {
         store: &Store,
         requirements: &Requirements,
         built: &[LockedWheel],
-    ) -> Result<Attempt, LockError> {
+    ) -> Result<Resolution, LockError> {
         let question = Question {
             wanted: &requirements.wanted.join("\n"),
             constraints: &requirements.constraints.join("\n"),
@@ -168,13 +168,13 @@ impl Resolver {
             Err(LockError::Unsatisfiable { explanation }) => {
                 let missing = missing_wheel(&explanation);
                 let missing = missing.ok_or(LockError::Unsatisfiable { explanation })?;
-                return Ok(Attempt::NoWheel(missing));
+                return Ok(Resolution::NoWheel(missing));
             }
             other => other?,
         };
         let lock = pylock::parse(&text, &self.python, &requirements.hashes, built)?;
         check_hashes(&lock, requirements)?;
-        Ok(Attempt::Locked(lock))
+        Ok(Resolution::Locked(lock))
     }
 
     /// The error of a missing wheel, with the newest version that has one.

@@ -39,7 +39,7 @@ const REQUIRES: &str = "requires.json";
 const EPOCH: &str = "315532800";
 
 /// What a run of the script came to.
-pub enum Built {
+pub enum Answer {
     /// It needs these to be installed.
     Needs(Vec<String>),
     /// Name and bytes.
@@ -78,7 +78,7 @@ pub fn build(
     requires: Option<&[String]>,
     allow_degraded: &BTreeSet<Promise>,
     time: &TimeLeft,
-) -> Result<Built, SdistError> {
+) -> Result<Answer, SdistError> {
     // -s -P: nothing but the layers is searched for modules; not -I, which would drop the hash seed.
     let script = [
         python,
@@ -114,7 +114,7 @@ pub fn build(
     take(sdist, &finished, bundle.confinement.timeout)
 }
 
-/// The same for every build, so that it is no reason for other bytes.
+/// Every build gets this environment, so that it never makes a difference to the bytes.
 fn environment() -> Vec<(String, String)> {
     [
         ("PATH", "/opt/py/bin:/usr/local/bin:/usr/bin:/bin"),
@@ -145,7 +145,7 @@ fn confinement(timeout: Duration, allow_degraded: &BTreeSet<Promise>) -> Confine
 }
 
 /// Reads what a finished run left: a list of requirements, or one wheel, and nothing else.
-fn take(sdist: &LockedSdist, finished: &Finished, timeout: Duration) -> Result<Built, SdistError> {
+fn take(sdist: &LockedSdist, finished: &Finished, timeout: Duration) -> Result<Answer, SdistError> {
     let package = sdist.title();
     if finished.end != End::Exited(0) {
         return Err(SdistError::Failed {
@@ -186,13 +186,13 @@ fn take(sdist: &LockedSdist, finished: &Finished, timeout: Duration) -> Result<B
         (Some((one, _)), Some((other, _))) => return Err(fail(format!("it left {other:?} and {one:?}"))),
     };
     if name != REQUIRES {
-        return Ok(Built::Wheel(name, contents));
+        return Ok(Answer::Wheel(name, contents));
     }
     let requires = (contents.len() as u64 <= MAX_REQUIRES).then(|| serde_json::from_slice(&contents).ok());
     let requires = requires
         .flatten()
         .ok_or_else(|| fail("its build requirements are no list of texts".to_owned()))?;
-    Ok(Built::Needs(requires))
+    Ok(Answer::Needs(requires))
 }
 
 fn describe(end: End, timeout: Duration) -> String {

@@ -47,9 +47,7 @@ pub enum SdistError {
     Base {
         /// Name and version.
         package: String,
-        /// The base.
         base: String,
-        /// The suite.
         suite: String,
     },
     /// One of its build requirements is refused.
@@ -65,7 +63,6 @@ pub enum SdistError {
     Requirements {
         /// Name and version.
         package: String,
-        /// Why.
         source: LockError,
     },
     /// Its build failed.
@@ -83,7 +80,6 @@ pub enum SdistError {
     Result {
         /// Name and version.
         package: String,
-        /// What.
         reason: String,
     },
     /// What its build left is refused.
@@ -91,7 +87,6 @@ pub enum SdistError {
     Collect {
         /// Name and version.
         package: String,
-        /// Why.
         source: CollectError,
     },
     /// The wheel is refused.
@@ -99,7 +94,6 @@ pub enum SdistError {
     Wheel {
         /// Name and version.
         package: String,
-        /// Why.
         source: WheelError,
     },
     /// The sandbox failed or refused.
@@ -107,7 +101,6 @@ pub enum SdistError {
     Sandbox {
         /// Name and version.
         package: String,
-        /// Why.
         source: SandboxError,
     },
     /// The archive cannot be handed to the sandbox, or the wheel be looked at.
@@ -115,7 +108,6 @@ pub enum SdistError {
     Archive {
         /// Name and version.
         package: String,
-        /// Why.
         source: io::Error,
     },
     /// The toolchain cannot be made.

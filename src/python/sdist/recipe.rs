@@ -9,11 +9,10 @@ use crate::store::{Key, Memo, Roots, Step};
 /// What is remembered of a built wheel; its bytes are a download of that hash.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct BuiltWheel {
-    /// File name.
     pub file_name: String,
-    /// Bytes.
+    /// Bytes of the file.
     pub size: u64,
-    /// Hash.
+    /// SHA-256 of the file.
     pub sha256: Digest,
 }
 

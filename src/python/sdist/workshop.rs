@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::fs::{self, File};
 use std::io;
 
-use super::confined::{self, Built, TimeLeft};
+use super::confined::{self, Answer, TimeLeft};
 use super::lack;
 use super::recipe::{recipe_key, wheel_key, BuiltWheel, Recipe};
 use super::{Bench, SdistError, MOST_SDISTS};
@@ -14,7 +14,7 @@ use crate::progress::Later;
 use crate::python::layers::{download, ensure_layers, WheelSet};
 use crate::python::pins::check_size;
 use crate::python::requirements::Requirements;
-use crate::python::resolve::{fits_where_built, Attempt, Lock, LockError, LockedSdist, LockedWheel, Resolver};
+use crate::python::resolve::{fits_where_built, Lock, LockError, LockedSdist, LockedWheel, Resolution, Resolver};
 use crate::python::supply::{announce, lock_wheels, Supply};
 use crate::python::wheel::{name_and_version, normalise, same_version, Wheel};
 use crate::python::PythonError;
@@ -44,8 +44,8 @@ impl Workshop<'_> {
         loop {
             announce(self.supply.progress, self.resolver, requirements);
             let missing = match self.resolver.attempt(store, requirements, &built)? {
-                Attempt::Locked(lock) => return Ok(lock),
-                Attempt::NoWheel(missing) => missing,
+                Resolution::Locked(lock) => return Ok(lock),
+                Resolution::NoWheel(missing) => missing,
             };
             if built.len() == MOST_SDISTS {
                 return Err(SdistError::TooMany { package: missing.name }.into());
@@ -80,8 +80,8 @@ impl Workshop<'_> {
         let mut requires = match store.memos().find(&recipe_key)? {
             Some(Recipe(requires)) => requires,
             None => match self.run(sdist, &[], None)? {
-                Built::Needs(requires) => requires,
-                Built::Wheel(..) => return Err(result(sdist, "it brought a wheel before it was built")),
+                Answer::Needs(requires) => requires,
+                Answer::Wheel(..) => return Err(result(sdist, "it brought a wheel before it was built")),
             },
         };
         for _ in 0..ROUNDS {
@@ -100,8 +100,8 @@ impl Workshop<'_> {
                 return Ok(wheel);
             }
             match self.run(sdist, &self.install(&tools)?, Some(&requires))? {
-                Built::Needs(more) => requires = more,
-                Built::Wheel(file_name, bytes) => {
+                Answer::Needs(more) => requires = more,
+                Answer::Wheel(file_name, bytes) => {
                     let wheel = self.keep(sdist, file_name, &bytes)?;
                     let remembered = BuiltWheel {
                         file_name: wheel.file_name.clone(),
@@ -170,7 +170,7 @@ impl Workshop<'_> {
         sdist: &LockedSdist,
         tools: &[BuiltLayer],
         requires: Option<&[String]>,
-    ) -> Result<Built, PythonError> {
+    ) -> Result<Answer, PythonError> {
         let (store, progress) = (self.supply.store, self.supply.progress);
         self.check_base(sdist)?;
         let mut archive = self.archive(sdist)?;

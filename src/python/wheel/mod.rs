@@ -36,20 +36,10 @@ const MAX_METADATA: u64 = 64 << 20;
 pub enum WheelError {
     /// Its zip.
     #[error("read wheel {wheel}")]
-    Zip {
-        /// Its file name.
-        wheel: String,
-        /// Why.
-        source: ZipError,
-    },
+    Zip { wheel: String, source: ZipError },
     /// Its contents.
     #[error("read wheel {wheel}: {reason}")]
-    Contents {
-        /// Its file name.
-        wheel: String,
-        /// What is wrong.
-        reason: String,
-    },
+    Contents { wheel: String, reason: String },
     /// Two wheels install another file of the same name.
     #[error("install {one} and {other}: both bring /{path}, with different contents")]
     Clash {
@@ -57,7 +47,6 @@ pub enum WheelError {
         one: String,
         /// The second.
         other: String,
-        /// The path.
         path: String,
     },
     /// What is a file of one wheel is a directory of another.
@@ -67,7 +56,6 @@ pub enum WheelError {
         file_of: String,
         /// The wheel that has files below it.
         directory_of: String,
-        /// The path.
         path: String,
     },
     /// The layer cannot be written.
@@ -89,7 +77,6 @@ impl WheelError {
 /// A wheel whose structure is checked and whose installation is planned.
 #[derive(Debug)]
 pub struct Wheel {
-    /// Its file name.
     pub file_name: String,
     zip: Zip,
     items: BTreeMap<String, Item>,
