@@ -49,7 +49,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("indicatif", &["cli"]),
     ("landlock", &["sandbox"]),
     ("seccompiler", &["sandbox"]),
-    ("signal_hook", &["cli", "sandbox", "sys"]),
+    ("signal_hook", &["sandbox", "sys"]),
     ("libc", &["sys"]),
     ("liblzma", &["archive"]),
     ("libdeflater", &["archive"]),

@@ -146,7 +146,7 @@ impl Function {
         let mut function = reader.found;
         function.files.sort_by(|one, other| one.path.cmp(&other.path));
         function.links.sort_by(|one, other| one.path.cmp(&other.path));
-        let entries = Entries::of(&function);
+        let entries = function.entries();
         for link in &function.links {
             entries.resolve(&link.path).map_err(|reason| FunctionError::Link {
                 path: link.path.clone(),
@@ -162,12 +162,19 @@ impl Function {
         Ok(function)
     }
 
+    /// Its entries by their paths, for following links.
+    pub(super) fn entries(&self) -> Entries<'_> {
+        let files = self.files.iter().map(|file| file.path.as_str());
+        let links = self.links.iter();
+        Entries::new(files, links.map(|link| (link.path.as_str(), link.target.as_str())))
+    }
+
     /// The file at a path, which may be a link to it.
     pub fn find_file(&self, path: &str) -> Option<&SourceFile> {
         let find = |path: &str| self.files.iter().find(|file| file.path == path);
         find(path).or_else(|| match self.links.is_empty() {
             true => None,
-            false => find(&Entries::of(self).resolve(path).ok()?),
+            false => find(&self.entries().resolve(path).ok()?),
         })
     }
 

@@ -4,8 +4,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::function::Function;
-
 /// As many as the kernel follows.
 const MAX_LINKS: usize = 40;
 
@@ -17,10 +15,10 @@ pub(super) struct Entries<'a> {
 }
 
 impl<'a> Entries<'a> {
-    pub fn of(function: &'a Function) -> Self {
-        let files: BTreeSet<&str> = function.files.iter().map(|file| file.path.as_str()).collect();
-        let links = function.links.iter();
-        let links: BTreeMap<&str, &str> = links.map(|link| (link.path.as_str(), link.target.as_str())).collect();
+    /// Those with the paths of `files`, and the paths and targets of `links`.
+    pub fn new(files: impl Iterator<Item = &'a str>, links: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+        let files: BTreeSet<&str> = files.collect();
+        let links: BTreeMap<&str, &str> = links.collect();
         // An empty directory gets into no image.
         let parents = |path: &'a str| path.match_indices('/').filter_map(|(end, _)| path.get(..end));
         let paths = files.iter().chain(links.keys()).copied();
@@ -77,28 +75,11 @@ fn names(path: &str) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::function::{SourceFile, SourceLink};
     use super::*;
-
-    fn function(files: &[&str], links: &[(&str, &str)]) -> Function {
-        let file = |path: &&str| SourceFile {
-            path: (*path).to_owned(),
-            executable: false,
-            contents: Vec::new(),
-        };
-        let link = |(path, target): &(&str, &str)| SourceLink {
-            path: (*path).to_owned(),
-            target: (*target).to_owned(),
-        };
-        Function {
-            files: files.iter().map(file).collect(),
-            links: links.iter().map(link).collect(),
-        }
-    }
 
     #[test]
     fn links_are_followed_name_by_name() {
-        let function = function(
+        let (files, links) = (
             &["a/b/file", "top"],
             &[
                 ("dir", "a/b/"),
@@ -117,7 +98,7 @@ mod tests {
                 ("through", "absolute"),
             ],
         );
-        let entries = Entries::of(&function);
+        let entries = Entries::new(files.iter().copied(), links.iter().copied());
         for (path, leads) in [
             ("dir", "a/b"),
             ("a/b/back", "a/b/file"),

@@ -4,7 +4,6 @@
 //! accident, not the intent.
 
 use super::function::Function;
-use super::links::Entries;
 use super::BuildError;
 
 /// A person repairs these and builds again; more would only hide the first.
@@ -146,7 +145,7 @@ fn find(function: &Function, allowed: &[String]) -> Vec<Finding> {
         }
     }
     // A name that tools look for is one by way of a link, too.
-    let entries = Entries::of(function);
+    let entries = function.entries();
     for link in &function.links {
         let below = BELOW_DIRECTORY.map(|name| format!("{}/{name}", link.path));
         let below = below.into_iter().filter(|path| entries.resolve(path).is_ok());
