@@ -13,13 +13,13 @@ use rustix::io::Errno;
 use crate::sandbox::{Signals, StopSignal};
 use crate::store;
 
-/// How often work that shall end loses what it has made.
+/// Pause between two deletions of what the work has made, until it notices.
 const AGAIN: Duration = Duration::from_millis(20);
 /// Work that has made nothing new for this long waits for something, such as a lock or a server: it is left behind.
 const QUIET: Duration = Duration::from_millis(100);
-/// How long it may take to notice at all.
+/// Longest wait until the work notices.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Rust gives other threads than the first 2 MiB; here is done what else the first would do.
+/// Stack of that thread: Rust gives 2 MiB to threads other than the first, whose work this is.
 const STACK: usize = 8 << 20;
 
 /// What became of the work.
@@ -29,7 +29,7 @@ pub enum Worked<T> {
     Done(T),
     /// A signal came first.
     Signalled {
-        /// Which.
+        /// The signal.
         signal: StopSignal,
         /// What the work came to, when it ended soon: an error because its files were gone, or it was done just then.
         result: Option<T>,

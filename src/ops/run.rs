@@ -1,7 +1,8 @@
 //! `gantry run`: reference -> snapshot -> bundle -> sandbox -> outcome.
 //!
 //! The path of a cached run opens a ref, a snapshot and a lease, and starts no thread. Whatever happens, an outcome
-//! comes back: a refusal or a failure of ours is a status, not only an error text. A signal ends the run at any point of it.
+//! comes back: a refusal, or a failure of gantry, is a status and not only an error text. A signal ends the run at any
+//! point.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -21,17 +22,17 @@ use crate::sandbox::{
 };
 use crate::store::{Lease, Snapshot, Store, StoreError};
 
-/// gantry could not run it (as `docker run` and `env` have it).
+/// Exit code when gantry could not run the workload, as that of `docker run` and `env`.
 pub const CANNOT_RUN: u8 = 125;
-/// The time limit struck (as `timeout` has it).
+/// Exit code when the time limit struck, as that of `timeout`.
 pub const TIMED_OUT: u8 = 124;
-/// Used when neither the image nor the caller sets it.
+/// `PATH` when neither the image nor the caller sets it.
 const DEFAULT_PATH: &str = "/opt/py/bin:/usr/local/bin:/usr/bin:/bin";
 
-/// Everything `gantry run` was asked.
+/// What to run, with what and under which limits.
 #[derive(Debug, Clone)]
 pub struct RunRequest {
-    /// Which image.
+    /// The image.
     pub reference: Reference,
     /// Directory shown as `/input`.
     pub input: Option<PathBuf>,
@@ -39,7 +40,7 @@ pub struct RunRequest {
     pub output: Option<PathBuf>,
     /// Variables on top of the image's.
     pub env: Vec<(String, String)>,
-    /// Secrets.
+    /// Secrets that the workload gets.
     pub secrets: Vec<SecretWanted>,
     /// Limits.
     pub confinement: Confinement,
@@ -47,7 +48,7 @@ pub struct RunRequest {
     pub args: Vec<String>,
 }
 
-/// Why a run did not happen or its results could not be had.
+/// Why a run did not happen, or why its results were not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The reference names nothing in the store.
@@ -56,13 +57,13 @@ pub enum RunError {
         /// As typed.
         reference: String,
     },
-    /// The image says nothing to run and neither did the caller.
+    /// Neither the image nor the caller names a command.
     #[error("run {reference}: the image has no command")]
     NoCommand {
         /// As typed.
         reference: String,
     },
-    /// A secret cannot be had.
+    /// A secret cannot be read.
     #[error(transparent)]
     Secret(#[from] SecretError),
     /// `/input` or `/output` of the caller cannot be used.
@@ -85,7 +86,7 @@ pub enum RunError {
     /// The sandbox failed or refused.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
-    /// The run ended, its files could not be taken.
+    /// The workload ended, but its files could not be taken.
     #[error(transparent)]
     Collect(#[from] CollectError),
     /// A system call of ours failed.
@@ -97,7 +98,7 @@ pub enum RunError {
     /// A signal came before or after the workload's own time.
     #[error("stopped by signal {signal}")]
     Signalled {
-        /// Which.
+        /// The signal.
         signal: StopSignal,
     },
 }
@@ -141,23 +142,23 @@ impl From<TakeError> for RunError {
 
 /// Runs `request` and returns its outcome; the error is there when the outcome's `error` is. One of `signals` ends the run.
 pub fn run(store: &Store, request: &RunRequest, signals: &Signals) -> (Outcome, Option<RunError>) {
-    let mut progress = Progress {
+    let mut account = Account {
         digest: None,
         cache: "miss",
         phases: Phases::default(),
         finished: None,
         notes: Vec::new(),
     };
-    match progress.run(store, request, signals) {
-        Ok(()) => (progress.outcome(request), None),
+    match account.run(store, request, signals) {
+        Ok(()) => (account.outcome(request), None),
         Err(RunError::Signalled { signal }) => {
-            let mut outcome = progress.outcome(request);
+            let mut outcome = account.outcome(request);
             (outcome.status, outcome.exit_code, outcome.signal) = stopped_by(signal);
             (outcome, None)
         }
         // The workload is done, and how it went is known. What it left is its own doing: a later try finds the same.
         Err(RunError::Collect(error)) if error.is_workloads() => {
-            let mut outcome = progress.outcome(request);
+            let mut outcome = account.outcome(request);
             if outcome.status == Status::Ok {
                 (outcome.status, outcome.exit_code) = (Status::Failed, 1);
             }
@@ -165,7 +166,7 @@ pub fn run(store: &Store, request: &RunRequest, signals: &Signals) -> (Outcome, 
             (outcome, Some(error.into()))
         }
         Err(error) => {
-            let mut outcome = progress.outcome(request);
+            let mut outcome = account.outcome(request);
             outcome.status = error.status();
             outcome.exit_code = CANNOT_RUN;
             outcome.error = Some(chain(&error));
@@ -178,7 +179,7 @@ pub fn run(store: &Store, request: &RunRequest, signals: &Signals) -> (Outcome, 
 }
 
 /// What is known of a run so far.
-struct Progress {
+struct Account {
     digest: Option<Digest>,
     cache: &'static str,
     phases: Phases,
@@ -186,7 +187,7 @@ struct Progress {
     notes: Vec<String>,
 }
 
-impl Progress {
+impl Account {
     fn run(&mut self, store: &Store, request: &RunRequest, signals: &Signals) -> Result<(), RunError> {
         let started = Instant::now();
         // Until the lease is there, a collector could take the image away between two looks.
@@ -220,7 +221,7 @@ impl Progress {
         Ok(taken?)
     }
 
-    /// What stands behind the sandbox's listeners lives as long as the run.
+    /// Runs `bundle` with a forwarder behind the sandbox's listeners, which ends with the run.
     fn run_with_egress(&mut self, bundle: &Bundle, signals: &Signals) -> Result<Finished, SandboxError> {
         let mut forwarder = None;
         let finished = sandbox::run_with_doors(bundle, Sink::Inherit(signals), &mut |doors| {

@@ -1,4 +1,4 @@
-//! Secrets of a run: from a file, a variable or a descriptor of ours into the sandbox, and nowhere else.
+//! Reads the secrets of a run from a file, a variable or a descriptor of gantry's, for the sandbox and nobody else.
 //!
 //! A value is read here, lives in memory, and goes over the control socket. It is in no argument, document, journal,
 //! report, cache key or error message.
@@ -13,16 +13,16 @@ use crate::policy::Kind;
 use crate::sandbox::{Place, Secret};
 use crate::sys::process;
 
-/// One secret at most: a key file, not a data set.
+/// Most bytes of a secret: a key file, not a data set.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// A variable has 128 KiB at most, its name included (MAX_ARG_STRLEN, execve(2)).
+/// Most bytes of a secret in a variable, which has 128 KiB at most with its name (MAX_ARG_STRLEN, execve(2)).
 const MAX_VARIABLE_BYTES: u64 = 100 << 10;
 
-/// A secret that a run was promised.
+/// A secret that a run wants, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretWanted {
-    /// Of the file or the variable.
+    /// Name of the file or of the variable.
     pub name: String,
     /// How it is handed over.
     pub place: Place,
@@ -59,7 +59,7 @@ impl FromStr for Source {
     }
 }
 
-/// Why a secret cannot be had.
+/// Why a secret cannot be handed over.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// No file or variable can have that name.
@@ -86,7 +86,7 @@ pub enum SecretError {
         /// Of gantry's environment.
         variable: String,
     },
-    /// A file, not a secret.
+    /// The value is too large.
     #[error("read secret {name:?}: it has over {most} bytes")]
     TooLarge {
         /// Its name.

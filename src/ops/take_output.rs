@@ -18,11 +18,11 @@ use crate::policy::Bytes;
 use crate::sandbox::{collect, CollectError, CollectLimits, Collected, StopSignal};
 use crate::store::{Beside, Store, StoreError};
 
-/// As many files as the inode limit of `/output` allows, and some.
+/// Most files that are taken: more than the inode limit of `/output` allows.
 const ENTRIES: u64 = 100_000;
-/// A descriptor is held per level, twice.
+/// Deepest directory that is taken: two descriptors are held for each level.
 const DEPTH: usize = 64;
-/// Copied between two looks for a signal.
+/// Bytes copied between two looks for a signal.
 const CHUNK: u64 = 8 << 20;
 
 /// Why nothing was taken.
@@ -34,10 +34,10 @@ pub enum TakeError {
         /// The signal that `stop` returned.
         signal: StopSignal,
     },
-    /// What the workload left, or the caller's directory.
+    /// A file that the workload left is not taken, or the caller's directory cannot be written.
     #[error(transparent)]
     Collect(#[from] CollectError),
-    /// The note of the staging directory.
+    /// The store could not note the staging directory.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

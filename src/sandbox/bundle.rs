@@ -15,10 +15,10 @@ const MAX_LOWERS: usize = 500;
 pub enum Purpose {
     /// A function: `seccomp/default.json`.
     Function,
-    /// Reading a stranger's sources with the image's own programs: `seccomp/build.json`.
+    /// Reading untrusted sources with the image's own programs: `seccomp/build.json`.
     Compilation,
-    /// Building a stranger's package: the same, and `/tmp` may hold programs, for builds run scripts and helpers that
-    /// they have made there.
+    /// Building an untrusted package: `seccomp/build.json`, and programs in `/tmp` may be executed, because builds run
+    /// scripts and helpers that they have made there.
     PackageBuild,
 }
 
@@ -29,7 +29,7 @@ impl Purpose {
     }
 }
 
-/// Everything the sandbox needs to know.
+/// Everything that a sandbox needs to know: a mount plan and orders, as plain data.
 #[derive(Debug, Clone)]
 pub struct Bundle {
     /// Unpacked layers, top first. The first is the store's scaffold: its directories are the mount points, whatever
@@ -39,7 +39,7 @@ pub struct Bundle {
     pub argv: Vec<String>,
     /// The whole environment of the workload.
     pub env: Vec<(String, String)>,
-    /// Where it starts.
+    /// Its working directory.
     pub cwd: String,
     /// Its host name.
     pub hostname: String,
@@ -78,14 +78,14 @@ impl Bundle {
     }
 }
 
-/// A value that is nowhere but in the workload: its bytes go over the control socket, past every document.
+/// A value that only the workload gets: its bytes go over the control socket and into no document.
 #[derive(Clone)]
 pub struct Secret {
-    /// Of the file or the variable.
+    /// Name of the file or of the variable.
     pub name: String,
     /// How it is handed over.
     pub place: Place,
-    /// The secret.
+    /// Its bytes.
     pub value: Vec<u8>,
 }
 

@@ -22,18 +22,18 @@ use crate::store::{Store, StoreError};
 pub use host::Observation;
 pub use probe::{is_probe, main as probe_main};
 
-/// The limit that is broken on purpose.
+/// The memory limit of the attack on it.
 const MEMORY: Bytes = Bytes(48 << 20);
-/// Three times as much.
+/// Bytes that the attack on memory takes: three times the limit.
 const ALLOCATED: u64 = 144 << 20;
-/// Half a core, used by two threads.
+/// The share of a core that two busy threads get.
 const CPUS: f64 = 0.5;
 const SPIN: Duration = Duration::from_millis(1000);
 /// 15 % above the share, and a period of 100 ms that may have begun before the threads did.
 const MOST_CPU: Duration = Duration::from_millis(575 + 50);
 const CPU_TRIES: u32 = 3;
 const OUTPUT_LIMIT: Bytes = Bytes(64 << 10);
-/// Nothing takes longer on a machine that works.
+/// Time limit of an attack; on a machine that works none takes longer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How surely one promise is kept here.
@@ -48,7 +48,7 @@ pub struct Finding {
     pub fix: Option<String>,
 }
 
-/// What all of it comes to.
+/// What the findings together mean for a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
@@ -60,26 +60,26 @@ pub enum Verdict {
     Unusable,
 }
 
-/// The whole document.
+/// The document of `gantry doctor --json`.
 #[derive(Debug, Serialize)]
 pub struct Diagnosis {
     /// Always 1.
     pub schema: u32,
-    /// The sum.
+    /// What the findings mean.
     pub verdict: Verdict,
     /// Every promise; empty when nothing can run.
     pub promises: BTreeMap<Promise, Finding>,
     /// Why nothing can run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// The host.
+    /// What was seen of the host.
     pub host: Vec<Observation>,
 }
 
 /// Why the examination itself failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DoctorError {
-    /// The store.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The probe cannot be put in its place.

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use rustix::net::{socket, AddressFamily, SocketType};
 use serde::{Deserialize, Serialize};
 
-/// Where the binary lies inside, and so its `argv[0]`.
+/// Path of the probe inside its sandbox, and its `argv[0]`.
 pub const PATH: &str = "/gantry-probe";
-/// Something is wrong when nothing has refused by then.
+/// Bytes after which the probe stops writing: a place that takes more has no limit.
 const MOST_WRITTEN: usize = 64 << 20;
 const MOST_CHILDREN: u32 = 200;
-/// A busy machine may look this late.
+/// How long memory is held: where gantry only looks from time to time, a busy machine may look late.
 const HOLD: Duration = Duration::from_secs(5);
 
 /// How the kernel answered an attempt.
@@ -63,9 +63,9 @@ pub struct Found {
     pub ids: [u32; 4],
     /// The five sets.
     pub capabilities: Vec<String>,
-    /// `NoNewPrivs` and `Seccomp` of `/proc/self/status`.
+    /// `NoNewPrivs` of `/proc/self/status`.
     pub no_new_privs: String,
-    /// See above.
+    /// `Seccomp` of `/proc/self/status`.
     pub seccomp: String,
     /// Opening sockets of the Internet and of virtual machines.
     pub sockets: [Answer; 2],
@@ -77,7 +77,7 @@ pub struct Found {
     pub execute: Answer,
     /// Bytes that went into `/tmp` and what ended that.
     pub tmp: (usize, Answer),
-    /// The same for `/output`.
+    /// Bytes that went into `/output` and what ended that.
     pub output: (usize, Answer),
     /// Children that were started and what ended that.
     pub children: (u32, Answer),

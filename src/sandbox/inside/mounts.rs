@@ -1,4 +1,4 @@
-//! The file system of a run, built in the init's own mount namespace.
+//! Builds the file system of a sandbox in the init's own mount namespace.
 //!
 //! Order matters: the namespace is made private first, so that nothing propagates to the host; what comes from the
 //! host (device nodes, `/input`) is taken while the host's root is still ours; that root is left by `pivot_root` and
@@ -23,7 +23,7 @@ use super::super::orders::{RoomOrders, WorkOrders};
 use super::failure::{at, step, Failure};
 use super::listeners;
 
-/// Devices of `/dev`: what programs open without being asked.
+/// Devices of `/dev`: those that ordinary programs open.
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 /// Links of `/dev`.
 const LINKS: [(&str, &str); 4] = [
@@ -34,9 +34,9 @@ const LINKS: [(&str, &str); 4] = [
 ];
 /// Inodes of `/tmp` and `/output` each: an inode costs 1 KiB of kernel memory.
 const INODES: u64 = 16_384;
-/// The same for a package that is built: sources and objects of the largest (scipy) have 20,000 files.
+/// Inodes of `/tmp` while a package is built: sources and objects of the largest (scipy) are 20,000 files.
 const BUILD_INODES: u64 = 65_536;
-/// Semaphores and arrays of multiprocessing.
+/// Bytes of `/dev/shm`, where multiprocessing has its semaphores and arrays.
 const SHM_BYTES: u64 = 16 << 20;
 /// What every writable mount has, but `/tmp` of a package that is built.
 const LOCKED: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
@@ -191,9 +191,9 @@ fn overlay(lowers: &[String], target: &str) -> Result<OwnedFd, Failure> {
     Ok(root)
 }
 
-/// The same before Linux 6.8, which has no `lowerdir+` and says EINVAL to it: one string of 4096 bytes for all.
+/// Makes the overlay before Linux 6.8, which answers EINVAL to `lowerdir+`: one string of 4096 bytes for all layers.
 ///
-/// The layers are named by descriptors, for 64 paths of the store would not fit.
+/// The layers are named by descriptors, because 64 paths of the store would not fit.
 fn overlay_of_old(lowers: &[String], target: &str) -> Result<OwnedFd, Failure> {
     let place = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let open = |path: &str| step(&format!("open {path}"), rustix::fs::open(path, place, Mode::empty()));
@@ -277,7 +277,7 @@ fn tmpfs_with(target: &str, bytes: u64, inodes: u64, mode: &str, flags: MountFla
     )
 }
 
-/// Files in memory, readable by the workload alone; the mount is read-only once they are written.
+/// Writes the secrets that are files: in memory, readable by the workload alone, and read-only from then on.
 fn write_secrets(orders: &[(String, Place)], values: &[Vec<u8>]) -> Result<(), Failure> {
     let files = orders
         .iter()

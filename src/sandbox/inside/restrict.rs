@@ -1,6 +1,6 @@
 //! Everything the init gives up, for itself and for the workload that inherits it, in an order that matters:
 //! securebits and the bounding set need a capability, the capabilities go next, `no_new_privs` before Landlock and
-//! seccomp (both demand it), and the filter last, for it also takes away the calls used before it.
+//! seccomp (both demand it), and the filter last, because it also takes away the calls used before it.
 
 use std::io;
 
@@ -20,9 +20,9 @@ use super::seccomp::{self, Filter};
 use crate::policy::HostPort;
 use crate::sys::kernel;
 
-/// Below this a run is refused: 6 is the first that scopes signals and abstract sockets.
+/// The lowest ABI of Landlock that a run accepts: 6 is the first that scopes signals and abstract sockets.
 const LANDLOCK_FLOOR: ABI = ABI::V6;
-/// Up to this everything the kernel offers is used.
+/// The highest ABI of Landlock whose rights are used where the kernel offers them.
 const LANDLOCK_CEILING: ABI = ABI::V7;
 /// Refusals are records of the host's audit log from here on: neither our own attempt to write what is forbidden
 /// ([`super::verify`]) nor a guest with domains of its own shall fill it. After its exec a workload's make none anyway.
@@ -30,7 +30,7 @@ const FIRST_WITH_LOG: u32 = 7;
 /// Writable places of the workload.
 const WRITABLE: [&str; 3] = ["/tmp", "/output", "/dev/shm"];
 
-/// Descriptors of a process of the workload: what programs are written for.
+/// Most open descriptors of a process of the workload: the number that programs are written for.
 const OPEN_FILES: u64 = 1024;
 /// Descriptors that one message of a local socket carries, SCM_MAX_FD and some.
 const IN_ONE_MESSAGE: u64 = 256;
@@ -44,10 +44,10 @@ pub const SECUREBITS: CapabilitiesSecureBits = CapabilitiesSecureBits::NO_ROOT
     .union(CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE)
     .union(CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED);
 
-/// What Landlock came to.
+/// Whether Landlock confines this process, else why not.
 pub type Landlocked = Result<(), String>;
 
-/// Drops every privilege; returns what Landlock came to, which may be a promise lost but allowed to be.
+/// Drops every privilege. A Landlock that failed is returned, because that promise may be allowed to be lost.
 pub fn restrict_self(purpose: Purpose, egress: &[HostPort]) -> Result<Landlocked, Failure> {
     drop_capabilities()?;
     step("set no_new_privs", set_no_new_privs(true))?;

@@ -7,20 +7,20 @@ use seccompiler::sock_filter;
 /// `seccomp/default.json`, compiled by build.rs: code, jump if true, jump if false, constant.
 const DEFAULT: &[(u16, u8, u8, u32)] = &include!(concat!(env!("OUT_DIR"), "/seccomp_default.in"));
 
-/// The same with `seccomp/egress.json` on top.
+/// `seccomp/default.json` with `seccomp/egress.json` on top.
 const EGRESS: &[(u16, u8, u8, u32)] = &include!(concat!(env!("OUT_DIR"), "/seccomp_egress.in"));
 
-/// The same as the first with `seccomp/build.json` on top.
+/// `seccomp/default.json` with `seccomp/build.json` on top.
 const BUILD: &[(u16, u8, u8, u32)] = &include!(concat!(env!("OUT_DIR"), "/seccomp_build.in"));
 
 /// Which filter a run gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Filter {
-    /// No network.
+    /// For a function without network.
     Default,
-    /// TCP to the listeners of the sandbox.
+    /// For a function with egress: TCP to the listeners of the sandbox.
     Egress,
-    /// Of what is made for an image: no sockets but connected pairs.
+    /// For what is made for an image: no sockets but connected pairs.
     Build,
 }
 
@@ -44,7 +44,7 @@ pub fn install(filter: Filter) -> Result<(), seccompiler::Error> {
     seccompiler::apply_filter(&program)
 }
 
-/// How long [`install`] takes here: the median of a few threads that are confined and end.
+/// Measures [`install`]: the median of a few threads that are confined and end; none where one fails.
 pub fn install_time() -> Option<Duration> {
     let install_one = || {
         let started = Instant::now();

@@ -12,15 +12,15 @@ use super::super::orders::{is_not_found, RoomOrders, WorkOrders};
 use super::restrict;
 use crate::sys::process::{self, Forked};
 
-/// So that a full `/tmp` answers ENOSPC before the limit on a file's size kills (SIGXFSZ).
+/// Bytes that a file may have beyond the largest place: a full `/tmp` answers ENOSPC before the limit on a file's size kills (SIGXFSZ).
 const FILE_SLACK: u64 = 64 << 10;
 
-/// A workload that runs, or why it does not.
+/// What became of the workload's exec.
 #[derive(Debug)]
 pub enum Begun {
-    /// Its number.
+    /// It runs, under this number.
     Running(i32),
-    /// The errno of its exec.
+    /// It failed with this errno.
     NotExecuted(i32),
 }
 

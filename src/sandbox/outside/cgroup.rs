@@ -32,47 +32,47 @@ use crate::policy::{Confinement, Kind};
 const MOUNT: &str = "/sys/fs/cgroup";
 /// `CGROUP2_SUPER_MAGIC` (statfs(2)).
 const CGROUP2: i64 = 0x6367_7270;
-/// Takes the processes of the delegated cgroup.
+/// Name of the cgroup that the processes of the delegated cgroup move to.
 const SUPERVISOR: &str = "gantry-supervisor";
-/// Names of runs.
+/// Prefix of the names of cgroups of runs.
 const RUN: &str = "gantry-run-";
-/// What a run needs.
+/// The controllers that a run needs.
 const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 /// `cpu.max` period in microseconds: the kernel's default; a shorter one costs more switches.
 const PERIOD: u64 = 100_000;
-/// The kernel refuses a smaller quota.
+/// The smallest `cpu.max` quota in microseconds; the kernel refuses less.
 const LEAST_QUOTA: u64 = 1_000;
-/// Everything is dead by then; a kernel that has not noticed after two seconds is not going to.
+/// Longest wait until a cgroup whose processes were killed is empty; a kernel that needs longer has lost one.
 const GONE: Duration = Duration::from_secs(2);
-/// What another run left must not hold up the next one for longer; it is found again.
+/// Longest wait for what a dead gantry left: it must not hold up the next run, and is found again.
 const SWEPT: Duration = Duration::from_millis(100);
 
 /// Why there is no cgroup to limit a run with.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
-    /// The unified hierarchy is not what this machine uses.
+    /// This machine does not use the unified hierarchy.
     #[error("{MOUNT} is not a cgroup v2 hierarchy")]
     NotUnified,
-    /// Ours is not ours to divide.
+    /// This process may not make cgroups below its own.
     #[error("cgroup {path} is not delegated to this user")]
     NotDelegated {
-        /// Of this process, below the mount point.
+        /// The cgroup of this process, below the mount point.
         path: String,
     },
-    /// Delegated, but without a controller.
+    /// The subtree is delegated without a controller that a run needs.
     #[error("cgroup {path} was delegated without the {controller} controller")]
     NoController {
         /// The subtree.
         path: String,
-        /// What is missing.
+        /// The missing controller.
         controller: &'static str,
     },
-    /// A file of the hierarchy.
+    /// A file of the hierarchy cannot be used.
     #[error("{action} {path}: {source}")]
     Io {
         /// What was attempted.
         action: &'static str,
-        /// On what.
+        /// The file or directory.
         path: PathBuf,
         /// The kernel's answer.
         source: io::Error,
@@ -82,9 +82,9 @@ pub enum CgroupError {
     NotInForce {
         /// The file.
         path: PathBuf,
-        /// Our value.
+        /// The value that was written.
         wrote: String,
-        /// The kernel's.
+        /// The value that the kernel gives back.
         got: String,
     },
 }
@@ -102,7 +102,7 @@ impl CgroupError {
     }
 }
 
-/// A delegated subtree.
+/// A cgroup below which this process may make others.
 #[derive(Debug)]
 pub struct Subtree {
     path: PathBuf,
@@ -112,18 +112,18 @@ pub struct Subtree {
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
-    /// Held for its lock, and to be born into.
+    /// Held for its lock; new processes are born in it.
     directory: File,
     removed: bool,
 }
 
-/// Removes what dead gantries left, where there can be anything.
+/// Kills and removes the cgroups of runs whose gantry is dead.
 pub fn sweep() {
     // What cannot be removed now is found again; no command fails for it.
     let _ = Subtree::find().and_then(|subtree| subtree.sweep());
 }
 
-/// What a run used, from its cgroup.
+/// What the cgroup of a run says that it used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Spent {
     /// User and system time; unknown when the kernel does not tell.
@@ -137,14 +137,14 @@ pub struct Spent {
 }
 
 impl Subtree {
-    /// The subtree this process may make cgroups in, with all controllers handed down.
+    /// Finds the subtree that this process may make cgroups in, and hands all controllers down.
     pub fn open() -> Result<Self, CgroupError> {
         let subtree = Self::find()?;
         subtree.enable()?;
         Ok(subtree)
     }
 
-    /// The same, just looking.
+    /// Finds the subtree that this process may make cgroups in; changes nothing.
     pub fn find() -> Result<Self, CgroupError> {
         if !statfs(MOUNT).is_ok_and(|found| found.f_type == CGROUP2) {
             return Err(CgroupError::NotUnified);
@@ -214,7 +214,7 @@ impl Subtree {
         Ok(())
     }
 
-    /// Kills and removes what dead gantries left; returns how many runs that were.
+    /// Kills and removes every run whose gantry is dead; returns how many were removed.
     pub fn sweep(&self) -> Result<u64, CgroupError> {
         let mut removed = 0;
         for entry in fs::read_dir(&self.path).map_err(io_error("list", &self.path))? {
@@ -235,7 +235,7 @@ impl Subtree {
         Ok(removed)
     }
 
-    /// A new cgroup with the limits of `confinement`, in force and read back.
+    /// Makes a cgroup with the limits of `confinement`, in force and read back.
     pub fn make(&self, confinement: &Confinement) -> Result<Cgroup, CgroupError> {
         let cgroup = loop {
             let mut random = [0u8; 4];
@@ -260,7 +260,7 @@ impl Subtree {
 }
 
 impl Cgroup {
-    /// To be born into.
+    /// The directory, for a clone into this cgroup.
     pub fn directory(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
     }

@@ -1,5 +1,5 @@
-//! gantry's half of the egress: the listeners that the init made and passed. Whom gantry connects to behind them, and
-//! whom it refuses, is not decided here.
+//! gantry's half of the egress: the listeners that the init made and passed. What gantry connects to behind them is not
+//! decided here.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -11,9 +11,9 @@ use crate::policy::HostPort;
 /// A listener inside the sandbox and the host it stands for.
 #[derive(Debug)]
 pub struct Door {
-    /// Whom the workload asks for.
+    /// The host and port that the workload connects to.
     pub to: HostPort,
-    /// Where it asks.
+    /// Where its connections arrive.
     pub listener: TcpListener,
 }
 

@@ -1,6 +1,7 @@
-//! Reads what a finished run left in `/output`, from the outside and after its last process is dead.
+//! Reads what a finished run left in `/output`, from outside and after its last process is dead. (What nothing in the
+//! store needs any more is collected elsewhere: `store`.)
 //!
-//! The tree was made by a stranger. It is walked over directory descriptors: no path of it is ever resolved by the
+//! The workload made the tree and may be hostile. It is walked over directory descriptors: no path of it is ever resolved by the
 //! kernel beyond one component, links are never followed, and anything that is neither a regular file nor a
 //! directory refuses the whole collection.
 
@@ -12,7 +13,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
 use crate::policy::Kind;
 
-/// How much is collected at most.
+/// The most that is read from `/output`.
 #[derive(Debug, Clone, Copy)]
 pub struct CollectLimits {
     /// Files and directories.
@@ -23,7 +24,7 @@ pub struct CollectLimits {
     pub depth: usize,
 }
 
-/// One thing in the tree.
+/// One entry of the tree.
 #[derive(Debug)]
 pub enum Collected {
     /// A directory; comes before what is inside.
@@ -37,7 +38,7 @@ pub enum Collected {
     },
 }
 
-/// Why a tree was not collected.
+/// Why what is in `/output` was not read.
 #[derive(Debug, thiserror::Error)]
 pub enum CollectError {
     /// The kernel refused.
@@ -50,7 +51,7 @@ pub enum CollectError {
         /// The reason.
         source: io::Error,
     },
-    /// Neither file nor directory.
+    /// An entry is neither file nor directory.
     #[error("collect {path:?} of /output: it is a {kind}, only regular files and directories are taken out")]
     Special {
         /// Path below `/output`.
@@ -58,7 +59,7 @@ pub enum CollectError {
         /// What it is.
         kind: &'static str,
     },
-    /// A name that is not UTF-8.
+    /// A name is not UTF-8.
     #[error("collect a file of /output: its name {name:?} is not UTF-8")]
     Name {
         /// The name, with replacement characters.

@@ -1,4 +1,4 @@
-//! A stream of the workload on its way to somewhere: limited, and with secrets blotted out.
+//! Passes on what the workload prints, up to a limit and with secrets masked.
 //!
 //! Nothing here blocks: what our own stream does not take yet is kept, a pipe's worth at most, and meanwhile the
 //! workload's pipe is not read. So a reader that stalls stalls the workload, and neither the clock nor our signals.
@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 
-/// One read of a pipe: its default capacity.
+/// Bytes of one read: the default capacity of a pipe.
 const CHUNK: usize = 64 << 10;
-/// A read of less than this is small.
+/// A read of fewer bytes than this is a small one.
 const SMALL: usize = 4096;
-/// After a small read, before the next: nobody sees a line that comes so much later, and 1000 reads a second are no load.
+/// Pause after a small read: a person does not notice it, and 1000 reads a second cost little.
 const REST: Duration = Duration::from_millis(1);
 /// A pipe that polls as writable takes this much at once (PIPE_BUF, pipe(7)); our own stream may be one that blocks.
 const WRITE: usize = 4096;
@@ -31,13 +31,13 @@ const MASK: &[u8] = b"***";
 pub struct Stream {
     pipe: Option<File>,
     chunk: Box<[u8]>,
-    /// Not read before.
+    /// When the pipe is read again.
     rests_until: Option<Instant>,
     to: To,
     limit: u64,
     bytes: u64,
     mask: Mask,
-    /// Not taken yet by where it goes.
+    /// Bytes that the destination has not taken yet.
     pending: Vec<u8>,
     /// Whether bytes were lost because they could not be written.
     lost: bool,
@@ -50,7 +50,7 @@ pub enum To {
     Stdout,
     /// Our own standard error.
     Stderr,
-    /// Kept.
+    /// To a buffer.
     Memory(Vec<u8>),
     /// Our own stream is closed: drain on, so that the workload does not notice.
     Nowhere,
@@ -72,7 +72,7 @@ impl Stream {
         }
     }
 
-    /// Blots out `secrets` in everything that is read from now on.
+    /// Masks `secrets` in everything that is read from now on.
     pub fn hide<'a>(&mut self, secrets: impl Iterator<Item = &'a [u8]>) {
         self.mask = Mask::new(secrets);
     }
@@ -86,7 +86,7 @@ impl Stream {
         self.rests_until.map(|_| left)
     }
 
-    /// What to wait for before [`proceed`](Self::proceed); none at the end.
+    /// The event to wait for before [`proceed`](Self::proceed); none at the end.
     pub fn event(&self) -> Option<PollFd<'_>> {
         match (&self.pipe, self.to.descriptor()) {
             (_, Some(ours)) if !self.pending.is_empty() => Some(PollFd::from_borrowed_fd(ours, PollFlags::OUT)),
@@ -97,7 +97,7 @@ impl Stream {
         }
     }
 
-    /// Bytes that came, passed on or not.
+    /// Bytes that the workload has written, passed on or not.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -126,7 +126,7 @@ impl Stream {
         self.pending.is_empty()
     }
 
-    /// Gives up what has not been taken yet.
+    /// Drops what the destination has not taken yet.
     pub fn abandon(&mut self) {
         self.lost |= !self.pending.is_empty();
         self.pending.clear();

@@ -13,32 +13,34 @@ use std::time::{Duration, Instant};
 use rustix::fs::statvfs;
 use rustix::time::{clock_gettime, ClockId};
 
-/// How often: a look costs about 0.1 ms a process, and 50 ms is what it takes to touch some 100 MB.
+/// Time between two looks: a look costs about 0.1 ms a process, and touching 100 MB takes some 50 ms.
 const EVERY: Duration = Duration::from_millis(50);
-/// While there is new shared memory without a name: what is cut before it was seen whole is not counted.
+/// Time between two looks while there is new shared memory without a name: what is cut before it was seen whole is not
+/// counted.
 const SOON: Duration = Duration::from_millis(5);
 /// After a long look the next one waits this many times as long: we take a quarter of a processor at most.
 const REST: u32 = 3;
-/// Of processor time, so that a busy machine ends nobody's run: 60 processes that share 1 GB take as long.
+/// Most processor time of a look; processor time, so that a busy machine ends no run. 60 processes that share 1 GB take
+/// as long.
 const BUDGET: Duration = Duration::from_millis(200);
-/// Of time that passes: a look that has to wait for the workload's locks is given up and tried again.
+/// Longest look by the clock: one that has to wait for the workload's locks is given up and tried again.
 const PATIENCE: Duration = Duration::from_millis(300);
-/// Given up this often in a row, a run counts as one that cannot be watched.
+/// After so many looks in a row that were given up, a run counts as one that cannot be watched.
 const MOST_GIVEN_UP: u32 = 6;
-/// For the look before the end, which must not delay it.
+/// Budget of the look before the end, which must not delay it.
 const LAST: Duration = Duration::from_millis(5);
 /// Mappings of all processes: an interpreter with every large library has a thousand; a process cannot have over 65,530.
 const MOST_MAPPINGS: usize = 200_000;
 /// A line of `/proc/PID/maps`: a path of 4096 bytes, each escaped as four.
 const LONGEST_LINE: u64 = 20 << 10;
-/// Writable places; their pages belong to no process.
+/// Writable places of the workload; their pages belong to no process.
 const PLACES: [&str; 3] = ["tmp", "output", "dev/shm"];
-/// Processes looked at: the limit on them is 4096.
+/// Most processes of a look: the limit on them is 4096.
 const MOST: usize = 5000;
 /// Clock ticks a second in `/proc/PID/stat`; the same on every x86-64 kernel (USER_HZ).
 const TICKS: u64 = 100;
 
-/// What was seen.
+/// What a look saw of a sandbox.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Seen {
     /// Bytes that all processes and the files in memory hold together.
@@ -51,7 +53,7 @@ pub struct Seen {
 #[derive(Debug)]
 pub struct Watch {
     limit: u64,
-    /// The most that was seen.
+    /// The most that any look saw.
     pub most: Seen,
     /// When to look next.
     next: Instant,
@@ -77,7 +79,7 @@ impl Watch {
         }
     }
 
-    /// Until the next look.
+    /// Time until the next look.
     pub fn due(&self) -> Duration {
         self.next.saturating_duration_since(Instant::now())
     }
@@ -94,7 +96,7 @@ impl Watch {
         self.judge(look)
     }
 
-    /// The last chance to see what was used: the kernel does not tell of children that die with the init.
+    /// Looks once more before the end: the kernel does not tell what children used that die with the init.
     pub fn last_look(&mut self, pid: i32) {
         self.look(pid, LAST, LAST);
     }
@@ -140,9 +142,9 @@ impl Watch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LookEnded {
     Whole,
-    /// We were not let at something, or did not run: it says nothing of the workload yet.
+    /// Something could not be read in time, or we did not run: this says nothing about the workload.
     OutOfTime,
-    /// The workload is too much to look at.
+    /// The workload has too many processes or mappings to look at.
     OutOfBudget,
 }
 
