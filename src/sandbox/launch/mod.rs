@@ -48,7 +48,7 @@ pub struct Start<'a> {
 #[derive(Debug)]
 pub struct Launched {
     /// The process.
-    pub init: Init,
+    pub init: InitProcess,
     /// Our end of the control socket.
     pub control: UnixStream,
     /// What the workload prints; reading never blocks.
@@ -70,7 +70,7 @@ pub fn launch(launcher: &dyn Launcher, cgroup: Option<BorrowedFd<'_>>) -> Result
         control: init_control.as_fd(),
         cgroup,
     })?;
-    let init = Init { child, ended: None };
+    let init = InitProcess { child, ended: None };
     for pipe in [&stdout, &stderr] {
         fcntl_setfl(pipe, OFlags::NONBLOCK).map_err(|errno| io("set up a pipe")(errno.into()))?;
     }
@@ -84,12 +84,12 @@ pub fn launch(launcher: &dyn Launcher, cgroup: Option<BorrowedFd<'_>>) -> Result
 
 /// The first process of a sandbox. Dropping it kills it, and with it everything in its pid namespace, and waits.
 #[derive(Debug)]
-pub struct Init {
+pub struct InitProcess {
     child: Child,
     ended: Option<Ended>,
 }
 
-impl Init {
+impl InitProcess {
     /// Its number, as this process sees it; somebody else's once it has been [ended](Self::end).
     pub fn pid(&self) -> i32 {
         self.child.pid
@@ -108,7 +108,7 @@ impl Init {
     }
 }
 
-impl Drop for Init {
+impl Drop for InitProcess {
     fn drop(&mut self) {
         // It was our child and is dead: there is nothing that could fail but a wait by somebody else.
         let _ = self.end();

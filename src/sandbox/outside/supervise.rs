@@ -13,7 +13,7 @@ use rustix::process::{setrlimit, Resource, Rlimit};
 
 use super::super::bundle::Bundle;
 use super::super::error::SandboxError;
-use super::super::launch::{launch, Init, Launched, Launcher};
+use super::super::launch::{launch, InitProcess, Launched, Launcher};
 use super::super::orders::{exit_code_of, Report, RoomOrders, WorkOrders, TERMINATE};
 use super::super::wire::{self, Frame, Inbox};
 use super::cgroup::{Cgroup, CgroupError, Subtree};
@@ -43,7 +43,7 @@ pub enum Sink<'a> {
 #[derive(Debug)]
 pub struct Sandbox {
     // Dropped first: the cgroup can be removed once nobody is in it.
-    init: Init,
+    init: InitProcess,
     cgroup: Result<Cgroup, CgroupError>,
     control: UnixStream,
     inbox: Inbox,
