@@ -179,7 +179,7 @@ impl Session {
         Ok(Self {
             environment,
             config,
-            store: Store::open(&root)?,
+            store: Store::open(&root)?.telling(progress::tell_wait),
         })
     }
 

@@ -52,6 +52,12 @@ impl Narrator {
     }
 }
 
+/// Says for whom the store waits, where that is no step of its own.
+pub fn tell_wait(holder: &str) {
+    // A closed standard error is no reason to stop.
+    drop(writeln!(std::io::stderr(), "Waiting for {}", escape(holder)));
+}
+
 impl Progress for Narrator {
     fn step(&self, verb: &str, object: &str) {
         let text = format!("{verb} {}", escape(object));

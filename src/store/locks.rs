@@ -87,6 +87,8 @@ pub(super) struct Waits {
     pub stalled_after: Duration,
     /// Between two tries, at most. A hundred processes that wait with all their threads take two percent of a processor.
     pub longest_pause: Duration,
+    /// Is told of long waits that no task speaks of ([`Store::telling`]).
+    pub tell: fn(&str),
 }
 
 impl Default for Waits {
@@ -95,6 +97,7 @@ impl Default for Waits {
             told_after: Duration::from_secs(30),
             stalled_after: Duration::from_secs(600),
             longest_pause: Duration::from_millis(100),
+            tell: |_| (),
         }
     }
 }
@@ -168,6 +171,14 @@ impl Rank {
         }
     }
 
+    /// Whether it belongs to a step that is shown, so that a wait for it is announced at once.
+    fn is_shown(self) -> bool {
+        match self {
+            Self::Workshop | Self::Sdist | Self::Resolution | Self::Relock | Self::Layer | Self::Download => true,
+            Self::Collector | Self::Lease | Self::Tool | Self::Unpack | Self::Stamp | Self::Index => false,
+        }
+    }
+
     /// Who holds it, before it is known who.
     fn other(self) -> &'static str {
         match self {
@@ -180,6 +191,13 @@ impl Rank {
 }
 
 impl Store {
+    /// The store, which tells whom it waits for when a wait is long and belongs to no step that is shown: `process 4711,
+    /// which unpacks layer ... (for 30 s so far)`.
+    pub fn telling(mut self, tell: fn(&str)) -> Self {
+        self.waits.tell = tell;
+        self
+    }
+
     /// Keeps the image `digest`, and with it its layers, until the lease is dropped; notes the time of use.
     pub fn lease(&self, digest: &Digest) -> Result<Lease, StoreError> {
         let path = self.root.join("leases").join(digest.hex());
@@ -308,7 +326,7 @@ impl Store {
 }
 
 impl<'a> Task<'a> {
-    /// What is too short for anybody to be told of.
+    /// What is mostly too short for anybody to be told of.
     pub(super) fn silent(does: &'a str) -> Self {
         Self {
             does,
@@ -368,7 +386,10 @@ impl<'a> Waiting<'a> {
             self.is_told = true;
             let seconds = self.begun.elapsed().as_secs();
             let object = format!("{} (for {seconds} s so far)", self.describe(holder.as_ref()));
-            self.task.progress.step("Waiting for", &object);
+            match self.rank.is_shown() {
+                true => self.task.progress.step("Waiting for", &object),
+                false => (self.waits.tell)(&object),
+            }
         }
         let silence = self.since.elapsed();
         if silence < self.waits.stalled_after + quiet {

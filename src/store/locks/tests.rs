@@ -2,8 +2,9 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{channel, Sender};
-use std::sync::Mutex;
+use std::sync::mpsc::{channel, Receiver, Sender};
+use std::sync::{LazyLock, Mutex};
+use std::thread::JoinHandle;
 
 use super::*;
 use crate::store::key::Step;
@@ -49,6 +50,7 @@ fn impatient(store: &Store, told_after: Duration, stalled_after: Duration) -> St
             told_after,
             stalled_after,
             longest_pause: Duration::from_millis(2),
+            tell: |_| (),
         },
         ..store.clone()
     }
@@ -57,24 +59,29 @@ fn impatient(store: &Store, told_after: Duration, stalled_after: Duration) -> St
 /// What takes milliseconds has hung by then.
 const WATCHDOG: Duration = Duration::from_secs(20);
 
-#[test]
-fn a_waiter_says_at_once_that_it_waits_and_later_for_whom() {
-    let (_scratch, store) = store();
-    let mut holder = holder(&store.root.join("locks/tool-oven"));
+/// Starts to wait for the lock of `flight`.
+fn wait_for(waiter: Store, flight: Flight<'static>) -> (Receiver<String>, JoinHandle<Result<bool, StoreError>>) {
     let (tell, told) = channel();
-    let waiter = impatient(&store, Duration::from_millis(20), WATCHDOG);
     let thread = std::thread::spawn(move || {
         let progress = Listener(Mutex::new(tell));
         let task = Task {
             does: "makes cake",
             progress: &progress,
         };
-        waiter
-            .exclusive(Flight::Tool("oven"), task)
-            .map(|lock| lock.has_waited())
+        waiter.exclusive(flight, task).map(|lock| lock.has_waited())
     });
+    (told, thread)
+}
+
+#[test]
+fn a_waiter_says_at_once_that_it_waits_and_later_for_whom() {
+    let (_scratch, store) = store();
+    static OVEN: LazyLock<Key> = LazyLock::new(|| Key::of(Step::CodeLayer).with("oven").finish());
+    let flight = Flight::Layer(&OVEN);
+    let mut holder = holder(&store.root.join("locks").join(flight.file_name()));
+    let (told, thread) = wait_for(impatient(&store, Duration::from_millis(20), WATCHDOG), flight);
     let said = told.recv_timeout(WATCHDOG).unwrap();
-    assert_eq!(said, "Waiting for another process that makes cake");
+    assert_eq!(said, "Waiting for another build that makes cake");
     let said = told.recv_timeout(WATCHDOG).unwrap();
     let expected = format!(
         "Waiting for process {}, which makes bread (for 0 s so far)",
@@ -84,6 +91,26 @@ fn a_waiter_says_at_once_that_it_waits_and_later_for_whom() {
     // It lets go by being killed: nothing of it has to run for that.
     holder.kill().unwrap();
     assert!(thread.join().unwrap().unwrap());
+    holder.wait().unwrap();
+}
+
+#[test]
+fn a_wait_that_belongs_to_no_step_is_told_by_the_store_when_it_is_long() {
+    static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let (_scratch, store) = store();
+    let mut holder = holder(&store.root.join("locks/tool-oven"));
+    let waiter = impatient(&store, Duration::from_millis(20), WATCHDOG);
+    let waiter = waiter.telling(|holder| TOLD.lock().unwrap().push(holder.to_owned()));
+    let (_told, thread) = wait_for(waiter, Flight::Tool("oven"));
+    let begun = Instant::now();
+    while TOLD.lock().unwrap().is_empty() {
+        assert!(begun.elapsed() < WATCHDOG, "nothing is told");
+        std::thread::yield_now();
+    }
+    let expected = format!("process {}, which makes bread (for 0 s so far)", holder.id());
+    assert_eq!(*TOLD.lock().unwrap(), [expected]);
+    holder.kill().unwrap();
+    thread.join().unwrap().unwrap();
     holder.wait().unwrap();
 }
 
