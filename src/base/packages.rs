@@ -96,12 +96,8 @@ impl Packages<'_> {
             key: &key,
             reason: &reason,
         };
-        let debs = fetch(
-            self.store,
-            &Client::new()?,
-            &fetch_items(variant, mirrors),
-            self.progress,
-        )?;
+        let connect = || Ok::<_, BaseError>(Client::new()?);
+        let debs = fetch(self.store, connect, &fetch_items(variant, mirrors), self.progress)?;
         self.progress.step("Assembling", &reason);
         let (layer, _) = ensure_layer(self.store, wanted, self.progress, |blob, tree| {
             Ok::<_, BaseError>((assemble(variant, &debs, blob, Some(tree))?, BaseNote))

@@ -98,9 +98,11 @@ pub fn download(supply: &Supply<'_>, set: &WheelSet) -> Result<(), PythonError> 
         })
     };
     let items = missing.iter().map(item).collect::<Result<Vec<_>, _>>()?;
-    let credentials = (supply.resolver)()?.credentials()?;
-    let client = Client::new()?.with_credentials(credentials.as_ref());
-    fetch(supply.store, &client, &items, supply.progress)?;
+    let connect = || {
+        let credentials = (supply.resolver)()?.credentials()?;
+        Ok::<_, PythonError>(Client::new()?.with_credentials(credentials.as_ref()))
+    };
+    fetch(supply.store, connect, &items, supply.progress)?;
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::net::{Address, Client, NetError};
 use crate::oci::Digest;
@@ -78,19 +79,21 @@ impl FetchError {
     }
 }
 
-/// Fetches `items`; returns their files in the same order.
+/// Fetches `items`; returns their files in the same order. `connect` makes the client, once, when there is something to
+/// fetch: asking for credentials may take a second, and of a hundred that want the same files one needs them.
 ///
 /// # Errors
 /// The first failure, which ends the others.
-pub fn fetch(
+pub fn fetch<E: From<FetchError> + Send>(
     store: &Store,
-    client: &Client,
+    connect: impl Fn() -> Result<Client, E> + Sync,
     items: &[FetchItem],
     progress: &dyn Progress,
-) -> Result<Vec<File>, FetchError> {
+) -> Result<Vec<File>, E> {
     let fetcher = Fetcher {
         store,
-        client,
+        connect,
+        client: Mutex::default(),
         progress,
         done: AtomicU64::new(0),
         total: items.iter().map(|item| item.size).sum(),
@@ -98,17 +101,26 @@ pub fn fetch(
     pool::each(PARALLEL, items, |item, stop| fetcher.fetch(item, stop))
 }
 
-struct Fetcher<'a> {
+struct Fetcher<'a, C> {
     store: &'a Store,
-    client: &'a Client,
+    connect: C,
+    client: Mutex<Option<Client>>,
     progress: &'a dyn Progress,
     /// Bytes that are there.
     done: AtomicU64,
     total: u64,
 }
 
-impl Fetcher<'_> {
-    fn fetch(&self, item: &FetchItem, stop: &Stop) -> Result<File, FetchError> {
+impl<E: From<FetchError>, C: Fn() -> Result<Client, E>> Fetcher<'_, C> {
+    fn client(&self) -> Result<Client, E> {
+        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*client {
+            Some(client) => Ok(client.clone()),
+            None => Ok(client.insert((self.connect)()?).clone()),
+        }
+    }
+
+    fn fetch(&self, item: &FetchItem, stop: &Stop) -> Result<File, E> {
         let store_error = |source| FetchError::Store {
             name: item.name.clone(),
             source,
@@ -130,16 +142,15 @@ impl Fetcher<'_> {
         }
         self.progress.step("Downloading", &item.name);
         self.advance(partial.len());
+        let client = self.client()?;
         let mut broken = 0;
         while partial.len() < item.size {
             let net_error = |source| FetchError::Net {
                 name: item.name.clone(),
                 source,
             };
-            let mut body = self
-                .client
-                .stream(item.url.as_str(), partial.len())
-                .map_err(net_error)?;
+            let body = client.stream(item.url.as_str(), partial.len());
+            let mut body = body.map_err(net_error)?;
             if !body.continues && !partial.is_empty() {
                 self.done.fetch_sub(partial.len(), Ordering::Relaxed);
                 partial.restart().map_err(store_error)?;
@@ -152,17 +163,15 @@ impl Fetcher<'_> {
                     broken + 1
                 };
                 if broken >= RESUMES {
-                    return Err(FetchError::Broken {
-                        name: item.name.clone(),
-                        source,
-                    });
+                    let name = item.name.clone();
+                    return Err(FetchError::Broken { name, source }.into());
                 }
             } else if partial.len() < item.size {
                 // Ended in time but too early: the size is checked by the commit, which says what is wrong.
                 break;
             }
         }
-        partial.commit(item.size).map_err(store_error)
+        Ok(partial.commit(item.size).map_err(store_error)?)
     }
 
     /// Copies what comes; the inner error is a broken connection.

@@ -238,9 +238,12 @@ impl Workshop<'_> {
             size: sdist.size,
             sha256: sdist.sha256,
         };
-        let credentials = (self.supply.resolver)()?.credentials()?;
-        let client = Client::new()?.with_credentials(credentials.as_ref());
-        fetch(store, &client, &[item], progress)?
+        let resolver = self.supply.resolver;
+        let connect = || {
+            let credentials = resolver()?.credentials()?;
+            Ok::<_, PythonError>(Client::new()?.with_credentials(credentials.as_ref()))
+        };
+        fetch(store, connect, &[item], progress)?
             .pop()
             .ok_or_else(|| StoreError::NoBlob { digest: sdist.sha256 }.into())
     }

@@ -41,7 +41,7 @@ fn fetch_one(store: &Store, url: &str, contents: &[u8]) -> Result<Vec<File>, Fet
         size: contents.len() as u64,
         sha256: Digest::of(contents),
     };
-    fetch(store, &Client::impatient(), &[item], &Silent)
+    fetch(store, || Ok(Client::impatient()), &[item], &Silent)
 }
 
 fn store() -> (tempfile::TempDir, Store) {
@@ -67,6 +67,15 @@ fn goes_on_after_a_cut_and_asks_once() {
     assert!(served.join().unwrap()[1].contains("range: bytes=6-"));
     // The server is gone: the second time nothing is asked for.
     assert_eq!(fetch_one(&store, &url, b"hello world").unwrap().len(), 1);
+    let digest = Digest::of(b"hello world");
+    let item = FetchItem {
+        name: "x".into(),
+        url: Address::new(&url),
+        size: 11,
+        sha256: digest,
+    };
+    let nobody = || -> Result<Client, FetchError> { panic!("there is nothing to connect for") };
+    assert_eq!(fetch(&store, nobody, &[item], &Silent).unwrap().len(), 1);
 }
 
 #[test]
@@ -190,7 +199,7 @@ fn the_first_failure_ends_the_others() {
         sha256: Digest::of(name.as_bytes()),
     };
     let items = [item("endless", &endless, 1 << 40), item("missing", &missing, 1)];
-    let error = fetch(&store, &Client::new().unwrap(), &items, &Silent).unwrap_err();
+    let error: FetchError = fetch(&store, || Ok(Client::new().unwrap()), &items, &Silent).unwrap_err();
     assert!(
         matches!(&error, FetchError::Net { name, source } if name == "missing" && source.is_not_found()),
         "{error}"
@@ -271,7 +280,7 @@ fn two_who_fetch_the_same_files_in_opposite_order_both_get_them() {
             .collect();
         let (store, waiters, done) = (Store::open(store.root()).unwrap(), waiters.clone(), done.clone());
         std::thread::spawn(move || {
-            let fetched = fetch(&store, &Client::new().unwrap(), &items, &*waiters);
+            let fetched: Result<_, FetchError> = fetch(&store, || Ok(Client::new().unwrap()), &items, &*waiters);
             done.send(fetched.map(|files| files.len())).unwrap();
         });
     };
