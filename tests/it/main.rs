@@ -14,6 +14,7 @@ mod attacks;
 mod bases;
 mod build;
 mod confinement;
+mod crowd;
 mod death;
 mod doctor;
 mod egress;
