@@ -46,6 +46,44 @@ fn with_grace_sigterm_comes_before_the_end() {
 }
 
 #[test]
+fn a_function_that_ends_in_its_grace_while_gantry_stands_still_has_timed_out() {
+    let gantry = shared();
+    gantry.build(function(POLITE, None).path(), "endings:polite");
+    for limit in ["2s", "10s", "60s"] {
+        let mut command = gantry.command();
+        command.args([
+            "run",
+            "--allow-degraded",
+            DEGRADED,
+            "--timeout",
+            limit,
+            "--grace",
+            "300s",
+        ]);
+        let mut child = command.arg("endings:polite").stdout(Stdio::piped()).spawn().unwrap();
+        let mut out = child.stdout.take().unwrap();
+        if std::io::Read::read_exact(&mut out, &mut [0u8; 3]).is_err() {
+            // It was not up in time: a busy machine.
+            child.wait().unwrap();
+            continue;
+        }
+        let task = format!("/proc/{0}/task/{0}/children", child.id());
+        let init = fs::read_to_string(task).unwrap().trim().to_owned();
+        assert!(stop(&child));
+        eventually("the init does not keep the time", || {
+            let stat = fs::read_to_string(format!("/proc/{init}/stat")).unwrap();
+            is_so(stat.contains(") Z "), stat)
+        });
+        send(&child, Signal::CONT);
+        let mut rest = String::new();
+        std::io::Read::read_to_string(&mut out, &mut rest).unwrap();
+        assert_eq!((child.wait().unwrap().code(), rest.as_str()), (Some(124), "bye\n"));
+        return;
+    }
+    panic!("a function is not up within a minute");
+}
+
+#[test]
 fn without_grace_there_is_no_sigterm() {
     let (done, _) = with_time_to_start("endings:polite", POLITE, &[]);
     assert_eq!((done.code, done.stdout.as_str()), (124, "up\n"), "{}", done.stderr);
@@ -355,7 +393,7 @@ fn a_secret_given_twice_is_refused() {
 
 #[test]
 fn what_a_killed_function_used_is_reported() {
-    let code = "import time\nheld = bytearray(b'x') * (90 << 20)\nwhile time.process_time() < 0.4: pass\nprint('up', flush=True)\ntime.sleep(60)\n";
+    let code = "import time\nheld = bytearray(b'x') * (90 << 20)\nwhile time.process_time() < 0.4: pass\ntime.sleep(1)\nprint('up', flush=True)\ntime.sleep(60)\n";
     let (done, outcome) = with_time_to_start("endings:used", code, &[]);
     assert_eq!(done.code, 124, "{}", done.stderr);
     let (cpu, memory) = (&outcome["usage"]["cpu_ms"], &outcome["usage"]["memory_peak_bytes"]);

@@ -43,6 +43,8 @@ pub fn until_the_end(
     mut time: Time,
 ) -> io::Result<Report> {
     woken.set_nonblocking(true)?;
+    // Whether the deadline passed before gantry said anything; then it does not matter what the workload made of SIGTERM.
+    let mut is_over = false;
     loop {
         // A bounded number each time: whoever keeps dying, or signalling us, must not keep us from the clock.
         let mut idle = false;
@@ -53,6 +55,9 @@ pub fn until_the_end(
             };
             if pid != workload {
                 continue;
+            }
+            if is_over {
+                return Ok(Report::TimedOut);
             }
             return Ok(match (status.exit_status(), status.terminating_signal()) {
                 (Some(code), _) => Report::Exited(code),
@@ -65,6 +70,7 @@ pub fn until_the_end(
             if time.grace.is_zero() {
                 return Ok(Report::TimedOut);
             }
+            is_over = true;
             time.terminate();
             continue;
         }
