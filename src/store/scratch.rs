@@ -4,7 +4,8 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
 
 use rustix::fs::{flock, FlockOperation};
 use rustix::rand::{getrandom, GetRandomFlags};
@@ -12,21 +13,35 @@ use rustix::rand::{getrandom, GetRandomFlags};
 use super::{io_error, Store, StoreError};
 
 /// The directories of this process, for [`abandon`].
-static LIVE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+static LIVE: Mutex<Live> = Mutex::new(Live {
+    paths: Vec::new(),
+    only: None,
+});
+
+struct Live {
+    paths: Vec<PathBuf>,
+    /// Once this process is about to end: the one thread that may still make directories, for its report.
+    only: Option<ThreadId>,
+}
+
+/// A poisoned list is still a list.
+fn live() -> MutexGuard<'static, Live> {
+    LIVE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Says, in a scratch directory, what of its process is elsewhere.
 const ELSEWHERE: &str = "elsewhere";
 
 /// Removes every scratch directory of this process, because it is about to end without running destructors. Returns
-/// whether there was one.
+/// whether there was one. From now on only the calling thread can make new ones.
 ///
 /// The programs that this process runs are ended first: they would go on to write there.
 pub fn abandon() -> bool {
     crate::sys::program::end_all();
-    // A poisoned list is still a list.
-    let live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut live = live();
+    live.only = Some(std::thread::current().id());
     let mut found = false;
-    for path in live.iter() {
+    for path in &live.paths {
         found |= path.exists();
         remove_elsewhere(path);
         let _ = fs::remove_dir_all(path);
@@ -63,9 +78,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        LIVE.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|path| *path != self.path);
+        live().paths.retain(|path| *path != self.path);
         // Left-overs are what `sweep` is for.
         let _ = fs::remove_dir_all(&self.path);
     }
@@ -100,11 +113,17 @@ impl Store {
         let tmp = self.root.join("tmp");
         loop {
             let path = tmp.join(random_name(&tmp)?);
+            // Held until it is listed: `abandon` knows of every directory there is.
+            let mut live = live();
+            if live.only.is_some_and(|thread| thread != std::thread::current().id()) {
+                let ending = std::io::Error::from(std::io::ErrorKind::Interrupted);
+                return Err(io_error("make directory", &path)(ending));
+            }
             fs::create_dir(&path).map_err(io_error("make directory", &path))?;
             // A sweep may take the directory between these two lines; then there is simply another one to make.
             let Ok(lock) = File::open(&path) else { continue };
             if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() && path.exists() {
-                LIVE.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
+                live.paths.push(path.clone());
                 return Ok(Scratch { path, _lock: lock });
             }
         }
