@@ -44,7 +44,7 @@ pub enum AssembleError {
         reason: String,
     },
     /// The layer cannot be written.
-    #[error(transparent)]
+    #[error("{0}")]
     Layer(#[from] LayerError),
 }
 

@@ -119,31 +119,31 @@ pub enum BaseError {
         wanted: String,
     },
     /// The definition is damaged.
-    #[error(transparent)]
+    #[error("{0}")]
     Variant(#[from] VariantError),
     /// This machine knows no archive.
-    #[error(transparent)]
+    #[error("{0}")]
     Mirror(#[from] MirrorError),
     /// The network failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Net(#[from] NetError),
     /// A package cannot be downloaded.
-    #[error(transparent)]
+    #[error("{0}")]
     Fetch(#[from] FetchError),
     /// The archive's index gives no lock.
-    #[error(transparent)]
+    #[error("{0}")]
     Relock(#[from] RelockError),
     /// The packages do not make a base.
-    #[error(transparent)]
+    #[error("{0}")]
     Assemble(#[from] AssembleError),
     /// A layer cannot be written.
-    #[error(transparent)]
+    #[error("{0}")]
     Layer(#[from] LayerError),
     /// The image layout cannot be read.
-    #[error(transparent)]
+    #[error("{0}")]
     Layout(#[from] LayoutError),
     /// The store failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
 }
 

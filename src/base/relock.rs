@@ -57,7 +57,7 @@ pub enum RelockError {
         pinned: String,
     },
     /// The store failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
 }
 

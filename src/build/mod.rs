@@ -31,10 +31,10 @@ use secrets::Finding;
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The directory is no function.
-    #[error(transparent)]
+    #[error("{0}")]
     Function(#[from] FunctionError),
     /// A requirement is refused.
-    #[error(transparent)]
+    #[error("{0}")]
     Requirement(#[from] RequirementError),
     /// Files look like secrets.
     #[error("refuse to build: these files look like secrets: {}", .findings.iter().map(Finding::to_string).collect::<Vec<_>>().join(", "))]
@@ -49,13 +49,13 @@ pub enum BuildError {
         rendered: String,
     },
     /// There are no packages.
-    #[error(transparent)]
-    Python(PythonError),
+    #[error("{0}")]
+    Python(#[source] PythonError),
     /// There is no base.
-    #[error(transparent)]
+    #[error("{0}")]
     Base(#[from] BaseError),
     /// A layer cannot be written.
-    #[error(transparent)]
+    #[error("{0}")]
     Layer(#[from] LayerError),
     /// The image is too large.
     #[error("build image: it has {} of at most {}", Bytes(*size), Bytes(MAX_IMAGE))]
@@ -64,7 +64,7 @@ pub enum BuildError {
         size: u64,
     },
     /// The store failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
 }
 

@@ -66,13 +66,13 @@ pub enum ImagesError {
         source: std::io::Error,
     },
     /// A layout.
-    #[error(transparent)]
+    #[error("{0}")]
     Layout(#[from] LayoutError),
     /// An archive.
-    #[error(transparent)]
+    #[error("{0}")]
     Archive(#[from] ArchiveError),
     /// The store.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
 }
 

@@ -64,7 +64,7 @@ pub enum RunError {
         reference: String,
     },
     /// A secret cannot be read.
-    #[error(transparent)]
+    #[error("{0}")]
     Secret(#[from] SecretError),
     /// `/input` or `/output` of the caller cannot be used.
     #[error("use {path} for the run")]
@@ -81,13 +81,13 @@ pub enum RunError {
         name: String,
     },
     /// The store failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
     /// The sandbox failed or refused.
-    #[error(transparent)]
+    #[error("{0}")]
     Sandbox(#[from] SandboxError),
     /// The workload ended, but its files could not be taken.
-    #[error(transparent)]
+    #[error("{0}")]
     Collect(#[from] CollectError),
     /// A system call of ours failed.
     #[error("wait for the image to be unpacked")]

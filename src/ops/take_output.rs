@@ -35,10 +35,10 @@ pub enum TakeError {
         signal: StopSignal,
     },
     /// A file that the workload left is not taken, or the caller's directory cannot be written.
-    #[error(transparent)]
+    #[error("{0}")]
     Collect(#[from] CollectError),
     /// The store could not note the staging directory.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
 }
 

@@ -51,31 +51,31 @@ pub struct Interpreter {
 #[derive(Debug, thiserror::Error)]
 pub enum PythonError {
     /// The resolver gave no lock.
-    #[error(transparent)]
+    #[error("{0}")]
     Lock(#[from] LockError),
     /// A package that has no wheel could not be built.
-    #[error(transparent)]
+    #[error("{0}")]
     Sdist(#[from] SdistError),
     /// The network failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Net(#[from] NetError),
     /// A download failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Fetch(#[from] FetchError),
     /// A wheel is refused.
-    #[error(transparent)]
+    #[error("{0}")]
     Wheel(#[from] WheelError),
     /// Two wheels do not go together.
-    #[error(transparent)]
+    #[error("{0}")]
     Overlap(#[from] OverlapError),
     /// A layer cannot be written.
-    #[error(transparent)]
+    #[error("{0}")]
     Layer(#[from] LayerError),
     /// Bytecode cannot be made.
-    #[error(transparent)]
+    #[error("{0}")]
     Compile(#[from] CompileError),
     /// The store failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
 }
 

@@ -20,10 +20,10 @@ const MOST_EITHER: u64 = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum OverlapError {
     /// As within one layer.
-    #[error(transparent)]
+    #[error("{0}")]
     Clash(#[from] WheelError),
     /// The store's trees cannot be read.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
 }
 

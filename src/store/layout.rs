@@ -71,7 +71,7 @@ pub enum LayoutError {
         reason: String,
     },
     /// The store failed, or a blob is not what it is called.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
     /// Another process is writing it and does not end.
     #[error("write into {path}: another process has locked it for more than {} seconds", PATIENCE.as_secs())]

@@ -143,9 +143,9 @@ mod tests {
 
     #[derive(Debug, thiserror::Error)]
     enum MakeError {
-        #[error(transparent)]
+        #[error("{0}")]
         Layer(#[from] LayerError),
-        #[error(transparent)]
+        #[error("{0}")]
         Store(#[from] StoreError),
     }
 

@@ -62,10 +62,10 @@ pub enum ArchiveError {
         part: String,
     },
     /// An image in it is refused.
-    #[error(transparent)]
+    #[error("{0}")]
     Image(#[from] LayoutError),
     /// The store failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
 }
 

@@ -80,7 +80,7 @@ pub struct Diagnosis {
 #[derive(Debug, thiserror::Error)]
 pub enum DoctorError {
     /// The store failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
     /// The probe cannot be put in its place.
     #[error("copy gantry to {path}")]

@@ -103,7 +103,7 @@ pub enum LockError {
     #[error("resolve requirements: {reason}")]
     Answer { reason: String },
     /// uv cannot be run, or does not end.
-    #[error(transparent)]
+    #[error("{0}")]
     Run(#[from] ProgramError),
     /// What uv is asked cannot be written down.
     #[error("write {} for uv", path.display())]
@@ -112,7 +112,7 @@ pub enum LockError {
     #[error("offer wheels that were built here to the resolver")]
     Offer { source: io::Error },
     /// The index is not clear.
-    #[error(transparent)]
+    #[error("{0}")]
     Index(#[from] IndexError),
     /// The configured uv is too old.
     #[error("run {}: it is uv {version}, gantry needs {oldest} or newer", program.display())]
@@ -154,7 +154,7 @@ pub enum LockError {
         largest: String,
     },
     /// The store failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
 }
 

@@ -111,7 +111,7 @@ pub enum SdistError {
         source: io::Error,
     },
     /// The toolchain cannot be made.
-    #[error(transparent)]
+    #[error("{0}")]
     Toolchain(#[from] ToolchainError),
     /// Too many of them.
     #[error("build source distributions: more than {MOST_SDISTS} packages have no wheel, the last is {package}")]

@@ -59,7 +59,7 @@ pub enum WheelError {
         path: String,
     },
     /// The layer cannot be written.
-    #[error(transparent)]
+    #[error("{0}")]
     Layer(#[from] LayerError),
 }
 
