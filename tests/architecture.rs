@@ -46,6 +46,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("hickory_resolver", &["net"]),
     ("tokio", &["net"]),
     ("clap", &["cli"]),
+    ("clap_complete", &["cli"]),
+    ("clap_mangen", &["cli"]),
     ("indicatif", &["cli"]),
     ("landlock", &["sandbox"]),
     ("seccompiler", &["sandbox"]),
@@ -70,6 +72,7 @@ const MOST_LINES: usize = 600;
 const SHARED_NAMES: &[(&str, &str)] = &[
     ("base", "the folder, and the operation on it"),
     ("build", "the folder, and the operation that uses it"),
+    ("error", "each folder's own"),
     ("doctor", "the operation, and how the command line prints it"),
     ("image", "today's name of four things; goes when the folders are moved"),
     ("images", "today's name of two things; goes when the folders are moved"),

@@ -1,14 +1,13 @@
-//! The command line as clap sees it. Only shapes and help texts; meaning is given in the sibling modules.
+//! The shape of the command line: every command with its options and their help texts, as clap reads them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::oci::Reference;
 use crate::ops::Source;
-use crate::policy::{parse_duration, Bytes, HostPort, NetworkMode, Promise};
+use crate::policy::{with_limits, GivenLimits, HostPort, NetworkMode, Promise};
 
 /// Builds OCI images for Python functions and runs them in a sandbox: no daemon, no root.
 #[derive(Debug, Parser)]
@@ -26,12 +25,30 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// Every command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Build a function's directory into an image and print its digest
-    Build(BuildArgs),
     /// Run an image in the sandbox
     Run(Box<RunArgs>),
+    #[command(flatten)]
+    Store(Box<StoreCommand>),
+    /// Print the completions of a shell
+    Completions {
+        /// Whose
+        shell: Shell,
+    },
+    /// Print the manual page of gantry, or of one of its commands
+    Man {
+        /// The command's words, such as: base build
+        command: Vec<String>,
+    },
+}
+
+/// The commands that use the store and report what they come to.
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Build a function's directory into an image and print its digest
+    Build(BuildArgs),
     /// Copy an image from an image layout (oci:DIR[:TAG]) into the store
     Pull { reference: Reference },
     /// Copy an image of the store into an image layout (oci:DIR[:TAG])
@@ -65,14 +82,36 @@ pub enum Command {
     #[command(subcommand)]
     Base(BaseCommand),
     /// Try what the sandbox promises on this machine; exits with 0 all enforced, 3 degraded, 4 unusable
-    Doctor {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-        /// Run a sandbox that waits to be killed with us
-        #[arg(long, hide = true, num_args = 3, value_names = ["SCAFFOLD", "LAYER", "MARKER"])]
-        hold: Option<Vec<PathBuf>>,
-    },
+    Doctor(DoctorArgs),
+}
+
+impl StoreCommand {
+    /// Where the command writes its report.
+    pub fn report(&self) -> Option<&Path> {
+        match self {
+            Self::Build(args) => args.report.as_deref(),
+            Self::Base(BaseCommand::Build(args)) => args.report.as_deref(),
+            Self::Base(BaseCommand::Ls { .. })
+            | Self::Pull { .. }
+            | Self::Push { .. }
+            | Self::Copy { .. }
+            | Self::Save { .. }
+            | Self::Load { .. }
+            | Self::Images(_)
+            | Self::Cache(_)
+            | Self::Doctor(_) => None,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Run a sandbox that waits to be killed with us
+    #[arg(long, hide = true, num_args = 3, value_names = ["SCAFFOLD", "LAYER", "MARKER"])]
+    pub hold: Option<Vec<PathBuf>>,
 }
 
 #[derive(Debug, Args)]
@@ -128,33 +167,11 @@ pub struct RunArgs {
     /// Value that appears as the file /run/secrets/NAME; from FILE, env:VARIABLE or fd:NUMBER; repeatable
     #[arg(long = "secret", value_name = "NAME=SOURCE", value_parser = secret)]
     pub secrets: Vec<(String, Source)>,
-    /// The same as variable NAME of the environment, which everything the function starts can read; repeatable
+    /// Value of the variable NAME of the environment, which everything the function starts can read; repeatable
     #[arg(long = "secret-env", value_name = "NAME=SOURCE", value_parser = secret)]
     pub secret_variables: Vec<(String, Source)>,
-    /// Memory of all processes together
-    #[arg(long, value_name = "SIZE")]
-    pub memory: Option<Bytes>,
-    /// CPU share in cores
-    #[arg(long, value_name = "N", value_parser = cpus)]
-    pub cpus: Option<f64>,
-    /// Processes and threads at once
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub pids: Option<u32>,
-    /// Wall-clock limit, such as 60s or 5m
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-    pub timeout: Option<Duration>,
-    /// Time between SIGTERM and SIGKILL at the end of the time limit; without it there is no SIGTERM
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-    pub grace: Option<Duration>,
-    /// Size of /tmp
-    #[arg(long, value_name = "SIZE")]
-    pub tmp_size: Option<Bytes>,
-    /// Size of /output
-    #[arg(long, value_name = "SIZE")]
-    pub output_size: Option<Bytes>,
-    /// Most bytes passed on of standard output, and of standard error
-    #[arg(long, value_name = "SIZE")]
-    pub output_limit: Option<Bytes>,
+    #[command(flatten)]
+    pub limits: LimitArgs,
     /// What can be reached: none, or with egress what --egress lists
     #[arg(long, value_name = "none|egress", value_parser = network)]
     pub network: Option<NetworkMode>,
@@ -174,6 +191,24 @@ pub struct RunArgs {
     #[arg(last = true, value_name = "ARG")]
     pub args: Vec<String>,
 }
+
+macro_rules! limit_args {
+    ($($(#[$doc:meta])* $name:ident: $given:ty => $value:ty = $default:expr, $word:literal;)*) => {
+        /// An option for each limit.
+        #[derive(Debug, Args)]
+        pub struct LimitArgs {
+            $($(#[$doc])* #[arg(long, value_name = $word)] $name: Option<$given>,)*
+        }
+
+        impl LimitArgs {
+            /// The limits that the options set.
+            pub fn given(&self) -> GivenLimits {
+                GivenLimits { $($name: self.$name,)* }
+            }
+        }
+    };
+}
+with_limits!(limit_args);
 
 #[derive(Debug, Subcommand)]
 pub enum ImagesCommand {
@@ -203,33 +238,26 @@ pub enum ImagesCommand {
 #[derive(Debug, Subcommand)]
 pub enum CacheCommand {
     /// Remove what no image and no later build needs
-    Gc {
-        /// Remove layers kept for later builds, too
-        #[arg(long)]
-        all: bool,
-        /// Only say what would be removed
-        #[arg(long)]
-        dry_run: bool,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Gc(GcArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct GcArgs {
+    /// Remove layers kept for later builds, too
+    #[arg(long)]
+    pub all: bool,
+    /// Only say what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum BaseCommand {
     /// Fetch, verify and assemble a base image
-    Build {
-        /// Variant
-        #[arg(default_value = crate::base::default_variant())]
-        variant: String,
-        /// Promises whose loss does not refuse what a build runs in the sandbox, such as landlock
-        #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = Promise::from_str)]
-        allow_degraded: Vec<Promise>,
-        /// Write a JSON report
-        #[arg(long, value_name = "FILE")]
-        report: Option<PathBuf>,
-    },
+    Build(BaseBuildArgs),
     /// List the variants
     Ls {
         /// Print JSON
@@ -238,7 +266,28 @@ pub enum BaseCommand {
     },
 }
 
-/// A reference that an image of the store can be called.
+#[derive(Debug, Args)]
+pub struct BaseBuildArgs {
+    /// Variant
+    #[arg(default_value = crate::base::default_variant())]
+    pub variant: String,
+    /// Promises whose loss does not refuse what a build runs in the sandbox, such as landlock
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = Promise::from_str)]
+    pub allow_degraded: Vec<Promise>,
+    /// Write a JSON report
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+}
+
+/// A shell that gantry writes completions for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// Parses a reference that can name an image of the store.
 fn name(text: &str) -> Result<Reference, String> {
     let reference: Reference = text.parse().map_err(|error| format!("{error}"))?;
     crate::store::check_name(&reference).map_err(|error| error.to_string())?;
@@ -255,13 +304,6 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 fn secret(text: &str) -> Result<(String, Source), String> {
     let (name, source) = key_value(text)?;
     Ok((name, source.parse()?))
-}
-
-fn cpus(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(cpus) if cpus.is_finite() && (0.01..=1024.0).contains(&cpus) => Ok(cpus),
-        _ => Err("want a number of cores from 0.01 to 1024".to_owned()),
-    }
 }
 
 fn network(text: &str) -> Result<NetworkMode, String> {

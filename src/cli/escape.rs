@@ -1,4 +1,4 @@
-//! Nothing from an image, a registry or a workload reaches the terminal unescaped.
+//! Escapes text of images, registries and functions before it reaches a terminal.
 
 /// Replaces control characters, and characters that reorder a line, by visible escapes. Line feeds stay: error texts of
 /// several lines are ours to indent.

@@ -1,5 +1,5 @@
-//! Arguments that clap refuses: the exit code and the report are those of the command that was typed, as far as its
-//! words can be understood.
+//! Answers arguments that clap refuses: exit code and report are those of the command that was typed, as far as its words
+//! can be understood.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
@@ -9,13 +9,14 @@ use std::path::PathBuf;
 use clap::{Command, CommandFactory};
 
 use super::args::Cli;
-use super::error::{self, CommandError};
+use super::commands::run;
+use super::error::CommandError;
 use super::escape::escape;
-use super::execute;
+use super::output::print_error;
 use super::report::Report;
 use crate::ops::CANNOT_RUN;
 
-/// What was typed, as far as it can be understood when clap cannot.
+/// The command line, as far as it can be understood when clap refuses it.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Typed {
     /// The words that name the command, such as `base` and `build`.
@@ -36,12 +37,15 @@ pub fn answer(error: &clap::Error, arguments: &[OsString]) -> u8 {
     let is_run = typed.command == ["run"];
     if let Some(path) = &typed.report {
         let reason = one_line(error);
-        let written = Report::begin(path).and_then(|report| match is_run {
-            true => report.write(&execute::refused(reason)),
-            false => report.fail(&CommandError::Usage(reason)),
+        let written = Report::begin(path).and_then(|report| {
+            if is_run {
+                report.write(&run::refused(reason))
+            } else {
+                report.fail(&CommandError::Usage(reason))
+            }
         });
         if let Err(error) = written {
-            error::print(&error);
+            print_error(&error);
         }
     }
     // The codes below 124 are the workload's own: a mistake in the arguments of `run` is 125.
@@ -52,10 +56,10 @@ pub fn answer(error: &clap::Error, arguments: &[OsString]) -> u8 {
     }
 }
 
-/// A mistake is quoted, and the arguments of a worker's call may be a stranger's words: they are escaped.
+/// Prints what clap says. It quotes the arguments, which may be a stranger's words, so the text is escaped.
 fn print(error: &clap::Error) {
     let text = escape(&error.render().to_string());
-    // Nobody is there to hear that nobody is there.
+    // If this stream is closed, there is nobody to tell.
     let _ = if error.use_stderr() {
         std::io::stderr().write_all(text.as_bytes())
     } else {
@@ -63,7 +67,7 @@ fn print(error: &clap::Error) {
     };
 }
 
-/// What clap says without its advice: the first paragraph, on one line.
+/// The first paragraph of what clap says, on one line: the mistake without the advice.
 fn one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let first = text.split("\n\n").next().unwrap_or_default();

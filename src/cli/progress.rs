@@ -1,4 +1,4 @@
-//! Narration on standard error: a bar on a terminal, plain lines otherwise.
+//! Reports progress on standard error: a bar on a terminal, plain lines elsewhere.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::escape::escape;
 use crate::progress::Progress;
 
-/// Says what a build does; safe to call from several threads.
+/// Prints what a build does. Several threads may call it at once.
 pub struct Narrator {
     bar: Option<ProgressBar>,
     last: Mutex<(u64, u64)>,

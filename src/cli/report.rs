@@ -1,8 +1,8 @@
-//! `--report FILE`: one JSON document, whole or not there, whatever the command came to.
+//! Writes the JSON document of `--report FILE`: the whole document or none, however the command ends.
 //!
-//! It is begun before the work: a place that cannot be written ends the command while nothing is lost. What is written
-//! then replaces the document of an earlier command, so that nobody takes that for this one's. A pipe or a device is
-//! written, not replaced.
+//! A report begins before the work does, so a path that cannot be written ends the command while nothing is lost. The
+//! document replaces that of an earlier command, so that nobody takes the old one for this command's. A pipe or a device
+//! is written to, not replaced.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -12,10 +12,12 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
-use super::error::{exit_code, CommandError};
-use crate::ops;
+use super::error::CommandError;
+use crate::ops::{unless_signalled, Worked};
+use crate::policy::one_line;
+use crate::sandbox::Signals;
 
-/// A report that can be written.
+/// The report of one command, which can be written.
 #[derive(Debug)]
 pub struct Report {
     path: PathBuf,
@@ -24,18 +26,18 @@ pub struct Report {
     state: Mutex<State>,
 }
 
-/// How far a report has come.
+/// How far the report of a command has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum State {
-    /// The command is at work.
+    /// The command is at work; nothing is written.
     Begun,
     /// A document of this command is there.
     Written,
-    /// A signal ended the command: what it may still come to is not reported.
+    /// A signal ended the command, and the report says so; a thread that is still at work cannot change that.
     Stopped,
 }
 
-/// The document of a build that made nothing.
+/// The document of a command that made nothing.
 #[derive(Debug, Serialize)]
 struct Failure {
     schema: u32,
@@ -44,6 +46,20 @@ struct Failure {
     exit_code: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
     signal: Option<i32>,
+}
+
+/// [Begins](Report::begin) the report at `path`. Opening a pipe waits for its reader, which a signal ends.
+pub fn begin(path: &Path, signals: &Signals) -> Result<Worked<Report>, CommandError> {
+    // A file, there or not, makes nobody wait; nor shall a run wait for a thread.
+    if fs::metadata(path).is_ok_and(|found| found.is_file()) || fs::symlink_metadata(path).is_err() {
+        return Report::begin(path).map(Worked::Done);
+    }
+    let own = path.to_owned();
+    match unless_signalled(signals, move || Report::begin(&own)) {
+        Ok(Worked::Done(report)) => report.map(Worked::Done),
+        Ok(Worked::Signalled { signal, .. }) => Ok(Worked::Signalled { signal, result: None }),
+        Err(source) => Err(failed(path, source)),
+    }
 }
 
 impl Report {
@@ -83,17 +99,12 @@ impl Report {
 
     /// Writes that the command ended in `error`.
     pub fn fail(&self, error: &CommandError) -> Result<(), CommandError> {
-        let exit_code = exit_code(error);
-        let status = match exit_code {
-            3 => "refused",
-            4 => "unavailable",
-            _ => "failed",
-        };
+        let kind = error.kind();
         self.write(&Failure {
             schema: 1,
-            status,
-            error: ops::chain(error).replace('\n', " "),
-            exit_code,
+            status: kind.status(),
+            error: one_line(error),
+            exit_code: kind.exit_code(),
             signal: None,
         })
     }
@@ -146,7 +157,7 @@ impl Report {
     }
 }
 
-/// A new file beside `path`.
+/// Creates a new file beside `path`.
 fn temporary(path: &Path) -> io::Result<(PathBuf, File)> {
     let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
     let mut random = [0; 8];

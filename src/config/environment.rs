@@ -1,9 +1,12 @@
-//! The environment variables gantry looks at, read once.
+//! Reads the environment variables that gantry looks at, once.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
-/// What resolvers and downloads need to reach the network as this machine does.
+use super::ConfigError;
+
+/// Variables that resolvers and downloads need to reach the network as this machine does.
 const NETWORK: [&str; 17] = [
     "HTTP_PROXY",
     "HTTPS_PROXY",
@@ -24,7 +27,7 @@ const NETWORK: [&str; 17] = [
     "UV_EXCLUDE_NEWER",
 ];
 
-/// The value of a variable that a user named as the source of a secret.
+/// Reads the variable that a user named as the source of a secret; none when it is not set.
 #[allow(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn secret_variable(name: &str) -> Option<Vec<u8>> {
     use std::os::unix::ffi::OsStringExt;
@@ -32,7 +35,9 @@ pub fn secret_variable(name: &str) -> Option<Vec<u8>> {
     is_name.then(|| std::env::var_os(name))?.map(OsString::into_vec)
 }
 
-/// The environment, as far as gantry looks. Not `Debug`: variables may hold credentials.
+/// The environment variables that gantry looks at; an empty variable counts as one that is not set.
+///
+/// Not `Debug`: variables may hold credentials.
 #[derive(Clone, Default)]
 pub struct Environment {
     /// `$HOME`.
@@ -56,7 +61,7 @@ pub struct Environment {
     /// `$VIRTUAL_ENV`.
     pub virtual_environment: Option<PathBuf>,
     /// `$SOURCE_DATE_EPOCH` (reproducible-builds.org), as text.
-    pub source_date_epoch: Option<String>,
+    source_date_epoch: Option<String>,
     /// Variables that are passed on to programs that use the network; may hold credentials.
     pub network: Vec<(String, OsString)>,
 }
@@ -86,6 +91,18 @@ impl Environment {
                 .iter()
                 .filter_map(|name| Some(((*name).to_owned(), get(name)?)))
                 .collect(),
+        }
+    }
+
+    /// The time that images are to carry: `$SOURCE_DATE_EPOCH`, seconds since 1970 before the year 10000.
+    pub fn source_date_epoch(&self) -> Result<Option<SystemTime>, ConfigError> {
+        let Some(text) = &self.source_date_epoch else {
+            return Ok(None);
+        };
+        let seconds = text.parse::<u64>().ok().filter(|seconds| *seconds < 253_402_300_800);
+        match seconds {
+            Some(seconds) => Ok(Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))),
+            None => Err(ConfigError::SourceDateEpoch { text: text.clone() }),
         }
     }
 

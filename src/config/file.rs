@@ -1,31 +1,32 @@
-//! `config.toml`: every key is known, every value checked, and errors name file and line.
+//! Reads `config.toml`. Unknown keys and impossible values are errors that name the file and the line.
+//!
+//! `docs/configuration.md` describes every key, and a test here holds it against this file.
 
 use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
-use super::Environment;
+use super::{ConfigError, Environment};
 use crate::policy::{
-    is_loopback, parse_duration, Bytes, Confinement, Egress, HostPort, Kind, Network, NetworkMode, Promise,
+    is_loopback, with_limits, Confinement, Egress, GivenLimits, HostPort, Network, NetworkMode, Promise, Time,
 };
 
 /// A configuration file has a few kilobytes.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// The whole file; everything is optional.
+/// A configuration file; every section and every key may be left out.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Defaults of `gantry run`.
-    pub run: RunSection,
+    pub(crate) run: RunSection,
     /// The Python package index.
-    pub index: IndexSection,
+    pub(crate) index: IndexSection,
     /// The Debian archive that base images are made of.
-    pub base: BaseSection,
+    pub(crate) base: BaseSection,
     #[serde(rename = "registry")]
     _registry: NotInThisVersion,
     #[serde(rename = "cache")]
@@ -46,43 +47,44 @@ impl<'de> Deserialize<'de> for NotInThisVersion {
     }
 }
 
-/// `[run]`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RunSection {
-    memory: Option<Bytes>,
-    cpus: Option<f64>,
-    pids: Option<u32>,
-    #[serde(deserialize_with = "duration")]
-    timeout: Option<Duration>,
-    #[serde(deserialize_with = "duration")]
-    grace: Option<Duration>,
-    tmp_size: Option<Bytes>,
-    output_size: Option<Bytes>,
-    output_limit: Option<Bytes>,
-    network: Option<NetworkMode>,
-    /// Of runs with egress that list nothing themselves.
-    egress: Vec<HostPort>,
-    /// All that any run may list; without it, any public host.
-    egress_allowed: Option<Vec<HostPort>>,
-    allow_degraded: Vec<Promise>,
+macro_rules! run_section {
+    ($($(#[$doc:meta])* $name:ident: $given:ty => $value:ty = $default:expr, $word:literal;)*) => {
+        /// `[run]`: what runs on this machine get that do not say otherwise, and the hosts they may list at all.
+        #[derive(Debug, Clone, Default, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct RunSection {
+            $($name: Option<$given>,)*
+            network: Option<NetworkMode>,
+            /// Of runs with egress that list nothing themselves.
+            egress: Vec<HostPort>,
+            /// All that any run may list; without it, any public host.
+            egress_allowed: Option<Vec<HostPort>>,
+            allow_degraded: Vec<Promise>,
+        }
+
+        impl RunSection {
+            fn limits(&self) -> GivenLimits {
+                GivenLimits { $($name: self.$name,)* }
+            }
+        }
+    };
 }
+with_limits!(run_section);
 
 /// `[index]`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IndexSection {
     /// Simple index; default: that of the resolver. It holds no user and no password.
-    pub url: Option<String>,
+    pub(crate) url: Option<String>,
     /// User name there.
-    pub user: Option<String>,
+    pub(crate) user: Option<String>,
     /// Name of the environment variable that holds the password.
-    pub password_env: Option<String>,
+    pub(crate) password_env: Option<String>,
     /// The resolver; default: `uv` on the PATH.
-    pub uv: Option<PathBuf>,
+    pub(crate) uv: Option<PathBuf>,
     /// How old the versions may be that requirements were resolved to; default: a day.
-    #[serde(deserialize_with = "duration")]
-    pub max_age: Option<Duration>,
+    pub(crate) max_age: Option<Time>,
 }
 
 /// `[base]`.
@@ -90,12 +92,12 @@ pub struct IndexSection {
 #[serde(deny_unknown_fields, default)]
 pub struct BaseSection {
     /// Debian archive; default: this machine's apt sources.
-    pub mirror: Option<String>,
+    pub(crate) mirror: Option<String>,
     /// Debian security archive; default: this machine's apt sources.
-    pub security_mirror: Option<String>,
+    pub(crate) security_mirror: Option<String>,
     /// Keys that may sign the indexes of these archives, as gpgv takes them; default: what the apt sources say, else
     /// Debian's.
-    pub keyring: Option<PathBuf>,
+    pub(crate) keyring: Option<PathBuf>,
 }
 
 impl fmt::Debug for BaseSection {
@@ -104,39 +106,6 @@ impl fmt::Debug for BaseSection {
         f.debug_struct("BaseSection")
             .field("keyring", &self.keyring)
             .finish_non_exhaustive()
-    }
-}
-
-/// Why a configuration is not used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// It cannot be read.
-    #[error("read configuration {path}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        source: io::Error,
-    },
-    /// It says something unknown or impossible; the text has the line.
-    #[error("read configuration {path}: {reason}")]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// What and where.
-        reason: String,
-    },
-    /// There is no home to look in.
-    #[error("find the store: neither GANTRY_ROOT, XDG_DATA_HOME nor HOME is set")]
-    NoHome,
-}
-
-impl ConfigError {
-    /// What is wrong is what the caller wrote, or where it is.
-    pub fn kind(&self) -> Kind {
-        match self {
-            Self::Read { .. } | Self::Parse { .. } | Self::NoHome => Kind::Usage,
-        }
     }
 }
 
@@ -167,14 +136,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), String> {
-        self.index.check()?;
-        if self.run.cpus.is_some_and(|cpus| !(0.01..=1024.0).contains(&cpus)) {
-            return Err("run.cpus: want a number of cores from 0.01 to 1024".to_owned());
-        }
-        if self.run.pids.is_some_and(|pids| !(1..=4096).contains(&pids)) {
-            return Err("run.pids: want a number from 1 to 4096".to_owned());
-        }
-        Ok(())
+        self.index.check()
     }
 }
 
@@ -206,6 +168,12 @@ impl IndexSection {
 }
 
 impl RunSection {
+    /// The section as a text of its own, for tests of what is made of it.
+    #[cfg(test)]
+    pub fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|error| error.to_string())
+    }
+
     /// The network of a run that asks for `mode` and lists `egress`, within what this machine allows.
     pub fn network(&self, mode: Option<NetworkMode>, egress: Vec<HostPort>) -> Result<Network, String> {
         let listed = !egress.is_empty();
@@ -227,18 +195,9 @@ impl RunSection {
 
     /// The defaults of a run on this machine, but for its [`network`](Self::network).
     pub fn confinement(&self) -> Confinement {
-        let ours = Confinement::default();
         Confinement {
-            memory: self.memory.unwrap_or(ours.memory),
-            cpus: self.cpus.unwrap_or(ours.cpus),
-            pids: self.pids.unwrap_or(ours.pids),
-            timeout: self.timeout.unwrap_or(ours.timeout),
-            grace: self.grace.unwrap_or(ours.grace),
-            tmp_size: self.tmp_size.unwrap_or(ours.tmp_size),
-            output_size: self.output_size.unwrap_or(ours.output_size),
-            output_limit: self.output_limit.unwrap_or(ours.output_limit),
-            network: ours.network,
             allow_degraded: self.allow_degraded.iter().copied().collect(),
+            ..Confinement::default().limited(&self.limits())
         }
     }
 }
@@ -253,12 +212,6 @@ fn read_bounded(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    let text = Option::<String>::deserialize(deserializer)?;
-    text.map(|text| parse_duration(&text).map_err(serde::de::Error::custom))
-        .transpose()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -267,6 +220,77 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), text).unwrap();
         Config::load(Some(file.path()), &Environment::default())
+    }
+
+    /// The keys that serde knows of `section`, from what it says about a key that it does not know.
+    fn known(section: &str) -> Vec<String> {
+        let error = load(&format!("{section}\n\"no such key\" = 1\n"))
+            .unwrap_err()
+            .to_string();
+        let list = error.split("expected").nth(1).unwrap();
+        list.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    /// The first and third column of the table under the heading of `section`.
+    fn documented(section: &str) -> Vec<(String, String)> {
+        let document = include_str!("../../docs/configuration.md");
+        let rest = document.split(&format!("\n## `{section}`\n")).nth(1).unwrap();
+        let table = rest.split("\n## ").next().unwrap();
+        let rows = table.lines().filter(|line| line.starts_with("| `"));
+        let cell = |row: &str, at: usize| row.split('|').nth(at).unwrap().trim().trim_matches('`').to_owned();
+        rows.map(|row| (cell(row, 1), cell(row, 3))).collect()
+    }
+
+    #[test]
+    fn every_key_is_documented_and_every_documented_key_is_known() {
+        let mut sections = known("");
+        // Refused by name: see below.
+        sections.retain(|section| !["registry", "cache", "naming"].contains(&section.as_str()));
+        assert_eq!(sections, ["run", "index", "base"]);
+        let whole = include_str!("../../docs/configuration.md");
+        let example = whole.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+        load(example).unwrap();
+        let example: toml::Table = toml::from_str(example).unwrap();
+        assert_eq!(example.len(), sections.len());
+        for section in &sections {
+            let heading = format!("[{section}]");
+            let documented = documented(&heading);
+            let keys: Vec<&str> = documented.iter().map(|(key, _)| key.as_str()).collect();
+            let mut known = known(&heading);
+            // The order of a document is its reader's.
+            assert_eq!(
+                known.len(),
+                keys.len(),
+                "{heading}: {known:?} are known, {keys:?} documented"
+            );
+            known.retain(|key| !keys.contains(&key.as_str()));
+            assert!(known.is_empty(), "{heading}: {known:?} are not documented");
+            let shown = example.get(section).unwrap().as_table().unwrap();
+            assert!(
+                keys.iter().all(|key| shown.contains_key(*key)),
+                "{heading}: the example lacks a key"
+            );
+            // A default that is a value is accepted where it stands.
+            for (key, default) in documented
+                .iter()
+                .filter(|(_, default)| default.starts_with(['"', '[', '1', '6']))
+            {
+                load(&format!("{heading}\n{key} = {default}\n")).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn the_documented_defaults_are_the_defaults() {
+        let values: Vec<String> = documented("[run]")
+            .into_iter()
+            .filter(|(_, default)| default.starts_with(['"', '[', '1', '6']))
+            .map(|(key, default)| format!("{key} = {default}"))
+            .collect();
+        assert!(values.len() > 8, "{values:?}");
+        let run = load(&format!("[run]\n{}\n", values.join("\n"))).unwrap().run;
+        assert_eq!(run.confinement(), Confinement::default());
+        assert_eq!(run.network(None, Vec::new()), Ok(Confinement::default().network));
     }
 
     #[test]
@@ -311,7 +335,7 @@ mod tests {
         let confinement = config.run.confinement();
         assert_eq!(
             (confinement.memory, confinement.timeout),
-            (Bytes(1 << 30), Duration::from_secs(300))
+            (crate::policy::Bytes(1 << 30), std::time::Duration::from_secs(300))
         );
         assert!(confinement.allow_degraded.contains(&Promise::Memory));
     }

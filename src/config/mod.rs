@@ -1,7 +1,10 @@
-//! File and environment -> values. The only place that reads either; nothing below `ops` sees the result.
+//! Turns the configuration file and the environment into values. Nothing else reads either, and nothing below `ops` sees
+//! the result.
 
 mod environment;
+mod error;
 mod file;
 
 pub use environment::{secret_variable, Environment};
-pub use file::{BaseSection, Config, ConfigError, IndexSection, RunSection};
+pub use error::ConfigError;
+pub use file::{BaseSection, Config, IndexSection, RunSection};

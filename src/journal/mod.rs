@@ -1,4 +1,4 @@
-//! Append-only record of what happened: one JSON line per event in `journal/<day>.jsonl`.
+//! Records what happened: one JSON line per event, appended to `journal/<day>.jsonl` in the store.
 //!
 //! A line is written by one `write` to a file opened with `O_APPEND`, so lines of processes that write at once do not
 //! mix. Losing an event never fails an operation: the caller decides what to do with the error, usually nothing.
@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-/// Something that happened.
+/// Something that happened, as a line of the journal.
 #[derive(Debug, Clone, Serialize)]
 pub struct Event<'a> {
     /// Seconds since 1970.
@@ -19,7 +19,7 @@ pub struct Event<'a> {
     pub kind: &'a str,
     /// The image as typed.
     pub reference: &'a str,
-    /// The image.
+    /// The image's manifest, when there is one.
     pub digest: Option<String>,
     /// How it ended.
     pub status: &'a str,
@@ -27,11 +27,14 @@ pub struct Event<'a> {
     pub ms: u64,
 }
 
-/// Appends `event` to the journal of its day in `directory`.
-pub fn append(directory: &Path, event: &Event<'_>) -> io::Result<()> {
+/// The journal's directory in the root of a store.
+pub const FOLDER: &str = "journal";
+
+/// Appends `event` to the journal of its day in the store at `root`.
+pub fn append(root: &Path, event: &Event<'_>) -> io::Result<()> {
     let mut line = serde_json::to_vec(event)?;
     line.push(b'\n');
-    let path = directory.join(format!("{}.jsonl", event.at / 86_400));
+    let path = root.join(FOLDER).join(format!("{}.jsonl", event.at / 86_400));
     OpenOptions::new()
         .create(true)
         .append(true)

@@ -4,9 +4,8 @@ use std::io::{Read, Write};
 
 use serde::Serialize;
 
-use super::run::chain;
 use crate::oci::{Digest, Reference};
-use crate::policy::Kind;
+use crate::policy::{one_line, Kind};
 use crate::store::{check_name, ArchiveError, Image, LayoutError, Store, StoreError};
 
 /// One named image.
@@ -104,7 +103,7 @@ pub fn show(store: &Store, reference: &Reference) -> Result<Image, ImagesError> 
 pub fn list(store: &Store) -> Result<Vec<ImageSummary>, ImagesError> {
     let summary = |(reference, digest): (Reference, Option<Digest>)| {
         let image = match digest {
-            Some(digest) => store.open_image(&digest).map_err(|error| chain(&error)),
+            Some(digest) => store.open_image(&digest).map_err(|error| one_line(&error)),
             None => Err("the name is damaged".to_owned()),
         };
         let damaged = image.as_ref().err().cloned();
@@ -123,12 +122,20 @@ pub fn list(store: &Store) -> Result<Vec<ImageSummary>, ImagesError> {
     Ok(store.refs()?.into_iter().map(summary).collect())
 }
 
-/// Forgets a name, whatever state its image is in; with `dry_run` only makes sure that there is such a name.
-pub fn remove(store: &Store, reference: &Reference, dry_run: bool) -> Result<(), ImagesError> {
-    let known = if dry_run {
-        store.has_ref(reference)?
-    } else {
-        store.remove_ref(reference)?
+/// Whether a removal is carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// It is.
+    Done,
+    /// It is only checked that there is something to remove.
+    Rehearsed,
+}
+
+/// Forgets a name, whatever state its image is in.
+pub fn remove(store: &Store, reference: &Reference, removal: Removal) -> Result<(), ImagesError> {
+    let known = match removal {
+        Removal::Rehearsed => store.has_ref(reference)?,
+        Removal::Done => store.remove_ref(reference)?,
     };
     known.then_some(()).ok_or_else(|| ImagesError::Unknown {
         reference: reference.to_string(),

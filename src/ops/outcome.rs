@@ -1,7 +1,6 @@
-//! The outcome of a run: everything true about it, as one JSON document (version 1).
+//! The outcome of a run: everything that is known about it, as one JSON document (version 1).
 //!
-//! Written even when the run failed, by rename, so that a reader sees the whole document or none. Fields that are not
-//! known on this machine are `null`, never absent.
+//! gantry writes it even when the run failed. A field that is not known on this machine is `null`, never absent.
 
 use std::collections::BTreeMap;
 
@@ -16,9 +15,9 @@ use crate::sandbox::Usage;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// The workload ended with 0.
+    /// The function ended with 0.
     Ok,
-    /// The workload ended with another code, or by a signal of its own.
+    /// The function ended with another code or by a signal of its own, or left files that are not taken.
     Failed,
     /// The time limit struck.
     Timeout,
@@ -34,16 +33,16 @@ pub enum Status {
     Error,
 }
 
-/// The document.
+/// The outcome of one run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Outcome {
     /// Always 1.
     pub schema: u32,
     /// How it ended.
     pub status: Status,
-    /// What gantry exits with.
+    /// The exit code of gantry.
     pub exit_code: u8,
-    /// The signal that ended the workload.
+    /// The signal that ended the function or the run.
     pub signal: Option<i32>,
     /// Which image.
     pub image: ImageRan,
@@ -61,21 +60,21 @@ pub struct Outcome {
     pub enforced: BTreeMap<Promise, Level>,
     /// Why gantry failed.
     pub error: Option<String>,
-    /// What the person at the terminal should hear beside the document: one line per host that was not reached.
+    /// Lines for the person at the terminal, not for the document: one per host that was not reached.
     #[serde(skip)]
     pub notes: Vec<String>,
 }
 
-/// Which image was run.
+/// The image of a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct ImageRan {
     /// As typed.
     pub reference: String,
-    /// What that meant.
+    /// The manifest that the reference names; none when it names nothing.
     pub digest: Option<Digest>,
 }
 
-/// Milliseconds per phase; together they are the run.
+/// The milliseconds that each phase of a run took; together they are the run.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Phases {
     /// Reference to snapshot.
@@ -94,7 +93,7 @@ pub struct Phases {
     pub teardown: f64,
 }
 
-/// What a run printed.
+/// How much a run printed.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct OutputReport {
     /// Bytes written to standard output, passed on or not.

@@ -16,7 +16,7 @@ use super::secret::{self, SecretError, SecretWanted};
 use super::take_output::{self, TakeError};
 use crate::net::{Forwarder, Internet};
 use crate::oci::{Digest, ImageConfigBody, Reference};
-use crate::policy::{Confinement, Kind, Network};
+use crate::policy::{one_line, Confinement, Kind, Network};
 use crate::sandbox::{
     self, Bundle, CollectError, End, Finished, Place, Purpose, SandboxError, Signals, Sink, StopSignal,
 };
@@ -162,14 +162,14 @@ pub fn run(store: &Store, request: &RunRequest, signals: &Signals) -> (Outcome, 
             if outcome.status == Status::Ok {
                 (outcome.status, outcome.exit_code) = (Status::Failed, 1);
             }
-            outcome.error = Some(chain(&error));
+            outcome.error = Some(one_line(&error));
             (outcome, Some(error.into()))
         }
         Err(error) => {
             let mut outcome = account.outcome(request);
             outcome.status = error.status();
             outcome.exit_code = CANNOT_RUN;
-            outcome.error = Some(chain(&error));
+            outcome.error = Some(one_line(&error));
             if let RunError::Sandbox(sandbox) = &error {
                 outcome.enforced = sandbox.levels();
             }
@@ -396,22 +396,6 @@ fn directory(path: impl AsRef<Path>) -> Result<PathBuf, RunError> {
         return Ok(absolute);
     }
     Err(error(io::Error::from(io::ErrorKind::NotADirectory)))
-}
-
-/// An error and its causes on one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        let next = source.to_string();
-        // Transparent variants repeat their source's text.
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = source.source();
-    }
-    text
 }
 
 fn ms(duration: Duration) -> f64 {

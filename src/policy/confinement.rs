@@ -1,63 +1,55 @@
-//! What a run may use and touch, and how surely each promise about that is kept.
+//! Says what a run may use and touch, and how surely each promise about that is kept.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bytes, Egress, HostPort};
+use super::limits::with_limits;
+use super::{Egress, GivenLimits, HostPort};
 
-/// What a run may use. Every field has a default; all of them are validated where they enter.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Confinement {
-    /// Memory of all processes together.
-    pub memory: Bytes,
-    /// CPU share in cores.
-    pub cpus: f64,
-    /// Processes and threads at once.
-    pub pids: u32,
-    /// Wall-clock limit, counted from the start of the workload.
-    pub timeout: Duration,
-    /// Time between SIGTERM and SIGKILL when the limit strikes or gantry is told to stop; zero for no SIGTERM.
-    pub grace: Duration,
-    /// Size of `/tmp`.
-    pub tmp_size: Bytes,
-    /// Size of `/output`.
-    pub output_size: Bytes,
-    /// Most bytes of standard output and of standard error that are passed on (each).
-    pub output_limit: Bytes,
-    /// What can be reached.
-    pub network: Network,
-    /// Promises whose loss does not refuse the run.
-    pub allow_degraded: BTreeSet<Promise>,
-}
-
-impl Default for Confinement {
-    fn default() -> Self {
-        Self {
-            memory: Bytes(512 << 20),
-            cpus: 1.0,
-            // Python with OpenBLAS starts a thread per core; 64 holds that and a small process pool.
-            pids: 64,
-            timeout: Duration::from_secs(60),
-            grace: Duration::ZERO,
-            tmp_size: Bytes(64 << 20),
-            output_size: Bytes(64 << 20),
-            output_limit: Bytes(16 << 20),
-            network: Network::None,
-            allow_degraded: BTreeSet::new(),
+macro_rules! confinement {
+    ($($(#[$doc:meta])* $name:ident: $given:ty => $value:ty = $default:expr, $word:literal;)*) => {
+        /// What a run may use and touch. Every field has a default; all of them are validated where they enter.
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct Confinement {
+            $($(#[$doc])* pub $name: $value,)*
+            /// What can be reached.
+            pub network: Network,
+            /// Promises whose loss does not refuse the run.
+            pub allow_degraded: BTreeSet<Promise>,
         }
-    }
-}
 
-/// Which network a run has.
+        impl Default for Confinement {
+            fn default() -> Self {
+                Self {
+                    $($name: $default,)*
+                    network: Network::None,
+                    allow_degraded: BTreeSet::new(),
+                }
+            }
+        }
+
+        impl Confinement {
+            /// This confinement with the limits that are given in place of its own.
+            pub fn limited(self, limits: &GivenLimits) -> Self {
+                Self {
+                    $($name: limits.$name.map_or(self.$name, Into::into),)*
+                    ..self
+                }
+            }
+        }
+    };
+}
+with_limits!(confinement);
+
+/// The network of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Network {
     /// An empty network namespace.
     None,
-    /// The same, with a listener for each of these, behind which gantry stands.
+    /// An empty network namespace with a listener for each of these, behind which gantry stands.
     Egress(Egress),
 }
 

@@ -1,4 +1,4 @@
-//! What a run with egress may reach: pairs of host and port, strictly spelled.
+//! The hosts that a run with egress may reach: pairs of host and port, strictly spelled.
 //!
 //! A host is a fully qualified name or a public IPv4 address. What a spelling could hide is refused where it enters:
 //! names of this machine or its neighbourhood, other notations of addresses (`127.1`, `0x7f.1`), and dots at the end.
@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use super::address::refused_address;
 
-/// Each is a listener, a descriptor passed between processes (the kernel passes 253 at once) and a Landlock rule.
+/// Most entries of a run. Each is a listener, a descriptor passed between processes (the kernel passes 253 at once) and a
+/// Landlock rule.
 pub const MOST_EGRESS: usize = 64;
-/// RFC 1035, 2.3.4.
+/// Most characters of a name (RFC 1035, 2.3.4).
 const MAX_NAME: usize = 253;
 const MAX_LABEL: usize = 63;
 /// Last labels of names that lead to this machine or its neighbourhood (RFC 6761, 6762, 8375, 9476; ICANN on .internal).
@@ -33,13 +34,11 @@ const NEARBY: [&str; 9] = [
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct HostPort {
-    /// Whom.
     pub host: Host,
-    /// 1 to 65535.
     pub port: u16,
 }
 
-/// Who can be reached.
+/// A host that can be reached.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Host {
     /// A fully qualified name in lower case, without a dot at the end.
@@ -48,7 +47,7 @@ pub enum Host {
     Address(Ipv4Addr),
 }
 
-/// Why a text is no host with port.
+/// The error of a text that is no host with a port.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("parse egress {text:?}: {reason}")]
 pub struct ParseEgressError {
@@ -56,12 +55,12 @@ pub struct ParseEgressError {
     reason: String,
 }
 
-/// At least one and at most [`MOST_EGRESS`] different entries, sorted.
+/// A sorted list of at least one and at most [`MOST_EGRESS`] different entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Egress(Vec<HostPort>);
 
 impl Egress {
-    /// Sorts and counts; the same entry twice is one.
+    /// Sorts and counts `entries`; an entry that is given twice counts once.
     pub fn new(entries: impl IntoIterator<Item = HostPort>) -> Result<Self, String> {
         let entries: std::collections::BTreeSet<HostPort> = entries.into_iter().collect();
         match entries.len() {

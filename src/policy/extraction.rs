@@ -1,4 +1,4 @@
-//! How much an archive of a stranger may make us do.
+//! Limits on the work that a stranger's archive may cause.
 
 /// Limits on one layer, wheel or package while it is read; `bytes` is also the limit of all layers of an image together.
 /// A zero means zero, not "unlimited".

@@ -2,16 +2,21 @@
 
 mod address;
 mod bytes;
+mod causes;
 mod confinement;
 mod duration;
 mod egress;
 mod extraction;
 mod kind;
+mod limits;
 
 pub use address::{canonical, is_loopback, refused_address};
 pub use bytes::{Bytes, ParseBytesError};
+pub use causes::{causes, messages, one_line};
 pub use confinement::{Confinement, Level, Network, NetworkMode, Promise};
 pub use duration::parse_duration;
 pub use egress::{Egress, Host, HostPort, ParseEgressError, MOST_EGRESS};
 pub use extraction::ExtractionLimits;
 pub use kind::Kind;
+pub(crate) use limits::with_limits;
+pub use limits::{Cpus, GivenLimits, Pids, Room, Time};

@@ -294,7 +294,7 @@ impl Store {
             "locks",
             "stamps",
             "tmp",
-            "journal",
+            crate::journal::FOLDER,
             "memo",
         ] {
             let path = self.root.join(directory);

@@ -29,4 +29,5 @@ mod repair;
 mod reports;
 mod sandbox;
 mod sdist;
+mod shell;
 mod versions;

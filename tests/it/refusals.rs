@@ -24,14 +24,14 @@ fn refuses_requirements(text: &str, code: i32, says: &[&str]) {
 }
 
 #[test]
-fn a_missing_entry_point() {
+fn a_directory_without_an_entry_point_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     refuses(dir.path(), 1, &["user_function.py"]);
     refuses(Path::new("/nonexistent/function"), 1, &["/nonexistent/function"]);
 }
 
 #[test]
-fn syntax_the_target_python_does_not_take() {
+fn syntax_that_the_target_python_does_not_take_is_shown_with_its_line() {
     let dir = function("x = 1\ndef f(:\n    pass\n", None);
     refuses(dir.path(), 1, &["user_function.py", "line 2", "def f(:", "^"]);
 }
@@ -80,7 +80,7 @@ fn a_requirement_file_may_have_a_mark_and_windows_lines() {
 }
 
 #[test]
-fn an_unsatisfiable_requirement() {
+fn requirements_that_cannot_be_met_name_the_package() {
     refuses_requirements("numpy==1.26.4\nnumpy<1\n", 1, &["numpy"]);
     refuses_requirements(
         "this-package-does-not-exist-anywhere-xyzzy==1\n",
@@ -96,13 +96,13 @@ fn a_package_without_a_wheel_names_the_newest_that_has_one() {
 }
 
 #[test]
-fn a_hash_that_is_not_the_wheels() {
+fn a_hash_that_is_not_the_wheels_refuses_the_build() {
     let wrong = format!("six==1.16.0 --hash=sha256:{}\n", "0".repeat(64));
     refuses_requirements(&wrong, 1, &["six", &"0".repeat(64)]);
 }
 
 #[test]
-fn a_hash_that_is_the_wheels() {
+fn a_hash_that_is_the_wheels_is_accepted() {
     let right = "six==1.16.0 --hash=sha256:8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254\n";
     let gantry = shared();
     gantry.build(function("import six\nprint('ok')\n", Some(right)).path(), "hashed:1");
@@ -110,7 +110,7 @@ fn a_hash_that_is_the_wheels() {
 }
 
 #[test]
-fn files_that_look_like_secrets() {
+fn files_that_look_like_secrets_refuse_the_build() {
     let dir = function("print(1)\n", None);
     fs::write(dir.path().join(".env"), "A=1\n").unwrap();
     refuses(dir.path(), 3, &[".env", "secret"]);
@@ -136,7 +136,7 @@ fn files_that_look_like_secrets() {
 }
 
 #[test]
-fn links_pipes_and_sparse_giants_in_the_directory() {
+fn links_out_pipes_and_sparse_giants_refuse_the_build() {
     let dir = function("print(1)\n", None);
     symlink("/etc/passwd", dir.path().join("passwd")).unwrap();
     refuses(dir.path(), 1, &["passwd", "/etc/passwd", "absolute"]);
@@ -164,7 +164,7 @@ fn links_pipes_and_sparse_giants_in_the_directory() {
 }
 
 #[test]
-fn an_unknown_reference() {
+fn an_unknown_reference_is_refused_by_name() {
     let gantry = shared();
     let done = gantry.run(&["never-built:1"]);
     assert_eq!(done.code, 125);
@@ -174,7 +174,7 @@ fn an_unknown_reference() {
 }
 
 #[test]
-fn a_command_that_is_not_there_or_not_executable() {
+fn a_command_that_is_not_there_is_127_and_one_that_is_not_executable_126() {
     let gantry = shared();
     let layout_of = |name: &str, command: &str| {
         // Another command by way of a layout: what a foreign image could say.
@@ -351,7 +351,7 @@ fn without_user_namespaces(gantry: &Gantry, args: &str) -> crate::common::Done {
 }
 
 #[test]
-fn user_namespaces_switched_off() {
+fn a_run_without_user_namespaces_says_what_to_do() {
     let gantry = shared();
     gantry.build(function("print(1)\n", None).path(), "nons:1");
     let done = without_user_namespaces(gantry, "run --allow-degraded memory,cpu nons:1");
@@ -364,7 +364,7 @@ fn user_namespaces_switched_off() {
 }
 
 #[test]
-fn a_full_disk() {
+fn a_full_disk_names_the_way_out_and_leaves_nothing() {
     // A store on a file system of 20 MB, private to a mount namespace.
     let scratch = tempfile::tempdir().unwrap();
     let dir = function("print(1)\n", None);
@@ -472,7 +472,7 @@ fn without_landlock(gantry: &Gantry, args: &[&str]) -> crate::common::Done {
 }
 
 #[test]
-fn a_build_without_landlock_until_it_is_accepted() {
+fn a_build_without_landlock_is_refused_until_it_is_accepted() {
     let gantry = shared();
     // Code of its own: bytecode that is there already starts no sandbox.
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{kill_process, Pid, Signal};
 use serde_json::Value;
 
+use crate::common::wait::eventually;
 use crate::common::{done, function, tree, Gantry};
 
 fn document(path: &Path) -> Value {
@@ -184,6 +185,29 @@ fn a_signal_ends_a_run_that_waits_for_its_job() {
     let child = child.stderr(Stdio::piped()).spawn().unwrap();
     let _half_written = writer(&job);
     ends(child, Signal::TERM, 15, &report, &gantry);
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_a_reader_of_the_report() {
+    let function = function("print(1)\n", None);
+    let dir = function.path().to_str().unwrap();
+    for command in [&["build", dir][..], &["run", "x:1"]] {
+        let gantry = Gantry::new();
+        let report = pipe(&gantry.home);
+        let mut child = gantry.command();
+        let child = child.args(command).args(["--report", &report]).spawn().unwrap();
+        // One of its threads is in the system call that opens the pipe.
+        let opens = |task: std::io::Result<fs::DirEntry>| {
+            let call = fs::read_to_string(task.unwrap().path().join("syscall")).unwrap_or_default();
+            call.starts_with("257 ")
+        };
+        eventually("it does not open the pipe", || {
+            let mut tasks = fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
+            tasks.any(opens).then_some(()).ok_or_else(String::new)
+        });
+        send(&child, Signal::TERM);
+        assert_eq!(done(child.wait_with_output().unwrap()).code, 128 + 15);
+    }
 }
 
 #[test]

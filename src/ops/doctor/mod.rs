@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::policy::{Bytes, Confinement, Kind, Level, Promise};
+use crate::policy::{one_line, Bytes, Confinement, Kind, Level, Promise};
 use crate::sandbox::{self, Bundle, CgroupError, End, Finished, Purpose, SandboxError, Signals, Sink, Subtree};
 use crate::store::{Store, StoreError};
 
@@ -117,7 +117,7 @@ pub fn examine(store: &Store) -> Result<Diagnosis, DoctorError> {
     let host = host::observe(store.root());
     let (promises, error) = match doctor.promises() {
         Ok(promises) => (promises, None),
-        Err(error) => (BTreeMap::new(), Some(super::chain(&error))),
+        Err(error) => (BTreeMap::new(), Some(one_line(&error))),
     };
     let verdict = match &error {
         Some(_) => Verdict::Unusable,

@@ -1,19 +1,20 @@
-//! `gantry doctor`: the diagnosis as text or JSON, and its exit code.
+//! `gantry doctor`: prints the diagnosis as text or JSON; its verdict is the exit code.
 
 use std::path::PathBuf;
 
-use super::error::CommandError;
-use super::escape::escape;
-use super::{print_json, print_line};
+use crate::cli::args::DoctorArgs;
+use crate::cli::error::CommandError;
+use crate::cli::escape::escape;
+use crate::cli::output::{print_json, print_line};
+use crate::cli::session::Session;
 use crate::ops::doctor::{self, Diagnosis, Verdict};
 use crate::ops::RunError;
 use crate::policy::Level;
-use crate::store::Store;
 
 /// Examines this machine and prints what was found.
-pub fn examine(store: &Store, json: bool) -> Result<u8, CommandError> {
-    let diagnosis = doctor::examine(store)?;
-    if json {
+pub fn examine(session: &Session, args: &DoctorArgs) -> Result<u8, CommandError> {
+    let diagnosis = doctor::examine(&session.store)?;
+    if args.json {
         print_json(&diagnosis)?;
     } else {
         print_line(&escape(render(&diagnosis).trim_end()))?;
@@ -25,7 +26,7 @@ pub fn examine(store: &Store, json: bool) -> Result<u8, CommandError> {
     })
 }
 
-/// The hidden half of an attack: see [`doctor::hold`].
+/// Holds a sandbox open until this process is killed; the doctor's attack on our own death starts it.
 pub fn hold(words: &[PathBuf]) -> Result<u8, CommandError> {
     let [scaffold, layer, marker] = words else {
         return Err(CommandError::Usage("--hold needs three words".to_owned()));

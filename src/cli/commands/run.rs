@@ -1,26 +1,28 @@
-//! `gantry run`: whatever it comes to, the outcome is written, and the exit code is the workload's own or one of ours that
-//! no workload of a sane mind uses.
+//! `gantry run`: the outcome is written however the run ends. The exit code is the function's own, or one from 124 up, which
+//! functions rarely use.
 
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::Instant;
 
-use super::args::RunArgs;
-use super::error::{self, CommandError};
-use super::escape::escape;
-use super::report::Report;
-use super::run::{self, Job};
-use super::{no_signals, Session};
-use crate::ops::{self, Outcome, RunError, RunRequest, Status, Worked, CANNOT_RUN};
-use crate::sandbox::Signals;
+use crate::cli::args::RunArgs;
+use crate::cli::error::{no_signals, CommandError};
+use crate::cli::escape::escape;
+use crate::cli::output::print_error;
+use crate::cli::report::{self, Report};
+use crate::cli::session::Session;
+use crate::ops::{self, Outcome, Pull, RunError, RunRequest, SecretWanted, Status, Wanted, Worked, CANNOT_RUN};
+use crate::policy::one_line;
+use crate::sandbox::{Place, Signals};
 
 /// Runs what `args` ask for and returns the exit code.
 pub fn execute(config: Option<&Path>, args: &RunArgs, signals: io::Result<Signals>) -> u8 {
     match begin(args, signals) {
-        Ok((report, signals)) => finish(config, args, report.as_ref(), &signals),
+        Ok(Worked::Done((report, signals))) => finish(config, args, report.as_ref(), &signals),
+        Ok(Worked::Signalled { signal, .. }) => Outcome::stopped(String::new(), signal).exit_code,
         Err(error) => {
-            error::print(&error);
+            print_error(&error);
             CANNOT_RUN
         }
     }
@@ -31,28 +33,33 @@ pub fn refused(reason: String) -> Outcome {
     Outcome::not_started(String::new(), Status::Error, CANNOT_RUN, reason)
 }
 
-/// What has to be there before anything else: a place for the outcome, and word of signals.
-fn begin(args: &RunArgs, signals: io::Result<Signals>) -> Result<(Option<Report>, Signals), CommandError> {
-    let report = args.report.as_deref().map(Report::begin).transpose()?;
-    if let Some(path) = &args.report {
-        // Of an earlier run. Should this one be killed, it must not stand for it.
-        if fs::symlink_metadata(path).is_ok_and(|found| found.is_file()) {
-            fs::remove_file(path).map_err(|source| CommandError::File {
-                action: "remove",
-                path: path.display().to_string(),
-                source,
-            })?;
-        }
-    }
+/// Prepares what must work before anything else: the place of the outcome, and signals.
+fn begin(args: &RunArgs, signals: io::Result<Signals>) -> Result<Worked<(Option<Report>, Signals)>, CommandError> {
     let signals = signals.map_err(no_signals)?;
-    Ok((report, signals))
+    let Some(path) = &args.report else {
+        return Ok(Worked::Done((None, signals)));
+    };
+    let report = match report::begin(path, &signals)? {
+        Worked::Done(report) => report,
+        Worked::Signalled { signal, .. } => return Ok(Worked::Signalled { signal, result: None }),
+    };
+    // The outcome of an earlier run must not stand for this one if this one is killed.
+    if fs::symlink_metadata(path).is_ok_and(|found| found.is_file()) {
+        fs::remove_file(path).map_err(|source| CommandError::File {
+            action: "remove",
+            path: path.display().to_string(),
+            source,
+        })?;
+    }
+    Ok(Worked::Done((Some(report), signals)))
 }
 
 fn finish(config: Option<&Path>, args: &RunArgs, report: Option<&Report>, signals: &Signals) -> u8 {
     let started = Instant::now();
     let prepared = Session::open(config).and_then(|session| {
         let job = args.job.as_deref().map(|path| read_job(path, signals)).transpose()?;
-        let request = run::request(args, job, &session.config)?;
+        let wanted = wanted(args).over(job.unwrap_or_default());
+        let request = wanted.request(&session.config.run)?;
         Ok((session, request))
     });
     let name = || args.reference.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -67,32 +74,62 @@ fn finish(config: Option<&Path>, args: &RunArgs, report: Option<&Report>, signal
         }
         Err(CommandError::Run(RunError::Signalled { signal })) => (Outcome::stopped(name(), signal), None),
         Err(error) => {
-            let outcome = Outcome::not_started(name(), Status::Error, CANNOT_RUN, ops::chain(&error));
+            let outcome = Outcome::not_started(name(), Status::Error, CANNOT_RUN, one_line(&error));
             (outcome, Some(error))
         }
     };
     if let Some(error) = &error {
-        error::print(error);
+        print_error(error);
     }
     match report.map_or(Ok(()), |report| report.write(&outcome)) {
         Ok(()) => outcome.exit_code,
         Err(error) => {
-            error::print(&error);
+            print_error(&error);
             CANNOT_RUN
         }
     }
 }
 
-/// The job document at `path`, whose writer may take its time: a signal ends the wait.
-fn read_job(path: &Path, signals: &Signals) -> Result<Job, CommandError> {
+/// Collects what the command line asks for.
+fn wanted(args: &RunArgs) -> Wanted {
+    let places = [(Place::File, &args.secrets), (Place::Variable, &args.secret_variables)];
+    let secrets = places.into_iter().flat_map(|(place, secrets)| {
+        secrets.iter().map(move |(name, source)| SecretWanted {
+            name: name.clone(),
+            place,
+            source: source.clone(),
+        })
+    });
+    Wanted {
+        reference: args.reference.clone(),
+        input: args.input.clone(),
+        output: args.output.clone(),
+        env: args.env.clone(),
+        secrets: secrets.collect(),
+        limits: args.limits.given(),
+        network: args.network,
+        egress: args.egress.clone(),
+        allow_degraded: args.allow_degraded.clone(),
+        pull: match args.pull.as_str() {
+            "always" => Some(Pull::Always),
+            "never" => Some(Pull::Never),
+            // What is not said does not count over the job.
+            _ => None,
+        },
+        args: args.args.clone(),
+    }
+}
+
+/// Reads the job document at `path`. A signal ends the wait for whoever writes it.
+fn read_job(path: &Path, signals: &Signals) -> Result<Wanted, CommandError> {
     let own = path.to_owned();
-    match ops::unless_signalled(signals, move || run::read_job(&own)).map_err(no_signals)? {
-        Worked::Done(job) => job,
+    match ops::unless_signalled(signals, move || ops::read_job(&own)).map_err(no_signals)? {
+        Worked::Done(job) => Ok(job?),
         Worked::Signalled { signal, .. } => Err(RunError::Signalled { signal }.into()),
     }
 }
 
-/// What a person should hear beside the workload's own output.
+/// Prints what a person should know beside the function's own output.
 fn tell(outcome: &Outcome, request: &RunRequest) {
     let mut lines: Vec<String> = outcome.notes.iter().map(|note| escape(note)).collect();
     if outcome.status == Status::Timeout {
@@ -121,7 +158,7 @@ mod tests {
 
     #[test]
     fn every_field_of_the_outcome_is_documented() {
-        let document = include_str!("../../docs/formats.md");
+        let document = include_str!("../../../docs/formats.md");
         let outcome = Outcome::not_started("a:1".to_owned(), Status::Error, CANNOT_RUN, String::new());
         let value = serde_json::to_value(outcome).unwrap();
         let mut objects = vec![value.as_object().unwrap()];

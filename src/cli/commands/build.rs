@@ -1,0 +1,54 @@
+//! `gantry build`.
+
+use std::time::{Duration, Instant};
+
+use crate::base::default_variant;
+use crate::build::image::Created;
+use crate::cli::args::BuildArgs;
+use crate::cli::error::CommandError;
+use crate::cli::output::print_line;
+use crate::cli::progress::Narrator;
+use crate::cli::report::Report;
+use crate::cli::session::Session;
+use crate::ops::{self, BuildRequest};
+use crate::python::resolve::LOCK_AGE;
+use crate::sys;
+
+/// Builds an image and prints the digest of its manifest.
+pub fn build(session: &Session, args: &BuildArgs, report: Option<&Report>) -> Result<u8, CommandError> {
+    let started = Instant::now();
+    let (config, environment) = (&session.config, &session.environment);
+    let request = BuildRequest {
+        directory: args.dir.clone(),
+        tag: args.tag.clone(),
+        base: args.base.clone().unwrap_or_else(|| default_variant().to_owned()),
+        python: args.python.clone(),
+        labels: args.labels.clone(),
+        allow_files: args.allow_files.clone(),
+        allows_sdists: args.allow_sdist,
+        allow_degraded: session.allow_degraded(&args.allow_degraded),
+        lock_age: if args.upgrade {
+            Duration::ZERO
+        } else {
+            config.index.max_age.map_or(LOCK_AGE, Duration::from)
+        },
+        created: match environment.source_date_epoch()? {
+            Some(time) => Created::Fixed(time),
+            None => Created::Now(sys::clock::now()),
+        },
+        base_settings: ops::base_settings(config),
+    };
+    let resolver = || ops::resolver(config, environment, &args.python);
+    let narrator = Narrator::new();
+    let built = ops::build(&session.store, &request, &resolver, &narrator);
+    narrator.finish();
+    let name = args.tag.as_ref().map(ToString::to_string).unwrap_or_default();
+    let (digest, status) = match &built {
+        Ok(report) => (Some(report.digest.to_string()), "ok"),
+        Err(_) => (None, "failed"),
+    };
+    session.note("build", &name, digest, status, started);
+    let built = built?;
+    report.map_or(Ok(()), |report| report.write(&built))?;
+    print_line(&built.digest)
+}

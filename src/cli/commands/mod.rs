@@ -1,0 +1,45 @@
+//! One file per command: it turns arguments into a request, and the result into text and an exit code.
+
+mod base;
+mod build;
+mod cache;
+mod doctor;
+mod images;
+mod moving;
+pub mod run;
+
+pub use doctor::hold;
+
+use std::path::Path;
+
+use crate::cli::args::StoreCommand;
+use crate::cli::error::CommandError;
+use crate::cli::report::Report;
+use crate::cli::session::Session;
+use crate::sandbox;
+
+/// Carries out a command that uses the store, and returns its exit code.
+pub fn dispatch(config: Option<&Path>, command: &StoreCommand, report: Option<&Report>) -> Result<u8, CommandError> {
+    let session = Session::open(config)?;
+    // What cannot be swept now is swept later; no command fails because of it.
+    let _ = session.store.sweep();
+    let _ = session.store.mend_index();
+    sandbox::sweep();
+    let _kept_out = match command {
+        // It is the collector.
+        StoreCommand::Cache(_) => None,
+        _ => Some(session.store.keep_collector_out()?),
+    };
+    match command {
+        StoreCommand::Build(args) => build::build(&session, args, report),
+        StoreCommand::Base(command) => base::base(&session, command, report),
+        StoreCommand::Pull { reference } => moving::pull(&session, reference),
+        StoreCommand::Push { reference, destination } => moving::copy(&session, reference, destination),
+        StoreCommand::Copy { source, destination } => moving::copy(&session, source, destination),
+        StoreCommand::Save { reference, file } => moving::save(&session, reference, file),
+        StoreCommand::Load { file, tag } => moving::load(&session, file, tag.as_ref()),
+        StoreCommand::Images(command) => images::images(&session, command),
+        StoreCommand::Cache(command) => cache::cache(&session, command),
+        StoreCommand::Doctor(args) => doctor::examine(&session, args),
+    }
+}

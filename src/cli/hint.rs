@@ -1,0 +1,344 @@
+//! Says what to do about an error, on one line, where there is something to do.
+//!
+//! Each type of error has its function here, which finds its own wherever it stands in the chain of causes. The matches
+//! name every variant: whoever adds one decides what it says.
+
+use std::error::Error;
+use std::io;
+
+use super::error::CommandError;
+use crate::base::{BaseError, SignatureError};
+use crate::build::BuildError;
+use crate::config::ConfigError;
+use crate::ops::{ImagesError, RunError};
+use crate::policy::{causes, Promise};
+use crate::python::resolve::LockError;
+use crate::python::sdist::SdistError;
+use crate::sandbox::SandboxError;
+use crate::store::{ArchiveError, LayoutError, StoreError};
+use crate::sys::disk;
+use crate::transfer::FetchError;
+
+const NO_USER_NAMESPACE: &str = "this machine does not let you make a user namespace: check `sysctl user.max_user_namespaces`, kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns";
+const CGROUP: &str = "run gantry in a cgroup that is delegated to you: `systemd-run --user --scope -p Delegate=yes gantry run ...`, or a unit like examples/systemd/gantry-worker.service; `gantry doctor` says what holds here; --allow-degraded NAME,... (or allow_degraded under [run] in the configuration) runs without the promises it names";
+const DEGRADED: &str = "`gantry doctor` says what holds here; --allow-degraded NAME,... (or allow_degraded under [run] in the configuration) goes on without the promises it names";
+const SMALLER: &str = "leave out packages, or use a variant without GPU libraries";
+const NO_IMAGE: &str = "`gantry images ls` lists the images; `gantry build DIR --tag NAME` makes one";
+const FULL: &str = "`gantry cache gc` removes what no image and no later build needs; `gantry cache gc --all` all but what images need";
+
+type Cause<'a> = &'a (dyn Error + 'static);
+
+/// What to do about `error`.
+pub fn hint(error: &CommandError) -> Option<&'static str> {
+    let error: Cause<'_> = error;
+    // Whatever the sandbox was for, what keeps it from working is the thing to mend.
+    causes(error)
+        .find_map(|cause| of_sandbox(cause.downcast_ref()?))
+        .or_else(|| causes(error).find_map(of))
+        .or_else(|| store_is_full(error).then_some(FULL))
+}
+
+fn of(cause: Cause<'_>) -> Option<&'static str> {
+    let build = || of_build(cause.downcast_ref()?);
+    build()
+        .or_else(|| of_sdist(cause.downcast_ref()?))
+        .or_else(|| of_lock(cause.downcast_ref()?))
+        .or_else(|| of_base(cause.downcast_ref()?))
+        .or_else(|| of_signature(cause.downcast_ref()?))
+        .or_else(|| of_run(cause.downcast_ref()?))
+        .or_else(|| of_images(cause.downcast_ref()?))
+        .or_else(|| of_config(cause.downcast_ref()?))
+        .or_else(|| of_store(cause.downcast_ref()?))
+}
+
+fn of_sandbox(error: &SandboxError) -> Option<&'static str> {
+    match error {
+        SandboxError::UserNamespace { .. } => Some(NO_USER_NAMESPACE),
+        SandboxError::Refused { lost, .. } => {
+            let needs_cgroup = |(promise, _): &(Promise, _)| matches!(promise, Promise::Memory | Promise::Cpu);
+            Some(if lost.iter().any(needs_cgroup) {
+                CGROUP
+            } else {
+                DEGRADED
+            })
+        }
+        SandboxError::Setup { .. }
+        | SandboxError::InitDied { .. }
+        | SandboxError::Bundle { .. }
+        | SandboxError::Io { .. } => None,
+    }
+}
+
+fn of_build(error: &BuildError) -> Option<&'static str> {
+    match error {
+        BuildError::Secrets { .. } => Some(
+            "pass secrets at run time with `gantry run --secret NAME=FILE`; --allow-file PATH lets a file pass that is none",
+        ),
+        BuildError::TooLarge { .. } => Some(SMALLER),
+        BuildError::Function(_)
+        | BuildError::Requirement(_)
+        | BuildError::Syntax { .. }
+        | BuildError::Python(_)
+        | BuildError::Base(_)
+        | BuildError::Layer(_)
+        | BuildError::Store(_) => None,
+    }
+}
+
+fn of_sdist(error: &SdistError) -> Option<&'static str> {
+    match error {
+        SdistError::Failed { .. } => Some(
+            "it is built without network, with gcc, make and what its pyproject.toml asks for; a version with a wheel needs none of that",
+        ),
+        SdistError::Base { .. } => Some("leave out --base, or name a base of `gantry base ls`"),
+        SdistError::Requirements { source: LockError::NoWheel { .. }, .. } => {
+            Some("what its pyproject.toml asks for needs a wheel; a version with a wheel of its own needs none of that")
+        }
+        SdistError::Requirements { .. }
+        | SdistError::Requirement { .. }
+        | SdistError::Result { .. }
+        | SdistError::Collect { .. }
+        | SdistError::Wheel { .. }
+        | SdistError::Sandbox { .. }
+        | SdistError::Archive { .. }
+        | SdistError::Toolchain(_)
+        | SdistError::TooMany { .. } => None,
+    }
+}
+
+fn of_lock(error: &LockError) -> Option<&'static str> {
+    match error {
+        LockError::NoWheel { .. } => Some(
+            "ask for a version that has a wheel, or have its source distribution built in the sandbox: --allow-sdist",
+        ),
+        LockError::Index(_) => {
+            Some("set `url` under [index] in the configuration to the index to ask; nothing else counts then")
+        }
+        LockError::NoUv { .. } => {
+            Some("install uv, or pip for python3, or set `uv` under [index] in the configuration")
+        }
+        LockError::TooLarge { .. } => Some(SMALLER),
+        LockError::Unsatisfiable { .. }
+        | LockError::Unavailable { .. }
+        | LockError::Hash { .. }
+        | LockError::Answer { .. }
+        | LockError::Run(_)
+        | LockError::Question { .. }
+        | LockError::Offer { .. }
+        | LockError::OldUv { .. }
+        | LockError::UvUnavailable { .. }
+        | LockError::Password { .. }
+        | LockError::Store(_) => None,
+    }
+}
+
+fn of_base(error: &BaseError) -> Option<&'static str> {
+    match error {
+        BaseError::Mirror(_) => Some("set `mirror` and `security_mirror` under [base] in the configuration"),
+        BaseError::Fetch(FetchError::Net { source, .. }) if source.is_not_found() => {
+            Some("the archive's index still lists this package: try again later; --base takes any other image")
+        }
+        BaseError::Fetch(_)
+        | BaseError::Name { .. }
+        | BaseError::Unknown { .. }
+        | BaseError::NoPython { .. }
+        | BaseError::NoGlibc { .. }
+        | BaseError::Refused { .. }
+        | BaseError::Read { .. }
+        | BaseError::OtherPython { .. }
+        | BaseError::Variant(_)
+        | BaseError::Net(_)
+        | BaseError::Relock(_)
+        | BaseError::Assemble(_)
+        | BaseError::Layer(_)
+        | BaseError::Layout(_)
+        | BaseError::Store(_) => None,
+    }
+}
+
+fn of_signature(error: &SignatureError) -> Option<&'static str> {
+    Some(match error {
+        SignatureError::Run(_) => "install gpgv (Debian package gpgv), which checks the archive's signature",
+        SignatureError::File { .. }
+        | SignatureError::Keyring { .. }
+        | SignatureError::Shape
+        | SignatureError::Refused { .. } => {
+            "`keyring` under [base] in the configuration names the keys that may sign the archive's index"
+        }
+    })
+}
+
+fn of_run(error: &RunError) -> Option<&'static str> {
+    match error {
+        RunError::UnknownImage { .. } => Some(NO_IMAGE),
+        RunError::NoCommand { .. }
+        | RunError::Secret(_)
+        | RunError::Directory { .. }
+        | RunError::Environment { .. }
+        | RunError::Store(_)
+        | RunError::Sandbox(_)
+        | RunError::Collect(_)
+        | RunError::Wait { .. }
+        | RunError::Signalled { .. } => None,
+    }
+}
+
+fn of_images(error: &ImagesError) -> Option<&'static str> {
+    match error {
+        ImagesError::Unknown { .. } => Some(NO_IMAGE),
+        ImagesError::Registry { .. }
+        | ImagesError::Name { .. }
+        | ImagesError::Unnamed { .. }
+        | ImagesError::File { .. }
+        | ImagesError::Layout(_)
+        | ImagesError::Archive(_)
+        | ImagesError::Store(_) => None,
+    }
+}
+
+fn of_config(error: &ConfigError) -> Option<&'static str> {
+    match error {
+        ConfigError::NoHome => Some("set GANTRY_ROOT to a directory for the store"),
+        ConfigError::Read { .. } | ConfigError::Parse { .. } | ConfigError::SourceDateEpoch { .. } => None,
+    }
+}
+
+fn of_store(error: &StoreError) -> Option<&'static str> {
+    match error {
+        StoreError::Busy { .. } => Some("try again when they are done"),
+        StoreError::Stalled { .. } => Some("end that process if it hangs, and try again"),
+        StoreError::Io { .. }
+        | StoreError::NoSpace { .. }
+        | StoreError::Version { .. }
+        | StoreError::NoBlob { .. }
+        | StoreError::Size { .. }
+        | StoreError::Digest { .. }
+        | StoreError::DiffId { .. }
+        | StoreError::Layer { .. }
+        | StoreError::LayerLost { .. }
+        | StoreError::Document { .. }
+        | StoreError::Json { .. }
+        | StoreError::NotAName { .. }
+        | StoreError::PinnedName { .. }
+        | StoreError::DamagedName { .. } => None,
+    }
+}
+
+/// Whether a full disk is at the end of it, and not that of a file or directory of the caller's.
+fn store_is_full(error: Cause<'_>) -> bool {
+    let is_callers = |cause: Cause<'_>| {
+        matches!(cause.downcast_ref(), Some(CommandError::File { .. }))
+            || matches!(
+                cause.downcast_ref(),
+                Some(RunError::Collect(_) | RunError::Directory { .. })
+            )
+            || matches!(cause.downcast_ref(), Some(ImagesError::File { .. }))
+            || matches!(cause.downcast_ref(), Some(LayoutError::Io { .. }))
+            || matches!(cause.downcast_ref(), Some(ArchiveError::Io { .. }))
+    };
+    let is_full = causes(error).any(|cause| cause.downcast_ref::<io::Error>().is_some_and(disk::is_full));
+    is_full && !causes(error).any(is_callers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::RelockError;
+    use crate::python::PythonError;
+    use crate::sys::program::ProgramError;
+
+    fn python(error: PythonError) -> CommandError {
+        CommandError::Build(BuildError::Python(error))
+    }
+
+    #[test]
+    fn a_full_disk_names_the_way_out_wherever_it_strikes() {
+        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let no_space = || StoreError::NoSpace {
+            action: "write",
+            path: "blob".into(),
+            source: full(),
+        };
+        let layer = || crate::archive::layer::LayerError::Io {
+            path: "a".to_owned(),
+            source: full(),
+        };
+        let fetch = || FetchError::Store {
+            name: "wheel".to_owned(),
+            source: no_space(),
+        };
+        for error in [
+            CommandError::Store(no_space()),
+            CommandError::Build(BuildError::Store(no_space())),
+            CommandError::Build(BuildError::Base(BaseError::Store(no_space()))),
+            python(fetch().into()),
+            CommandError::Build(BuildError::Base(BaseError::Fetch(fetch()))),
+            python(LockError::Store(no_space()).into()),
+            CommandError::Build(BuildError::Layer(layer())),
+            CommandError::Images(ImagesError::Store(no_space())),
+            CommandError::Images(ImagesError::Layout(LayoutError::Store(no_space()))),
+            CommandError::Run(RunError::Store(no_space())),
+        ] {
+            assert!(
+                hint(&error).is_some_and(|hint| hint.contains("gantry cache gc --all")),
+                "{error:?}"
+            );
+        }
+        let elsewhere = CommandError::File {
+            action: "write",
+            path: "image.tar".to_owned(),
+            source: full(),
+        };
+        assert_eq!(hint(&elsewhere), None);
+    }
+
+    #[test]
+    fn a_hint_is_found_however_deep_its_error_stands() {
+        let no_wheel = || LockError::NoWheel {
+            package: "a".to_owned(),
+            python: "3.11".to_owned(),
+            newest: String::new(),
+        };
+        let requirements = |source| SdistError::Requirements {
+            package: "a".to_owned(),
+            source,
+        };
+        let refused = |promise| SandboxError::Refused {
+            levels: Default::default(),
+            lost: vec![(promise, String::new())],
+        };
+        let no_gpgv = || RelockError::Signature {
+            suite: "bookworm".to_owned(),
+            source: SignatureError::Run(ProgramError::Start {
+                program: "gpgv".into(),
+                source: io::ErrorKind::NotFound.into(),
+            }),
+        };
+        let too_large = || LockError::TooLarge {
+            size: 3 << 30,
+            largest: String::new(),
+        };
+        let no_namespace = || SandboxError::UserNamespace {
+            step: "unshare",
+            source: io::ErrorKind::PermissionDenied.into(),
+        };
+        for (error, says) in [
+            (python(no_wheel().into()), "--allow-sdist"),
+            (python(requirements(no_wheel()).into()), "a wheel of its own"),
+            (python(requirements(too_large()).into()), "GPU"),
+            (BuildError::Base(BaseError::Relock(no_gpgv())).into(), "install gpgv"),
+            (RunError::Sandbox(refused(Promise::Memory)).into(), "Delegate=yes"),
+            (RunError::Sandbox(refused(Promise::Landlock)).into(), "goes on without"),
+            (RunError::Sandbox(no_namespace()).into(), "max_user_namespaces"),
+            (StoreError::Busy { path: "s".into() }.into(), "try again"),
+            (ConfigError::NoHome.into(), "GANTRY_ROOT"),
+        ] {
+            assert!(
+                hint(&error).is_some_and(|hint| hint.contains(says)),
+                "{says}: {:?}",
+                hint(&error)
+            );
+        }
+        assert_eq!(hint(&CommandError::Usage(String::new())), None);
+    }
+}

@@ -1,0 +1,60 @@
+//! Opens what every command that uses the store needs: environment, configuration, store.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Instant;
+
+use super::error::CommandError;
+use super::progress;
+use crate::config::{Config, ConfigError, Environment};
+use crate::journal::{self, Event};
+use crate::policy::Promise;
+use crate::store::Store;
+use crate::sys;
+
+/// The environment, the configuration and the store of one command.
+pub struct Session {
+    /// What gantry looks at of the environment.
+    pub environment: Environment,
+    /// The configuration file's values.
+    pub config: Config,
+    /// The store of this user.
+    pub store: Store,
+}
+
+impl Session {
+    /// Reads the environment and the configuration, `config` if it is given, and opens the store.
+    pub fn open(config: Option<&Path>) -> Result<Self, CommandError> {
+        let environment = Environment::read();
+        let config = Config::load(config, &environment)?;
+        let root = environment.store_root().ok_or(ConfigError::NoHome)?;
+        let root = std::path::absolute(&root).unwrap_or(root);
+        Ok(Self {
+            environment,
+            config,
+            store: Store::open(&root)?.telling(progress::tell_wait),
+        })
+    }
+
+    /// The promises whose loss `given` and the configuration accept.
+    pub fn allow_degraded(&self, given: &[Promise]) -> BTreeSet<Promise> {
+        let mut allowed = self.config.run.confinement().allow_degraded;
+        allowed.extend(given);
+        allowed
+    }
+
+    /// Writes a line into the journal. Losing it never fails a command.
+    pub fn note(&self, kind: &str, reference: &str, digest: Option<String>, status: &str, started: Instant) {
+        let at = journal::seconds(sys::clock::now());
+        let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let event = Event {
+            at,
+            kind,
+            reference,
+            digest,
+            status,
+            ms,
+        };
+        let _ = journal::append(self.store.root(), &event);
+    }
+}

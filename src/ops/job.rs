@@ -1,0 +1,411 @@
+//! What is asked of a run: a job document, the command line on top of it, this machine's configuration below both.
+//!
+//! Each source says what it [wants](Wanted); one merge and one validation make the [`RunRequest`] of them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::run::RunRequest;
+use super::secret::SecretWanted;
+use crate::config::RunSection;
+use crate::oci::Reference;
+use crate::policy::{with_limits, GivenLimits, HostPort, Kind, NetworkMode, Promise};
+use crate::sandbox::Place;
+
+/// A job holds names and numbers; inputs come as directories.
+const MAX_JOB: u64 = 4 << 20;
+
+/// Why no run can be made of what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// The document cannot be read.
+    #[error("read job {path}")]
+    Read {
+        /// The document, or `-`.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The document says something unknown or impossible.
+    #[error("read job {path}: {reason}")]
+    Document {
+        /// The document, or `-`.
+        path: PathBuf,
+        /// What, and where in it.
+        reason: String,
+    },
+    /// Nobody says which image.
+    #[error("run needs an image")]
+    NoImage,
+    /// There is no registry to pull from.
+    #[error(
+        "pull always: this version runs images of the store; `gantry pull oci:DIR:TAG` or `gantry load` brings one in"
+    )]
+    PullAlways,
+    /// The network cannot be as it was asked for.
+    #[error("{reason}")]
+    Network {
+        /// Which entry, and which rule.
+        reason: String,
+    },
+    /// Two secrets would stand in one place.
+    #[error("secret {name:?} is given twice")]
+    SecretTwice {
+        /// The name of both.
+        name: String,
+    },
+}
+
+impl JobError {
+    /// What was asked is wrong.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Read { .. }
+            | Self::Document { .. }
+            | Self::NoImage
+            | Self::PullAlways
+            | Self::Network { .. }
+            | Self::SecretTwice { .. } => Kind::Usage,
+        }
+    }
+}
+
+/// When to pull; so far an image is run only from the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pull {
+    /// When the store has not got the image.
+    Missing,
+    /// Whatever the store has.
+    Always,
+    /// An image that the store has not got is not run.
+    Never,
+}
+
+/// What one source asks of a run; all of it may be left out.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Wanted {
+    /// Which image.
+    pub reference: Option<Reference>,
+    /// Directory shown as `/input`.
+    pub input: Option<PathBuf>,
+    /// Directory that receives `/output`.
+    pub output: Option<PathBuf>,
+    /// Variables on top of the image's; of two with one name the later counts.
+    pub env: Vec<(String, String)>,
+    /// Secrets.
+    pub secrets: Vec<SecretWanted>,
+    /// Limits.
+    pub limits: GivenLimits,
+    /// Which network.
+    pub network: Option<NetworkMode>,
+    /// Hosts that can be reached.
+    pub egress: Vec<HostPort>,
+    /// Promises whose loss does not refuse the run.
+    pub allow_degraded: Vec<Promise>,
+    /// When to pull.
+    pub pull: Option<Pull>,
+    /// Arguments of the image's command.
+    pub args: Vec<String>,
+}
+
+impl Wanted {
+    /// What both want: of single values that of `self`, of lists those of `below` first.
+    pub fn over(self, below: Self) -> Self {
+        fn joined<T>(mut first: Vec<T>, then: Vec<T>) -> Vec<T> {
+            first.extend(then);
+            first
+        }
+        Self {
+            reference: self.reference.or(below.reference),
+            input: self.input.or(below.input),
+            output: self.output.or(below.output),
+            env: joined(below.env, self.env),
+            secrets: joined(below.secrets, self.secrets),
+            limits: self.limits.over(below.limits),
+            network: self.network.or(below.network),
+            egress: joined(below.egress, self.egress),
+            allow_degraded: joined(below.allow_degraded, self.allow_degraded),
+            pull: self.pull.or(below.pull),
+            args: joined(below.args, self.args),
+        }
+    }
+
+    /// The run that is wanted, with the defaults of this `machine`'s configuration and within what it allows.
+    pub fn request(self, machine: &RunSection) -> Result<RunRequest, JobError> {
+        if self.pull == Some(Pull::Always) {
+            return Err(JobError::PullAlways);
+        }
+        for (at, secret) in self.secrets.iter().enumerate() {
+            let mut earlier = self.secrets.iter().take(at);
+            if earlier.any(|other| other.name == secret.name && other.place == secret.place) {
+                return Err(JobError::SecretTwice {
+                    name: secret.name.clone(),
+                });
+            }
+        }
+        let network = machine.network(self.network, self.egress);
+        let mut confinement = machine.confinement().limited(&self.limits);
+        confinement.network = network.map_err(|reason| JobError::Network { reason })?;
+        confinement.allow_degraded.extend(self.allow_degraded);
+        Ok(RunRequest {
+            reference: self.reference.ok_or(JobError::NoImage)?,
+            input: self.input,
+            output: self.output,
+            env: self.env,
+            secrets: self.secrets,
+            confinement,
+            args: self.args,
+        })
+    }
+}
+
+macro_rules! job {
+    ($($(#[$doc:meta])* $name:ident: $given:ty => $value:ty = $default:expr, $word:literal;)*) => {
+        /// One run as a JSON document: the options' names with `_` for `-`. Unknown keys are errors.
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Job {
+            image: String,
+            #[serde(default)]
+            args: Vec<String>,
+            input: Option<PathBuf>,
+            output: Option<PathBuf>,
+            #[serde(default)]
+            env: BTreeMap<String, String>,
+            #[serde(default)]
+            secrets: BTreeMap<String, String>,
+            #[serde(default)]
+            secret_env: BTreeMap<String, String>,
+            $($name: Option<$given>,)*
+            network: Option<NetworkMode>,
+            #[serde(default)]
+            egress: Vec<HostPort>,
+            #[serde(default)]
+            allow_degraded: Option<Vec<Promise>>,
+            pull: Option<Pull>,
+        }
+
+        impl Job {
+            fn limits(&self) -> GivenLimits {
+                GivenLimits { $($name: self.$name,)* }
+            }
+        }
+    };
+}
+with_limits!(job);
+
+/// Reads the job document at `path`; - is standard input.
+pub fn read_job(path: &Path) -> Result<Wanted, JobError> {
+    let document = |reason: String| JobError::Document {
+        path: path.to_owned(),
+        reason,
+    };
+    let mut text = String::new();
+    let read = if path == Path::new("-") {
+        io::stdin().take(MAX_JOB + 1).read_to_string(&mut text)
+    } else {
+        fs::File::open(path).and_then(|file| file.take(MAX_JOB + 1).read_to_string(&mut text))
+    };
+    read.map_err(|source| JobError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    if text.len() as u64 > MAX_JOB {
+        return Err(document(format!("it is over {MAX_JOB} bytes")));
+    }
+    parse(&text).map_err(document)
+}
+
+fn parse(text: &str) -> Result<Wanted, String> {
+    let job: Job = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let limits = job.limits();
+    let mut secrets = Vec::new();
+    for (place, wanted) in [(Place::File, job.secrets), (Place::Variable, job.secret_env)] {
+        for (name, source) in wanted {
+            let source = source.parse().map_err(|reason| format!("secret {name:?}: {reason}"))?;
+            secrets.push(SecretWanted { name, place, source });
+        }
+    }
+    Ok(Wanted {
+        reference: Some(job.image.parse().map_err(|error| format!("image: {error}"))?),
+        input: job.input,
+        output: job.output,
+        env: job.env.into_iter().collect(),
+        secrets,
+        limits,
+        network: job.network,
+        egress: job.egress,
+        allow_degraded: job.allow_degraded.unwrap_or_default(),
+        pull: job.pull,
+        args: job.args,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Bytes, Confinement};
+
+    fn machine(text: &str) -> RunSection {
+        RunSection::parse(text).unwrap()
+    }
+
+    #[test]
+    fn the_documented_job_has_every_key_and_is_read() {
+        let document = include_str!("../../docs/formats.md");
+        let example = document
+            .split("```json")
+            .nth(1)
+            .and_then(|rest| rest.split("```").next())
+            .unwrap();
+        let value: serde_json::Value = serde_json::from_str(example).unwrap();
+        let keys: Vec<&String> = value.as_object().unwrap().keys().collect();
+        let unknown = serde_json::from_str::<Job>(r#"{"image": "a:1", "no such key": 1}"#).unwrap_err();
+        let unknown = unknown.to_string();
+        let known: Vec<&str> = unknown.split('`').skip(3).step_by(2).collect();
+        assert_eq!(known.len(), keys.len());
+        for known in known {
+            assert!(keys.iter().any(|key| *key == known), "{known} is not documented");
+        }
+        let wanted = parse(example).unwrap();
+        assert_eq!(wanted.reference.unwrap().to_string(), "series:1");
+        assert_eq!(wanted.pull, Some(Pull::Missing));
+    }
+
+    /// Every limit takes four values, one from each source: arguments over job over configuration over defaults.
+    #[test]
+    fn arguments_count_over_the_job_over_the_configuration_over_the_defaults() {
+        let value = |name: &str, n: u32| match name {
+            "memory" | "tmp_size" | "output_size" | "output_limit" => format!("\"{n}M\""),
+            "timeout" | "grace" => format!("\"{n}s\""),
+            _ => n.to_string(),
+        };
+        let read = |text: &str| parse(text).unwrap();
+        let job = |text: &str| read(&format!("{{\"image\": \"a:1\"{text}}}"));
+        macro_rules! each {
+            ($($(#[$doc:meta])* $name:ident: $given:ty => $of:ty = $default:expr, $word:literal;)*) => {$(
+                let name = stringify!($name);
+                let configured = machine(&format!("{name} = {}\n", value(name, 2)));
+                let asked = || job(&format!(", \"{name}\": {}", value(name, 3)));
+                let typed = || Wanted { reference: None, ..job(&format!(", \"{name}\": {}", value(name, 4))) };
+                let of = |n: u32| job(&format!(", \"{name}\": {}", value(name, n))).limits.$name.unwrap().into();
+                let made = |wanted: Wanted, machine: &RunSection| {
+                    wanted.request(machine).unwrap().confinement
+                };
+                let (none, default): (_, $of) = (machine(""), $default);
+                assert_eq!(made(job(""), &none), Confinement::default());
+                assert_eq!(made(job(""), &none).$name, default);
+                let (two, three, four): ($of, $of, $of) = (of(2), of(3), of(4));
+                assert_eq!(made(job(""), &configured).$name, two);
+                assert_eq!(made(asked(), &none).$name, three);
+                assert_eq!(made(asked(), &configured).$name, three);
+                assert_eq!(made(typed().over(job("")), &configured).$name, four);
+                assert_eq!(made(typed().over(asked()), &configured).$name, four);
+                assert_eq!(made(Wanted::default().over(asked()), &configured).$name, three);
+            )*};
+        }
+        with_limits!(each);
+    }
+
+    #[test]
+    fn lists_of_both_count_and_the_arguments_come_last() {
+        let job = parse(
+            r#"{"image": "a:1", "args": ["1"], "input": "/i", "output": "/o", "env": {"A": "1"}, "secrets": {"K": "/k"},
+                "network": "egress", "egress": ["a.example:1"], "allow_degraded": ["memory"], "pull": "never"}"#,
+        )
+        .unwrap();
+        let typed = parse(
+            r#"{"image": "b:1", "args": ["2"], "input": "/i2", "env": {"A": "2"}, "secrets": {"L": "/l"},
+                "egress": ["b.example:1"], "allow_degraded": ["cpu"], "pull": "missing"}"#,
+        )
+        .unwrap();
+        let both = typed.over(job);
+        assert_eq!(both.args, ["1", "2"]);
+        assert_eq!(
+            both.env,
+            [("A", "1"), ("A", "2")].map(|(name, value)| (name.to_owned(), value.to_owned()))
+        );
+        let names: Vec<&str> = both.secrets.iter().map(|secret| secret.name.as_str()).collect();
+        assert_eq!(names, ["K", "L"]);
+        assert_eq!((both.input, both.output), (Some("/i2".into()), Some("/o".into())));
+        assert_eq!(both.network, Some(NetworkMode::Egress));
+        assert_eq!(both.egress.len(), 2);
+        assert_eq!(both.allow_degraded, [Promise::Memory, Promise::Cpu]);
+        assert_eq!(both.pull, Some(Pull::Missing));
+        assert_eq!(both.reference.unwrap().to_string(), "b:1");
+    }
+
+    #[test]
+    fn what_a_configuration_accepts_the_loss_of_is_accepted_for_every_run() {
+        let request = parse(r#"{"image": "a:1", "allow_degraded": ["cpu"], "output_limit": 0}"#)
+            .unwrap()
+            .request(&machine("allow_degraded = [\"memory\"]\n"))
+            .unwrap();
+        let allowed: Vec<Promise> = request.confinement.allow_degraded.into_iter().collect();
+        assert_eq!(allowed, [Promise::Memory, Promise::Cpu]);
+        assert_eq!(request.confinement.output_limit, Bytes(0));
+    }
+
+    #[test]
+    fn refusals_say_the_document_and_the_rule() {
+        for (text, says) in [
+            ("{}", "missing field `image`"),
+            (r#"{"image": "Not A Reference"}"#, "image: "),
+            (r#"{"image": "a:1", "imgae": 1}"#, "unknown field `imgae`"),
+            (
+                r#"{"image": "a:1", "cpus": 0}"#,
+                "want a number of cores from 0.01 to 1024",
+            ),
+            (r#"{"image": "a:1", "pids": 4097}"#, "want a number from 1 to 4096"),
+            (
+                r#"{"image": "a:1", "memory": 1}"#,
+                "it is 1 B, at least 65.5 KB is needed",
+            ),
+            (
+                r#"{"image": "a:1", "tmp_size": "0"}"#,
+                "it is 0 B, at least 65.5 KB is needed",
+            ),
+            (
+                r#"{"image": "a:1", "output_size": "0"}"#,
+                "it is 0 B, at least 65.5 KB is needed",
+            ),
+            (r#"{"image": "a:1", "timeout": "soon"}"#, "parse time \"soon\""),
+            (r#"{"image": "a:1", "timeout": 5}"#, "expected a string"),
+            (r#"{"image": "a:1", "grace": "0"}"#, "parse time \"0\""),
+            (r#"{"image": "a:1", "secrets": {"K": "fd:x"}}"#, "secret \"K\": "),
+            (r#"{"image": "a:1", "pull": "soon"}"#, "unknown variant `soon`"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(says), "{text}: {error}");
+        }
+        for (text, says) in [
+            (
+                r#"{"image": "a:1", "pull": "always"}"#,
+                "pull always: this version runs images of the store; `gantry pull oci:DIR:TAG` or `gantry load` brings one in",
+            ),
+            (
+                r#"{"image": "a:1", "network": "egress"}"#,
+                "network egress needs at least one egress HOST:PORT",
+            ),
+            (
+                r#"{"image": "a:1", "egress": ["a.example:1"]}"#,
+                "egress HOST:PORT needs network egress",
+            ),
+        ] {
+            let error = parse(text).unwrap().request(&machine("")).unwrap_err();
+            assert_eq!((error.to_string().as_str(), error.kind()), (says, Kind::Usage));
+        }
+        let twice = parse(r#"{"image": "a:1", "secrets": {"K": "/k"}}"#).unwrap();
+        let error = twice.clone().over(twice).request(&machine("")).unwrap_err();
+        assert_eq!(error.to_string(), "secret \"K\" is given twice");
+        let error = Wanted::default().request(&machine("")).unwrap_err();
+        assert_eq!(error.to_string(), "run needs an image");
+        let error = read_job(Path::new("/nonexistent/job.json")).unwrap_err();
+        assert_eq!(error.to_string(), "read job /nonexistent/job.json");
+    }
+}
