@@ -7,7 +7,7 @@
 //! 7 ops      one file per user-visible operation           the pipelines
 //! 6 build    function -> image                         directory -> Function -> Image
 //! 5 python   requirements -> lock -> wheel layers   base  definition or reference -> BaseImage
-//! 4 transfer downloads
+//! 4 transfer images between places: store, layout, archive; downloads
 //! 2 store    blobs, layers, snapshots, leases   sandbox  confined execution
 //! 1 archive  tar, gzip, zstd, zip, deb   net  HTTP   journal  events   config  file + environment -> values
 //! 0 oci      vocabulary   policy  limits and kinds as data   progress   sys  the kernel edge, all unsafe

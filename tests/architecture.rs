@@ -59,7 +59,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("flate2", &["archive"]),
     ("zstd", &["archive"]),
     ("ar", &["archive"]),
-    ("tar", &["archive", "store"]),
+    ("tar", &["archive", "transfer"]),
     ("toml", &["config", "python", "base"]),
     ("pep440_rs", &["python"]),
     ("pep508_rs", &["python"]),

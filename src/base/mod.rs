@@ -28,8 +28,8 @@ use crate::net::{Address, NetError};
 use crate::oci::{Digest, ParseReferenceError, Reference};
 use crate::policy::Kind;
 use crate::progress::Progress;
-use crate::store::{ensure_layer, BuiltLayer, Image, LayerStack, LayerWanted, LayoutError, Store, StoreError};
-use crate::transfer::FetchError;
+use crate::store::{ensure_layer, BuiltLayer, Image, LayerStack, LayerWanted, Store, StoreError};
+use crate::transfer::{ensure_copied, FetchError, Layout, TransferError};
 use definition::BaseNote;
 use foreign::Foreign;
 use packages::Packages;
@@ -141,7 +141,7 @@ pub enum BaseError {
     Layer(#[from] LayerError),
     /// The image layout cannot be read.
     #[error("{0}")]
-    Layout(#[from] LayoutError),
+    Layout(#[from] TransferError),
     /// The store failed.
     #[error("{0}")]
     Store(#[from] StoreError),
@@ -254,10 +254,10 @@ impl Maker<'_> {
     fn foreign(&self, name: &str, reference: &Reference, python: &str) -> Result<BaseImage, BaseError> {
         let image = match reference {
             // Every build on it asks: what was imported once is not read again.
-            Reference::Layout { dir, tag } => match self.store.find_imported(dir, tag.as_deref())? {
-                Some(image) => image,
-                None => self.store.import_layout(dir, tag.as_deref())?,
-            },
+            Reference::Layout { dir, tag } => {
+                let layout = Layout::new(self.store, dir);
+                ensure_copied(self.store, &layout, &layout.find(tag.as_deref())?)?
+            }
             _ => {
                 let digest = self.store.find_ref(reference)?;
                 self.store.open_image(&digest.ok_or_else(|| BaseError::Unknown {

@@ -15,9 +15,9 @@ use crate::policy::{causes, Promise};
 use crate::python::resolve::LockError;
 use crate::python::sdist::SdistError;
 use crate::sandbox::SandboxError;
-use crate::store::{ArchiveError, LayoutError, StoreError};
+use crate::store::StoreError;
 use crate::sys::disk;
-use crate::transfer::FetchError;
+use crate::transfer::{FetchError, TransferError};
 
 const NO_USER_NAMESPACE: &str = "this machine does not let you make a user namespace: check `sysctl user.max_user_namespaces`, kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns";
 const CGROUP: &str = "run gantry in a cgroup that is delegated to you: `systemd-run --user --scope -p Delegate=yes gantry run ...`, or a unit like examples/systemd/gantry-worker.service; `gantry doctor` says what holds here; --allow-degraded NAME,... (or allow_degraded under [run] in the configuration) runs without the promises it names";
@@ -190,8 +190,7 @@ fn of_images(error: &ImagesError) -> Option<&'static str> {
         | ImagesError::Name { .. }
         | ImagesError::Unnamed { .. }
         | ImagesError::File { .. }
-        | ImagesError::Layout(_)
-        | ImagesError::Archive(_)
+        | ImagesError::Transfer(_)
         | ImagesError::Store(_) => None,
     }
 }
@@ -233,8 +232,7 @@ fn store_is_full(error: Cause<'_>) -> bool {
                 Some(RunError::Collect(_) | RunError::Directory { .. })
             )
             || matches!(cause.downcast_ref(), Some(ImagesError::File { .. }))
-            || matches!(cause.downcast_ref(), Some(LayoutError::Io { .. }))
-            || matches!(cause.downcast_ref(), Some(ArchiveError::Io { .. }))
+            || matches!(cause.downcast_ref(), Some(TransferError::Io { .. }))
     };
     let is_full = causes(error).any(|cause| cause.downcast_ref::<io::Error>().is_some_and(disk::is_full));
     is_full && !causes(error).any(is_callers)
@@ -276,7 +274,7 @@ mod tests {
             python(LockError::Store(no_space()).into()),
             CommandError::Build(BuildError::Layer(layer())),
             CommandError::Images(ImagesError::Store(no_space())),
-            CommandError::Images(ImagesError::Layout(LayoutError::Store(no_space()))),
+            CommandError::Images(ImagesError::Transfer(TransferError::Store(no_space()))),
             CommandError::Run(RunError::Store(no_space())),
         ] {
             assert!(

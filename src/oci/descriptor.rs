@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Digest;
 
+/// The annotation under which tools look up names in an index (OCI image specification, "Pre-Defined Annotation Keys").
+pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
 /// Media types gantry writes or accepts (OCI image specification 1.1, Docker schema 2).
 pub mod media_type {
     /// An image manifest.

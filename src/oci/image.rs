@@ -15,6 +15,9 @@ use super::{media_type, Compression, Descriptor, DiffId, ParseImageError};
 /// Most layers in an image: Docker and containers/storage stop at 127.
 pub const MAX_LAYERS: usize = 127;
 
+/// The contents of the `oci-layout` file that every image layout has (OCI image specification, "Image Layout").
+pub const LAYOUT_VERSION: &str = "{\"imageLayoutVersion\":\"1.0.0\"}";
+
 /// An image manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {

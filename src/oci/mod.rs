@@ -12,16 +12,13 @@ mod reference;
 mod shared_index;
 
 pub use compression::Compression;
-pub use descriptor::{media_type, Descriptor};
+pub use descriptor::{media_type, Descriptor, REF_NAME};
 pub use digest::{DiffId, Digest, Hashed, Hasher, ParseDigestError};
 pub use document::{to_canonical_json, ParseImageError, MAX_DOCUMENT_BYTES};
 pub use image::{
     parse_config, parse_index, parse_layout_version, parse_manifest, ImageConfig, ImageIndex, Manifest, RootFs,
-    MAX_LAYERS,
+    LAYOUT_VERSION, MAX_LAYERS,
 };
 pub use process::ImageConfigBody;
 pub use reference::{ParseReferenceError, Reference};
 pub use shared_index::put_in_index;
-
-/// The annotation under which tools look up names in an index (OCI image specification, "Pre-Defined Annotation Keys").
-pub const REF_NAME: &str = "org.opencontainers.image.ref.name";

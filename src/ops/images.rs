@@ -1,12 +1,14 @@
-//! Images of the store: listing, and moving them in and out as layouts and archives.
+//! Images of the store: listing, naming, and moving them in and out as layouts and archives.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 
 use serde::Serialize;
 
 use crate::oci::{Digest, Reference};
 use crate::policy::{one_line, Kind};
-use crate::store::{check_name, ArchiveError, Image, LayoutError, Store, StoreError};
+use crate::store::{check_name, Image, Store, StoreError};
+use crate::transfer::{copy_image, name_of, ArchiveSource, ArchiveTarget, Layout, TransferError};
 
 /// One named image.
 #[derive(Debug, Serialize)]
@@ -64,12 +66,9 @@ pub enum ImagesError {
         /// Why.
         source: std::io::Error,
     },
-    /// A layout.
+    /// On the way from one place to another.
     #[error("{0}")]
-    Layout(#[from] LayoutError),
-    /// An archive.
-    #[error("{0}")]
-    Archive(#[from] ArchiveError),
+    Transfer(#[from] TransferError),
     /// The store.
     #[error("{0}")]
     Store(#[from] StoreError),
@@ -79,8 +78,7 @@ impl ImagesError {
     /// What sort of failure this is.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Layout(error) => error.kind(),
-            Self::Archive(error) => error.kind(),
+            Self::Transfer(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Unknown { .. }
             | Self::Registry { .. }
@@ -142,86 +140,128 @@ pub fn remove(store: &Store, reference: &Reference, removal: Removal) -> Result<
     })
 }
 
-/// Copies an image; at least one side is the store. Returns its digest.
+/// Copies an image from a name or a layout to another; returns its digest. Without a destination a layout's image gets the
+/// name in the store that it has in the layout.
+///
+/// # Errors
+///
+/// [`ImagesError`]. A name is checked before anything is copied: an image without a name could be neither run nor removed.
 pub fn copy(store: &Store, source: &Reference, destination: Option<&Reference>) -> Result<Digest, ImagesError> {
     if let Some(name @ (Reference::Registry { .. } | Reference::Local { .. })) = destination {
         check_name(name)?;
     }
-    // Before anything is copied: an image without a name could be neither run nor removed.
-    let own_name = match (source, destination) {
-        (Reference::Layout { dir, tag }, None) => Some(name_in_layout(store, source, dir, tag.as_deref())?),
-        _ => None,
-    };
-    let image = match source {
-        Reference::Layout { dir, tag } => store.import_layout(dir, tag.as_deref())?,
-        _ => match show(store, source) {
-            Err(ImagesError::Unknown { reference }) if matches!(source, Reference::Registry { .. }) => {
-                return Err(ImagesError::Registry { reference });
-            }
-            other => other?,
-        },
-    };
-    match destination.or(own_name.as_ref()) {
-        Some(Reference::Layout { dir, tag }) => store.export_layout(&image, dir, tag.as_deref())?,
-        Some(name) => {
-            store.ensure_snapshot(&image)?;
-            store.set_ref(name, &image.digest)?;
+    match (source, destination) {
+        (Reference::Layout { dir, tag }, Some(Reference::Layout { dir: target, tag: name })) => {
+            let from = Layout::new(store, dir);
+            let to = Layout::new(store, target);
+            Ok(copy_image(&from, &from.find(tag.as_deref())?, &to, name.as_deref())?)
         }
-        None => {
+        (Reference::Layout { dir, tag }, name) => {
+            let from = Layout::new(store, dir);
+            let found = from.find(tag.as_deref())?;
+            let name = match name {
+                Some(name) => name.clone(),
+                None => own_name(source, tag.as_deref().or(name_of(&found)))?,
+            };
+            let digest = copy_image(&from, &found, store, None)?;
+            keep(store, &digest, &name)
+        }
+        (_, Some(Reference::Layout { dir, tag })) => {
+            let image = find(store, source)?;
+            let to = Layout::new(store, dir);
+            Ok(copy_image(store, &image.descriptor(), &to, tag.as_deref())?)
+        }
+        (_, Some(name)) => {
+            let image = find(store, source)?;
+            keep(store, &image.digest, name)
+        }
+        (_, None) => {
+            let image = find(store, source)?;
             store.ensure_snapshot(&image)?;
+            Ok(image.digest)
         }
     }
-    Ok(image.digest)
 }
 
-/// The name of this store that a layout has for the image `source`: the tag that was typed, else what its only image is called.
-fn name_in_layout(
-    store: &Store,
-    source: &Reference,
-    dir: &std::path::Path,
-    tag: Option<&str>,
-) -> Result<Reference, ImagesError> {
+/// The image a name of the store means; another host's image is not here yet.
+fn find(store: &Store, reference: &Reference) -> Result<Image, ImagesError> {
+    match show(store, reference) {
+        Err(ImagesError::Unknown { reference: text }) if matches!(reference, Reference::Registry { .. }) => {
+            Err(ImagesError::Registry { reference: text })
+        }
+        other => other,
+    }
+}
+
+/// Unpacks an image of the store and names it.
+fn keep(store: &Store, digest: &Digest, name: &Reference) -> Result<Digest, ImagesError> {
+    store.ensure_snapshot(&store.open_image(digest)?)?;
+    store.set_ref(name, digest)?;
+    Ok(*digest)
+}
+
+/// The name in this store of the image that the layout `source` calls `name`.
+fn own_name(source: &Reference, name: Option<&str>) -> Result<Reference, ImagesError> {
     let unnamed = |reason| ImagesError::Unnamed {
         layout: source.to_string(),
         reason,
     };
-    let name = match tag {
-        Some(tag) => tag.to_owned(),
-        None => store
-            .layout_name(dir)?
-            .ok_or_else(|| unnamed("it has none there".to_owned()))?,
-    };
+    let name = name.ok_or_else(|| unnamed("it has none there".to_owned()))?;
     match name.parse() {
         Ok(name @ Reference::Local { .. }) => Ok(name),
         _ => Err(unnamed(format!("it is {name:?} there, which is no bare name"))),
     }
 }
 
-/// Writes an image as an OCI archive.
-pub fn save(store: &Store, reference: &Reference, out: impl Write) -> Result<Digest, ImagesError> {
+/// Writes an image as an OCI archive; returns its digest.
+///
+/// # Errors
+///
+/// [`ImagesError`]; what was written by then is no archive.
+pub fn save(store: &Store, reference: &Reference, out: impl Write + Send) -> Result<Digest, ImagesError> {
     let image = show(store, reference)?;
     // The name as typed, with the tag it means: what `podman load` and others will call it.
     let name = match reference {
         Reference::Local { name, .. } => format!("{name}:{}", reference.tag_or_latest()),
         _ => reference.to_string(),
     };
-    store.save_archive(&image, &name, out)?;
-    Ok(image.digest)
+    Ok(copy_image(
+        store,
+        &image.descriptor(),
+        &ArchiveTarget::new(out),
+        Some(&name),
+    )?)
 }
 
-/// Reads an OCI archive; its images get their names in it, or `tag`.
+/// Reads an OCI archive; its images get their names in it, or `tag`. An image with several names is copied once.
+///
+/// # Errors
+///
+/// [`ImagesError`]; names that were given by then stay.
 pub fn load(store: &Store, reader: impl Read, tag: Option<&Reference>) -> Result<Vec<(String, Digest)>, ImagesError> {
     tag.map_or(Ok(()), check_name)?;
+    let archive = ArchiveSource::read(store, reader)?;
+    let mut copied = BTreeMap::new();
+    for image in archive.images() {
+        let key = (image.digest, image.size, image.media_type.as_str());
+        if let std::collections::btree_map::Entry::Vacant(entry) = copied.entry(key) {
+            entry.insert(copy_image(&archive, image, store, None)?);
+        }
+    }
     let mut loaded = Vec::new();
-    for (name, digest) in store.load_archive(reader)? {
-        let reference = match (tag, name) {
-            (Some(tag), _) => tag.clone(),
-            (None, Some(name)) => name.parse().map_err(|_| ImagesError::Name { name })?,
-            (None, None) => return Err(ImagesError::Name { name: String::new() }),
+    for image in archive.images() {
+        let Some(digest) = copied.get(&(image.digest, image.size, image.media_type.as_str())) else {
+            continue;
         };
-        store.ensure_snapshot(&store.open_image(&digest)?)?;
-        store.set_ref(&reference, &digest)?;
-        loaded.push((reference.to_string(), digest));
+        let reference = match (tag, name_of(image)) {
+            (Some(tag), _) => tag.clone(),
+            (None, name) => {
+                let name = name.unwrap_or_default();
+                name.parse().map_err(|_| ImagesError::Name { name: name.to_owned() })?
+            }
+        };
+        keep(store, digest, &reference)?;
+        loaded.push((reference.to_string(), *digest));
     }
     Ok(loaded)
 }

@@ -63,7 +63,7 @@ impl BlobWriter {
 }
 
 impl Store {
-    pub(super) fn blob_path(&self, digest: &Digest) -> PathBuf {
+    pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.root.join("blobs/sha256").join(digest.hex())
     }
 

@@ -9,7 +9,7 @@ const CHUNK: usize = 1 << 20;
 
 /// Which side of a copy failed.
 #[derive(Debug)]
-pub(super) enum CopyError {
+pub(crate) enum CopyError {
     /// The source could not be read.
     Read(io::Error),
     /// The copy could not be written.
@@ -17,7 +17,7 @@ pub(super) enum CopyError {
 }
 
 /// Copies `from` to its end; returns how many bytes that were.
-pub(super) fn copy(from: &mut dyn Read, to: &mut dyn Write) -> Result<u64, CopyError> {
+pub(crate) fn copy(from: &mut dyn Read, to: &mut dyn Write) -> Result<u64, CopyError> {
     let mut chunk = vec![0; CHUNK];
     let mut copied = 0;
     loop {

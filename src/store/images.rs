@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::budget::Budget;
 use super::{io_error, Stamp, Store, StoreError};
 use crate::oci::{
-    parse_config, parse_manifest, to_canonical_json, Descriptor, DiffId, Digest, ImageConfig, ImageConfigBody,
-    Manifest, MAX_DOCUMENT_BYTES,
+    media_type, parse_config, parse_manifest, to_canonical_json, Descriptor, DiffId, Digest, ImageConfig,
+    ImageConfigBody, Manifest, MAX_DOCUMENT_BYTES,
 };
 use crate::policy::ExtractionLimits;
 use crate::sys::pool;
@@ -28,6 +28,24 @@ pub struct Image {
     pub manifest_raw: Vec<u8>,
     /// The configuration.
     pub config: ImageConfig,
+}
+
+impl Image {
+    /// The descriptor of its manifest.
+    pub fn descriptor(&self) -> Descriptor {
+        let name = self.manifest.media_type.as_deref().unwrap_or(media_type::MANIFEST);
+        Descriptor::new(name, self.digest, self.manifest_raw.len() as u64)
+    }
+
+    /// Every blob: layers, configuration, manifest.
+    pub fn blobs(&self) -> Vec<Descriptor> {
+        let mut blobs = self.manifest.layers.clone();
+        blobs.push(self.manifest.config.clone());
+        blobs.push(self.descriptor());
+        blobs.sort_by_key(|blob| blob.digest);
+        blobs.dedup_by_key(|blob| blob.digest);
+        blobs
+    }
 }
 
 /// Everything `run` needs of an image whose layers are unpacked.
@@ -113,7 +131,7 @@ impl Store {
     }
 
     /// The snapshot as it is written, whether or not its layers are there.
-    pub(super) fn read_snapshot(&self, digest: &Digest) -> Result<Option<Snapshot>, StoreError> {
+    pub(crate) fn read_snapshot(&self, digest: &Digest) -> Result<Option<Snapshot>, StoreError> {
         let path = self.root.join(snapshot_name(digest));
         match fs::read(&path) {
             Ok(json) => Ok(serde_json::from_slice(&json).ok()),
@@ -200,4 +218,4 @@ fn snapshot_name(digest: &Digest) -> PathBuf {
 
 #[cfg(test)]
 #[path = "images_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -43,16 +43,14 @@ mod collect;
 mod copy;
 mod downloads;
 mod durability;
-mod fault;
-mod images;
+pub(crate) mod fault;
+pub(crate) mod images;
 mod key;
 mod layers;
-mod layout;
 mod listing;
 mod locks;
 mod make;
 mod memo;
-mod oci_archive;
 mod origins;
 mod refs;
 mod scratch;
@@ -66,26 +64,24 @@ use std::time::Duration;
 
 pub use blobs::BlobWriter;
 pub use collect::{GarbageReport, Keep, Patience};
+pub(crate) use copy::{copy, CopyError};
 pub use downloads::{Download, Partial};
 pub use durability::Stamp;
 pub use images::{Image, Snapshot};
 pub use key::{Key, KeyMaker, Step};
 pub use layers::LayerStaging;
-pub use layout::LayoutError;
 pub use locks::{CollectorLock, ExclusiveLock, Flight, Lease, Task};
 pub use make::{ensure_layer, find_layer, BuiltLayer, LayerNote, LayerWanted};
 pub use memo::{Memo, Memos, Roots};
-pub use oci_archive::ArchiveError;
 pub use refs::check_name;
 pub use scratch::{abandon, Beside, Scratch};
 pub use stack::{Found, LastLink, LayerStack};
 
 use crate::archive::tar_reader::TarError;
-use crate::oci::{Descriptor, DiffId, Digest, ParseImageError};
+use crate::oci::{Descriptor, DiffId, Digest, ParseImageError, LAYOUT_VERSION};
 use crate::policy::Kind;
 
 const VERSION: &str = "gantry store 1\n";
-const LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}";
 
 /// A store; cheap to open and to clone, safe to use from several threads and processes at once.
 #[derive(Debug, Clone)]
@@ -300,7 +296,7 @@ impl Store {
             let path = self.root.join(directory);
             fs::create_dir_all(&path).map_err(io_error("make directory", &path))?;
         }
-        self.write_atomically(Path::new("oci-layout"), LAYOUT.as_bytes())?;
+        self.write_atomically(Path::new("oci-layout"), LAYOUT_VERSION.as_bytes())?;
         if !self.root.join("index.json").exists() {
             self.write_index()?;
         }
@@ -320,7 +316,7 @@ impl Store {
 }
 
 /// Turns an I/O error into ours, telling a full disk apart.
-fn io_error<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> StoreError + 'a {
+pub(crate) fn io_error<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> StoreError + 'a {
     move |source| match crate::sys::disk::is_full(&source) {
         true => StoreError::NoSpace {
             action,
@@ -336,7 +332,7 @@ fn io_error<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> S
 }
 
 /// Size and digest of a descriptor against what was seen.
-fn check_descriptor(expected: &Descriptor, digest: Digest, size: u64) -> Result<(), StoreError> {
+pub(crate) fn check_descriptor(expected: &Descriptor, digest: Digest, size: u64) -> Result<(), StoreError> {
     if size != expected.size {
         return Err(StoreError::Size {
             digest: expected.digest,
@@ -354,4 +350,4 @@ fn check_descriptor(expected: &Descriptor, digest: Digest, size: u64) -> Result<
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -12,7 +12,8 @@ use std::process::Command;
 
 use gantry::archive::tar_reader::TarError;
 use gantry::oci::{Digest, ParseImageError};
-use gantry::store::{LayoutError, Store, StoreError};
+use gantry::store::{Store, StoreError};
+use gantry::transfer::{copy_image, Layout, TransferError};
 use serde_json::{json, Value};
 
 use crate::common::{tool, Gantry};
@@ -207,13 +208,13 @@ impl Draft {
 }
 
 /// Which refusal an error is.
-fn variant(error: &LayoutError) -> String {
+fn variant(error: &TransferError) -> String {
     match error {
-        LayoutError::Document { source, .. } => document(source),
-        LayoutError::NotAFile { .. } => "no file".to_owned(),
-        LayoutError::NotFound { .. } => "not found".to_owned(),
-        LayoutError::Store(StoreError::Document { source, .. }) => document(source),
-        LayoutError::Store(StoreError::Layer { source, .. }) => match source {
+        TransferError::Document { source, .. } => document(source),
+        TransferError::NotAFile { .. } => "no file".to_owned(),
+        TransferError::NotFound { .. } => "not found".to_owned(),
+        TransferError::Store(StoreError::Document { source, .. }) => document(source),
+        TransferError::Store(StoreError::Layer { source, .. }) => match source {
             TarError::Compression { .. } => "compression".to_owned(),
             TarError::Limit { what, .. } => format!("limit of {what}"),
             TarError::Entry { .. } => "entry".to_owned(),
@@ -221,10 +222,10 @@ fn variant(error: &LayoutError) -> String {
             TarError::Read(_) => "damaged".to_owned(),
             other => format!("{other:?}"),
         },
-        LayoutError::Store(StoreError::Size { .. }) => "size".to_owned(),
-        LayoutError::Store(StoreError::Digest { .. }) => "digest".to_owned(),
-        LayoutError::Store(StoreError::DiffId { .. }) => "diff id".to_owned(),
-        LayoutError::Io { .. } => "io".to_owned(),
+        TransferError::Store(StoreError::Size { .. }) => "size".to_owned(),
+        TransferError::Store(StoreError::Digest { .. }) => "digest".to_owned(),
+        TransferError::Store(StoreError::DiffId { .. }) => "diff id".to_owned(),
+        TransferError::Io { .. } => "io".to_owned(),
         other => format!("{other:?}"),
     }
 }
@@ -251,11 +252,12 @@ fn chain(error: &dyn Error) -> String {
 }
 
 /// Takes the image `x` of a layout as every command does, and prepares it for a run.
-fn take(layout: &Path) -> Result<(), LayoutError> {
+fn take(layout: &Path) -> Result<(), TransferError> {
     let scratch = tempfile::tempdir().unwrap();
     let store = Store::open(&scratch.path().join("store")).unwrap();
-    let image = store.import_layout(layout, Some("x"))?;
-    store.ensure_snapshot(&image)?;
+    let layout = Layout::new(&store, layout);
+    let digest = copy_image(&layout, &layout.find(Some("x"))?, &store, None)?;
+    store.ensure_snapshot(&store.open_image(&digest)?)?;
     Ok(())
 }
 

@@ -24,7 +24,7 @@ pub fn copy(session: &Session, source: &Reference, destination: &Reference) -> R
 /// Writes an image to an archive, complete or not there; `-` is standard output.
 pub fn save(session: &Session, reference: &Reference, file: &Path) -> Result<u8, CommandError> {
     let digest = if file == Path::new("-") {
-        ops::save(&session.store, reference, io::stdout().lock())?
+        ops::save(&session.store, reference, io::stdout())?
     } else {
         // Nothing stays beside it when we are stopped.
         let temporary = session.store.beside(file)?;

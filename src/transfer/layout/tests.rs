@@ -5,6 +5,8 @@ use std::os::unix::fs::symlink;
 use super::*;
 use crate::store::fault;
 use crate::store::tests::{add_image, store};
+use crate::store::{Image, StoreError};
+use crate::transfer::tests::{pull, push};
 
 /// A store with an image, and a layout that does not exist yet, with a file beside it.
 fn places() -> (tempfile::TempDir, Store, Image, PathBuf, PathBuf) {
@@ -25,7 +27,7 @@ fn tags(layout: &Path) -> Vec<String> {
 fn an_export_keeps_other_images_and_leaves_nothing_else() {
     let (_scratch, store, image, layout, _) = places();
     for tag in ["a", "b", "a"] {
-        store.export_layout(&image, &layout, Some(tag)).unwrap();
+        push(&store, &image, &layout, Some(tag)).unwrap();
     }
     assert_eq!(tags(&layout), ["b", "a"]);
     let count = |path: &Path| fs::read_dir(path).unwrap().count();
@@ -50,26 +52,26 @@ fn an_export_never_writes_through_a_link() {
         };
         fs::create_dir_all(layout.join(link).parent().unwrap()).unwrap();
         symlink(target, layout.join(link)).unwrap();
-        let exported = store.export_layout(&image, &layout, Some("a"));
+        let exported = push(&store, &image, &layout, Some("a"));
         assert_eq!(fs::read(&precious).unwrap(), b"precious", "{link}");
         assert_eq!(fs::read_dir(elsewhere.join("sha256")).unwrap().count(), 0, "{link}");
         assert_eq!(exported.is_err(), is_refused, "{link}: {exported:?}");
         assert!(
             matches!(
                 exported,
-                Ok(()) | Err(LayoutError::NotAFile { .. } | LayoutError::NotADirectory { .. })
+                Ok(()) | Err(TransferError::NotAFile { .. } | TransferError::NotADirectory { .. })
             ),
             "{link}: {exported:?}"
         );
     }
     // A blob that is a link to a file of the right size is replaced as well.
     let (_scratch, store, image, layout, precious) = places();
-    store.export_layout(&image, &layout, Some("a")).unwrap();
+    push(&store, &image, &layout, Some("a")).unwrap();
     let blob = layout.join("blobs/sha256").join(image.digest.hex());
     fs::write(&precious, vec![0; image.manifest_raw.len()]).unwrap();
     fs::remove_file(&blob).unwrap();
     symlink(&precious, &blob).unwrap();
-    store.export_layout(&image, &layout, Some("a")).unwrap();
+    push(&store, &image, &layout, Some("a")).unwrap();
     assert_eq!(fs::read(&precious).unwrap(), vec![0; image.manifest_raw.len()]);
     assert_eq!(fs::read(&blob).unwrap(), image.manifest_raw);
 }
@@ -77,28 +79,28 @@ fn an_export_never_writes_through_a_link() {
 #[test]
 fn an_export_refuses_a_layout_whose_index_cannot_be_read() {
     let (_scratch, store, image, layout, _) = places();
-    store.export_layout(&image, &layout, Some("a")).unwrap();
+    push(&store, &image, &layout, Some("a")).unwrap();
     let index = layout.join("index.json");
     for text in ["", "{", "[]", r#"{"schemaVersion":1,"manifests":[]}"#] {
         fs::write(&index, text).unwrap();
-        let refused = store.export_layout(&image, &layout, Some("b"));
+        let refused = push(&store, &image, &layout, Some("b"));
         assert!(
-            matches!(&refused, Err(LayoutError::Document { path, .. }) if *path == index),
+            matches!(&refused, Err(TransferError::Document { path, .. }) if *path == index),
             "{refused:?}"
         );
         assert_eq!(fs::read_to_string(&index).unwrap(), text);
     }
     fs::remove_file(&index).unwrap();
     fs::create_dir(&index).unwrap();
-    let refused = store.export_layout(&image, &layout, Some("b"));
-    assert!(matches!(refused, Err(LayoutError::NotAFile { .. })), "{refused:?}");
+    let refused = push(&store, &image, &layout, Some("b"));
+    assert!(matches!(refused, Err(TransferError::NotAFile { .. })), "{refused:?}");
     // One that may not be opened is not one that is not there.
     fs::remove_dir(&index).unwrap();
     fs::write(&index, r#"{"schemaVersion":2,"manifests":[]}"#).unwrap();
     fs::set_permissions(&index, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
-    let refused = store.export_layout(&image, &layout, Some("b"));
+    let refused = push(&store, &image, &layout, Some("b"));
     assert!(
-        matches!(refused, Err(LayoutError::Io { action: "open", .. })),
+        matches!(refused, Err(TransferError::Io { action: "open", .. })),
         "{refused:?}"
     );
 }
@@ -115,17 +117,14 @@ fn without_room<T>(errno: Errno, work: impl FnOnce() -> T) -> T {
 
 #[test]
 fn an_import_without_room_names_the_file_of_the_store() {
-    let (_scratch, _store, image, layout, _) = {
-        let places = places();
-        places.1.export_layout(&places.2, &places.3, Some("a")).unwrap();
-        places
-    };
+    let (_scratch, store_of_others, image, layout, _) = places();
+    push(&store_of_others, &image, &layout, Some("a")).unwrap();
     for errno in [Errno::NOSPC, Errno::DQUOT] {
         let (_other_scratch, other) = store();
         let layer = other.blob_path(&image.manifest.layers[0].digest);
-        let failed = without_room(errno, || other.import_layout(&layout, None));
+        let failed = without_room(errno, || pull(&other, &layout, None));
         assert!(
-            matches!(&failed, Err(LayoutError::Store(StoreError::NoSpace { action: "write", path, .. })) if *path == layer),
+            matches!(&failed, Err(TransferError::Store(StoreError::NoSpace { action: "write", path, .. })) if *path == layer),
             "{errno}: {failed:?}"
         );
         assert!(fs::read_dir(other.root().join("tmp")).unwrap().next().is_none());
@@ -136,9 +135,9 @@ fn an_import_without_room_names_the_file_of_the_store() {
 fn an_export_without_room_names_the_file_of_the_layout() {
     for errno in [Errno::NOSPC, Errno::DQUOT] {
         let (_scratch, store, image, layout, _) = places();
-        let failed = without_room(errno, || store.export_layout(&image, &layout, Some("a")));
+        let failed = without_room(errno, || push(&store, &image, &layout, Some("a")));
         assert!(
-            matches!(&failed, Err(LayoutError::Io { action: "write", path, .. }) if path.starts_with(&layout)),
+            matches!(&failed, Err(TransferError::Io { action: "write", path, .. }) if path.starts_with(&layout)),
             "{errno}: {failed:?}"
         );
     }
@@ -150,7 +149,7 @@ fn writers_at_once_lose_no_entry() {
     let names: Vec<String> = (0..16).map(|number| format!("n{number}")).collect();
     std::thread::scope(|scope| {
         for name in &names {
-            scope.spawn(|| store.export_layout(&image, &layout, Some(name)).unwrap());
+            scope.spawn(|| push(&store, &image, &layout, Some(name)).unwrap());
         }
     });
     let mut there = tags(&layout);
@@ -162,12 +161,12 @@ fn writers_at_once_lose_no_entry() {
 #[test]
 fn an_export_refuses_a_layout_of_another_version() {
     let (_scratch, store, image, layout, _) = places();
-    store.export_layout(&image, &layout, Some("a")).unwrap();
+    push(&store, &image, &layout, Some("a")).unwrap();
     let version = layout.join("oci-layout");
     fs::write(&version, r#"{"imageLayoutVersion":"9"}"#).unwrap();
-    let refused = store.export_layout(&image, &layout, Some("b"));
+    let refused = push(&store, &image, &layout, Some("b"));
     assert!(
-        matches!(&refused, Err(LayoutError::Document { path, .. }) if *path == version),
+        matches!(&refused, Err(TransferError::Document { path, .. }) if *path == version),
         "{refused:?}"
     );
     assert_eq!(tags(&layout), ["a"]);

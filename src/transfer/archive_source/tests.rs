@@ -1,9 +1,22 @@
 //! Archives that are small on disk and large in memory.
 
+use std::collections::BTreeMap;
+
 use super::*;
-use crate::oci::{Descriptor, Manifest};
+use crate::oci::{media_type, to_canonical_json, ImageIndex, Manifest, REF_NAME};
 use crate::store::fault;
 use crate::store::tests::{config_of, store};
+use crate::transfer::{copy_image, name_of};
+
+fn load(store: &Store, bytes: &[u8]) -> Result<Vec<(Option<String>, Digest)>, TransferError> {
+    let archive = ArchiveSource::read(store, bytes)?;
+    let images = archive.images().iter();
+    let copied = images.map(|image| {
+        let digest = copy_image(&archive, image, store, None)?;
+        Ok((name_of(image).map(str::to_owned), digest))
+    });
+    copied.collect()
+}
 
 fn entry(path: &str, kind: tar::EntryType, contents: &[u8]) -> Vec<u8> {
     let mut header = tar::Header::new_ustar();
@@ -58,19 +71,19 @@ fn archive(names: &[&str], extra: &[Vec<u8>]) -> (Digest, Vec<u8>) {
 fn an_image_with_many_names_is_read_once() {
     let (_scratch, store) = store();
     let (digest, bytes) = archive(&["a:1", "b:1", "a:2"], &[]);
-    let loaded = store.load_archive(&bytes[..]).unwrap();
+    let loaded = load(&store, &bytes).unwrap();
     let expected = ["a:1", "b:1", "a:2"].map(|name| (Some(name.to_owned()), digest));
     assert_eq!(loaded, expected);
     let (_, many) = archive(&["a:1"; MAX_IMAGES + 1], &[]);
-    let refused = store.load_archive(&many[..]).unwrap_err();
-    assert!(matches!(refused, ArchiveError::TooMany { got: 1001 }), "{refused:?}");
-    assert!(store.load_archive(&archive(&["a:1"; MAX_IMAGES], &[]).1[..]).is_ok());
+    let refused = load(&store, &many).unwrap_err();
+    assert!(matches!(refused, TransferError::TooMany { got: 1001 }), "{refused:?}");
+    assert!(load(&store, &archive(&["a:1"; MAX_IMAGES], &[]).1).is_ok());
 }
 
 fn refusal(extra: &[Vec<u8>]) -> String {
     let (_scratch, store) = store();
-    match store.load_archive(&archive(&["a:1"], extra).1[..]) {
-        Err(ArchiveError::Entry { reason, .. }) => reason.to_owned(),
+    match load(&store, &archive(&["a:1"], extra).1) {
+        Err(TransferError::Entry { reason, .. }) => reason.to_owned(),
         other => panic!("{other:?}"),
     }
 }
@@ -85,7 +98,7 @@ fn extended_headers_are_not_kept_in_memory() {
     }
     for kind in [tar::EntryType::XHeader, tar::EntryType::XGlobalHeader] {
         let time = entry("x", kind, b"20 mtime=1700000000\n");
-        assert!(store().1.load_archive(&archive(&["a:1"], &[time]).1[..]).is_ok());
+        assert!(load(&store().1, &archive(&["a:1"], &[time]).1).is_ok());
         let large = entry("x", kind, &[b'x'; (64 << 10) + 1]);
         assert_eq!(refusal(&[large]), "it is an extended header of more than 64 KiB");
         let renamed = entry("x", kind, b"10 path=x\n");
@@ -112,11 +125,11 @@ fn an_archive_without_room_names_the_file_of_the_store() {
         let (_scratch, store) = store();
         fault::FAIL.set(Some((fault::Step::Bytes, 0)));
         fault::ERRNO.set(Some(errno));
-        let failed = store.load_archive(&bytes[..]);
+        let failed = load(&store, &bytes);
         fault::FAIL.set(None);
         fault::ERRNO.set(None);
         assert!(
-            matches!(&failed, Err(ArchiveError::Store(StoreError::NoSpace { path, .. })) if path.starts_with(store.root())),
+            matches!(&failed, Err(TransferError::Store(StoreError::NoSpace { path, .. })) if path.starts_with(store.root())),
             "{errno}: {failed:?}"
         );
     }

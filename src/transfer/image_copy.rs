@@ -1,0 +1,134 @@
+//! The one loop that moves an image: `pull`, `push`, `copy`, `save` and `load` are this between two places.
+//!
+//! Everything a stranger wrote is checked here, whatever place it lies in: size and digest of each blob while it is read,
+//! the documents by themselves and against each other, and that a layer is packed as its media type says. What a layer
+//! unpacks to is found out by whoever unpacks it.
+
+use std::io::Read;
+use std::path::Path;
+
+use super::peer::{Destination, Documents, Incoming, Source};
+use super::TransferError;
+use crate::archive::tar_reader::check_compression;
+use crate::oci::{
+    media_type, parse_config, parse_index, parse_manifest, Compression, Descriptor, Digest, ParseImageError,
+    MAX_DOCUMENT_BYTES,
+};
+use crate::store::{check_descriptor, StoreError};
+
+/// Indexes inside indexes: one level is common, more is a maze.
+const MAX_INDEX_DEPTH: usize = 4;
+
+/// Copies the image that `wanted` leads to, and calls it `name` there; returns the digest of its manifest.
+///
+/// Of an index the image for linux/amd64 is copied. Layers that are there already are not written again, but `from` has to
+/// show that it has them.
+///
+/// # Errors
+///
+/// [`TransferError`]; blobs that were complete by then stay at the destination, but neither manifest nor name.
+pub fn copy_image(
+    from: &dyn Source,
+    wanted: &Descriptor,
+    to: &dyn Destination,
+    name: Option<&str>,
+) -> Result<Digest, TransferError> {
+    let image = read_documents(from, wanted, 0)?;
+    to.begin(&image)?;
+    for layer in image.layers() {
+        copy_layer(from, layer, to)?;
+    }
+    to.finish(&image, name)?;
+    Ok(image.descriptor.digest)
+}
+
+fn copy_layer(from: &dyn Source, layer: &Descriptor, to: &dyn Destination) -> Result<(), TransferError> {
+    let place = from.place(&layer.digest);
+    let compression = Compression::of_layer(layer).map_err(|source| TransferError::Document {
+        path: place.clone(),
+        source,
+    })?;
+    let mut incoming = Incoming::new(layer, from.open(layer)?, place);
+    let start = incoming.peek(Compression::MAGIC)?;
+    check_compression(compression, &start).map_err(|source| StoreError::Layer {
+        digest: layer.digest,
+        source,
+    })?;
+    match to.has(layer)? {
+        true => from.prove(layer),
+        false => to.put(layer, &mut incoming),
+    }
+}
+
+/// Reads and checks manifest and configuration.
+fn read_documents(from: &dyn Source, wanted: &Descriptor, depth: usize) -> Result<Documents, TransferError> {
+    let path = from.place(&wanted.digest);
+    let manifest_raw = read_document(from, "manifest", wanted)?;
+    let refused = |source| TransferError::Document {
+        path: path.clone(),
+        source,
+    };
+    let missing = |reason: String| TransferError::NotFound {
+        path: path.clone(),
+        reason,
+    };
+    if media_type::is_index(&wanted.media_type) {
+        if depth >= MAX_INDEX_DEPTH {
+            return Err(missing("indexes are nested too deep".to_owned()));
+        }
+        let index = parse_index(&manifest_raw).map_err(refused)?;
+        let ours = index.manifests.iter().find(|manifest| {
+            let platform = manifest.platform.as_ref();
+            platform.is_none_or(|platform| platform.os == "linux" && platform.architecture == "amd64")
+        });
+        let ours = ours.ok_or_else(|| missing("its index has no image for linux/amd64".to_owned()))?;
+        return read_documents(from, ours, depth + 1);
+    }
+    if !media_type::is_manifest(&wanted.media_type) {
+        let reason = format!(
+            "what is there has the media type {:?}, which is no image",
+            wanted.media_type
+        );
+        return Err(missing(reason));
+    }
+    let manifest = parse_manifest(&manifest_raw).map_err(refused)?;
+    let config_raw = read_document(from, "image config", &manifest.config)?;
+    let config = parse_config(&config_raw, &manifest).map_err(|source| TransferError::Document {
+        path: from.place(&manifest.config.digest),
+        source,
+    })?;
+    // As the manifest says itself: what the place says may be another name for it.
+    let name = manifest.media_type.as_deref().unwrap_or(&wanted.media_type);
+    Ok(Documents {
+        descriptor: Descriptor::new(name, wanted.digest, wanted.size),
+        manifest,
+        manifest_raw,
+        config,
+        config_raw,
+    })
+}
+
+/// A document of at most 4 MiB that is what its descriptor says.
+fn read_document(from: &dyn Source, document: &'static str, descriptor: &Descriptor) -> Result<Vec<u8>, TransferError> {
+    let path = from.place(&descriptor.digest);
+    let size = descriptor.size;
+    if size > MAX_DOCUMENT_BYTES {
+        let source = ParseImageError::TooLarge { document, size };
+        return Err(TransferError::Document { path, source });
+    }
+    let bytes = read_small(&mut *from.open(descriptor)?, &path)?;
+    check_descriptor(descriptor, Digest::of(&bytes), bytes.len() as u64)?;
+    Ok(bytes)
+}
+
+/// The beginning of what `reader` gives: one byte more than the largest document.
+pub(super) fn read_small(reader: &mut dyn Read, path: &Path) -> Result<Vec<u8>, TransferError> {
+    let mut bytes = Vec::new();
+    let read = reader.take(MAX_DOCUMENT_BYTES + 1).read_to_end(&mut bytes);
+    read.map_err(|source| TransferError::Io {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(bytes)
+}

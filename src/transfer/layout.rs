@@ -1,0 +1,236 @@
+//! An OCI image layout on disk as a place of images (OCI image specification, "Image Layout").
+//!
+//! A layout is somebody else's directory: files are opened without following links and without waiting on a pipe, and must
+//! be regular. Files are written under a new random name and renamed, so that no link that lies there leads a write out
+//! of it; what a killed gantry leaves is swept. The index is others' too: see [`put_in_index`].
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{flock, FlockOperation, OFlags};
+use rustix::io::Errno;
+
+use super::error::PATIENCE;
+use super::image_copy::read_small;
+use super::named::choose;
+use super::peer::{Destination, Documents, Incoming, Source};
+use super::TransferError;
+use crate::oci::{parse_index, parse_layout_version, put_in_index, Descriptor, Digest, LAYOUT_VERSION, REF_NAME};
+use crate::store::Store;
+
+/// Between two tries to lock the directory.
+const BETWEEN: Duration = Duration::from_millis(10);
+
+/// An image layout.
+#[derive(Debug)]
+pub struct Layout<'a> {
+    directory: &'a Path,
+    /// Sweeps what a killed process was writing here.
+    store: &'a Store,
+}
+
+impl<'a> Layout<'a> {
+    /// The layout in `directory`, which is made when something is copied into it.
+    pub fn new(store: &'a Store, directory: &'a Path) -> Self {
+        Self { directory, store }
+    }
+
+    /// What the index says of the image called `name`; without a name, of the only one.
+    ///
+    /// # Errors
+    ///
+    /// [`TransferError::NotFound`] with the names there are; an error of the two documents.
+    pub fn find(&self, name: Option<&str>) -> Result<Descriptor, TransferError> {
+        let path = self.directory.join("oci-layout");
+        let version = read_small(&mut open_plain(&path)?, &path)?;
+        parse_layout_version(&version).map_err(|source| TransferError::Document { path, source })?;
+        let path = self.directory.join("index.json");
+        let index = parse_index(&read_small(&mut open_plain(&path)?, &path)?);
+        let index = index.map_err(|source| TransferError::Document { path, source })?;
+        choose(&index, name).map_err(|reason| TransferError::NotFound {
+            path: self.directory.to_owned(),
+            reason,
+        })
+    }
+
+    /// The index with an entry for the image, other entries and fields as they are.
+    fn index_with(&self, image: &Documents, name: Option<&str>) -> Result<Vec<u8>, TransferError> {
+        let mut entry = image.descriptor.clone();
+        let name = name.map(|name| (REF_NAME.to_owned(), name.to_owned()));
+        entry.annotations.extend(name);
+        let path = self.directory.join("index.json");
+        let there = read_document(&path)?;
+        put_in_index(there.as_deref(), &entry).map_err(|source| TransferError::Document { path, source })
+    }
+
+    /// Whether the layout says its version already. A link that lies there is as good as nothing and is replaced.
+    fn has_version(&self) -> Result<bool, TransferError> {
+        let path = self.directory.join("oci-layout");
+        match read_document(&path) {
+            Err(TransferError::NotAFile { .. }) | Ok(None) => Ok(false),
+            Ok(Some(raw)) => parse_layout_version(&raw)
+                .map(|()| true)
+                .map_err(|source| TransferError::Document { path, source }),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn blob(&self, digest: &Digest) -> PathBuf {
+        self.directory.join("blobs/sha256").join(digest.hex())
+    }
+
+    /// Puts what `fill` writes in the place of `target`, all of it or nothing.
+    fn replace(
+        &self,
+        target: &Path,
+        fill: impl FnOnce(&mut File) -> Result<(), TransferError>,
+    ) -> Result<(), TransferError> {
+        let error = |source| TransferError::Io {
+            action: "write",
+            path: target.to_owned(),
+            source,
+        };
+        let temporary = self.store.beside(target)?;
+        // Fails where anything lies already, a link as well.
+        let mut file = File::create_new(temporary.path()).map_err(error)?;
+        fill(&mut file)?;
+        fs::rename(temporary.path(), target).map_err(error)
+    }
+
+    fn write(&self, target: &Path, bytes: &[u8]) -> Result<(), TransferError> {
+        self.replace(target, |out| {
+            out.write_all(bytes).map_err(|source| TransferError::Io {
+                action: "write",
+                path: target.to_owned(),
+                source,
+            })
+        })
+    }
+
+    fn write_document(&self, digest: &Digest, bytes: &[u8]) -> Result<(), TransferError> {
+        match has_file(&self.blob(digest), bytes.len() as u64) {
+            true => Ok(()),
+            false => self.write(&self.blob(digest), bytes),
+        }
+    }
+
+    /// Keeps other gantry processes from replacing the index between our reading and our writing it.
+    ///
+    /// It is the directory that is locked, so that no file is left behind that no layout has. A file system without locks
+    /// (some network ones) has none here. Nothing else is waited for while it is held.
+    fn lock(&self) -> Result<File, TransferError> {
+        let failed = |source| TransferError::Io {
+            action: "lock",
+            path: self.directory.to_owned(),
+            source,
+        };
+        let file = File::open(self.directory).map_err(failed)?;
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) if Instant::now() >= until => {
+                    return Err(TransferError::Busy {
+                        path: self.directory.to_owned(),
+                    });
+                }
+                Err(Errno::WOULDBLOCK) => std::thread::sleep(BETWEEN),
+                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOLCK | Errno::BADF | Errno::NOSYS) => return Ok(file),
+                Err(errno) => return Err(failed(errno.into())),
+            }
+        }
+    }
+}
+
+impl Source for Layout<'_> {
+    fn open(&self, blob: &Descriptor) -> Result<Box<dyn Read + '_>, TransferError> {
+        Ok(Box::new(open_plain(&self.blob(&blob.digest))?))
+    }
+
+    fn place(&self, digest: &Digest) -> PathBuf {
+        self.blob(digest)
+    }
+}
+
+impl Destination for Layout<'_> {
+    /// An index that cannot be read is somebody's all the same: the layout is refused and stays as it is.
+    fn begin(&self, image: &Documents) -> Result<(), TransferError> {
+        self.index_with(image, None)?;
+        self.has_version()?;
+        let folder = self.directory.join("blobs/sha256");
+        fs::create_dir_all(&folder).map_err(|source| TransferError::Io {
+            action: "make directory",
+            path: folder.clone(),
+            source,
+        })?;
+        for path in [self.directory.join("blobs"), folder] {
+            if !fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir()) {
+                return Err(TransferError::NotADirectory { path });
+            }
+        }
+        Ok(())
+    }
+
+    fn has(&self, layer: &Descriptor) -> Result<bool, TransferError> {
+        Ok(has_file(&self.blob(&layer.digest), layer.size))
+    }
+
+    fn put(&self, layer: &Descriptor, incoming: &mut Incoming<'_>) -> Result<(), TransferError> {
+        let target = self.blob(&layer.digest);
+        self.replace(&target, |out| {
+            incoming.verify_into(out, &|source| TransferError::Io {
+                action: "write",
+                path: target.clone(),
+                source,
+            })
+        })
+    }
+
+    fn finish(&self, image: &Documents, name: Option<&str>) -> Result<(), TransferError> {
+        self.write_document(&image.manifest.config.digest, &image.config_raw)?;
+        self.write_document(&image.descriptor.digest, &image.manifest_raw)?;
+        if !self.has_version()? {
+            self.write(&self.directory.join("oci-layout"), LAYOUT_VERSION.as_bytes())?;
+        }
+        let _alone = self.lock()?;
+        self.write(&self.directory.join("index.json"), &self.index_with(image, name)?)
+    }
+}
+
+/// Whether a regular file of that size is there. Blobs are renamed into their place when they are complete.
+fn has_file(path: &Path, size: u64) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() == size)
+}
+
+/// A document of the layout, if it is there.
+fn read_document(path: &Path) -> Result<Option<Vec<u8>>, TransferError> {
+    match open_plain(path) {
+        Err(TransferError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        file => read_small(&mut file?, path).map(Some),
+    }
+}
+
+fn open_plain(path: &Path) -> Result<File, TransferError> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let error = |source| TransferError::Io {
+        action: "open",
+        path: path.to_owned(),
+        source,
+    };
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    // A link, of which nothing more is wanted to be known.
+    let is_link = |error: &io::Error| Errno::from_io_error(error) == Some(Errno::LOOP);
+    if file.as_ref().is_err_and(is_link) {
+        return Err(TransferError::NotAFile { path: path.to_owned() });
+    }
+    let file = file.map_err(error)?;
+    if file.metadata().map_err(error)?.is_file() {
+        return Ok(file);
+    }
+    Err(TransferError::NotAFile { path: path.to_owned() })
+}
+
+#[cfg(test)]
+mod tests;
