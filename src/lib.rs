@@ -18,6 +18,8 @@ pub mod base;
 pub mod build;
 pub mod cli;
 pub mod config;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod journal;
 pub mod net;
 pub mod oci;

@@ -26,9 +26,9 @@ mod bundle;
 mod error;
 mod inside;
 mod launch;
-mod orders;
+pub(crate) mod orders;
 mod outside;
-mod wire;
+pub(crate) mod wire;
 
 pub use bundle::{Bundle, Place, Purpose, Secret};
 pub use error::SandboxError;
