@@ -383,3 +383,78 @@ fn one_name_is_one_thing() {
     }
     judge("names of two things", &wrong);
 }
+
+/// The documents of this repository: those beside `Cargo.toml`, and `docs/`.
+fn documents() -> Vec<(String, String)> {
+    let top = top();
+    let mut found = Vec::new();
+    for folder in [top.clone(), top.join("docs")] {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                let name = path.strip_prefix(&top).unwrap().display().to_string();
+                found.push((name, fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    assert!(found.len() > 5, "only {} documents found", found.len());
+    found
+}
+
+/// Whether `text` in backticks is a path of this repository: it begins with one of its folders, or ends as source does.
+fn is_path(text: &str) -> bool {
+    let plain = text
+        .chars()
+        .all(|character| character.is_ascii_alphanumeric() || "/._-".contains(character));
+    let folders = [
+        "src/",
+        "tests/",
+        "scripts/",
+        "docs/",
+        "benches/",
+        "fuzz/",
+        "rootfs/",
+        "seccomp/",
+        "examples/",
+        ".ci/",
+    ];
+    plain && (folders.iter().any(|folder| text.starts_with(folder)) || (text.contains('/') && text.ends_with(".rs")))
+}
+
+/// A path is below the top, or below `src` where the text is about modules; a link is beside its document.
+#[test]
+fn documents_name_files_that_exist() {
+    let top = top();
+    let mut wrong = Vec::new();
+    for (name, text) in documents() {
+        // Every other part lies between backticks.
+        for path in text.split('`').skip(1).step_by(2).filter(|path| is_path(path)) {
+            if !top.join(path).exists() && !top.join("src").join(path).exists() {
+                wrong.push(format!("{name}: {path}"));
+            }
+        }
+        for link in text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split([')', '#']).next())
+        {
+            let from = top.join(&name).parent().unwrap().join(link);
+            if !link.is_empty() && !link.contains(':') && !from.exists() {
+                wrong.push(format!("{name}: {link}"));
+            }
+        }
+    }
+    judge("paths in documents", &wrong);
+}
+
+#[test]
+fn the_table_of_decisions_has_each_of_them() {
+    let text = fs::read_to_string(top().join("docs/decisions.md")).unwrap();
+    let heads: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+    let rows: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("| 2"))
+        .filter_map(|line| line.trim_end_matches(" |").rsplit(" | ").next())
+        .collect();
+    assert_eq!(rows, heads, "the table on top of docs/decisions.md");
+}
