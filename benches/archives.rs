@@ -191,12 +191,22 @@ fn one_file(gantries: &[Gantry], scratch: &Path, layout: &Path, report: &mut Rep
             })
         })
         .collect();
-    turns.push(Turn::new("tar -x", move |round| {
+    let layers = layers(layout);
+    turns.push(Turn::new("tar -x, twice", move |round| {
+        // The file, and then the layers: after `load` an image can be run.
         let directory = scratch.join(format!("whole-{round}"));
+        let unpack = layers.iter().map(|layer| {
+            format!(
+                "gzip -dc <{layer} | tar --no-same-owner -C {}/root -xf -",
+                directory.display()
+            )
+        });
+        let unpack: Vec<String> = unpack.collect();
         shell(&format!(
-            "mkdir {0} && tar -C {0} -xf {1}",
+            "set -e; mkdir -p {0}/root; tar -C {0} -xf {1}; {2}",
             directory.display(),
-            whole.display()
+            whole.display(),
+            unpack.join("; ")
         ))
     }));
     report.row(

@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034 # the lists of packages are for those that source this
 # Shared by the scripts of this folder; sourced, not run.
 #
 # Rootless software that is only ever tried as root hides its bugs. So every script, when started as root, installs
@@ -12,7 +13,7 @@ readonly DEV_USER=gantry-dev
 readonly BUILD_PACKAGES="gcc libc6-dev ca-certificates python3 python3-pip gpgv git tar util-linux"
 readonly RUST_PACKAGES="cargo-web rustc-web"
 # What the tests compare gantry with, and check its images with.
-readonly TEST_PACKAGES="rust-web-clippy rustfmt-web docker-registry skopeo umoci podman uidmap bubblewrap strace iproute2 gpg gpg-agent gpgconf"
+readonly TEST_PACKAGES="rust-web-clippy rustfmt-web shellcheck docker-registry skopeo umoci podman uidmap bubblewrap strace iproute2 gpg gpg-agent gpgconf"
 readonly BENCH_PACKAGES="bubblewrap umoci skopeo gzip zstd"
 # User-Mode Linux, and what makes a root file system for it without root.
 readonly LIMITS_PACKAGES="user-mode-linux mmdebstrap uidmap fakeroot e2fsprogs"
@@ -100,6 +101,42 @@ prepare() {
         say "Install the above, or run this script once as root: it installs them and goes on as user $DEV_USER."
         exit 1
     fi
+}
+
+# stage NAME COMMAND...: runs a command and keeps how long it took; print_stages makes a table of them.
+STAGES=()
+stage() {
+    local name=$1 started=$SECONDS status=0
+    shift
+    say "==> $name"
+    "$@" || status=$?
+    STAGES+=("$(printf '%-42s %4d s%s' "$name" $((SECONDS - started)) "$([ $status -eq 0 ] || echo '  FAILED')")")
+    return $status
+}
+
+print_stages() {
+    say ""
+    printf '%s\n' "${STAGES[@]}" >&2
+    printf '%-42s %4d s\n' "in all" "$SECONDS" >&2
+}
+
+# The checks of everything that is not a test.
+check_format() { cargo fmt --check; }
+check_lints() { cargo clippy --locked --quiet --all-targets -- -D warnings; }
+check_documents() {
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --no-deps --lib --document-private-items
+}
+
+# What is written in shell and in Python. ruff comes from the package index once, into the build directory.
+readonly RUFF=0.14.0
+check_scripts() {
+    local tools=${CARGO_TARGET_DIR:-$TOP/target}/tools-$RUFF
+    shellcheck --severity=warning --external-sources \
+        .ci/run scripts/* tests/limits/bed tests/limits/rootfs tests/it/egress/internet.sh || return
+    if [ ! -x "$tools/bin/ruff" ]; then
+        python3 -m pip install --quiet --disable-pip-version-check --no-deps --target "$tools" "ruff==$RUFF" || return
+    fi
+    "$tools/bin/ruff" check --quiet .
 }
 
 # binary [PROFILE]: the binary of this checkout, the release build unless told otherwise.

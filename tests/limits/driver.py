@@ -189,7 +189,10 @@ def the_limits_are_those_in_the_cgroup():
     with Running(["--memory", "100M", "--pids", "17", "--cpus", "0.3"], "hold", "nothing"):
         cgroups = [path for path in run_cgroups() if (path / "cgroup.procs").read_text()]
         check(len(cgroups) == 1, f"cgroups with processes during one run: {cgroups}")
-        read = lambda name: (cgroups[0] / name).read_text().strip()
+
+        def read(name):
+            return (cgroups[0] / name).read_text().strip()
+
         got = {name: read(name) for name in want}
         check(got == want, f"limits are {got}")
         # The trusted init of the sandbox is one process more.

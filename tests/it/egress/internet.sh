@@ -8,7 +8,7 @@ set -eu
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 here=$(dirname "$0") dir=$1
 shift
-far= near=
+far='' near=''
 trap 'kill $far $near 2>/dev/null || true' EXIT
 mkfifo "$dir/far.ready" "$dir/near.ready"
 : >"$dir/far"
