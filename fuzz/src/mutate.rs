@@ -197,10 +197,15 @@ impl Mutator {
         let length = 1 << self.below(10);
         let end = (at + length).min(input.len());
         match self.below(11) {
-            0 => self.set(input, at, &[1 << self.below(8)], true),
+            0 => {
+                let bit = 1 << self.below(8);
+                if let Some(place) = input.get_mut(at) {
+                    *place ^= bit;
+                }
+            }
             1 => {
                 let byte = self.random() as u8;
-                self.set(input, at, &[byte], false);
+                set(input, at, &[byte]);
             }
             2 => {
                 input.drain(at..end);
@@ -226,7 +231,7 @@ impl Mutator {
                 } else {
                     &bytes[8 - width..]
                 };
-                self.set(input, at, bytes, false);
+                set(input, at, bytes);
             }
             7 => {
                 // A digit in text, as sizes of tar, ar and JSON are.
@@ -240,7 +245,7 @@ impl Mutator {
                 if self.below(2) == 0 {
                     input.splice(at..at, word.iter().copied());
                 } else {
-                    self.set(input, at, word, false);
+                    set(input, at, word);
                 }
             }
             _ => {
@@ -256,11 +261,11 @@ impl Mutator {
             }
         }
     }
+}
 
-    fn set(&mut self, input: &mut [u8], at: usize, bytes: &[u8], flip: bool) {
-        for (place, byte) in input.iter_mut().skip(at).zip(bytes) {
-            *place = if flip { *place ^ byte } else { *byte };
-        }
+fn set(input: &mut [u8], at: usize, bytes: &[u8]) {
+    for (place, byte) in input.iter_mut().skip(at).zip(bytes) {
+        *place = *byte;
     }
 }
 
