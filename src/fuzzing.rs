@@ -9,12 +9,11 @@ use std::os::unix::net::UnixStream;
 use crate::archive::tar_reader::{read_layer, Change};
 use crate::archive::zip::Zip;
 use crate::archive::{check_path, deb};
-use crate::build::elf;
-use crate::build::function::{Function, SourceFile};
-use crate::build::requirements::Requirements;
 use crate::oci::{parse_config, parse_index, parse_manifest, to_canonical_json, Compression, DiffId, Reference};
 use crate::policy::ExtractionLimits;
-use crate::sandbox::wire;
+use crate::python::elf;
+use crate::python::requirements::Requirements;
+use crate::sandbox::{orders, wire};
 
 /// A name, and what reads the bytes.
 pub type Target = (&'static str, fn(&[u8]));
@@ -147,16 +146,11 @@ pub fn reference(bytes: &[u8]) {
 /// Requirements and, after a NUL, a file that they may include: what is accepted is accepted again, unchanged.
 pub fn requirements(bytes: &[u8]) {
     let mut parts = bytes.splitn(2, |byte| *byte == 0);
-    let file = |path: &str, contents: &[u8]| SourceFile {
-        path: path.to_owned(),
-        executable: false,
-        contents: contents.to_vec(),
-    };
     let read = |top: &[u8], included: &[u8]| {
-        let files = vec![file("included.txt", included), file("requirements.txt", top)];
-        Requirements::read(&Function {
-            files,
-            ..Function::default()
+        Requirements::read(&|path| match path {
+            "requirements.txt" => Some(top),
+            "included.txt" => Some(included),
+            _ => None,
         })
     };
     let (top, included) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
@@ -182,8 +176,9 @@ pub fn wire_frames(bytes: &[u8]) {
     while let Ok(frame) = wire::receive(&mut rest) {
         let is_end = matches!(frame, wire::Frame::End);
         if let wire::Frame::Json(json) = &frame {
-            let _ = serde_json::from_slice::<wire::Orders>(json);
-            let _ = serde_json::from_slice::<wire::Report>(json);
+            let _ = serde_json::from_slice::<orders::RoomOrders>(json);
+            let _ = serde_json::from_slice::<orders::WorkOrders>(json);
+            let _ = serde_json::from_slice::<orders::Report>(json);
         }
         at_once.push(format!("{frame:?}"));
         if is_end {

@@ -429,5 +429,4 @@ pub(crate) mod fixture {
 }
 
 #[cfg(test)]
-#[path = "deb_tests.rs"]
 mod tests;

@@ -6,8 +6,7 @@
 //! trailing padding included, so the stream is always read to its end. What an entry may be follows the OCI image
 //! specification ("Image Layer Filesystem Changeset").
 //!
-//! **The end.** Writers that never close their archive leave out the two zero blocks, and the padding of the last file too
-//! (Go's `archive/tar`, and with it umoci). Such an archive is complete; one that ends within a header or a file is not.
+//! An archive without its two zero blocks, or the last padding (umoci), is complete; one cut within an entry is not.
 
 use std::io::{self, BufReader, Read};
 
@@ -598,5 +597,4 @@ fn read_up_to(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 #[cfg(test)]
-#[path = "tar_reader_tests.rs"]
 mod tests;

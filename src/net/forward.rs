@@ -234,5 +234,4 @@ async fn reach<W: World>(to: &HostPort, world: &W) -> Result<TcpStream, Unreache
 }
 
 #[cfg(test)]
-#[path = "forward_tests.rs"]
 mod tests;

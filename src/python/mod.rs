@@ -10,7 +10,7 @@
 pub mod bytecode;
 pub mod choose;
 pub mod compile;
-mod elf;
+pub(crate) mod elf;
 pub mod layers;
 pub mod libraries;
 mod overlap;

@@ -33,9 +33,9 @@ pub enum Side {
     Sandbox,
     /// The user of the tests.
     Host,
-    /// The same user as root of namespaces of its own, where the kernel wants a capability before it looks further.
+    /// This user as root of namespaces of its own, where the kernel wants a capability before it looks further.
     Root,
-    /// The same, with a range of ids: the only way to `setgroups`.
+    /// Root of namespaces of its own with a range of ids: the only way to `setgroups`.
     Ids,
 }
 

@@ -47,7 +47,7 @@ fn scene(options: &[&str], words: &[&str]) -> (Done, Value) {
     shared().run_with_outcome(&args)
 }
 
-/// The same scene outside: the positive twin.
+/// A scene outside the sandbox, where it must work: the positive twin.
 fn twin(words: &[&str]) -> (tempfile::TempDir, Command) {
     let app = directory();
     let mut command = Command::new("/usr/bin/python3");

@@ -101,7 +101,7 @@ impl Gantry {
         self.gantry(all)
     }
 
-    /// The same, returning the outcome as well.
+    /// Runs gantry with a report and returns the outcome in it as well.
     pub fn run_with_outcome(&self, args: &[&str]) -> (Done, Value) {
         let scratch = tempfile::tempdir().unwrap();
         let report = scratch.path().join("outcome.json");
