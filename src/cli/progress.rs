@@ -1,6 +1,5 @@
 //! Reports progress on standard error: a bar on a terminal, plain lines elsewhere.
 
-use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -14,8 +13,6 @@ use crate::progress::Progress;
 pub struct Narrator {
     bar: Option<ProgressBar>,
     last: Mutex<(u64, u64)>,
-    warnings: Mutex<Vec<String>>,
-    seconds: Mutex<BTreeMap<&'static str, f64>>,
 }
 
 impl Narrator {
@@ -31,8 +28,6 @@ impl Narrator {
         Self {
             bar,
             last: Mutex::default(),
-            warnings: Mutex::default(),
-            seconds: Mutex::default(),
         }
     }
 
@@ -87,14 +82,8 @@ impl Progress for Narrator {
 
     fn warn(&self, text: &str) {
         self.line(&format!("warning: {}", escape(text)));
-        if let Ok(mut warnings) = self.warnings.lock() {
-            warnings.push(text.to_owned());
-        }
     }
 
-    fn spent(&self, stage: &'static str, time: Duration) {
-        if let Ok(mut seconds) = self.seconds.lock() {
-            *seconds.entry(stage).or_default() += time.as_secs_f64();
-        }
-    }
+    // Times are for reports, whose `progress::Recorder` keeps them.
+    fn spent(&self, _: &'static str, _: Duration) {}
 }
