@@ -195,7 +195,7 @@ fn grow_old(world: &World, resolved: Option<u64>) {
     for entry in fs::read_dir(world.gantry.root.join("memo/lock")).unwrap() {
         let path = entry.unwrap().path();
         let mut lock: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        let fields = lock.as_object_mut().unwrap();
+        let fields = lock["value"].as_object_mut().unwrap();
         fields.remove("resolved").unwrap();
         fields.extend(resolved.map(|seconds| ("resolved".to_owned(), seconds.into())));
         fs::write(&path, lock.to_string()).unwrap();
