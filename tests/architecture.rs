@@ -61,7 +61,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("flate2", &["archive"]),
     ("zstd", &["archive"]),
     ("ar", &["archive"]),
-    ("tar", &["archive", "transfer"]),
+    ("tar", &["archive", "store", "transfer"]),
     ("toml", &["config", "python", "base"]),
     ("pep440_rs", &["python"]),
     ("pep508_rs", &["python"]),

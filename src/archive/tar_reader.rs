@@ -10,6 +10,7 @@
 
 use std::io::{self, BufReader, Read};
 
+use super::ending::{Ending, Place};
 use super::path::{check_foreign_path, PathProblem, WHITEOUT};
 use crate::oci::{Compression, DiffId, Hasher};
 use crate::policy::{ExtractionLimits, Kind};
@@ -255,41 +256,6 @@ pub fn check_compression(said: Compression, start: &[u8]) -> Result<(), TarError
         return Ok(());
     }
     Err(TarError::Compression { said, got })
-}
-
-/// How far an archive was read.
-#[derive(Default)]
-struct Place {
-    position: std::cell::Cell<u64>,
-    /// Where the padding of the last entry that was read whole ends.
-    complete_at: std::cell::Cell<u64>,
-}
-
-impl Place {
-    /// Notes that the contents of an entry end at `end`, and whether they are there.
-    fn is_complete(&self, end: u64) -> bool {
-        self.complete_at.set(end.next_multiple_of(BLOCK as u64));
-        self.position.get() >= end
-    }
-}
-
-/// Supplies the padding that the last file of an unclosed archive lacks.
-struct Ending<'c, R> {
-    inner: R,
-    place: &'c Place,
-}
-
-impl<R: Read> Read for Ending<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut count = self.inner.read(buffer)?;
-        if count == 0 {
-            let missing = self.place.complete_at.get().saturating_sub(self.place.position.get());
-            count = buffer.len().min(usize::try_from(missing).unwrap_or_default());
-            buffer.iter_mut().take(count).for_each(|byte| *byte = 0);
-        }
-        self.place.position.set(self.place.position.get() + count as u64);
-        Ok(count)
-    }
 }
 
 /// What extended headers said about the next entry.

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
+use super::config_body::{check_process, ImageConfigBody};
 use super::document::{check, parse};
-use super::process::{check_process, ImageConfigBody};
 use super::{media_type, Compression, Descriptor, DiffId, ParseImageError};
 
 /// Most layers in an image: Docker and containers/storage stop at 127.

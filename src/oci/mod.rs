@@ -3,15 +3,16 @@
 //! Everything here is an immutable value; parsing validates, printing is the inverse of parsing.
 
 mod compression;
+mod config_body;
 mod descriptor;
 mod digest;
 mod document;
 mod image;
-mod process;
 mod reference;
 mod shared_index;
 
 pub use compression::Compression;
+pub use config_body::ImageConfigBody;
 pub use descriptor::{media_type, Descriptor, REF_NAME};
 pub use digest::{DiffId, Digest, Hashed, Hasher, ParseDigestError};
 pub use document::{to_canonical_json, ParseImageError, MAX_DOCUMENT_BYTES};
@@ -19,6 +20,5 @@ pub use image::{
     parse_config, parse_index, parse_layout_version, parse_manifest, ImageConfig, ImageIndex, Manifest, RootFs,
     LAYOUT_VERSION, MAX_LAYERS,
 };
-pub use process::ImageConfigBody;
 pub use reference::{ParseReferenceError, Reference};
 pub use shared_index::put_in_index;
