@@ -84,10 +84,6 @@ const SHARED_NAMES: &[(&str, &str)] = &[
         "output",
         "what the command line prints, and what a function leaves in `/output`",
     ),
-    (
-        "process",
-        "the process of an image's configuration, and those of the kernel",
-    ),
     ("progress", "the trait, and what prints it"),
 ];
 
