@@ -12,6 +12,103 @@
 //! 1 archive  tar, gzip, zstd, zip, deb   net  HTTP   journal  events   config  file + environment -> values
 //! 0 oci      vocabulary   policy  limits and kinds as data   progress   sys  the kernel edge, all unsafe
 //! ```
+//!
+//! # Use from code
+//!
+//! Every operation takes a [`store::Store`] and returns a value; errors say their [`policy::Kind`]. A function becomes an
+//! image by [`ops::build`]:
+//!
+//! ```no_run
+//! use std::collections::BTreeSet;
+//! use gantry::base::default_variant;
+//! use gantry::build::image::Created;
+//! use gantry::config::{Config, Environment};
+//! use gantry::ops::{self, BuildRequest};
+//! use gantry::progress::Silent;
+//! use gantry::python::resolve::LOCK_AGE;
+//! use gantry::store::Store;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let environment = Environment::read();
+//! let config = Config::load(None, &environment)?;
+//! let store = Store::open("/var/lib/gantry".as_ref())?;
+//! let request = BuildRequest {
+//!     directory: "examples/beam".into(),
+//!     tag: Some("beam:1".parse()?),
+//!     base: default_variant().to_owned(),
+//!     python: "3.11".to_owned(),
+//!     labels: Vec::new(),
+//!     allow_files: Vec::new(),
+//!     allows_sdists: false,
+//!     allow_degraded: BTreeSet::new(),
+//!     lock_age: LOCK_AGE,
+//!     created: Created::Fixed(std::time::UNIX_EPOCH),
+//!     base_settings: ops::base_settings(&config),
+//! };
+//! let report = ops::build(&store, &request, &|| ops::resolver(&config, &environment, "3.11"), &Silent)?;
+//! println!("{}", report.digest);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`ops::run`] runs it; the outcome is there whether or not the run came about:
+//!
+//! ```no_run
+//! use gantry::ops::{self, RunRequest};
+//! use gantry::policy::Confinement;
+//! use gantry::sandbox::Signals;
+//! use gantry::store::Store;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let store = Store::open("/var/lib/gantry".as_ref())?;
+//! let request = RunRequest {
+//!     reference: "beam:1".parse()?,
+//!     input: None,
+//!     output: Some("results".into()),
+//!     env: Vec::new(),
+//!     secrets: Vec::new(),
+//!     confinement: Confinement::default(),
+//!     args: Vec::new(),
+//! };
+//! let (outcome, error) = ops::run(&store, &request, &Signals::watch()?);
+//! # let _ = (outcome, error);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`ops::copy`], [`ops::save`] and [`ops::load`] move images between places, [`ops::list`], [`ops::show`] and
+//! [`ops::remove`] are about those in the store:
+//!
+//! ```no_run
+//! use gantry::ops;
+//! use gantry::store::Store;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let store = Store::open("/var/lib/gantry".as_ref())?;
+//! ops::copy(&store, &"oci:/srv/images:beam".parse()?, Some(&"beam:1".parse()?))?;
+//! ops::save(&store, &"beam:1".parse()?, std::fs::File::create("beam.tar")?)?;
+//! for (name, digest) in ops::load(&store, std::fs::File::open("beam.tar")?, None)? {
+//!     println!("{name} {digest}");
+//! }
+//! for image in ops::list(&store)? {
+//!     println!("{}", image.reference);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What a person types is a [`oci::Reference`], what identifies bytes an [`oci::Digest`]:
+//!
+//! ```
+//! use gantry::oci::{Digest, Reference};
+//! use gantry::policy::Kind;
+//!
+//! let reference: Reference = "registry.example.org/team/beam:1".parse().unwrap();
+//! assert_eq!(reference.tag_or_latest(), "1");
+//! assert_eq!(reference.to_string(), "registry.example.org/team/beam:1");
+//! assert!(Digest::of(b"").to_string().starts_with("sha256:e3b0c442"));
+//! assert_eq!(Kind::Refused.exit_code(), 3);
+//! ```
 
 pub mod archive;
 pub mod base;
