@@ -3,6 +3,7 @@
 mod base;
 mod build;
 pub mod doctor;
+mod gc;
 mod images;
 mod interrupt;
 mod job;
@@ -15,6 +16,7 @@ mod take_output;
 pub use base::{build_base, BaseReport, BaseRequest};
 pub use build::{build, BuildReport, BuildRequest};
 pub use doctor::DoctorError;
+pub use gc::{find_garbage, remove_garbage};
 pub use images::{copy, list, load, remove, save, show, ImageSummary, ImagesError, Removal};
 pub use interrupt::{unless_signalled, Worked};
 pub use job::{read_job, JobError, Pull, Wanted};

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::durability::Content;
 use super::key::Key;
-use super::{io_error, Patience, Store, StoreError};
+use super::{io_error, Store, StoreError};
 use crate::oci::{DiffId, Digest};
 use crate::progress::{Progress, Silent};
 use crate::sys::lock::{self, Holder, Lock, Mode};
@@ -75,6 +75,24 @@ pub struct Task<'a> {
     pub does: &'a str,
     /// Is told when we wait.
     pub progress: &'a dyn Progress,
+}
+
+/// How long to wait for others to leave.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Then the store is busy.
+    pub most: Duration,
+    /// Between two tries. Nobody is kept waiting by a try.
+    pub between: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            most: Duration::from_secs(10),
+            between: Duration::from_millis(50),
+        }
+    }
 }
 
 /// How one waits.
@@ -282,17 +300,6 @@ impl Store {
 
     fn collector_path(&self) -> PathBuf {
         self.root.join("locks/collector")
-    }
-
-    /// Whether a lease on `digest` is held; when not, it is removed and stays so while `act` runs.
-    pub(super) fn unless_leased<T>(&self, digest: &Digest, act: impl FnOnce() -> T) -> Result<Option<T>, StoreError> {
-        let path = self.root.join("leases").join(digest.hex());
-        let Some(_alone) = try_file(&path, Rank::Lease, Mode::Alone)? else {
-            return Ok(None);
-        };
-        let acted = act();
-        let _ = fs::remove_file(&path);
-        Ok(Some(acted))
     }
 
     /// The lock of the file that is called `path` when it is ours, and whether it had to be waited for.

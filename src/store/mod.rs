@@ -8,13 +8,17 @@
 //!   refs/_local/<name>/<tag>                      the same for names of this store; no host starts with _
 //!   layers/<hex of diff id>/{fs,meta.json,stamp.json}    unpacked once, the digest of each file, who may trust it
 //!   snapshots/<hex of manifest digest>.json       what a run needs, prepared
-//!   downloads/<hex>         finished downloads (wheels, packages); partial/<hex> one under way, locked and resumed
+//!   downloads/<hex>         finished downloads (wheels, packages)
+//!   partial/<hex>           a download under way, locked and resumed
 //!   layers/<hex>/from-<hex of a blob>    the blob is known to inflate to the layer
 //!   stamps/{blob,download}-<hex>    which boot wrote a layer's blob or a download
-//!   memo/<kind>/<hex>.json  key -> result of a step
+//!   memo/<folder>/<hex>.json    key -> result of a step, and what it needs
 //!   leases/<hex>            one per image: shared lock = in use, mtime = last use
 //!   locks/<name>            single flight between processes
-//!   tmp/<random>/           scratch of one process, locked by it; journal/<day>.jsonl
+//!   scaffold/               directories that are the sandbox's mount points; it lies on top of every image
+//!   tools/<program>-<version>/<program>, tools/<program>-cache/    programs that gantry fetched, and what they cache
+//!   journal/<day>.jsonl     what happened, a line per event; the day is counted from 1970
+//!   tmp/<random>/           scratch of one process, locked by it
 //! ```
 //!
 //! **Commit.** Everything is written under `tmp/` and renamed into place when it is complete: a name under any other
@@ -39,11 +43,11 @@
 
 mod blobs;
 mod budget;
-mod collect;
 mod copy;
 mod downloads;
 mod durability;
 pub(crate) mod fault;
+mod gc;
 pub(crate) mod images;
 mod key;
 mod layers;
@@ -63,14 +67,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use blobs::BlobWriter;
-pub use collect::{GarbageReport, Keep, Patience};
 pub(crate) use copy::{copy, CopyError};
 pub use downloads::{Download, Partial};
 pub use durability::Stamp;
+pub use gc::{GarbageReport, Keep, Rules};
 pub use images::{Image, Snapshot};
 pub use key::{Key, KeyMaker, Step};
 pub use layers::LayerStaging;
-pub use locks::{CollectorLock, ExclusiveLock, Flight, Lease, Task};
+pub use locks::{CollectorLock, ExclusiveLock, Flight, Lease, Patience, Task};
 pub use make::{ensure_layer, find_layer, BuiltLayer, LayerNote, LayerWanted};
 pub use memo::{Memo, Memos, Roots};
 pub use refs::check_name;
@@ -275,6 +279,11 @@ impl Store {
     /// Where it is.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The folder of a program that gantry fetched, or of what such a program caches.
+    pub fn tool(&self, name: &str) -> PathBuf {
+        self.root.join("tools").join(name)
     }
 
     /// Idempotent: two processes may do it at once, and one may have been killed half-way.

@@ -31,10 +31,10 @@ impl Store {
     pub fn set_ref(&self, reference: &Reference, digest: &Digest) -> Result<(), StoreError> {
         check_name(reference)?;
         let name = ref_path(reference)?;
+        let _single = self.lock_index()?;
         if let Some(parent) = self.root.join(&name).parent() {
             fs::create_dir_all(parent).map_err(io_error("make directory", parent))?;
         }
-        let _single = self.lock_index()?;
         self.write_atomically(&name, format!("{digest}\n").as_bytes())?;
         self.write_index()
     }

@@ -57,10 +57,48 @@ pub fn add_image(store: &Store, text: &str) -> Result<Digest, StoreError> {
     Ok(digest)
 }
 
+pub fn gc_rules(keep: Keep) -> Rules<'static> {
+    Rules {
+        keep,
+        tools: &[],
+        now: crate::sys::clock::now(),
+    }
+}
+
 pub fn collect(store: &Store, keep: Keep, dry_run: bool) -> GarbageReport {
-    store
-        .collect_garbage(keep, dry_run, Patience::default(), &mut || panic!("nobody is there"))
-        .unwrap()
+    let mut waiting = || panic!("nobody is there");
+    let report = match dry_run {
+        true => store.find_garbage(gc_rules(keep), Patience::default(), &mut waiting),
+        false => store.remove_garbage(gc_rules(keep), Patience::default(), &mut waiting),
+    };
+    report.unwrap()
+}
+
+/// The lines of the store's header, which describe what is on the disk.
+fn header() -> String {
+    let lines = include_str!("mod.rs").lines();
+    lines.take_while(|line| line.starts_with("//!")).collect()
+}
+
+#[test]
+fn the_header_describes_every_directory_of_a_store() {
+    let (_scratch, store) = store();
+    let digest = add_image(&store, "x").unwrap();
+    store.scaffold_tree().unwrap();
+    store.put_download(b"x").unwrap();
+    let _lease = store.lease(&digest).unwrap();
+    for folder in [store.tool("uv-1"), store.root.join("journal")] {
+        fs::create_dir_all(folder).unwrap();
+    }
+    let header = header();
+    for entry in fs::read_dir(&store.root).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let described = [format!("//!   {name}"), format!(", {name}"), format!("; {name}")];
+        assert!(
+            described.iter().any(|text| header.contains(text)),
+            "{name} is not described"
+        );
+    }
 }
 
 #[test]
@@ -377,7 +415,7 @@ fn a_collector_tries_for_a_while_and_nobody_waits_for_it_meanwhile() {
         // A blocked writer would stop this reader.
         drop(store.keep_collector_out().unwrap());
     };
-    let busy = store.collect_garbage(Keep::Memoised, false, patience, &mut waiting);
+    let busy = store.remove_garbage(gc_rules(Keep::Memoised), patience, &mut waiting);
     assert!(
         matches!(&busy, Err(StoreError::Busy { path }) if *path == store.root),
         "{busy:?}"
@@ -386,7 +424,7 @@ fn a_collector_tries_for_a_while_and_nobody_waits_for_it_meanwhile() {
 
     let mut kept_out = Some(kept_out);
     store
-        .collect_garbage(Keep::Memoised, false, Patience::default(), &mut || {
+        .remove_garbage(gc_rules(Keep::Memoised), Patience::default(), &mut || {
             drop(kept_out.take())
         })
         .unwrap();

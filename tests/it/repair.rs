@@ -279,3 +279,37 @@ fn a_signal_leaves_nothing_beside_what_is_saved_or_pushed() {
     gantry.ok(["images", "ls"]);
     assert!(!temporary());
 }
+
+#[test]
+fn what_a_build_leaves_is_described_in_the_header_of_the_store_and_gc_takes_what_only_builds_need() {
+    let gantry = Gantry::with_downloads();
+    let function = function("import six\n", Some("six==1.16.0\n"));
+    gantry.build(function.path(), "f:1");
+    let lines = include_str!("../../src/store/mod.rs").lines();
+    let header: String = lines.take_while(|line| line.starts_with("//!")).collect();
+    for entry in fs::read_dir(&gantry.root).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let described = [format!("//!   {name}"), format!(", {name}")];
+        assert!(
+            described.iter().any(|text| header.contains(text)),
+            "{name} is not described"
+        );
+    }
+    fs::write(gantry.root.join("journal/1.jsonl"), "{}\n").unwrap();
+    let told = gantry.ok(["cache", "gc", "--all", "--dry-run", "--json"]);
+    assert!(gantry.root.join("tools/uv-cache").exists(), "a dry run removes nothing");
+    let removed = gantry.ok(["cache", "gc", "--all", "--json"]);
+    let (told, removed): (Value, Value) = (
+        serde_json::from_str(&told).unwrap(),
+        serde_json::from_str(&removed).unwrap(),
+    );
+    assert_eq!(told, removed);
+    assert_eq!(
+        (&removed["tools"], &removed["journal_days"]),
+        (&1.into(), &1.into()),
+        "{removed}"
+    );
+    assert!(removed["locks"].as_u64() > Some(0), "{removed}");
+    assert!(!gantry.root.join("tools/uv-cache").exists() && !gantry.root.join("journal/1.jsonl").exists());
+    gantry.build(function.path(), "f:1");
+}

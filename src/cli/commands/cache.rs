@@ -6,8 +6,9 @@ use crate::cli::args::{CacheCommand, GcArgs};
 use crate::cli::error::CommandError;
 use crate::cli::output::{print_json, print_line};
 use crate::cli::session::Session;
+use crate::ops;
 use crate::policy::Bytes;
-use crate::store::{Keep, Patience};
+use crate::store::Keep;
 
 /// Carries out one of the commands of `gantry cache`.
 pub fn cache(session: &Session, command: &CacheCommand) -> Result<u8, CommandError> {
@@ -21,20 +22,27 @@ fn gc(session: &Session, args: &GcArgs) -> Result<u8, CommandError> {
     let mut waiting = || {
         let _ = writeln!(io::stderr(), "Waiting for builds and other commands that use the store");
     };
-    let report = session
-        .store
-        .collect_garbage(keep, args.dry_run, Patience::default(), &mut waiting)?;
+    let report = match args.dry_run {
+        true => ops::find_garbage(&session.store, keep, &mut waiting)?,
+        false => ops::remove_garbage(&session.store, keep, &mut waiting)?,
+    };
     if args.json {
         return print_json(&report);
     }
     let verb = if args.dry_run { "Would remove" } else { "Removed" };
     print_line(&format!(
-        "{verb} {}: {} blobs, {} layers, {} snapshots, {} downloads, {} unfinished downloads",
+        "{verb} {}: {} blobs, {} layers, {} snapshots, {} downloads, {} unfinished downloads, {} memos, {} tools, \
+         {} days of the journal, {} leases, {} locks",
         Bytes(report.bytes),
         report.blobs,
         report.layers,
         report.snapshots,
         report.downloads,
-        report.partials
+        report.partials,
+        report.memos,
+        report.tools,
+        report.journal_days,
+        report.leases,
+        report.locks
     ))
 }

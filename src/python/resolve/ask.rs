@@ -70,7 +70,7 @@ pub(super) fn ask(store: &Store, asker: &Asker<'_>, question: &Question<'_>) -> 
         .args(question.options)
         .envs(others.map(|(name, value)| (name, value)))
         .env("HOME", scratch.path())
-        .env("UV_CACHE_DIR", store.root().join("tools/uv-cache"))
+        .env("UV_CACHE_DIR", store.tool("uv-cache"))
         .env("UV_NO_PROGRESS", "1")
         .current_dir(scratch.path());
     match question.config {

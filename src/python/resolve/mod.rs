@@ -14,7 +14,7 @@ mod missing;
 mod programs;
 mod pylock;
 mod resolver;
-mod uv;
+pub mod uv;
 
 pub use age::{young_lock, Wish, LOCK_AGE};
 pub use index::{Index, IndexError};

@@ -65,8 +65,8 @@ pub fn find_uv(store: &Store, places: &UvPlaces<'_>) -> Result<PathBuf, LockErro
     if let Some(uv) = on_path.find(is_new) {
         return Ok(uv);
     }
-    let version = UV_LOCK.split(' ').next().unwrap_or_default();
-    let target = store.root().join("tools").join(format!("uv-{version}")).join("uv");
+    let folder = folder();
+    let target = store.tool(&folder).join("uv");
     if target.exists() {
         return Ok(target);
     }
@@ -74,7 +74,7 @@ pub fn find_uv(store: &Store, places: &UvPlaces<'_>) -> Result<PathBuf, LockErro
         does: "fetches uv",
         progress: &Silent,
     };
-    let mut single = Some(store.exclusive(Flight::Tool(&format!("uv-{version}")), task)?);
+    let mut single = Some(store.exclusive(Flight::Tool(&folder), task)?);
     if target.exists() {
         return Ok(target);
     }
@@ -82,6 +82,11 @@ pub fn find_uv(store: &Store, places: &UvPlaces<'_>) -> Result<PathBuf, LockErro
     single.take_if(|single| single.has_waited());
     fetch_uv(store, places, &target)?;
     Ok(target)
+}
+
+/// The folder of `tools/` that holds the uv this version of gantry fetches.
+pub fn folder() -> String {
+    format!("uv-{}", UV_LOCK.split(' ').next().unwrap_or_default())
 }
 
 /// What `uv --version` says, as numbers and as text: `uv 0.11.0 (x86_64-unknown-linux-gnu)`. None when it cannot be run or
