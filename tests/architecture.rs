@@ -76,6 +76,7 @@ const SHARED_NAMES: &[(&str, &str)] = &[
     ("build", "the folder, and the operation that uses it"),
     ("error", "each folder's own"),
     ("doctor", "the operation, and how the command line prints it"),
+    ("gc", "the operation, and how the store carries it out"),
     ("image", "today's name of four things; goes when the folders are moved"),
     ("images", "today's name of two things; goes when the folders are moved"),
     ("layers", "today's name of two things; goes when the folders are moved"),
