@@ -8,8 +8,10 @@ use std::os::unix::net::UnixStream;
 
 use crate::archive::tar_reader::{read_layer, Change};
 use crate::archive::zip::Zip;
-use crate::archive::{check_path, deb};
-use crate::oci::{parse_config, parse_index, parse_manifest, to_canonical_json, Compression, DiffId, Reference};
+use crate::archive::{check_foreign_path, check_path, deb};
+use crate::oci::{
+    parse_config, parse_index, parse_manifest, put_in_index, to_canonical_json, Compression, DiffId, Reference,
+};
 use crate::policy::ExtractionLimits;
 use crate::python::elf;
 use crate::python::requirements::Requirements;
@@ -52,7 +54,7 @@ pub fn tar_layer(bytes: &[u8]) {
     let result = read_layer(bytes, compression, &limits, &mut |path, change| {
         entries += 1;
         let is_root = path.is_empty() && matches!(change, Change::Opaque);
-        assert!(is_root || check_path(path, &limits).is_ok(), "path {path:?}");
+        assert!(is_root || check_foreign_path(path, &limits).is_ok(), "path {path:?}");
         match change {
             Change::File { size, contents, mode } => {
                 assert_eq!(mode & !0o1777, 0, "mode of {path:?}");
@@ -61,7 +63,7 @@ pub fn tar_layer(bytes: &[u8]) {
                 is_short |= read < size;
                 total += read;
             }
-            Change::Hardlink { target } => assert!(check_path(&target, &limits).is_ok(), "target {target:?}"),
+            Change::Hardlink { target } => assert!(check_foreign_path(&target, &limits).is_ok(), "target {target:?}"),
             Change::Directory { mode } => assert_eq!(mode & !0o1777, 0, "mode of {path:?}"),
             Change::Symlink { .. } | Change::Whiteout | Change::Opaque => (),
         }
@@ -110,19 +112,33 @@ pub fn elf_file(bytes: &[u8]) {
     }
 }
 
-/// An index, a manifest or a configuration: what is read and written again is read alike.
+/// An index, a manifest or a configuration: what is written is read, and written again is the same. (Not what is read:
+/// fields that gantry has no word for are left out.)
 pub fn layout_document(bytes: &[u8]) {
     if let Ok(index) = parse_index(bytes) {
-        let again = to_canonical_json(&index).map(|raw| parse_index(&raw).ok());
-        assert_eq!(again.ok().flatten(), Some(index));
+        let once = to_canonical_json(&index).ok();
+        let again = once
+            .as_ref()
+            .and_then(|raw| to_canonical_json(&parse_index(raw).ok()?).ok());
+        assert_eq!(once, again);
+        if let Some(entry) = index.manifests.first() {
+            let edited = put_in_index(Some(bytes), entry);
+            assert!(edited.is_ok_and(|raw| parse_index(&raw).is_ok()), "{entry:?}");
+        }
     }
     let Ok(manifest) = parse_manifest(bytes) else { return };
-    let again = to_canonical_json(&manifest).map(|raw| parse_manifest(&raw).ok());
-    assert_eq!(again.ok().flatten().as_ref(), Some(&manifest));
+    let once = to_canonical_json(&manifest).ok();
+    let again = once
+        .as_ref()
+        .and_then(|raw| to_canonical_json(&parse_manifest(raw).ok()?).ok());
+    assert_eq!(once, again);
     // A configuration in the same file is read beside the manifest: no document forbids further fields.
     if let Ok(config) = parse_config(bytes, &manifest) {
-        let again = to_canonical_json(&config).map(|raw| parse_config(&raw, &manifest).ok());
-        assert_eq!(again.ok().flatten(), Some(config));
+        let once = to_canonical_json(&config).ok();
+        let again = once
+            .as_ref()
+            .and_then(|raw| to_canonical_json(&parse_config(raw, &manifest).ok()?).ok());
+        assert_eq!(once, again);
     }
 }
 

@@ -9,4 +9,5 @@ mod path;
 pub mod tar_reader;
 pub mod zip;
 
+pub(crate) use path::check_foreign_path;
 pub use path::{check_path, PathProblem};

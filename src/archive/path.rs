@@ -52,7 +52,7 @@ pub fn check_path(path: &str, limits: &ExtractionLimits) -> Result<(), PathProbl
 
 /// Checks a path of a stranger's layer: the same, but any character except NUL may be in a name. systemd's units have
 /// backslashes in theirs, so that a stricter check refuses common base images.
-pub(super) fn check_foreign_path(path: &str, limits: &ExtractionLimits) -> Result<(), PathProblem> {
+pub(crate) fn check_foreign_path(path: &str, limits: &ExtractionLimits) -> Result<(), PathProblem> {
     if path.is_empty() {
         return Err(PathProblem::Empty);
     }

@@ -276,6 +276,27 @@ fn included(entry: &str) -> Result<(Role, &str), String> {
     })
 }
 
+/// Refuses a name of a package or an extra that ends in a separator: the parser panics at one that something follows.
+fn check_names(package: &str) -> Result<(), String> {
+    let is_of_name = |character: char| character.is_ascii_alphanumeric() || ".-_".contains(character);
+    let package = package.trim_start();
+    let end = package
+        .find(|character| !is_of_name(character))
+        .unwrap_or(package.len());
+    let (name, rest) = package.split_at(end);
+    let extras = rest.trim_start().strip_prefix('[').unwrap_or_default();
+    let extras = extras.split(']').next().unwrap_or_default();
+    let mut names = std::iter::once(name).chain(extras.split(|character| !is_of_name(character)));
+    names
+        .find(|name| name.ends_with(['.', '-', '_']))
+        .map_or(Ok(()), |name| {
+            Err(format!(
+                "{}: the name of a package or an extra ends in a letter or a digit",
+                shown(name)
+            ))
+        })
+}
+
 /// A requirement, and its text for the resolver.
 ///
 /// The marker is checked but passed on as it was written: printing the parsed one takes exponential time.
@@ -300,6 +321,7 @@ fn parse(requirement: &str) -> Result<(Pep508<VerbatimUrl>, String), String> {
             shown(name.trim())
         ));
     }
+    check_names(package)?;
     check_marker(marker.unwrap_or_default())?;
     let mut parsed = Pep508::<VerbatimUrl>::from_str(requirement)
         .map_err(|error| point(requirement, error.start, &error.message.to_string()))?;

@@ -103,6 +103,27 @@ fn a_syntax_error_points_at_its_place() {
     assert!(read(&[(FILE, &long)]).unwrap_err().reason.len() < 400);
 }
 
+/// Found by `fuzz/`: the parser panics at these, and a panic ends gantry.
+#[test]
+fn names_that_end_in_a_separator_are_refused() {
+    for line in [
+        "a.*,",
+        "a- ==1",
+        "numpy_ ; os_name == 'x'",
+        "a[b.]",
+        "a[b-,c]",
+        "a [ b, c_ ]",
+        "a[b. ]>1",
+    ] {
+        let error = read(&[(FILE, &format!("{line}\n"))]).unwrap_err();
+        assert!(error.reason.contains("letter or a digit"), "{line}: {error}");
+    }
+    assert_eq!(
+        read(&[(FILE, "a.b_c-d[e.f]==1.*\n")]).unwrap().wanted,
+        ["a-b-c-d[e-f]==1.*"]
+    );
+}
+
 #[test]
 fn a_comment_that_ends_in_a_backslash_swallows_nothing() {
     let found = read(&[(FILE, "# see C:\\lib\\\nnumpy\nsix \\\n# why \\\nscipy\n")]).unwrap();
