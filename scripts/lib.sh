@@ -124,7 +124,8 @@ print_stages() {
 check_format() { cargo fmt --check; }
 check_lints() { cargo clippy --locked --quiet --all-targets -- -D warnings; }
 check_documents() {
-    RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --no-deps --lib --document-private-items
+    # With private items documented, links to them lead somewhere.
+    RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --locked --quiet --no-deps --lib --document-private-items
 }
 
 # What is written in shell and in Python. ruff comes from the package index once, into the build directory.
@@ -136,7 +137,7 @@ check_scripts() {
     if [ ! -x "$tools/bin/ruff" ]; then
         python3 -m pip install --quiet --disable-pip-version-check --no-deps --target "$tools" "ruff==$RUFF" || return
     fi
-    "$tools/bin/ruff" check --quiet .
+    "$tools/bin/ruff" check --quiet --no-cache .
 }
 
 # binary [PROFILE]: the binary of this checkout, the release build unless told otherwise.

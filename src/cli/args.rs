@@ -1,4 +1,8 @@
 //! The shape of the command line: every command with its options and their help texts, as clap reads them.
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "documentation here is the help text: brackets say what is optional"
+)]
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;

@@ -3,7 +3,7 @@
 //! A program gets a deadline, standard input from nowhere, output up to a limit, and an environment of exactly what it is
 //! given. It cannot gain privileges and has no descriptor of ours. When it has ended, at its deadline or by itself,
 //! nothing that it started is left; when gantry ends, by a signal or by SIGKILL, the program and all that it started end
-//! too ([`keeper`](super::keeper) says how). [`end_all`] ends all of them before gantry itself ends.
+//! too ([`keeper`] says how). [`end_all`] ends all of them before gantry itself ends.
 //!
 //! These programs do not run in the sandbox. They are programs of this machine, made for its libraries, its certificates,
 //! its name servers and its configuration, and the sandbox shows nothing of this machine. uv and pip are what gantry

@@ -55,7 +55,7 @@ impl Destination for Store {
 ///
 /// # Errors
 ///
-/// As [`copy_image`](super::copy_image).
+/// As [`copy_image`].
 pub fn ensure_copied(store: &Store, from: &dyn Source, wanted: &Descriptor) -> Result<Image, TransferError> {
     if let Some(image) = find_copied(store, wanted)? {
         return Ok(image);

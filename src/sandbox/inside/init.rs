@@ -1,7 +1,7 @@
 //! pid 1 of the sandbox: our own binary again, with an empty environment and nothing of us in its memory.
 //!
 //! This is the order of everything that happens behind the wall. [`enter_room`] makes the file system in namespaces that
-//! are ours alone; another launcher whose container is already made does without it. [`guard`](super::guard) is the rest
+//! are ours alone; another launcher whose container is already made does without it. [`guard`] is the rest
 //! and the same for all. The end of this process is the end of every process in its pid namespace.
 
 use std::ffi::OsStr;
