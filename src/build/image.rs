@@ -9,8 +9,16 @@ use crate::policy::Bytes;
 use crate::python::resolve::{LARGE_IMAGE, MAX_IMAGE};
 use crate::store::{BuiltLayer, Store};
 
-/// Prefix of the platform's labels.
-const LABEL_PREFIX: &str = "org.mecapy.function.";
+/// The platform's label that says when a function's image was made. Every image that [`config`] makes has it.
+const CREATED_LABEL: &str = "org.mecapy.function.created";
+
+/// Whether an image was made from a function: its command takes the caller's arguments after its own.
+pub fn is_of_function(config: &ImageConfigBody) -> bool {
+    config
+        .labels
+        .as_ref()
+        .is_some_and(|labels| labels.contains_key(CREATED_LABEL))
+}
 
 /// When an image says that it was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +128,7 @@ pub fn large_image(layers: &[BuiltLayer]) -> Option<String> {
 fn config(layers: &[BuiltLayer], settings: &ImageSettings) -> ImageConfig {
     let created = rfc3339(settings.created.time());
     let mut labels = settings.labels.clone();
-    labels.insert(format!("{LABEL_PREFIX}created"), created.clone());
+    labels.insert(CREATED_LABEL.to_owned(), created.clone());
     let history = layers
         .iter()
         .map(|layer| serde_json::json!({ "created_by": format!("gantry: {}", layer.reason) }))
@@ -163,7 +171,7 @@ fn is_no_change(there: &ImageConfig, wanted: &ImageConfig, created: Created) -> 
         let mut config = config.clone();
         config.created = None;
         if let Some(labels) = &mut config.config.labels {
-            labels.remove(&format!("{LABEL_PREFIX}created"));
+            labels.remove(CREATED_LABEL);
         }
         config
     };

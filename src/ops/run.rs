@@ -14,6 +14,7 @@ use super::interrupt::{unless_signalled, Worked};
 use super::outcome::{ImageRan, Outcome, OutputReport, Phases, Status};
 use super::secret::{self, SecretError, SecretWanted};
 use super::take_output::{self, TakeError};
+use crate::build::image::is_of_function;
 use crate::net::{Forwarder, Internet};
 use crate::oci::{Digest, ImageConfigBody, Reference};
 use crate::policy::{one_line, Confinement, Kind, Network};
@@ -349,12 +350,8 @@ fn bundle(store: &Store, snapshot: &Snapshot, request: &RunRequest) -> Result<Bu
 fn argv(config: &ImageConfigBody, request: &RunRequest) -> Result<Vec<String>, RunError> {
     let entrypoint = config.entrypoint.clone().unwrap_or_default();
     let command = config.cmd.clone().unwrap_or_default();
-    let is_function = config
-        .labels
-        .as_ref()
-        .is_some_and(|labels| labels.contains_key("org.mecapy.function.created"));
     let mut argv = entrypoint;
-    if request.args.is_empty() || is_function {
+    if request.args.is_empty() || is_of_function(config) {
         argv.extend(command);
     }
     argv.extend(request.args.iter().cloned());
