@@ -30,7 +30,7 @@
 //!
 //! **Durability.** Nothing is synced on the way. What a power loss takes or damages is noticed and made again: trees, blobs
 //! of layers and downloads carry the id of the boot that wrote them, and are read and compared with their digests once
-//! before another boot uses them ([`durability`]); a snapshot carries the id of the boot in which its layers were last
+//! before another boot uses them ([`content::whole`], [`trees::durable`]); a snapshot carries the id of the boot in which its layers were last
 //! looked at, so a run looks once per boot. Manifests and configurations are verified whenever they are read. Memos,
 //! snapshots and `index.json` that cannot be read count as absent. A name that cannot be read is an error that says so:
 //! naming the image again, or removing the name, is the repair.
@@ -38,52 +38,44 @@
 //! **Locks.** A thread waits for a lock only while all that it holds come before it in this order: `locks/collector` (shared by
 //! all that make or look up, alone for the collector, which only tries); `leases/`; of `locks/` what resolves or builds
 //! (`workshop-`, `sdist-`, `resolution-`, `relock-`, `layer-`, `tool-`); `partial/`; of `locks/` what only reads or unpacks
-//! (`unpack-`, `blob-`, `download-`) or writes names (`index`). `tmp/` locks are only ever tried. The ranks stand in [`locks`], debug builds check
+//! (`unpack-`, `blob-`, `download-`) or writes names (`index`). `tmp/` locks are only ever tried. The ranks stand in [`disk::locks`], debug builds check
 //! them. Waiting ends with its reason: [`StoreError::Stalled`] names a holder that makes no progress.
 
-mod blobs;
-mod budget;
-mod copy;
-mod downloads;
-mod durability;
-pub(crate) mod fault;
-mod gc;
+mod content;
+pub(crate) mod disk;
+mod error;
 pub(crate) mod images;
 mod key;
-mod layers;
-mod listing;
-mod locks;
 mod make;
-mod memo;
-mod origins;
-mod refs;
-mod scratch;
-mod stack;
-mod whiteouts;
+mod trees;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-pub use blobs::BlobWriter;
-pub(crate) use copy::{copy, CopyError};
-pub use downloads::{Download, Partial};
-pub use durability::Stamp;
-pub use gc::{GarbageReport, Keep, Rules};
-pub use images::{Image, Snapshot};
+pub use content::blobs::BlobWriter;
+pub use content::downloads::{Download, Partial};
+pub use content::memo::{Memo, Memos, Roots};
+pub use content::names::check_name;
+pub(crate) use disk::copy::{copy, CopyError};
+pub use disk::locks::{CollectorLock, ExclusiveLock, Flight, Lease, Patience, Task};
+pub use disk::scratch::{abandon, Beside, Scratch};
+pub use disk::stamp::Stamp;
+pub use error::StoreError;
+pub use images::gc::{GarbageReport, Keep, Rules};
+pub use images::image::Image;
+pub use images::snapshot::Snapshot;
 pub use key::{Key, KeyMaker, Step};
-pub use layers::LayerStaging;
-pub use locks::{CollectorLock, ExclusiveLock, Flight, Lease, Patience, Task};
 pub use make::{ensure_layer, find_layer, BuiltLayer, LayerNote, LayerWanted};
-pub use memo::{Memo, Memos, Roots};
-pub use refs::check_name;
-pub use scratch::{abandon, Beside, Scratch};
-pub use stack::{Found, LastLink, LayerStack};
+pub use trees::stack::{Found, LastLink, LayerStack};
+pub use trees::staging::LayerStaging;
 
-use crate::archive::tar_reader::TarError;
-use crate::oci::{Descriptor, DiffId, Digest, ParseImageError, LAYOUT_VERSION};
-use crate::policy::Kind;
+pub(crate) use error::{check_descriptor, io_error};
+
+use disk::fault;
+use disk::locks;
+
+use crate::oci::LAYOUT_VERSION;
 
 const VERSION: &str = "gantry store 1\n";
 
@@ -95,162 +87,6 @@ pub struct Store {
     boot: Stamp,
     /// How it waits for other processes.
     waits: locks::Waits,
-}
-
-/// Why the store did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The file system refused.
-    #[error("{action} {path}")]
-    Io {
-        /// What was attempted.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// The reason.
-        source: io::Error,
-    },
-    /// The disk is full.
-    #[error("{action} {path}: there is no space left for the store")]
-    NoSpace {
-        /// What was attempted.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// The reason; those who look for it find it as a source.
-        source: io::Error,
-    },
-    /// Made by another version.
-    #[error("open store {path}: it is {got:?}, this gantry reads {VERSION:?}")]
-    Version {
-        /// The root.
-        path: PathBuf,
-        /// What the version file says.
-        got: String,
-    },
-    /// A blob that is not there.
-    #[error("open blob {digest}: it is not in the store")]
-    NoBlob {
-        /// Which.
-        digest: Digest,
-    },
-    /// A blob of another size.
-    #[error("read blob {digest}: size is {got}, descriptor says {expected}")]
-    Size {
-        /// Which.
-        digest: Digest,
-        /// In the descriptor.
-        expected: u64,
-        /// On disk or in the stream.
-        got: u64,
-    },
-    /// Bytes that are not what they are called.
-    #[error("read blob {expected}: its bytes have digest {got}")]
-    Digest {
-        /// What was asked for.
-        expected: Digest,
-        /// What was found.
-        got: Digest,
-    },
-    /// A layer whose uncompressed bytes are not what the configuration says.
-    #[error("unpack layer {digest}: its diff id is {got}, the image config says {expected}")]
-    DiffId {
-        /// The layer's blob.
-        digest: Digest,
-        /// In the configuration.
-        expected: DiffId,
-        /// Of the bytes.
-        got: DiffId,
-    },
-    /// A layer that is refused.
-    #[error("unpack layer {digest}")]
-    Layer {
-        /// The layer's blob.
-        digest: Digest,
-        /// Why.
-        source: TarError,
-    },
-    /// A layer that nothing in the store can bring back.
-    #[error("restore layer {diff_id}: its files are damaged or missing, and so is its blob {digest}; build the image again, or pull or load it again")]
-    LayerLost {
-        /// Which.
-        diff_id: DiffId,
-        /// What it would be unpacked from.
-        digest: Digest,
-    },
-    /// A document that is refused.
-    #[error("read image {digest}")]
-    Document {
-        /// The document's blob.
-        digest: Digest,
-        /// Why.
-        source: ParseImageError,
-    },
-    /// A document of our own that cannot be written or read.
-    #[error("{action} {path}")]
-    Json {
-        /// What was attempted.
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: serde_json::Error,
-    },
-    /// A reference the store keeps no name for.
-    #[error("name an image {reference}: only names of this store and of registries can be kept")]
-    NotAName {
-        /// The reference.
-        reference: String,
-    },
-    /// A reference that means one image, whatever its name.
-    #[error("name an image {reference}: with a digest it means that very image; leave out @ and what follows")]
-    PinnedName {
-        /// The reference.
-        reference: String,
-    },
-    /// Others are at work.
-    #[error("collect garbage in {path}: builds or other commands are using it")]
-    Busy {
-        /// The root.
-        path: PathBuf,
-    },
-    /// Another process has a lock and does not get on.
-    #[error("wait for {holder}: it has made no progress for {} s", .silence.as_secs())]
-    Stalled {
-        /// Who it is and what it does.
-        holder: String,
-        /// Since when nothing is seen of it.
-        silence: Duration,
-    },
-    /// A name whose file is empty or damaged.
-    #[error("read the name {reference}: it is damaged; build or load the image again under this name, or remove it: `gantry images rm {reference}`")]
-    DamagedName {
-        /// The name.
-        reference: String,
-    },
-}
-
-impl StoreError {
-    /// What sort of failure this is.
-    pub fn kind(&self) -> Kind {
-        match self {
-            Self::Layer { source, .. } => source.kind(),
-            Self::Busy { .. } | Self::Stalled { .. } => Kind::Busy,
-            Self::Io { .. }
-            | Self::NoSpace { .. }
-            | Self::Version { .. }
-            | Self::NoBlob { .. }
-            | Self::Size { .. }
-            | Self::Digest { .. }
-            | Self::DiffId { .. }
-            | Self::LayerLost { .. }
-            | Self::Document { .. }
-            | Self::Json { .. }
-            | Self::NotAName { .. }
-            | Self::PinnedName { .. }
-            | Self::DamagedName { .. } => Kind::Failed,
-        }
-    }
 }
 
 impl Store {
@@ -322,40 +158,6 @@ impl Store {
         fault::point(fault::Step::File).map_err(io_error("write", &target))?;
         fs::rename(&temporary, &target).map_err(io_error("write", &target))
     }
-}
-
-/// Turns an I/O error into ours, telling a full disk apart.
-pub(crate) fn io_error<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> StoreError + 'a {
-    move |source| match crate::sys::disk::is_full(&source) {
-        true => StoreError::NoSpace {
-            action,
-            path: path.to_owned(),
-            source,
-        },
-        false => StoreError::Io {
-            action,
-            path: path.to_owned(),
-            source,
-        },
-    }
-}
-
-/// Size and digest of a descriptor against what was seen.
-pub(crate) fn check_descriptor(expected: &Descriptor, digest: Digest, size: u64) -> Result<(), StoreError> {
-    if size != expected.size {
-        return Err(StoreError::Size {
-            digest: expected.digest,
-            expected: expected.size,
-            got: size,
-        });
-    }
-    if digest != expected.digest {
-        return Err(StoreError::Digest {
-            expected: expected.digest,
-            got: digest,
-        });
-    }
-    Ok(())
 }
 
 #[cfg(test)]

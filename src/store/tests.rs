@@ -1,10 +1,13 @@
 //! The store's promises: nothing half there, nothing lost, the second try gives the same.
 
+mod durability;
+
 use std::collections::BTreeMap;
 
+use super::disk::fault;
 use super::*;
 use crate::archive::layer::LayerWriter;
-use crate::oci::{ImageConfig, ImageConfigBody, Manifest, RootFs};
+use crate::oci::{Descriptor, DiffId, Digest, ImageConfig, ImageConfigBody, Manifest, RootFs};
 use crate::policy::ExtractionLimits;
 
 pub fn store() -> (tempfile::TempDir, Store) {

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::local::find_copied;
 use super::{copy_image, Layout, TransferError};
 use crate::oci::{DiffId, Digest};
-use crate::store::images::tests::{image, image_that_says, put, tar};
+use crate::store::images::snapshot::tests::{image, image_that_says, put, tar};
 use crate::store::tests::store;
 use crate::store::{Image, Store, StoreError};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::oci::{media_type, to_canonical_json, ImageIndex, Manifest, REF_NAME};
-use crate::store::fault;
+use crate::store::disk::fault;
 use crate::store::tests::{config_of, store};
 use crate::transfer::{copy_image, name_of};
 

@@ -3,7 +3,7 @@
 use std::os::unix::fs::symlink;
 
 use super::*;
-use crate::store::fault;
+use crate::store::disk::fault;
 use crate::store::tests::{add_image, store};
 use crate::store::{Image, StoreError};
 use crate::transfer::tests::{pull, push};

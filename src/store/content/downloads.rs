@@ -4,10 +4,11 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, Seek, Write};
 use std::path::PathBuf;
 
-use super::durability::Content;
-use super::locks::{Rank, Task};
-use super::{fault, io_error, Store, StoreError};
+use super::whole::Content;
 use crate::oci::{Digest, Hasher};
+use crate::store::disk::fault;
+use crate::store::disk::locks::{Rank, Task};
+use crate::store::{io_error, Store, StoreError};
 use crate::sys::lock::{self, Lock, Mode};
 
 /// A download under way, locked by us until it is dropped or committed.
@@ -46,7 +47,7 @@ impl Partial {
 
     /// Moves the file's time without adding a byte.
     #[cfg(test)]
-    pub(super) fn touch(&self) {
+    pub(in crate::store) fn touch(&self) {
         self.lock.touch();
     }
 
@@ -140,7 +141,7 @@ impl Store {
     }
 
     /// The download of `digest`, ours alone. What an earlier process left is hashed and kept.
-    pub(super) fn partial(&self, digest: &Digest, task: Task<'_>) -> Result<Partial, StoreError> {
+    pub(in crate::store) fn partial(&self, digest: &Digest, task: Task<'_>) -> Result<Partial, StoreError> {
         let path = self.root.join("partial").join(digest.hex());
         let (lock, _) = self.wait_for(Rank::Download, Mode::Alone, &path, task)?;
         let mut hasher = Hasher::new();

@@ -10,7 +10,7 @@ use std::thread::ThreadId;
 use rustix::fs::{flock, FlockOperation};
 use rustix::rand::{getrandom, GetRandomFlags};
 
-use super::{io_error, Store, StoreError};
+use crate::store::{io_error, Store, StoreError};
 
 /// The directories of this process, for [`abandon`].
 static LIVE: Mutex<Live> = Mutex::new(Live {

@@ -9,7 +9,7 @@ use crate::policy::ExtractionLimits;
 
 /// Shared by the threads that unpack an image.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub(in crate::store) struct Budget {
     bytes: Purse,
     entries: Purse,
 }
@@ -22,7 +22,7 @@ struct Purse {
 }
 
 impl Budget {
-    pub(super) fn new(limits: &ExtractionLimits) -> Self {
+    pub(in crate::store) fn new(limits: &ExtractionLimits) -> Self {
         let purse = |what, limit| Purse {
             what,
             limit,
@@ -35,17 +35,17 @@ impl Budget {
     }
 
     /// Counts bytes of a file that is about to be written.
-    pub(super) fn take_bytes(&self, count: u64) -> io::Result<()> {
+    pub(in crate::store) fn take_bytes(&self, count: u64) -> io::Result<()> {
         self.bytes.take(count)
     }
 
     /// Counts files, directories and links that were made.
-    pub(super) fn take_entries(&self, count: u64) -> io::Result<()> {
+    pub(in crate::store) fn take_entries(&self, count: u64) -> io::Result<()> {
         self.entries.take(count)
     }
 
     /// What was too much.
-    pub(super) fn exceeded(&self) -> Option<TarError> {
+    pub(in crate::store) fn exceeded(&self) -> Option<TarError> {
         let over = |purse: &&Purse| purse.spent.load(Ordering::Relaxed) > purse.limit;
         let over = [&self.bytes, &self.entries].into_iter().find(over)?;
         Some(TarError::Limit {

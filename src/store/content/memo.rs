@@ -16,9 +16,9 @@ use std::path::{Path, PathBuf};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
-use super::key::Key;
-use super::{io_error, Store, StoreError};
 use crate::oci::{DiffId, Digest};
+use crate::store::key::Key;
+use crate::store::{io_error, Store, StoreError};
 
 const FORMAT: u32 = 2;
 
@@ -82,7 +82,7 @@ enum Rooted {
 
 impl Roots {
     /// The roots of a memo's file; none when it is damaged or of a later version.
-    pub(super) fn of_file(json: &[u8]) -> Option<Self> {
+    pub(in crate::store) fn of_file(json: &[u8]) -> Option<Self> {
         match serde_json::from_slice(json).ok()? {
             Rooted::Enveloped { memo, roots } => (memo == FORMAT).then_some(roots),
             Rooted::Layer { digest, diff_id } => Some(Self {

@@ -11,11 +11,10 @@ use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::durability::Content;
-use super::key::Key;
-use super::{io_error, Store, StoreError};
 use crate::oci::{DiffId, Digest};
 use crate::progress::{Progress, Silent};
+use crate::store::key::Key;
+use crate::store::{io_error, Store, StoreError};
 use crate::sys::lock::{self, Holder, Lock, Mode};
 
 /// A source distribution's build says nothing until its end, which comes after ten minutes at the latest.
@@ -24,7 +23,7 @@ const QUIET_BUILD: Duration = Duration::from_secs(600);
 /// The kinds of locks, in the order in which a thread may wait for several: for one only while all that it holds stand
 /// before it. Debug builds check that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Rank {
+pub(in crate::store) enum Rank {
     /// `locks/collector`: shared by all that make or look up. The collector, which wants it alone, only tries.
     Collector,
     /// `leases/<hex>`: shared by all that use an image. Taken alone by the collector, which only tries.
@@ -97,7 +96,7 @@ impl Default for Patience {
 
 /// How one waits.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Waits {
+pub(in crate::store) struct Waits {
     /// Until it is said for whom: most waits are shorter, and a person who waits longer wants to know.
     pub told_after: Duration,
     /// Until a holder that makes no progress is given up: everything that is done with a lock held gives signs of life,
@@ -235,22 +234,19 @@ impl Store {
     }
 
     /// The lock of a layer's tree.
-    pub(super) fn lock_layer(&self, diff_id: &DiffId) -> Result<ExclusiveLock, StoreError> {
+    pub(in crate::store) fn lock_layer(&self, diff_id: &DiffId) -> Result<ExclusiveLock, StoreError> {
         let does = format!("unpacks layer {diff_id}");
         self.exclusive_file(Rank::Unpack, &format!("unpack-{}", diff_id.hex()), Task::silent(&does))
     }
 
-    /// The lock of a file that is read whole.
-    pub(super) fn lock_content(&self, content: Content, digest: &Digest) -> Result<ExclusiveLock, StoreError> {
-        let (does, name) = (
-            format!("reads {digest}"),
-            format!("{}{}", content.stamp_prefix(), digest.hex()),
-        );
+    /// The lock of a file that is read whole: `kind` is what its stamp's name begins with.
+    pub(in crate::store) fn lock_content(&self, kind: &str, digest: &Digest) -> Result<ExclusiveLock, StoreError> {
+        let (does, name) = (format!("reads {digest}"), format!("{kind}{}", digest.hex()));
         self.exclusive_file(Rank::Stamp, &name, Task::silent(&does))
     }
 
     /// The lock of the names.
-    pub(super) fn lock_index(&self) -> Result<ExclusiveLock, StoreError> {
+    pub(in crate::store) fn lock_index(&self) -> Result<ExclusiveLock, StoreError> {
         self.exclusive_file(Rank::Index, "index", Task::silent("writes index.json"))
     }
 
@@ -272,7 +268,7 @@ impl Store {
     }
 
     /// Keeps everybody else out, once nobody keeps us out. Only tries, so that nobody is kept waiting by it.
-    pub(super) fn collect_alone(
+    pub(in crate::store) fn collect_alone(
         &self,
         patience: Patience,
         waiting: &mut dyn FnMut(),
@@ -303,7 +299,7 @@ impl Store {
     }
 
     /// The lock of the file that is called `path` when it is ours, and whether it had to be waited for.
-    pub(super) fn wait_for(
+    pub(in crate::store) fn wait_for(
         &self,
         rank: Rank,
         mode: Mode,
@@ -334,7 +330,7 @@ impl Store {
 
 impl<'a> Task<'a> {
     /// What is mostly too short for anybody to be told of.
-    pub(super) fn silent(does: &'a str) -> Self {
+    pub(in crate::store) fn silent(does: &'a str) -> Self {
         Self {
             does,
             progress: &Silent,
@@ -423,7 +419,7 @@ impl<'a> Waiting<'a> {
 }
 
 /// The lock of the file that is called `path`, if nobody has it. Its holder may have removed the file, but then not here.
-pub(super) fn try_file(path: &Path, rank: Rank, mode: Mode) -> Result<Option<Lock>, StoreError> {
+pub(in crate::store) fn try_file(path: &Path, rank: Rank, mode: Mode) -> Result<Option<Lock>, StoreError> {
     let tried = lock::try_lock(open_lock(path)?, mode, rank as u8).map_err(io_error("lock", path))?;
     Ok(tried.ok())
 }

@@ -7,8 +7,8 @@
 use std::fs::File;
 use std::path::PathBuf;
 
-use super::{io_error, Store, StoreError};
 use crate::oci::{DiffId, Digest};
+use crate::store::{io_error, Store, StoreError};
 
 impl Store {
     fn origin_path(&self, diff_id: &DiffId, blob: &Digest) -> PathBuf {
@@ -16,12 +16,12 @@ impl Store {
     }
 
     /// Whether the blob is known to inflate to the layer.
-    pub(super) fn is_origin(&self, diff_id: &DiffId, blob: &Digest) -> bool {
+    pub(in crate::store) fn is_origin(&self, diff_id: &DiffId, blob: &Digest) -> bool {
         self.origin_path(diff_id, blob).exists()
     }
 
     /// Remembers it, beside the tree.
-    pub(super) fn add_origin(&self, diff_id: &DiffId, blob: &Digest) -> Result<(), StoreError> {
+    pub(in crate::store) fn add_origin(&self, diff_id: &DiffId, blob: &Digest) -> Result<(), StoreError> {
         let path = self.origin_path(diff_id, blob);
         File::create(&path).map(drop).map_err(io_error("create", &path))
     }

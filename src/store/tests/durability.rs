@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::archive::layer::LayerWriter;
-use crate::oci::{media_type, Descriptor};
+use crate::oci::{media_type, Descriptor, DiffId, Digest};
 use crate::policy::ExtractionLimits;
 use crate::store::tests::{add_image, add_layer, collect, store};
 use crate::store::{Keep, Key, Memo, Roots, Step};

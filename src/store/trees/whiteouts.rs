@@ -7,19 +7,18 @@
 //! comes to the same trees.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
-use std::path::Path;
 
-use rustix::fs::{makedev, mknodat, statat, AtFlags, FileType, Mode, XattrFlags};
+use rustix::fs::{makedev, mknodat, statat, AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
 use super::budget::Budget;
-use super::layers::{split, LayerStaging};
-use super::Store;
+use super::opaque::{is_opaque, set_opaque};
+use super::writer::{split, TreeWriter};
 use crate::oci::DiffId;
+use crate::store::Store;
 
-pub(super) const OPAQUE: &str = "user.overlay.opaque";
 /// Names that are kept in memory; half a million of the longest would be two gigabytes. A distribution has 10 MiB.
 const MAX_BYTES: usize = 64 << 20;
 
@@ -55,58 +54,58 @@ impl Whiteouts {
 
     /// Puts them into the finished tree; an error comes with its path. Sorted, so that a whiteout comes before those
     /// below it.
-    pub(super) fn write(&self, staging: &mut LayerStaging, budget: &Budget) -> Result<(), (String, io::Error)> {
+    pub(super) fn write(&self, tree: &mut TreeWriter, budget: &Budget) -> Result<(), (String, io::Error)> {
         let hidden = self.hidden.iter().map(|path| (path, false));
         for (path, is_opaque) in hidden.chain(self.opaque.iter().map(|path| (path, true))) {
-            let before = staging.entries;
+            let before = tree.entries;
             let written = match is_opaque {
-                true => make_opaque(staging, path),
-                false => hide(staging, path),
+                true => make_opaque(tree, path),
+                false => hide(tree, path),
             };
             written
-                .and_then(|()| budget.take_entries(staging.entries - before))
+                .and_then(|()| budget.take_entries(tree.entries - before))
                 .map_err(|error| (path.clone(), error))?;
         }
         Ok(())
     }
 }
 
-fn hide(staging: &mut LayerStaging, path: &str) -> io::Result<()> {
+fn hide(tree: &mut TreeWriter, path: &str) -> io::Result<()> {
     let (parent, name) = split(path);
-    if !has_directory(staging, parent)? {
+    if !has_directory(tree, parent)? {
         return Ok(());
     }
-    let directory = staging.open_directory(parent)?;
+    let directory = tree.open_directory(parent)?;
     match statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => {
             let device = FileType::CharacterDevice;
             mknodat(&directory, name, device, Mode::empty(), makedev(0, 0))?;
-            staging.entries += 1;
+            tree.entries += 1;
             Ok(())
         }
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-            set_opaque(staging.open_directory(path)?)
+            set_opaque(tree.open_directory(path)?)
         }
         Ok(_) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
 }
 
-fn make_opaque(staging: &mut LayerStaging, path: &str) -> io::Result<()> {
-    match has_directory(staging, path)? {
-        true => set_opaque(staging.open_directory(path)?),
+fn make_opaque(tree: &mut TreeWriter, path: &str) -> io::Result<()> {
+    match has_directory(tree, path)? {
+        true => set_opaque(tree.open_directory(path)?),
         false => Ok(()),
     }
 }
 
 /// Makes the directory unless it is there; whether that is possible: a component may be a file, a link or a whiteout.
-fn has_directory(staging: &mut LayerStaging, path: &str) -> io::Result<bool> {
+fn has_directory(tree: &mut TreeWriter, path: &str) -> io::Result<bool> {
     let blocked = |error: &io::Error| {
         let errno = Errno::from_io_error(error);
         matches!(errno, Some(Errno::NOTDIR | Errno::LOOP))
     };
-    let made = match staging.open_directory(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => staging.make_directory(path, 0o755, false),
+    let made = match tree.open_directory(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => tree.make_implied_directory(path),
         other => other.map(|_| ()),
     };
     match made {
@@ -115,24 +114,19 @@ fn has_directory(staging: &mut LayerStaging, path: &str) -> io::Result<bool> {
     }
 }
 
-pub(super) fn set_opaque(directory: impl AsFd) -> io::Result<()> {
-    Ok(rustix::fs::fsetxattr(directory, OPAQUE, b"y", XattrFlags::empty())?)
-}
-
-fn is_opaque(directory: &Path) -> bool {
-    let mut value = [0u8; 1];
-    rustix::fs::getxattr(directory, OPAQUE, &mut value).is_ok() && value == *b"y"
-}
-
 impl Store {
     /// The layers that can be seen, of unpacked ones given bottom first. overlayfs does not ask whether the root of
     /// a layer is opaque, so the layers below such a root are left out.
     pub fn visible_layers<'l>(&self, layers: &'l [DiffId]) -> &'l [DiffId] {
-        let bottom = layers.iter().rposition(|layer| is_opaque(&self.layer_path(layer)));
+        // What cannot be read is not there, and hides nothing.
+        let hides = |layer: &DiffId| {
+            let root = File::open(self.layer_path(layer));
+            root.and_then(is_opaque).unwrap_or(false)
+        };
+        let bottom = layers.iter().rposition(hides);
         layers.get(bottom.unwrap_or_default()..).unwrap_or_default()
     }
 }
 
 #[cfg(test)]
-#[path = "whiteouts_tests.rs"]
 mod tests;

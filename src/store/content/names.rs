@@ -4,8 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{io_error, Store, StoreError};
 use crate::oci::{media_type, parse_index, to_canonical_json, Descriptor, Digest, ImageIndex, Reference, REF_NAME};
+use crate::store::{io_error, Store, StoreError};
 
 /// Separates a repository from its tags: no repository component starts with `_`.
 const TAGS: &str = "_tags";
@@ -151,7 +151,7 @@ impl Store {
     }
 
     /// Rewrites `index.json` from the names; call it with the lock `index` held, or before anyone else can know the store.
-    pub(super) fn write_index(&self) -> Result<(), StoreError> {
+    pub(in crate::store) fn write_index(&self) -> Result<(), StoreError> {
         let mut manifests = Vec::new();
         for (reference, digest) in self.refs()? {
             manifests.extend(digest.and_then(|digest| self.indexed(&reference, &digest)));

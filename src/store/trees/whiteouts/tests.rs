@@ -54,7 +54,7 @@ fn nodes(entries: &[&str]) -> BTreeMap<String, &'static str> {
             let kind = fs::symlink_metadata(&path).unwrap().file_type();
             let what = match () {
                 () if kind.is_char_device() => "whiteout",
-                () if kind.is_dir() && is_opaque(&path) => "opaque",
+                () if kind.is_dir() && is_opaque(File::open(&path).unwrap()).unwrap() => "opaque",
                 () if kind.is_dir() => "directory",
                 () if kind.is_symlink() => "link",
                 () => "file",

@@ -4,9 +4,11 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
-use super::durability::Content;
-use super::{check_descriptor, fault, io_error, Scratch, Store, StoreError};
+use super::whole::Content;
 use crate::oci::{Descriptor, Digest, Hashed, Hasher};
+use crate::store::disk::fault;
+use crate::store::disk::scratch::Scratch;
+use crate::store::{check_descriptor, io_error, Store, StoreError};
 
 /// Bytes gathered before a `write`: headers of small entries come in pieces of 512.
 const BUFFER: usize = 1 << 20;
@@ -138,5 +140,34 @@ impl Store {
             return Err(StoreError::Digest { expected: *digest, got });
         }
         Ok(bytes)
+    }
+}
+
+/// Hashes a blob while it is read.
+pub(in crate::store) struct Verified {
+    file: io::Take<File>,
+    hasher: Hasher,
+}
+
+impl Verified {
+    pub(in crate::store) fn new(file: File, size: u64) -> Self {
+        Self {
+            file: file.take(size),
+            hasher: Hasher::new(),
+        }
+    }
+
+    /// What was read against what it is called.
+    pub(in crate::store) fn check(&self, blob: &Descriptor) -> Result<(), StoreError> {
+        check_descriptor(blob, self.hasher.clone().digest(), self.hasher.bytes())
+    }
+}
+
+impl Read for Verified {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        self.hasher.update(buffer.get(..count).unwrap_or_default());
+        crate::sys::lock::beat();
+        Ok(count)
     }
 }

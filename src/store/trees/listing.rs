@@ -16,14 +16,15 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{openat2, statat, AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use serde::Serialize;
 
-use super::whiteouts::OPAQUE;
-use crate::oci::{Digest, Hasher};
+use super::opaque::is_opaque;
+use crate::oci::Digest;
+use crate::store::content::whole::hash;
 
 /// Deeper than any path that can be unpacked (`ExtractionLimits::depth`).
 const MAX_DEPTH: usize = 256;
@@ -54,13 +55,13 @@ pub type Digests = HashMap<u64, Digest>;
 
 /// Writes the listing of `tree`. Files that `known` does not have are read.
 pub fn write(tree: BorrowedFd<'_>, known: &Digests, out: &mut dyn Write) -> io::Result<()> {
-    write!(out, "{{\"schema\":2,\"opaque\":{},\"entries\":{{", is_opaque(tree))?;
+    write!(out, "{{\"schema\":2,\"opaque\":{},\"entries\":{{", is_opaque(tree)?)?;
     let mut walk = Walk {
         known,
         out,
         separator: b"\n",
     };
-    if is_opaque(tree) {
+    if is_opaque(tree)? {
         let mode = rustix::fs::fstat(tree)?.st_mode & 0o7777;
         walk.entry("", &Entry::Directory { mode, opaque: true })?;
     }
@@ -95,7 +96,7 @@ impl Walk<'_> {
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => {
                     let below = open(directory, &name, OFlags::DIRECTORY)?;
-                    let opaque = is_opaque(below.as_fd());
+                    let opaque = is_opaque(&below)?;
                     self.entry(&path, &Entry::Directory { mode, opaque })?;
                     self.directory(below.as_fd(), &format!("{path}/"), depth + 1)?;
                 }
@@ -134,23 +135,4 @@ fn open(directory: BorrowedFd<'_>, name: &str, flags: OFlags) -> io::Result<Owne
     let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     Ok(openat2(directory, name, flags, Mode::empty(), resolve)?)
-}
-
-fn is_opaque(directory: BorrowedFd<'_>) -> bool {
-    let mut value = [0u8; 1];
-    matches!(rustix::fs::fgetxattr(directory, OPAQUE, &mut value), Ok(1)) && value == *b"y"
-}
-
-/// The digest of what is left to read of a file.
-pub fn hash(mut file: File) -> io::Result<Digest> {
-    let mut hasher = Hasher::new();
-    let mut chunk = vec![0; 256 << 10];
-    loop {
-        match file.read(&mut chunk) {
-            Ok(0) => return Ok(hasher.digest()),
-            Ok(count) => hasher.update(chunk.get(..count).unwrap_or_default()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
 }

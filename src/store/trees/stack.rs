@@ -12,6 +12,8 @@ use std::path::PathBuf;
 use rustix::fs::{openat, openat2, readlinkat, FileType, Mode, OFlags, ResolveFlags, CWD};
 use rustix::io::Errno;
 
+use super::opaque::is_opaque;
+
 /// As many as the kernel follows.
 const MAX_LINKS: usize = 40;
 
@@ -152,7 +154,7 @@ impl LayerStack {
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => {
                     directory.push(number);
-                    if is_opaque(tree, path)? {
+                    if directory_is_opaque(tree, path)? {
                         break;
                     }
                 }
@@ -191,15 +193,9 @@ fn beneath() -> ResolveFlags {
     ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS
 }
 
-fn is_opaque(tree: &OwnedFd, path: &str) -> io::Result<bool> {
+fn directory_is_opaque(tree: &OwnedFd, path: &str) -> io::Result<bool> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = openat2(tree, path, flags, Mode::empty(), beneath())?;
-    let mut value = [0; 1];
-    match rustix::fs::fgetxattr(directory, "user.overlay.opaque", &mut value) {
-        Ok(_) => Ok(value == *b"y"),
-        Err(Errno::NODATA | Errno::NOTSUP) => Ok(false),
-        Err(errno) => Err(errno.into()),
-    }
+    is_opaque(openat2(tree, path, flags, Mode::empty(), beneath())?)
 }
 
 #[cfg(test)]

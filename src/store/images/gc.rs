@@ -28,9 +28,11 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::locks::{try_file, Patience, Rank};
-use super::{io_error, Roots, Scratch, Store, StoreError};
 use crate::oci::{DiffId, Digest};
+use crate::store::content::memo::Roots;
+use crate::store::disk::locks::{try_file, Patience, Rank};
+use crate::store::disk::scratch::Scratch;
+use crate::store::{io_error, Store, StoreError};
 use crate::sys::lock::Mode;
 
 /// Days that the journal goes back: a month's figures can still be made when the month is over.

@@ -1,4 +1,4 @@
-//! Whole images: manifest, configuration and layers, and the snapshot a run starts from.
+//! The snapshot of an image: what a run needs to know of it, prepared once all its layers are unpacked.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,45 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use super::budget::Budget;
-use super::{io_error, Stamp, Store, StoreError};
-use crate::oci::{
-    media_type, parse_config, parse_manifest, to_canonical_json, Descriptor, DiffId, Digest, ImageConfig,
-    ImageConfigBody, Manifest, MAX_DOCUMENT_BYTES,
-};
+use super::image::Image;
+use crate::oci::{Descriptor, DiffId, Digest, ImageConfigBody};
 use crate::policy::ExtractionLimits;
+use crate::store::disk::stamp::Stamp;
+use crate::store::trees::budget::Budget;
+use crate::store::{io_error, Store, StoreError};
 use crate::sys::pool;
-
-/// A parsed and verified image of the store.
-#[derive(Debug, Clone)]
-pub struct Image {
-    /// Digest of the manifest's raw bytes.
-    pub digest: Digest,
-    /// The manifest.
-    pub manifest: Manifest,
-    /// Its raw bytes.
-    pub manifest_raw: Vec<u8>,
-    /// The configuration.
-    pub config: ImageConfig,
-}
-
-impl Image {
-    /// The descriptor of its manifest.
-    pub fn descriptor(&self) -> Descriptor {
-        let name = self.manifest.media_type.as_deref().unwrap_or(media_type::MANIFEST);
-        Descriptor::new(name, self.digest, self.manifest_raw.len() as u64)
-    }
-
-    /// Every blob: layers, configuration, manifest.
-    pub fn blobs(&self) -> Vec<Descriptor> {
-        let mut blobs = self.manifest.layers.clone();
-        blobs.push(self.manifest.config.clone());
-        blobs.push(self.descriptor());
-        blobs.sort_by_key(|blob| blob.digest);
-        blobs.dedup_by_key(|blob| blob.digest);
-        blobs
-    }
-}
 
 /// Everything `run` needs of an image whose layers are unpacked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -69,42 +37,6 @@ pub struct Snapshot {
 }
 
 impl Store {
-    /// Stores a configuration; returns its descriptor's digest and size.
-    pub fn put_config(&self, config: &ImageConfig) -> Result<(Digest, u64), StoreError> {
-        let bytes = self.canonical("image config", config)?;
-        Ok((self.put_blob(&bytes)?, bytes.len() as u64))
-    }
-
-    /// Stores a manifest whose config and layers are in the store; returns the image's digest.
-    pub fn put_manifest(&self, manifest: &Manifest) -> Result<Digest, StoreError> {
-        let bytes = self.canonical("manifest", manifest)?;
-        self.put_blob(&bytes)
-    }
-
-    fn canonical<T: Serialize>(&self, what: &'static str, value: &T) -> Result<Vec<u8>, StoreError> {
-        to_canonical_json(value).map_err(|source| StoreError::Json {
-            action: "write",
-            path: PathBuf::from(what),
-            source,
-        })
-    }
-
-    /// Opens an image: both documents verified by digest, parsed, and checked against each other.
-    pub fn open_image(&self, digest: &Digest) -> Result<Image, StoreError> {
-        let refused = |digest| move |source| StoreError::Document { digest, source };
-        let manifest_raw = self.read_document(digest, MAX_DOCUMENT_BYTES)?;
-        let manifest = parse_manifest(&manifest_raw).map_err(refused(*digest))?;
-        let config = self.read_document(&manifest.config.digest, MAX_DOCUMENT_BYTES)?;
-        super::check_descriptor(&manifest.config, manifest.config.digest, config.len() as u64)?;
-        let config = parse_config(&config, &manifest).map_err(refused(manifest.config.digest))?;
-        Ok(Image {
-            digest: *digest,
-            manifest,
-            manifest_raw,
-            config,
-        })
-    }
-
     /// The prepared form of an image, if it is complete and was made or looked at in this boot of the machine. Reads one
     /// small file, however many layers there are.
     pub fn snapshot(&self, digest: &Digest) -> Result<Option<Snapshot>, StoreError> {
@@ -112,8 +44,8 @@ impl Store {
         Ok(snapshot.filter(|snapshot| snapshot.boot.as_ref() == Some(&self.boot)))
     }
 
-    /// The same when that gives none: layers of an earlier boot are read and compared, and unpacked again when they are
-    /// damaged or missing. Only then the image itself has to be there.
+    /// Returns the snapshot after re-checking every layer written before this boot; damaged layers are unpacked again from
+    /// their blobs. Only then the image itself has to be there.
     pub fn restore_snapshot(&self, digest: &Digest) -> Result<Snapshot, StoreError> {
         if let Some(mut snapshot) = self.read_snapshot(digest)? {
             let damaged = AtomicBool::new(false);
@@ -217,5 +149,4 @@ fn snapshot_name(digest: &Digest) -> PathBuf {
 }
 
 #[cfg(test)]
-#[path = "images_tests.rs"]
 pub(crate) mod tests;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::archive::tar_reader::TarError;
+use crate::oci::Manifest;
 use crate::oci::{media_type, Compression};
 use crate::store::tests::{add_layer, config_of, store};
 

@@ -1,0 +1,149 @@
+//! A tree on its way into the store: written in scratch, described by `meta.json` and `stamp.json`, renamed.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use super::budget::Budget;
+use super::durable::LayerStamp;
+use super::whiteouts::Whiteouts;
+use super::writer::TreeWriter;
+use crate::archive::layer::TreeSink;
+use crate::archive::tar_reader::{Change, TarError};
+use crate::oci::{Descriptor, DiffId, Digest};
+use crate::store::disk::fault;
+use crate::store::disk::scratch::Scratch;
+use crate::store::{io_error, Store, StoreError};
+
+/// A tree on its way in. Dropped without commit it leaves nothing.
+#[derive(Debug)]
+pub struct LayerStaging {
+    store: Store,
+    scratch: Scratch,
+    writer: TreeWriter,
+    whiteouts: Whiteouts,
+}
+
+impl Store {
+    /// Starts a tree.
+    pub fn stage_layer(&self) -> Result<LayerStaging, StoreError> {
+        let scratch = self.scratch()?;
+        let path = scratch.path().join("layer");
+        fs::create_dir_all(path.join("fs")).map_err(io_error("make directory", &path))?;
+        let writer = TreeWriter::open(&path.join("fs")).map_err(io_error("open", &path))?;
+        Ok(LayerStaging {
+            store: self.clone(),
+            scratch,
+            writer,
+            whiteouts: Whiteouts::default(),
+        })
+    }
+}
+
+impl LayerStaging {
+    /// Gives the tree its name; another process that was first wins, with the same contents. `blob` was written with it.
+    pub fn commit(self, diff_id: &DiffId, blob: &Digest) -> Result<PathBuf, StoreError> {
+        let store = self.store.clone();
+        let tree = self.take_name(diff_id)?;
+        store.add_origin(diff_id, blob)?;
+        Ok(tree)
+    }
+
+    fn take_name(mut self, diff_id: &DiffId) -> Result<PathBuf, StoreError> {
+        let target = self.store.layer_folder(diff_id);
+        self.describe()?;
+        match fs::rename(self.staged(), &target) {
+            Err(_) if self.store.layer_tree(diff_id).is_some() => Ok(target.join("fs")),
+            Err(_) if target.exists() => {
+                let _single = self.store.lock_layer(diff_id)?;
+                if self.store.verify_layer(diff_id)? {
+                    return Ok(target.join("fs"));
+                }
+                self.take_place(diff_id)
+            }
+            other => other.map(|()| target.join("fs")).map_err(io_error("make", &target)),
+        }
+    }
+
+    /// Gives the tree its name in place of one that is not whole. The lock of the layer is held.
+    pub(super) fn take_place(self, diff_id: &DiffId) -> Result<PathBuf, StoreError> {
+        let target = self.store.layer_folder(diff_id);
+        let trusted = || self.store.layer_tree(diff_id);
+        if let Some(theirs) = trusted() {
+            return Ok(theirs);
+        }
+        match fs::rename(&target, self.scratch.path().join("damaged")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error("remove", &target)(error)),
+            _ => {}
+        }
+        match fs::rename(self.staged(), &target) {
+            Err(error) => trusted().ok_or_else(|| io_error("make", &target)(error)),
+            Ok(()) => Ok(target.join("fs")),
+        }
+    }
+
+    fn staged(&self) -> PathBuf {
+        self.scratch.path().join("layer")
+    }
+
+    /// Writes `meta.json` and `stamp.json` beside the finished tree.
+    pub(super) fn describe(&mut self) -> Result<(), StoreError> {
+        let path = self.staged().join("meta.json");
+        let meta = self.writer.list(&path).map_err(io_error("write", &path))?;
+        let stamp = LayerStamp {
+            schema: 2,
+            boot: self.store.boot.clone(),
+            meta,
+            unpacked_bytes: self.writer.unpacked_bytes,
+            entries: self.writer.entries,
+        };
+        let path = self.staged().join("stamp.json");
+        let json = serde_json::to_vec(&stamp).map_err(|source| StoreError::Json {
+            action: "write",
+            path: path.clone(),
+            source,
+        })?;
+        fs::write(&path, json).map_err(io_error("write", &path))?;
+        fault::point(fault::Step::Tree).map_err(io_error("make", &path))
+    }
+
+    /// Applies one change of a layer from elsewhere; what it makes is paid from `budget`.
+    pub(super) fn apply(&mut self, path: &str, change: Change<'_>, budget: &Budget) -> io::Result<()> {
+        if let Change::File { size, .. } = &change {
+            budget.take_bytes(*size)?;
+        }
+        let before = self.writer.entries;
+        match change {
+            Change::Directory { mode } => self.writer.make_listed_directory(path, mode),
+            Change::File { mode, size, contents } => self.writer.write_file(path, mode, size, contents),
+            Change::Symlink { target } => self.writer.replace_by_link(path, &target),
+            Change::Hardlink { target } => self.writer.hardlink(path, &target),
+            Change::Whiteout => self.whiteouts.hide(path),
+            Change::Opaque => self.whiteouts.make_opaque(path),
+        }?;
+        budget.take_entries(self.writer.entries - before)
+    }
+
+    /// Puts the whiteouts into the tree, when all changes of a layer from elsewhere are applied.
+    pub(super) fn write_whiteouts(&mut self, layer: &Descriptor, budget: &Budget) -> Result<(), StoreError> {
+        let written = self.whiteouts.write(&mut self.writer, budget);
+        written.map_err(|(path, source)| StoreError::Layer {
+            digest: layer.digest,
+            source: TarError::Visit { path, source },
+        })
+    }
+}
+
+impl TreeSink for LayerStaging {
+    fn directory(&mut self, path: &str, mode: u32) -> io::Result<()> {
+        self.writer.directory(path, mode)
+    }
+
+    fn file(&mut self, path: &str, mode: u32, contents: &[u8]) -> io::Result<()> {
+        self.writer.file(path, mode, contents)
+    }
+
+    fn symlink(&mut self, path: &str, target: &str) -> io::Result<()> {
+        self.writer.symlink(path, target)
+    }
+}
