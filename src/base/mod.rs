@@ -259,16 +259,16 @@ impl Maker<'_> {
                 ensure_copied(self.store, &layout, &layout.find(tag.as_deref())?)?
             }
             _ => {
-                let digest = self.store.find_ref(reference)?;
-                self.store.open_image(&digest.ok_or_else(|| BaseError::Unknown {
+                let digest = self.store.names().find(reference)?;
+                self.store.images().open(&digest.ok_or_else(|| BaseError::Unknown {
                     reference: reference.to_string(),
                 })?)?
             }
         };
-        self.store.ensure_snapshot(&image)?;
+        self.store.images().prepare(&image)?;
         let mut layers = base_layers(self.store, &image);
-        let visible = self.store.visible_layers(&image.config.rootfs.diff_ids).iter().rev();
-        let stack = LayerStack::open(visible.map(|diff_id| self.store.layer_path(diff_id))).map_err(|source| {
+        let visible = self.store.trees().visible(&image.config.rootfs.diff_ids).iter().rev();
+        let stack = LayerStack::open(visible.map(|diff_id| self.store.trees().path(diff_id))).map_err(|source| {
             BaseError::Read {
                 name: name.to_owned(),
                 path: String::new(),
@@ -313,7 +313,7 @@ fn base_layers(store: &Store, image: &Image) -> Vec<BuiltLayer> {
         descriptor: descriptor.clone(),
         diff_id: *diff_id,
         reason: "base".to_owned(),
-        unpacked_bytes: store.layer_bytes(diff_id).unwrap_or_default(),
+        unpacked_bytes: store.trees().bytes(diff_id).unwrap_or_default(),
         reused: true,
     };
     both.map(layer).collect()

@@ -49,7 +49,7 @@ impl Packages<'_> {
             does: &format!("makes {reason}"),
             progress: self.progress,
         };
-        let _single = self.store.exclusive(Flight::Relock(&key), task)?;
+        let _single = self.store.locks().exclusive(Flight::Relock(&key), task)?;
         if let Some(found) = self.find_relocked(pinned)? {
             return Ok(found);
         }

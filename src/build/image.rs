@@ -63,15 +63,15 @@ pub fn ensure_image(
     let digest = match find_unchanged(store, layers, &config, settings.created, tag) {
         Some(digest) => digest,
         None => {
-            let (config, config_size) = store.put_config(&config)?;
-            store.put_manifest(&manifest(layers, &config, config_size))?
+            let (config, config_size) = store.images().put_config(&config)?;
+            store.images().put_manifest(&manifest(layers, &config, config_size))?
         }
     };
     // From here on the image is used by its name; until then the lease keeps it from being collected.
-    let _lease = store.lease(&digest)?;
-    store.ensure_snapshot(&store.open_image(&digest)?)?;
+    let _lease = store.locks().lease(&digest)?;
+    store.images().prepare(&store.images().open(&digest)?)?;
     if let Some(tag) = tag {
-        store.ensure_ref(tag, &digest)?;
+        store.names().ensure(tag, &digest)?;
     }
     Ok(digest)
 }
@@ -97,8 +97,8 @@ fn find_unchanged(
     created: Created,
     tag: Option<&Reference>,
 ) -> Option<Digest> {
-    let digest = store.find_ref(tag?).ok()??;
-    let there = store.open_image(&digest).ok()?;
+    let digest = store.names().find(tag?).ok()??;
+    let there = store.images().open(&digest).ok()?;
     let same_layers = there
         .manifest
         .layers

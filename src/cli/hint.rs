@@ -16,7 +16,7 @@ use crate::python::resolve::LockError;
 use crate::python::sdist::SdistError;
 use crate::sandbox::SandboxError;
 use crate::store::StoreError;
-use crate::sys::disk;
+use crate::sys::space;
 use crate::transfer::{FetchError, TransferError};
 
 const NO_USER_NAMESPACE: &str = "this machine does not let you make a user namespace: check `sysctl user.max_user_namespaces`, kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns";
@@ -234,7 +234,7 @@ fn store_is_full(error: Cause<'_>) -> bool {
             || matches!(cause.downcast_ref(), Some(ImagesError::File { .. }))
             || matches!(cause.downcast_ref(), Some(TransferError::Io { .. }))
     };
-    let is_full = causes(error).any(|cause| cause.downcast_ref::<io::Error>().is_some_and(disk::is_full));
+    let is_full = causes(error).any(|cause| cause.downcast_ref::<io::Error>().is_some_and(space::is_full));
     is_full && !causes(error).any(is_callers)
 }
 

@@ -91,17 +91,17 @@ impl ImagesError {
 
 /// The image a name of the store means.
 pub fn show(store: &Store, reference: &Reference) -> Result<Image, ImagesError> {
-    let digest = store.find_ref(reference)?.ok_or_else(|| ImagesError::Unknown {
+    let digest = store.names().find(reference)?.ok_or_else(|| ImagesError::Unknown {
         reference: reference.to_string(),
     })?;
-    Ok(store.open_image(&digest)?)
+    Ok(store.images().open(&digest)?)
 }
 
 /// Every named image, those that are damaged as well.
 pub fn list(store: &Store) -> Result<Vec<ImageSummary>, ImagesError> {
     let summary = |(reference, digest): (Reference, Option<Digest>)| {
         let image = match digest {
-            Some(digest) => store.open_image(&digest).map_err(|error| one_line(&error)),
+            Some(digest) => store.images().open(&digest).map_err(|error| one_line(&error)),
             None => Err("the name is damaged".to_owned()),
         };
         let damaged = image.as_ref().err().cloned();
@@ -117,7 +117,7 @@ pub fn list(store: &Store) -> Result<Vec<ImageSummary>, ImagesError> {
             damaged,
         }
     };
-    Ok(store.refs()?.into_iter().map(summary).collect())
+    Ok(store.names().list()?.into_iter().map(summary).collect())
 }
 
 /// Whether a removal is carried out.
@@ -132,8 +132,8 @@ pub enum Removal {
 /// Forgets a name, whatever state its image is in.
 pub fn remove(store: &Store, reference: &Reference, removal: Removal) -> Result<(), ImagesError> {
     let known = match removal {
-        Removal::Rehearsed => store.has_ref(reference)?,
-        Removal::Done => store.remove_ref(reference)?,
+        Removal::Rehearsed => store.names().has(reference)?,
+        Removal::Done => store.names().remove(reference)?,
     };
     known.then_some(()).ok_or_else(|| ImagesError::Unknown {
         reference: reference.to_string(),
@@ -177,7 +177,7 @@ pub fn copy(store: &Store, source: &Reference, destination: Option<&Reference>) 
         }
         (_, None) => {
             let image = find(store, source)?;
-            store.ensure_snapshot(&image)?;
+            store.images().prepare(&image)?;
             Ok(image.digest)
         }
     }
@@ -195,8 +195,8 @@ fn find(store: &Store, reference: &Reference) -> Result<Image, ImagesError> {
 
 /// Unpacks an image of the store and names it.
 fn keep(store: &Store, digest: &Digest, name: &Reference) -> Result<Digest, ImagesError> {
-    store.ensure_snapshot(&store.open_image(digest)?)?;
-    store.set_ref(name, digest)?;
+    store.images().prepare(&store.images().open(digest)?)?;
+    store.names().set(name, digest)?;
     Ok(*digest)
 }
 

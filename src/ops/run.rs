@@ -192,7 +192,7 @@ impl Account {
     fn run(&mut self, store: &Store, request: &RunRequest, signals: &Signals) -> Result<(), RunError> {
         let started = Instant::now();
         // Until the lease is there, a collector could take the image away between two looks.
-        let collector = store.keep_collector_out()?;
+        let collector = store.locks().keep_collector_out()?;
         let (snapshot, _lease) = self.snapshot(store, &request.reference, signals)?;
         drop(collector);
         let bundle = bundle(store, &snapshot, request)?;
@@ -243,16 +243,16 @@ impl Account {
         let unknown = || RunError::UnknownImage {
             reference: reference.to_string(),
         };
-        let digest = store.find_ref(reference)?.ok_or_else(unknown)?;
+        let digest = store.names().find(reference)?.ok_or_else(unknown)?;
         self.digest = Some(digest);
-        let lease = store.lease(&digest)?;
-        if let Some(snapshot) = store.snapshot(&digest)? {
+        let lease = store.locks().lease(&digest)?;
+        if let Some(snapshot) = store.images().snapshot(&digest)? {
             self.cache = "hit";
             return Ok((snapshot, lease));
         }
         let unpacking = Instant::now();
         let own = store.clone();
-        let unpacked = unless_signalled(signals, move || own.restore_snapshot(&digest));
+        let unpacked = unless_signalled(signals, move || own.images().restore(&digest));
         self.phases.unpack = ms(unpacking.elapsed());
         match unpacked.map_err(|source| RunError::Wait { source })? {
             Worked::Done(snapshot) => Ok((snapshot?, lease)),
@@ -308,8 +308,8 @@ fn verdict(finished: &Finished) -> (Status, u8, Option<i32>) {
 }
 
 fn bundle(store: &Store, snapshot: &Snapshot, request: &RunRequest) -> Result<Bundle, RunError> {
-    let mut lowers = vec![store.scaffold_tree()?];
-    lowers.extend(snapshot.layers.iter().rev().map(|layer| store.layer_path(layer)));
+    let mut lowers = vec![store.trees().scaffold()?];
+    lowers.extend(snapshot.layers.iter().rev().map(|layer| store.trees().path(layer)));
     let input = request.input.as_deref().map(directory).transpose()?;
     if let Some(output) = &request.output {
         std::fs::create_dir_all(output).map_err(|source| RunError::Directory {

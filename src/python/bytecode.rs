@@ -86,10 +86,10 @@ where
     };
     let made = ensure_layer(store, wanted, progress, |blob, tree| {
         progress.step("Compiling", sources.title);
-        let mut lowers = vec![store.layer_path(&sources.layer.diff_id)];
+        let mut lowers = vec![store.trees().path(&sources.layer.diff_id)];
         let below: Vec<_> = interpreter.layers.iter().map(|layer| layer.diff_id).collect();
-        let visible = store.visible_layers(&below).iter().rev();
-        lowers.extend(visible.map(|diff_id| store.layer_path(diff_id)));
+        let visible = store.trees().visible(&below).iter().rev();
+        lowers.extend(visible.map(|diff_id| store.trees().path(diff_id)));
         let compiled = compiler.compile(&CompileRequest {
             lowers,
             python: interpreter.path.clone(),

@@ -108,7 +108,7 @@ impl Compiler {
         // Each job may hold a large source's tree in memory.
         let jobs = std::thread::available_parallelism().map_or(1, usize::from).min(8);
         Ok(Self {
-            scaffold: store.scaffold_tree()?,
+            scaffold: store.trees().scaffold()?,
             jobs,
             allow_degraded,
         })

@@ -78,7 +78,7 @@ pub fn download(supply: &Supply<'_>, set: &WheelSet) -> Result<(), PythonError> 
             missing.extend(group.0);
         }
     }
-    missing.retain(|wheel| supply.store.find_download(&wheel.sha256, wheel.size).is_none());
+    missing.retain(|wheel| supply.store.downloads().find(&wheel.sha256, wheel.size).is_none());
     if missing.is_empty() {
         return Ok(());
     }
@@ -118,7 +118,7 @@ fn find_addresses(supply: &Supply<'_>, pins: &[PinnedWheel]) -> Result<BTreeMap<
         does: "resolves the wheels of the base",
         progress: supply.progress,
     };
-    let _single = supply.store.exclusive(Flight::Resolution(&key), task)?;
+    let _single = supply.store.locks().exclusive(Flight::Resolution(&key), task)?;
     if let Some(Addresses(lock)) = supply.store.memos().find(&key)? {
         return Ok(pins::addresses(pins, &lock)?);
     }
@@ -139,7 +139,7 @@ pub fn ensure_layers(store: &Store, set: &WheelSet, progress: &dyn Progress) -> 
     let trees = layers
         .iter()
         .zip(&groups)
-        .map(|(made, group)| (group.names(), store.layer_path(&made.layer.diff_id)));
+        .map(|(made, group)| (group.names(), store.trees().path(&made.layer.diff_id)));
     let warnings = overlap::check(&trees.collect::<Vec<_>>())?;
     warnings.iter().for_each(|warning| progress.warn(warning));
     Ok(layers)
@@ -166,7 +166,7 @@ fn ensure(store: &Store, group: &Group, progress: &dyn Progress) -> Result<Wheel
         progress.step("Building", &reason);
         let open = |pin: &PinnedWheel| {
             let missing = || StoreError::NoBlob { digest: pin.sha256 };
-            let file = store.find_download(&pin.sha256, pin.size).ok_or_else(missing)?;
+            let file = store.downloads().find(&pin.sha256, pin.size).ok_or_else(missing)?;
             Ok::<_, PythonError>(Wheel::open(file, &pin.file_name)?)
         };
         let wheels = group.0.iter().map(open).collect::<Result<Vec<_>, _>>()?;

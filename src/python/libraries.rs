@@ -74,7 +74,7 @@ fn libraries(
     if let Some(found) = store.memos().find(&key)? {
         return Ok(found);
     }
-    let tree = store.layer_path(&layer.diff_id);
+    let tree = store.trees().path(&layer.diff_id);
     let found = scan(&tree).map_err(|source| StoreError::Io {
         action: "read the libraries of",
         path: tree,

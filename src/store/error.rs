@@ -167,7 +167,7 @@ impl StoreError {
 
 /// Turns an I/O error into ours, telling a full disk apart.
 pub(crate) fn io_error<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> StoreError + 'a {
-    move |source| match crate::sys::disk::is_full(&source) {
+    move |source| match crate::sys::space::is_full(&source) {
         true => StoreError::NoSpace {
             action,
             path: path.to_owned(),

@@ -72,12 +72,12 @@ where
     }
     let does = format!("makes {}", wanted.reason);
     let task = Task { does: &does, progress };
-    let _single = store.exclusive(Flight::Layer(wanted.key), task)?;
+    let _single = store.locks().exclusive(Flight::Layer(wanted.key), task)?;
     if let Some(found) = find_layer(store, wanted)? {
         return Ok(found);
     }
-    let mut blob = store.blob_writer()?;
-    let mut staging = store.stage_layer()?;
+    let mut blob = store.blobs().writer()?;
+    let mut staging = store.trees().stage()?;
     let (written, note) = make(&mut blob, &mut staging)?;
     let descriptor = Descriptor::new(media_type::LAYER_GZIP, written.digest, written.size);
     blob.commit_expecting(&descriptor)?;
@@ -99,10 +99,13 @@ pub fn find_layer<T: LayerNote>(store: &Store, wanted: LayerWanted<'_>) -> Resul
         return Ok(None);
     };
     let layer = remembered.layer(wanted.reason, true);
-    if !store.has_blob(&layer.descriptor)? {
+    if !store.blobs().has(&layer.descriptor)? {
         return Ok(None);
     }
-    match store.ensure_unpacked(&layer.descriptor, &layer.diff_id, &ExtractionLimits::default()) {
+    match store
+        .trees()
+        .unpack(&layer.descriptor, &layer.diff_id, &ExtractionLimits::default())
+    {
         Err(StoreError::LayerLost { .. }) => Ok(None),
         other => other.map(|_| Some((layer, remembered.note))),
     }
@@ -175,7 +178,7 @@ mod tests {
         let store = Store::open(&scratch.path().join("store")).unwrap();
         let made = make(&store.after_boot("first"));
         let blob = store.root().join("blobs/sha256").join(made.descriptor.digest.hex());
-        let file = store.layer_path(&made.diff_id).join("a");
+        let file = store.trees().path(&made.diff_id).join("a");
         let sound = fs::read(&blob).unwrap();
 
         // The tree alone: it is unpacked again from the blob.
@@ -206,7 +209,7 @@ mod tests {
         let blob = store.root().join("blobs/sha256").join(made.descriptor.digest.hex());
         let sound = fs::read(&blob).unwrap();
         fs::write(&blob, vec![0; sound.len()]).unwrap();
-        fs::remove_dir_all(store.layer_path(&made.diff_id).parent().unwrap()).unwrap();
+        fs::remove_dir_all(store.trees().path(&made.diff_id).parent().unwrap()).unwrap();
         assert!(!make(&store).reused);
         assert_eq!(fs::read(&blob).unwrap(), sound);
     }

@@ -30,10 +30,13 @@
 //!
 //! **Durability.** Nothing is synced on the way. What a power loss takes or damages is noticed and made again: trees, blobs
 //! of layers and downloads carry the id of the boot that wrote them, and are read and compared with their digests once
-//! before another boot uses them ([`content::whole`], [`trees::durable`]); a snapshot carries the id of the boot in which its layers were last
-//! looked at, so a run looks once per boot. Manifests and configurations are verified whenever they are read. Memos,
+//! before another boot uses them ([`content::whole`], [`trees::folder`]); a snapshot carries the id of the boot in which its
+//! layers were last looked at, so a run looks once per boot. Manifests and configurations are verified whenever they are read. Memos,
 //! snapshots and `index.json` that cannot be read count as absent. A name that cannot be read is an error that says so:
 //! naming the image again, or removing the name, is the repair.
+//!
+//! **Folders.** [`disk`] has what files are written with, [`content`] what is called by what it contains, [`trees`] unpacked
+//! layers, [`images`] whole images and their names. Each uses only those before it.
 //!
 //! **Locks.** A thread waits for a lock only while all that it holds come before it in this order: `locks/collector` (shared by
 //! all that make or look up, alone for the collector, which only tries); `leases/`; of `locks/` what resolves or builds
@@ -44,7 +47,7 @@
 mod content;
 pub(crate) mod disk;
 mod error;
-pub(crate) mod images;
+mod images;
 mod key;
 mod make;
 mod trees;
@@ -53,27 +56,28 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use content::blobs::BlobWriter;
-pub use content::downloads::{Download, Partial};
+pub use content::blobs::{BlobWriter, Blobs};
+pub use content::downloads::{Download, Downloads, Partial};
 pub use content::memo::{Memo, Memos, Roots};
-pub use content::names::check_name;
 pub(crate) use disk::copy::{copy, CopyError};
-pub use disk::locks::{CollectorLock, ExclusiveLock, Flight, Lease, Patience, Task};
+pub use disk::locks::{CollectorLock, ExclusiveLock, Flight, Lease, Locks, Patience, Task};
 pub use disk::scratch::{abandon, Beside, Scratch};
-pub use disk::stamp::Stamp;
 pub use error::StoreError;
+pub use images::documents::Image;
 pub use images::gc::{GarbageReport, Keep, Rules};
-pub use images::image::Image;
+pub use images::names::{check_name, Names};
 pub use images::snapshot::Snapshot;
+pub use images::Images;
 pub use key::{Key, KeyMaker, Step};
 pub use make::{ensure_layer, find_layer, BuiltLayer, LayerNote, LayerWanted};
 pub use trees::stack::{Found, LastLink, LayerStack};
 pub use trees::staging::LayerStaging;
+pub use trees::Trees;
 
 pub(crate) use error::{check_descriptor, io_error};
 
-use disk::fault;
-use disk::locks;
+use disk::Disk;
+use images::gc;
 
 use crate::oci::LAYOUT_VERSION;
 
@@ -82,21 +86,16 @@ const VERSION: &str = "gantry store 1\n";
 /// A store; cheap to open and to clone, safe to use from several threads and processes at once.
 #[derive(Debug, Clone)]
 pub struct Store {
-    root: PathBuf,
-    /// What is written now is stamped with.
-    boot: Stamp,
-    /// How it waits for other processes.
-    waits: locks::Waits,
+    disk: Disk,
 }
 
 impl Store {
     /// Opens the store at `root`, making it when it is not there. Reads one small file otherwise.
+    ///
+    /// # Errors
+    /// [`StoreError::Version`] when another version of gantry made it.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        let store = Self {
-            root: root.to_owned(),
-            boot: Stamp::of_this_boot(),
-            waits: locks::Waits::default(),
-        };
+        let store = Self { disk: Disk::new(root) };
         let version = root.join("version");
         match fs::read_to_string(&version) {
             Ok(text) if text == VERSION => Ok(store),
@@ -112,19 +111,113 @@ impl Store {
         }
     }
 
-    /// Where it is.
+    /// This store, which tells for whom it waits when a wait is long and belongs to no step that is shown: `process 4711,
+    /// which unpacks layer ... (for 30 s so far)`.
+    pub fn telling(self, tell: fn(&str)) -> Self {
+        let waits = self.disk.waits();
+        let disk = self.disk.waiting(disk::locks::Waits { tell, ..waits });
+        Self { disk }
+    }
+
+    /// This store after the machine was started again, as `boot`.
+    #[cfg(test)]
+    pub fn after_boot(&self, boot: &str) -> Self {
+        let disk = self.disk.after_boot(boot);
+        Self { disk }
+    }
+
+    /// The directory of the store.
     pub fn root(&self) -> &Path {
-        &self.root
+        self.disk.root()
     }
 
     /// The folder of a program that gantry fetched, or of what such a program caches.
     pub fn tool(&self, name: &str) -> PathBuf {
-        self.root.join("tools").join(name)
+        self.disk.path("tools").join(name)
     }
 
-    /// Idempotent: two processes may do it at once, and one may have been killed half-way.
+    /// Content by its digest: layers as they are shipped, configurations, manifests.
+    pub fn blobs(&self) -> Blobs<'_> {
+        Blobs::of(&self.disk)
+    }
+
+    /// Files from elsewhere, such as wheels and packages.
+    pub fn downloads(&self) -> Downloads<'_> {
+        Downloads::of(&self.disk)
+    }
+
+    /// Results of steps that need not be done again.
+    pub fn memos(&self) -> Memos<'_> {
+        Memos::of(&self.disk)
+    }
+
+    /// Unpacked layers.
+    pub fn trees(&self) -> Trees<'_> {
+        Trees::of(&self.disk)
+    }
+
+    /// Images by their digests.
+    pub fn images(&self) -> Images<'_> {
+        Images::of(&self.disk)
+    }
+
+    /// Names of images.
+    pub fn names(&self) -> Names<'_> {
+        Names::of(&self.disk)
+    }
+
+    /// Locks between processes, and leases of images.
+    pub fn locks(&self) -> Locks<'_> {
+        Locks::of(&self.disk)
+    }
+
+    /// Makes a new empty directory that goes away with the returned value, or with this process.
+    pub fn scratch(&self) -> Result<Scratch, StoreError> {
+        Scratch::new(&self.disk)
+    }
+
+    /// Chooses a name beside `target`, which is outside the store, for what will take its place.
+    pub fn beside(&self, target: &Path) -> Result<Beside, StoreError> {
+        Beside::new(&self.disk, target)
+    }
+
+    /// Removes what dead processes left in `tmp/`; returns how many things that were. One `readdir` when there is nothing.
+    pub fn sweep(&self) -> Result<u64, StoreError> {
+        disk::scratch::sweep(&self.disk)
+    }
+
+    /// Says what [`Store::remove_garbage`] would remove, and changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] when others use the store for longer than `patience`.
+    pub fn find_garbage(
+        &self,
+        rules: Rules<'_>,
+        patience: Patience,
+        waiting: &mut dyn FnMut(),
+    ) -> Result<GarbageReport, StoreError> {
+        gc::find(&self.disk, rules, patience, waiting)
+    }
+
+    /// Removes what nothing needs. Images in use (leased) are left alone, even when their names are gone.
+    ///
+    /// Builds of other processes are waited for as long as `patience` says, calling `waiting` once. Others wait for us only
+    /// while garbage is told and moved out of its place, not while it is deleted.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] when others use the store for longer than `patience`.
+    pub fn remove_garbage(
+        &self,
+        rules: Rules<'_>,
+        patience: Patience,
+        waiting: &mut dyn FnMut(),
+    ) -> Result<GarbageReport, StoreError> {
+        gc::remove(&self.disk, rules, patience, waiting)
+    }
+
+    /// Makes an empty store. Idempotent: two processes may do it at once, and one may have been killed half-way.
     fn create(&self) -> Result<(), StoreError> {
-        for directory in [
+        for folder in [
             "blobs/sha256",
             "refs/_local",
             "layers",
@@ -138,25 +231,15 @@ impl Store {
             crate::journal::FOLDER,
             "memo",
         ] {
-            let path = self.root.join(directory);
-            fs::create_dir_all(&path).map_err(io_error("make directory", &path))?;
+            self.disk.make_folder(folder)?;
         }
-        self.write_atomically(Path::new("oci-layout"), LAYOUT_VERSION.as_bytes())?;
-        if !self.root.join("index.json").exists() {
-            self.write_index()?;
+        self.disk
+            .write_atomically(Path::new("oci-layout"), LAYOUT_VERSION.as_bytes())?;
+        if !self.disk.path("index.json").exists() {
+            self.names().write_index()?;
         }
         // Last: its presence says that all of the above is there.
-        self.write_atomically(Path::new("version"), VERSION.as_bytes())
-    }
-
-    /// Writes a small file below the root: all of it or nothing.
-    fn write_atomically(&self, name: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-        let target = self.root.join(name);
-        let scratch = self.scratch()?;
-        let temporary = scratch.path().join("file");
-        fs::write(&temporary, bytes).map_err(io_error("write", &target))?;
-        fault::point(fault::Step::File).map_err(io_error("write", &target))?;
-        fs::rename(&temporary, &target).map_err(io_error("write", &target))
+        self.disk.write_atomically(Path::new("version"), VERSION.as_bytes())
     }
 }
 

@@ -1,10 +1,12 @@
 //! The store's promises: nothing half there, nothing lost, the second try gives the same.
 
 mod durability;
+pub mod examples;
 
 use std::collections::BTreeMap;
 
 use super::disk::fault;
+use super::trees::folder::LayerFolder;
 use super::*;
 use crate::archive::layer::LayerWriter;
 use crate::oci::{Descriptor, DiffId, Digest, ImageConfig, ImageConfigBody, Manifest, RootFs};
@@ -16,9 +18,13 @@ pub fn store() -> (tempfile::TempDir, Store) {
     (scratch, store)
 }
 
+pub(in crate::store) fn folder<'a>(store: &'a Store, diff_id: &'a DiffId) -> LayerFolder<'a> {
+    LayerFolder::of(&store.disk, diff_id)
+}
+
 pub fn add_layer(store: &Store, text: &str) -> Result<(Descriptor, DiffId), StoreError> {
-    let mut blob = store.blob_writer()?;
-    let mut staging = store.stage_layer()?;
+    let mut blob = store.blobs().writer()?;
+    let mut staging = store.trees().stage()?;
     let mut writer = LayerWriter::new(&mut blob, Some(&mut staging), 0);
     writer.file("etc/a", 0o644, text.as_bytes()).unwrap();
     writer.symlink("etc/b", "a").unwrap();
@@ -46,7 +52,7 @@ pub fn config_of(diff_ids: Vec<DiffId>) -> ImageConfig {
 pub fn add_image(store: &Store, text: &str) -> Result<Digest, StoreError> {
     let (layer, diff_id) = add_layer(store, text)?;
     let config = config_of(vec![diff_id]);
-    let (digest, size) = store.put_config(&config)?;
+    let (digest, size) = store.images().put_config(&config)?;
     let manifest = Manifest {
         schema_version: 2,
         media_type: None,
@@ -54,9 +60,9 @@ pub fn add_image(store: &Store, text: &str) -> Result<Digest, StoreError> {
         layers: vec![layer],
         annotations: BTreeMap::new(),
     };
-    let digest = store.put_manifest(&manifest)?;
-    store.ensure_snapshot(&store.open_image(&digest)?)?;
-    store.set_ref(&"image:1".parse().unwrap(), &digest)?;
+    let digest = store.images().put_manifest(&manifest)?;
+    store.images().prepare(&store.images().open(&digest)?)?;
+    store.names().set(&"image:1".parse().unwrap(), &digest)?;
     Ok(digest)
 }
 
@@ -87,14 +93,14 @@ fn header() -> String {
 fn the_header_describes_every_directory_of_a_store() {
     let (_scratch, store) = store();
     let digest = add_image(&store, "x").unwrap();
-    store.scaffold_tree().unwrap();
-    store.put_download(b"x").unwrap();
-    let _lease = store.lease(&digest).unwrap();
-    for folder in [store.tool("uv-1"), store.root.join("journal")] {
+    store.trees().scaffold().unwrap();
+    store.downloads().put(b"x").unwrap();
+    let _lease = store.locks().lease(&digest).unwrap();
+    for folder in [store.tool("uv-1"), store.root().join("journal")] {
         fs::create_dir_all(folder).unwrap();
     }
     let header = header();
-    for entry in fs::read_dir(&store.root).unwrap() {
+    for entry in fs::read_dir(store.root()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         let described = [format!("//!   {name}"), format!(", {name}"), format!("; {name}")];
         assert!(
@@ -110,11 +116,11 @@ fn every_durable_step_may_fail_and_the_next_try_gives_the_same() {
     let expected = add_image(&clean, "x").unwrap();
     let listing = |store: &Store| {
         let mut found = Vec::new();
-        let mut pending = vec![store.root.clone()];
+        let mut pending = vec![store.root().to_owned()];
         while let Some(directory) = pending.pop() {
             for entry in fs::read_dir(directory).unwrap() {
                 let path = entry.unwrap().path();
-                found.push(path.strip_prefix(&store.root).unwrap().to_owned());
+                found.push(path.strip_prefix(store.root()).unwrap().to_owned());
                 if path.is_dir() && !path.is_symlink() {
                     pending.push(path);
                 }
@@ -130,7 +136,7 @@ fn every_durable_step_may_fail_and_the_next_try_gives_the_same() {
             let failed = add_image(&store, "x").is_err();
             fault::FAIL.set(None);
             assert!(
-                fs::read_dir(store.root.join("tmp")).unwrap().next().is_none(),
+                fs::read_dir(store.root().join("tmp")).unwrap().next().is_none(),
                 "{step:?} {after} left something"
             );
             if !failed {
@@ -147,14 +153,15 @@ fn every_durable_step_may_fail_and_the_next_try_gives_the_same() {
 fn unpacking_a_blob_gives_the_tree_that_was_written_with_it() {
     let (_scratch, store) = store();
     let (layer, diff_id) = add_layer(&store, "x").unwrap();
-    let tree = store.layer_tree(&diff_id).unwrap();
+    let tree = folder(&store, &diff_id).trusted_tree().unwrap();
     let first = (
         fs::read(tree.join("etc/a")).unwrap(),
         fs::read_link(tree.join("etc/b")).unwrap(),
     );
     fs::remove_dir_all(tree.parent().unwrap()).unwrap();
     let again = store
-        .ensure_unpacked(&layer, &diff_id, &ExtractionLimits::default())
+        .trees()
+        .unpack(&layer, &diff_id, &ExtractionLimits::default())
         .unwrap();
     assert_eq!(
         first,
@@ -171,20 +178,20 @@ fn refuses_a_layer_whose_diff_id_or_digest_differs() {
     let (layer, diff_id) = add_layer(&store, "x").unwrap();
     let other = DiffId::of(b"other");
     let unpack =
-        |layer: &Descriptor, diff_id: &DiffId| store.ensure_unpacked(layer, diff_id, &ExtractionLimits::default());
+        |layer: &Descriptor, diff_id: &DiffId| store.trees().unpack(layer, diff_id, &ExtractionLimits::default());
     assert!(
         matches!(unpack(&layer, &other), Err(StoreError::DiffId { expected, got, .. }) if expected == other && got == diff_id)
     );
-    fs::remove_dir_all(store.layer_folder(&diff_id)).unwrap();
-    let mut bytes = fs::read(store.blob_path(&layer.digest)).unwrap();
+    fs::remove_dir_all(folder(&store, &diff_id).path()).unwrap();
+    let mut bytes = fs::read(store.blobs().path(&layer.digest)).unwrap();
     bytes.push(0);
-    fs::write(store.blob_path(&layer.digest), &bytes).unwrap();
+    fs::write(store.blobs().path(&layer.digest), &bytes).unwrap();
     let longer = Descriptor {
         size: layer.size + 1,
         ..layer.clone()
     };
     assert!(unpack(&longer, &diff_id).is_err());
-    assert!(fs::read_dir(store.root.join("tmp")).unwrap().next().is_none());
+    assert!(fs::read_dir(store.root().join("tmp")).unwrap().next().is_none());
 }
 
 #[test]
@@ -202,9 +209,11 @@ fn links_in_a_layer_never_lead_out_of_it() {
     file.set_mode(0o644);
     tar.append_data(&mut file, "etc/passwd", &b"evil"[..]).unwrap();
     let bytes = tar.into_inner().unwrap();
-    let digest = store.put_blob(&bytes).unwrap();
+    let digest = store.blobs().put(&bytes).unwrap();
     let layer = Descriptor::new(crate::oci::media_type::LAYER_TAR, digest, bytes.len() as u64);
-    let unpacked = store.ensure_unpacked(&layer, &DiffId::of(&bytes), &ExtractionLimits::default());
+    let unpacked = store
+        .trees()
+        .unpack(&layer, &DiffId::of(&bytes), &ExtractionLimits::default());
     assert!(matches!(unpacked, Err(StoreError::Layer { .. })), "{unpacked:?}");
     assert!(fs::read_dir(&outside).unwrap().next().is_none());
 }
@@ -213,22 +222,25 @@ fn links_in_a_layer_never_lead_out_of_it() {
 fn a_partial_download_goes_on_where_it_stopped() {
     let (_scratch, store) = store();
     let (digest, size) = (Digest::of(b"hello world"), 11);
-    let mut partial = store.partial(&digest, Task::silent("tests")).unwrap();
+    let mut partial = store.downloads().partial(&digest, Task::silent("tests")).unwrap();
     partial.append(b"hello ").unwrap();
     drop(partial);
-    assert!(store.find_download(&digest, size).is_none());
-    let mut partial = store.partial(&digest, Task::silent("tests")).unwrap();
+    assert!(store.downloads().find(&digest, size).is_none());
+    let mut partial = store.downloads().partial(&digest, Task::silent("tests")).unwrap();
     assert_eq!(partial.len(), 6);
     partial.append(b"world").unwrap();
     partial.commit(size).unwrap();
-    assert!(store.find_download(&digest, size).is_some());
-    assert!(fs::read_dir(store.root.join("partial")).unwrap().next().is_none());
+    assert!(store.downloads().find(&digest, size).is_some());
+    assert!(fs::read_dir(store.root().join("partial")).unwrap().next().is_none());
 
-    let mut wrong = store.partial(&Digest::of(b"other"), Task::silent("tests")).unwrap();
+    let mut wrong = store
+        .downloads()
+        .partial(&Digest::of(b"other"), Task::silent("tests"))
+        .unwrap();
     wrong.append(b"wrong").unwrap();
     assert!(matches!(wrong.commit(5), Err(StoreError::Digest { .. })));
     assert!(
-        fs::read_dir(store.root.join("partial")).unwrap().next().is_none(),
+        fs::read_dir(store.root().join("partial")).unwrap().next().is_none(),
         "wrong bytes are not resumed"
     );
 }
@@ -237,7 +249,7 @@ fn a_partial_download_goes_on_where_it_stopped() {
 fn sweep_takes_what_the_dead_left_and_nothing_else() {
     let (_scratch, store) = store();
     let alive = store.scratch().unwrap();
-    let dead = store.root.join("tmp/dead");
+    let dead = store.root().join("tmp/dead");
     fs::create_dir_all(dead.join("deep")).unwrap();
     assert_eq!(store.sweep().unwrap(), 1);
     assert!(alive.path().exists() && !dead.exists());
@@ -277,7 +289,7 @@ fn sweeping_never_fails_for_what_others_make_and_drop_meanwhile() {
         made.into_iter().for_each(|made| made.unwrap());
     });
     store.sweep().unwrap();
-    assert!(fs::read_dir(store.root.join("tmp")).unwrap().next().is_none());
+    assert!(fs::read_dir(store.root().join("tmp")).unwrap().next().is_none());
 }
 
 #[test]
@@ -285,14 +297,14 @@ fn garbage_is_what_no_name_leads_to() {
     let (_scratch, store) = store();
     let digest = add_image(&store, "x").unwrap();
     assert_eq!(collect(&store, Keep::ImagesOnly, false).blobs, 0);
-    let lease = store.lease(&digest).unwrap();
-    assert!(store.remove_ref(&"image:1".parse().unwrap()).unwrap());
+    let lease = store.locks().lease(&digest).unwrap();
+    assert!(store.names().remove(&"image:1".parse().unwrap()).unwrap());
     assert_eq!(collect(&store, Keep::ImagesOnly, false).blobs, 0, "it is in use");
     drop(lease);
     let dry = collect(&store, Keep::ImagesOnly, true);
     assert_eq!((dry.blobs, dry.layers, dry.snapshots), (3, 1, 1));
     assert_eq!(collect(&store, Keep::ImagesOnly, false).blobs, 3);
-    assert!(store.find_ref(&"image:1".parse().unwrap()).unwrap().is_none());
+    assert!(store.names().find(&"image:1".parse().unwrap()).unwrap().is_none());
 }
 
 #[test]
@@ -305,10 +317,11 @@ fn names_of_the_store_and_of_registries_do_not_meet() {
         ("localhost/a/b:1", one),
         ("example.org:5000/a:x", two),
     ] {
-        store.set_ref(&name.parse().unwrap(), &digest).unwrap();
+        store.names().set(&name.parse().unwrap(), &digest).unwrap();
     }
     let names: Vec<String> = store
-        .refs()
+        .names()
+        .list()
         .unwrap()
         .iter()
         .map(|(reference, _)| reference.to_string())
@@ -317,7 +330,10 @@ fn names_of_the_store_and_of_registries_do_not_meet() {
         names,
         ["a:1", "example.org:5000/a:x", "localhost/a/b:1", "localhost/a:1"]
     );
-    assert_eq!(store.find_ref(&"localhost/a:1".parse().unwrap()).unwrap(), Some(two));
+    assert_eq!(
+        store.names().find(&"localhost/a:1".parse().unwrap()).unwrap(),
+        Some(two)
+    );
 }
 
 #[test]
@@ -325,19 +341,19 @@ fn a_damaged_name_is_an_error_until_it_is_given_again_or_removed() {
     let (_scratch, store) = store();
     let digest = add_image(&store, "x").unwrap();
     let name: crate::oci::Reference = "image:1".parse().unwrap();
-    let path = store.root.join("refs/_local/image/1");
+    let path = store.root().join("refs/_local/image/1");
     for damage in ["", "sha256:00", "\0\0\0\0"] {
         fs::write(&path, damage).unwrap();
         assert!(
-            matches!(store.find_ref(&name), Err(StoreError::DamagedName { reference }) if reference == "image:1"),
+            matches!(store.names().find(&name), Err(StoreError::DamagedName { reference }) if reference == "image:1"),
             "{damage:?}"
         );
-        assert_eq!(store.refs().unwrap(), [(name.clone(), None)]);
-        store.set_ref(&name, &digest).unwrap();
-        assert_eq!(store.find_ref(&name).unwrap(), Some(digest));
+        assert_eq!(store.names().list().unwrap(), [(name.clone(), None)]);
+        store.names().set(&name, &digest).unwrap();
+        assert_eq!(store.names().find(&name).unwrap(), Some(digest));
         fs::write(&path, damage).unwrap();
-        assert!(store.has_ref(&name).unwrap() && store.remove_ref(&name).unwrap());
-        assert!(!store.has_ref(&name).unwrap() && !store.remove_ref(&name).unwrap());
+        assert!(store.names().has(&name).unwrap() && store.names().remove(&name).unwrap());
+        assert!(!store.names().has(&name).unwrap() && !store.names().remove(&name).unwrap());
     }
 }
 
@@ -345,11 +361,11 @@ fn a_damaged_name_is_an_error_until_it_is_given_again_or_removed() {
 fn a_damaged_index_is_written_anew() {
     let (_scratch, store) = store();
     add_image(&store, "x").unwrap();
-    let path = store.root.join("index.json");
+    let path = store.root().join("index.json");
     let sound = fs::read(&path).unwrap();
     for damage in [&b""[..], &sound[..sound.len() / 2], &vec![0; sound.len()]] {
         fs::write(&path, damage).unwrap();
-        store.mend_index().unwrap();
+        store.names().mend_index().unwrap();
         assert_eq!(fs::read(&path).unwrap(), sound);
     }
 }
@@ -359,13 +375,13 @@ fn a_name_with_a_digest_is_neither_given_nor_removed() {
     let (_scratch, store) = store();
     let digest = Digest::of(b"1");
     let latest: crate::oci::Reference = "example.org/a".parse().unwrap();
-    store.set_ref(&latest, &digest).unwrap();
+    store.names().set(&latest, &digest).unwrap();
     let pinned = format!("example.org/a@{digest}").parse().unwrap();
     let is_refused = |result: Result<(), StoreError>| matches!(result, Err(StoreError::PinnedName { .. }));
-    assert!(is_refused(store.set_ref(&pinned, &Digest::of(b"2"))));
-    assert!(is_refused(store.remove_ref(&pinned).map(drop)));
-    assert!(is_refused(store.has_ref(&pinned).map(drop)));
-    assert_eq!(store.find_ref(&latest).unwrap(), Some(digest));
+    assert!(is_refused(store.names().set(&pinned, &Digest::of(b"2"))));
+    assert!(is_refused(store.names().remove(&pinned).map(drop)));
+    assert!(is_refused(store.names().has(&pinned).map(drop)));
+    assert_eq!(store.names().find(&latest).unwrap(), Some(digest));
 }
 
 #[test]
@@ -373,7 +389,7 @@ fn naming_an_image_again_offers_it_to_other_tools_again() {
     let (_scratch, store) = store();
     let digest = add_image(&store, "x").unwrap();
     let name = "image:1".parse().unwrap();
-    let path = store.root.join("index.json");
+    let path = store.root().join("index.json");
     let sound = fs::read(&path).unwrap();
     // Lost an entry; has the name for another image; has another name for the image; in other words.
     let text = String::from_utf8(sound.clone()).unwrap();
@@ -387,21 +403,21 @@ fn naming_an_image_again_offers_it_to_other_tools_again() {
     ] {
         assert_ne!(index.as_bytes(), sound);
         fs::write(&path, index).unwrap();
-        store.ensure_ref(&name, &digest).unwrap();
+        store.names().ensure(&name, &digest).unwrap();
         assert_eq!(fs::read(&path).unwrap(), sound);
     }
     // What is right is not written again.
     let latest = "example.org/image".parse().unwrap();
-    store.ensure_ref(&latest, &digest).unwrap();
+    store.names().ensure(&latest, &digest).unwrap();
     let inode = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(&path).unwrap());
     let before = inode();
-    store.ensure_ref(&name, &digest).unwrap();
-    store.ensure_ref(&latest, &digest).unwrap();
+    store.names().ensure(&name, &digest).unwrap();
+    store.names().ensure(&latest, &digest).unwrap();
     assert_eq!(inode(), before);
 
-    fs::write(store.root.join("refs/_local/image/1"), "damaged").unwrap();
-    store.ensure_ref(&name, &digest).unwrap();
-    assert_eq!(store.find_ref(&name).unwrap(), Some(digest));
+    fs::write(store.root().join("refs/_local/image/1"), "damaged").unwrap();
+    store.names().ensure(&name, &digest).unwrap();
+    assert_eq!(store.names().find(&name).unwrap(), Some(digest));
 }
 
 #[test]
@@ -411,16 +427,16 @@ fn a_collector_tries_for_a_while_and_nobody_waits_for_it_meanwhile() {
         most: std::time::Duration::from_millis(20),
         between: std::time::Duration::from_millis(1),
     };
-    let kept_out = store.keep_collector_out().unwrap();
+    let kept_out = store.locks().keep_collector_out().unwrap();
     let mut told = 0;
     let mut waiting = || {
         told += 1;
         // A blocked writer would stop this reader.
-        drop(store.keep_collector_out().unwrap());
+        drop(store.locks().keep_collector_out().unwrap());
     };
     let busy = store.remove_garbage(gc_rules(Keep::Memoised), patience, &mut waiting);
     assert!(
-        matches!(&busy, Err(StoreError::Busy { path }) if *path == store.root),
+        matches!(&busy, Err(StoreError::Busy { path }) if *path == store.root()),
         "{busy:?}"
     );
     assert_eq!(told, 1);
@@ -438,14 +454,15 @@ fn a_download_that_nobody_is_at_is_garbage() {
     let (_scratch, store) = store();
     let (left, under_way) = (Digest::of(b"left"), Digest::of(b"under way"));
     store
+        .downloads()
         .partial(&left, Task::silent("tests"))
         .unwrap()
         .append(b"le")
         .unwrap();
-    let mut partial = store.partial(&under_way, Task::silent("tests")).unwrap();
+    let mut partial = store.downloads().partial(&under_way, Task::silent("tests")).unwrap();
     partial.append(b"under").unwrap();
     let report = collect(&store, Keep::Memoised, false);
     assert_eq!((report.partials, report.bytes), (1, 2));
-    assert!(!store.root.join("partial").join(left.hex()).exists());
-    assert!(store.root.join("partial").join(under_way.hex()).exists());
+    assert!(!store.root().join("partial").join(left.hex()).exists());
+    assert!(store.root().join("partial").join(under_way.hex()).exists());
 }

@@ -1,7 +1,6 @@
 //! The kernel edge: what rustix does not wrap, and the only `unsafe` of the crate.
 
 pub mod clock;
-pub mod disk;
 pub mod inflate;
 mod keeper;
 pub mod kernel;
@@ -10,3 +9,4 @@ pub mod netlink;
 pub mod pool;
 pub mod process;
 pub mod program;
+pub mod space;

@@ -129,7 +129,7 @@ impl<E: From<FetchError>, C: Fn() -> Result<Client, E>> Fetcher<'_, C> {
             does: &format!("downloads {}", item.name),
             progress: self.progress,
         };
-        let download = self.store.download(&item.sha256, item.size, task);
+        let download = self.store.downloads().claim(&item.sha256, item.size, task);
         let mut partial = match download.map_err(store_error)? {
             Download::Whole(file) => {
                 self.advance(item.size);

@@ -11,16 +11,16 @@ use crate::store::{io_error, Image, Store, StoreError};
 
 impl Source for Store {
     fn open(&self, blob: &Descriptor) -> Result<Box<dyn Read + '_>, TransferError> {
-        Ok(Box::new(self.open_blob(&blob.digest)?))
+        Ok(Box::new(self.blobs().open(&blob.digest)?))
     }
 
     fn place(&self, digest: &Digest) -> PathBuf {
-        self.blob_path(digest)
+        self.blobs().path(digest)
     }
 
     /// Its images are ours: nobody gets one by naming it who could not have it anyway.
     fn prove(&self, blob: &Descriptor) -> Result<(), TransferError> {
-        match self.blob_size(&blob.digest) {
+        match self.blobs().size(&blob.digest) {
             Some(_) => Ok(()),
             None => Err(StoreError::NoBlob { digest: blob.digest }.into()),
         }
@@ -33,20 +33,20 @@ impl Destination for Store {
     }
 
     fn has(&self, layer: &Descriptor) -> Result<bool, TransferError> {
-        Ok(self.has_blob(layer)?)
+        Ok(self.blobs().has(layer)?)
     }
 
     fn put(&self, layer: &Descriptor, incoming: &mut Incoming<'_>) -> Result<(), TransferError> {
-        let target = self.blob_path(&layer.digest);
-        let mut writer = self.blob_writer()?;
+        let target = self.blobs().path(&layer.digest);
+        let mut writer = self.blobs().writer()?;
         incoming.copy_into(&mut writer, &|source| io_error("write", &target)(source).into())?;
         Ok(writer.commit_expecting(layer)?)
     }
 
     /// Names are given by [`Store::set_ref`], once the image is unpacked.
     fn finish(&self, image: &Documents, _: Option<&str>) -> Result<(), TransferError> {
-        self.put_blob(&image.config_raw)?;
-        self.put_blob(&image.manifest_raw)?;
+        self.blobs().put(&image.config_raw)?;
+        self.blobs().put(&image.manifest_raw)?;
         Ok(())
     }
 }
@@ -61,18 +61,18 @@ pub fn ensure_copied(store: &Store, from: &dyn Source, wanted: &Descriptor) -> R
         return Ok(image);
     }
     let digest = copy_image(from, wanted, store, None)?;
-    Ok(store.open_image(&digest)?)
+    Ok(store.images().open(&digest)?)
 }
 
 /// The image that `wanted` leads to when this very one, by its digest, is in the store and was unpacked before. Nothing is
 /// asked of the place it came from: whoever names a digest may have what the store has under it.
 pub(super) fn find_copied(store: &Store, wanted: &Descriptor) -> Result<Option<Image>, StoreError> {
-    let is_prepared = store.read_snapshot(&wanted.digest)?.is_some();
-    let Some(image) = store.open_image(&wanted.digest).ok().filter(|_| is_prepared) else {
+    let is_prepared = store.images().read_snapshot(&wanted.digest)?.is_some();
+    let Some(image) = store.images().open(&wanted.digest).ok().filter(|_| is_prepared) else {
         return Ok(None);
     };
     for layer in &image.manifest.layers {
-        if !store.has_blob(layer)? {
+        if !store.blobs().has(layer)? {
             return Ok(None);
         }
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::local::find_copied;
 use super::{copy_image, Layout, TransferError};
 use crate::oci::{DiffId, Digest};
-use crate::store::images::snapshot::tests::{image, image_that_says, put, tar};
+use crate::store::tests::examples::{image, image_that_says, put, tar};
 use crate::store::tests::store;
 use crate::store::{Image, Store, StoreError};
 
@@ -18,7 +18,7 @@ pub(super) fn push(store: &Store, image: &Image, layout: &Path, name: Option<&st
 pub(super) fn pull(store: &Store, layout: &Path, name: Option<&str>) -> Result<Image, TransferError> {
     let layout = Layout::new(store, layout);
     let digest = copy_image(&layout, &layout.find(name)?, store, None)?;
-    Ok(store.open_image(&digest)?)
+    Ok(store.images().open(&digest)?)
 }
 
 fn find(store: &Store, layout: &Path, name: Option<&str>) -> Result<Option<Image>, TransferError> {
@@ -29,7 +29,7 @@ fn find(store: &Store, layout: &Path, name: Option<&str>) -> Result<Option<Image
 fn an_image_gets_no_layer_of_another_by_naming_its_diff_id() {
     let (scratch, store) = store();
     let secret = image(&store, &[&[("secret", 9)]]);
-    store.ensure_snapshot(&secret).unwrap();
+    store.images().prepare(&secret).unwrap();
     let wanted = secret.config.rootfs.diff_ids[0];
 
     // Another store makes the layout: a harmless blob, and the other image's diff id.
@@ -40,24 +40,24 @@ fn an_image_gets_no_layer_of_another_by_naming_its_diff_id() {
     push(&attacker, &lie, &layout, None).unwrap();
     for _again in 0..2 {
         let imported = pull(&store, &layout, None).unwrap();
-        let refused = store.ensure_snapshot(&imported);
+        let refused = store.images().prepare(&imported);
         assert!(
             matches!(refused, Err(StoreError::DiffId { digest, expected, got })
                 if digest == Digest::of(&benign) && expected == wanted && got == DiffId::of(&benign)),
             "{refused:?}"
         );
-        assert!(store.snapshot(&imported.digest).unwrap().is_none());
+        assert!(store.images().snapshot(&imported.digest).unwrap().is_none());
     }
     // Nor does the tree of the first image suffer from it.
-    assert!(store.layer_path(&wanted).join("secret").exists());
-    assert!(store.snapshot(&secret.digest).unwrap().is_some());
+    assert!(store.trees().path(&wanted).join("secret").exists());
+    assert!(store.images().snapshot(&secret.digest).unwrap().is_some());
 }
 
 #[test]
 fn a_layout_without_its_blobs_is_not_filled_from_the_store() {
     let (scratch, store) = store();
     let secret = image(&store, &[&[("secret", 9)]]);
-    store.ensure_snapshot(&secret).unwrap();
+    store.images().prepare(&secret).unwrap();
     let layout = scratch.path().join("layout");
     push(&store, &secret, &layout, None).unwrap();
     let blob = layout.join("blobs/sha256").join(secret.manifest.layers[0].digest.hex());

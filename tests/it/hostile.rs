@@ -69,7 +69,7 @@ fn take(layout: &Path) -> Result<(), TransferError> {
     let store = Store::open(&scratch.path().join("store")).unwrap();
     let layout = Layout::new(&store, layout);
     let digest = copy_image(&layout, &layout.find(Some("x"))?, &store, None)?;
-    store.ensure_snapshot(&store.open_image(&digest)?)?;
+    store.images().prepare(&store.images().open(&digest)?)?;
     Ok(())
 }
 

@@ -164,7 +164,7 @@ fn a_collector_says_that_it_waits_and_nobody_waits_for_it() {
     let gantry = Gantry::new();
     crate::common::tiny(&gantry, &["a:1"]);
     let store = gantry::store::Store::open(&gantry.root).unwrap();
-    let kept_out = store.keep_collector_out().unwrap();
+    let kept_out = store.locks().keep_collector_out().unwrap();
     let mut collector = gantry.command();
     collector
         .args(["cache", "gc"])

@@ -23,12 +23,12 @@ pub fn dispatch(config: Option<&Path>, command: &StoreCommand, report: Option<&R
     let session = Session::open(config)?;
     // What cannot be swept now is swept later; no command fails because of it.
     let _ = session.store.sweep();
-    let _ = session.store.mend_index();
+    let _ = session.store.names().mend_index();
     sandbox::sweep();
     let _kept_out = match command {
         // It is the collector.
         StoreCommand::Cache(_) => None,
-        _ => Some(session.store.keep_collector_out()?),
+        _ => Some(session.store.locks().keep_collector_out()?),
     };
     match command {
         StoreCommand::Build(args) => build::build(&session, args, report),

@@ -110,7 +110,7 @@ pub fn examine(store: &Store) -> Result<Diagnosis, DoctorError> {
     let copied = std::fs::create_dir(&layer).and_then(|()| std::fs::copy("/proc/self/exe", &target).map(drop));
     copied.map_err(|source| DoctorError::Copy { path: target, source })?;
     let doctor = Doctor {
-        scaffold: store.scaffold_tree()?,
+        scaffold: store.trees().scaffold()?,
         layer,
         subtree: Subtree::open(),
     };

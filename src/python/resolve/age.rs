@@ -78,7 +78,7 @@ pub fn young_lock(
         does: &format!("resolves {} requirements", wish.requirements.wanted.len()),
         progress: wish.progress,
     };
-    let mut single = Some(wish.store.exclusive(wish.flight, task)?);
+    let mut single = Some(wish.store.locks().exclusive(wish.flight, task)?);
     let has_waited = single.as_ref().is_some_and(ExclusiveLock::has_waited);
     // What another one was told since we began is as new as what we would be told, however young we want it.
     let is_news = |found: &LockMemo| has_waited && found.resolved >= begun && found.age() < u64::MAX;

@@ -132,7 +132,7 @@ fn offer(store: &Store, built: &[LockedWheel], directory: &Path) -> Result<(), L
     fs::create_dir(directory).map_err(|source| LockError::Offer { source })?;
     for wheel in built {
         let missing = || StoreError::NoBlob { digest: wheel.sha256 };
-        let mut file = store.find_download(&wheel.sha256, wheel.size).ok_or_else(missing)?;
+        let mut file = store.downloads().find(&wheel.sha256, wheel.size).ok_or_else(missing)?;
         let copied =
             fs::File::create_new(directory.join(&wheel.file_name)).and_then(|mut copy| io::copy(&mut file, &mut copy));
         copied.map_err(|source| LockError::Offer { source })?;

@@ -74,7 +74,7 @@ pub fn find_uv(store: &Store, places: &UvPlaces<'_>) -> Result<PathBuf, LockErro
         does: "fetches uv",
         progress: &Silent,
     };
-    let mut single = Some(store.exclusive(Flight::Tool(&folder), task)?);
+    let mut single = Some(store.locks().exclusive(Flight::Tool(&folder), task)?);
     if target.exists() {
         return Ok(target);
     }

@@ -191,8 +191,9 @@ pub fn lock_with_sdists(
         time: TimeLeft::default(),
     };
     let key = constrained.key(&[&resolver.settings(), &workshop.key.to_string()]);
-    let there =
-        |wheel: &LockedWheel| wheel.sdist.is_none() || supply.store.find_download(&wheel.sha256, wheel.size).is_some();
+    let there = |wheel: &LockedWheel| {
+        wheel.sdist.is_none() || supply.store.downloads().find(&wheel.sha256, wheel.size).is_some()
+    };
     let key_of = |lock: &Lock| match lock.wheels.iter().all(|wheel| wheel.sdist.is_none()) {
         true => plain_key,
         false => key,

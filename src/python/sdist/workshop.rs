@@ -95,7 +95,7 @@ impl Workshop<'_> {
                 does: &format!("builds {}", sdist.title()),
                 progress: self.supply.progress,
             };
-            let _single = store.exclusive(Flight::Sdist(&key), task)?;
+            let _single = store.locks().exclusive(Flight::Sdist(&key), task)?;
             if let Some(wheel) = self.find(sdist, &key)? {
                 return Ok(wheel);
             }
@@ -121,7 +121,7 @@ impl Workshop<'_> {
     fn find(&self, sdist: &LockedSdist, key: &Key) -> Result<Option<LockedWheel>, StoreError> {
         let store = self.supply.store;
         let remembered = store.memos().find::<BuiltWheel>(key)?;
-        let there = remembered.filter(|wheel| store.find_download(&wheel.sha256, wheel.size).is_some());
+        let there = remembered.filter(|wheel| store.downloads().find(&wheel.sha256, wheel.size).is_some());
         Ok(there.map(|wheel| locked(sdist, wheel)))
     }
 
@@ -192,8 +192,8 @@ impl Workshop<'_> {
             .rev()
             .chain(toolchain)
             .chain(self.bench.interpreter.layers.iter().rev());
-        let mut lowers = vec![store.scaffold_tree()?];
-        lowers.extend(layers.map(|layer| store.layer_path(&layer.diff_id)));
+        let mut lowers = vec![store.trees().scaffold()?];
+        lowers.extend(layers.map(|layer| store.trees().path(&layer.diff_id)));
         Ok(confined::build(
             sdist,
             &self.bench.interpreter.path,
@@ -209,7 +209,7 @@ impl Workshop<'_> {
     fn check_base(&self, sdist: &LockedSdist) -> Result<(), PythonError> {
         let suite = &self.bench.toolchain.suite;
         let trees = self.bench.interpreter.layers.iter().rev();
-        let trees = trees.map(|layer| self.supply.store.layer_path(&layer.diff_id));
+        let trees = trees.map(|layer| self.supply.store.trees().path(&layer.diff_id));
         let read = |stack: LayerStack| match stack.find("usr/lib/os-release", LastLink::Follow)? {
             Found::File(path) => stack.read(&path, 64 << 10),
             _ => Ok(Vec::new()),
@@ -229,7 +229,7 @@ impl Workshop<'_> {
 
     fn archive(&self, sdist: &LockedSdist) -> Result<File, PythonError> {
         let (store, progress) = (self.supply.store, self.supply.progress);
-        if let Some(file) = store.find_download(&sdist.sha256, sdist.size) {
+        if let Some(file) = store.downloads().find(&sdist.sha256, sdist.size) {
             return Ok(file);
         }
         let item = FetchItem {
@@ -276,12 +276,14 @@ impl Workshop<'_> {
         };
         let wheel = Wheel::open(file, &file_name).map_err(wheel_error)?;
         let layers = self.bench.interpreter.layers.iter();
-        let trees = layers.map(|layer| store.layer_path(&layer.diff_id)).collect::<Vec<_>>();
+        let trees = layers
+            .map(|layer| store.trees().path(&layer.diff_id))
+            .collect::<Vec<_>>();
         let lacks = lack::find_lack(&wheel, &trees).map_err(wheel_error)?;
         if let Some(lack) = lacks {
             return Err(result(sdist, &lack));
         }
-        let (sha256, size) = (store.put_download(bytes)?, bytes.len() as u64);
+        let (sha256, size) = (store.downloads().put(bytes)?, bytes.len() as u64);
         Ok(locked(
             sdist,
             BuiltWheel {

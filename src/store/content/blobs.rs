@@ -8,7 +8,8 @@ use super::whole::Content;
 use crate::oci::{Descriptor, Digest, Hashed, Hasher};
 use crate::store::disk::fault;
 use crate::store::disk::scratch::Scratch;
-use crate::store::{check_descriptor, io_error, Store, StoreError};
+use crate::store::disk::Disk;
+use crate::store::{check_descriptor, io_error, StoreError};
 
 /// Bytes gathered before a `write`: headers of small entries come in pieces of 512.
 const BUFFER: usize = 1 << 20;
@@ -16,7 +17,7 @@ const BUFFER: usize = 1 << 20;
 /// A blob on its way in. Dropped without commit it leaves nothing.
 #[derive(Debug)]
 pub struct BlobWriter {
-    store: Store,
+    disk: Disk,
     scratch: Scratch,
     file: Hashed<io::BufWriter<File>>,
 }
@@ -44,14 +45,14 @@ impl BlobWriter {
         let temporary = self.temporary();
         self.file.flush().map_err(io_error("write", &temporary))?;
         let (size, digest) = (self.file.hasher.bytes(), self.file.hasher.digest());
-        let target = self.store.blob_path(&digest);
-        self.store.stamp_content(Content::Blob, &digest, self.scratch.path())?;
+        let target = Blobs::of(&self.disk).path(&digest);
+        Content::Blob.stamp(&self.disk, &digest, self.scratch.path())?;
         fault::point(fault::Step::Blob).map_err(io_error("write", &target))?;
         fs::rename(&temporary, &target).map_err(io_error("write", &target))?;
         Ok((digest, size))
     }
 
-    /// The same for a blob that must be `expected`; another one is dropped.
+    /// Gives the blob its name when it is the `expected` one; another one is dropped.
     pub fn commit_expecting(mut self, expected: &Descriptor) -> Result<(), StoreError> {
         let temporary = self.temporary();
         self.file.flush().map_err(io_error("write", &temporary))?;
@@ -64,51 +65,62 @@ impl BlobWriter {
     }
 }
 
-impl Store {
-    pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.root.join("blobs/sha256").join(digest.hex())
+/// The blobs of a store.
+#[derive(Debug, Clone, Copy)]
+pub struct Blobs<'a> {
+    disk: &'a Disk,
+}
+
+impl<'a> Blobs<'a> {
+    pub(in crate::store) fn of(disk: &'a Disk) -> Self {
+        Self { disk }
+    }
+
+    /// Where a blob is, when it is there.
+    pub(crate) fn path(self, digest: &Digest) -> PathBuf {
+        Content::Blob.path(self.disk, digest)
     }
 
     /// Starts a blob.
-    pub fn blob_writer(&self) -> Result<BlobWriter, StoreError> {
-        let scratch = self.scratch()?;
+    pub fn writer(self) -> Result<BlobWriter, StoreError> {
+        let scratch = Scratch::new(self.disk)?;
         let path = scratch.path().join("blob");
         let file = File::create_new(&path).map_err(io_error("create", &path))?;
         Ok(BlobWriter {
-            store: self.clone(),
+            disk: self.disk.clone(),
             scratch,
             file: Hashed::new(io::BufWriter::with_capacity(BUFFER, file)),
         })
     }
 
     /// Stores a document, which is verified whenever it is read; idempotent.
-    pub fn put_blob(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
+    pub fn put(self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let digest = Digest::of(bytes);
-        if fs::read(self.blob_path(&digest)).is_ok_and(|there| there == bytes) {
+        if fs::read(self.path(&digest)).is_ok_and(|there| there == bytes) {
             return Ok(digest);
         }
         let name = PathBuf::from("blobs/sha256").join(digest.hex());
-        self.write_atomically(&name, bytes)?;
+        self.disk.write_atomically(&name, bytes)?;
         Ok(digest)
     }
 
-    /// Whether the blob is there, of that size, and what it is called.
-    pub fn has_blob(&self, descriptor: &Descriptor) -> Result<bool, StoreError> {
-        Ok(self.blob_size(&descriptor.digest) == Some(descriptor.size)
-            && self.content_is_whole(Content::Blob, &descriptor.digest)?)
+    /// Whether the blob is there, of that size, and whole. One of another boot of the machine is read for that, once.
+    pub fn has(self, descriptor: &Descriptor) -> Result<bool, StoreError> {
+        Ok(self.size(&descriptor.digest) == Some(descriptor.size)
+            && Content::Blob.is_whole(self.disk, &descriptor.digest)?)
     }
 
     /// The size of a blob that is there.
-    pub fn blob_size(&self, digest: &Digest) -> Option<u64> {
-        fs::metadata(self.blob_path(digest))
+    pub fn size(self, digest: &Digest) -> Option<u64> {
+        fs::metadata(self.path(digest))
             .ok()
             .filter(fs::Metadata::is_file)
             .map(|metadata| metadata.len())
     }
 
     /// A blob's bytes, unverified: whoever reads them hashes them.
-    pub fn open_blob(&self, digest: &Digest) -> Result<File, StoreError> {
-        let path = self.blob_path(digest);
+    pub fn open(self, digest: &Digest) -> Result<File, StoreError> {
+        let path = self.path(digest);
         File::open(&path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => StoreError::NoBlob { digest: *digest },
             _ => io_error("open", &path)(source),
@@ -116,18 +128,18 @@ impl Store {
     }
 
     /// A small blob, verified: size and digest are those of the descriptor.
-    pub fn read_blob(&self, descriptor: &Descriptor) -> Result<Vec<u8>, StoreError> {
+    pub fn read(self, descriptor: &Descriptor) -> Result<Vec<u8>, StoreError> {
         let bytes = self.read_document(&descriptor.digest, descriptor.size)?;
         check_descriptor(descriptor, Digest::of(&bytes), bytes.len() as u64)?;
         Ok(bytes)
     }
 
     /// A blob of at most `most` bytes, verified by its digest.
-    pub fn read_document(&self, digest: &Digest, most: u64) -> Result<Vec<u8>, StoreError> {
-        let file = self.open_blob(digest)?;
+    pub fn read_document(self, digest: &Digest, most: u64) -> Result<Vec<u8>, StoreError> {
+        let file = self.open(digest)?;
         let mut bytes = Vec::new();
         let read = file.take(most.saturating_add(1)).read_to_end(&mut bytes);
-        read.map_err(io_error("read", &self.blob_path(digest)))?;
+        read.map_err(io_error("read", &self.path(digest)))?;
         if bytes.len() as u64 > most {
             return Err(StoreError::Size {
                 digest: *digest,

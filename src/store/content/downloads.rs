@@ -7,14 +7,16 @@ use std::path::PathBuf;
 use super::whole::Content;
 use crate::oci::{Digest, Hasher};
 use crate::store::disk::fault;
-use crate::store::disk::locks::{Rank, Task};
-use crate::store::{io_error, Store, StoreError};
+use crate::store::disk::locks::{Locks, Rank, Task};
+use crate::store::disk::scratch::Scratch;
+use crate::store::disk::Disk;
+use crate::store::{io_error, StoreError};
 use crate::sys::lock::{self, Lock, Mode};
 
 /// A download under way, locked by us until it is dropped or committed.
 #[derive(Debug)]
 pub struct Partial {
-    store: Store,
+    disk: Disk,
     /// Of the file that is written.
     lock: Lock,
     path: PathBuf,
@@ -93,9 +95,8 @@ impl Partial {
         // A copy of our own descriptor would keep the lock, and others waiting, for as long as it is open.
         self.lock.unsign();
         let whole = File::open(&self.path).map_err(io_error("read", &self.path))?;
-        let scratch = self.store.scratch()?;
-        self.store
-            .stamp_content(Content::Download, &self.digest, scratch.path())?;
+        let scratch = Scratch::new(&self.disk)?;
+        Content::Download.stamp(&self.disk, &self.digest, scratch.path())?;
         fault::point(fault::Step::Download).map_err(io_error("write", &self.target))?;
         fs::rename(&self.path, &self.target).map_err(io_error("write", &self.target))?;
         self.has_name = false;
@@ -103,20 +104,30 @@ impl Partial {
     }
 }
 
-impl Store {
+/// The downloads of a store, finished and under way.
+#[derive(Debug, Clone, Copy)]
+pub struct Downloads<'a> {
+    disk: &'a Disk,
+}
+
+impl<'a> Downloads<'a> {
+    pub(in crate::store) fn of(disk: &'a Disk) -> Self {
+        Self { disk }
+    }
+
     /// A finished download that is whole.
-    pub fn find_download(&self, digest: &Digest, size: u64) -> Option<File> {
-        let file = File::open(self.root.join("downloads").join(digest.hex())).ok()?;
+    pub fn find(self, digest: &Digest, size: u64) -> Option<File> {
+        let file = File::open(Content::Download.path(self.disk, digest)).ok()?;
         let fits = file.metadata().is_ok_and(|metadata| metadata.len() == size);
         // What cannot be told is downloaded again.
-        (fits && self.content_is_whole(Content::Download, digest).unwrap_or(false)).then_some(file)
+        (fits && Content::Download.is_whole(self.disk, digest).unwrap_or(false)).then_some(file)
     }
 
     /// Keeps bytes that were made here as if they had been downloaded; idempotent.
-    pub fn put_download(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
+    pub fn put(self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let (digest, size) = (Digest::of(bytes), bytes.len() as u64);
         let does = format!("keeps {digest}");
-        if let Download::Partial(mut partial) = self.download(&digest, size, Task::silent(&does))? {
+        if let Download::Partial(mut partial) = self.claim(&digest, size, Task::silent(&does))? {
             partial.restart()?;
             partial.append(bytes)?;
             partial.commit(size)?;
@@ -124,31 +135,31 @@ impl Store {
         Ok(digest)
     }
 
-    /// The download of `digest` if it is whole, else for us to bring. Waits for another process that is at it.
+    /// The download of `digest` if it is whole, else the task to bring it. Waits for another process that is at it.
     ///
     /// # Errors
     /// [`StoreError::Stalled`] when the one that is at it gets no byte for ten minutes.
-    pub fn download(&self, digest: &Digest, size: u64, task: Task<'_>) -> Result<Download, StoreError> {
-        if let Some(file) = self.find_download(digest, size) {
+    pub fn claim(self, digest: &Digest, size: u64, task: Task<'_>) -> Result<Download, StoreError> {
+        if let Some(file) = self.find(digest, size) {
             return Ok(Download::Whole(file));
         }
         let partial = self.partial(digest, task)?;
         // The one that we waited for may have finished it.
-        Ok(match self.find_download(digest, size) {
+        Ok(match self.find(digest, size) {
             Some(file) => Download::Whole(file),
             None => Download::Partial(Box::new(partial)),
         })
     }
 
     /// The download of `digest`, ours alone. What an earlier process left is hashed and kept.
-    pub(in crate::store) fn partial(&self, digest: &Digest, task: Task<'_>) -> Result<Partial, StoreError> {
-        let path = self.root.join("partial").join(digest.hex());
-        let (lock, _) = self.wait_for(Rank::Download, Mode::Alone, &path, task)?;
+    pub(in crate::store) fn partial(self, digest: &Digest, task: Task<'_>) -> Result<Partial, StoreError> {
+        let path = self.disk.path("partial").join(digest.hex());
+        let (lock, _) = Locks::of(self.disk).wait_for(Rank::Download, Mode::Alone, &path, task)?;
         let mut hasher = Hasher::new();
         io::copy(&mut BufReader::with_capacity(1 << 20, lock.file()), &mut hasher).map_err(io_error("read", &path))?;
-        let target = self.root.join("downloads").join(digest.hex());
+        let target = Content::Download.path(self.disk, digest);
         Ok(Partial {
-            store: self.clone(),
+            disk: self.disk.clone(),
             lock,
             path,
             target,

@@ -17,8 +17,9 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
 use crate::oci::{DiffId, Digest};
+use crate::store::disk::Disk;
 use crate::store::key::Key;
-use crate::store::{io_error, Store, StoreError};
+use crate::store::{io_error, StoreError};
 
 const FORMAT: u32 = 2;
 
@@ -95,25 +96,22 @@ impl Roots {
     }
 }
 
-/// The memos of a store.
+/// What a store remembers of the results of steps.
 #[derive(Debug, Clone, Copy)]
 pub struct Memos<'a> {
-    store: &'a Store,
+    disk: &'a Disk,
 }
 
-impl Store {
-    /// What is remembered of the results of steps.
-    pub fn memos(&self) -> Memos<'_> {
-        Memos { store: self }
+impl<'a> Memos<'a> {
+    pub(in crate::store) fn of(disk: &'a Disk) -> Self {
+        Self { disk }
     }
-}
 
-impl Memos<'_> {
     /// What is remembered for `key`; none when that is nothing, or damaged.
-    pub fn find<T: Memo>(&self, key: &Key) -> Result<Option<T>, StoreError> {
+    pub fn find<T: Memo>(self, key: &Key) -> Result<Option<T>, StoreError> {
         let folders = std::iter::once(T::FOLDER).chain(T::FORMER_FOLDER);
         for folder in folders {
-            let path = self.store.root.join(name(folder, key));
+            let path = self.disk.path(name(folder, key));
             match fs::read(&path) {
                 Ok(json) => return Ok(parse(&json)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -124,7 +122,7 @@ impl Memos<'_> {
     }
 
     /// Remembers `value` for `key`, in the place of what was remembered before.
-    pub fn put<T: Memo>(&self, key: &Key, value: &T) -> Result<(), StoreError> {
+    pub fn put<T: Memo>(self, key: &Key, value: &T) -> Result<(), StoreError> {
         let name = name(T::FOLDER, key);
         let written = Written {
             memo: FORMAT,
@@ -133,13 +131,11 @@ impl Memos<'_> {
         };
         let json = serde_json::to_vec(&written).map_err(|source| StoreError::Json {
             action: "write",
-            path: self.store.root.join(&name),
+            path: self.disk.path(&name),
             source,
         })?;
-        if let Some(folder) = self.store.root.join(&name).parent() {
-            fs::create_dir_all(folder).map_err(io_error("make directory", folder))?;
-        }
-        self.store.write_atomically(&name, &json)
+        self.disk.make_folder(Path::new("memo").join(T::FOLDER))?;
+        self.disk.write_atomically(&name, &json)
     }
 }
 
@@ -189,7 +185,7 @@ mod tests {
         assert_eq!(store.memos().find::<Layer>(&key()).unwrap(), None);
         store.memos().put(&key(), &layer()).unwrap();
         assert_eq!(store.memos().find(&key()).unwrap(), Some(layer()));
-        let file = fs::read(store.root.join(name("new", &key()))).unwrap();
+        let file = fs::read(store.root().join(name("new", &key()))).unwrap();
         assert_eq!(Roots::of_file(&file), Some(layer().roots()));
     }
 
@@ -197,7 +193,7 @@ mod tests {
     fn a_memo_of_an_earlier_version_is_read_in_its_place_and_keeps_its_roots() {
         let (_scratch, store) = store();
         let bare = serde_json::to_vec(&layer()).unwrap();
-        let path = store.root.join(name("old", &key()));
+        let path = store.root().join(name("old", &key()));
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, &bare).unwrap();
         assert_eq!(store.memos().find(&key()).unwrap(), Some(layer()));
@@ -209,7 +205,7 @@ mod tests {
     fn a_damaged_memo_is_none() {
         let (_scratch, store) = store();
         store.memos().put(&key(), &layer()).unwrap();
-        let path = store.root.join(name("new", &key()));
+        let path = store.root().join(name("new", &key()));
         for damage in ["", "{", "{\"memo\":2}", "{\"memo\":3,\"roots\":{},\"value\":null}"] {
             fs::write(&path, damage).unwrap();
             assert_eq!(store.memos().find::<Layer>(&key()).unwrap(), None, "{damage}");

@@ -1,7 +1,6 @@
-//! Files that are called what they contain, what is remembered by keys, and the names of images.
+//! What the store calls by what it contains: blobs, downloads, and what is remembered of steps.
 
 pub(super) mod blobs;
 pub(super) mod downloads;
 pub(super) mod memo;
-pub(super) mod names;
 pub(super) mod whole;

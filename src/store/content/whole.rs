@@ -9,10 +9,15 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::oci::{Digest, Hasher};
+use crate::store::disk::locks::Locks;
 use crate::store::disk::stamp::Stamp;
-use crate::store::{io_error, Store, StoreError};
+use crate::store::disk::Disk;
+use crate::store::{io_error, StoreError};
 
-/// A folder of files that are called what they contain.
+/// The folder of stamps. A store of an older gantry has none.
+const STAMPS: &str = "stamps";
+
+/// A folder of files that are called by what they contain.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::store) enum Content {
     Blob,
@@ -27,86 +32,78 @@ impl Content {
         }
     }
 
-    pub(in crate::store) fn stamp_prefix(self) -> &'static str {
+    fn stamp_prefix(self) -> &'static str {
         match self {
             Self::Blob => "blob-",
             Self::Download => "download-",
         }
     }
-}
 
-impl Store {
+    /// Where the file of this digest is, when it is there.
+    pub(in crate::store) fn path(self, disk: &Disk, digest: &Digest) -> PathBuf {
+        disk.path(self.folder()).join(digest.hex())
+    }
+
+    fn stamp_name(self, digest: &Digest) -> PathBuf {
+        PathBuf::from(STAMPS).join(format!("{}{}", self.stamp_prefix(), digest.hex()))
+    }
+
+    fn read_stamp(self, disk: &Disk, digest: &Digest) -> Option<Stamp> {
+        let text = fs::read_to_string(disk.path(self.stamp_name(digest))).ok()?;
+        Stamp::of_text(text)
+    }
+
     /// Whether a file is what it is called. One of another boot is read, once; one that is damaged is removed.
-    pub(in crate::store) fn content_is_whole(&self, content: Content, digest: &Digest) -> Result<bool, StoreError> {
-        let name = stamp_name(content, digest);
-        if self.content_stamp(&name).is_some_and(|stamp| self.is_trusted(&stamp)) {
+    pub(in crate::store) fn is_whole(self, disk: &Disk, digest: &Digest) -> Result<bool, StoreError> {
+        let is_trusted = |stamp: &Option<Stamp>| stamp.as_ref().is_some_and(|stamp| disk.is_trusted(stamp));
+        if is_trusted(&self.read_stamp(disk, digest)) {
             return Ok(true);
         }
-        let _single = self.lock_content(content.stamp_prefix(), digest)?;
-        let stamp = self.content_stamp(&name);
-        if stamp.as_ref().is_some_and(|stamp| self.is_trusted(stamp)) {
+        let _single = Locks::of(disk).content(self.stamp_prefix(), digest)?;
+        let stamp = self.read_stamp(disk, digest);
+        if is_trusted(&stamp) {
             return Ok(true);
         }
-        if !self.content_is(content, digest) {
-            let path = self.root.join(content.folder()).join(digest.hex());
+        if !self.has_digest(disk, digest) {
+            let path = self.path(disk, digest);
             return match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
                 _ => Ok(false),
             };
         }
-        let stamp = stamp.map_or_else(|| self.boot.clone(), |_| Stamp::durable());
-        self.make_stamps()?;
-        self.write_atomically(&name, stamp.as_str().as_bytes())?;
+        let stamp = stamp.map_or_else(|| disk.boot().clone(), |_| Stamp::durable());
+        disk.make_folder(STAMPS)?;
+        disk.write_atomically(&self.stamp_name(digest), stamp.as_str().as_bytes())?;
         Ok(true)
     }
 
-    /// Reads a file and compares.
-    pub(in crate::store) fn content_is(&self, content: Content, digest: &Digest) -> bool {
-        let file = File::open(self.root.join(content.folder()).join(digest.hex()));
+    /// Reads a file whole: whether its digest is the one it is called by.
+    pub(in crate::store) fn has_digest(self, disk: &Disk, digest: &Digest) -> bool {
+        let file = File::open(self.path(disk, digest));
         file.and_then(hash).is_ok_and(|got| got == *digest)
     }
 
     /// Stamps a file with this boot. Before it gets its name, so that it never has the stamp of an earlier one.
-    pub(in crate::store) fn stamp_content(
-        &self,
-        content: Content,
-        digest: &Digest,
-        scratch: &Path,
-    ) -> Result<(), StoreError> {
-        let (temporary, target) = (scratch.join("stamp"), self.root.join(stamp_name(content, digest)));
-        self.make_stamps()?;
-        let written = fs::write(&temporary, self.boot.as_str()).and_then(|()| fs::rename(&temporary, &target));
+    pub(in crate::store) fn stamp(self, disk: &Disk, digest: &Digest, scratch: &Path) -> Result<(), StoreError> {
+        let (temporary, target) = (scratch.join("stamp"), disk.path(self.stamp_name(digest)));
+        disk.make_folder(STAMPS)?;
+        let written = fs::write(&temporary, disk.boot().as_str()).and_then(|()| fs::rename(&temporary, &target));
         written.map_err(io_error("write", &target))
-    }
-
-    /// A store of an older gantry has no such folder.
-    fn make_stamps(&self) -> Result<(), StoreError> {
-        let folder = self.root.join("stamps");
-        fs::create_dir_all(&folder).map_err(io_error("make directory", &folder))
-    }
-
-    fn content_stamp(&self, name: &Path) -> Option<Stamp> {
-        let text = fs::read_to_string(self.root.join(name)).ok()?;
-        Stamp::of_text(text)
-    }
-
-    /// Removes the stamps of files that are gone.
-    pub(in crate::store) fn sweep_stamps(&self) {
-        for entry in fs::read_dir(self.root.join("stamps")).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let found = [Content::Blob, Content::Download].into_iter().find_map(|content| {
-                let hex = name.to_str()?.strip_prefix(content.stamp_prefix())?;
-                Some(self.root.join(content.folder()).join(hex).exists())
-            });
-            if found != Some(true) {
-                let _ = fs::remove_file(entry.path());
-            }
-        }
     }
 }
 
-fn stamp_name(content: Content, digest: &Digest) -> PathBuf {
-    PathBuf::from("stamps").join(format!("{}{}", content.stamp_prefix(), digest.hex()))
+/// Removes the stamps of files that are gone.
+pub(in crate::store) fn sweep_stamps(disk: &Disk) {
+    for entry in fs::read_dir(disk.path(STAMPS)).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let found = [Content::Blob, Content::Download].into_iter().find_map(|content| {
+            let hex = name.to_str()?.strip_prefix(content.stamp_prefix())?;
+            Some(disk.path(content.folder()).join(hex).exists())
+        });
+        if found != Some(true) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// The digest of what is left to read of a file.

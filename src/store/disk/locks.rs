@@ -11,10 +11,11 @@ use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::Disk;
 use crate::oci::{DiffId, Digest};
 use crate::progress::{Progress, Silent};
 use crate::store::key::Key;
-use crate::store::{io_error, Store, StoreError};
+use crate::store::{io_error, StoreError};
 use crate::sys::lock::{self, Holder, Lock, Mode};
 
 /// A source distribution's build says nothing until its end, which comes after ten minutes at the latest.
@@ -104,7 +105,7 @@ pub(in crate::store) struct Waits {
     pub stalled_after: Duration,
     /// Between two tries, at most. A hundred processes that wait with all their threads take two percent of a processor.
     pub longest_pause: Duration,
-    /// Is told of long waits that no task speaks of ([`Store::telling`]).
+    /// Is told of long waits that no task speaks of ([`Store::telling`](crate::store::Store::telling)).
     pub tell: fn(&str),
 }
 
@@ -207,17 +208,20 @@ impl Rank {
     }
 }
 
-impl Store {
-    /// The store, which tells whom it waits for when a wait is long and belongs to no step that is shown: `process 4711,
-    /// which unpacks layer ... (for 30 s so far)`.
-    pub fn telling(mut self, tell: fn(&str)) -> Self {
-        self.waits.tell = tell;
-        self
+/// The locks of a store.
+#[derive(Debug, Clone, Copy)]
+pub struct Locks<'a> {
+    disk: &'a Disk,
+}
+
+impl<'a> Locks<'a> {
+    pub(in crate::store) fn of(disk: &'a Disk) -> Self {
+        Self { disk }
     }
 
     /// Keeps the image `digest`, and with it its layers, until the lease is dropped; notes the time of use.
-    pub fn lease(&self, digest: &Digest) -> Result<Lease, StoreError> {
-        let path = self.root.join("leases").join(digest.hex());
+    pub fn lease(self, digest: &Digest) -> Result<Lease, StoreError> {
+        let path = self.disk.path("leases").join(digest.hex());
         let task = Task::silent("removes an image");
         let (lock, _) = self.wait_for(Rank::Lease, Mode::Shared, &path, task)?;
         // The mtime is the image's last use; a failure only makes it look older.
@@ -229,29 +233,29 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Stalled`] when the one that holds it makes no progress for ten minutes.
-    pub fn exclusive(&self, flight: Flight<'_>, task: Task<'_>) -> Result<ExclusiveLock, StoreError> {
+    pub fn exclusive(self, flight: Flight<'_>, task: Task<'_>) -> Result<ExclusiveLock, StoreError> {
         self.exclusive_file(flight.rank(), &flight.file_name(), task)
     }
 
     /// The lock of a layer's tree.
-    pub(in crate::store) fn lock_layer(&self, diff_id: &DiffId) -> Result<ExclusiveLock, StoreError> {
+    pub(in crate::store) fn layer(self, diff_id: &DiffId) -> Result<ExclusiveLock, StoreError> {
         let does = format!("unpacks layer {diff_id}");
         self.exclusive_file(Rank::Unpack, &format!("unpack-{}", diff_id.hex()), Task::silent(&does))
     }
 
     /// The lock of a file that is read whole: `kind` is what its stamp's name begins with.
-    pub(in crate::store) fn lock_content(&self, kind: &str, digest: &Digest) -> Result<ExclusiveLock, StoreError> {
+    pub(in crate::store) fn content(self, kind: &str, digest: &Digest) -> Result<ExclusiveLock, StoreError> {
         let (does, name) = (format!("reads {digest}"), format!("{kind}{}", digest.hex()));
         self.exclusive_file(Rank::Stamp, &name, Task::silent(&does))
     }
 
     /// The lock of the names.
-    pub(in crate::store) fn lock_index(&self) -> Result<ExclusiveLock, StoreError> {
+    pub(in crate::store) fn index(self) -> Result<ExclusiveLock, StoreError> {
         self.exclusive_file(Rank::Index, "index", Task::silent("writes index.json"))
     }
 
-    fn exclusive_file(&self, rank: Rank, name: &str, task: Task<'_>) -> Result<ExclusiveLock, StoreError> {
-        let path = self.root.join("locks").join(name);
+    fn exclusive_file(self, rank: Rank, name: &str, task: Task<'_>) -> Result<ExclusiveLock, StoreError> {
+        let path = self.disk.path("locks").join(name);
         let (lock, has_waited) = self.wait_for(rank, Mode::Alone, &path, task)?;
         Ok(ExclusiveLock {
             _lock: lock,
@@ -261,15 +265,15 @@ impl Store {
 
     /// Keeps garbage collection out until the returned lock is dropped; any number of processes may hold one. Whoever makes
     /// or looks up something that no name leads to yet needs it.
-    pub fn keep_collector_out(&self) -> Result<CollectorLock, StoreError> {
+    pub fn keep_collector_out(self) -> Result<CollectorLock, StoreError> {
         let task = Task::silent("collects garbage");
         let (lock, _) = self.wait_for(Rank::Collector, Mode::Shared, &self.collector_path(), task)?;
         Ok(CollectorLock { _lock: lock })
     }
 
     /// Keeps everybody else out, once nobody keeps us out. Only tries, so that nobody is kept waiting by it.
-    pub(in crate::store) fn collect_alone(
-        &self,
+    pub(in crate::store) fn collector_alone(
+        self,
         patience: Patience,
         waiting: &mut dyn FnMut(),
     ) -> Result<CollectorLock, StoreError> {
@@ -283,7 +287,7 @@ impl Store {
             }
             if Instant::now() >= until {
                 return Err(StoreError::Busy {
-                    path: self.root.clone(),
+                    path: self.disk.root().to_owned(),
                 });
             }
             if !announced {
@@ -294,13 +298,13 @@ impl Store {
         }
     }
 
-    fn collector_path(&self) -> PathBuf {
-        self.root.join("locks/collector")
+    fn collector_path(self) -> PathBuf {
+        self.disk.path("locks/collector")
     }
 
     /// The lock of the file that is called `path` when it is ours, and whether it had to be waited for.
     pub(in crate::store) fn wait_for(
-        &self,
+        self,
         rank: Rank,
         mode: Mode,
         path: &Path,
@@ -319,7 +323,7 @@ impl Store {
                 // Its holder removed or renamed the file before letting go of it.
                 Ok(_) => {}
                 Err(held) => {
-                    let waiting = waiting.get_or_insert_with(|| Waiting::begin(self.waits, rank, path, task));
+                    let waiting = waiting.get_or_insert_with(|| Waiting::begin(self.disk.waits(), rank, path, task));
                     waiting.look(&held)?;
                     waiting.pause();
                 }

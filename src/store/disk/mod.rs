@@ -1,4 +1,5 @@
-//! What the rest of the store writes files with: scratch directories, locks, copies that say which side failed.
+//! What the rest of the store writes with: small files that are whole or not there, scratch directories, locks, stamps, and
+//! copies that say which side failed.
 //!
 //! Nothing here knows what is stored.
 
@@ -7,3 +8,85 @@ pub(crate) mod fault;
 pub(super) mod locks;
 pub(super) mod scratch;
 pub(super) mod stamp;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{io_error, StoreError};
+use locks::Waits;
+use scratch::Scratch;
+use stamp::Stamp;
+
+/// The directory of a store, the boot that writes there now, and how it waits for other processes.
+#[derive(Debug, Clone)]
+pub(in crate::store) struct Disk {
+    root: PathBuf,
+    boot: Stamp,
+    waits: Waits,
+}
+
+impl Disk {
+    /// The store in the directory `root`, as this boot of the machine sees it. Touches nothing.
+    pub fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            boot: Stamp::of_this_boot(),
+            waits: Waits::default(),
+        }
+    }
+
+    /// The directory of the store.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The path of `name`, a path below the root.
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// The stamp of this boot; what is written now carries it.
+    pub fn boot(&self) -> &Stamp {
+        &self.boot
+    }
+
+    /// How to wait for other processes.
+    pub fn waits(&self) -> Waits {
+        self.waits
+    }
+
+    /// This directory with other rules for waiting.
+    pub fn waiting(self, waits: Waits) -> Self {
+        Self { waits, ..self }
+    }
+
+    /// This directory after the machine was started again, as `boot`.
+    #[cfg(test)]
+    pub fn after_boot(&self, boot: &str) -> Self {
+        Self {
+            boot: Stamp::of_text(boot.to_owned()).unwrap(),
+            ..self.clone()
+        }
+    }
+
+    /// Whether what has this stamp need not be read before it is used.
+    pub fn is_trusted(&self, stamp: &Stamp) -> bool {
+        *stamp == self.boot || *stamp == Stamp::durable()
+    }
+
+    /// Writes a small file below the root: all of it or nothing.
+    pub fn write_atomically(&self, name: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        let target = self.path(name);
+        let scratch = Scratch::new(self)?;
+        let temporary = scratch.path().join("file");
+        fs::write(&temporary, bytes).map_err(io_error("write", &target))?;
+        fault::point(fault::Step::File).map_err(io_error("write", &target))?;
+        fs::rename(&temporary, &target).map_err(io_error("write", &target))
+    }
+
+    /// Makes a directory below the root with all above it; one that is there is kept.
+    pub fn make_folder(&self, name: impl AsRef<Path>) -> Result<(), StoreError> {
+        let path = self.path(name);
+        fs::create_dir_all(&path).map_err(io_error("make directory", &path))
+    }
+}

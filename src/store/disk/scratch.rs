@@ -10,7 +10,8 @@ use std::thread::ThreadId;
 use rustix::fs::{flock, FlockOperation};
 use rustix::rand::{getrandom, GetRandomFlags};
 
-use crate::store::{io_error, Store, StoreError};
+use super::Disk;
+use crate::store::{io_error, StoreError};
 
 /// The directories of this process, for [`abandon`].
 static LIVE: Mutex<Live> = Mutex::new(Live {
@@ -70,6 +71,41 @@ pub struct Scratch {
 }
 
 impl Scratch {
+    /// Makes a new empty directory that goes away with the returned value, or with this process.
+    pub(in crate::store) fn new(disk: &Disk) -> Result<Self, StoreError> {
+        let tmp = disk.path("tmp");
+        loop {
+            let path = tmp.join(random_name(&tmp)?);
+            // Held until it is listed: `abandon` knows of every directory there is.
+            let mut live = live();
+            if live.only.is_some_and(|thread| thread != std::thread::current().id()) {
+                let ending = std::io::Error::from(std::io::ErrorKind::Interrupted);
+                return Err(io_error("make directory", &path)(ending));
+            }
+            fs::create_dir(&path).map_err(io_error("make directory", &path))?;
+            // A sweep may take the directory between these two lines; then there is simply another one to make.
+            let Ok(lock) = File::open(&path) else { continue };
+            if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() && path.exists() {
+                live.paths.push(path.clone());
+                return Ok(Self { path, _lock: lock });
+            }
+        }
+    }
+
+    /// Makes a scratch directory that also owns `elsewhere`, a file or directory outside the store: whoever sweeps the
+    /// scratch directory removes `elsewhere` too.
+    fn owning(disk: &Disk, elsewhere: &Path) -> Result<Self, StoreError> {
+        let scratch = Self::new(disk)?;
+        let name = scratch.path().join(ELSEWHERE);
+        // Under another name it is half there.
+        let temporary = scratch.path().join("half");
+        let written = fs::write(&temporary, elsewhere.as_os_str().as_bytes());
+        written
+            .and_then(|()| fs::rename(&temporary, &name))
+            .map_err(io_error("write", &name))?;
+        Ok(scratch)
+    }
+
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
@@ -93,6 +129,16 @@ pub struct Beside {
 }
 
 impl Beside {
+    /// Chooses a name beside `target`, which is outside the store, for what will take its place.
+    pub(in crate::store) fn new(disk: &Disk, target: &Path) -> Result<Self, StoreError> {
+        let tmp = disk.path("tmp");
+        // Whoever removes it when we are killed is elsewhere.
+        let target = std::path::absolute(target).map_err(io_error("find", target))?;
+        let path = target.with_file_name(format!(".gantry-{}", random_name(&tmp)?));
+        let note = Scratch::owning(disk, &path)?;
+        Ok(Self { path, _note: note })
+    }
+
     /// Where to make it.
     pub fn path(&self) -> &Path {
         &self.path
@@ -107,72 +153,25 @@ impl Drop for Beside {
     }
 }
 
-impl Store {
-    /// A new empty directory that goes away with the returned value, or with this process.
-    pub fn scratch(&self) -> Result<Scratch, StoreError> {
-        let tmp = self.root.join("tmp");
-        loop {
-            let path = tmp.join(random_name(&tmp)?);
-            // Held until it is listed: `abandon` knows of every directory there is.
-            let mut live = live();
-            if live.only.is_some_and(|thread| thread != std::thread::current().id()) {
-                let ending = std::io::Error::from(std::io::ErrorKind::Interrupted);
-                return Err(io_error("make directory", &path)(ending));
-            }
-            fs::create_dir(&path).map_err(io_error("make directory", &path))?;
-            // A sweep may take the directory between these two lines; then there is simply another one to make.
-            let Ok(lock) = File::open(&path) else { continue };
-            if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() && path.exists() {
-                live.paths.push(path.clone());
-                return Ok(Scratch { path, _lock: lock });
-            }
+/// Removes what dead processes left in `tmp/`; returns how many things that were. One `readdir` when there is nothing.
+/// What cannot be removed now is left to the next sweep.
+pub(in crate::store) fn sweep(disk: &Disk) -> Result<u64, StoreError> {
+    let tmp = disk.path("tmp");
+    let mut removed = 0;
+    for entry in fs::read_dir(&tmp).map_err(io_error("list", &tmp))? {
+        let Ok(entry) = entry else { continue };
+        let path = entry.path();
+        let Ok(directory) = File::open(&path) else { continue };
+        if flock(&directory, FlockOperation::NonBlockingLockExclusive).is_err() {
+            continue;
         }
+        // The lock is ours: its owner is dead, has not taken it yet and will notice that the directory is gone, or has
+        // removed the directory since we opened it.
+        remove_elsewhere(&path);
+        make_removable(&path);
+        removed += u64::from(fs::remove_dir_all(&path).is_ok());
     }
-
-    /// The same, and `elsewhere`, a file or directory outside the store that its owner makes and removes, goes with it when
-    /// its owner cannot remove it.
-    fn scratch_with(&self, elsewhere: &Path) -> Result<Scratch, StoreError> {
-        let scratch = self.scratch()?;
-        let name = scratch.path().join(ELSEWHERE);
-        // Under another name it is half there.
-        let temporary = scratch.path().join("half");
-        let written = fs::write(&temporary, elsewhere.as_os_str().as_bytes());
-        written
-            .and_then(|()| fs::rename(&temporary, &name))
-            .map_err(io_error("write", &name))?;
-        Ok(scratch)
-    }
-
-    /// A name beside `target`, outside the store, for what will take its place.
-    pub fn beside(&self, target: &Path) -> Result<Beside, StoreError> {
-        let tmp = self.root.join("tmp");
-        // Whoever removes it when we are killed is elsewhere.
-        let target = std::path::absolute(target).map_err(io_error("find", target))?;
-        let path = target.with_file_name(format!(".gantry-{}", random_name(&tmp)?));
-        let note = self.scratch_with(&path)?;
-        Ok(Beside { path, _note: note })
-    }
-
-    /// Removes what dead processes left in `tmp/`; returns how many things that were. One `readdir` when there is nothing.
-    /// What cannot be removed now is left to the next sweep.
-    pub fn sweep(&self) -> Result<u64, StoreError> {
-        let tmp = self.root.join("tmp");
-        let mut removed = 0;
-        for entry in fs::read_dir(&tmp).map_err(io_error("list", &tmp))? {
-            let Ok(entry) = entry else { continue };
-            let path = entry.path();
-            let Ok(directory) = File::open(&path) else { continue };
-            if flock(&directory, FlockOperation::NonBlockingLockExclusive).is_err() {
-                continue;
-            }
-            // The lock is ours: its owner is dead, has not taken it yet and will notice that the directory is gone, or has
-            // removed the directory since we opened it.
-            remove_elsewhere(&path);
-            make_removable(&path);
-            removed += u64::from(fs::remove_dir_all(&path).is_ok());
-        }
-        Ok(removed)
-    }
+    Ok(removed)
 }
 
 fn random_name(directory: &Path) -> Result<String, StoreError> {

@@ -6,8 +6,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::store::Store;
-
 /// The boot that wrote a file, or `durable` for a file that is known to be on the disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -31,21 +29,5 @@ impl Stamp {
 
     pub(in crate::store) fn as_str(&self) -> &str {
         &self.0
-    }
-}
-
-impl Store {
-    /// The same store after the machine was started again, as `boot`.
-    #[cfg(test)]
-    pub fn after_boot(&self, boot: &str) -> Self {
-        Self {
-            boot: Stamp(boot.to_owned()),
-            ..self.clone()
-        }
-    }
-
-    /// Whether what has this stamp need not be read before it is used.
-    pub(in crate::store) fn is_trusted(&self, stamp: &Stamp) -> bool {
-        *stamp == self.boot || *stamp == Stamp::durable()
     }
 }

@@ -1,5 +1,77 @@
-//! Whole images: their documents, the snapshots that runs start from, and what goes when nothing needs it.
+//! Whole images: their documents, their names, the snapshots that runs start from, and what goes when nothing needs it.
 
+pub(super) mod documents;
 pub(super) mod gc;
-pub(super) mod image;
-pub(crate) mod snapshot;
+pub(super) mod names;
+pub(super) mod snapshot;
+
+use super::disk::Disk;
+use super::StoreError;
+use crate::oci::{Digest, ImageConfig, Manifest};
+use crate::policy::ExtractionLimits;
+use documents::Image;
+use snapshot::Snapshot;
+
+/// The images of a store, by their digests.
+#[derive(Debug, Clone, Copy)]
+pub struct Images<'a> {
+    disk: &'a Disk,
+}
+
+impl<'a> Images<'a> {
+    pub(in crate::store) fn of(disk: &'a Disk) -> Self {
+        Self { disk }
+    }
+
+    /// Stores a configuration; returns the digest and size of its descriptor.
+    pub fn put_config(self, config: &ImageConfig) -> Result<(Digest, u64), StoreError> {
+        documents::put(self.disk, "image config", config)
+    }
+
+    /// Stores a manifest whose config and layers are in the store; returns the image's digest.
+    pub fn put_manifest(self, manifest: &Manifest) -> Result<Digest, StoreError> {
+        let (digest, _) = documents::put(self.disk, "manifest", manifest)?;
+        Ok(digest)
+    }
+
+    /// Opens an image: both documents verified by digest, parsed, and checked against each other.
+    ///
+    /// # Errors
+    /// [`StoreError::NoBlob`] when it is not in the store; an image whose blobs were dropped after unpacking is only known
+    /// by its [`snapshot`](Self::snapshot).
+    pub fn open(self, digest: &Digest) -> Result<Image, StoreError> {
+        Image::open(self.disk, digest)
+    }
+
+    /// The snapshot of an image, if it is complete and was made or looked at in this boot of the machine. Reads one small
+    /// file, however many layers there are.
+    pub fn snapshot(self, digest: &Digest) -> Result<Option<Snapshot>, StoreError> {
+        let snapshot = Snapshot::read(self.disk, digest)?;
+        Ok(snapshot.filter(|snapshot| snapshot.is_of_this_boot(self.disk)))
+    }
+
+    /// The snapshot as it is written, whether or not its layers are there.
+    pub(crate) fn read_snapshot(self, digest: &Digest) -> Result<Option<Snapshot>, StoreError> {
+        Snapshot::read(self.disk, digest)
+    }
+
+    /// Returns the snapshot after re-checking every layer written before this boot; damaged layers are unpacked again from
+    /// their blobs. Only then the image itself has to be there.
+    ///
+    /// # Errors
+    /// [`StoreError::LayerLost`] names a layer that cannot be brought back.
+    pub fn restore(self, digest: &Digest) -> Result<Snapshot, StoreError> {
+        match Snapshot::check(self.disk, digest)? {
+            Some(snapshot) => Ok(snapshot),
+            None => self.prepare(&self.open(digest)?),
+        }
+    }
+
+    /// Unpacks what is missing of an image, two layers at a time, and prepares it for runs. Idempotent.
+    ///
+    /// # Errors
+    /// [`StoreError::Layer`] when a layer is refused, [`StoreError::LayerLost`] when its blob is missing or damaged.
+    pub fn prepare(self, image: &Image) -> Result<Snapshot, StoreError> {
+        Snapshot::prepare(self.disk, image, &ExtractionLimits::default())
+    }
+}

@@ -8,12 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use super::image::Image;
+use super::documents::{canonical, Image};
 use crate::oci::{Descriptor, DiffId, Digest, ImageConfigBody};
 use crate::policy::ExtractionLimits;
 use crate::store::disk::stamp::Stamp;
+use crate::store::disk::Disk;
 use crate::store::trees::budget::Budget;
-use crate::store::{io_error, Store, StoreError};
+use crate::store::trees::folder::LayerFolder;
+use crate::store::trees::{unpack, Trees};
+use crate::store::{io_error, StoreError};
 use crate::sys::pool;
 
 /// Everything `run` needs of an image whose layers are unpacked.
@@ -36,35 +39,10 @@ pub struct Snapshot {
     boot: Option<Stamp>,
 }
 
-impl Store {
-    /// The prepared form of an image, if it is complete and was made or looked at in this boot of the machine. Reads one
-    /// small file, however many layers there are.
-    pub fn snapshot(&self, digest: &Digest) -> Result<Option<Snapshot>, StoreError> {
-        let snapshot = self.read_snapshot(digest)?;
-        Ok(snapshot.filter(|snapshot| snapshot.boot.as_ref() == Some(&self.boot)))
-    }
-
-    /// Returns the snapshot after re-checking every layer written before this boot; damaged layers are unpacked again from
-    /// their blobs. Only then the image itself has to be there.
-    pub fn restore_snapshot(&self, digest: &Digest) -> Result<Snapshot, StoreError> {
-        if let Some(mut snapshot) = self.read_snapshot(digest)? {
-            let damaged = AtomicBool::new(false);
-            in_pairs(&snapshot.layers, |diff_id| {
-                damaged.fetch_or(!self.layer_is_whole(diff_id)?, Ordering::Relaxed);
-                Ok(())
-            })?;
-            if !damaged.into_inner() {
-                snapshot.boot = Some(self.boot.clone());
-                self.write_snapshot(&snapshot)?;
-                return Ok(snapshot);
-            }
-        }
-        self.ensure_snapshot(&self.open_image(digest)?)
-    }
-
-    /// The snapshot as it is written, whether or not its layers are there.
-    pub(crate) fn read_snapshot(&self, digest: &Digest) -> Result<Option<Snapshot>, StoreError> {
-        let path = self.root.join(snapshot_name(digest));
+impl Snapshot {
+    /// The snapshot of an image as it is written; none when it is missing or damaged.
+    pub(super) fn read(disk: &Disk, digest: &Digest) -> Result<Option<Self>, StoreError> {
+        let path = disk.path(name(digest));
         match fs::read(&path) {
             Ok(json) => Ok(serde_json::from_slice(&json).ok()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -72,71 +50,94 @@ impl Store {
         }
     }
 
-    /// Writes a snapshot unless it is there in the same words.
-    fn write_snapshot(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
-        let name = snapshot_name(&snapshot.manifest);
-        let json = self.canonical("snapshot", snapshot)?;
-        if fs::read(self.root.join(&name)).ok().as_deref() == Some(&json) {
+    /// Whether all its layers are known to be whole since this boot.
+    pub(super) fn is_of_this_boot(&self, disk: &Disk) -> bool {
+        self.boot.as_ref() == Some(disk.boot())
+    }
+
+    /// The snapshot of an image after a look at every layer that was written before this boot; none when there is none, or
+    /// a layer is missing or damaged.
+    pub(super) fn check(disk: &Disk, digest: &Digest) -> Result<Option<Self>, StoreError> {
+        let Some(mut snapshot) = Self::read(disk, digest)? else {
+            return Ok(None);
+        };
+        let damaged = AtomicBool::new(false);
+        in_pairs(&snapshot.layers, |diff_id| {
+            damaged.fetch_or(!LayerFolder::of(disk, diff_id).is_whole()?, Ordering::Relaxed);
+            Ok(())
+        })?;
+        if damaged.into_inner() {
+            return Ok(None);
+        }
+        snapshot.boot = Some(disk.boot().clone());
+        snapshot.write(disk)?;
+        Ok(Some(snapshot))
+    }
+
+    /// Writes the snapshot unless it is there in the same words.
+    fn write(&self, disk: &Disk) -> Result<(), StoreError> {
+        let name = name(&self.manifest);
+        let json = canonical("snapshot", self)?;
+        if fs::read(disk.path(&name)).ok().as_deref() == Some(&json) {
             return Ok(());
         }
-        self.write_atomically(&name, &json)
+        disk.write_atomically(&name, &json)
     }
 
-    /// Unpacks what is missing of an image, two layers at a time, and prepares it for runs. Idempotent.
-    pub fn ensure_snapshot(&self, image: &Image) -> Result<Snapshot, StoreError> {
-        self.snapshot_within(image, &ExtractionLimits::default())
-    }
-
-    fn snapshot_within(&self, image: &Image, limits: &ExtractionLimits) -> Result<Snapshot, StoreError> {
+    /// Unpacks what is missing of an image within `limits`, two layers at a time, and writes its snapshot.
+    pub(super) fn prepare(disk: &Disk, image: &Image, limits: &ExtractionLimits) -> Result<Self, StoreError> {
         let layers: Vec<(&Descriptor, &DiffId)> = image
             .manifest
             .layers
             .iter()
             .zip(&image.config.rootfs.diff_ids)
             .collect();
+        let is_ready = |layer: &Descriptor, diff_id: &DiffId| {
+            let folder = LayerFolder::of(disk, diff_id);
+            folder.trusted_tree().is_some() && folder.is_from(&layer.digest)
+        };
         let missing: Vec<_> = layers
             .iter()
-            .filter(|(layer, diff_id)| self.layer_tree(diff_id).is_none() || !self.is_origin(diff_id, &layer.digest))
+            .filter(|(layer, diff_id)| !is_ready(layer, diff_id))
             .copied()
             .collect();
         if !missing.is_empty() {
-            let budget = self.budget(&layers, limits);
+            let budget = budget(disk, &layers, limits);
             in_pairs(&missing, |(layer, diff_id)| {
-                self.unpack_within(layer, diff_id, limits, &budget).map(|_| ())
+                unpack::ensure(disk, layer, diff_id, limits, &budget).map(|_| ())
             })?;
         }
-        let snapshot = Snapshot {
+        let trees = Trees::of(disk);
+        let snapshot = Self {
             schema: 1,
             manifest: image.digest,
-            layers: self.visible_layers(&image.config.rootfs.diff_ids).to_vec(),
+            layers: trees.visible(&image.config.rootfs.diff_ids).to_vec(),
             config: image.config.config.clone(),
             size: image.manifest.layers.iter().map(|layer| layer.size).sum(),
-            unpacked_bytes: layers.iter().filter_map(|(_, diff_id)| self.layer_bytes(diff_id)).sum(),
-            boot: Some(self.boot.clone()),
+            unpacked_bytes: layers.iter().filter_map(|(_, diff_id)| trees.bytes(diff_id)).sum(),
+            boot: Some(disk.boot().clone()),
         };
-        self.write_snapshot(&snapshot)?;
+        snapshot.write(disk)?;
         Ok(snapshot)
     }
+}
 
-    /// What is left of the limits for the layers that are missing.
-    fn budget(&self, layers: &[(&Descriptor, &DiffId)], limits: &ExtractionLimits) -> Budget {
-        let budget = Budget::new(limits);
-        let distinct: BTreeSet<&DiffId> = layers.iter().map(|(_, diff_id)| *diff_id).collect();
-        for diff_id in distinct
-            .into_iter()
-            .filter(|diff_id| self.layer_tree(diff_id).is_some())
-        {
-            let Some(stamp) = self.layer_stamp(diff_id) else {
-                continue;
-            };
-            // Over the limit already: the first file that comes on top is refused.
-            let _ = (
-                budget.take_bytes(stamp.unpacked_bytes),
-                budget.take_entries(stamp.entries),
-            );
-        }
-        budget
+/// What is left of the limits for the layers that are missing.
+fn budget(disk: &Disk, layers: &[(&Descriptor, &DiffId)], limits: &ExtractionLimits) -> Budget {
+    let budget = Budget::new(limits);
+    let distinct: BTreeSet<&DiffId> = layers.iter().map(|(_, diff_id)| *diff_id).collect();
+    for diff_id in distinct {
+        let folder = LayerFolder::of(disk, diff_id);
+        let (Some(_), Some(stamp)) = (folder.trusted_tree(), folder.stamp()) else {
+            continue;
+        };
+        // Over the limit already: the first file that comes on top is refused.
+        let _ = (
+            budget.take_bytes(stamp.unpacked_bytes),
+            budget.take_entries(stamp.entries),
+        );
     }
+    budget
 }
 
 /// Does `work` for each item, two at a time.
@@ -144,7 +145,7 @@ fn in_pairs<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<(), StoreError> + 
     pool::each(2, items, |item, _| work(item)).map(drop)
 }
 
-fn snapshot_name(digest: &Digest) -> PathBuf {
+fn name(digest: &Digest) -> PathBuf {
     PathBuf::from("snapshots").join(format!("{}.json", digest.hex()))
 }
 

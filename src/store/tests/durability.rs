@@ -6,7 +6,9 @@ use super::*;
 use crate::archive::layer::LayerWriter;
 use crate::oci::{media_type, Descriptor, DiffId, Digest};
 use crate::policy::ExtractionLimits;
-use crate::store::tests::{add_image, add_layer, collect, store};
+use crate::store::content::whole::sweep_stamps;
+use crate::store::disk::stamp::Stamp;
+use crate::store::tests::{add_image, add_layer, collect, folder, store};
 use crate::store::{Keep, Key, Memo, Roots, Step};
 
 /// An image written in an earlier boot, looked at after the next one.
@@ -23,7 +25,7 @@ fn restarted() -> Restarted {
     let (_scratch, made) = store();
     let earlier = made.after_boot("first");
     let image = add_image(&earlier, "what it is").unwrap();
-    let opened = earlier.open_image(&image).unwrap();
+    let opened = earlier.images().open(&image).unwrap();
     Restarted {
         _scratch,
         store: made.after_boot("second"),
@@ -36,23 +38,26 @@ fn restarted() -> Restarted {
 
 impl Restarted {
     fn tree(&self) -> PathBuf {
-        self.store.layer_path(&self.diff_id)
+        self.store.trees().path(&self.diff_id)
     }
 
     fn boot(&self) -> Option<Stamp> {
-        self.store.layer_stamp(&self.diff_id).map(|stamp| stamp.boot)
+        folder(&self.store, &self.diff_id).stamp().map(|stamp| stamp.boot)
     }
 
     /// What a run does; whether it got by without unpacking.
     fn run(&self, store: &Store) -> bool {
-        assert!(store.snapshot(&self.image).unwrap().is_none(), "it is trusted unread");
+        assert!(
+            store.images().snapshot(&self.image).unwrap().is_none(),
+            "it is trusted unread"
+        );
         let inode = || {
             let found = fs::metadata(self.tree()).ok();
             found.map(|found| std::os::unix::fs::MetadataExt::ino(&found))
         };
         let before = inode();
-        store.restore_snapshot(&self.image).unwrap();
-        assert!(store.snapshot(&self.image).unwrap().is_some());
+        store.images().restore(&self.image).unwrap();
+        assert!(store.images().snapshot(&self.image).unwrap().is_some());
         inode() == before
     }
 
@@ -60,29 +65,32 @@ impl Restarted {
         assert_eq!(fs::read_to_string(self.tree().join("etc/a")).unwrap(), "what it is");
         assert_eq!(fs::read_link(self.tree().join("etc/b")).unwrap(), Path::new("a"));
         assert_eq!(fs::read_dir(self.tree().join("etc")).unwrap().count(), 2);
-        assert!(fs::read_dir(self.store.root.join("tmp")).unwrap().next().is_none());
+        assert!(fs::read_dir(self.store.root().join("tmp")).unwrap().next().is_none());
     }
 }
 
 #[test]
 fn an_intact_tree_of_another_boot_is_read_once_and_never_again() {
     let made = restarted();
-    assert!(made.store.layer_tree(&made.diff_id).is_none(), "it is trusted unread");
+    assert!(
+        folder(&made.store, &made.diff_id).trusted_tree().is_none(),
+        "it is trusted unread"
+    );
     assert!(made.run(&made.store));
     assert_eq!(made.boot(), Some(Stamp::durable()));
     made.is_intact();
     // Nobody looks any more, in whichever boot: what was read back is on the disk.
     fs::write(made.tree().join("etc/a"), b"").unwrap();
-    assert!(made.store.snapshot(&made.image).unwrap().is_some());
+    assert!(made.store.images().snapshot(&made.image).unwrap().is_some());
     let third = made.store.after_boot("third");
     assert!(made.run(&third));
-    assert!(third.layer_tree(&made.diff_id).is_some());
+    assert!(folder(&third, &made.diff_id).trusted_tree().is_some());
 }
 
 #[test]
 fn an_image_without_its_documents_runs_when_its_layers_are_whole() {
     let made = restarted();
-    fs::remove_file(made.store.blob_path(&made.image)).unwrap();
+    fs::remove_file(made.store.blobs().path(&made.image)).unwrap();
     assert!(made.run(&made.store));
 }
 
@@ -90,7 +98,7 @@ fn an_image_without_its_documents_runs_when_its_layers_are_whole() {
 fn a_tree_of_this_boot_is_not_read() {
     let made = restarted();
     fs::write(made.tree().join("etc/a"), b"").unwrap();
-    assert!(made.earlier.snapshot(&made.image).unwrap().is_some());
+    assert!(made.earlier.images().snapshot(&made.image).unwrap().is_some());
 }
 
 #[test]
@@ -121,7 +129,7 @@ fn a_damaged_tree_is_unpacked_again_and_looked_at_again_after_the_next_boot() {
         damage(&made.tree());
         assert!(!made.run(&made.store), "{what}");
         made.is_intact();
-        assert_eq!(made.boot(), Some(made.store.boot.clone()), "{what}");
+        assert_eq!(made.boot(), Some(made.store.disk.boot().clone()), "{what}");
 
         damage(&made.tree());
         assert!(!made.run(&made.store.after_boot("third")), "{what}, again");
@@ -144,13 +152,13 @@ impl Memo for Number {
 fn documents_that_are_empty_are_made_again() {
     for name in ["stamp.json", "meta.json"] {
         let made = restarted();
-        fs::write(made.store.layer_folder(&made.diff_id).join(name), b"").unwrap();
+        fs::write(folder(&made.store, &made.diff_id).path().join(name), b"").unwrap();
         assert!(!made.run(&made.store), "{name}");
         made.is_intact();
     }
     let made = restarted();
     fs::write(
-        made.store.root.join(format!("snapshots/{}.json", made.image.hex())),
+        made.store.root().join(format!("snapshots/{}.json", made.image.hex())),
         b"",
     )
     .unwrap();
@@ -158,7 +166,7 @@ fn documents_that_are_empty_are_made_again() {
 
     let key = Key::of(Step::WheelLayer).with("key").finish();
     made.store.memos().put(&key, &Number(1)).unwrap();
-    fs::write(made.store.root.join(format!("memo/number/{}.json", key.hex())), b"").unwrap();
+    fs::write(made.store.root().join(format!("memo/number/{}.json", key.hex())), b"").unwrap();
     assert!(made.store.memos().find::<Number>(&key).unwrap().is_none());
     collect(&made.store, Keep::Memoised, false);
 }
@@ -166,7 +174,7 @@ fn documents_that_are_empty_are_made_again() {
 #[test]
 fn a_layer_of_an_older_gantry_is_unpacked_again() {
     let made = restarted();
-    let folder = made.store.layer_folder(&made.diff_id);
+    let folder = folder(&made.store, &made.diff_id).path();
     fs::remove_file(folder.join("stamp.json")).unwrap();
     fs::write(
         folder.join("meta.json"),
@@ -175,31 +183,31 @@ fn a_layer_of_an_older_gantry_is_unpacked_again() {
     .unwrap();
     fs::write(made.tree().join("etc/a"), b"").unwrap();
     let limits = ExtractionLimits::default();
-    made.store.ensure_unpacked(&made.layer, &made.diff_id, &limits).unwrap();
+    made.store.trees().unpack(&made.layer, &made.diff_id, &limits).unwrap();
     made.is_intact();
 }
 
 #[test]
 fn a_damaged_blob_is_removed_and_made_again() {
     let made = restarted();
-    let path = made.store.blob_path(&made.layer.digest);
+    let path = made.store.blobs().path(&made.layer.digest);
     let sound = fs::read(&path).unwrap();
     fs::write(&path, vec![0; sound.len()]).unwrap();
-    assert!(!made.store.has_blob(&made.layer).unwrap());
+    assert!(!made.store.blobs().has(&made.layer).unwrap());
     assert!(!path.exists());
     let (layer, diff_id) = add_layer(&made.store, "what it is").unwrap();
     assert_eq!((&layer, diff_id), (&made.layer, made.diff_id));
     assert_eq!(fs::read(&path).unwrap(), sound);
-    assert!(made.store.has_blob(&layer).unwrap());
+    assert!(made.store.blobs().has(&layer).unwrap());
 
     // Once it is known to be on the disk it is not read again, and the stamp goes with it.
     let third = made.store.after_boot("third");
-    assert!(third.has_blob(&layer).unwrap());
+    assert!(third.blobs().has(&layer).unwrap());
     fs::write(&path, vec![0; sound.len()]).unwrap();
-    assert!(third.after_boot("fourth").has_blob(&layer).unwrap());
+    assert!(third.after_boot("fourth").blobs().has(&layer).unwrap());
     fs::remove_file(&path).unwrap();
-    third.sweep_stamps();
-    assert!(fs::read_dir(third.root.join("stamps")).unwrap().next().is_none());
+    sweep_stamps(&third.disk);
+    assert!(fs::read_dir(third.root().join("stamps")).unwrap().next().is_none());
 }
 
 #[test]
@@ -212,11 +220,12 @@ fn a_layer_without_tree_and_blob_is_an_error_that_names_it() {
     ] {
         let made = restarted();
         fs::write(made.tree().join("etc/a"), b"").unwrap();
-        let path = made.store.blob_path(&made.layer.digest);
+        let path = made.store.blobs().path(&made.layer.digest);
         damage(&path);
         let error = made
             .store
-            .ensure_snapshot(&made.store.open_image(&made.image).unwrap())
+            .images()
+            .prepare(&made.store.images().open(&made.image).unwrap())
             .unwrap_err();
         let expected = (made.diff_id, made.layer.digest);
         assert!(
@@ -240,14 +249,15 @@ fn an_opaque_root_that_a_power_loss_took_is_noticed() {
     header.set_size(0);
     tar.append_data(&mut header, ".wh..wh..opq", &b""[..]).unwrap();
     let bytes = tar.into_inner().unwrap();
-    let (digest, diff_id) = (earlier.put_blob(&bytes).unwrap(), DiffId::of(&bytes));
+    let (digest, diff_id) = (earlier.blobs().put(&bytes).unwrap(), DiffId::of(&bytes));
     let layer = Descriptor::new(media_type::LAYER_TAR, digest, bytes.len() as u64);
     let limits = ExtractionLimits::default();
-    let tree = earlier.ensure_unpacked(&layer, &diff_id, &limits).unwrap();
+    let tree = earlier.trees().unpack(&layer, &diff_id, &limits).unwrap();
     rustix::fs::removexattr(&tree, "user.overlay.opaque").unwrap();
     store
         .after_boot("second")
-        .ensure_unpacked(&layer, &diff_id, &limits)
+        .trees()
+        .unpack(&layer, &diff_id, &limits)
         .unwrap();
     let mut value = [0u8; 1];
     assert_eq!(rustix::fs::getxattr(&tree, "user.overlay.opaque", &mut value), Ok(1));
@@ -279,12 +289,12 @@ fn what_a_foreign_layer_says_is_the_same_when_it_is_read_back() {
     let earlier = store.after_boot("first");
     let layer = Descriptor::new(
         media_type::LAYER_TAR,
-        earlier.put_blob(&bytes).unwrap(),
+        earlier.blobs().put(&bytes).unwrap(),
         bytes.len() as u64,
     );
     let diff_id = DiffId::of(&bytes);
     let limits = ExtractionLimits::default();
-    let tree = earlier.ensure_unpacked(&layer, &diff_id, &limits).unwrap();
+    let tree = earlier.trees().unpack(&layer, &diff_id, &limits).unwrap();
     let meta: serde_json::Value =
         serde_json::from_slice(&fs::read(tree.parent().unwrap().join("meta.json")).unwrap()).unwrap();
     let expected = serde_json::json!({"mode": 0o755, "size": 6, "sha256": Digest::of(b"second")});
@@ -293,10 +303,10 @@ fn what_a_foreign_layer_says_is_the_same_when_it_is_read_back() {
     assert_eq!(meta["entries"]["d"], serde_json::json!({"mode": 0o755, "opaque": true}));
     assert_eq!(meta["entries"]["e"], serde_json::json!({"whiteout": true}));
 
-    fs::remove_file(store.blob_path(&layer.digest)).unwrap();
+    fs::remove_file(store.blobs().path(&layer.digest)).unwrap();
     let second = store.after_boot("second");
-    second.ensure_unpacked(&layer, &diff_id, &limits).unwrap();
-    assert_eq!(second.layer_stamp(&diff_id).unwrap().boot, Stamp::durable());
+    second.trees().unpack(&layer, &diff_id, &limits).unwrap();
+    assert_eq!(folder(&second, &diff_id).stamp().unwrap().boot, Stamp::durable());
 }
 
 #[test]
@@ -305,13 +315,13 @@ fn a_build_takes_the_place_of_a_damaged_tree() {
     fs::write(made.tree().join("etc/a"), b"").unwrap();
     add_layer(&made.store, "what it is").unwrap();
     made.is_intact();
-    assert_eq!(made.boot(), Some(made.store.boot.clone()));
+    assert_eq!(made.boot(), Some(made.store.disk.boot().clone()));
 
     // One that is whole stays: somebody may be using it.
     let third = made.store.after_boot("third");
     let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
     let before = inode(&made.tree());
-    let mut staging = third.stage_layer().unwrap();
+    let mut staging = third.trees().stage().unwrap();
     let mut writer = LayerWriter::new(io::sink(), Some(&mut staging), 0);
     writer.file("etc/a", 0o644, b"what it is").unwrap();
     writer.symlink("etc/b", "a").unwrap();
@@ -324,11 +334,11 @@ fn a_build_takes_the_place_of_a_damaged_tree() {
 #[test]
 fn a_damaged_download_is_not_found() {
     let (_scratch, store) = store();
-    let digest = store.after_boot("first").put_download(b"wheel").unwrap();
-    assert!(store.find_download(&digest, 5).is_some());
-    let other = store.after_boot("first").put_download(b"other").unwrap();
-    fs::write(store.root.join("downloads").join(other.hex()), b"\0\0\0\0\0").unwrap();
-    assert!(store.find_download(&other, 5).is_none());
-    store.put_download(b"other").unwrap();
-    assert!(store.find_download(&other, 5).is_some());
+    let digest = store.after_boot("first").downloads().put(b"wheel").unwrap();
+    assert!(store.downloads().find(&digest, 5).is_some());
+    let other = store.after_boot("first").downloads().put(b"other").unwrap();
+    fs::write(store.root().join("downloads").join(other.hex()), b"\0\0\0\0\0").unwrap();
+    assert!(store.downloads().find(&other, 5).is_none());
+    store.downloads().put(b"other").unwrap();
+    assert!(store.downloads().find(&other, 5).is_some());
 }

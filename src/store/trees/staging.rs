@@ -5,58 +5,59 @@ use std::io;
 use std::path::PathBuf;
 
 use super::budget::Budget;
-use super::durable::LayerStamp;
+use super::folder::{LayerFolder, LayerStamp};
 use super::whiteouts::Whiteouts;
 use super::writer::TreeWriter;
 use crate::archive::layer::TreeSink;
 use crate::archive::tar_reader::{Change, TarError};
 use crate::oci::{Descriptor, DiffId, Digest};
 use crate::store::disk::fault;
+use crate::store::disk::locks::Locks;
 use crate::store::disk::scratch::Scratch;
-use crate::store::{io_error, Store, StoreError};
+use crate::store::disk::Disk;
+use crate::store::{io_error, StoreError};
 
 /// A tree on its way in. Dropped without commit it leaves nothing.
 #[derive(Debug)]
 pub struct LayerStaging {
-    store: Store,
+    disk: Disk,
     scratch: Scratch,
     writer: TreeWriter,
     whiteouts: Whiteouts,
 }
 
-impl Store {
+impl LayerStaging {
     /// Starts a tree.
-    pub fn stage_layer(&self) -> Result<LayerStaging, StoreError> {
-        let scratch = self.scratch()?;
+    pub(super) fn begin(disk: &Disk) -> Result<Self, StoreError> {
+        let scratch = Scratch::new(disk)?;
         let path = scratch.path().join("layer");
         fs::create_dir_all(path.join("fs")).map_err(io_error("make directory", &path))?;
         let writer = TreeWriter::open(&path.join("fs")).map_err(io_error("open", &path))?;
-        Ok(LayerStaging {
-            store: self.clone(),
+        Ok(Self {
+            disk: disk.clone(),
             scratch,
             writer,
             whiteouts: Whiteouts::default(),
         })
     }
-}
 
-impl LayerStaging {
     /// Gives the tree its name; another process that was first wins, with the same contents. `blob` was written with it.
     pub fn commit(self, diff_id: &DiffId, blob: &Digest) -> Result<PathBuf, StoreError> {
-        let store = self.store.clone();
+        let disk = self.disk.clone();
         let tree = self.take_name(diff_id)?;
-        store.add_origin(diff_id, blob)?;
+        LayerFolder::of(&disk, diff_id).note_origin(blob)?;
         Ok(tree)
     }
 
     fn take_name(mut self, diff_id: &DiffId) -> Result<PathBuf, StoreError> {
-        let target = self.store.layer_folder(diff_id);
         self.describe()?;
+        let folder = LayerFolder::of(&self.disk, diff_id);
+        let target = folder.path();
         match fs::rename(self.staged(), &target) {
-            Err(_) if self.store.layer_tree(diff_id).is_some() => Ok(target.join("fs")),
+            Err(_) if folder.trusted_tree().is_some() => Ok(target.join("fs")),
             Err(_) if target.exists() => {
-                let _single = self.store.lock_layer(diff_id)?;
-                if self.store.verify_layer(diff_id)? {
+                let _single = Locks::of(&self.disk).layer(diff_id)?;
+                if folder.verify()? {
                     return Ok(target.join("fs"));
                 }
                 self.take_place(diff_id)
@@ -67,9 +68,9 @@ impl LayerStaging {
 
     /// Gives the tree its name in place of one that is not whole. The lock of the layer is held.
     pub(super) fn take_place(self, diff_id: &DiffId) -> Result<PathBuf, StoreError> {
-        let target = self.store.layer_folder(diff_id);
-        let trusted = || self.store.layer_tree(diff_id);
-        if let Some(theirs) = trusted() {
+        let folder = LayerFolder::of(&self.disk, diff_id);
+        let target = folder.path();
+        if let Some(theirs) = folder.trusted_tree() {
             return Ok(theirs);
         }
         match fs::rename(&target, self.scratch.path().join("damaged")) {
@@ -77,7 +78,7 @@ impl LayerStaging {
             _ => {}
         }
         match fs::rename(self.staged(), &target) {
-            Err(error) => trusted().ok_or_else(|| io_error("make", &target)(error)),
+            Err(error) => folder.trusted_tree().ok_or_else(|| io_error("make", &target)(error)),
             Ok(()) => Ok(target.join("fs")),
         }
     }
@@ -92,7 +93,7 @@ impl LayerStaging {
         let meta = self.writer.list(&path).map_err(io_error("write", &path))?;
         let stamp = LayerStamp {
             schema: 2,
-            boot: self.store.boot.clone(),
+            boot: self.disk.boot().clone(),
             meta,
             unpacked_bytes: self.writer.unpacked_bytes,
             entries: self.writer.entries,

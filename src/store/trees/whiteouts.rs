@@ -7,17 +7,14 @@
 //! comes to the same trees.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io;
 
 use rustix::fs::{makedev, mknodat, statat, AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
 use super::budget::Budget;
-use super::opaque::{is_opaque, set_opaque};
+use super::opaque::set_opaque;
 use super::writer::{split, TreeWriter};
-use crate::oci::DiffId;
-use crate::store::Store;
 
 /// Names that are kept in memory; half a million of the longest would be two gigabytes. A distribution has 10 MiB.
 const MAX_BYTES: usize = 64 << 20;
@@ -111,20 +108,6 @@ fn has_directory(tree: &mut TreeWriter, path: &str) -> io::Result<bool> {
     match made {
         Err(error) if blocked(&error) => Ok(false),
         other => other.map(|()| true),
-    }
-}
-
-impl Store {
-    /// The layers that can be seen, of unpacked ones given bottom first. overlayfs does not ask whether the root of
-    /// a layer is opaque, so the layers below such a root are left out.
-    pub fn visible_layers<'l>(&self, layers: &'l [DiffId]) -> &'l [DiffId] {
-        // What cannot be read is not there, and hides nothing.
-        let hides = |layer: &DiffId| {
-            let root = File::open(self.layer_path(layer));
-            root.and_then(is_opaque).unwrap_or(false)
-        };
-        let bottom = layers.iter().rposition(hides);
-        layers.get(bottom.unwrap_or_default()..).unwrap_or_default()
     }
 }
 

@@ -165,7 +165,7 @@ fn gives_up_when_the_connection_breaks_again_and_again_and_keeps_what_came() {
         does: "looks",
         progress: &Silent,
     };
-    let kept = store.download(&digest, 11, task).unwrap();
+    let kept = store.downloads().claim(&digest, 11, task).unwrap();
     assert!(matches!(kept, Download::Partial(partial) if partial.len() == 6));
 }
 

@@ -11,7 +11,7 @@ use crate::transfer::tests::{pull, push};
 /// A store with an image, and a layout that does not exist yet, with a file beside it.
 fn places() -> (tempfile::TempDir, Store, Image, PathBuf, PathBuf) {
     let (scratch, store) = store();
-    let image = store.open_image(&add_image(&store, "x").unwrap()).unwrap();
+    let image = store.images().open(&add_image(&store, "x").unwrap()).unwrap();
     let (layout, precious) = (scratch.path().join("layout"), scratch.path().join("precious"));
     fs::write(&precious, "precious").unwrap();
     (scratch, store, image, layout, precious)
@@ -121,7 +121,7 @@ fn an_import_without_room_names_the_file_of_the_store() {
     push(&store_of_others, &image, &layout, Some("a")).unwrap();
     for errno in [Errno::NOSPC, Errno::DQUOT] {
         let (_other_scratch, other) = store();
-        let layer = other.blob_path(&image.manifest.layers[0].digest);
+        let layer = other.blobs().path(&image.manifest.layers[0].digest);
         let failed = without_room(errno, || pull(&other, &layout, None));
         assert!(
             matches!(&failed, Err(TransferError::Store(StoreError::NoSpace { action: "write", path, .. })) if *path == layer),

@@ -219,7 +219,7 @@ pub fn tiny(gantry: &Gantry, names: &[&str]) -> Vec<String> {
     use gantry::oci::{media_type, Descriptor, ImageConfig, ImageConfigBody, Manifest, RootFs};
     let store = gantry::store::Store::open(&gantry.root).unwrap();
     let make = |name: &&str| {
-        let (mut blob, mut staging) = (store.blob_writer().unwrap(), store.stage_layer().unwrap());
+        let (mut blob, mut staging) = (store.blobs().writer().unwrap(), store.trees().stage().unwrap());
         let mut writer = LayerWriter::new(&mut blob, Some(&mut staging), 0);
         writer.file("etc/name", 0o644, name.as_bytes()).unwrap();
         let written = writer.finish().unwrap();
@@ -236,7 +236,7 @@ pub fn tiny(gantry: &Gantry, names: &[&str]) -> Vec<String> {
             },
             history: Vec::new(),
         };
-        let (config, size) = store.put_config(&config).unwrap();
+        let (config, size) = store.images().put_config(&config).unwrap();
         let manifest = Manifest {
             schema_version: 2,
             media_type: Some(media_type::MANIFEST.to_owned()),
@@ -244,9 +244,9 @@ pub fn tiny(gantry: &Gantry, names: &[&str]) -> Vec<String> {
             layers: vec![Descriptor::new(media_type::LAYER_GZIP, written.digest, written.size)],
             annotations: Default::default(),
         };
-        let digest = store.put_manifest(&manifest).unwrap();
-        store.ensure_snapshot(&store.open_image(&digest).unwrap()).unwrap();
-        store.set_ref(&name.parse().unwrap(), &digest).unwrap();
+        let digest = store.images().put_manifest(&manifest).unwrap();
+        store.images().prepare(&store.images().open(&digest).unwrap()).unwrap();
+        store.names().set(&name.parse().unwrap(), &digest).unwrap();
         digest.to_string()
     };
     names.iter().map(make).collect()

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use super::*;
 use crate::store::key::Step;
 use crate::store::tests::store;
+use crate::store::Store;
 
 /// Takes the lock of the file given first, says so, and holds it until it is killed.
 const HOLDER: &str = r#"
@@ -45,14 +46,14 @@ impl Progress for Listener {
 }
 
 fn impatient(store: &Store, told_after: Duration, stalled_after: Duration) -> Store {
+    let waits = Waits {
+        told_after,
+        stalled_after,
+        longest_pause: Duration::from_millis(2),
+        tell: |_| (),
+    };
     Store {
-        waits: Waits {
-            told_after,
-            stalled_after,
-            longest_pause: Duration::from_millis(2),
-            tell: |_| (),
-        },
-        ..store.clone()
+        disk: store.disk.clone().waiting(waits),
     }
 }
 
@@ -68,7 +69,7 @@ fn wait_for(waiter: Store, flight: Flight<'static>) -> (Receiver<String>, JoinHa
             does: "makes cake",
             progress: &progress,
         };
-        waiter.exclusive(flight, task).map(|lock| lock.has_waited())
+        waiter.locks().exclusive(flight, task).map(|lock| lock.has_waited())
     });
     (told, thread)
 }
@@ -78,7 +79,7 @@ fn a_waiter_says_at_once_that_it_waits_and_later_for_whom() {
     let (_scratch, store) = store();
     static OVEN: LazyLock<Key> = LazyLock::new(|| Key::of(Step::CodeLayer).with("oven").finish());
     let flight = Flight::Layer(&OVEN);
-    let mut holder = holder(&store.root.join("locks").join(flight.file_name()));
+    let mut holder = holder(&store.root().join("locks").join(flight.file_name()));
     let (told, thread) = wait_for(impatient(&store, Duration::from_millis(20), WATCHDOG), flight);
     let said = told.recv_timeout(WATCHDOG).unwrap();
     assert_eq!(said, "Waiting for another build that makes cake");
@@ -98,7 +99,7 @@ fn a_waiter_says_at_once_that_it_waits_and_later_for_whom() {
 fn a_wait_that_belongs_to_no_step_is_told_by_the_store_when_it_is_long() {
     static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
     let (_scratch, store) = store();
-    let mut holder = holder(&store.root.join("locks/tool-oven"));
+    let mut holder = holder(&store.root().join("locks/tool-oven"));
     let waiter = impatient(&store, Duration::from_millis(20), WATCHDOG);
     let waiter = waiter.telling(|holder| TOLD.lock().unwrap().push(holder.to_owned()));
     let (_told, thread) = wait_for(waiter, Flight::Tool("oven"));
@@ -117,9 +118,10 @@ fn a_wait_that_belongs_to_no_step_is_told_by_the_store_when_it_is_long() {
 #[test]
 fn a_holder_without_a_sign_of_life_is_given_up_and_named() {
     let (_scratch, store) = store();
-    let mut holder = holder(&store.root.join("locks/tool-oven"));
+    let mut holder = holder(&store.root().join("locks/tool-oven"));
     let waiter = impatient(&store, WATCHDOG, Duration::from_millis(20));
     let stalled = waiter
+        .locks()
         .exclusive(Flight::Tool("oven"), Task::silent("makes cake"))
         .unwrap_err();
     let expected = format!("process {}, which makes bread", holder.id());
@@ -136,12 +138,14 @@ fn a_holder_without_a_sign_of_life_is_given_up_and_named() {
 fn a_holder_that_gets_on_is_waited_for() {
     let (_scratch, store) = store();
     let name = Flight::Tool("oven");
-    let held = store.exclusive(name, Task::silent("makes bread")).unwrap();
+    let held = store.locks().exclusive(name, Task::silent("makes bread")).unwrap();
     let stalled_after = Duration::from_millis(200);
     let waiter = impatient(&store, WATCHDOG, stalled_after);
     let (done, ended) = channel();
     std::thread::spawn(move || {
-        let waited = waiter.exclusive(Flight::Tool("oven"), Task::silent("makes cake"));
+        let waited = waiter
+            .locks()
+            .exclusive(Flight::Tool("oven"), Task::silent("makes cake"));
         done.send(waited.map(|_| ())).unwrap();
     });
     // Several times as long as a silent one would be waited for.
@@ -159,12 +163,15 @@ fn a_holder_that_gets_on_is_waited_for() {
 fn only_bytes_are_the_progress_of_a_download() {
     let (_scratch, store) = store();
     let digest = Digest::of(b"bread");
-    let mut partial = store.partial(&digest, Task::silent("downloads bread")).unwrap();
+    let mut partial = store
+        .downloads()
+        .partial(&digest, Task::silent("downloads bread"))
+        .unwrap();
     partial.append(b"br").unwrap();
     let waiter = impatient(&store, WATCHDOG, Duration::from_millis(50));
     let (done, ended) = channel();
     let thread = std::thread::spawn(move || {
-        let stalled = waiter.partial(&digest, Task::silent("downloads bread"));
+        let stalled = waiter.downloads().partial(&digest, Task::silent("downloads bread"));
         done.send(()).unwrap();
         stalled.map(|_| ()).unwrap_err()
     });
@@ -186,7 +193,10 @@ fn only_bytes_are_the_progress_of_a_download() {
 fn a_finished_download_is_free_while_its_bytes_are_used() {
     let (_scratch, store) = store();
     let digest = Digest::of(b"bread");
-    let mut partial = store.partial(&digest, Task::silent("downloads bread")).unwrap();
+    let mut partial = store
+        .downloads()
+        .partial(&digest, Task::silent("downloads bread"))
+        .unwrap();
     partial.append(b"bread").unwrap();
     let file = partial.commit(5).unwrap();
     assert_eq!(lock::holder(&file), None);
@@ -198,6 +208,9 @@ fn a_finished_download_is_free_while_its_bytes_are_used() {
 fn two_layers_are_not_locked_by_one_thread() {
     let (_scratch, store) = store();
     let [one, two] = ["one", "two"].map(|name| Key::of(Step::CodeLayer).with(name).finish());
-    let _one = store.exclusive(Flight::Layer(&one), Task::silent("makes one")).unwrap();
-    let _ = store.exclusive(Flight::Layer(&two), Task::silent("makes two"));
+    let _one = store
+        .locks()
+        .exclusive(Flight::Layer(&one), Task::silent("makes one"))
+        .unwrap();
+    let _ = store.locks().exclusive(Flight::Layer(&two), Task::silent("makes two"));
 }

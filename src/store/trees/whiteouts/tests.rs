@@ -1,14 +1,15 @@
 //! Layers whose entries come in every order; the trees are those `umoci unpack` leaves (tests/it/interop.rs asks it).
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::FileTypeExt;
 
+use super::super::opaque::is_opaque;
 use super::*;
-use crate::oci::{media_type, Descriptor};
+use crate::oci::{media_type, Descriptor, DiffId};
 use crate::policy::ExtractionLimits;
 use crate::store::tests::store;
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 
 /// A path that ends in `/` is a directory, one with `->` a link, the rest are files.
 fn tar(entries: &[&str]) -> Vec<u8> {
@@ -36,16 +37,18 @@ fn tar(entries: &[&str]) -> Vec<u8> {
 
 fn unpack(store: &Store, entries: &[&str]) -> Result<DiffId, StoreError> {
     let bytes = tar(entries);
-    let digest = store.put_blob(&bytes)?;
+    let digest = store.blobs().put(&bytes)?;
     let layer = Descriptor::new(media_type::LAYER_TAR, digest, bytes.len() as u64);
-    store.ensure_unpacked(&layer, &DiffId::of(&bytes), &ExtractionLimits::default())?;
+    store
+        .trees()
+        .unpack(&layer, &DiffId::of(&bytes), &ExtractionLimits::default())?;
     Ok(DiffId::of(&bytes))
 }
 
 /// What the layer's tree has: paths and what they are, as the mount sees them.
 fn nodes(entries: &[&str]) -> BTreeMap<String, &'static str> {
     let (_scratch, store) = store();
-    let root = store.layer_path(&unpack(&store, entries).unwrap());
+    let root = store.trees().path(&unpack(&store, entries).unwrap());
     let mut found = BTreeMap::new();
     let mut pending = vec![root.clone()];
     while let Some(directory) = pending.pop() {
@@ -140,13 +143,13 @@ fn layers_below_an_opaque_root_are_not_seen() {
     let below = unpack(&store, &["old"]).unwrap();
     let opaque = unpack(&store, &["z", ".wh..wh..opq"]).unwrap();
     let above = unpack(&store, &["new"]).unwrap();
-    assert_eq!(store.visible_layers(&[below, above]), [below, above]);
+    assert_eq!(store.trees().visible(&[below, above]), [below, above]);
     assert_eq!(
-        store.visible_layers(&[below, opaque, below, above]),
+        store.trees().visible(&[below, opaque, below, above]),
         [opaque, below, above]
     );
-    assert_eq!(store.visible_layers(&[below, opaque]), [opaque]);
-    assert_eq!(store.visible_layers(&[]), []);
+    assert_eq!(store.trees().visible(&[below, opaque]), [opaque]);
+    assert_eq!(store.trees().visible(&[]), []);
 }
 
 #[test]

@@ -4,8 +4,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::snapshot::Snapshot;
 use crate::oci::{media_type, parse_index, to_canonical_json, Descriptor, Digest, ImageIndex, Reference, REF_NAME};
-use crate::store::{io_error, Store, StoreError};
+use crate::store::content::blobs::Blobs;
+use crate::store::disk::locks::Locks;
+use crate::store::disk::Disk;
+use crate::store::{io_error, StoreError};
 
 /// Separates a repository from its tags: no repository component starts with `_`.
 const TAGS: &str = "_tags";
@@ -26,38 +30,48 @@ pub fn check_name(reference: &Reference) -> Result<(), StoreError> {
     }
 }
 
-impl Store {
+/// The names of images in a store.
+#[derive(Debug, Clone, Copy)]
+pub struct Names<'a> {
+    disk: &'a Disk,
+}
+
+impl<'a> Names<'a> {
+    pub(in crate::store) fn of(disk: &'a Disk) -> Self {
+        Self { disk }
+    }
+
     /// Names an image. The name may have meant another one before.
-    pub fn set_ref(&self, reference: &Reference, digest: &Digest) -> Result<(), StoreError> {
+    pub fn set(self, reference: &Reference, digest: &Digest) -> Result<(), StoreError> {
         check_name(reference)?;
         let name = ref_path(reference)?;
-        let _single = self.lock_index()?;
-        if let Some(parent) = self.root.join(&name).parent() {
-            fs::create_dir_all(parent).map_err(io_error("make directory", parent))?;
+        let _single = Locks::of(self.disk).index()?;
+        if let Some(folder) = name.parent() {
+            self.disk.make_folder(folder)?;
         }
-        self.write_atomically(&name, format!("{digest}\n").as_bytes())?;
+        self.disk.write_atomically(&name, format!("{digest}\n").as_bytes())?;
         self.write_index()
     }
 
     /// Names an image unless it is called so, and is offered so to other tools, already. Reads two small files then.
-    pub fn ensure_ref(&self, reference: &Reference, digest: &Digest) -> Result<(), StoreError> {
+    pub fn ensure(self, reference: &Reference, digest: &Digest) -> Result<(), StoreError> {
         // A damaged name is given anew.
-        let is_named = matches!(self.find_ref(reference), Ok(Some(named)) if named == *digest);
+        let is_named = matches!(self.find(reference), Ok(Some(named)) if named == *digest);
         if is_named && self.is_indexed(reference, digest)? {
             return Ok(());
         }
-        self.set_ref(reference, digest)
+        self.set(reference, digest)
     }
 
     /// Whether `index.json` has the name in the words we would write; parsing thousands of names takes longer.
-    fn is_indexed(&self, reference: &Reference, digest: &Digest) -> Result<bool, StoreError> {
+    fn is_indexed(self, reference: &Reference, digest: &Digest) -> Result<bool, StoreError> {
         // With the tag it means, as it is listed.
         let listed = ref_path(reference)?.strip_prefix("refs").ok().and_then(name_of);
         let listed = listed.as_ref().unwrap_or(reference);
         let Some(descriptor) = self.indexed(listed, digest) else {
             return Ok(true);
         };
-        let path = self.root.join("index.json");
+        let path = self.disk.path("index.json");
         let wanted = to_canonical_json(&descriptor).map_err(|source| StoreError::Json {
             action: "write",
             path: path.clone(),
@@ -68,22 +82,23 @@ impl Store {
     }
 
     /// How the index has a name: not at all when the manifest is gone, as a pulled image keeps no blobs.
-    fn indexed(&self, reference: &Reference, digest: &Digest) -> Option<Descriptor> {
-        let mut descriptor = Descriptor::new(media_type::MANIFEST, *digest, self.blob_size(digest)?);
+    fn indexed(self, reference: &Reference, digest: &Digest) -> Option<Descriptor> {
+        let mut descriptor = Descriptor::new(media_type::MANIFEST, *digest, Blobs::of(self.disk).size(digest)?);
         let name = (REF_NAME.to_owned(), reference.to_string());
         descriptor.annotations.extend([name]);
         Some(descriptor)
     }
 
     /// What a name means. A digest in the reference is its own answer when that image is here.
-    pub fn find_ref(&self, reference: &Reference) -> Result<Option<Digest>, StoreError> {
+    pub fn find(self, reference: &Reference) -> Result<Option<Digest>, StoreError> {
         if let Some(digest) = reference.digest() {
-            return Ok(self
-                .blob_size(digest)
-                .map(|_| *digest)
-                .or_else(|| self.read_snapshot(digest).ok().flatten().map(|_| *digest)));
+            let is_here = || {
+                let blob = Blobs::of(self.disk).size(digest);
+                blob.is_some() || matches!(Snapshot::read(self.disk, digest), Ok(Some(_)))
+            };
+            return Ok(is_here().then_some(*digest));
         }
-        let path = self.root.join(ref_path(reference)?);
+        let path = self.disk.path(ref_path(reference)?);
         match fs::read_to_string(&path) {
             Ok(text) => text.trim_end().parse().map(Some).map_err(|_| StoreError::DamagedName {
                 reference: reference.to_string(),
@@ -97,16 +112,16 @@ impl Store {
     }
 
     /// Whether there is such a name, damaged or not.
-    pub fn has_ref(&self, reference: &Reference) -> Result<bool, StoreError> {
+    pub fn has(self, reference: &Reference) -> Result<bool, StoreError> {
         check_name(reference)?;
-        Ok(self.root.join(ref_path(reference)?).is_file())
+        Ok(self.disk.path(ref_path(reference)?).is_file())
     }
 
     /// Forgets a name; whether there was one.
-    pub fn remove_ref(&self, reference: &Reference) -> Result<bool, StoreError> {
+    pub fn remove(self, reference: &Reference) -> Result<bool, StoreError> {
         check_name(reference)?;
-        let path = self.root.join(ref_path(reference)?);
-        let _single = self.lock_index()?;
+        let path = self.disk.path(ref_path(reference)?);
+        let _single = Locks::of(self.disk).index()?;
         match fs::remove_file(&path) {
             Ok(()) => {
                 self.write_index()?;
@@ -118,8 +133,8 @@ impl Store {
     }
 
     /// Every name and what it means, sorted by name; none for a name that is damaged.
-    pub fn refs(&self) -> Result<Vec<(Reference, Option<Digest>)>, StoreError> {
-        let root = self.root.join("refs");
+    pub fn list(self) -> Result<Vec<(Reference, Option<Digest>)>, StoreError> {
+        let root = self.disk.path("refs");
         let mut found = Vec::new();
         let mut pending = vec![root.clone()];
         while let Some(directory) = pending.pop() {
@@ -141,19 +156,19 @@ impl Store {
     }
 
     /// Rewrites an `index.json` that a power loss damaged: it only follows the names.
-    pub fn mend_index(&self) -> Result<(), StoreError> {
-        let is_fine = || fs::read(self.root.join("index.json")).is_ok_and(|json| parse_index(&json).is_ok());
+    pub fn mend_index(self) -> Result<(), StoreError> {
+        let is_fine = || fs::read(self.disk.path("index.json")).is_ok_and(|json| parse_index(&json).is_ok());
         if is_fine() {
             return Ok(());
         }
-        let _single = self.lock_index()?;
+        let _single = Locks::of(self.disk).index()?;
         self.write_index()
     }
 
     /// Rewrites `index.json` from the names; call it with the lock `index` held, or before anyone else can know the store.
-    pub(in crate::store) fn write_index(&self) -> Result<(), StoreError> {
+    pub(in crate::store) fn write_index(self) -> Result<(), StoreError> {
         let mut manifests = Vec::new();
-        for (reference, digest) in self.refs()? {
+        for (reference, digest) in self.list()? {
             manifests.extend(digest.and_then(|digest| self.indexed(&reference, &digest)));
         }
         let index = ImageIndex {
@@ -168,7 +183,7 @@ impl Store {
             path: path.clone(),
             source,
         })?;
-        self.write_atomically(&path, &json)
+        self.disk.write_atomically(&path, &json)
     }
 }
 
