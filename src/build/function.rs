@@ -6,22 +6,26 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{openat, readlinkat, AtFlags, Dir, FileType, Mode, OFlags, CWD};
+use rustix::fs::{openat, readlinkat, FileType, Mode, OFlags, CWD};
+use rustix::io::Errno;
 
 use super::links::Entries;
 use crate::oci::Digest;
 use crate::policy::Kind;
 use crate::python::requirements::{RequirementError, Requirements};
 use crate::store::{Key, Step};
+use crate::sys::tree;
 
 /// The platform's entry point.
 pub const ENTRY_POINT: &str = "user_function.py";
 /// Code of a function; data sets belong into `/input`.
 const MAX_BYTES: u64 = 100 << 20;
 const MAX_FILES: usize = 10_000;
+/// Names of one directory, with those that are left out.
+const MAX_NAMES: usize = 1_000_000;
 const MAX_DEPTH: usize = 32;
 /// What tools leave behind; never part of an image.
 const IGNORED: [&str; 17] = [
@@ -207,10 +211,6 @@ struct Reader {
 
 impl Reader {
     fn directory(&mut self, directory: OwnedFd, path: &str, depth: usize) -> Result<(), FunctionError> {
-        let error = |source: rustix::io::Errno| FunctionError::Io {
-            path: path.into(),
-            source: source.into(),
-        };
         if depth > MAX_DEPTH {
             return Err(FunctionError::TooMuch {
                 path: path.to_owned(),
@@ -218,16 +218,17 @@ impl Reader {
                 limit: MAX_DEPTH as u64,
             });
         }
-        for entry in Dir::read_from(&directory).map_err(error)? {
-            let entry = entry.map_err(error)?;
-            let raw = entry.file_name().to_bytes();
-            let name = String::from_utf8_lossy(raw).into_owned();
-            if name == "."
-                || name == ".."
-                || IGNORED.contains(&name.as_str())
-                || name.ends_with(".pyc")
-                || name.ends_with(".pyo")
-            {
+        let names = tree::names(&directory, MAX_NAMES).map_err(|source| failed(path, source))?;
+        if names.len() > MAX_NAMES {
+            return Err(FunctionError::TooMuch {
+                path: path.to_owned(),
+                what: "the number of files",
+                limit: MAX_NAMES as u64,
+            });
+        }
+        for raw in names {
+            let name = raw.to_string_lossy().into_owned();
+            if IGNORED.contains(&name.as_str()) || name.ends_with(".pyc") || name.ends_with(".pyo") {
                 continue;
             }
             let child = if path.is_empty() {
@@ -235,7 +236,7 @@ impl Reader {
             } else {
                 format!("{path}/{name}")
             };
-            if name.as_bytes() != raw || has_odd_characters(&name) {
+            if raw.to_str() != Some(&name) || has_odd_characters(&name) {
                 return Err(refused(&child, "its name is not UTF-8 or has control characters"));
             }
             self.seen += 1;
@@ -252,16 +253,15 @@ impl Reader {
     }
 
     fn entry(&mut self, directory: &OwnedFd, name: &str, path: String, depth: usize) -> Result<(), FunctionError> {
-        let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|errno| failed(&path, errno.into()))?;
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let open = |more| {
-            openat(directory.as_fd(), name, flags | more, Mode::empty()).map_err(|errno| failed(&path, errno.into()))
-        };
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => self.directory(open(OFlags::DIRECTORY)?, &path, depth + 1),
+        let error = |errno: Errno| failed(&path, errno.into());
+        let (kind, _) = tree::look(directory, name).map_err(error)?;
+        match kind {
+            FileType::Directory => {
+                let below = tree::open_directory(directory, name).map_err(error)?;
+                self.directory(below, &path, depth + 1)
+            }
             FileType::RegularFile => {
-                let file = File::from(open(OFlags::empty())?);
+                let file = File::from(tree::open_file(directory, name).map_err(error)?);
                 self.file(file, path)
             }
             FileType::Symlink => self.link(directory, name, path),

@@ -4,8 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// As many as the kernel follows.
-const MAX_LINKS: usize = 40;
+use crate::policy::Trail;
 
 /// The entries of a function by their paths.
 pub(super) struct Entries<'a> {
@@ -32,10 +31,9 @@ impl<'a> Entries<'a> {
 
     /// The path of the file or directory that `path` leads to, or why it leads to none.
     pub fn resolve(&self, path: &str) -> Result<String, &'static str> {
-        let mut way: Vec<&str> = Vec::new();
-        let mut pending: Vec<&str> = names(path);
-        let mut links = 0;
-        while let Some(name) = pending.pop() {
+        let mut way: Vec<String> = Vec::new();
+        let mut trail = Trail::of(path);
+        while let Some(name) = trail.step() {
             if name == "." {
                 continue;
             }
@@ -46,31 +44,20 @@ impl<'a> Entries<'a> {
             way.push(name);
             let here = way.join("/");
             if let Some(target) = self.links.get(here.as_str()) {
-                links += 1;
-                if links > MAX_LINKS {
-                    return Err("which leads in a circle");
-                }
+                trail.follow(target).ok_or("which leads in a circle")?;
                 if target.starts_with('/') {
                     return Err("which is absolute");
                 }
                 way.pop();
-                pending.extend(names(target));
                 continue;
             }
-            let is_file = pending.is_empty() && self.files.contains(here.as_str());
+            let is_file = trail.is_at_end() && self.files.contains(here.as_str());
             if !is_file && !self.directories.contains(here.as_str()) {
                 return Err("which leads to nothing that the image holds");
             }
         }
         Ok(way.join("/"))
     }
-}
-
-/// The names of a path, last first. A slash at the end is a name, `.`: only directories have it.
-fn names(path: &str) -> Vec<&str> {
-    let names = path.split('/').rev().enumerate();
-    let names = names.map(|(number, name)| if (number, name) == (0, "") { "." } else { name });
-    names.filter(|name| !name.is_empty()).collect()
 }
 
 #[cfg(test)]

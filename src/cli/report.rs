@@ -16,6 +16,7 @@ use super::error::CommandError;
 use crate::ops::{unless_signalled, Worked};
 use crate::policy::one_line;
 use crate::sandbox::Signals;
+use crate::sys::replace::Replacement;
 
 /// The report of one command, which can be written.
 #[derive(Debug)]
@@ -78,8 +79,7 @@ impl Report {
             }
             let path = is_file.and_then(|_| fs::canonicalize(path)).unwrap_or(path.to_owned());
             // Made and removed: held until the end, it would stay behind when we are killed.
-            let (temporary, _) = temporary(&path)?;
-            fs::remove_file(temporary)?;
+            drop(replacement(&path)?);
             Ok((path, None))
         };
         match begin() {
@@ -142,12 +142,9 @@ impl Report {
     fn replace(&self, document: &impl Serialize) -> Result<(), CommandError> {
         let error = |source| failed(&self.path, source);
         let json = self.line(document)?;
-        let (temporary, mut file) = temporary(&self.path).map_err(error)?;
-        let written = file.write_all(&json).and_then(|()| fs::rename(&temporary, &self.path));
-        if written.is_err() {
-            let _ = fs::remove_file(&temporary);
-        }
-        written.map_err(error)
+        let mut file = replacement(&self.path).map_err(error)?;
+        file.write_all(&json).map_err(error)?;
+        file.place(&self.path).map_err(error)
     }
 
     fn line(&self, document: &impl Serialize) -> Result<Vec<u8>, CommandError> {
@@ -157,17 +154,15 @@ impl Report {
     }
 }
 
-/// Creates a new file beside `path`.
-fn temporary(path: &Path) -> io::Result<(PathBuf, File)> {
+/// Creates the file that will take the place of `path`, beside it.
+fn replacement(path: &Path) -> io::Result<Replacement> {
     let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
     let mut random = [0; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
     let mut temporary = OsString::from(".");
     temporary.push(name);
     temporary.push(format!(".gantry-{:016x}", u64::from_ne_bytes(random)));
-    let temporary = path.with_file_name(temporary);
-    let file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
-    Ok((temporary, file))
+    Replacement::create(path.with_file_name(temporary))
 }
 
 fn failed(path: &Path, source: io::Error) -> CommandError {

@@ -5,18 +5,19 @@
 //! of the same name are replaced, directories are merged. What a killed gantry staged is swept by the next command.
 
 use std::cell::Cell;
-use std::ffi::CStr;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{mkdirat, openat, renameat, statat, AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{mkdirat, openat, renameat, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::policy::Bytes;
 use crate::sandbox::{collect, CollectError, CollectLimits, Collected, StopSignal};
 use crate::store::{Beside, Store, StoreError};
+use crate::sys::tree;
 
 /// Most files that are taken: more than the inode limit of `/output` allows.
 const ENTRIES: u64 = 100_000;
@@ -125,8 +126,7 @@ fn check_mergeable(from: BorrowedFd<'_>, to: BorrowedFd<'_>, path: &str) -> Resu
     for name in names(from).map_err(visit(path))? {
         let path = below(path, &name);
         let error = |errno: Errno| visit(&path)(errno.into());
-        let kind =
-            |parent| statat(parent, &name, AtFlags::SYMLINK_NOFOLLOW).map(|stat| FileType::from_raw_mode(stat.st_mode));
+        let kind = |parent: BorrowedFd<'_>| tree::look(parent, &name).map(|(kind, _)| kind);
         let there = match kind(to) {
             Err(Errno::NOENT) => continue,
             other => other.map_err(error)?,
@@ -164,16 +164,9 @@ fn merge(from: BorrowedFd<'_>, to: BorrowedFd<'_>, path: &str) -> Result<(), Col
 }
 
 fn names(directory: BorrowedFd<'_>) -> io::Result<Vec<String>> {
-    let entries = Dir::read_from(directory)?.map(|entry| Ok(entry?.file_name().to_owned()));
-    let names = entries.collect::<io::Result<Vec<_>>>()?;
-    let own = names.iter().map(|name| CStr::to_str(name));
     // They were UTF-8 when they were collected.
-    let mut names = own
-        .filter(|name| !matches!(name, Ok("." | "..")))
-        .map(|name| name.map(str::to_owned).map_err(io::Error::other))
-        .collect::<io::Result<Vec<_>>>()?;
-    names.sort();
-    Ok(names)
+    let text = |name: OsString| name.into_string().map_err(|_| io::ErrorKind::InvalidData.into());
+    tree::names(directory, usize::MAX)?.into_iter().map(text).collect()
 }
 
 fn open_directory(parent: impl AsFd, path: &Path) -> rustix::io::Result<OwnedFd> {

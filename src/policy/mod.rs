@@ -9,6 +9,7 @@ mod egress;
 mod extraction;
 mod kind;
 mod limits;
+mod trail;
 
 pub use address::{canonical, is_loopback, refused_address};
 pub use bytes::{Bytes, ParseBytesError};
@@ -20,3 +21,4 @@ pub use extraction::ExtractionLimits;
 pub use kind::Kind;
 pub(crate) use limits::with_limits;
 pub use limits::{Cpus, GivenLimits, Pids, Room, Time};
+pub use trail::Trail;

@@ -9,4 +9,6 @@ pub mod netlink;
 pub mod pool;
 pub mod process;
 pub mod program;
+pub mod replace;
 pub mod space;
+pub mod tree;

@@ -20,6 +20,7 @@ use super::peer::{Destination, Documents, Incoming, Source};
 use super::TransferError;
 use crate::oci::{parse_index, parse_layout_version, put_in_index, Descriptor, Digest, LAYOUT_VERSION, REF_NAME};
 use crate::store::Store;
+use crate::sys::replace::Replacement;
 
 /// Between two tries to lock the directory.
 const BETWEEN: Duration = Duration::from_millis(10);
@@ -93,11 +94,11 @@ impl<'a> Layout<'a> {
             path: target.to_owned(),
             source,
         };
-        let temporary = self.store.beside(target)?;
-        // Fails where anything lies already, a link as well.
-        let mut file = File::create_new(temporary.path()).map_err(error)?;
-        fill(&mut file)?;
-        fs::rename(temporary.path(), target).map_err(error)
+        // Goes when we are killed.
+        let beside = self.store.beside(target)?;
+        let mut file = Replacement::create(beside.path().to_owned()).map_err(error)?;
+        fill(file.file())?;
+        file.place(target).map_err(error)
     }
 
     fn write(&self, target: &Path, bytes: &[u8]) -> Result<(), TransferError> {

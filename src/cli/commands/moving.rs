@@ -10,6 +10,7 @@ use crate::cli::output::print_line;
 use crate::cli::session::Session;
 use crate::oci::Reference;
 use crate::ops;
+use crate::sys::replace::Replacement;
 
 /// Copies an image into the store and prints its digest.
 pub fn pull(session: &Session, reference: &Reference) -> Result<u8, CommandError> {
@@ -29,9 +30,9 @@ pub fn save(session: &Session, reference: &Reference, file: &Path) -> Result<u8,
         // Nothing stays beside it when we are stopped.
         let temporary = session.store.beside(file)?;
         let error = |source| failed("write", file, source);
-        let out = io::BufWriter::new(fs::File::create_new(temporary.path()).map_err(error)?);
-        let digest = ops::save(&session.store, reference, out)?;
-        fs::rename(temporary.path(), file).map_err(error)?;
+        let mut out = Replacement::create(temporary.path().to_owned()).map_err(error)?;
+        let digest = ops::save(&session.store, reference, io::BufWriter::new(&mut out))?;
+        out.place(file).map_err(error)?;
         digest
     };
     let _ = writeln!(io::stderr(), "Saved {digest}");

@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,6 +19,7 @@ use crate::policy::ExtractionLimits;
 use crate::progress::Silent;
 use crate::store::{Flight, Store, Task};
 use crate::sys::program::{Program, ProgramError};
+use crate::sys::replace::Replacement;
 
 /// version, file, size, sha256 of the uv that is fetched when there is none.
 const UV_LOCK: &str = include_str!("../../../rootfs/uv.lock");
@@ -173,12 +174,14 @@ fn fetch_uv(store: &Store, places: &UvPlaces<'_>, target: &Path) -> Result<(), L
     let mut contents = Vec::new();
     zip.read(entry, &mut Vec::new(), &mut contents)
         .map_err(|error| reason(error.to_string()))?;
-    let temporary = scratch.path().join("uv");
-    let placed = fs::write(&temporary, contents)
-        .and_then(|()| fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755)))
-        .and_then(|()| target.parent().map_or(Ok(()), fs::create_dir_all))
-        .and_then(|()| fs::rename(&temporary, target));
-    placed.map_err(|error| reason(format!("place uv: {error}")))
+    let place = || {
+        target.parent().map_or(Ok(()), fs::create_dir_all)?;
+        let mut file = Replacement::create(scratch.path().join("uv"))?;
+        file.write_all(&contents)?;
+        file.file().set_permissions(fs::Permissions::from_mode(0o755))?;
+        file.place(target)
+    };
+    place().map_err(|error| reason(format!("place uv: {error}")))
 }
 
 /// Whether a later try of pip may work, from what it says.

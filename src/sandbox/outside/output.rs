@@ -5,13 +5,15 @@
 //! kernel beyond one component, links are never followed, and anything that is neither a regular file nor a
 //! directory refuses the whole collection.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::FileType;
 
 use crate::policy::Kind;
+use crate::sys::tree;
 
 /// The most that is read from `/output`.
 #[derive(Debug, Clone, Copy)]
@@ -116,7 +118,11 @@ pub fn collect(
         bytes: 0,
         visit,
     };
-    let top = open_at(root, ".", OFlags::DIRECTORY, "")?;
+    let top = tree::open_directory(root, ".").map_err(|errno| CollectError::Io {
+        action: "open",
+        path: String::new(),
+        source: errno.into(),
+    })?;
     walk.directory(top, "", 0)
 }
 
@@ -147,49 +153,45 @@ impl Walk<'_> {
     }
 
     fn names(&self, directory: &OwnedFd, path: &str) -> Result<Vec<String>, CollectError> {
-        let error = |source: rustix::io::Errno| CollectError::Io {
+        let error = |source| CollectError::Io {
             action: "list",
             path: path.to_owned(),
-            source: source.into(),
+            source,
         };
-        let mut names = Vec::new();
-        for entry in Dir::read_from(directory).map_err(error)? {
-            let entry = entry.map_err(error)?;
-            let name = entry.file_name().to_bytes();
-            if name == b"." || name == b".." {
-                continue;
-            }
-            let name = std::str::from_utf8(name).map_err(|_| CollectError::Name {
-                name: String::from_utf8_lossy(name).into_owned(),
-            })?;
-            names.push(name.to_owned());
-            if names.len() as u64 + self.entries > self.limits.entries {
-                return Err(CollectError::TooMuch {
-                    what: "the number of files",
-                    limit: self.limits.entries,
-                });
-            }
+        let left = self.limits.entries.saturating_sub(self.entries);
+        let found = tree::names(directory, usize::try_from(left).unwrap_or(usize::MAX)).map_err(error)?;
+        if found.len() as u64 > left {
+            return Err(CollectError::TooMuch {
+                what: "the number of files",
+                limit: self.limits.entries,
+            });
         }
-        names.sort();
-        Ok(names)
+        let text = |name: OsString| {
+            name.into_string().map_err(|name| CollectError::Name {
+                name: name.to_string_lossy().into_owned(),
+            })
+        };
+        found.into_iter().map(text).collect()
     }
 
     fn entry(&mut self, directory: &OwnedFd, name: &str, path: &str, depth: usize) -> Result<(), CollectError> {
         self.entries += 1;
-        let stat =
-            rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|source| CollectError::Io {
-                action: "look at",
+        let failed = |action| {
+            move |errno: rustix::io::Errno| CollectError::Io {
+                action,
                 path: path.to_owned(),
-                source: source.into(),
-            })?;
-        match FileType::from_raw_mode(stat.st_mode) {
+                source: errno.into(),
+            }
+        };
+        let (kind, stat) = tree::look(directory, name).map_err(failed("look at"))?;
+        match kind {
             FileType::Directory => {
-                let child = open_at(directory.as_fd(), name, OFlags::DIRECTORY, path)?;
+                let child = tree::open_directory(directory, name).map_err(failed("open"))?;
                 self.visit(path, Collected::Directory)?;
                 self.directory(child, path, depth + 1)
             }
             FileType::RegularFile => {
-                let file = open_at(directory.as_fd(), name, OFlags::NONBLOCK, path)?;
+                let file = tree::open_file(directory, name).map_err(failed("open"))?;
                 let size = u64::try_from(stat.st_size).unwrap_or(0);
                 self.bytes = self.bytes.saturating_add(size);
                 if self.bytes > self.limits.bytes {
@@ -221,15 +223,6 @@ impl Walk<'_> {
     }
 }
 
-fn open_at(directory: BorrowedFd<'_>, name: &str, kind: OFlags, path: &str) -> Result<OwnedFd, CollectError> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | kind;
-    rustix::fs::openat(directory, name, flags, Mode::empty()).map_err(|source| CollectError::Io {
-        action: "open",
-        path: path.to_owned(),
-        source: source.into(),
-    })
-}
-
 fn kind_name(kind: FileType) -> &'static str {
     match kind {
         FileType::Symlink => "symbolic link",
@@ -243,6 +236,7 @@ fn kind_name(kind: FileType) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
     use std::os::unix::fs::symlink;
 
     use super::*;

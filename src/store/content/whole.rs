@@ -5,7 +5,7 @@
 //! stamped with this boot, as it may have been written in it.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::oci::{Digest, Hasher};
@@ -13,6 +13,7 @@ use crate::store::disk::locks::Locks;
 use crate::store::disk::stamp::Stamp;
 use crate::store::disk::Disk;
 use crate::store::{io_error, StoreError};
+use crate::sys::replace::Replacement;
 
 /// The folder of stamps. A store of an older gantry has none.
 const STAMPS: &str = "stamps";
@@ -87,8 +88,12 @@ impl Content {
     pub(in crate::store) fn stamp(self, disk: &Disk, digest: &Digest, scratch: &Path) -> Result<(), StoreError> {
         let (temporary, target) = (scratch.join("stamp"), disk.path(self.stamp_name(digest)));
         disk.make_folder(STAMPS)?;
-        let written = fs::write(&temporary, disk.boot().as_str()).and_then(|()| fs::rename(&temporary, &target));
-        written.map_err(io_error("write", &target))
+        let place = || {
+            let mut file = Replacement::create(temporary)?;
+            file.write_all(disk.boot().as_str().as_bytes())?;
+            file.place(&target)
+        };
+        place().map_err(io_error("write", &target))
     }
 }
 

@@ -10,12 +10,15 @@ pub(super) mod scratch;
 pub(super) mod stamp;
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::{io_error, StoreError};
 use locks::Waits;
 use scratch::Scratch;
 use stamp::Stamp;
+
+use crate::sys::replace::Replacement;
 
 /// The directory of a store, the boot that writes there now, and how it waits for other processes.
 #[derive(Debug, Clone)]
@@ -78,10 +81,13 @@ impl Disk {
     pub fn write_atomically(&self, name: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         let target = self.path(name);
         let scratch = Scratch::new(self)?;
-        let temporary = scratch.path().join("file");
-        fs::write(&temporary, bytes).map_err(io_error("write", &target))?;
-        fault::point(fault::Step::File).map_err(io_error("write", &target))?;
-        fs::rename(&temporary, &target).map_err(io_error("write", &target))
+        let place = || {
+            let mut file = Replacement::create(scratch.path().join("file"))?;
+            file.write_all(bytes)?;
+            fault::point(fault::Step::File)?;
+            file.place(&target)
+        };
+        place().map_err(io_error("write", &target))
     }
 
     /// Makes a directory below the root with all above it; one that is there is kept.

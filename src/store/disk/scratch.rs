@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,6 +13,7 @@ use rustix::rand::{getrandom, GetRandomFlags};
 
 use super::Disk;
 use crate::store::{io_error, StoreError};
+use crate::sys::replace::Replacement;
 
 /// The directories of this process, for [`abandon`].
 static LIVE: Mutex<Live> = Mutex::new(Live {
@@ -97,12 +99,12 @@ impl Scratch {
     fn owning(disk: &Disk, elsewhere: &Path) -> Result<Self, StoreError> {
         let scratch = Self::new(disk)?;
         let name = scratch.path().join(ELSEWHERE);
-        // Under another name it is half there.
-        let temporary = scratch.path().join("half");
-        let written = fs::write(&temporary, elsewhere.as_os_str().as_bytes());
-        written
-            .and_then(|()| fs::rename(&temporary, &name))
-            .map_err(io_error("write", &name))?;
+        let place = || {
+            let mut file = Replacement::create(scratch.path().join("half"))?;
+            file.write_all(elsewhere.as_os_str().as_bytes())?;
+            file.place(&name)
+        };
+        place().map_err(io_error("write", &name))?;
         Ok(scratch)
     }
 

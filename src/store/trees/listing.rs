@@ -17,14 +17,15 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{openat2, statat, AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::FileType;
 use serde::Serialize;
 
 use super::opaque::is_opaque;
 use crate::oci::Digest;
 use crate::store::content::whole::hash;
+use crate::sys::tree;
 
 /// Deeper than any path that can be unpacked (`ExtractionLimits::depth`).
 const MAX_DEPTH: usize = 256;
@@ -80,22 +81,14 @@ impl Walk<'_> {
         if depth > MAX_DEPTH {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(directory)? {
-            let entry = entry?;
-            let name = entry.file_name().to_str().map_err(|_| io::ErrorKind::InvalidData)?;
-            if name != "." && name != ".." {
-                names.push(name.to_owned());
-            }
-        }
-        names.sort_unstable();
-        for name in names {
+        for name in tree::names(directory, usize::MAX)? {
+            let name = name.to_str().ok_or(io::ErrorKind::InvalidData)?;
             let path = format!("{prefix}{name}");
-            let stat = statat(directory, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+            let (kind, stat) = tree::look(directory, name)?;
             let mode = stat.st_mode & 0o7777;
-            match FileType::from_raw_mode(stat.st_mode) {
+            match kind {
                 FileType::Directory => {
-                    let below = open(directory, &name, OFlags::DIRECTORY)?;
+                    let below = tree::open_directory(directory, name)?;
                     let opaque = is_opaque(&below)?;
                     self.entry(&path, &Entry::Directory { mode, opaque })?;
                     self.directory(below.as_fd(), &format!("{path}/"), depth + 1)?;
@@ -104,12 +97,12 @@ impl Walk<'_> {
                     let size = u64::try_from(stat.st_size).map_err(|_| io::ErrorKind::InvalidData)?;
                     let sha256 = match self.known.get(&stat.st_ino) {
                         Some(digest) => *digest,
-                        None => hash(File::from(open(directory, &name, OFlags::NONBLOCK)?))?,
+                        None => hash(File::from(tree::open_file(directory, name)?))?,
                     };
                     self.entry(&path, &Entry::File { mode, size, sha256 })?;
                 }
                 FileType::Symlink => {
-                    let target = rustix::fs::readlinkat(directory, &name, Vec::new())?;
+                    let target = rustix::fs::readlinkat(directory, name, Vec::new())?;
                     let target = target.into_string().map_err(|_| io::ErrorKind::InvalidData)?;
                     self.entry(&path, &Entry::Symlink { target })?;
                 }
@@ -129,10 +122,4 @@ impl Walk<'_> {
         self.out.write_all(b":")?;
         Ok(serde_json::to_writer(&mut *self.out, entry)?)
     }
-}
-
-fn open(directory: BorrowedFd<'_>, name: &str, flags: OFlags) -> io::Result<OwnedFd> {
-    let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    Ok(openat2(directory, name, flags, Mode::empty(), resolve)?)
 }

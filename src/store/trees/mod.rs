@@ -66,7 +66,7 @@ impl<'a> Trees<'a> {
 
     /// The layers that can be seen, of unpacked ones given bottom first. overlayfs does not ask whether the root of
     /// a layer is opaque, so the layers below such a root are left out.
-    pub fn visible<'l>(self, layers: &'l [DiffId]) -> &'l [DiffId] {
+    pub fn visible(self, layers: &[DiffId]) -> &[DiffId] {
         // What cannot be read is not there, and hides nothing.
         let hides = |layer: &DiffId| {
             let root = File::open(self.path(layer));

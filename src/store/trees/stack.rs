@@ -13,9 +13,7 @@ use rustix::fs::{openat, openat2, readlinkat, FileType, Mode, OFlags, ResolveFla
 use rustix::io::Errno;
 
 use super::opaque::is_opaque;
-
-/// As many as the kernel follows.
-const MAX_LINKS: usize = 40;
+use crate::policy::Trail;
 
 /// Layers, top first.
 #[derive(Debug)]
@@ -80,9 +78,11 @@ impl LayerStack {
             layers: (0..self.trees.len()).collect(),
         };
         let mut way = vec![root()];
-        let mut pending = names(path);
-        let mut links = 0;
-        while let Some(name) = pending.pop() {
+        let mut trail = Trail::of(path.trim_end_matches('/'));
+        while let Some(name) = trail.step() {
+            if name == "." {
+                continue;
+            }
             if name == ".." {
                 if way.len() > 1 {
                     way.pop();
@@ -93,24 +93,21 @@ impl LayerStack {
             let path = join(&here.path, &name);
             match self.entry(here, &path)? {
                 Entry::Directory(layers) => way.push(Level { path, layers }),
-                Entry::Link(_) if pending.is_empty() && last == LastLink::Keep => return Ok(Found::Link(path)),
+                Entry::Link(_) if trail.is_at_end() && last == LastLink::Keep => return Ok(Found::Link(path)),
                 Entry::Link(target) => {
-                    links += 1;
-                    if links > MAX_LINKS {
+                    if trail.follow(&target).is_none() {
                         return Ok(Found::Impossible);
                     }
                     if target.starts_with('/') {
                         way = vec![root()];
                     }
-                    pending.extend(names(&target));
                 }
-                Entry::Nothing if pending.iter().any(|name| name == "..") => return Ok(Found::Impossible),
+                Entry::Nothing if trail.rest().any(|name| name == "..") => return Ok(Found::Impossible),
                 Entry::Nothing => {
-                    return Ok(Found::Nothing(
-                        pending.iter().rev().fold(path, |path, name| join(&path, name)),
-                    ))
+                    let names = trail.rest().filter(|name| *name != ".");
+                    return Ok(Found::Nothing(names.fold(path, |path, name| join(&path, name))));
                 }
-                _ if !pending.is_empty() => return Ok(Found::Impossible),
+                _ if !trail.is_at_end() => return Ok(Found::Impossible),
                 Entry::File => return Ok(Found::File(path)),
                 Entry::Other => return Ok(Found::Other(path)),
             }
@@ -174,12 +171,6 @@ impl LayerStack {
             false => Entry::Directory(directory),
         })
     }
-}
-
-/// The names of a path, last first.
-fn names(path: &str) -> Vec<String> {
-    let plain = |name: &&str| !name.is_empty() && *name != ".";
-    path.split('/').rev().filter(plain).map(str::to_owned).collect()
 }
 
 fn join(parent: &str, name: &str) -> String {

@@ -19,6 +19,7 @@ use super::listing;
 use super::opaque::set_opaque;
 use crate::archive::layer::TreeSink;
 use crate::oci::{Digest, Hashed};
+use crate::sys::tree;
 
 /// A directory that is being filled with the files of a layer.
 #[derive(Debug)]
@@ -82,8 +83,8 @@ impl TreeWriter {
         self.replace(path)?;
         let (target_parent, target_name) = split(target);
         let existing = self.open_directory(target_parent)?;
-        let stat = rustix::fs::statat(&existing, target_name, AtFlags::SYMLINK_NOFOLLOW)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        let (kind, _) = tree::look(&existing, target_name)?;
+        if kind != FileType::RegularFile {
             return Err(io::Error::other(
                 "a hard link to something that is no file of the layer",
             ));
@@ -158,7 +159,7 @@ impl TreeWriter {
         match unlinkat(parent, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(Errno::ISDIR | Errno::PERM) => {
-                remove_tree(parent, name, 0)?;
+                tree::remove(parent, name)?;
                 self.parent = None;
                 Ok(())
             }
@@ -221,35 +222,11 @@ fn entered(mode: u32) -> Mode {
 }
 
 fn is_directory(parent: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
-    let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+    let (kind, _) = tree::look(parent, name)?;
+    Ok(kind == FileType::Directory)
 }
 
 /// The parent of a path and its last component.
 pub(super) fn split(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
-}
-
-/// Removes a directory without following links; `depth` bounds the recursion (paths are bounded already).
-fn remove_tree(parent: BorrowedFd<'_>, name: &str, depth: usize) -> io::Result<()> {
-    if depth > 256 {
-        return Err(io::Error::other("a directory is too deep"));
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = openat(parent, name, flags, Mode::empty())?;
-    for entry in rustix::fs::Dir::read_from(&directory)? {
-        let entry = entry?;
-        let Ok(child) = entry.file_name().to_str() else {
-            return Err(io::ErrorKind::InvalidData.into());
-        };
-        if child == "." || child == ".." {
-            continue;
-        }
-        match unlinkat(&directory, child, AtFlags::empty()) {
-            Ok(()) => {}
-            Err(Errno::ISDIR | Errno::PERM) => remove_tree(directory.as_fd(), child, depth + 1)?,
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-    Ok(unlinkat(parent, name, AtFlags::REMOVEDIR)?)
 }

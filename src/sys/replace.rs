@@ -1,0 +1,82 @@
+//! Files that are whole or not there: written under another name, which is then renamed.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// A new file under a name of its own, until it takes the place of another one. Dropped before that, it is removed.
+#[derive(Debug)]
+pub struct Replacement {
+    path: PathBuf,
+    file: File,
+    is_placed: bool,
+}
+
+impl Replacement {
+    /// Creates the file. `path` must be on the file system of what it will replace.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when anything has that name, a link as well.
+    pub fn create(path: PathBuf) -> io::Result<Self> {
+        let file = File::create_new(&path)?;
+        Ok(Self {
+            path,
+            file,
+            is_placed: false,
+        })
+    }
+
+    /// The file, to write to.
+    pub fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+
+    /// Gives the file its name `target`. Whoever reads `target` meanwhile finds the old file or the new one, whole.
+    pub fn place(mut self, target: &Path) -> io::Result<()> {
+        fs::rename(&self.path, target)?;
+        self.is_placed = true;
+        Ok(())
+    }
+}
+
+impl Write for Replacement {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for Replacement {
+    fn drop(&mut self) {
+        if !self.is_placed {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_or_stays() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (target, other) = (scratch.path().join("target"), scratch.path().join("other"));
+        fs::write(&target, "old").unwrap();
+        let mut replacement = Replacement::create(other.clone()).unwrap();
+        replacement.write_all(b"ne").unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"old");
+        drop(replacement);
+        assert!(!other.exists());
+        let mut replacement = Replacement::create(other.clone()).unwrap();
+        replacement.write_all(b"new").unwrap();
+        replacement.place(&target).unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"new");
+        assert!(!other.exists());
+        fs::create_dir(&other).unwrap();
+        assert!(Replacement::create(other).is_err());
+    }
+}

@@ -1,0 +1,108 @@
+//! Trees of files read through directory descriptors. The kernel resolves one name at a time and follows no link, so a tree
+//! that changes meanwhile, or that a stranger made, leads nowhere else.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+
+use rustix::fs::{openat, statat, unlinkat, AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+use rustix::path::Arg;
+
+/// The deepest directory that [`remove`] descends to; each level holds a descriptor open.
+const MAX_DEPTH: usize = 256;
+
+/// The names in a directory without `.` and `..`, in the order of their bytes. Stops after `most` and one more name, so a
+/// longer list than `most` means that there are too many.
+pub fn names(directory: impl AsFd, most: usize) -> io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name == b"." || name == b".." {
+            continue;
+        }
+        names.push(OsString::from_vec(name.to_vec()));
+        if names.len() > most {
+            break;
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// What a name in a directory stands for. A link is one, wherever it leads.
+pub fn look(directory: impl AsFd, name: impl Arg) -> rustix::io::Result<(FileType, Stat)> {
+    let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok((FileType::from_raw_mode(stat.st_mode), stat))
+}
+
+/// Opens a directory in another one for reading.
+pub fn open_directory(directory: impl AsFd, name: impl Arg) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(directory, name, flags, Mode::empty())
+}
+
+/// Opens a file in a directory for reading. A pipe or a device that has taken its place makes nobody wait.
+pub fn open_file(directory: impl AsFd, name: impl Arg) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(directory, name, flags, Mode::empty())
+}
+
+/// Removes a directory with all that is in it.
+pub fn remove(parent: impl AsFd, name: impl Arg + Copy) -> io::Result<()> {
+    remove_below(parent, name, 0)
+}
+
+fn remove_below(parent: impl AsFd, name: impl Arg + Copy, depth: usize) -> io::Result<()> {
+    if depth > MAX_DEPTH {
+        return Err(io::Error::other("a directory is too deep"));
+    }
+    let directory = open_directory(&parent, name)?;
+    for child in names(&directory, usize::MAX)? {
+        match unlinkat(&directory, child.as_os_str(), AtFlags::empty()) {
+            Ok(()) => {}
+            Err(Errno::ISDIR | Errno::PERM) => remove_below(directory.as_fd(), child.as_os_str(), depth + 1)?,
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(unlinkat(parent, name, AtFlags::REMOVEDIR)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn names_come_sorted_and_one_more_than_asked_for_tells_that_there_are_more() {
+        let scratch = tempfile::tempdir().unwrap();
+        for name in ["b", "a", "C"] {
+            fs::write(scratch.path().join(name), "").unwrap();
+        }
+        let directory = File::open(scratch.path()).unwrap();
+        assert_eq!(names(&directory, 3).unwrap(), ["C", "a", "b"]);
+        assert_eq!(names(&directory, 1).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn links_are_neither_opened_nor_followed_when_a_directory_goes() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (kept, gone) = (scratch.path().join("kept"), scratch.path().join("gone"));
+        fs::create_dir_all(gone.join("deep/er")).unwrap();
+        fs::create_dir(&kept).unwrap();
+        fs::write(kept.join("file"), "").unwrap();
+        symlink(&kept, gone.join("link")).unwrap();
+        symlink(kept.join("file"), gone.join("deep/file")).unwrap();
+        let top = File::open(scratch.path()).unwrap();
+        let directory = open_directory(&top, "gone").unwrap();
+        assert_eq!(open_directory(&directory, "link").unwrap_err(), Errno::NOTDIR);
+        assert_eq!(open_file(&directory, "link").unwrap_err(), Errno::LOOP);
+        assert_eq!(look(&directory, "link").unwrap().0, FileType::Symlink);
+        remove(&top, "gone").unwrap();
+        assert!(!gone.exists() && kept.join("file").exists());
+    }
+}
