@@ -54,7 +54,7 @@
 //! [`ops::run`] runs it; the outcome is there whether or not the run came about:
 //!
 //! ```no_run
-//! use gantry::ops::{self, RunRequest};
+//! use gantry::ops::{self, RunRequest, Ticket};
 //! use gantry::policy::Confinement;
 //! use gantry::sandbox::Signals;
 //! use gantry::store::Store;
@@ -69,6 +69,7 @@
 //!     secrets: Vec::new(),
 //!     confinement: Confinement::default(),
 //!     args: Vec::new(),
+//!     ticket: Ticket::default(),
 //! };
 //! let (outcome, error) = ops::run(&store, &request, &Signals::watch()?);
 //! # let _ = (outcome, error);

@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::oci::Reference;
 use crate::ops::Source;
-use crate::policy::{with_limits, GivenLimits, HostPort, NetworkMode, Promise};
+use crate::policy::{with_limits, GivenLimits, HostPort, NetworkMode, Promise, Time};
 
 /// Builds OCI images for Python functions and runs them in a sandbox: no daemon, no root.
 #[derive(Debug, Parser)]
@@ -185,6 +185,12 @@ pub struct RunArgs {
     /// Promises whose loss does not refuse the run, such as memory,cpu
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = Promise::from_str)]
     pub allow_degraded: Vec<Promise>,
+    /// Most time from the start of gantry to the outcome, with all that is waited for, such as 50m
+    #[arg(long, value_name = "TIME")]
+    pub deadline: Option<Time>,
+    /// With --job: go on when the process that started gantry ends
+    #[arg(long, requires = "job")]
+    pub detached: bool,
     /// When to pull
     #[arg(long, value_name = "WHEN", default_value = "missing", value_parser = ["missing", "always", "never"])]
     pub pull: String,

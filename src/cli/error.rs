@@ -4,6 +4,7 @@ use crate::build::BuildError;
 use crate::config::ConfigError;
 use crate::ops::{DoctorError, ImagesError, JobError, RunError};
 use crate::policy::Kind;
+use crate::sandbox::NoCaller;
 use crate::store::StoreError;
 
 /// An error that ends a command.
@@ -30,6 +31,9 @@ pub enum CommandError {
     /// The arguments are wrong.
     #[error("{0}")]
     Usage(String),
+    /// There is nobody to end with.
+    #[error("{0}")]
+    Caller(#[from] NoCaller),
     /// No run can be made of the job document and the arguments.
     #[error("{0}")]
     Job(#[from] JobError),
@@ -56,7 +60,8 @@ impl CommandError {
             Self::Doctor(error) => error.kind(),
             Self::Images(error) => error.kind(),
             Self::Job(error) => error.kind(),
-            Self::Usage(_) => Kind::Usage,
+            Self::Caller(NoCaller::Io { .. }) => Kind::Failed,
+            Self::Usage(_) | Self::Caller(NoCaller::Ended { .. } | NoCaller::Outside) => Kind::Usage,
             Self::File { .. } => Kind::Failed,
         }
     }

@@ -14,7 +14,7 @@ use crate::ops::{ImagesError, RunError};
 use crate::policy::{causes, Promise};
 use crate::python::resolve::LockError;
 use crate::python::sdist::SdistError;
-use crate::sandbox::SandboxError;
+use crate::sandbox::{NoCaller, SandboxError};
 use crate::store::StoreError;
 use crate::sys::space;
 use crate::transfer::{FetchError, TransferError};
@@ -49,6 +49,16 @@ fn of(cause: Cause<'_>) -> Option<&'static str> {
         .or_else(|| of_images(cause.downcast_ref()?))
         .or_else(|| of_config(cause.downcast_ref()?))
         .or_else(|| of_store(cause.downcast_ref()?))
+        .or_else(|| of_caller(cause.downcast_ref()?))
+}
+
+fn of_caller(error: &NoCaller) -> Option<&'static str> {
+    match error {
+        NoCaller::Ended { .. } | NoCaller::Outside => Some(
+            "`--detached`, or `\"caller\": \"detached\"` in the job, runs it without a caller, also where the first process of a container calls",
+        ),
+        NoCaller::Io { .. } => None,
+    }
 }
 
 fn of_sandbox(error: &SandboxError) -> Option<&'static str> {
@@ -179,7 +189,7 @@ fn of_run(error: &RunError) -> Option<&'static str> {
         | RunError::Sandbox(_)
         | RunError::Collect(_)
         | RunError::Wait { .. }
-        | RunError::Signalled { .. } => None,
+        | RunError::Stopped { .. } => None,
     }
 }
 

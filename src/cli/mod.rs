@@ -3,6 +3,7 @@
 //! A file per command in `commands`; `args` has the shapes of all of them, `error` and `hint` say how one fails.
 
 mod args;
+mod birth;
 mod commands;
 mod error;
 mod escape;
@@ -28,7 +29,7 @@ use output::print_error;
 use report::Report;
 
 use crate::ops::{self, unless_signalled, Worked};
-use crate::sandbox::{self, Signals, StopSignal};
+use crate::sandbox::{self, Signals, Stop};
 use crate::sys;
 
 /// Runs gantry; returns its exit code.
@@ -40,6 +41,8 @@ pub fn main() -> ExitCode {
     if ops::doctor::is_probe(arguments.first().map(OsString::as_os_str)) {
         return ExitCode::from(ops::doctor::probe_main(&arguments));
     }
+    // A caller that ends from now on is missed, not one that ended while arguments were read.
+    let birth = birth::Birth::of_this_process(&arguments);
     // First of all: from here on no signal ends a command that has not said so in its report.
     let signals = Signals::watch();
     let cli = match Cli::try_parse_from(&arguments) {
@@ -51,7 +54,7 @@ pub fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Command::Run(args) => ExitCode::from(commands::run::execute(cli.config.as_deref(), &args, signals)),
+        Command::Run(args) => ExitCode::from(commands::run::execute(cli.config.as_deref(), &args, signals, birth)),
         Command::Store(command) => match *command {
             // It waits to be killed.
             StoreCommand::Doctor(DoctorArgs { hold: Some(words), .. }) => {
@@ -78,7 +81,7 @@ fn carry_out(config: Option<PathBuf>, command: StoreCommand, signals: io::Result
         Ok((report, signals))
     });
     let (report, signals) = match begun {
-        Ok((Some(Worked::Signalled { signal, .. }), _)) => return stopped(signal, None),
+        Ok((Some(Worked::Stopped { stop, .. }), _)) => return stopped(stop, None),
         Ok((Some(Worked::Done(report)), signals)) => (Some(Arc::new(report)), signals),
         Ok((None, signals)) => (None, signals),
         Err(error) => return ended(Err(error), None),
@@ -91,17 +94,18 @@ fn carry_out(config: Option<PathBuf>, command: StoreCommand, signals: io::Result
     match worked.map_err(no_signals) {
         Ok(Worked::Done(result)) => ended(result, report.as_deref()),
         // Done before the signal could end it.
-        Ok(Worked::Signalled {
+        Ok(Worked::Stopped {
             result: Some(Ok(code)), ..
         }) => ExitCode::from(code),
-        Ok(Worked::Signalled { signal, .. }) => stopped(signal, report.as_deref()),
+        Ok(Worked::Stopped { stop, .. }) => stopped(stop, report.as_deref()),
         Err(error) => ended(Err(error), report.as_deref()),
     }
 }
 
-/// Reports that `signal` ended the command, and ends.
-fn stopped(signal: StopSignal, report: Option<&Report>) -> ExitCode {
-    let signal = signal.number();
+/// Reports that `stop` ended the command, and ends.
+fn stopped(stop: Stop, report: Option<&Report>) -> ExitCode {
+    // Nothing but signals is waited for here.
+    let signal = stop.signal().unwrap_or_default();
     let code = u8::try_from(128 + signal).unwrap_or(u8::MAX);
     if let Some(Err(error)) = report.map(|report| report.stop(signal, code)) {
         print_error(&error);

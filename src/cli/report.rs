@@ -58,7 +58,7 @@ pub fn begin(path: &Path, signals: &Signals) -> Result<Worked<Report>, CommandEr
     let own = path.to_owned();
     match unless_signalled(signals, move || Report::begin(&own)) {
         Ok(Worked::Done(report)) => report.map(Worked::Done),
-        Ok(Worked::Signalled { signal, .. }) => Ok(Worked::Signalled { signal, result: None }),
+        Ok(Worked::Stopped { stop, .. }) => Ok(Worked::Stopped { stop, result: None }),
         Err(source) => Err(failed(path, source)),
     }
 }

@@ -8,6 +8,7 @@ use super::error::CommandError;
 use super::progress;
 use crate::config::{Config, ConfigError, Environment};
 use crate::journal::{self, Event};
+use crate::ops::Ticket;
 use crate::policy::Promise;
 use crate::store::Store;
 use crate::sys;
@@ -45,6 +46,19 @@ impl Session {
 
     /// Writes a line into the journal. Losing it never fails a command.
     pub fn note(&self, kind: &str, reference: &str, digest: Option<String>, status: &str, started: Instant) {
+        self.note_job(kind, reference, digest, status, started, &Ticket::default());
+    }
+
+    /// Writes a line into the journal about what the caller calls by its `ticket`.
+    pub fn note_job(
+        &self,
+        kind: &str,
+        reference: &str,
+        digest: Option<String>,
+        status: &str,
+        started: Instant,
+        ticket: &Ticket,
+    ) {
         let at = journal::seconds(sys::clock::now());
         let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let event = Event {
@@ -54,6 +68,9 @@ impl Session {
             digest,
             status,
             ms,
+            id: ticket.id.as_deref(),
+            attempt: ticket.attempt,
+            labels: Some(&ticket.labels).filter(|labels| !labels.is_empty()),
         };
         let _ = journal::append(self.store.root(), &event);
     }

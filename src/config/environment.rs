@@ -35,6 +35,14 @@ pub fn secret_variable(name: &str) -> Option<Vec<u8>> {
     is_name.then(|| std::env::var_os(name))?.map(OsString::into_vec)
 }
 
+/// Whether the service manager started this very process, and not one that started it: then its parent is the manager's
+/// (`$SYSTEMD_EXEC_PID`, systemd.exec(5)).
+#[allow(clippy::disallowed_methods, reason = "this is the one place")]
+pub fn is_started_by_systemd() -> bool {
+    let number = std::env::var("SYSTEMD_EXEC_PID").ok();
+    number.is_some_and(|number| number == std::process::id().to_string())
+}
+
 /// The environment variables that gantry looks at; an empty variable counts as one that is not set.
 ///
 /// Not `Debug`: variables may hold credentials.

@@ -5,6 +5,6 @@ mod environment;
 mod error;
 mod file;
 
-pub use environment::{secret_variable, Environment};
+pub use environment::{is_started_by_systemd, secret_variable, Environment};
 pub use error::ConfigError;
 pub use file::{BaseSection, Config, IndexSection, RunSection};

@@ -3,6 +3,7 @@
 //! A line is written by one `write` to a file opened with `O_APPEND`, so lines of processes that write at once do not
 //! mix. Losing an event never fails an operation: the caller decides what to do with the error, usually nothing.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::Path;
@@ -25,6 +26,15 @@ pub struct Event<'a> {
     pub status: &'a str,
     /// How long it took, in milliseconds.
     pub ms: u64,
+    /// The caller's name for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<&'a str>,
+    /// The caller's count of its tries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// The caller's labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<&'a BTreeMap<String, String>>,
 }
 
 /// The journal's directory in the root of a store.

@@ -1,4 +1,4 @@
-//! Work that a signal may end: it runs in a thread of its own, while the calling thread waits for signals.
+//! Work that a signal may end, or the caller's end, or a deadline: it runs in a thread of its own, while the calling thread waits for signals.
 //!
 //! This is how every command but a run's sandbox ends by a signal; the sandbox has a poll loop of its own.
 
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
-use crate::sandbox::{Signals, StopSignal};
+use crate::sandbox::{Signals, Stop};
 use crate::store;
 
 /// Pause between two deletions of what the work has made, until it notices.
@@ -27,16 +27,16 @@ const STACK: usize = 8 << 20;
 pub enum Worked<T> {
     /// It is done.
     Done(T),
-    /// A signal came first.
-    Signalled {
-        /// The signal.
-        signal: StopSignal,
+    /// Something that ends it came first.
+    Stopped {
+        /// What.
+        stop: Stop,
         /// What the work came to, when it ended soon: an error because its files were gone, or it was done just then.
         result: Option<T>,
     },
 }
 
-/// Does `work` in a thread of its own, until one of `signals` arrives.
+/// Does `work` in a thread of its own, until there is a stop among `signals`.
 ///
 /// Then the scratch directories of this process are deleted, again and again while it makes new ones, so that the work
 /// fails soon and leaves nothing. Work that does not notice is left behind: the process is about to end.
@@ -52,27 +52,29 @@ pub fn unless_signalled<T: Send + 'static>(
     };
     let worker = std::thread::Builder::new().stack_size(STACK).spawn(work)?;
     let join = |worker: JoinHandle<T>| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    let Some(signal) = wait(&ours, signals)? else {
+    let Some(stop) = wait(&ours, signals)? else {
         return Ok(Worked::Done(join(worker)));
     };
     let told = Instant::now();
     let mut made = told;
+    // A deadline keeps little in reserve.
+    let patience = if matches!(stop, Stop::Deadline { .. }) { AGAIN } else { PATIENCE };
     loop {
         if store::abandon() {
             made = Instant::now();
         }
         if is_closed(&ours, AGAIN)? {
             let result = Some(join(worker));
-            return Ok(Worked::Signalled { signal, result });
+            return Ok(Worked::Stopped { stop, result });
         }
-        if made.elapsed() > QUIET || told.elapsed() > PATIENCE {
-            return Ok(Worked::Signalled { signal, result: None });
+        if made.elapsed() > QUIET || told.elapsed() > patience {
+            return Ok(Worked::Stopped { stop, result: None });
         }
     }
 }
 
-/// Waits until the other end of `work` is closed, or a signal arrives, which is returned.
-fn wait(work: &UnixStream, signals: &Signals) -> io::Result<Option<StopSignal>> {
+/// Waits until the other end of `work` is closed, or there is a stop, which is returned.
+fn wait(work: &UnixStream, signals: &Signals) -> io::Result<Option<Stop>> {
     loop {
         let mut events = vec![PollFd::new(work, PollFlags::IN)];
         events.extend(signals.event());
@@ -80,8 +82,8 @@ fn wait(work: &UnixStream, signals: &Signals) -> io::Result<Option<StopSignal>> 
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        if let Some(signal) = signals.take() {
-            return Ok(Some(signal));
+        if let Some(stop) = signals.take() {
+            return Ok(Some(stop));
         }
         if is_closed(work, Duration::ZERO)? {
             return Ok(None);

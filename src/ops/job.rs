@@ -11,9 +11,10 @@ use serde::Deserialize;
 
 use super::run::RunRequest;
 use super::secret::SecretWanted;
+use super::ticket::Ticket;
 use crate::config::RunSection;
 use crate::oci::Reference;
-use crate::policy::{with_limits, GivenLimits, HostPort, Kind, NetworkMode, Promise};
+use crate::policy::{with_limits, GivenLimits, HostPort, Kind, NetworkMode, Promise, Time};
 use crate::sandbox::Place;
 
 /// A job holds names and numbers; inputs come as directories.
@@ -86,6 +87,16 @@ pub enum Pull {
     Never,
 }
 
+/// Whether a run ends with the process that called gantry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CallerMode {
+    /// It does.
+    Watch,
+    /// It goes on.
+    Detached,
+}
+
 /// What one source asks of a run; all of it may be left out.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Wanted {
@@ -111,6 +122,12 @@ pub struct Wanted {
     pub pull: Option<Pull>,
     /// Arguments of the image's command.
     pub args: Vec<String>,
+    /// Whether the run ends with its caller.
+    pub caller: Option<CallerMode>,
+    /// The time for everything together.
+    pub deadline: Option<Time>,
+    /// What the caller calls the job.
+    pub ticket: Option<Ticket>,
 }
 
 impl Wanted {
@@ -132,6 +149,9 @@ impl Wanted {
             allow_degraded: joined(below.allow_degraded, self.allow_degraded),
             pull: self.pull.or(below.pull),
             args: joined(below.args, self.args),
+            caller: self.caller.or(below.caller),
+            deadline: self.deadline.or(below.deadline),
+            ticket: self.ticket.or(below.ticket),
         }
     }
 
@@ -160,6 +180,7 @@ impl Wanted {
             secrets: self.secrets,
             confinement,
             args: self.args,
+            ticket: self.ticket.unwrap_or_default(),
         })
     }
 }
@@ -188,6 +209,12 @@ macro_rules! job {
             #[serde(default)]
             allow_degraded: Option<Vec<Promise>>,
             pull: Option<Pull>,
+            caller: Option<CallerMode>,
+            deadline: Option<Time>,
+            id: Option<String>,
+            attempt: Option<u32>,
+            #[serde(default)]
+            labels: BTreeMap<String, String>,
         }
 
         impl Job {
@@ -243,6 +270,9 @@ fn parse(text: &str) -> Result<Wanted, String> {
         allow_degraded: job.allow_degraded.unwrap_or_default(),
         pull: job.pull,
         args: job.args,
+        caller: job.caller,
+        deadline: job.deadline,
+        ticket: Some(Ticket::new(job.id, job.attempt, job.labels)?),
     })
 }
 

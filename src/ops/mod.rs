@@ -2,6 +2,7 @@
 
 mod base;
 mod build;
+mod deadline;
 pub mod doctor;
 mod gc;
 mod images;
@@ -12,15 +13,18 @@ mod run;
 mod secret;
 mod settings;
 mod take_output;
+mod ticket;
 
 pub use base::{build_base, BaseReport, BaseRequest};
 pub use build::{build, BuildReport, BuildRequest};
+pub use deadline::ends_at;
 pub use doctor::DoctorError;
 pub use gc::{find_garbage, remove_garbage};
 pub use images::{copy, list, load, remove, save, show, ImageSummary, ImagesError, Removal};
 pub use interrupt::{unless_signalled, Worked};
-pub use job::{read_job, JobError, Pull, Wanted};
+pub use job::{read_job, CallerMode, JobError, Pull, Wanted};
 pub use outcome::{Outcome, Status};
 pub use run::{run, RunError, RunRequest, CANNOT_RUN};
 pub use secret::{SecretError, SecretWanted, Source};
 pub use settings::{base_settings, resolver};
+pub use ticket::Ticket;

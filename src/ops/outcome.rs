@@ -7,9 +7,12 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::oci::Digest;
-use crate::policy::{Level, Promise};
-use crate::sandbox::StopSignal;
-use crate::sandbox::Usage;
+use crate::policy::{Kind, Level, Promise};
+use super::ticket::Ticket;
+use crate::sandbox::{Stop, Usage};
+
+/// Exit code when the time limit struck, as that of `timeout`.
+pub const TIMED_OUT: u8 = 124;
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -60,6 +63,9 @@ pub struct Outcome {
     pub enforced: BTreeMap<Promise, Level>,
     /// Why gantry failed.
     pub error: Option<String>,
+    /// The caller's own words for the job.
+    #[serde(flatten)]
+    pub ticket: Ticket,
     /// Lines for the person at the terminal, not for the document: one per host that was not reached.
     #[serde(skip)]
     pub notes: Vec<String>,
@@ -123,16 +129,49 @@ impl Outcome {
             output: OutputReport::default(),
             enforced: BTreeMap::new(),
             error: Some(error),
+            ticket: Ticket::default(),
             notes: Vec::new(),
         }
     }
 
-    /// The outcome of a run of `reference` that `signal` ended before anything was started.
-    pub fn stopped(reference: String, signal: StopSignal) -> Self {
-        let signal = signal.number();
-        let exit_code = u8::try_from(128 + signal).unwrap_or(u8::MAX);
-        let mut outcome = Self::not_started(reference, Status::Killed, exit_code, String::new());
-        (outcome.error, outcome.signal) = (None, Some(signal));
+    /// The outcome of a run of `reference` that `stop` ended before anything was started.
+    pub fn stopped(reference: String, stop: Stop) -> Self {
+        let mut outcome = Self::not_started(reference, Status::Error, 0, String::new());
+        outcome.stop(stop, Start::None);
         outcome
     }
+
+    /// Makes it that of the job that `ticket` names.
+    #[must_use]
+    pub fn of(mut self, ticket: Ticket) -> Self {
+        self.ticket = ticket;
+        self
+    }
+
+    /// Makes it that of a run that `stop` ended.
+    pub fn stop(&mut self, stop: Stop, start: Start) {
+        self.signal = stop.signal();
+        self.error = match stop {
+            Stop::Signal(_) => None,
+            Stop::CallerEnded { .. } | Stop::Deadline { .. } => Some(stop.to_string()),
+        };
+        (self.status, self.exit_code) = match (stop, start) {
+            (Stop::Signal(_), _) | (Stop::CallerEnded { .. }, _) => {
+                let signal = self.signal.unwrap_or_default();
+                (Status::Killed, u8::try_from(128 + signal).unwrap_or(u8::MAX))
+            }
+            // Nothing of the function was executed, so a later try does nothing twice.
+            (Stop::Deadline { .. }, Start::None) => (Status::Unavailable, Kind::Unavailable.exit_code()),
+            (Stop::Deadline { .. }, Start::Made) => (Status::Timeout, TIMED_OUT),
+        };
+    }
+}
+
+/// Whether the function had begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// Nothing of it was executed.
+    None,
+    /// It had.
+    Made,
 }

@@ -1,8 +1,8 @@
 //! `gantry run`: reference -> snapshot -> bundle -> sandbox -> outcome.
 //!
 //! The path of a cached run opens a ref, a snapshot and a lease, and starts no thread. Whatever happens, an outcome
-//! comes back: a refusal, or a failure of gantry, is a status and not only an error text. A signal ends the run at any
-//! point.
+//! comes back: a refusal, or a failure of gantry, is a status and not only an error text. A signal, the end of the caller
+//! or the deadline ends the run at any point.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -11,22 +11,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::interrupt::{unless_signalled, Worked};
-use super::outcome::{ImageRan, Outcome, OutputReport, Phases, Status};
+use super::outcome::{ImageRan, Outcome, OutputReport, Phases, Start, Status, TIMED_OUT};
 use super::secret::{self, SecretError, SecretWanted};
 use super::take_output::{self, TakeError};
+use super::ticket::Ticket;
 use crate::build::image::is_of_function;
 use crate::net::{Forwarder, Internet};
 use crate::oci::{Digest, ImageConfigBody, Reference};
 use crate::policy::{one_line, Confinement, Kind, Network};
 use crate::sandbox::{
-    self, Bundle, CollectError, End, Finished, Place, Purpose, SandboxError, Signals, Sink, StopSignal,
+    self, Bundle, CollectError, End, Finished, Place, Purpose, SandboxError, Signals, Sink, Stop,
 };
 use crate::store::{Lease, Snapshot, Store, StoreError};
 
 /// Exit code when gantry could not run the workload, as that of `docker run` and `env`.
 pub const CANNOT_RUN: u8 = 125;
-/// Exit code when the time limit struck, as that of `timeout`.
-pub const TIMED_OUT: u8 = 124;
 /// `PATH` when neither the image nor the caller sets it.
 const DEFAULT_PATH: &str = "/opt/py/bin:/usr/local/bin:/usr/bin:/bin";
 
@@ -47,6 +46,8 @@ pub struct RunRequest {
     pub confinement: Confinement,
     /// Replaces the arguments of the image's command.
     pub args: Vec<String>,
+    /// What the caller calls the job.
+    pub ticket: Ticket,
 }
 
 /// Why a run did not happen, or why its results were not taken.
@@ -96,11 +97,11 @@ pub enum RunError {
         /// The kernel's answer.
         source: io::Error,
     },
-    /// A signal came before or after the workload's own time.
-    #[error("stopped by signal {signal}")]
-    Signalled {
-        /// The signal.
-        signal: StopSignal,
+    /// The run was to end before or after the workload's own time.
+    #[error("{stop}")]
+    Stopped {
+        /// Why.
+        stop: Stop,
     },
 }
 
@@ -112,7 +113,7 @@ impl RunError {
             | Self::NoCommand { .. }
             | Self::Directory { .. }
             | Self::Wait { .. }
-            | Self::Signalled { .. } => Kind::Failed,
+            | Self::Stopped { .. } => Kind::Failed,
             Self::Environment { .. } => Kind::Usage,
             Self::Secret(error) => error.kind(),
             Self::Store(error) => error.kind(),
@@ -136,7 +137,7 @@ impl From<TakeError> for RunError {
         match error {
             TakeError::Collect(error) => Self::Collect(error),
             TakeError::Store(error) => Self::Store(error),
-            TakeError::Stopped { signal } => Self::Signalled { signal },
+            TakeError::Stopped { stop } => Self::Stopped { stop },
         }
     }
 }
@@ -152,9 +153,9 @@ pub fn run(store: &Store, request: &RunRequest, signals: &Signals) -> (Outcome, 
     };
     match account.run(store, request, signals) {
         Ok(()) => (account.outcome(request), None),
-        Err(RunError::Signalled { signal }) => {
+        Err(RunError::Stopped { stop }) => {
             let mut outcome = account.outcome(request);
-            (outcome.status, outcome.exit_code, outcome.signal) = stopped_by(signal);
+            outcome.stop(stop, account.start());
             (outcome, None)
         }
         // The workload is done, and how it went is known. What it left is its own doing: a later try finds the same.
@@ -256,7 +257,15 @@ impl Account {
         self.phases.unpack = ms(unpacking.elapsed());
         match unpacked.map_err(|source| RunError::Wait { source })? {
             Worked::Done(snapshot) => Ok((snapshot?, lease)),
-            Worked::Signalled { signal, .. } => Err(RunError::Signalled { signal }),
+            Worked::Stopped { stop, .. } => Err(RunError::Stopped { stop }),
+        }
+    }
+
+    /// Whether the workload has begun.
+    fn start(&self) -> Start {
+        match &self.finished {
+            Some(finished) if !finished.times.start.is_zero() => Start::Made,
+            _ => Start::None,
         }
     }
 
@@ -269,6 +278,7 @@ impl Account {
         outcome.cache = self.cache;
         outcome.phases_ms = self.phases.clone();
         outcome.error = None;
+        outcome.ticket = request.ticket.clone();
         outcome.notes = self.notes.clone();
         let Some(finished) = &self.finished else { return outcome };
         (outcome.status, outcome.exit_code, outcome.signal) = verdict(finished);
@@ -279,13 +289,11 @@ impl Account {
             truncated: finished.truncated,
         };
         outcome.enforced = finished.enforced.clone();
+        if let End::Stopped(stop) = finished.end {
+            outcome.stop(stop, self.start());
+        }
         outcome
     }
-}
-
-/// Status, exit code and signal of a run that was told to stop.
-fn stopped_by(signal: StopSignal) -> (Status, u8, Option<i32>) {
-    (Status::Killed, by_signal(signal.number()), Some(signal.number()))
 }
 
 fn by_signal(signal: i32) -> u8 {
@@ -300,7 +308,8 @@ fn verdict(finished: &Finished) -> (Status, u8, Option<i32>) {
         End::Exited(code) => (Status::Failed, u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
         End::TimedOut => (Status::Timeout, TIMED_OUT),
         End::Signaled(signal) => (Status::Failed, by_signal(signal)),
-        End::Stopped(signal) => return stopped_by(signal),
+        // Which of them, the outcome says itself.
+        End::Stopped(_) => (Status::Killed, signal.map_or(CANNOT_RUN, by_signal)),
         End::Oom => (Status::Oom, signal.map_or(CANNOT_RUN, by_signal)),
         End::KilledFromOutside => (Status::Killed, signal.map_or(CANNOT_RUN, by_signal)),
     };

@@ -15,7 +15,7 @@ use rustix::fs::{mkdirat, openat, renameat, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::policy::Bytes;
-use crate::sandbox::{collect, CollectError, CollectLimits, Collected, StopSignal};
+use crate::sandbox::{collect, CollectError, CollectLimits, Collected, Stop};
 use crate::store::{Beside, Store, StoreError};
 use crate::sys::tree;
 
@@ -29,11 +29,11 @@ const CHUNK: u64 = 8 << 20;
 /// Why nothing was taken.
 #[derive(Debug, thiserror::Error)]
 pub enum TakeError {
-    /// A signal came before the last file was copied.
-    #[error("take the files of /output: stopped by signal {signal}")]
+    /// The run was to end before the last file was copied.
+    #[error("take the files of /output: {stop}")]
     Stopped {
-        /// The signal that `stop` returned.
-        signal: StopSignal,
+        /// What `stop` returned.
+        stop: Stop,
     },
     /// A file that the workload left is not taken, or the caller's directory cannot be written.
     #[error("{0}")]
@@ -43,13 +43,13 @@ pub enum TakeError {
     Store(#[from] StoreError),
 }
 
-/// Copies everything below `output` to `directory`; at most `size` bytes. Gives up as soon as `stop` returns a signal.
+/// Copies everything below `output` to `directory`; at most `size` bytes. Gives up as soon as `stop` returns something.
 pub fn take(
     store: &Store,
     output: BorrowedFd<'_>,
     directory: &Path,
     size: Bytes,
-    stop: &mut dyn FnMut() -> Option<StopSignal>,
+    stop: &mut dyn FnMut() -> Option<Stop>,
 ) -> Result<(), TakeError> {
     let staging = Staging::make(store, directory)?;
     let limits = CollectLimits {
@@ -75,8 +75,8 @@ pub fn take(
         check()?;
         copy.take(path, collected, &mut check)
     });
-    if let Some(signal) = stopped.get() {
-        return Err(TakeError::Stopped { signal });
+    if let Some(stop) = stopped.get() {
+        return Err(TakeError::Stopped { stop });
     }
     collected?;
     let target = open_directory(rustix::fs::CWD, directory).map_err(|errno| visit(".")(errno.into()))?;
@@ -231,14 +231,14 @@ mod tests {
         let mut looks = 0;
         let mut at_the_second_look = || {
             looks += 1;
-            (looks == 2).then_some(StopSignal::Interrupt)
+            (looks == 2).then_some(Stop::Signal(StopSignal::Interrupt))
         };
         let stopped = take(&store, root.as_fd(), &directory, Bytes(10), &mut at_the_second_look);
         assert!(
             matches!(
                 stopped,
                 Err(TakeError::Stopped {
-                    signal: StopSignal::Interrupt
+                    stop: Stop::Signal(StopSignal::Interrupt)
                 })
             ),
             "{stopped:?}"

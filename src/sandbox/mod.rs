@@ -35,6 +35,6 @@ pub use error::SandboxError;
 pub use inside::{filter_install_time, init_main, is_init};
 pub use launch::{Launcher, Native, Start};
 pub use outside::{
-    collect, run, run_with_doors, sweep, CgroupError, CollectError, CollectLimits, Collected, Door, End, Finished,
-    OpenDoors, Sandbox, Signals, Sink, StopSignal, Subtree, Usage,
+    collect, run, run_with_doors, sweep, Beat, Caller, CgroupError, CollectError, CollectLimits, Collected, Door, End,
+    Finished, NoCaller, OpenDoors, Sandbox, Signals, Sink, Stop, StopSignal, Subtree, Usage,
 };

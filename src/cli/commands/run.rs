@@ -4,23 +4,26 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::cli::args::RunArgs;
+use crate::cli::birth::Birth;
 use crate::cli::error::{no_signals, CommandError};
 use crate::cli::escape::escape;
 use crate::cli::output::print_error;
 use crate::cli::report::{self, Report};
 use crate::cli::session::Session;
-use crate::ops::{self, Outcome, Pull, RunError, RunRequest, SecretWanted, Status, Wanted, Worked, CANNOT_RUN};
-use crate::policy::one_line;
+use crate::ops::{
+    self, CallerMode, Outcome, Pull, RunError, RunRequest, SecretWanted, Status, Ticket, Wanted, Worked, CANNOT_RUN,
+};
+use crate::policy::{one_line, Time};
 use crate::sandbox::{Place, Signals};
 
 /// Runs what `args` ask for and returns the exit code.
-pub fn execute(config: Option<&Path>, args: &RunArgs, signals: io::Result<Signals>) -> u8 {
+pub fn execute(config: Option<&Path>, args: &RunArgs, signals: io::Result<Signals>, birth: Birth) -> u8 {
     match begin(args, signals) {
-        Ok(Worked::Done((report, signals))) => finish(config, args, report.as_ref(), &signals),
-        Ok(Worked::Signalled { signal, .. }) => Outcome::stopped(String::new(), signal).exit_code,
+        Ok(Worked::Done((report, signals))) => finish(config, args, report.as_ref(), signals, birth),
+        Ok(Worked::Stopped { stop, .. }) => Outcome::stopped(String::new(), stop).exit_code,
         Err(error) => {
             print_error(&error);
             CANNOT_RUN
@@ -41,7 +44,7 @@ fn begin(args: &RunArgs, signals: io::Result<Signals>) -> Result<Worked<(Option<
     };
     let report = match report::begin(path, &signals)? {
         Worked::Done(report) => report,
-        Worked::Signalled { signal, .. } => return Ok(Worked::Signalled { signal, result: None }),
+        Worked::Stopped { stop, .. } => return Ok(Worked::Stopped { stop, result: None }),
     };
     // The outcome of an earlier run must not stand for this one if this one is killed.
     if fs::symlink_metadata(path).is_ok_and(|found| found.is_file()) {
@@ -54,28 +57,30 @@ fn begin(args: &RunArgs, signals: io::Result<Signals>) -> Result<Worked<(Option<
     Ok(Worked::Done((Some(report), signals)))
 }
 
-fn finish(config: Option<&Path>, args: &RunArgs, report: Option<&Report>, signals: &Signals) -> u8 {
-    let started = Instant::now();
-    let prepared = Session::open(config).and_then(|session| {
-        let job = args.job.as_deref().map(|path| read_job(path, signals)).transpose()?;
-        let wanted = wanted(args).over(job.unwrap_or_default());
-        let request = wanted.request(&session.config.run)?;
-        Ok((session, request))
-    });
+fn finish(
+    config: Option<&Path>,
+    args: &RunArgs,
+    report: Option<&Report>,
+    mut signals: Signals,
+    birth: Birth,
+) -> u8 {
+    let started = birth.at;
+    let mut ticket = Ticket::default();
+    let prepared = prepare(config, args, &mut signals, birth, &mut ticket);
     let name = || args.reference.as_ref().map(ToString::to_string).unwrap_or_default();
     let (outcome, error) = match prepared {
         Ok((session, request)) => {
             // What a killed run left is nothing; what a killed build left goes here, too.
             let _ = session.store.sweep();
-            let (outcome, error) = ops::run(&session.store, &request, signals);
+            let (outcome, error) = ops::run(&session.store, &request, &signals);
             tell(&outcome, &request);
             note(&session, &outcome, started);
             (outcome, error.map(CommandError::Run))
         }
-        Err(CommandError::Run(RunError::Signalled { signal })) => (Outcome::stopped(name(), signal), None),
+        Err(CommandError::Run(RunError::Stopped { stop })) => (Outcome::stopped(name(), stop).of(ticket), None),
         Err(error) => {
             let outcome = Outcome::not_started(name(), Status::Error, CANNOT_RUN, one_line(&error));
-            (outcome, Some(error))
+            (outcome.of(ticket), Some(error))
         }
     };
     if let Some(error) = &error {
@@ -88,6 +93,34 @@ fn finish(config: Option<&Path>, args: &RunArgs, report: Option<&Report>, signal
             CANNOT_RUN
         }
     }
+}
+
+/// Makes the run that is asked for; until it is, its `ticket` is put there as soon as it is known. What ends the run is
+/// among `signals` from as early on as it is known.
+fn prepare(
+    config: Option<&Path>,
+    args: &RunArgs,
+    signals: &mut Signals,
+    birth: Birth,
+    ticket: &mut Ticket,
+) -> Result<(Session, RunRequest), CommandError> {
+    let begun = birth.at;
+    let end_by = |deadline: Option<Time>, signals: &mut Signals| {
+        let Some(deadline) = deadline.map(Duration::from) else { return Ok(()) };
+        signals
+            .end_at(ops::ends_at(begun, deadline), deadline)
+            .map_err(no_signals)
+    };
+    end_by(args.deadline, signals)?;
+    let watched = birth.watch(signals)?;
+    let session = Session::open(config)?;
+    let job = args.job.as_deref().map(|path| read_job(path, signals)).transpose()?;
+    let wanted = wanted(args).over(job.unwrap_or_default());
+    *ticket = wanted.ticket.clone().unwrap_or_default();
+    watched.go_on(wanted.caller, signals)?;
+    end_by(wanted.deadline, signals)?;
+    let request = wanted.request(&session.config.run)?;
+    Ok((session, request))
 }
 
 /// Collects what the command line asks for.
@@ -117,6 +150,9 @@ fn wanted(args: &RunArgs) -> Wanted {
             _ => None,
         },
         args: args.args.clone(),
+        caller: args.detached.then_some(CallerMode::Detached),
+        deadline: args.deadline,
+        ticket: None,
     }
 }
 
@@ -125,7 +161,7 @@ fn read_job(path: &Path, signals: &Signals) -> Result<Wanted, CommandError> {
     let own = path.to_owned();
     match ops::unless_signalled(signals, move || ops::read_job(&own)).map_err(no_signals)? {
         Worked::Done(job) => Ok(job?),
-        Worked::Signalled { signal, .. } => Err(RunError::Signalled { signal }.into()),
+        Worked::Stopped { stop, .. } => Err(RunError::Stopped { stop }.into()),
     }
 }
 
@@ -149,7 +185,8 @@ fn note(session: &Session, outcome: &Outcome, started: Instant) {
     let status = serde_json::to_value(outcome.status).ok();
     let status = status.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default();
     let digest = outcome.image.digest.map(|digest| digest.to_string());
-    session.note("run", &outcome.image.reference, digest, status, started);
+    let reference = &outcome.image.reference;
+    session.note_job("run", reference, digest, status, started, &outcome.ticket);
 }
 
 #[cfg(test)]

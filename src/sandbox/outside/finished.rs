@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::cgroup::Spent;
-use super::signals::StopSignal;
+use super::stop::Stop;
 use super::watch::Seen;
 use crate::policy::{Level, Promise};
 use crate::sys::process::Ended;
@@ -23,8 +23,8 @@ pub enum End {
     TimedOut,
     /// At the memory limit.
     Oom,
-    /// Because we were told to stop by this signal.
-    Stopped(StopSignal),
+    /// Because of this.
+    Stopped(Stop),
     /// Because someone else killed the sandbox.
     KilledFromOutside,
 }
@@ -36,7 +36,7 @@ impl End {
         match self {
             Self::Exited(_) | Self::TimedOut => None,
             Self::Signaled(signal) => Some(signal),
-            Self::Stopped(signal) => Some(signal.number()),
+            Self::Stopped(stop) => stop.signal(),
             Self::Oom | Self::KilledFromOutside => Some(KILL),
         }
     }

@@ -1,11 +1,13 @@
 //! gantry's side of a sandbox: [`supervise`] has the [`Sandbox`], the rest is what it uses and what comes of it.
 
+mod caller;
 mod cgroup;
 mod doors;
 mod finished;
 mod levels;
 mod output;
 mod signals;
+mod stop;
 mod stream;
 mod supervise;
 mod watch;
@@ -16,11 +18,13 @@ use super::bundle::Bundle;
 use super::error::SandboxError;
 use super::launch::Native;
 
+pub use caller::{Caller, NoCaller};
 pub use cgroup::{sweep, CgroupError, Subtree};
 pub use doors::{Door, OpenDoors};
 pub use finished::{End, Finished, Usage};
 pub use output::{collect, CollectError, CollectLimits, Collected};
-pub use signals::{Signals, StopSignal};
+pub use signals::{Beat, Signals};
+pub use stop::{Stop, StopSignal};
 pub use supervise::{Sandbox, Sink};
 
 /// Runs `bundle` to its end. When it returns, no process, mount or file of the run exists.

@@ -21,6 +21,7 @@ use super::doors::{self, OpenDoors};
 use super::finished::{Clock, End, Finished, Usage};
 use super::levels;
 use super::signals::Signals;
+use super::stop::Stop;
 use super::stream::{Stream, To};
 use super::watch::Watch;
 use crate::policy::{HostPort, Level, Promise};
@@ -28,6 +29,9 @@ use crate::sys::process::{Ended, SETUP_STEPS};
 
 /// Signals closer together than a person's second Ctrl-C are one.
 const ONE_WISH: Duration = Duration::from_millis(300);
+/// How long a reader gets for what is left when the run must be over: a reader that reads needs none of it, and less than
+/// a deadline keeps in reserve.
+const LAST_WORDS: Duration = Duration::from_millis(20);
 
 /// Where the workload's output goes, up to the limit.
 #[derive(Debug, Clone, Copy)]
@@ -200,6 +204,7 @@ impl Sandbox {
 
     /// Until the init has said its last word, or time or a signal makes us end it.
     fn supervise(&mut self, signals: &Signals, open: OpenDoors<'_>) -> Result<(), SandboxError> {
+        let mut told = false;
         while self.end.is_none() {
             let deadline = match self.asked {
                 Some(asked) => Some(asked.until),
@@ -222,8 +227,12 @@ impl Sandbox {
                 let doors = doors::doors(&self.egress, passed);
                 doors.and_then(&mut *open).map_err(io("open the egress"))?;
             }
-            if let Some(signal) = signals.take() {
-                self.ask(End::Stopped(signal));
+            if let Some(stop) = signals.take() {
+                self.ask(End::Stopped(stop));
+            }
+            if !told && self.clock.started.is_some() {
+                signals.enter("run");
+                told = true;
             }
             let is_running = self.clock.started.is_some() && self.end.is_none();
             let watch = self.watch.as_mut().filter(|_| is_running);
@@ -240,12 +249,16 @@ impl Sandbox {
         if self.asked.is_some_and(|asked| now < asked.again && now < asked.until) {
             return;
         }
-        let granted = self.asked.is_none() && !self.grace.is_zero() && self.clock.started.is_some();
+        let grace = match end {
+            End::Stopped(stop) => stop.grace(self.grace),
+            _ => self.grace,
+        };
+        let granted = self.asked.is_none() && !grace.is_zero() && self.clock.started.is_some();
         if granted && self.control.write_all(&[TERMINATE]).is_ok() {
             self.asked = Some(Asked {
                 end,
                 again: now + ONE_WISH,
-                until: now + self.grace,
+                until: now + grace,
             });
         } else {
             self.stop(end);
@@ -340,8 +353,14 @@ impl Sandbox {
         Ok(ended)
     }
 
-    /// Everyone who could write is dead. Our own reader may take its time; a signal is for us then.
+    /// Everyone who could write is dead. Our own reader may take its time; a signal is for us then. Where nobody may be
+    /// there to read, or no time is left, it gets a moment.
     fn pass_on_the_rest(&mut self, signals: &Signals) -> Result<(), SandboxError> {
+        let is_short = matches!(
+            self.end,
+            Some(End::Stopped(Stop::CallerEnded { .. } | Stop::Deadline { .. }))
+        );
+        let until = is_short.then(|| Instant::now() + LAST_WORDS);
         loop {
             let (stdout, stderr) = (self.stdout.is_done(), self.stderr.is_done());
             if stdout && stderr {
@@ -351,7 +370,9 @@ impl Sandbox {
                 .into_iter()
                 .filter_map(|stream| stream.event());
             let mut events: Vec<PollFd<'_>> = streams.chain(signals.event()).collect();
-            match poll(&mut events, None) {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+            match poll(&mut events, timeout.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(io("wait for our output")(errno.into())),
             }
@@ -368,7 +389,7 @@ impl Sandbox {
             if err {
                 self.stderr.proceed();
             }
-            if signals.take().is_some() {
+            if signals.take().is_some() || left.is_some_and(|left| left.is_zero()) {
                 self.stdout.abandon();
                 self.stderr.abandon();
             }

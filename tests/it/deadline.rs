@@ -1,0 +1,93 @@
+//! A deadline covers everything: what is waited for before the function, the function, and what comes after it.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{json, Value};
+
+use crate::common::{done, function, shared, Done, Gantry, DEGRADED};
+
+const SLEEPER: &str = "import time\nprint('up', flush=True)\ntime.sleep(600)\n";
+
+/// Runs `command` of gantry with a report, and returns the outcome as well.
+fn with_outcome(command: &mut Command) -> (Done, Value) {
+    let scratch = tempfile::tempdir().unwrap();
+    let report = scratch.path().join("outcome.json");
+    let done = done(command.arg("--report").arg(&report).output().unwrap());
+    let outcome = fs::read(&report).unwrap_or_else(|error| panic!("no outcome: {error}; {}", done.stderr));
+    (done, serde_json::from_slice(&outcome).unwrap())
+}
+
+fn run(gantry: &Gantry, options: &[&str]) -> Command {
+    let mut command = gantry.command();
+    command.args(["run", "--allow-degraded", DEGRADED, "--timeout", "500s", "--grace", "500s"]);
+    command.args(options);
+    command
+}
+
+#[test]
+fn a_function_that_is_at_work_at_the_deadline_has_timed_out() {
+    let gantry = shared();
+    gantry.build(function(SLEEPER, None).path(), "deadline:sleeper");
+    // As long as it takes to start here, and no longer.
+    for deadline in ["1s", "5s", "30s"] {
+        let (done, outcome) = with_outcome(&mut run(gantry, &["--deadline", deadline, "deadline:sleeper"]));
+        if done.stdout.is_empty() && deadline != "30s" {
+            continue;
+        }
+        assert_eq!((done.code, done.stdout.as_str()), (124, "up\n"), "{}", done.stderr);
+        assert_eq!(
+            (&outcome["status"], &outcome["exit_code"], &outcome["signal"]),
+            (&json!("timeout"), &json!(124), &json!(null))
+        );
+        let error = format!("the deadline, {deadline} after the start of gantry, passed");
+        assert_eq!(outcome["error"], error);
+        let phases = outcome["phases_ms"].as_object().unwrap().values();
+        let spent = Duration::from_secs_f64(phases.map(|phase| phase.as_f64().unwrap()).sum::<f64>() / 1e3);
+        assert!(spent < Duration::from_secs(300), "neither the limit nor the grace counts: {spent:?}");
+        return;
+    }
+}
+
+#[test]
+fn a_deadline_before_the_start_is_worth_another_try() {
+    let gantry = shared();
+    gantry.build(function(SLEEPER, None).path(), "deadline:sleeper");
+    let (done, outcome) = with_outcome(&mut run(gantry, &["--deadline", "1ms", "deadline:sleeper"]));
+    assert_eq!((done.code, done.stdout.as_str()), (4, ""), "{}", done.stderr);
+    assert_eq!(
+        (&outcome["status"], &outcome["exit_code"], &outcome["phases_ms"]["run"]),
+        (&json!("unavailable"), &json!(4), &json!(0.0))
+    );
+}
+
+#[test]
+fn a_job_that_never_comes_is_not_waited_for_longer() {
+    let gantry = shared();
+    let mut command = gantry.command();
+    command.args(["run", "--deadline", "300ms", "--job", "-"]);
+    // Our end stays open until gantry is done.
+    let mut sender = Command::new("sleep").arg("600").stdout(Stdio::piped()).spawn().unwrap();
+    command.stdin(sender.stdout.take().unwrap());
+    let (done, outcome) = with_outcome(&mut command);
+    sender.kill().unwrap();
+    sender.wait().unwrap();
+    assert_eq!((done.code, &outcome["status"]), (4, &json!("unavailable")), "{}", done.stderr);
+}
+
+#[test]
+fn the_deadline_of_the_command_line_counts_over_that_of_the_job() {
+    let gantry = shared();
+    gantry.build(function("print('hello')\n", None).path(), "deadline:hello");
+    let scratch = tempfile::tempdir().unwrap();
+    let job = scratch.path().join("job.json");
+    let document = json!({"image": "deadline:hello", "allow_degraded": ["memory", "cpu"], "deadline": "1ms"});
+    fs::write(&job, document.to_string()).unwrap();
+    for (options, code, status) in [(&[][..], 4, "unavailable"), (&["--deadline", "10m"], 0, "ok")] {
+        let mut command = gantry.command();
+        command.args(["run", "--job"]).arg(&job).args(options);
+        let (done, outcome) = with_outcome(&mut command);
+        assert_eq!((done.code, &outcome["status"]), (code, &json!(status)), "{}", done.stderr);
+    }
+}
