@@ -54,9 +54,9 @@
 //! [`ops::run`] runs it; the outcome is there whether or not the run came about:
 //!
 //! ```no_run
-//! use gantry::ops::{self, RunRequest, Ticket};
+//! use gantry::ops::{self, Admission, RunRequest, Ticket};
 //! use gantry::policy::Confinement;
-//! use gantry::sandbox::Signals;
+//! use gantry::sandbox::{Signals, Stdout};
 //! use gantry::store::Store;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -70,6 +70,8 @@
 //!     confinement: Confinement::default(),
 //!     args: Vec::new(),
 //!     ticket: Ticket::default(),
+//!     admission: Admission::default(),
+//!     stdout: Stdout::Own,
 //! };
 //! let (outcome, error) = ops::run(&store, &request, &Signals::watch()?);
 //! # let _ = (outcome, error);

@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::oci::Reference;
 use crate::ops::Source;
-use crate::policy::{with_limits, GivenLimits, HostPort, NetworkMode, Promise, Time};
+use crate::policy::{with_limits, GivenLimits, HostPort, NetworkMode, Promise, Time, Wait};
 
 /// Builds OCI images for Python functions and runs them in a sandbox: no daemon, no root.
 #[derive(Debug, Parser)]
@@ -188,15 +188,24 @@ pub struct RunArgs {
     /// Most time from the start of gantry to the outcome, with all that is waited for, such as 50m
     #[arg(long, value_name = "TIME")]
     pub deadline: Option<Time>,
+    /// Longest wait for a run slot of this machine [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    pub wait: Option<Wait>,
     /// With --job: go on when the process that started gantry ends
-    #[arg(long, requires = "job")]
+    #[arg(long, conflicts_with = "reference")]
     pub detached: bool,
     /// When to pull
     #[arg(long, value_name = "WHEN", default_value = "missing", value_parser = ["missing", "always", "never"])]
     pub pull: String,
-    /// Write the outcome as JSON
+    /// Write the outcome as JSON; - for standard output, which the function's then leaves for standard error; fd:N
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
+    /// Write a JSON line at each step, and every 5 seconds; the number of an open descriptor, - or a file
+    #[arg(long, value_name = "FD|FILE")]
+    pub progress: Option<PathBuf>,
+    /// Exit with 0 ok, 3 refused, 4 unavailable, 5 killed, 6 error, 10 failed, 11 timeout, 12 oom
+    #[arg(long)]
+    pub exit_by_status: bool,
     /// Arguments for the image's command
     #[arg(last = true, value_name = "ARG")]
     pub args: Vec<String>,

@@ -10,7 +10,7 @@ use super::error::CommandError;
 use crate::base::{BaseError, SignatureError};
 use crate::build::BuildError;
 use crate::config::ConfigError;
-use crate::ops::{ImagesError, RunError};
+use crate::ops::{ImagesError, RunError, SlotError};
 use crate::policy::{causes, Promise};
 use crate::python::resolve::LockError;
 use crate::python::sdist::SdistError;
@@ -181,7 +181,17 @@ fn of_signature(error: &SignatureError) -> Option<&'static str> {
 fn of_run(error: &RunError) -> Option<&'static str> {
     match error {
         RunError::UnknownImage { .. } => Some(NO_IMAGE),
-        RunError::NoCommand { .. }
+        RunError::Slot(SlotError::Full { .. }) => {
+            Some("try again later, wait longer with --wait TIME, or raise `slots` or `memory_total` under [run] in the configuration")
+        }
+        RunError::Slot(SlotError::TooLarge { .. }) => {
+            Some("ask for less with --memory, or raise `memory_total` under [run] in the configuration")
+        }
+        RunError::Slot(SlotError::Io { .. }) => {
+            Some("`slots_dir` under [run] in the configuration names a directory that gantry can write")
+        }
+        RunError::Slot(SlotError::Stopped { .. })
+        | RunError::NoCommand { .. }
         | RunError::Secret(_)
         | RunError::Directory { .. }
         | RunError::Environment { .. }

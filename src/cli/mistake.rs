@@ -14,7 +14,7 @@ use super::error::CommandError;
 use super::escape::escape;
 use super::output::print_error;
 use super::report::Report;
-use crate::ops::CANNOT_RUN;
+use crate::ops::{ExitCodes, CANNOT_RUN};
 
 /// The command line, as far as it can be understood when clap refuses it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -23,6 +23,8 @@ struct Typed {
     command: Vec<String>,
     /// The value of the command's `--report`.
     report: Option<PathBuf>,
+    /// Whether the exit code is to tell the status of a run.
+    by_status: bool,
 }
 
 /// Prints `error`, writes the report of a command that has one, and returns the exit code. Help that was asked for is an
@@ -49,10 +51,10 @@ pub fn answer(error: &clap::Error, arguments: &[OsString]) -> u8 {
         }
     }
     // The codes below 124 are the workload's own: a mistake in the arguments of `run` is 125.
-    if is_run {
-        CANNOT_RUN
-    } else {
-        code
+    match (is_run, typed.by_status) {
+        (true, false) => CANNOT_RUN,
+        (true, true) => run::refused(String::new()).code(ExitCodes::ByStatus),
+        (false, _) => code,
     }
 }
 
@@ -109,6 +111,7 @@ impl Typed {
                     None => break,
                 }
             }
+            typed.by_status |= name == b"exit-by-status";
             if name == b"report" && values_of(command, name) > 0 {
                 typed.report = typed.report.or(values.first().map(PathBuf::from));
             }

@@ -1,4 +1,4 @@
-//! Writes the JSON document of `--report FILE`: the whole document or none, however the command ends.
+//! Writes the JSON document of `--report FILE|-|fd:N`: the whole document or none, however the command ends.
 //!
 //! A report begins before the work does, so a path that cannot be written ends the command while nothing is lost. The
 //! document replaces that of an earlier command, so that nobody takes the old one for this command's. A pipe or a device
@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::Serialize;
 
 use super::error::CommandError;
+use super::place::{open_descriptor, Place};
 use crate::ops::{unless_signalled, Worked};
 use crate::policy::one_line;
 use crate::sandbox::Signals;
@@ -67,6 +68,9 @@ impl Report {
     /// Makes sure that a document can be put at `path`; what is there stays until [`write`](Self::write).
     pub fn begin(path: &Path) -> Result<Self, CommandError> {
         let begin = || {
+            if let Place::Descriptor(number) = Place::of(path) {
+                return Ok((path.to_owned(), Some(open_descriptor(number)?)));
+            }
             // A link to a file stays a link.
             let is_file = fs::metadata(path).map(|found| found.is_file());
             match is_file {
@@ -90,6 +94,24 @@ impl Report {
             }),
             Err(source) => Err(failed(path, source)),
         }
+    }
+
+    /// Removes what an earlier command left in its place.
+    pub fn clear(&self) -> Result<(), CommandError> {
+        let is_file = self.stream.is_none() && fs::symlink_metadata(&self.path).is_ok_and(|found| found.is_file());
+        if !is_file {
+            return Ok(());
+        }
+        fs::remove_file(&self.path).map_err(|source| CommandError::File {
+            action: "remove",
+            path: self.path.display().to_string(),
+            source,
+        })
+    }
+
+    /// Whether it is written to standard output, where nothing else is to be then.
+    pub fn takes_standard_output(&self) -> bool {
+        Place::of(&self.path).is_standard_output()
     }
 
     /// Writes `document`; a reader finds all of it or what was there before.

@@ -5,13 +5,16 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
 use super::{ConfigError, Environment};
 use crate::policy::{
-    is_loopback, with_limits, Confinement, Egress, GivenLimits, HostPort, Network, NetworkMode, Promise, Time,
+    is_loopback, with_limits, Bytes, Confinement, Egress, GivenLimits, HostPort, Network, NetworkMode, Promise, Room,
+    Time, Wait,
 };
 
 /// A configuration file has a few kilobytes.
@@ -60,6 +63,14 @@ macro_rules! run_section {
             /// All that any run may list; without it, any public host.
             egress_allowed: Option<Vec<HostPort>>,
             allow_degraded: Vec<Promise>,
+            /// Functions at once on this machine.
+            slots: Option<NonZeroU32>,
+            /// Sum of the memory limits of all runs at once.
+            memory_total: Option<Room>,
+            /// Where the files of the slots are; default: in the store.
+            slots_dir: Option<PathBuf>,
+            /// How long a run waits for a slot.
+            wait: Option<Wait>,
         }
 
         impl RunSection {
@@ -191,6 +202,19 @@ impl RunSection {
                 }
             }
         }
+    }
+
+    /// How many functions run at once on this machine, how much memory they get together, and where that is written down.
+    pub fn slots(&self) -> (Option<u32>, Option<Bytes>, Option<PathBuf>) {
+        let memory = self.memory_total.map(Bytes::from);
+        (self.slots.map(NonZeroU32::get), memory, self.slots_dir.clone())
+    }
+
+    /// How long a run waits for a slot that says `given` itself.
+    pub fn wait(&self, given: Option<Wait>) -> Duration {
+        // Some runs of most functions, and less than what queues and their users take for a hang.
+        const DEFAULT: Duration = Duration::from_secs(30);
+        given.or(self.wait).map_or(DEFAULT, Duration::from)
     }
 
     /// The defaults of a run on this machine, but for its [`network`](Self::network).

@@ -58,7 +58,11 @@ pub fn unless_signalled<T: Send + 'static>(
     let told = Instant::now();
     let mut made = told;
     // A deadline keeps little in reserve.
-    let patience = if matches!(stop, Stop::Deadline { .. }) { AGAIN } else { PATIENCE };
+    let patience = if matches!(stop, Stop::Deadline { .. }) {
+        AGAIN
+    } else {
+        PATIENCE
+    };
     loop {
         if store::abandon() {
             made = Instant::now();

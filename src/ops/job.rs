@@ -11,11 +11,12 @@ use serde::Deserialize;
 
 use super::run::RunRequest;
 use super::secret::SecretWanted;
+use super::slots::{Admission, Slots};
 use super::ticket::Ticket;
 use crate::config::RunSection;
 use crate::oci::Reference;
-use crate::policy::{with_limits, GivenLimits, HostPort, Kind, NetworkMode, Promise, Time};
-use crate::sandbox::Place;
+use crate::policy::{with_limits, GivenLimits, HostPort, Kind, NetworkMode, Promise, Time, Wait};
+use crate::sandbox::{Place, Stdout};
 
 /// A job holds names and numbers; inputs come as directories.
 const MAX_JOB: u64 = 4 << 20;
@@ -126,6 +127,8 @@ pub struct Wanted {
     pub caller: Option<CallerMode>,
     /// The time for everything together.
     pub deadline: Option<Time>,
+    /// How long a run slot is waited for.
+    pub wait: Option<Wait>,
     /// What the caller calls the job.
     pub ticket: Option<Ticket>,
 }
@@ -151,6 +154,7 @@ impl Wanted {
             args: joined(below.args, self.args),
             caller: self.caller.or(below.caller),
             deadline: self.deadline.or(below.deadline),
+            wait: self.wait.or(below.wait),
             ticket: self.ticket.or(below.ticket),
         }
     }
@@ -172,6 +176,16 @@ impl Wanted {
         let mut confinement = machine.confinement().limited(&self.limits);
         confinement.network = network.map_err(|reason| JobError::Network { reason })?;
         confinement.allow_degraded.extend(self.allow_degraded);
+        let (most, memory, directory) = machine.slots();
+        let admission = Admission {
+            slots: Slots {
+                most,
+                memory,
+                directory,
+            },
+            patience: machine.wait(self.wait),
+            ..Admission::default()
+        };
         Ok(RunRequest {
             reference: self.reference.ok_or(JobError::NoImage)?,
             input: self.input,
@@ -181,6 +195,8 @@ impl Wanted {
             confinement,
             args: self.args,
             ticket: self.ticket.unwrap_or_default(),
+            admission,
+            stdout: Stdout::Own,
         })
     }
 }
@@ -211,6 +227,7 @@ macro_rules! job {
             pull: Option<Pull>,
             caller: Option<CallerMode>,
             deadline: Option<Time>,
+            wait: Option<Wait>,
             id: Option<String>,
             attempt: Option<u32>,
             #[serde(default)]
@@ -272,6 +289,7 @@ fn parse(text: &str) -> Result<Wanted, String> {
         args: job.args,
         caller: job.caller,
         deadline: job.deadline,
+        wait: job.wait,
         ticket: Some(Ticket::new(job.id, job.attempt, job.labels)?),
     })
 }

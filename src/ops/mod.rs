@@ -1,5 +1,6 @@
 //! One file per user-visible operation: the pipelines, wired together.
 
+mod action;
 mod base;
 mod build;
 mod deadline;
@@ -12,9 +13,12 @@ mod outcome;
 mod run;
 mod secret;
 mod settings;
+mod slots;
+mod status;
 mod take_output;
 mod ticket;
 
+pub use action::{Action, Advice};
 pub use base::{build_base, BaseReport, BaseRequest};
 pub use build::{build, BuildReport, BuildRequest};
 pub use deadline::ends_at;
@@ -23,8 +27,10 @@ pub use gc::{find_garbage, remove_garbage};
 pub use images::{copy, list, load, remove, save, show, ImageSummary, ImagesError, Removal};
 pub use interrupt::{unless_signalled, Worked};
 pub use job::{read_job, CallerMode, JobError, Pull, Wanted};
-pub use outcome::{Outcome, Status};
+pub use outcome::{ExitCodes, Outcome};
 pub use run::{run, RunError, RunRequest, CANNOT_RUN};
 pub use secret::{SecretError, SecretWanted, Source};
 pub use settings::{base_settings, resolver};
+pub use slots::{Admission, SlotError, Slots};
+pub use status::Status;
 pub use ticket::Ticket;

@@ -6,35 +6,15 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::action::{advise, exit_code, Advice};
+use super::status::Status;
+use super::ticket::Ticket;
 use crate::oci::Digest;
 use crate::policy::{Kind, Level, Promise};
-use super::ticket::Ticket;
 use crate::sandbox::{Stop, Usage};
 
 /// Exit code when the time limit struck, as that of `timeout`.
 pub const TIMED_OUT: u8 = 124;
-
-/// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// The function ended with 0.
-    Ok,
-    /// The function ended with another code or by a signal of its own, or left files that are not taken.
-    Failed,
-    /// The time limit struck.
-    Timeout,
-    /// The memory limit struck.
-    Oom,
-    /// gantry was told to stop, or the sandbox was killed from outside.
-    Killed,
-    /// A promise could not be kept and was not excepted.
-    Refused,
-    /// The image could not be had; a later try may work.
-    Unavailable,
-    /// gantry could not run it.
-    Error,
-}
 
 /// The outcome of one run.
 #[derive(Debug, Clone, Serialize)]
@@ -66,6 +46,9 @@ pub struct Outcome {
     /// The caller's own words for the job.
     #[serde(flatten)]
     pub ticket: Ticket,
+    /// What its queue is to do with it.
+    #[serde(flatten)]
+    pub advice: Advice,
     /// Lines for the person at the terminal, not for the document: one per host that was not reached.
     #[serde(skip)]
     pub notes: Vec<String>,
@@ -83,6 +66,8 @@ pub struct ImageRan {
 /// The milliseconds that each phase of a run took; together they are the run.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Phases {
+    /// Waiting for a run slot.
+    pub wait: f64,
     /// Reference to snapshot.
     pub resolve: f64,
     /// Fetching blobs.
@@ -130,6 +115,7 @@ impl Outcome {
             enforced: BTreeMap::new(),
             error: Some(error),
             ticket: Ticket::default(),
+            advice: advise(status, None),
             notes: Vec::new(),
         }
     }
@@ -138,14 +124,29 @@ impl Outcome {
     pub fn stopped(reference: String, stop: Stop) -> Self {
         let mut outcome = Self::not_started(reference, Status::Error, 0, String::new());
         outcome.stop(stop, Start::None);
-        outcome
+        outcome.concluded()
     }
 
     /// Makes it that of the job that `ticket` names.
     #[must_use]
     pub fn of(mut self, ticket: Ticket) -> Self {
         self.ticket = ticket;
+        self.concluded()
+    }
+
+    /// The outcome, with what follows from its status: nothing changes that any more.
+    #[must_use]
+    pub fn concluded(mut self) -> Self {
+        self.advice = advise(self.status, self.ticket.attempt);
         self
+    }
+
+    /// The exit code of gantry.
+    pub fn code(&self, codes: ExitCodes) -> u8 {
+        match codes {
+            ExitCodes::OfTheFunction => self.exit_code,
+            ExitCodes::ByStatus => exit_code(self.status),
+        }
     }
 
     /// Makes it that of a run that `stop` ended.
@@ -165,6 +166,15 @@ impl Outcome {
             (Stop::Deadline { .. }, Start::Made) => (Status::Timeout, TIMED_OUT),
         };
     }
+}
+
+/// What the exit code of a run says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitCodes {
+    /// How the function ended: its own code where it has one.
+    OfTheFunction,
+    /// How the run ended.
+    ByStatus,
 }
 
 /// Whether the function had begun.

@@ -11,8 +11,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::interrupt::{unless_signalled, Worked};
-use super::outcome::{ImageRan, Outcome, OutputReport, Phases, Start, Status, TIMED_OUT};
+use super::outcome::{ImageRan, Outcome, OutputReport, Phases, Start, TIMED_OUT};
 use super::secret::{self, SecretError, SecretWanted};
+use super::slots::{Admission, Slot, SlotError};
+use super::status::Status;
 use super::take_output::{self, TakeError};
 use super::ticket::Ticket;
 use crate::build::image::is_of_function;
@@ -20,7 +22,7 @@ use crate::net::{Forwarder, Internet};
 use crate::oci::{Digest, ImageConfigBody, Reference};
 use crate::policy::{one_line, Confinement, Kind, Network};
 use crate::sandbox::{
-    self, Bundle, CollectError, End, Finished, Place, Purpose, SandboxError, Signals, Sink, Stop,
+    self, Bundle, CollectError, End, Finished, Place, Purpose, SandboxError, Signals, Sink, Stdout, Stop,
 };
 use crate::store::{Lease, Snapshot, Store, StoreError};
 
@@ -48,6 +50,10 @@ pub struct RunRequest {
     pub args: Vec<String>,
     /// What the caller calls the job.
     pub ticket: Ticket,
+    /// How it gets a run slot.
+    pub admission: Admission,
+    /// Where its standard output goes.
+    pub stdout: Stdout,
 }
 
 /// Why a run did not happen, or why its results were not taken.
@@ -91,6 +97,9 @@ pub enum RunError {
     /// The workload ended, but its files could not be taken.
     #[error("{0}")]
     Collect(#[from] CollectError),
+    /// The machine carries as many runs as it may.
+    #[error("{0}")]
+    Slot(#[source] SlotError),
     /// A system call of ours failed.
     #[error("wait for the image to be unpacked")]
     Wait {
@@ -119,6 +128,15 @@ impl RunError {
             Self::Store(error) => error.kind(),
             Self::Sandbox(error) => error.kind(),
             Self::Collect(error) => error.kind(),
+            Self::Slot(error) => error.kind(),
+        }
+    }
+
+    /// The exit code of a run that ended in this error.
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Slot(SlotError::Full { .. }) => Kind::Busy.exit_code(),
+            _ => CANNOT_RUN,
         }
     }
 
@@ -128,6 +146,15 @@ impl RunError {
             (Self::Sandbox(_), Kind::Refused) => Status::Refused,
             (_, Kind::Unavailable | Kind::Busy) => Status::Unavailable,
             (_, Kind::Failed | Kind::Usage | Kind::Refused) => Status::Error,
+        }
+    }
+}
+
+impl From<SlotError> for RunError {
+    fn from(error: SlotError) -> Self {
+        match error {
+            SlotError::Stopped { stop } => Self::Stopped { stop },
+            other => Self::Slot(other),
         }
     }
 }
@@ -151,33 +178,10 @@ pub fn run(store: &Store, request: &RunRequest, signals: &Signals) -> (Outcome, 
         finished: None,
         notes: Vec::new(),
     };
-    match account.run(store, request, signals) {
-        Ok(()) => (account.outcome(request), None),
-        Err(RunError::Stopped { stop }) => {
-            let mut outcome = account.outcome(request);
-            outcome.stop(stop, account.start());
-            (outcome, None)
-        }
-        // The workload is done, and how it went is known. What it left is its own doing: a later try finds the same.
-        Err(RunError::Collect(error)) if error.is_workloads() => {
-            let mut outcome = account.outcome(request);
-            if outcome.status == Status::Ok {
-                (outcome.status, outcome.exit_code) = (Status::Failed, 1);
-            }
-            outcome.error = Some(one_line(&error));
-            (outcome, Some(error.into()))
-        }
-        Err(error) => {
-            let mut outcome = account.outcome(request);
-            outcome.status = error.status();
-            outcome.exit_code = CANNOT_RUN;
-            outcome.error = Some(one_line(&error));
-            if let RunError::Sandbox(sandbox) = &error {
-                outcome.enforced = sandbox.levels();
-            }
-            (outcome, Some(error))
-        }
-    }
+    let result = account.run(store, request, signals);
+    signals.enter("finish");
+    let (outcome, error) = account.conclude(request, result);
+    (outcome.concluded(), error)
 }
 
 /// What is known of a run so far.
@@ -191,17 +195,27 @@ struct Account {
 
 impl Account {
     fn run(&mut self, store: &Store, request: &RunRequest, signals: &Signals) -> Result<(), RunError> {
+        let _slot = self.slot(store, request, signals)?;
+        signals.enter("resolve");
         let started = Instant::now();
         // Until the lease is there, a collector could take the image away between two looks.
-        let collector = store.locks().keep_collector_out()?;
+        let collector = match store.locks().try_keep_collector_out()? {
+            Some(lock) => lock,
+            None => {
+                let own = store.clone();
+                wait_for(signals, move || own.locks().keep_collector_out())??
+            }
+        };
         let (snapshot, _lease) = self.snapshot(store, &request.reference, signals)?;
         drop(collector);
         let bundle = bundle(store, &snapshot, request)?;
         self.phases.resolve = ms(started.elapsed()) - self.phases.unpack;
 
+        signals.enter("prepare");
+        let sink = Sink::Inherit(signals, request.stdout);
         let finished = match &request.confinement.network {
-            Network::None => sandbox::run(&bundle, Sink::Inherit(signals))?,
-            Network::Egress(_) => self.run_with_egress(&bundle, signals)?,
+            Network::None => sandbox::run(&bundle, sink)?,
+            Network::Egress(_) => self.run_with_egress(&bundle, sink)?,
         };
         self.phases.prepare = ms(finished.times.prepare);
         self.phases.start = ms(finished.times.start);
@@ -224,9 +238,9 @@ impl Account {
     }
 
     /// Runs `bundle` with a forwarder behind the sandbox's listeners, which ends with the run.
-    fn run_with_egress(&mut self, bundle: &Bundle, signals: &Signals) -> Result<Finished, SandboxError> {
+    fn run_with_egress(&mut self, bundle: &Bundle, sink: Sink<'_>) -> Result<Finished, SandboxError> {
         let mut forwarder = None;
-        let finished = sandbox::run_with_doors(bundle, Sink::Inherit(signals), &mut |doors| {
+        let finished = sandbox::run_with_doors(bundle, sink, &mut |doors| {
             let doors = doors.into_iter().map(|door| (door.to, door.listener)).collect();
             forwarder = Some(Forwarder::start(doors, Arc::new(Internet::new()))?);
             Ok(())
@@ -253,11 +267,59 @@ impl Account {
         }
         let unpacking = Instant::now();
         let own = store.clone();
-        let unpacked = unless_signalled(signals, move || own.images().restore(&digest));
+        signals.enter("unpack");
+        let unpacked = wait_for(signals, move || own.images().restore(&digest));
         self.phases.unpack = ms(unpacking.elapsed());
-        match unpacked.map_err(|source| RunError::Wait { source })? {
-            Worked::Done(snapshot) => Ok((snapshot?, lease)),
-            Worked::Stopped { stop, .. } => Err(RunError::Stopped { stop }),
+        Ok((unpacked??, lease))
+    }
+
+    /// Waits for a run slot, where this machine has a limited number of them.
+    fn slot(&mut self, store: &Store, request: &RunRequest, signals: &Signals) -> Result<Option<Slot>, RunError> {
+        let Admission { slots, patience, tell } = &request.admission;
+        if slots.are_unlimited() {
+            return Ok(None);
+        }
+        // Nobody waits in order to hear that there is no such image.
+        if store.names().find(&request.reference)?.is_none() {
+            let reference = request.reference.to_string();
+            return Err(RunError::UnknownImage { reference });
+        }
+        signals.enter("wait");
+        let waiting = Instant::now();
+        let memory = request.confinement.memory;
+        let slot = slots.take(store.root(), memory, *patience, signals, tell);
+        self.phases.wait = ms(waiting.elapsed());
+        Ok(Some(slot?))
+    }
+
+    /// What a run that came to `result` ends as.
+    fn conclude(&self, request: &RunRequest, result: Result<(), RunError>) -> (Outcome, Option<RunError>) {
+        match result {
+            Ok(()) => (self.outcome(request), None),
+            Err(RunError::Stopped { stop }) => {
+                let mut outcome = self.outcome(request);
+                outcome.stop(stop, self.start());
+                (outcome, None)
+            }
+            // The workload is done, and how it went is known. What it left is its own doing: a later try finds the same.
+            Err(RunError::Collect(error)) if error.is_workloads() => {
+                let mut outcome = self.outcome(request);
+                if outcome.status == Status::Ok {
+                    (outcome.status, outcome.exit_code) = (Status::Failed, 1);
+                }
+                outcome.error = Some(one_line(&error));
+                (outcome, Some(error.into()))
+            }
+            Err(error) => {
+                let mut outcome = self.outcome(request);
+                outcome.status = error.status();
+                outcome.exit_code = error.exit_code();
+                outcome.error = Some(one_line(&error));
+                if let RunError::Sandbox(sandbox) = &error {
+                    outcome.enforced = sandbox.levels();
+                }
+                (outcome, Some(error))
+            }
         }
     }
 
@@ -402,6 +464,14 @@ fn directory(path: impl AsRef<Path>) -> Result<PathBuf, RunError> {
         return Ok(absolute);
     }
     Err(error(io::Error::from(io::ErrorKind::NotADirectory)))
+}
+
+/// Does `work` that may have to wait for others, in a thread, so that a stop among `signals` ends the wait.
+fn wait_for<T: Send + 'static>(signals: &Signals, work: impl FnOnce() -> T + Send + 'static) -> Result<T, RunError> {
+    match unless_signalled(signals, work).map_err(|source| RunError::Wait { source })? {
+        Worked::Done(result) => Ok(result),
+        Worked::Stopped { stop, .. } => Err(RunError::Stopped { stop }),
+    }
 }
 
 fn ms(duration: Duration) -> f64 {

@@ -217,6 +217,7 @@ impl Staging {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sandbox::StopSignal;
 
     #[test]
     fn a_stop_names_its_signal_and_leaves_the_directory_as_it_was() {

@@ -32,7 +32,10 @@ impl Ticket {
             within("id", length, MOST_ID)?;
         }
         if labels.len() > MOST_LABELS {
-            return Err(format!("labels: {} are given, at most {MOST_LABELS} are kept", labels.len()));
+            return Err(format!(
+                "labels: {} are given, at most {MOST_LABELS} are kept",
+                labels.len()
+            ));
         }
         for (name, value) in &labels {
             within("the name of a label", name.len(), MOST_LABEL_NAME)?;
@@ -67,11 +70,27 @@ mod tests {
         let ticket = Ticket::new(Some("\n\u{1b}[31m".to_owned()), Some(0), labels(32, 64, 256)).unwrap();
         assert_eq!((ticket.id.as_deref(), ticket.labels.len()), (Some("\n\u{1b}[31m"), 32));
         for (id, labels, says) in [
-            (Some(String::new()), labels(0, 1, 1), "id: it has 0 bytes, want 1 to 256"),
-            (Some("x".repeat(257)), labels(0, 1, 1), "id: it has 257 bytes, want 1 to 256"),
+            (
+                Some(String::new()),
+                labels(0, 1, 1),
+                "id: it has 0 bytes, want 1 to 256",
+            ),
+            (
+                Some("x".repeat(257)),
+                labels(0, 1, 1),
+                "id: it has 257 bytes, want 1 to 256",
+            ),
             (None, labels(33, 2, 1), "labels: 33 are given, at most 32 are kept"),
-            (None, labels(1, 65, 1), "the name of a label: it has 65 bytes, want 1 to 64"),
-            (None, labels(1, 1, 257), "label \"0\": its value has 257 bytes, at most 256 are kept"),
+            (
+                None,
+                labels(1, 65, 1),
+                "the name of a label: it has 65 bytes, want 1 to 64",
+            ),
+            (
+                None,
+                labels(1, 1, 257),
+                "label \"0\": its value has 257 bytes, at most 256 are kept",
+            ),
         ] {
             assert_eq!(Ticket::new(id, None, labels), Err(says.to_owned()));
         }

@@ -1,6 +1,37 @@
 //! Durations as people write them: `60s`, `500ms`, `5m`.
 
+use std::str::FromStr;
 use std::time::Duration;
+
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+
+/// How long something is waited for: any time, and none at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait(Duration);
+
+impl FromStr for Wait {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if ["0", "0s"].contains(&text) {
+            return Ok(Self(Duration::ZERO));
+        }
+        parse_duration(text).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Wait {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+impl From<Wait> for Duration {
+    fn from(wait: Wait) -> Self {
+        wait.0
+    }
+}
 
 /// Longest time a run may be given: a week.
 const MAX: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -43,6 +74,9 @@ mod tests {
         ] {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
         }
+        assert_eq!("0s".parse().map(|Wait(time)| time), Ok(Duration::ZERO));
+        assert_eq!("7s".parse().map(|Wait(time)| time), Ok(Duration::from_secs(7)));
+        assert!("0x".parse::<Wait>().is_err());
         for text in ["", "0", "s", "-1s", "1.5s", "1d", "99999999999h", "169h"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }

@@ -15,7 +15,7 @@ pub use address::{canonical, is_loopback, refused_address};
 pub use bytes::{Bytes, ParseBytesError};
 pub use causes::{causes, messages, one_line};
 pub use confinement::{Confinement, Level, Network, NetworkMode, Promise};
-pub use duration::parse_duration;
+pub use duration::{parse_duration, Wait};
 pub use egress::{Egress, Host, HostPort, ParseEgressError, MOST_EGRESS};
 pub use extraction::ExtractionLimits;
 pub use kind::Kind;

@@ -36,5 +36,5 @@ pub use inside::{filter_install_time, init_main, is_init};
 pub use launch::{Launcher, Native, Start};
 pub use outside::{
     collect, run, run_with_doors, sweep, Beat, Caller, CgroupError, CollectError, CollectLimits, Collected, Door, End,
-    Finished, NoCaller, OpenDoors, Sandbox, Signals, Sink, Stop, StopSignal, Subtree, Usage,
+    Finished, NoCaller, OpenDoors, Sandbox, Signals, Sink, Stdout, Stop, StopSignal, Subtree, Usage,
 };

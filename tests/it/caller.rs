@@ -107,7 +107,11 @@ impl Job {
         for (name, value) in run.get_envs() {
             command.env(name, value.unwrap_or_default());
         }
-        command.env("JOB", &self.document).stdin(Stdio::null()).stdout(Stdio::piped());
+        command
+            .env("JOB", &self.document)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        command.stderr(Stdio::null());
         command
     }
 
@@ -115,7 +119,9 @@ impl Job {
     fn start(&self, mut command: Command) -> (Child, String) {
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
         (child, line.trim_end().to_owned())
     }
 
@@ -231,7 +237,10 @@ fn a_caller_that_was_gone_before_the_start_refuses_the_run() {
             "{outcome}"
         );
         let error = outcome["error"].as_str().unwrap();
-        assert!(error.starts_with("the caller ended before the run began: process "), "{error}");
+        assert!(
+            error.starts_with("the caller ended before the run began: process "),
+            "{error}"
+        );
         assert_eq!(outcome["phases_ms"]["run"], 0.0);
     }
 }
@@ -265,7 +274,7 @@ fn only_a_job_can_be_detached_and_only_its_caller_is_watched() {
     gantry.build(function(BRIEF, None).path(), "caller:brief");
     let refused = gantry.run(&["--detached", "caller:brief"]);
     assert_eq!(refused.code, 125);
-    assert!(refused.stderr.contains("--job"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("--detached"), "{}", refused.stderr);
     // A run without a job goes on.
     let scratch = tempfile::Builder::new().prefix("gantry-caller-").tempdir().unwrap();
     let marker = scratch.path().file_name().unwrap().to_str().unwrap();
@@ -273,8 +282,13 @@ fn only_a_job_can_be_detached_and_only_its_caller_is_watched() {
     let run = gantry.command();
     let mut command = Command::new("python3");
     command.args(["-c", CALLER, "dead"]).arg(run.get_program());
-    command.args(["run", "--allow-degraded", DEGRADED, "--report"]).arg(&report);
-    command.args(["caller:brief", "--", marker]).stdin(Stdio::null()).stdout(Stdio::null());
+    command
+        .args(["run", "--allow-degraded", DEGRADED, "--report"])
+        .arg(&report);
+    command
+        .args(["caller:brief", "--", marker])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
     for (name, value) in run.get_envs() {
         command.env(name, value.unwrap_or_default());
     }
@@ -323,5 +337,8 @@ fn the_callers_words_come_back_in_the_outcome_and_in_the_journal() {
     }
     lines.retain(|line| line["id"] == id);
     assert_eq!(lines.len(), 1);
-    assert_eq!((&lines[0]["attempt"], &lines[0]["labels"]["user"]), (&json!(7), &json!("refused")));
+    assert_eq!(
+        (&lines[0]["attempt"], &lines[0]["labels"]["user"]),
+        (&json!(7), &json!("refused"))
+    );
 }

@@ -4,9 +4,11 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::{json, Value};
 
-use crate::common::{done, function, shared, Done, Gantry, DEGRADED};
+use crate::common::wait::{eventually, is_so, send};
+use crate::common::{done, function, shared, tiny, Done, Gantry, DEGRADED};
 
 const SLEEPER: &str = "import time\nprint('up', flush=True)\ntime.sleep(600)\n";
 
@@ -21,7 +23,15 @@ fn with_outcome(command: &mut Command) -> (Done, Value) {
 
 fn run(gantry: &Gantry, options: &[&str]) -> Command {
     let mut command = gantry.command();
-    command.args(["run", "--allow-degraded", DEGRADED, "--timeout", "500s", "--grace", "500s"]);
+    command.args([
+        "run",
+        "--allow-degraded",
+        DEGRADED,
+        "--timeout",
+        "500s",
+        "--grace",
+        "500s",
+    ]);
     command.args(options);
     command
 }
@@ -45,7 +55,10 @@ fn a_function_that_is_at_work_at_the_deadline_has_timed_out() {
         assert_eq!(outcome["error"], error);
         let phases = outcome["phases_ms"].as_object().unwrap().values();
         let spent = Duration::from_secs_f64(phases.map(|phase| phase.as_f64().unwrap()).sum::<f64>() / 1e3);
-        assert!(spent < Duration::from_secs(300), "neither the limit nor the grace counts: {spent:?}");
+        assert!(
+            spent < Duration::from_secs(300),
+            "neither the limit nor the grace counts: {spent:?}"
+        );
         return;
     }
 }
@@ -63,6 +76,34 @@ fn a_deadline_before_the_start_is_worth_another_try() {
 }
 
 #[test]
+fn a_store_that_somebody_holds_is_not_waited_for_longer() {
+    let gantry = Gantry::new();
+    tiny(&gantry, &["deadline:tiny"]);
+    let collector = fs::File::create(gantry.root.join("locks/collector")).unwrap();
+    rustix::fs::flock(&collector, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let (done, outcome) = with_outcome(&mut run(&gantry, &["--deadline", "300ms", "deadline:tiny"]));
+    assert_eq!(
+        (done.code, &outcome["status"]),
+        (4, &json!("unavailable")),
+        "{}",
+        done.stderr
+    );
+    assert_eq!(
+        outcome["error"],
+        "the deadline, 300ms after the start of gantry, passed"
+    );
+    // Nor does it keep gantry from its end by a signal.
+    let mut command = run(&gantry, &["deadline:tiny"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    eventually("gantry does not wait", || {
+        let threads = fs::read_dir(format!("/proc/{}/task", child.id())).map_or(0, Iterator::count);
+        is_so(threads > 1, threads)
+    });
+    send(&child, Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+}
+
+#[test]
 fn a_job_that_never_comes_is_not_waited_for_longer() {
     let gantry = shared();
     let mut command = gantry.command();
@@ -73,7 +114,12 @@ fn a_job_that_never_comes_is_not_waited_for_longer() {
     let (done, outcome) = with_outcome(&mut command);
     sender.kill().unwrap();
     sender.wait().unwrap();
-    assert_eq!((done.code, &outcome["status"]), (4, &json!("unavailable")), "{}", done.stderr);
+    assert_eq!(
+        (done.code, &outcome["status"]),
+        (4, &json!("unavailable")),
+        "{}",
+        done.stderr
+    );
 }
 
 #[test]
@@ -88,6 +134,11 @@ fn the_deadline_of_the_command_line_counts_over_that_of_the_job() {
         let mut command = gantry.command();
         command.args(["run", "--job"]).arg(&job).args(options);
         let (done, outcome) = with_outcome(&mut command);
-        assert_eq!((done.code, &outcome["status"]), (code, &json!(status)), "{}", done.stderr);
+        assert_eq!(
+            (done.code, &outcome["status"]),
+            (code, &json!(status)),
+            "{}",
+            done.stderr
+        );
     }
 }

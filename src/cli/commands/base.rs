@@ -35,5 +35,8 @@ fn build(session: &Session, args: &BaseBuildArgs, report: Option<&Report>) -> Re
     narrator.finish();
     let base = made?;
     report.map_or(Ok(()), |report| report.write(&base))?;
+    if report.is_some_and(Report::takes_standard_output) {
+        return Ok(0);
+    }
     print_line(&base.digest)
 }

@@ -50,5 +50,8 @@ pub fn build(session: &Session, args: &BuildArgs, report: Option<&Report>) -> Re
     session.note("build", &name, digest, status, started);
     let built = built?;
     report.map_or(Ok(()), |report| report.write(&built))?;
+    if report.is_some_and(Report::takes_standard_output) {
+        return Ok(0);
+    }
     print_line(&built.digest)
 }

@@ -1,7 +1,6 @@
 //! `gantry run`: the outcome is written however the run ends. The exit code is the function's own, or one from 124 up, which
 //! functions rarely use.
 
-use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,23 +9,26 @@ use crate::cli::args::RunArgs;
 use crate::cli::birth::Birth;
 use crate::cli::error::{no_signals, CommandError};
 use crate::cli::escape::escape;
+use crate::cli::heartbeat::{self, Heartbeat};
 use crate::cli::output::print_error;
+use crate::cli::progress::tell_wait;
 use crate::cli::report::{self, Report};
 use crate::cli::session::Session;
 use crate::ops::{
-    self, CallerMode, Outcome, Pull, RunError, RunRequest, SecretWanted, Status, Ticket, Wanted, Worked, CANNOT_RUN,
+    self, CallerMode, ExitCodes, Outcome, Pull, RunError, RunRequest, SecretWanted, Status, Ticket, Wanted, Worked,
+    CANNOT_RUN,
 };
 use crate::policy::{one_line, Time};
-use crate::sandbox::{Place, Signals};
+use crate::sandbox::{self, Signals, Stdout};
 
 /// Runs what `args` ask for and returns the exit code.
 pub fn execute(config: Option<&Path>, args: &RunArgs, signals: io::Result<Signals>, birth: Birth) -> u8 {
     match begin(args, signals) {
         Ok(Worked::Done((report, signals))) => finish(config, args, report.as_ref(), signals, birth),
-        Ok(Worked::Stopped { stop, .. }) => Outcome::stopped(String::new(), stop).exit_code,
+        Ok(Worked::Stopped { stop, .. }) => Outcome::stopped(String::new(), stop).code(exit_codes(args)),
         Err(error) => {
             print_error(&error);
-            CANNOT_RUN
+            refused(one_line(&error)).code(exit_codes(args))
         }
     }
 }
@@ -47,26 +49,14 @@ fn begin(args: &RunArgs, signals: io::Result<Signals>) -> Result<Worked<(Option<
         Worked::Stopped { stop, .. } => return Ok(Worked::Stopped { stop, result: None }),
     };
     // The outcome of an earlier run must not stand for this one if this one is killed.
-    if fs::symlink_metadata(path).is_ok_and(|found| found.is_file()) {
-        fs::remove_file(path).map_err(|source| CommandError::File {
-            action: "remove",
-            path: path.display().to_string(),
-            source,
-        })?;
-    }
+    report.clear()?;
     Ok(Worked::Done((Some(report), signals)))
 }
 
-fn finish(
-    config: Option<&Path>,
-    args: &RunArgs,
-    report: Option<&Report>,
-    mut signals: Signals,
-    birth: Birth,
-) -> u8 {
+fn finish(config: Option<&Path>, args: &RunArgs, report: Option<&Report>, mut signals: Signals, birth: Birth) -> u8 {
     let started = birth.at;
     let mut ticket = Ticket::default();
-    let prepared = prepare(config, args, &mut signals, birth, &mut ticket);
+    let prepared = prepare(config, args, report, &mut signals, birth, &mut ticket);
     let name = || args.reference.as_ref().map(ToString::to_string).unwrap_or_default();
     let (outcome, error) = match prepared {
         Ok((session, request)) => {
@@ -87,11 +77,19 @@ fn finish(
         print_error(error);
     }
     match report.map_or(Ok(()), |report| report.write(&outcome)) {
-        Ok(()) => outcome.exit_code,
+        Ok(()) => outcome.code(exit_codes(args)),
         Err(error) => {
             print_error(&error);
-            CANNOT_RUN
+            refused(one_line(&error)).code(exit_codes(args))
         }
+    }
+}
+
+fn exit_codes(args: &RunArgs) -> ExitCodes {
+    if args.exit_by_status {
+        ExitCodes::ByStatus
+    } else {
+        ExitCodes::OfTheFunction
     }
 }
 
@@ -100,32 +98,50 @@ fn finish(
 fn prepare(
     config: Option<&Path>,
     args: &RunArgs,
+    report: Option<&Report>,
     signals: &mut Signals,
     birth: Birth,
     ticket: &mut Ticket,
 ) -> Result<(Session, RunRequest), CommandError> {
     let begun = birth.at;
     let end_by = |deadline: Option<Time>, signals: &mut Signals| {
-        let Some(deadline) = deadline.map(Duration::from) else { return Ok(()) };
+        let Some(deadline) = deadline.map(Duration::from) else {
+            return Ok(());
+        };
         signals
             .end_at(ops::ends_at(begun, deadline), deadline)
             .map_err(no_signals)
     };
     end_by(args.deadline, signals)?;
     let watched = birth.watch(signals)?;
+    let progress = args.progress.as_deref();
+    let heartbeat = progress
+        .map(|path| Heartbeat::begin(path, begun, signals))
+        .transpose()?;
     let session = Session::open(config)?;
     let job = args.job.as_deref().map(|path| read_job(path, signals)).transpose()?;
     let wanted = wanted(args).over(job.unwrap_or_default());
     *ticket = wanted.ticket.clone().unwrap_or_default();
+    if let Some(heartbeat) = heartbeat {
+        heartbeat.name(ticket);
+    }
     watched.go_on(wanted.caller, signals)?;
     end_by(wanted.deadline, signals)?;
-    let request = wanted.request(&session.config.run)?;
+    let mut request = wanted.request(&session.config.run)?;
+    request.admission.tell = tell_wait;
+    let is_taken = |path| heartbeat::place(path).is_standard_output();
+    if report.is_some_and(Report::takes_standard_output) || args.progress.as_deref().is_some_and(is_taken) {
+        request.stdout = Stdout::Error;
+    }
     Ok((session, request))
 }
 
 /// Collects what the command line asks for.
 fn wanted(args: &RunArgs) -> Wanted {
-    let places = [(Place::File, &args.secrets), (Place::Variable, &args.secret_variables)];
+    let places = [
+        (sandbox::Place::File, &args.secrets),
+        (sandbox::Place::Variable, &args.secret_variables),
+    ];
     let secrets = places.into_iter().flat_map(|(place, secrets)| {
         secrets.iter().map(move |(name, source)| SecretWanted {
             name: name.clone(),
@@ -152,6 +168,7 @@ fn wanted(args: &RunArgs) -> Wanted {
         args: args.args.clone(),
         caller: args.detached.then_some(CallerMode::Detached),
         deadline: args.deadline,
+        wait: args.wait,
         ticket: None,
     }
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::policy::{one_line, Bytes, Confinement, Kind, Level, Promise};
-use crate::sandbox::{self, Bundle, CgroupError, End, Finished, Purpose, SandboxError, Signals, Sink, Subtree};
+use crate::sandbox::{self, Bundle, CgroupError, End, Finished, Purpose, SandboxError, Signals, Sink, Stdout, Subtree};
 use crate::store::{Store, StoreError};
 
 pub use host::Observation;
@@ -146,7 +146,7 @@ pub fn hold(scaffold: &Path, layer: &Path, marker: &str) -> Result<(), SandboxEr
         action: "watch for signals",
         source,
     })?;
-    sandbox::run(&bundle, Sink::Inherit(&signals)).map(drop)
+    sandbox::run(&bundle, Sink::Inherit(&signals, Stdout::Own)).map(drop)
 }
 
 struct Doctor {

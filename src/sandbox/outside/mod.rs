@@ -25,7 +25,7 @@ pub use finished::{End, Finished, Usage};
 pub use output::{collect, CollectError, CollectLimits, Collected};
 pub use signals::{Beat, Signals};
 pub use stop::{Stop, StopSignal};
-pub use supervise::{Sandbox, Sink};
+pub use supervise::{Sandbox, Sink, Stdout};
 
 /// Runs `bundle` to its end. When it returns, no process, mount or file of the run exists.
 ///

@@ -108,7 +108,9 @@ impl Signals {
     /// A moment `at` which it is a stop that the time `of` is over; of several the last one counts.
     pub fn end_at(&mut self, at: Instant, of: Duration) -> io::Result<()> {
         // None is a timer that never strikes: 1 ns is "now".
-        let left = at.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1));
+        let left = at
+            .saturating_duration_since(Instant::now())
+            .max(Duration::from_nanos(1));
         let timer = timer(left, Duration::ZERO)?;
         epoll::add(self.gate()?, &timer, EventData::new_u64(0), EventFlags::IN)?;
         self.deadline = Some(Deadline { at, of, timer });
@@ -180,7 +182,7 @@ impl Signals {
     }
 
     fn find_stop(&self) -> Option<Stop> {
-        if let Some(caller) = self.caller.as_ref().filter(|caller| is_readable(caller)) {
+        if let Some(caller) = self.caller.as_ref().filter(is_readable) {
             return Some(Stop::CallerEnded { pid: caller.pid() });
         }
         let over = self.deadline.as_ref().filter(|deadline| Instant::now() >= deadline.at);
@@ -211,7 +213,9 @@ impl Drop for Signals {
 
 impl fmt::Debug for Pulse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pulse").field("timer", &self.timer).finish_non_exhaustive()
+        f.debug_struct("Pulse")
+            .field("timer", &self.timer)
+            .finish_non_exhaustive()
     }
 }
 
@@ -235,9 +239,9 @@ fn has_struck(timer: &OwnedFd) -> bool {
     rustix::io::read(timer, &mut [0u8; 8]).is_ok()
 }
 
-fn is_readable(descriptor: &impl AsFd) -> bool {
+fn is_readable(descriptor: &&Caller) -> bool {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    let mut events = [PollFd::new(descriptor, PollFlags::IN)];
+    let mut events = [PollFd::new(*descriptor, PollFlags::IN)];
     poll(&mut events, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 

@@ -37,9 +37,18 @@ const LAST_WORDS: Duration = Duration::from_millis(20);
 #[derive(Debug, Clone, Copy)]
 pub enum Sink<'a> {
     /// To our own standard output and error; the signals end the run.
-    Inherit(&'a Signals),
+    Inherit(&'a Signals, Stdout),
     /// Into [`Finished`]; signals are the caller's business.
     Capture,
+}
+
+/// Where the workload's standard output goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stdout {
+    /// To ours.
+    Own,
+    /// To our standard error: something else is written to ours.
+    Error,
 }
 
 /// A confined execution: a process, its cgroup, and what we know of it. Dropping it kills every process of it, waits
@@ -100,7 +109,8 @@ impl Sandbox {
             stderr,
         } = launch(launcher, cgroup.as_ref().ok().map(Cgroup::directory))?;
         let (out, err) = match sink {
-            Sink::Inherit(_) => (To::Stdout, To::Stderr),
+            Sink::Inherit(_, Stdout::Own) => (To::Stdout, To::Stderr),
+            Sink::Inherit(_, Stdout::Error) => (To::Stderr, To::Stderr),
             Sink::Capture => (To::Memory(Vec::new()), To::Memory(Vec::new())),
         };
         let limit = confinement.output_limit.0;
@@ -164,7 +174,7 @@ impl Sandbox {
     pub fn finish(mut self, sink: Sink<'_>, open: OpenDoors<'_>) -> Result<Finished, SandboxError> {
         let ignored = Signals::ignored();
         let signals = match sink {
-            Sink::Inherit(signals) => signals,
+            Sink::Inherit(signals, _) => signals,
             Sink::Capture => &ignored,
         };
         let supervised = self.supervise(signals, open);

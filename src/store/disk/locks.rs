@@ -271,6 +271,12 @@ impl<'a> Locks<'a> {
         Ok(CollectorLock { _lock: lock })
     }
 
+    /// The lock of [`keep_collector_out`](Self::keep_collector_out), when no collector is at work; never waits.
+    pub fn try_keep_collector_out(self) -> Result<Option<CollectorLock>, StoreError> {
+        let lock = try_file(&self.collector_path(), Rank::Collector, Mode::Shared)?;
+        Ok(lock.map(|lock| CollectorLock { _lock: lock }))
+    }
+
     /// Keeps everybody else out, once nobody keeps us out. Only tries, so that nobody is kept waiting by it.
     pub(in crate::store) fn collector_alone(
         self,

@@ -1,0 +1,81 @@
+//! Where a document or a stream of lines goes that an option names: a file, `-` for standard output, `fd:N` for a descriptor
+//! that the caller left open.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{fcntl_getfl, OFlags};
+
+use crate::sys::process::duplicate;
+
+/// The number of standard output.
+const STANDARD_OUTPUT: u32 = 1;
+
+/// What an option names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place<'a> {
+    /// A descriptor.
+    Descriptor(u32),
+    /// A path.
+    Path(&'a Path),
+}
+
+impl<'a> Place<'a> {
+    /// Understands `text`; a file that is called like a descriptor is `./fd:3`.
+    pub fn of(text: &'a Path) -> Self {
+        match text.to_str() {
+            Some("-") => Self::Descriptor(STANDARD_OUTPUT),
+            Some(word) => match word.strip_prefix("fd:").and_then(|number| number.parse().ok()) {
+                Some(number) => Self::Descriptor(number),
+                None => Self::Path(text),
+            },
+            None => Self::Path(text),
+        }
+    }
+
+    /// Whether it is our standard output.
+    pub fn is_standard_output(self) -> bool {
+        self == Self::Descriptor(STANDARD_OUTPUT)
+    }
+}
+
+/// What the caller left open at `number`, for writing.
+pub fn open_descriptor(number: u32) -> io::Result<File> {
+    let file = File::from(duplicate(number)?);
+    if fcntl_getfl(&file)? & OFlags::RWMODE == OFlags::RDONLY {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "it is open for reading only",
+        ));
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_descriptor_is_its_number_and_everything_else_a_path() {
+        for (text, number) in [("-", Some(1)), ("fd:1", Some(1)), ("fd:9", Some(9)), ("./fd:9", None)] {
+            let path = Path::new(text);
+            let place = number.map_or(Place::Path(path), Place::Descriptor);
+            assert_eq!(Place::of(path), place, "{text}");
+            assert_eq!(Place::of(path).is_standard_output(), number == Some(1));
+        }
+        for text in ["", "fd:", "fd:x", "fd:-1", "--", "1"] {
+            assert_eq!(Place::of(Path::new(text)), Place::Path(Path::new(text)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_descriptor_is_open_for_writing_or_refused() {
+        let error = open_descriptor(987_654).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(9));
+        let read = File::open("/dev/null").unwrap();
+        let number = u32::try_from(std::os::fd::AsRawFd::as_raw_fd(&read)).unwrap();
+        let error = open_descriptor(number).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+    }
+}
