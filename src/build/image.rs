@@ -8,6 +8,7 @@ use crate::oci::{media_type, Descriptor, Digest, ImageConfig, ImageConfigBody, M
 use crate::policy::Bytes;
 use crate::python::resolve::{LARGE_IMAGE, MAX_IMAGE};
 use crate::store::{BuiltLayer, Store};
+use crate::sys::clock;
 
 /// The platform's label that says when a function's image was made. Every image that [`config`] makes has it.
 const CREATED_LABEL: &str = "org.mecapy.function.created";
@@ -183,35 +184,8 @@ fn is_no_change(there: &ImageConfig, wanted: &ImageConfig, created: Created) -> 
 
 /// `2026-11-24T08:06:00Z`; times before 1970 print as 1970.
 fn rfc3339(time: SystemTime) -> String {
-    let seconds = time
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO)
-        .as_secs();
-    let (day, second) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, date) = civil_from_days(day);
-    format!(
-        "{year:04}-{month:02}-{date:02}T{:02}:{:02}:{:02}Z",
-        second / 3600,
-        second / 60 % 60,
-        second % 60
-    )
-}
-
-/// Days since 1970-01-01 to year, month, day (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
-fn civil_from_days(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let era = days / 146_097;
-    let day_of_era = days % 146_097;
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    clock::rfc3339(since.as_secs(), "")
 }
 
 #[cfg(test)]

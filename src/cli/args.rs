@@ -165,6 +165,9 @@ pub struct RunArgs {
     /// Directory that receives the files of /output
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,
+    /// Take the files of /output after every end; without it, after ok and failed only
+    #[arg(long)]
+    pub output_partial: bool,
     /// Environment variable; repeatable
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = key_value)]
     pub env: Vec<(String, String)>,

@@ -2,8 +2,8 @@
 
 use crate::build::BuildError;
 use crate::config::ConfigError;
-use crate::ops::{DoctorError, ImagesError, JobError, RunError};
-use crate::policy::Kind;
+use crate::ops::{code_of_store, DoctorError, ImagesError, JobError, RunError};
+use crate::policy::{Code, Kind};
 use crate::sandbox::NoCaller;
 use crate::store::StoreError;
 
@@ -64,6 +64,22 @@ impl CommandError {
             Self::Usage(_) | Self::Caller(NoCaller::Ended { .. } | NoCaller::Outside) => Kind::Usage,
             Self::File { .. } => Kind::Failed,
         }
+    }
+}
+
+/// What a run that ended in `error` says.
+pub fn code_of_run(error: &CommandError) -> Code {
+    match error {
+        CommandError::Config(_) => Code::BadConfiguration,
+        CommandError::Store(error) => code_of_store(error),
+        CommandError::Run(error) => error.code(),
+        CommandError::Job(error) => error.code(),
+        CommandError::Usage(_) => Code::BadArguments,
+        CommandError::Caller(_) => Code::NoCaller,
+        // None of these is an error of a run.
+        CommandError::Build(_) | CommandError::Doctor(_) | CommandError::Images(_) => Code::BadArguments,
+        // Signals, or a file that was named in the arguments.
+        CommandError::File { .. } => Code::SandboxFailed,
     }
 }
 

@@ -3,6 +3,7 @@
 //! Each type of error has its function here, which finds its own wherever it stands in the chain of causes. The matches
 //! name every variant: whoever adds one decides what it says.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::io;
 
@@ -10,6 +11,7 @@ use super::error::CommandError;
 use crate::base::{BaseError, SignatureError};
 use crate::build::BuildError;
 use crate::config::ConfigError;
+use crate::ops::doctor::find_remedy;
 use crate::ops::{ImagesError, RunError, SlotError};
 use crate::policy::{causes, Promise};
 use crate::python::resolve::LockError;
@@ -20,8 +22,6 @@ use crate::sys::space;
 use crate::transfer::{FetchError, TransferError};
 
 const NO_USER_NAMESPACE: &str = "this machine does not let you make a user namespace: check `sysctl user.max_user_namespaces`, kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns";
-const CGROUP: &str = "run gantry in a cgroup that is delegated to you: `systemd-run --user --scope -p Delegate=yes gantry run ...`, or a unit like examples/systemd/gantry-worker.service; `gantry doctor` says what holds here; --allow-degraded NAME,... (or allow_degraded under [run] in the configuration) runs without the promises it names";
-const DEGRADED: &str = "`gantry doctor` says what holds here; --allow-degraded NAME,... (or allow_degraded under [run] in the configuration) goes on without the promises it names";
 const SMALLER: &str = "leave out packages, or use a variant without GPU libraries";
 const NO_IMAGE: &str = "`gantry images ls` lists the images; `gantry build DIR --tag NAME` makes one";
 const FULL: &str = "`gantry cache gc` removes what no image and no later build needs; `gantry cache gc --all` all but what images need";
@@ -29,8 +29,37 @@ const FULL: &str = "`gantry cache gc` removes what no image and no later build n
 type Cause<'a> = &'a (dyn Error + 'static);
 
 /// What to do about `error`.
-pub fn hint(error: &CommandError) -> Option<&'static str> {
+pub fn hint(error: &CommandError) -> Option<Cow<'static, str>> {
     let error: Cause<'_> = error;
+    let refused = causes(error).find_map(|cause| match cause.downcast_ref()? {
+        SandboxError::Refused { lost, .. } => Some(of_lost(lost)),
+        SandboxError::UserNamespace { .. }
+        | SandboxError::Setup { .. }
+        | SandboxError::InitDied { .. }
+        | SandboxError::Bundle { .. }
+        | SandboxError::Io { .. }
+        | SandboxError::Lost { .. } => None,
+    });
+    refused.map(Cow::Owned).or_else(|| of_all(error).map(Cow::Borrowed))
+}
+
+/// The literal option that goes on without the promises that are `lost`, and what would keep them on this machine.
+fn of_lost(lost: &[(Promise, String)]) -> String {
+    let names: Vec<&str> = lost.iter().map(|(promise, _)| promise.name()).collect();
+    let names = names.join(",");
+    let quoted = names.replace(',', "\", \"");
+    let accept = format!(
+        "--allow-degraded {names} (or allow_degraded = [\"{quoted}\"] under [run] in the configuration) goes on without; `gantry doctor` says what that means"
+    );
+    let needs_cgroup = |(promise, _): &(Promise, _)| matches!(promise, Promise::Memory | Promise::Cpu);
+    let remedy = lost.iter().any(needs_cgroup).then(find_remedy).flatten();
+    match remedy {
+        Some(remedy) => format!("{accept}; to have it enforced, {remedy}"),
+        None => accept,
+    }
+}
+
+fn of_all(error: Cause<'_>) -> Option<&'static str> {
     // Whatever the sandbox was for, what keeps it from working is the thing to mend.
     causes(error)
         .find_map(|cause| of_sandbox(cause.downcast_ref()?))
@@ -64,18 +93,13 @@ fn of_caller(error: &NoCaller) -> Option<&'static str> {
 fn of_sandbox(error: &SandboxError) -> Option<&'static str> {
     match error {
         SandboxError::UserNamespace { .. } => Some(NO_USER_NAMESPACE),
-        SandboxError::Refused { lost, .. } => {
-            let needs_cgroup = |(promise, _): &(Promise, _)| matches!(promise, Promise::Memory | Promise::Cpu);
-            Some(if lost.iter().any(needs_cgroup) {
-                CGROUP
-            } else {
-                DEGRADED
-            })
-        }
-        SandboxError::Setup { .. }
+        // What to say of it depends on the machine.
+        SandboxError::Refused { .. }
+        | SandboxError::Setup { .. }
         | SandboxError::InitDied { .. }
         | SandboxError::Bundle { .. }
-        | SandboxError::Io { .. } => None,
+        | SandboxError::Io { .. }
+        | SandboxError::Lost { .. } => None,
     }
 }
 
@@ -193,7 +217,9 @@ fn of_run(error: &RunError) -> Option<&'static str> {
         RunError::Slot(SlotError::Stopped { .. })
         | RunError::NoCommand { .. }
         | RunError::Secret(_)
-        | RunError::Directory { .. }
+        | RunError::Input { .. }
+        | RunError::Output { .. }
+        | RunError::Stream { .. }
         | RunError::Environment { .. }
         | RunError::Store(_)
         | RunError::Sandbox(_)
@@ -249,7 +275,7 @@ fn store_is_full(error: Cause<'_>) -> bool {
         matches!(cause.downcast_ref(), Some(CommandError::File { .. }))
             || matches!(
                 cause.downcast_ref(),
-                Some(RunError::Collect(_) | RunError::Directory { .. })
+                Some(RunError::Collect(_) | RunError::Input { .. } | RunError::Output { .. } | RunError::Stream { .. })
             )
             || matches!(cause.downcast_ref(), Some(ImagesError::File { .. }))
             || matches!(cause.downcast_ref(), Some(TransferError::Io { .. }))
@@ -345,8 +371,14 @@ mod tests {
             (python(requirements(no_wheel()).into()), "a wheel of its own"),
             (python(requirements(too_large()).into()), "GPU"),
             (BuildError::Base(BaseError::Relock(no_gpgv())).into(), "install gpgv"),
-            (RunError::Sandbox(refused(Promise::Memory)).into(), "Delegate=yes"),
-            (RunError::Sandbox(refused(Promise::Landlock)).into(), "goes on without"),
+            (
+                RunError::Sandbox(refused(Promise::Memory)).into(),
+                "--allow-degraded memory (or allow_degraded = [\"memory\"] under",
+            ),
+            (
+                RunError::Sandbox(refused(Promise::Landlock)).into(),
+                "--allow-degraded landlock ",
+            ),
             (RunError::Sandbox(no_namespace()).into(), "max_user_namespaces"),
             (StoreError::Busy { path: "s".into() }.into(), "try again"),
             (ConfigError::NoHome.into(), "GANTRY_ROOT"),

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use super::limits::LimitsSection;
 use super::{ConfigError, Environment};
 use crate::policy::{
     is_loopback, with_limits, Bytes, Confinement, Egress, GivenLimits, HostPort, Network, NetworkMode, Promise, Room,
@@ -26,10 +27,15 @@ const MAX_BYTES: u64 = 1 << 20;
 pub struct Config {
     /// Defaults of `gantry run`.
     pub(crate) run: RunSection,
+    /// What no run goes beyond.
+    pub(crate) limits: LimitsSection,
     /// The Python package index.
     pub(crate) index: IndexSection,
     /// The Debian archive that base images are made of.
     pub(crate) base: BaseSection,
+    /// The file that was read.
+    #[serde(skip)]
+    file: Option<PathBuf>,
     #[serde(rename = "registry")]
     _registry: NotInThisVersion,
     #[serde(rename = "cache")]
@@ -62,7 +68,8 @@ macro_rules! run_section {
             egress: Vec<HostPort>,
             /// All that any run may list; without it, any public host.
             egress_allowed: Option<Vec<HostPort>>,
-            allow_degraded: Vec<Promise>,
+            /// For runs that do not say, and all that a job may name; without it, a job may name any.
+            allow_degraded: Option<Vec<Promise>>,
             /// Functions at once on this machine.
             slots: Option<NonZeroU32>,
             /// Sum of the memory limits of all runs at once.
@@ -141,12 +148,19 @@ impl Config {
             path: path.clone(),
             reason,
         };
-        let config: Self = toml::from_str(&text).map_err(|error| parse(error.to_string()))?;
+        let mut config: Self = toml::from_str(&text).map_err(|error| parse(error.to_string()))?;
         config.check().map_err(parse)?;
+        config.file = Some(path);
         Ok(config)
     }
 
+    /// The file that it was read from; none when there is none.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
     fn check(&self) -> Result<(), String> {
+        self.limits.check(&self.run.confinement())?;
         self.index.check()
     }
 }
@@ -217,10 +231,17 @@ impl RunSection {
         given.or(self.wait).map_or(DEFAULT, Duration::from)
     }
 
+    /// The first of `promises` whose loss a job may not accept on this machine, and those that it may.
+    pub fn beyond(&self, promises: &[Promise]) -> Option<(Promise, &[Promise])> {
+        let allowed = self.allow_degraded.as_deref()?;
+        let promise = promises.iter().find(|promise| !allowed.contains(promise))?;
+        Some((*promise, allowed))
+    }
+
     /// The defaults of a run on this machine, but for its [`network`](Self::network).
     pub fn confinement(&self) -> Confinement {
         Confinement {
-            allow_degraded: self.allow_degraded.iter().copied().collect(),
+            allow_degraded: self.allow_degraded.iter().flatten().copied().collect(),
             ..Confinement::default().limited(&self.limits())
         }
     }
@@ -270,7 +291,7 @@ mod tests {
         let mut sections = known("");
         // Refused by name: see below.
         sections.retain(|section| !["registry", "cache", "naming"].contains(&section.as_str()));
-        assert_eq!(sections, ["run", "index", "base"]);
+        assert_eq!(sections, ["run", "limits", "index", "base"]);
         let whole = include_str!("../../docs/configuration.md");
         let example = whole.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
         load(example).unwrap();

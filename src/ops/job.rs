@@ -9,15 +9,17 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::run::RunRequest;
+use super::run::{RunRequest, Take};
 use super::secret::SecretWanted;
 use super::slots::{Admission, Slots};
 use super::ticket::Ticket;
-use crate::config::RunSection;
+use crate::config::{Exceeded, LimitsSection, RunSection};
 use crate::oci::Reference;
-use crate::policy::{with_limits, GivenLimits, HostPort, Kind, NetworkMode, Promise, Time, Wait};
+use crate::policy::{with_limits, Code, GivenLimits, HostPort, Kind, NetworkMode, Promise, Time, Wait};
 use crate::sandbox::{Place, Stdout};
 
+/// The version of the document.
+const SCHEMA: u64 = 1;
 /// A job holds names and numbers; inputs come as directories.
 const MAX_JOB: u64 = 4 << 20;
 
@@ -54,6 +56,17 @@ pub enum JobError {
         /// Which entry, and which rule.
         reason: String,
     },
+    /// This machine's configuration does not allow it.
+    #[error("{}: {} is over what this machine's configuration allows under [limits] ({})", .0.limit, .0.got, .0.bound)]
+    NotAllowed(Exceeded),
+    /// This machine's configuration does not let a job accept that loss.
+    #[error("allow_degraded: {promise} is not among what this machine's configuration lets a job accept under [run] ({})", allowed.iter().map(|promise| promise.name()).collect::<Vec<_>>().join(", "))]
+    Degraded {
+        /// The promise.
+        promise: Promise,
+        /// What it lets a job accept.
+        allowed: Vec<Promise>,
+    },
     /// Two secrets would stand in one place.
     #[error("secret {name:?} is given twice")]
     SecretTwice {
@@ -63,7 +76,20 @@ pub enum JobError {
 }
 
 impl JobError {
-    /// What was asked is wrong.
+    /// What a run that ended in it says.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Read { .. }
+            | Self::Document { .. }
+            | Self::NoImage
+            | Self::PullAlways
+            | Self::Network { .. }
+            | Self::SecretTwice { .. } => Code::BadJob,
+            Self::NotAllowed(_) | Self::Degraded { .. } => Code::NotAllowed,
+        }
+    }
+
+    /// What was asked is wrong, or not allowed here.
     pub fn kind(&self) -> Kind {
         match self {
             Self::Read { .. }
@@ -72,6 +98,7 @@ impl JobError {
             | Self::PullAlways
             | Self::Network { .. }
             | Self::SecretTwice { .. } => Kind::Usage,
+            Self::NotAllowed(_) | Self::Degraded { .. } => Kind::Refused,
         }
     }
 }
@@ -107,6 +134,8 @@ pub struct Wanted {
     pub input: Option<PathBuf>,
     /// Directory that receives `/output`.
     pub output: Option<PathBuf>,
+    /// Whether it does so after every end.
+    pub output_partial: Option<bool>,
     /// Variables on top of the image's; of two with one name the later counts.
     pub env: Vec<(String, String)>,
     /// Secrets.
@@ -117,8 +146,10 @@ pub struct Wanted {
     pub network: Option<NetworkMode>,
     /// Hosts that can be reached.
     pub egress: Vec<HostPort>,
-    /// Promises whose loss does not refuse the run.
+    /// Promises whose loss does not refuse the run, on top of others.
     pub allow_degraded: Vec<Promise>,
+    /// The same in place of this machine's, and within them: what a job says.
+    pub only_degraded: Option<Vec<Promise>>,
     /// When to pull.
     pub pull: Option<Pull>,
     /// Arguments of the image's command.
@@ -144,12 +175,14 @@ impl Wanted {
             reference: self.reference.or(below.reference),
             input: self.input.or(below.input),
             output: self.output.or(below.output),
+            output_partial: self.output_partial.or(below.output_partial),
             env: joined(below.env, self.env),
             secrets: joined(below.secrets, self.secrets),
             limits: self.limits.over(below.limits),
             network: self.network.or(below.network),
             egress: joined(below.egress, self.egress),
             allow_degraded: joined(below.allow_degraded, self.allow_degraded),
+            only_degraded: self.only_degraded.or(below.only_degraded),
             pull: self.pull.or(below.pull),
             args: joined(below.args, self.args),
             caller: self.caller.or(below.caller),
@@ -159,8 +192,8 @@ impl Wanted {
         }
     }
 
-    /// The run that is wanted, with the defaults of this `machine`'s configuration and within what it allows.
-    pub fn request(self, machine: &RunSection) -> Result<RunRequest, JobError> {
+    /// The run that is wanted, with the defaults of this `machine`'s configuration and within its `bounds`.
+    pub fn request(self, machine: &RunSection, bounds: &LimitsSection) -> Result<RunRequest, JobError> {
         if self.pull == Some(Pull::Always) {
             return Err(JobError::PullAlways);
         }
@@ -173,8 +206,15 @@ impl Wanted {
             }
         }
         let network = machine.network(self.network, self.egress);
-        let mut confinement = machine.confinement().limited(&self.limits);
+        let mut confinement = bounds.lower(machine.confinement()).limited(&self.limits);
         confinement.network = network.map_err(|reason| JobError::Network { reason })?;
+        if let Some(only) = self.only_degraded {
+            if let Some((promise, allowed)) = machine.beyond(&only) {
+                let allowed = allowed.to_vec();
+                return Err(JobError::Degraded { promise, allowed });
+            }
+            confinement.allow_degraded = only.into_iter().collect();
+        }
         confinement.allow_degraded.extend(self.allow_degraded);
         let (most, memory, directory) = machine.slots();
         let admission = Admission {
@@ -186,10 +226,24 @@ impl Wanted {
             patience: machine.wait(self.wait),
             ..Admission::default()
         };
+        let of_secrets = self.secrets.iter().filter(|secret| secret.place == Place::Variable);
+        let variables = self.env.iter().map(|(name, _)| name.as_str());
+        let variables = variables.chain(of_secrets.map(|secret| secret.name.as_str()));
+        // One that is not there is said as that, by the run.
+        let input = self.input.map(|path| path.canonicalize().unwrap_or(path));
+        let exceeded = bounds.exceeded(&confinement).or_else(|| bounds.forbidden(variables));
+        let exceeded = exceeded.or_else(|| bounds.outside(input.as_deref()?));
+        if let Some(exceeded) = exceeded {
+            return Err(JobError::NotAllowed(exceeded));
+        }
         Ok(RunRequest {
             reference: self.reference.ok_or(JobError::NoImage)?,
-            input: self.input,
+            input,
             output: self.output,
+            take: match self.output_partial {
+                Some(true) => Take::Partial,
+                Some(false) | None => Take::Whole,
+            },
             env: self.env,
             secrets: self.secrets,
             confinement,
@@ -207,11 +261,14 @@ macro_rules! job {
         #[derive(Debug, Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Job {
+            #[allow(dead_code, reason = "looked at before the rest; known, so that it is no unknown key")]
+            schema: Option<serde_json::Value>,
             image: String,
             #[serde(default)]
             args: Vec<String>,
             input: Option<PathBuf>,
             output: Option<PathBuf>,
+            output_partial: Option<bool>,
             #[serde(default)]
             env: BTreeMap<String, String>,
             #[serde(default)]
@@ -265,7 +322,19 @@ pub fn read_job(path: &Path) -> Result<Wanted, JobError> {
     parse(&text).map_err(document)
 }
 
+/// The one key that says how to read the others.
+#[derive(Debug, Deserialize)]
+struct Schema {
+    schema: Option<serde_json::Value>,
+}
+
 fn parse(text: &str) -> Result<Wanted, String> {
+    // First: what a document of another version has beside it means nothing here.
+    if let Ok(Schema { schema: Some(found) }) = serde_json::from_str(text) {
+        if found != SCHEMA {
+            return Err(format!("schema: got {found}, this version of gantry reads {SCHEMA}"));
+        }
+    }
     let job: Job = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let limits = job.limits();
     let mut secrets = Vec::new();
@@ -279,12 +348,14 @@ fn parse(text: &str) -> Result<Wanted, String> {
         reference: Some(job.image.parse().map_err(|error| format!("image: {error}"))?),
         input: job.input,
         output: job.output,
+        output_partial: job.output_partial,
         env: job.env.into_iter().collect(),
         secrets,
         limits,
         network: job.network,
         egress: job.egress,
-        allow_degraded: job.allow_degraded.unwrap_or_default(),
+        allow_degraded: Vec::new(),
+        only_degraded: job.allow_degraded,
         pull: job.pull,
         args: job.args,
         caller: job.caller,
@@ -343,7 +414,7 @@ mod tests {
                 let typed = || Wanted { reference: None, ..job(&format!(", \"{name}\": {}", value(name, 4))) };
                 let of = |n: u32| job(&format!(", \"{name}\": {}", value(name, n))).limits.$name.unwrap().into();
                 let made = |wanted: Wanted, machine: &RunSection| {
-                    wanted.request(machine).unwrap().confinement
+                    wanted.request(machine, &bounds("")).unwrap().confinement
                 };
                 let (none, default): (_, $of) = (machine(""), $default);
                 assert_eq!(made(job(""), &none), Confinement::default());
@@ -383,20 +454,83 @@ mod tests {
         assert_eq!((both.input, both.output), (Some("/i2".into()), Some("/o".into())));
         assert_eq!(both.network, Some(NetworkMode::Egress));
         assert_eq!(both.egress.len(), 2);
-        assert_eq!(both.allow_degraded, [Promise::Memory, Promise::Cpu]);
+        assert_eq!(both.only_degraded, Some(vec![Promise::Cpu]));
         assert_eq!(both.pull, Some(Pull::Missing));
         assert_eq!(both.reference.unwrap().to_string(), "b:1");
     }
 
+    fn bounds(text: &str) -> LimitsSection {
+        toml::from_str(text).unwrap()
+    }
+
     #[test]
-    fn what_a_configuration_accepts_the_loss_of_is_accepted_for_every_run() {
-        let request = parse(r#"{"image": "a:1", "allow_degraded": ["cpu"], "output_limit": 0}"#)
-            .unwrap()
-            .request(&machine("allow_degraded = [\"memory\"]\n"))
-            .unwrap();
-        let allowed: Vec<Promise> = request.confinement.allow_degraded.into_iter().collect();
-        assert_eq!(allowed, [Promise::Memory, Promise::Cpu]);
-        assert_eq!(request.confinement.output_limit, Bytes(0));
+    fn a_job_accepts_losses_in_place_of_the_machines_and_within_them_and_arguments_any() {
+        let allowed = |job: &str, machine_text: &str, typed: &[Promise]| {
+            let arguments = Wanted {
+                allow_degraded: typed.to_vec(),
+                ..Wanted::default()
+            };
+            let wanted = arguments.over(parse(&format!("{{\"image\": \"a:1\"{job}}}")).unwrap());
+            let request = wanted.request(&machine(machine_text), &bounds(""));
+            request.map(|request| request.confinement.allow_degraded.into_iter().collect::<Vec<_>>())
+        };
+        let both = "allow_degraded = [\"memory\", \"cpu\"]\n";
+        let (memory, cpu) = (Promise::Memory, Promise::Cpu);
+        assert_eq!(allowed("", both, &[]).unwrap(), [memory, cpu]);
+        assert_eq!(allowed(r#", "allow_degraded": []"#, both, &[]).unwrap(), []);
+        assert_eq!(allowed(r#", "allow_degraded": ["cpu"]"#, both, &[]).unwrap(), [cpu]);
+        assert_eq!(
+            allowed(r#", "allow_degraded": ["cpu"]"#, both, &[memory]).unwrap(),
+            [memory, cpu]
+        );
+        assert_eq!(
+            allowed(r#", "allow_degraded": ["cpu"]"#, "", &[]).unwrap(),
+            [cpu],
+            "nobody says"
+        );
+        assert_eq!(allowed("", "allow_degraded = []\n", &[cpu]).unwrap(), [cpu]);
+        for machine in [both, "allow_degraded = []\n"] {
+            let error = allowed(r#", "allow_degraded": ["cpu", "landlock"]"#, machine, &[]).unwrap_err();
+            assert_eq!((error.kind(), error.code()), (Kind::Refused, Code::NotAllowed));
+            assert!(matches!(
+                error,
+                JobError::Degraded {
+                    promise: Promise::Landlock | Promise::Cpu,
+                    ..
+                }
+            ));
+        }
+    }
+
+    #[test]
+    fn what_is_over_a_bound_of_the_machine_is_refused_by_name() {
+        let bounds = bounds("memory = \"100M\"\nenv = [\"A\"]\ninput_roots = [\"/usr\"]\n");
+        let request = |job: &str| {
+            let job = parse(&format!("{{\"image\": \"a:1\"{job}}}")).unwrap();
+            job.request(&machine(""), &bounds)
+        };
+        assert_eq!(request("").unwrap().confinement.memory, Bytes(100 << 20));
+        assert!(request(r#", "memory": "99M", "env": {"A": ""}, "input": "/usr/share""#).is_ok());
+        for (job, says) in [
+            (r#", "memory": "101M""#, "memory: 105.9 MB is over what"),
+            (r#", "env": {"B": ""}"#, "env: B is over what"),
+            (r#", "secret_env": {"C": "/c"}"#, "env: C is over what"),
+            (r#", "input": "/usr/../etc""#, "input_roots: /etc is over what"),
+        ] {
+            let error = request(job).unwrap_err();
+            assert_eq!((error.kind(), error.code()), (Kind::Refused, Code::NotAllowed));
+            assert!(error.to_string().starts_with(says), "{error}");
+        }
+        assert!(request(r#", "secrets": {"C": "/c"}"#).is_ok(), "a file is no variable");
+    }
+
+    #[test]
+    fn another_schema_is_refused_by_its_number_whatever_else_is_there() {
+        assert!(parse(r#"{"schema": 1, "image": "a:1"}"#).is_ok());
+        for (schema, says) in [("2", "got 2"), ("\"1\"", "got \"1\""), ("1.5", "got 1.5")] {
+            let error = parse(&format!(r#"{{"schema": {schema}, "image": 7, "new": 1}}"#)).unwrap_err();
+            assert!(error.contains(says) && error.contains("reads 1"), "{error}");
+        }
     }
 
     #[test]
@@ -445,13 +579,17 @@ mod tests {
                 "egress HOST:PORT needs network egress",
             ),
         ] {
-            let error = parse(text).unwrap().request(&machine("")).unwrap_err();
+            let error = parse(text).unwrap().request(&machine(""), &bounds("")).unwrap_err();
             assert_eq!((error.to_string().as_str(), error.kind()), (says, Kind::Usage));
         }
         let twice = parse(r#"{"image": "a:1", "secrets": {"K": "/k"}}"#).unwrap();
-        let error = twice.clone().over(twice).request(&machine("")).unwrap_err();
+        let error = twice
+            .clone()
+            .over(twice)
+            .request(&machine(""), &bounds(""))
+            .unwrap_err();
         assert_eq!(error.to_string(), "secret \"K\" is given twice");
-        let error = Wanted::default().request(&machine("")).unwrap_err();
+        let error = Wanted::default().request(&machine(""), &bounds("")).unwrap_err();
         assert_eq!(error.to_string(), "run needs an image");
         let error = read_job(Path::new("/nonexistent/job.json")).unwrap_err();
         assert_eq!(error.to_string(), "read job /nonexistent/job.json");

@@ -3,6 +3,7 @@
 //! gantry writes it even when the run failed. A field that is not known on this machine is `null`, never absent.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
@@ -10,9 +11,13 @@ use super::action::{advise, exit_code, Advice};
 use super::status::Status;
 use super::ticket::Ticket;
 use crate::oci::Digest;
-use crate::policy::{Kind, Level, Promise};
+use crate::policy::{with_limits, Bytes, Code, Confinement, Kind, Level, Network, NetworkMode, Promise};
 use crate::sandbox::{Stop, Usage};
+use crate::sys::clock;
+use crate::sys::signal;
 
+/// Exit code when gantry could not run the workload, as that of `docker run` and `env`.
+pub const CANNOT_RUN: u8 = 125;
 /// Exit code when the time limit struck, as that of `timeout`.
 pub const TIMED_OUT: u8 = 124;
 
@@ -27,22 +32,34 @@ pub struct Outcome {
     pub exit_code: u8,
     /// The signal that ended the function or the run.
     pub signal: Option<i32>,
+    /// Why it did not end well, in a word that stays; none when it did.
+    pub code: Option<Code>,
+    /// Whether the first instruction of the function was executed.
+    pub started: bool,
     /// Which image.
     pub image: ImageRan,
     /// `hit` when the image was ready, `miss` when it was not there, or had to be fetched or unpacked.
     pub cache: &'static str,
     /// Registries tried.
     pub attempts: Vec<serde_json::Value>,
+    /// When gantry began: UTC, RFC 3339.
+    pub started_at: String,
+    /// Wall-clock milliseconds from there to this document.
+    pub wall_ms: f64,
     /// Wall-clock milliseconds of each phase.
     pub phases_ms: Phases,
+    /// What the run was held to; none when that was not settled.
+    pub limits: Option<LimitsInForce>,
     /// What it used.
     pub usage: Usage,
     /// What it printed.
     pub output: OutputReport,
     /// Every promise and how surely it was kept; empty when nothing was started.
     pub enforced: BTreeMap<Promise, Level>,
-    /// Why gantry failed.
+    /// Why it did not end well, on one line.
     pub error: Option<String>,
+    /// The version of gantry.
+    pub gantry_version: &'static str,
     /// The caller's own words for the job.
     #[serde(flatten)]
     pub ticket: Ticket,
@@ -93,27 +110,37 @@ pub struct OutputReport {
     pub stderr_bytes: u64,
     /// Whether something was dropped.
     pub truncated: bool,
+    /// Files of `/output` that were taken; none when nothing was to be taken.
+    pub files: Option<u64>,
+    /// Their bytes.
+    pub bytes: Option<u64>,
 }
 
 impl Outcome {
-    /// The outcome of a run of `reference` that did not start.
-    pub fn not_started(reference: String, status: Status, exit_code: u8, error: String) -> Self {
+    /// The outcome of a run of `reference` that gantry could not start.
+    pub fn not_started(reference: String, status: Status, code: Code, error: String) -> Self {
         Self {
             schema: 1,
             status,
-            exit_code,
+            exit_code: CANNOT_RUN,
             signal: None,
+            code: Some(code),
+            started: false,
             image: ImageRan {
                 reference,
                 digest: None,
             },
             cache: "miss",
             attempts: Vec::new(),
+            started_at: rfc3339(clock::now()),
+            wall_ms: 0.0,
             phases_ms: Phases::default(),
+            limits: None,
             usage: Usage::default(),
             output: OutputReport::default(),
             enforced: BTreeMap::new(),
             error: Some(error),
+            gantry_version: env!("CARGO_PKG_VERSION"),
             ticket: Ticket::default(),
             advice: advise(status, None),
             notes: Vec::new(),
@@ -122,7 +149,7 @@ impl Outcome {
 
     /// The outcome of a run of `reference` that `stop` ended before anything was started.
     pub fn stopped(reference: String, stop: Stop) -> Self {
-        let mut outcome = Self::not_started(reference, Status::Error, 0, String::new());
+        let mut outcome = Self::not_started(reference, Status::Error, Code::Stopped, String::new());
         outcome.stop(stop, Start::None);
         outcome.concluded()
     }
@@ -152,19 +179,33 @@ impl Outcome {
     /// Makes it that of a run that `stop` ended.
     pub fn stop(&mut self, stop: Stop, start: Start) {
         self.signal = stop.signal();
-        self.error = match stop {
-            Stop::Signal(_) => None,
-            Stop::CallerEnded { .. } | Stop::Deadline { .. } => Some(stop.to_string()),
+        let (code, why) = match stop {
+            Stop::Signal(signal) => (
+                Code::Stopped,
+                format!("stopped by {}", signal::describe(signal.number())),
+            ),
+            Stop::CallerEnded { .. } => (Code::CallerEnded, stop.to_string()),
+            Stop::Deadline { .. } => (Code::Deadline, stop.to_string()),
         };
+        (self.code, self.error) = (Some(code), Some(why));
         (self.status, self.exit_code) = match (stop, start) {
             (Stop::Signal(_), _) | (Stop::CallerEnded { .. }, _) => {
                 let signal = self.signal.unwrap_or_default();
-                (Status::Killed, u8::try_from(128 + signal).unwrap_or(u8::MAX))
+                (Status::Killed, by_signal(signal))
             }
             // Nothing of the function was executed, so a later try does nothing twice.
             (Stop::Deadline { .. }, Start::None) => (Status::Unavailable, Kind::Unavailable.exit_code()),
             (Stop::Deadline { .. }, Start::Made) => (Status::Timeout, TIMED_OUT),
         };
+    }
+
+    /// The same outcome, of a run that gantry began at `started_at` and that has taken `wall` since.
+    pub fn timed(self, started_at: SystemTime, wall: Duration) -> Self {
+        Self {
+            started_at: rfc3339(started_at),
+            wall_ms: milliseconds(wall),
+            ..self
+        }
     }
 }
 
@@ -184,4 +225,87 @@ pub enum Start {
     None,
     /// It had.
     Made,
+}
+
+/// What a shell makes of a signal.
+pub fn by_signal(signal: i32) -> u8 {
+    u8::try_from(128 + signal).unwrap_or(u8::MAX)
+}
+
+/// Milliseconds, to the microsecond: that is what the clock is good for.
+pub fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// `2026-11-24T08:06:00.123Z`.
+fn rfc3339(time: SystemTime) -> String {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    clock::rfc3339(since.as_secs(), &format!(".{:03}", since.subsec_millis()))
+}
+
+macro_rules! limits_in_force {
+    ($($(#[$doc:meta])* $name:ident: $given:ty => $value:ty = $default:expr, $word:literal;)*) => {
+        /// What a run was held to, each as a job says it: sizes are bytes, times texts, and a time of nothing is null.
+        #[derive(Debug, Clone, Serialize)]
+        pub struct LimitsInForce {
+            $($(#[$doc])* pub $name: Option<serde_json::Value>,)*
+            /// What could be reached.
+            pub network: NetworkMode,
+            /// The hosts.
+            pub egress: Vec<String>,
+            /// Promises whose loss was accepted.
+            pub allow_degraded: Vec<Promise>,
+        }
+
+        impl LimitsInForce {
+            /// Those of `confinement`.
+            pub fn of(confinement: &Confinement) -> Self {
+                Self {
+                    $($name: confinement.$name.said(),)*
+                    network: match confinement.network {
+                        Network::None => NetworkMode::None,
+                        Network::Egress(_) => NetworkMode::Egress,
+                    },
+                    egress: confinement.network.egress().iter().map(ToString::to_string).collect(),
+                    allow_degraded: confinement.allow_degraded.iter().copied().collect(),
+                }
+            }
+        }
+    };
+}
+with_limits!(limits_in_force);
+
+/// A limit as a job says it.
+trait Said {
+    fn said(&self) -> Option<serde_json::Value>;
+}
+
+impl Said for Bytes {
+    fn said(&self) -> Option<serde_json::Value> {
+        Some(self.0.into())
+    }
+}
+
+impl Said for f64 {
+    fn said(&self) -> Option<serde_json::Value> {
+        Some((*self).into())
+    }
+}
+
+impl Said for u32 {
+    fn said(&self) -> Option<serde_json::Value> {
+        Some((*self).into())
+    }
+}
+
+impl Said for Duration {
+    fn said(&self) -> Option<serde_json::Value> {
+        let milliseconds = self.as_millis();
+        let text = if milliseconds.is_multiple_of(1000) {
+            format!("{}s", milliseconds / 1000)
+        } else {
+            format!("{milliseconds}ms")
+        };
+        (!self.is_zero()).then(|| text.into())
+    }
 }

@@ -8,26 +8,25 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::ending::{Command, Ending};
 use super::interrupt::{unless_signalled, Worked};
-use super::outcome::{ImageRan, Outcome, OutputReport, Phases, Start, TIMED_OUT};
+use super::outcome::{milliseconds, ImageRan, LimitsInForce, Outcome, OutputReport, Phases, Start, CANNOT_RUN};
 use super::secret::{self, SecretError, SecretWanted};
 use super::slots::{Admission, Slot, SlotError};
 use super::status::Status;
-use super::take_output::{self, TakeError};
+use super::take_output::{self, TakeError, Taken};
 use super::ticket::Ticket;
 use crate::build::image::is_of_function;
 use crate::net::{Forwarder, Internet};
 use crate::oci::{Digest, ImageConfigBody, Reference};
-use crate::policy::{one_line, Confinement, Kind, Network};
+use crate::policy::{one_line, Code, Confinement, Kind, Network};
 use crate::sandbox::{
     self, Bundle, CollectError, End, Finished, Place, Purpose, SandboxError, Signals, Sink, Stdout, Stop,
 };
 use crate::store::{Lease, Snapshot, Store, StoreError};
 
-/// Exit code when gantry could not run the workload, as that of `docker run` and `env`.
-pub const CANNOT_RUN: u8 = 125;
 /// `PATH` when neither the image nor the caller sets it.
 const DEFAULT_PATH: &str = "/opt/py/bin:/usr/local/bin:/usr/bin:/bin";
 
@@ -40,6 +39,8 @@ pub struct RunRequest {
     pub input: Option<PathBuf>,
     /// Directory that receives `/output`.
     pub output: Option<PathBuf>,
+    /// For which ends.
+    pub take: Take,
     /// Variables on top of the image's.
     pub env: Vec<(String, String)>,
     /// Secrets that the workload gets.
@@ -54,6 +55,26 @@ pub struct RunRequest {
     pub admission: Admission,
     /// Where its standard output goes.
     pub stdout: Stdout,
+}
+
+/// After which ends the files of `/output` are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Take {
+    /// After those in the function's own time, `ok` and `failed`: files of a function that was cut off may be half
+    /// written, and would replace whole ones.
+    #[default]
+    Whole,
+    /// After every end.
+    Partial,
+}
+
+impl Take {
+    fn wants(self, status: Status) -> bool {
+        match self {
+            Self::Whole => matches!(status, Status::Ok | Status::Failed),
+            Self::Partial => true,
+        }
+    }
 }
 
 /// Why a run did not happen, or why its results were not taken.
@@ -74,11 +95,27 @@ pub enum RunError {
     /// A secret cannot be read.
     #[error("{0}")]
     Secret(#[from] SecretError),
-    /// `/input` or `/output` of the caller cannot be used.
-    #[error("use {path} for the run")]
-    Directory {
+    /// The caller's directory for `/input` cannot be used.
+    #[error("show {path} as /input")]
+    Input {
         /// The path.
         path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The caller's directory for the files of `/output` cannot be used.
+    #[error("write {path}, for the files of /output (--output)")]
+    Output {
+        /// The path.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// What the function printed cannot be written.
+    #[error("write {stream}: what the function printed is lost")]
+    Stream {
+        /// Standard output or standard error.
+        stream: &'static str,
         /// Why not.
         source: io::Error,
     },
@@ -120,7 +157,9 @@ impl RunError {
         match self {
             Self::UnknownImage { .. }
             | Self::NoCommand { .. }
-            | Self::Directory { .. }
+            | Self::Input { .. }
+            | Self::Output { .. }
+            | Self::Stream { .. }
             | Self::Wait { .. }
             | Self::Stopped { .. } => Kind::Failed,
             Self::Environment { .. } => Kind::Usage,
@@ -137,6 +176,30 @@ impl RunError {
         match self {
             Self::Slot(SlotError::Full { .. }) => Kind::Busy.exit_code(),
             _ => CANNOT_RUN,
+        }
+    }
+
+    /// What a run that ended in it says.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::UnknownImage { .. } => Code::UnknownImage,
+            Self::NoCommand { .. } => Code::BadImage,
+            Self::Input { .. } => Code::InputUnusable,
+            Self::Output { .. } => Code::OutputUnwritable,
+            Self::Stream { .. } => Code::StreamUnwritable,
+            Self::Environment { .. } => Code::BadJob,
+            Self::Wait { .. } => Code::SandboxFailed,
+            Self::Stopped { stop } => code_of_stop(*stop),
+            Self::Slot(error) => match error {
+                SlotError::TooLarge { .. } => Code::OverMemoryTotal,
+                SlotError::Full { .. } => Code::NoSlot,
+                SlotError::Io { .. } => Code::StoreUnusable,
+                SlotError::Stopped { stop } => code_of_stop(*stop),
+            },
+            Self::Secret(error) => error.code(),
+            Self::Store(error) => code_of_store(error),
+            Self::Sandbox(error) => error.code(),
+            Self::Collect(error) => error.code(),
         }
     }
 
@@ -159,11 +222,40 @@ impl From<SlotError> for RunError {
     }
 }
 
+/// What a run says that was told to stop.
+fn code_of_stop(stop: Stop) -> Code {
+    match stop {
+        Stop::Signal(_) => Code::Stopped,
+        Stop::CallerEnded { .. } => Code::CallerEnded,
+        Stop::Deadline { .. } => Code::Deadline,
+    }
+}
+
+/// What a run says that the store failed.
+pub fn code_of_store(error: &StoreError) -> Code {
+    match error {
+        StoreError::NoSpace { .. } => Code::StoreFull,
+        StoreError::Busy { .. } | StoreError::Stalled { .. } => Code::StoreBusy,
+        StoreError::Version { .. } => Code::StoreVersion,
+        StoreError::NoBlob { .. }
+        | StoreError::Size { .. }
+        | StoreError::Digest { .. }
+        | StoreError::DiffId { .. }
+        | StoreError::Layer { .. }
+        | StoreError::LayerLost { .. }
+        | StoreError::Document { .. }
+        | StoreError::DamagedName { .. } => Code::StoreDamaged,
+        StoreError::NotAName { .. } | StoreError::PinnedName { .. } => Code::UnknownImage,
+        StoreError::Io { .. } | StoreError::Json { .. } => Code::StoreUnusable,
+    }
+}
+
 impl From<TakeError> for RunError {
     fn from(error: TakeError) -> Self {
         match error {
             TakeError::Collect(error) => Self::Collect(error),
             TakeError::Store(error) => Self::Store(error),
+            TakeError::Write { path, source } => Self::Output { path, source },
             TakeError::Stopped { stop } => Self::Stopped { stop },
         }
     }
@@ -175,7 +267,9 @@ pub fn run(store: &Store, request: &RunRequest, signals: &Signals) -> (Outcome, 
         digest: None,
         cache: "miss",
         phases: Phases::default(),
+        command: Command::default(),
         finished: None,
+        taken: None,
         notes: Vec::new(),
     };
     let result = account.run(store, request, signals);
@@ -189,7 +283,9 @@ struct Account {
     digest: Option<Digest>,
     cache: &'static str,
     phases: Phases,
+    command: Command,
     finished: Option<Finished>,
+    taken: Option<Taken>,
     notes: Vec<String>,
 }
 
@@ -209,7 +305,11 @@ impl Account {
         let (snapshot, _lease) = self.snapshot(store, &request.reference, signals)?;
         drop(collector);
         let bundle = bundle(store, &snapshot, request)?;
-        self.phases.resolve = ms(started.elapsed()) - self.phases.unpack;
+        if let Some(directory) = &request.output {
+            take_output::prepare(store, directory)?;
+        }
+        self.command = command(&bundle);
+        self.phases.resolve = milliseconds(started.elapsed()) - self.phases.unpack;
 
         signals.enter("prepare");
         let sink = Sink::Inherit(signals, request.stdout);
@@ -217,24 +317,30 @@ impl Account {
             Network::None => sandbox::run(&bundle, sink)?,
             Network::Egress(_) => self.run_with_egress(&bundle, sink)?,
         };
-        self.phases.prepare = ms(finished.times.prepare);
-        self.phases.start = ms(finished.times.start);
-        self.phases.run = ms(finished.times.run);
-        self.phases.teardown = ms(finished.times.teardown);
+        self.phases.prepare = milliseconds(finished.times.prepare);
+        self.phases.start = milliseconds(finished.times.start);
+        self.phases.run = milliseconds(finished.times.run);
+        self.phases.teardown = milliseconds(finished.times.teardown);
         let taking = Instant::now();
-        let taken = match (&request.output, &finished.output) {
-            (Some(directory), Some(output)) => take_output::take(
-                store,
-                output.as_fd(),
-                directory,
-                request.confinement.output_size,
-                &mut || signals.take(),
-            ),
-            _ => Ok(()),
-        };
-        self.phases.teardown += ms(taking.elapsed());
-        self.finished = Some(finished);
-        Ok(taken?)
+        let ending = Ending::of(&finished, &self.command, &request.confinement);
+        let finished = self.finished.insert(finished);
+        let (directory, output) = (request.output.as_deref(), finished.output.as_ref());
+        if let Some((directory, output)) = directory.zip(output).filter(|_| request.take.wants(ending.status)) {
+            let size = request.confinement.output_size;
+            let taken = take_output::take(store, output.as_fd(), directory, size, &mut || signals.take());
+            self.phases.teardown += milliseconds(taking.elapsed());
+            self.taken = Some(taken?);
+        }
+        match finished.unwritable.take() {
+            // How the function ended is more to know than that its words are lost.
+            Some((stream, source)) if ending.status != Status::Ok => {
+                self.notes
+                    .push(format!("write {stream}: {source}; what the function printed is lost"));
+                Ok(())
+            }
+            Some((stream, source)) => Err(RunError::Stream { stream, source }),
+            None => Ok(()),
+        }
     }
 
     /// Runs `bundle` with a forwarder behind the sandbox's listeners, which ends with the run.
@@ -269,7 +375,7 @@ impl Account {
         let own = store.clone();
         signals.enter("unpack");
         let unpacked = wait_for(signals, move || own.images().restore(&digest));
-        self.phases.unpack = ms(unpacking.elapsed());
+        self.phases.unpack = milliseconds(unpacking.elapsed());
         Ok((unpacked??, lease))
     }
 
@@ -288,7 +394,7 @@ impl Account {
         let waiting = Instant::now();
         let memory = request.confinement.memory;
         let slot = slots.take(store.root(), memory, *patience, signals, tell);
-        self.phases.wait = ms(waiting.elapsed());
+        self.phases.wait = milliseconds(waiting.elapsed());
         Ok(Some(slot?))
     }
 
@@ -307,16 +413,17 @@ impl Account {
                 if outcome.status == Status::Ok {
                     (outcome.status, outcome.exit_code) = (Status::Failed, 1);
                 }
-                outcome.error = Some(one_line(&error));
+                (outcome.code, outcome.error) = (Some(error.code()), Some(one_line(&error)));
                 (outcome, Some(error.into()))
             }
             Err(error) => {
                 let mut outcome = self.outcome(request);
                 outcome.status = error.status();
                 outcome.exit_code = error.exit_code();
-                outcome.error = Some(one_line(&error));
+                (outcome.code, outcome.error) = (Some(error.code()), Some(one_line(&error)));
                 if let RunError::Sandbox(sandbox) = &error {
                     outcome.enforced = sandbox.levels();
+                    outcome.started = sandbox.has_started();
                 }
                 (outcome, Some(error))
             }
@@ -326,29 +433,34 @@ impl Account {
     /// Whether the workload has begun.
     fn start(&self) -> Start {
         match &self.finished {
-            Some(finished) if !finished.times.start.is_zero() => Start::Made,
+            Some(finished) if finished.has_started => Start::Made,
             _ => Start::None,
         }
     }
 
     fn outcome(&self, request: &RunRequest) -> Outcome {
-        let mut outcome = Outcome::not_started(request.reference.to_string(), Status::Error, CANNOT_RUN, String::new());
+        let reference = request.reference.to_string();
+        let mut outcome = Outcome::not_started(reference, Status::Error, Code::SandboxFailed, String::new());
         outcome.image = ImageRan {
             reference: request.reference.to_string(),
             digest: self.digest,
         };
         outcome.cache = self.cache;
         outcome.phases_ms = self.phases.clone();
-        outcome.error = None;
+        outcome.limits = Some(LimitsInForce::of(&request.confinement));
+        (outcome.code, outcome.error) = (None, None);
         outcome.ticket = request.ticket.clone();
         outcome.notes = self.notes.clone();
         let Some(finished) = &self.finished else { return outcome };
-        (outcome.status, outcome.exit_code, outcome.signal) = verdict(finished);
+        Ending::of(finished, &self.command, &request.confinement).tell(&mut outcome);
+        outcome.started = finished.has_started;
         outcome.usage = finished.usage;
         outcome.output = OutputReport {
             stdout_bytes: finished.stdout_bytes,
             stderr_bytes: finished.stderr_bytes,
             truncated: finished.truncated,
+            files: self.taken.map(|taken| taken.files),
+            bytes: self.taken.map(|taken| taken.bytes),
         };
         outcome.enforced = finished.enforced.clone();
         if let End::Stopped(stop) = finished.end {
@@ -358,37 +470,20 @@ impl Account {
     }
 }
 
-fn by_signal(signal: i32) -> u8 {
-    u8::try_from(128 + signal).unwrap_or(u8::MAX)
-}
-
-/// Status, exit code and signal of an ended run.
-fn verdict(finished: &Finished) -> (Status, u8, Option<i32>) {
-    let signal = finished.end.signal();
-    let (status, code) = match finished.end {
-        End::Exited(0) => (Status::Ok, 0),
-        End::Exited(code) => (Status::Failed, u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
-        End::TimedOut => (Status::Timeout, TIMED_OUT),
-        End::Signaled(signal) => (Status::Failed, by_signal(signal)),
-        // Which of them, the outcome says itself.
-        End::Stopped(_) => (Status::Killed, signal.map_or(CANNOT_RUN, by_signal)),
-        End::Oom => (Status::Oom, signal.map_or(CANNOT_RUN, by_signal)),
-        End::KilledFromOutside => (Status::Killed, signal.map_or(CANNOT_RUN, by_signal)),
-    };
-    (status, code, signal)
+/// What `bundle` executes, for a person.
+fn command(bundle: &Bundle) -> Command {
+    let path = bundle.env.iter().find(|(name, _)| name == "PATH");
+    Command {
+        program: bundle.argv.first().cloned().unwrap_or_default(),
+        path: path.map(|(_, path)| path.clone()).unwrap_or_default(),
+        directory: bundle.cwd.clone(),
+    }
 }
 
 fn bundle(store: &Store, snapshot: &Snapshot, request: &RunRequest) -> Result<Bundle, RunError> {
     let mut lowers = vec![store.trees().scaffold()?];
     lowers.extend(snapshot.layers.iter().rev().map(|layer| store.trees().path(layer)));
-    let input = request.input.as_deref().map(directory).transpose()?;
-    if let Some(output) = &request.output {
-        std::fs::create_dir_all(output).map_err(|source| RunError::Directory {
-            path: output.clone(),
-            source,
-        })?;
-        directory(output)?;
-    }
+    let input = request.input.as_deref().map(input).transpose()?;
     let is_secret = |name: &str| {
         let mut secrets = request.secrets.iter();
         secrets.any(|secret| secret.place == Place::Variable && secret.name == name)
@@ -434,12 +529,14 @@ fn argv(config: &ImageConfigBody, request: &RunRequest) -> Result<Vec<String>, R
     Ok(argv)
 }
 
-/// The image's environment, then the caller's; later entries win.
+/// What every run has, then the image's environment, then the caller's; later entries win.
 fn environment(config: &ImageConfigBody, own: &[(String, String)]) -> Result<Vec<(String, String)>, RunError> {
     let mut env = vec![
         ("PATH".to_owned(), DEFAULT_PATH.to_owned()),
         ("HOME".to_owned(), "/tmp".to_owned()),
         ("LANG".to_owned(), "C.UTF-8".to_owned()),
+        // Python keeps what goes into a pipe until it ends by itself: a limit or a signal would take it away.
+        ("PYTHONUNBUFFERED".to_owned(), "1".to_owned()),
     ];
     let image = config.env.iter().flatten().filter_map(|entry| entry.split_once('='));
     let image = image.map(|(name, value)| (name.to_owned(), value.to_owned()));
@@ -453,9 +550,9 @@ fn environment(config: &ImageConfigBody, own: &[(String, String)]) -> Result<Vec
     Ok(env)
 }
 
-fn directory(path: impl AsRef<Path>) -> Result<PathBuf, RunError> {
-    let path = path.as_ref();
-    let error = |source| RunError::Directory {
+/// The caller's directory for `/input`, absolute.
+fn input(path: &Path) -> Result<PathBuf, RunError> {
+    let error = |source| RunError::Input {
         path: path.to_owned(),
         source,
     };
@@ -463,7 +560,7 @@ fn directory(path: impl AsRef<Path>) -> Result<PathBuf, RunError> {
     if absolute.is_dir() {
         return Ok(absolute);
     }
-    Err(error(io::Error::from(io::ErrorKind::NotADirectory)))
+    Err(error(io::ErrorKind::NotADirectory.into()))
 }
 
 /// Does `work` that may have to wait for others, in a thread, so that a stop among `signals` ends the wait.
@@ -472,11 +569,6 @@ fn wait_for<T: Send + 'static>(signals: &Signals, work: impl FnOnce() -> T + Sen
         Worked::Done(result) => Ok(result),
         Worked::Stopped { stop, .. } => Err(RunError::Stopped { stop }),
     }
-}
-
-fn ms(duration: Duration) -> f64 {
-    // Microseconds are what the clock is good for.
-    (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::config;
-use crate::policy::Kind;
+use crate::policy::{Code, Kind};
 use crate::sandbox::{Place, Secret};
 use crate::sys::process;
 
@@ -97,6 +97,14 @@ pub enum SecretError {
 }
 
 impl SecretError {
+    /// What a run that ended in it says.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Name { .. } => Code::BadJob,
+            Self::Read { .. } | Self::NotSet { .. } | Self::TooLarge { .. } => Code::SecretUnavailable,
+        }
+    }
+
     /// What sort of failure it is.
     pub fn kind(&self) -> Kind {
         match self {

@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{mkdirat, openat, renameat, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -35,12 +35,35 @@ pub enum TakeError {
         /// What `stop` returned.
         stop: Stop,
     },
-    /// A file that the workload left is not taken, or the caller's directory cannot be written.
+    /// A file that the workload left is not taken, or cannot be read.
     #[error("{0}")]
     Collect(#[from] CollectError),
+    /// The caller's directory cannot be written.
+    #[error("write {path}, for the files of /output (--output)")]
+    Write {
+        /// The directory, or what would be in it.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
     /// The store could not note the staging directory.
     #[error("{0}")]
     Store(#[from] StoreError),
+}
+
+/// What was taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Regular files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Makes sure that files can be put into `directory`, which is made if it is not there. Nothing of the try stays.
+pub fn prepare(store: &Store, directory: &Path) -> Result<(), TakeError> {
+    fs::create_dir_all(directory).map_err(write(directory))?;
+    Staging::make(store, directory).map(drop)
 }
 
 /// Copies everything below `output` to `directory`; at most `size` bytes. Gives up as soon as `stop` returns something.
@@ -50,7 +73,7 @@ pub fn take(
     directory: &Path,
     size: Bytes,
     stop: &mut dyn FnMut() -> Option<Stop>,
-) -> Result<(), TakeError> {
+) -> Result<Taken, TakeError> {
     let staging = Staging::make(store, directory)?;
     let limits = CollectLimits {
         entries: ENTRIES,
@@ -68,8 +91,13 @@ pub fn take(
     let mut copy = Copy {
         open: vec![(
             String::new(),
-            staging.directory.as_fd().try_clone_to_owned().map_err(visit("."))?,
+            staging
+                .directory
+                .as_fd()
+                .try_clone_to_owned()
+                .map_err(write(directory))?,
         )],
+        taken: Taken::default(),
     };
     let collected = collect(output, limits, &mut |path, collected| {
         check()?;
@@ -78,16 +106,28 @@ pub fn take(
     if let Some(stop) = stopped.get() {
         return Err(TakeError::Stopped { stop });
     }
-    collected?;
-    let target = open_directory(rustix::fs::CWD, directory).map_err(|errno| visit(".")(errno.into()))?;
-    check_mergeable(staging.directory.as_fd(), target.as_fd(), "")?;
-    merge(staging.directory.as_fd(), target.as_fd(), "")?;
-    Ok(())
+    collected.map_err(|error| match error {
+        // Our side of the copy.
+        CollectError::Visit { path, source } => TakeError::Write {
+            path: directory.join(path),
+            source,
+        },
+        other => TakeError::Collect(other),
+    })?;
+    let target = open_directory(rustix::fs::CWD, directory).map_err(|errno| write(directory)(errno.into()))?;
+    let merged = check_mergeable(staging.directory.as_fd(), target.as_fd(), "")
+        .and_then(|()| merge(staging.directory.as_fd(), target.as_fd(), ""));
+    merged.map_err(|(path, source)| TakeError::Write {
+        path: directory.join(path),
+        source,
+    })?;
+    Ok(copy.taken)
 }
 
 /// The directories that are being filled, from the top down.
 struct Copy {
     open: Vec<(String, OwnedFd)>,
+    taken: Taken,
 }
 
 impl Copy {
@@ -115,17 +155,22 @@ impl Copy {
                         count => copied += count,
                     }
                 }
+                self.taken.files += 1;
+                self.taken.bytes += size;
                 Ok(())
             }
         }
     }
 }
 
+/// A path below the caller's directory, and why it cannot be written.
+type Unwritable = (String, io::Error);
+
 /// Whether everything of `from` can take its place in `to`: nothing is renamed before that is known.
-fn check_mergeable(from: BorrowedFd<'_>, to: BorrowedFd<'_>, path: &str) -> Result<(), CollectError> {
-    for name in names(from).map_err(visit(path))? {
+fn check_mergeable(from: BorrowedFd<'_>, to: BorrowedFd<'_>, path: &str) -> Result<(), Unwritable> {
+    for name in names(from).map_err(at(path))? {
         let path = below(path, &name);
-        let error = |errno: Errno| visit(&path)(errno.into());
+        let error = |errno: Errno| at(&path)(errno.into());
         let kind = |parent: BorrowedFd<'_>| tree::look(parent, &name).map(|(kind, _)| kind);
         let there = match kind(to) {
             Err(Errno::NOENT) => continue,
@@ -146,10 +191,10 @@ fn check_mergeable(from: BorrowedFd<'_>, to: BorrowedFd<'_>, path: &str) -> Resu
     Ok(())
 }
 
-fn merge(from: BorrowedFd<'_>, to: BorrowedFd<'_>, path: &str) -> Result<(), CollectError> {
-    for name in names(from).map_err(visit(path))? {
+fn merge(from: BorrowedFd<'_>, to: BorrowedFd<'_>, path: &str) -> Result<(), Unwritable> {
+    for name in names(from).map_err(at(path))? {
         let path = below(path, &name);
-        let error = |errno: Errno| visit(&path)(errno.into());
+        let error = |errno: Errno| at(&path)(errno.into());
         match renameat(from, &name, to, &name) {
             // A directory is already there: what is new goes into it.
             Err(Errno::NOTEMPTY | Errno::EXIST) => {
@@ -187,8 +232,12 @@ fn below(path: &str, name: &str) -> String {
     format!("{path}/{name}")
 }
 
-fn visit(path: &str) -> impl Fn(io::Error) -> CollectError + '_ {
-    move |source| CollectError::Visit {
+fn at(path: &str) -> impl Fn(io::Error) -> Unwritable + '_ {
+    move |source| (path.to_owned(), source)
+}
+
+fn write(path: &Path) -> impl Fn(io::Error) -> TakeError + '_ {
+    move |source| TakeError::Write {
         path: path.to_owned(),
         source,
     }
@@ -203,7 +252,7 @@ struct Staging {
 
 impl Staging {
     fn make(store: &Store, directory: &Path) -> Result<Self, TakeError> {
-        let error = |source| TakeError::Collect(visit(".")(source));
+        let error = |source| write(directory)(source);
         let beside = store.beside(&directory.canonicalize().map_err(error)?.join("output"))?;
         fs::create_dir(beside.path()).map_err(error)?;
         let made = open_directory(rustix::fs::CWD, beside.path()).map_err(|errno| error(errno.into()));

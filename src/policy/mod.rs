@@ -3,6 +3,7 @@
 mod address;
 mod bytes;
 mod causes;
+mod code;
 mod confinement;
 mod duration;
 mod egress;
@@ -14,6 +15,7 @@ mod trail;
 pub use address::{canonical, is_loopback, refused_address};
 pub use bytes::{Bytes, ParseBytesError};
 pub use causes::{causes, messages, one_line};
+pub use code::Code;
 pub use confinement::{Confinement, Level, Network, NetworkMode, Promise};
 pub use duration::{parse_duration, Wait};
 pub use egress::{Egress, Host, HostPort, ParseEgressError, MOST_EGRESS};

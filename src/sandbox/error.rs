@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use crate::policy::{Kind, Level, Promise};
+use crate::policy::{Code, Kind, Level, Promise};
 
 /// Why nothing ran.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +50,14 @@ pub enum SandboxError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// gantry could not go on watching a workload that had started, and ended it.
+    #[error("watch the function: {action}")]
+    Lost {
+        /// What was attempted.
+        action: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
 }
 
 impl SandboxError {
@@ -61,7 +69,39 @@ impl SandboxError {
             | Self::Setup { .. }
             | Self::InitDied { .. }
             | Self::Bundle { .. }
-            | Self::Io { .. } => Kind::Failed,
+            | Self::Io { .. }
+            | Self::Lost { .. } => Kind::Failed,
+        }
+    }
+
+    /// What a run that ended in it says.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Refused { .. } => Code::PromiseLost,
+            Self::UserNamespace { .. } => Code::NoUserNamespace,
+            Self::Bundle { .. } => Code::BadImage,
+            Self::Setup { .. } | Self::InitDied { .. } | Self::Io { .. } | Self::Lost { .. } => Code::SandboxFailed,
+        }
+    }
+
+    /// Whether the workload had executed something.
+    pub fn has_started(&self) -> bool {
+        match self {
+            Self::Lost { .. } => true,
+            Self::Refused { .. }
+            | Self::UserNamespace { .. }
+            | Self::Setup { .. }
+            | Self::InitDied { .. }
+            | Self::Bundle { .. }
+            | Self::Io { .. } => false,
+        }
+    }
+
+    /// What it is once the workload has started.
+    pub(super) fn after_the_start(self) -> Self {
+        match self {
+            Self::Io { action, source } => Self::Lost { action, source },
+            other => other,
         }
     }
 
@@ -73,7 +113,8 @@ impl SandboxError {
             | Self::Setup { .. }
             | Self::InitDied { .. }
             | Self::Bundle { .. }
-            | Self::Io { .. } => BTreeMap::new(),
+            | Self::Io { .. }
+            | Self::Lost { .. } => BTreeMap::new(),
         }
     }
 }

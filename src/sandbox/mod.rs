@@ -34,6 +34,7 @@ pub use bundle::{Bundle, Place, Purpose, Secret};
 pub use error::SandboxError;
 pub use inside::{filter_install_time, init_main, is_init};
 pub use launch::{Launcher, Native, Start};
+pub use orders::{Obstacle, SHM_BYTES};
 pub use outside::{
     collect, run, run_with_doors, sweep, Beat, Caller, CgroupError, CollectError, CollectLimits, Collected, Door, End,
     Finished, NoCaller, OpenDoors, Sandbox, Signals, Sink, Stdout, Stop, StopSignal, Subtree, Usage,

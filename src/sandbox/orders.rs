@@ -14,6 +14,8 @@ use crate::policy::{HostPort, Level, Promise};
 
 /// `argv[0]` of the init. Anyone may start gantry under this name; only a pid 1 takes it.
 pub const INIT_NAME: &CStr = c"gantry-init";
+/// Bytes of `/dev/shm`, where multiprocessing has its semaphores and arrays.
+pub const SHM_BYTES: u64 = 16 << 20;
 /// The byte that asks the init to send everything SIGTERM; the one thing it hears after its orders.
 pub const TERMINATE: u8 = b'T';
 
@@ -107,8 +109,8 @@ pub enum Report {
     Refused(BTreeMap<Promise, Level>, Vec<(Promise, String)>),
     /// The workload's exec succeeded.
     Started,
-    /// The workload's exec failed with this errno; see [`exit_code_of`].
-    NotStarted(i32),
+    /// The workload's command was not executed, because of this and with this errno; see [`exit_code_of`].
+    NotExecuted(Obstacle, i32),
     /// The workload ended with a code.
     Exited(i32),
     /// The workload ended by a signal.
@@ -117,6 +119,19 @@ pub enum Report {
     TimedOut,
     /// Something failed; the init ends.
     Failed(String),
+}
+
+/// What kept a workload's command from being executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Obstacle {
+    /// Its working directory or its limits could not be set.
+    Preparation,
+    /// There is no such program.
+    Missing,
+    /// The program is there; what it names to be run with is not.
+    Interpreter,
+    /// The program is there, and the kernel does not execute it.
+    Refused,
 }
 
 /// Whether the errno of an exec says that there is no such program.

@@ -10,5 +10,6 @@ pub mod pool;
 pub mod process;
 pub mod program;
 pub mod replace;
+pub mod signal;
 pub mod space;
 pub mod tree;

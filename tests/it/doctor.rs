@@ -21,6 +21,11 @@ fn the_doctor_agrees_with_the_outcome_of_a_run() {
         lost += usize::from(!enforced);
         assert!(enforced || DEGRADED.split(',').any(|name| name == promise), "{promise}");
         assert_eq!(finding["fix"].is_string(), !enforced, "{promise}: {finding}");
+        for whom in ["runs", "builds"] {
+            assert_eq!(finding["means"][whom].is_string(), !enforced, "{promise}: {finding}");
+        }
+        let accepted = diagnosis["allow_degraded"].as_array().unwrap();
+        assert_eq!(accepted.contains(&promise.as_str().into()), !enforced, "{promise}");
         assert!(!finding["evidence"].as_str().unwrap().is_empty());
     }
     assert_eq!(promises.len(), 16);
@@ -67,5 +72,48 @@ fn a_machine_without_user_namespaces_is_unusable() {
     assert_eq!(
         (&setting["fine"], setting["fix"].is_string()),
         (&Value::Bool(false), true)
+    );
+}
+
+#[test]
+fn what_gantry_works_with_is_named() {
+    let gantry = Gantry::new();
+    let file = gantry.home.join("config.toml");
+    std::fs::write(&file, "[run]\npids = 60\n").unwrap();
+    let config = ["--config", file.to_str().unwrap()];
+    let examined = gantry.gantry([&config[..], &["doctor", "--json"]].concat());
+    let diagnosis: Value = serde_json::from_str(&examined.stdout).unwrap_or_else(|_| panic!("{}", examined.stderr));
+    let around = &diagnosis["surroundings"];
+    assert_eq!(around["gantry_version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(around["store"], gantry.root.to_str().unwrap());
+    assert_eq!(around["configuration"], file.to_str().unwrap());
+    assert!(around["free_bytes"].as_u64().unwrap() > 0);
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    assert_eq!(around["kernel"], format!("Linux {}", release.trim()));
+    let programs = around["programs"].as_array().unwrap();
+    let names: Vec<&str> = programs
+        .iter()
+        .map(|program| program["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["uv", "pip", "gpgv"]);
+    for program in programs {
+        assert_eq!(program["path"].is_null(), program["version"].is_null(), "{program}");
+        assert!(program["used"].is_string());
+    }
+    // Without a PATH there is none of them, and the text says so.
+    let mut command = gantry.command();
+    command.env("PATH", "/nonexistent").arg("doctor");
+    let text = done(command.output().unwrap()).stdout;
+    for name in names {
+        assert!(
+            text.lines()
+                .any(|line| line.starts_with(name) && line.ends_with("not there")),
+            "{name}: {text}"
+        );
+    }
+    let store = text.lines().find(|line| line.starts_with("store ")).unwrap();
+    assert!(
+        store.contains(gantry.root.to_str().unwrap()) && store.ends_with(" free"),
+        "{store}"
     );
 }

@@ -355,24 +355,40 @@ fn an_output_that_does_not_block_gets_every_byte() {
 }
 
 #[test]
-fn output_that_cannot_be_written_is_reported_as_truncated() {
+fn output_that_cannot_be_written_is_said_as_that_and_is_no_ok() {
     let gantry = shared();
-    gantry.build(function("print('x')\n", None).path(), "endings:full");
-    let scratch = tempfile::tempdir().unwrap();
-    let report = scratch.path().join("outcome.json");
-    let mut command = gantry.command();
-    command.args([
-        "run",
-        "--allow-degraded",
-        DEGRADED,
-        "--report",
-        report.to_str().unwrap(),
+    gantry.build(
+        function("import sys\nprint('x')\nsys.exit(len(sys.argv) - 1)\n", None).path(),
         "endings:full",
-    ]);
-    command.stdout(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
-    assert_eq!(command.status().unwrap().code(), Some(0));
-    let outcome: serde_json::Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
-    assert_eq!(outcome["output"]["truncated"], true);
+    );
+    for (args, code, status, why) in [
+        (&["endings:full"][..], 125, "error", "stream_unwritable"),
+        // What the function came to is more to know.
+        (&["endings:full", "--", "one"], 1, "failed", "nonzero_exit"),
+    ] {
+        let scratch = tempfile::tempdir().unwrap();
+        let report = scratch.path().join("outcome.json");
+        let mut command = gantry.command();
+        command.args([
+            "run",
+            "--allow-degraded",
+            DEGRADED,
+            "--report",
+            report.to_str().unwrap(),
+        ]);
+        command.args(args).stderr(Stdio::piped());
+        command.stdout(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+        let done = done(command.spawn().unwrap().wait_with_output().unwrap());
+        assert_eq!(done.code, code, "{}", done.stderr);
+        assert!(
+            done.stderr.contains("standard output") && done.stderr.contains("No space left on device"),
+            "{}",
+            done.stderr
+        );
+        let outcome: Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
+        assert_eq!((&outcome["status"], &outcome["code"]), (&status.into(), &why.into()));
+        assert_eq!(outcome["output"]["truncated"], false, "nothing was over a limit");
+    }
 }
 
 #[test]

@@ -114,7 +114,7 @@ fn output_over_the_limit_is_cut_and_counted() {
     );
     assert_eq!(
         outcome["output"],
-        json!({"stdout_bytes": 3_000_000, "stderr_bytes": 10, "truncated": true})
+        json!({"stdout_bytes": 3_000_000, "stderr_bytes": 10, "truncated": true, "files": null, "bytes": null})
     );
 }
 

@@ -12,8 +12,10 @@ mod common;
 
 mod attacks;
 mod bases;
+mod bounds;
 mod build;
 mod caller;
+mod codes;
 mod confinement;
 mod contract;
 mod crowd;
@@ -30,6 +32,7 @@ mod programs;
 mod refusals;
 mod repair;
 mod reports;
+mod results;
 mod sandbox;
 mod sdist;
 mod shell;

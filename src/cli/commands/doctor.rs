@@ -9,11 +9,11 @@ use crate::cli::output::{print_json, print_line};
 use crate::cli::session::Session;
 use crate::ops::doctor::{self, Diagnosis, Verdict};
 use crate::ops::RunError;
-use crate::policy::Level;
+use crate::policy::{Bytes, Level};
 
 /// Examines this machine and prints what was found.
 pub fn examine(session: &Session, args: &DoctorArgs) -> Result<u8, CommandError> {
-    let diagnosis = doctor::examine(&session.store)?;
+    let diagnosis = doctor::examine(&session.store, &session.config, &session.environment)?;
     if args.json {
         print_json(&diagnosis)?;
     } else {
@@ -37,31 +37,67 @@ pub fn hold(words: &[PathBuf]) -> Result<u8, CommandError> {
 
 fn render(diagnosis: &Diagnosis) -> String {
     let mut text = String::new();
-    let mut line = |name: &str, state: &str, evidence: &str, fix: Option<&str>| {
-        text.push_str(&format!("{name:<20} {state:<9} {evidence}\n"));
-        if let Some(fix) = fix {
-            text.push_str(&format!("{:<31}fix: {fix}\n", ""));
+    let mut line = |name: &str, state: &str, evidence: &str, more: &[(&str, &str)]| {
+        text.push_str(format!("{name:<20} {state:<9} {evidence}").trim_end());
+        text.push('\n');
+        for (what, words) in more {
+            text.push_str(&format!("{:<31}{what}: {words}\n", ""));
         }
     };
+    let around = &diagnosis.surroundings;
+    let free = around
+        .free_bytes
+        .map_or("nobody knows how much".to_owned(), |bytes| Bytes(bytes).to_string());
+    let configuration = around
+        .configuration
+        .as_ref()
+        .map_or("none".to_owned(), |path| path.display().to_string());
+    for (name, value) in [
+        ("gantry", around.gantry_version.to_owned()),
+        ("kernel", around.kernel.clone()),
+        ("store", format!("{}, {free} free", around.store.display())),
+        ("configuration", configuration),
+    ] {
+        line(name, "", &value, &[]);
+    }
+    for tool in &around.programs {
+        let state = if tool.path.is_some() { "there" } else { "not there" };
+        let path = tool.path.as_ref().map(|path| path.display().to_string());
+        let found: Vec<&str> = [path.as_deref(), tool.version.as_deref()]
+            .into_iter()
+            .flatten()
+            .collect();
+        line(tool.name, state, &found.join(": "), &[("builds", tool.used)]);
+    }
     for (promise, finding) in &diagnosis.promises {
         let level = match finding.level {
             Level::Enforced => "enforced",
             Level::Watched => "watched",
             Level::Absent => "absent",
         };
-        line(promise.name(), level, &finding.evidence, finding.fix.as_deref());
+        let fix = finding.fix.as_deref().map(|fix| ("fix", fix));
+        let means = finding
+            .means
+            .map(|means| [("runs", means.runs), ("builds", means.builds)]);
+        let more: Vec<_> = means.into_iter().flatten().chain(fix).collect();
+        line(promise.name(), level, &finding.evidence, &more);
     }
     if let Some(error) = &diagnosis.error {
-        line("sandbox", "unusable", error, None);
+        line("sandbox", "unusable", error, &[]);
     }
     for seen in &diagnosis.host {
         let state = if seen.fine { "fine" } else { "warning" };
-        line(&format!("host {}", seen.name), state, &seen.evidence, seen.fix);
+        let fix: Vec<_> = seen.fix.map(|fix| ("fix", fix)).into_iter().collect();
+        line(&format!("host {}", seen.name), state, &seen.evidence, &fix);
     }
+    let lost: Vec<&str> = diagnosis.allow_degraded.iter().map(|promise| promise.name()).collect();
     let verdict = match diagnosis.verdict {
-        Verdict::Ok => "ok: every promise is enforced",
-        Verdict::Degraded => "degraded: runs need --allow-degraded for what is not enforced",
-        Verdict::Unusable => "unusable: nothing can run here",
+        Verdict::Ok => "ok: every promise is enforced".to_owned(),
+        Verdict::Degraded => format!(
+            "degraded: a run has to accept what is not enforced, by --allow-degraded {} or allow_degraded under [run] of the configuration",
+            lost.join(",")
+        ),
+        Verdict::Unusable => "unusable: nothing can run here".to_owned(),
     };
-    text + verdict
+    text + &verdict
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::cli::args::RunArgs;
 use crate::cli::birth::Birth;
-use crate::cli::error::{no_signals, CommandError};
+use crate::cli::error::{code_of_run, no_signals, CommandError};
 use crate::cli::escape::escape;
 use crate::cli::heartbeat::{self, Heartbeat};
 use crate::cli::output::print_error;
@@ -18,8 +18,9 @@ use crate::ops::{
     self, CallerMode, ExitCodes, Outcome, Pull, RunError, RunRequest, SecretWanted, Status, Ticket, Wanted, Worked,
     CANNOT_RUN,
 };
-use crate::policy::{one_line, Time};
+use crate::policy::{one_line, Code, Kind, Time};
 use crate::sandbox::{self, Signals, Stdout};
+use crate::sys::clock;
 
 /// Runs what `args` ask for and returns the exit code.
 pub fn execute(config: Option<&Path>, args: &RunArgs, signals: io::Result<Signals>, birth: Birth) -> u8 {
@@ -35,7 +36,7 @@ pub fn execute(config: Option<&Path>, args: &RunArgs, signals: io::Result<Signal
 
 /// The outcome of a run whose arguments are refused because of `reason`.
 pub fn refused(reason: String) -> Outcome {
-    Outcome::not_started(String::new(), Status::Error, CANNOT_RUN, reason)
+    Outcome::not_started(String::new(), Status::Error, Code::BadArguments, reason)
 }
 
 /// Prepares what must work before anything else: the place of the outcome, and signals.
@@ -55,6 +56,8 @@ fn begin(args: &RunArgs, signals: io::Result<Signals>) -> Result<Worked<(Option<
 
 fn finish(config: Option<&Path>, args: &RunArgs, report: Option<&Report>, mut signals: Signals, birth: Birth) -> u8 {
     let started = birth.at;
+    // The clock of the day, at that instant.
+    let started_at = clock::now() - started.elapsed();
     let mut ticket = Ticket::default();
     let prepared = prepare(config, args, report, &mut signals, birth, &mut ticket);
     let name = || args.reference.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -69,13 +72,21 @@ fn finish(config: Option<&Path>, args: &RunArgs, report: Option<&Report>, mut si
         }
         Err(CommandError::Run(RunError::Stopped { stop })) => (Outcome::stopped(name(), stop).of(ticket), None),
         Err(error) => {
-            let outcome = Outcome::not_started(name(), Status::Error, CANNOT_RUN, one_line(&error));
+            let status = match error.kind() {
+                Kind::Refused => Status::Refused,
+                Kind::Failed | Kind::Usage | Kind::Unavailable | Kind::Busy => Status::Error,
+            };
+            let outcome = Outcome::not_started(name(), status, code_of_run(&error), one_line(&error));
             (outcome.of(ticket), Some(error))
         }
     };
-    if let Some(error) = &error {
-        print_error(error);
+    match (&error, &outcome.error) {
+        (Some(error), _) => print_error(error),
+        // How the run ended is no error of gantry's.
+        (None, Some(why)) => say(&escape(why)),
+        (None, None) => {}
     }
+    let outcome = outcome.timed(started_at, started.elapsed());
     match report.map_or(Ok(()), |report| report.write(&outcome)) {
         Ok(()) => outcome.code(exit_codes(args)),
         Err(error) => {
@@ -127,7 +138,7 @@ fn prepare(
     }
     watched.go_on(wanted.caller, signals)?;
     end_by(wanted.deadline, signals)?;
-    let mut request = wanted.request(&session.config.run)?;
+    let mut request = wanted.request(&session.config.run, &session.config.limits)?;
     request.admission.tell = tell_wait;
     let is_taken = |path| heartbeat::place(path).is_standard_output();
     if report.is_some_and(Report::takes_standard_output) || args.progress.as_deref().is_some_and(is_taken) {
@@ -153,12 +164,15 @@ fn wanted(args: &RunArgs) -> Wanted {
         reference: args.reference.clone(),
         input: args.input.clone(),
         output: args.output.clone(),
+        // What is not said does not count over the job.
+        output_partial: args.output_partial.then_some(true),
         env: args.env.clone(),
         secrets: secrets.collect(),
         limits: args.limits.given(),
         network: args.network,
         egress: args.egress.clone(),
         allow_degraded: args.allow_degraded.clone(),
+        only_degraded: None,
         pull: match args.pull.as_str() {
             "always" => Some(Pull::Always),
             "never" => Some(Pull::Never),
@@ -185,17 +199,17 @@ fn read_job(path: &Path, signals: &Signals) -> Result<Wanted, CommandError> {
 /// Prints what a person should know beside the function's own output.
 fn tell(outcome: &Outcome, request: &RunRequest) {
     let mut lines: Vec<String> = outcome.notes.iter().map(|note| escape(note)).collect();
-    if outcome.status == Status::Timeout {
-        let limit = request.confinement.timeout;
-        lines.push(format!("stopped after {limit:?}, the time limit"));
-    }
     if outcome.output.truncated {
         let limit = request.confinement.output_limit;
         lines.push(format!("output over {limit} was dropped"));
     }
-    for line in lines {
-        let _ = writeln!(io::stderr(), "gantry: {line}");
-    }
+    lines.iter().for_each(|line| say(line));
+}
+
+/// Says something beside the function's own output.
+fn say(line: &str) {
+    // If standard error is closed, there is nobody to tell.
+    let _ = writeln!(io::stderr(), "gantry: {line}");
 }
 
 fn note(session: &Session, outcome: &Outcome, started: Instant) {
@@ -213,7 +227,7 @@ mod tests {
     #[test]
     fn every_field_of_the_outcome_is_documented() {
         let document = include_str!("../../../docs/formats.md");
-        let outcome = Outcome::not_started("a:1".to_owned(), Status::Error, CANNOT_RUN, String::new());
+        let outcome = Outcome::not_started("a:1".to_owned(), Status::Error, Code::BadJob, String::new());
         let value = serde_json::to_value(outcome).unwrap();
         let mut objects = vec![value.as_object().unwrap()];
         while let Some(object) = objects.pop() {

@@ -5,7 +5,10 @@
 
 mod host;
 mod look;
+mod meaning;
 mod probe;
+mod remedy;
+mod surroundings;
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader};
@@ -15,12 +18,17 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::config::{Config, Environment};
 use crate::policy::{one_line, Bytes, Confinement, Kind, Level, Promise};
 use crate::sandbox::{self, Bundle, CgroupError, End, Finished, Purpose, SandboxError, Signals, Sink, Stdout, Subtree};
 use crate::store::{Store, StoreError};
+use crate::sys::signal;
 
 pub use host::Observation;
+pub use meaning::Meaning;
 pub use probe::{is_probe, main as probe_main};
+pub use remedy::find as find_remedy;
+pub use surroundings::{Surroundings, Tool};
 
 /// The memory limit of the attack on it.
 const MEMORY: Bytes = Bytes(48 << 20);
@@ -46,6 +54,9 @@ pub struct Finding {
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fix: Option<String>,
+    /// What it means that it is not enforced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub means: Option<Meaning>,
 }
 
 /// What the findings together mean for a run.
@@ -72,6 +83,10 @@ pub struct Diagnosis {
     /// Why nothing can run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// The promises that a run has to accept the loss of here, as `--allow-degraded` takes them.
+    pub allow_degraded: Vec<Promise>,
+    /// What gantry works with.
+    pub surroundings: Surroundings,
     /// What was seen of the host.
     pub host: Vec<Observation>,
 }
@@ -103,7 +118,7 @@ impl DoctorError {
 }
 
 /// Examines this machine, with scratch space in `store`.
-pub fn examine(store: &Store) -> Result<Diagnosis, DoctorError> {
+pub fn examine(store: &Store, config: &Config, environment: &Environment) -> Result<Diagnosis, DoctorError> {
     let scratch = store.scratch()?;
     let layer = scratch.path().join("fs");
     let target = layer.join(probe::PATH.trim_start_matches('/'));
@@ -127,6 +142,12 @@ pub fn examine(store: &Store) -> Result<Diagnosis, DoctorError> {
     Ok(Diagnosis {
         schema: 1,
         verdict,
+        allow_degraded: promises
+            .iter()
+            .filter(|(_, finding)| finding.level != Level::Enforced)
+            .map(|(promise, _)| *promise)
+            .collect(),
+        surroundings: surroundings::look(store, config, environment),
         promises,
         error,
         host,
@@ -185,6 +206,7 @@ impl Doctor {
                 level,
                 evidence,
                 fix: (level != Level::Enforced).then(|| self.fix(promise)).flatten(),
+                means: meaning::of(promise, level),
             };
             (promise, finding)
         });
@@ -331,15 +353,8 @@ impl Doctor {
 
     fn fix(&self, promise: Promise) -> Option<String> {
         let fix = match (promise, &self.subtree) {
-            (Promise::Memory | Promise::Cpu, Err(CgroupError::NotUnified)) => {
-                "boot with the unified cgroup hierarchy (systemd.unified_cgroup_hierarchy=1)"
-            }
-            (Promise::Memory | Promise::Cpu, Err(CgroupError::NoController { .. })) => {
-                "delegate it: a drop-in for user@.service with Delegate=cpu memory pids, or a unit like examples/systemd/gantry-worker.service"
-            }
-            (Promise::Memory | Promise::Cpu, _) => {
-                "run gantry in a delegated cgroup: systemd-run --user --scope -p Delegate=yes gantry ..., or a unit like examples/systemd/gantry-worker.service (loginctl enable-linger keeps the user's units when nobody is logged in)"
-            }
+            (Promise::Memory | Promise::Cpu, Err(error)) => remedy::of(error),
+            (Promise::Memory | Promise::Cpu, Ok(_)) => return None,
             (Promise::Processes, _) => "run gantry as a user of its own, or as root in a delegated cgroup",
             (Promise::Landlock, _) => "boot Linux 6.12 or newer with lsm=landlock,...",
             _ => return None,
@@ -352,7 +367,8 @@ impl Doctor {
 fn ended(end: End) -> String {
     match end {
         End::Exited(code) => format!("ended with {code}"),
-        End::Signaled(signal) => format!("ended by signal {signal}"),
+        End::NotExecuted { errno, .. } => format!("was not executed: {}", io::Error::from_raw_os_error(errno)),
+        End::Signaled(signal) => format!("ended by {}", signal::describe(signal)),
         End::Stopped(signal) => format!("ended by signal {signal}"),
         End::KilledFromOutside => "killed from outside".to_owned(),
         End::TimedOut => "timed out".to_owned(),

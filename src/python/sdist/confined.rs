@@ -11,6 +11,7 @@ use super::SdistError;
 use crate::policy::{Bytes, Confinement, Promise};
 use crate::python::resolve::LockedSdist;
 use crate::sandbox::{self, collect, Bundle, CollectLimits, Collected, End, Finished, Purpose, Sink};
+use crate::sys::signal;
 
 /// The script that builds a wheel with the base's own Python, in the sandbox.
 pub(super) const BUILD_WHEEL: &str = include_str!("../build_wheel.py");
@@ -198,7 +199,13 @@ fn take(sdist: &LockedSdist, finished: &Finished, timeout: Duration) -> Result<A
 fn describe(end: End, timeout: Duration) -> String {
     match end {
         End::Exited(code) => format!("it ended with exit code {code}"),
-        End::Signaled(signal) => format!("it was ended by signal {signal}"),
+        End::NotExecuted { errno, .. } => {
+            format!(
+                "its Python cannot be executed: {}",
+                std::io::Error::from_raw_os_error(errno)
+            )
+        }
+        End::Signaled(signal) => format!("it was ended by {}", signal::describe(signal)),
         End::Stopped(signal) => format!("it was ended by signal {signal}"),
         End::KilledFromOutside => "it was killed from outside".to_owned(),
         End::TimedOut if timeout < TIMEOUT => {

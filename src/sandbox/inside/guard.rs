@@ -61,7 +61,7 @@ pub fn guard(control: &mut UnixStream, room: &RoomOrders, work: Work, output: Ow
     drop(work);
     let workload = match begun.map_err(at("start the workload"))? {
         Begun::Running(pid) => pid,
-        Begun::NotExecuted(errno) => return Ok(Report::NotStarted(errno)),
+        Begun::NotExecuted(obstacle, errno) => return Ok(Report::NotExecuted(obstacle, errno)),
     };
     tell(control, &Report::Started)?;
     close_streams();

@@ -19,7 +19,7 @@ use rustix::mount::{
 };
 
 use super::super::bundle::Place;
-use super::super::orders::{RoomOrders, WorkOrders};
+use super::super::orders::{RoomOrders, WorkOrders, SHM_BYTES};
 use super::failure::{at, step, Failure};
 use super::listeners;
 
@@ -36,8 +36,6 @@ const LINKS: [(&str, &str); 4] = [
 const INODES: u64 = 16_384;
 /// Inodes of `/tmp` while a package is built: sources and objects of the largest (scipy) are 20,000 files.
 const BUILD_INODES: u64 = 65_536;
-/// Bytes of `/dev/shm`, where multiprocessing has its semaphores and arrays.
-const SHM_BYTES: u64 = 16 << 20;
 /// What every writable mount has, but `/tmp` of a package that is built.
 const LOCKED: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 

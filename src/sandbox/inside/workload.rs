@@ -8,7 +8,7 @@ use rustix::fs::OFlags;
 use rustix::pipe::{pipe_with, PipeFlags};
 
 use super::super::bundle::Place;
-use super::super::orders::{is_not_found, RoomOrders, WorkOrders};
+use super::super::orders::{is_not_found, Obstacle, RoomOrders, WorkOrders};
 use super::restrict;
 use crate::sys::process::{self, Forked};
 
@@ -20,8 +20,8 @@ const FILE_SLACK: u64 = 64 << 10;
 pub enum Begun {
     /// It runs, under this number.
     Running(i32),
-    /// It failed with this errno.
-    NotExecuted(i32),
+    /// Because of this, and with this errno.
+    NotExecuted(Obstacle, i32),
 }
 
 /// Starts the workload of `orders` with the values of its secrets, under the limits of `room`.
@@ -33,21 +33,22 @@ pub fn begin(room: &RoomOrders, orders: &WorkOrders, secrets: &[Vec<u8>]) -> io:
     let env = env.chain(secret.map(|((name, _), value)| variable(name, value)));
     let env = env.collect::<io::Result<Vec<_>>>()?;
     let candidates = candidates(orders)?;
-    // The write end closes itself at the exec; what arrives before is an errno.
+    // The write end closes itself at the exec; what arrives before is an obstacle and an errno.
     let (mut read, write) = pipe_with(PipeFlags::CLOEXEC).map(|(read, write)| (std::fs::File::from(read), write))?;
     match process::fork()? {
         Forked::Child => {
-            let errno = become_workload(room, orders, &candidates, &argv, &env);
-            report(write, errno);
+            let failed = become_workload(room, orders, &candidates, &argv, &env);
+            report(write, failed);
             process::exit_now(126)
         }
         Forked::Parent(pid) => {
             drop(write);
-            let mut errno = [0u8; 4];
-            match read.read_exact(&mut errno) {
+            let mut failed = [0u8; 5];
+            match read.read_exact(&mut failed) {
                 Ok(()) => {
                     process::wait(pid)?;
-                    Ok(Begun::NotExecuted(i32::from_ne_bytes(errno)))
+                    let [number, errno @ ..] = failed;
+                    Ok(Begun::NotExecuted(obstacle_of(number), i32::from_ne_bytes(errno)))
                 }
                 Err(_) => Ok(Begun::Running(pid)),
             }
@@ -61,25 +62,27 @@ fn become_workload(
     candidates: &[CString],
     argv: &[CString],
     env: &[CString],
-) -> i32 {
+) -> (Obstacle, i32) {
     let errno = |error: io::Error| error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error());
     let prepared = rustix::process::setsid()
         .map_err(io::Error::from)
         .and_then(|_| restrict::limit(room.pids, room.tmp_bytes.max(room.output_bytes) + FILE_SLACK))
         .and_then(|()| Ok(rustix::process::chdir(&*orders.cwd)?));
     if let Err(error) = prepared {
-        return errno(error);
+        return (Obstacle::Preparation, errno(error));
     }
     process::default_signals();
-    let mut last = rustix::io::Errno::NOENT.raw_os_error();
+    let mut failed = (Obstacle::Missing, rustix::io::Errno::NOENT.raw_os_error());
     for path in candidates {
         let error = errno(process::exec(path, argv, env));
         // As execvp(3) does: something that is there but cannot be executed is the better answer.
-        if !is_not_found(error) || !is_not_found(last) {
-            last = if is_not_found(last) { error } else { last };
+        if is_not_found(failed.1) && !is_not_found(error) {
+            failed = (Obstacle::Refused, error);
+        } else if failed.0 == Obstacle::Missing && rustix::fs::stat(path).is_ok() {
+            failed = (Obstacle::Interpreter, error);
         }
     }
-    last
+    failed
 }
 
 /// The paths to try: the command itself when it has a slash, else it in each directory of the workload's PATH.
@@ -117,8 +120,26 @@ fn strings(texts: &[String]) -> io::Result<Vec<CString>> {
         .collect()
 }
 
-fn report(write: OwnedFd, errno: i32) {
-    // Blocking, and four bytes: a pipe takes them at once. Should it fail, the parent sees an exec that ended with 126.
+/// The obstacles in the order of their numbers on the pipe.
+const OBSTACLES: [Obstacle; 4] = [
+    Obstacle::Preparation,
+    Obstacle::Missing,
+    Obstacle::Interpreter,
+    Obstacle::Refused,
+];
+
+fn obstacle_of(number: u8) -> Obstacle {
+    let known = OBSTACLES.get(usize::from(number)).copied();
+    known.unwrap_or(Obstacle::Refused)
+}
+
+fn report(write: OwnedFd, (obstacle, errno): (Obstacle, i32)) {
+    let number = OBSTACLES
+        .iter()
+        .position(|known| *known == obstacle)
+        .unwrap_or_default();
+    let [a, b, c, d] = errno.to_ne_bytes();
+    // Blocking, and five bytes: a pipe takes them at once. Should it fail, the parent sees an exec that ended with 126.
     let _ = rustix::fs::fcntl_setfl(&write, OFlags::empty());
-    let _ = std::fs::File::from(write).write_all(&errno.to_ne_bytes());
+    let _ = std::fs::File::from(write).write_all(&[u8::try_from(number).unwrap_or_default(), a, b, c, d]);
 }

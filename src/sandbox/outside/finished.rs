@@ -1,11 +1,13 @@
 //! What is known of a run that is over: how it ended, what it used, and what it left.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::super::orders::{exit_code_of, Obstacle};
 use super::cgroup::Spent;
 use super::stop::Stop;
 use super::watch::Seen;
@@ -17,6 +19,13 @@ use crate::sys::process::Ended;
 pub enum End {
     /// By itself, with this code.
     Exited(i32),
+    /// Before its first instruction: its command was not executed.
+    NotExecuted {
+        /// What was in the way.
+        obstacle: Obstacle,
+        /// The kernel's answer.
+        errno: i32,
+    },
     /// By this signal, not ours.
     Signaled(i32),
     /// At the time limit.
@@ -34,10 +43,20 @@ impl End {
     pub fn signal(self) -> Option<i32> {
         const KILL: i32 = rustix::process::Signal::KILL.as_raw();
         match self {
-            Self::Exited(_) | Self::TimedOut => None,
+            Self::Exited(_) | Self::NotExecuted { .. } | Self::TimedOut => None,
             Self::Signaled(signal) => Some(signal),
             Self::Stopped(stop) => stop.signal(),
             Self::Oom | Self::KilledFromOutside => Some(KILL),
+        }
+    }
+
+    /// The exit code of a workload that ended in its own time: its own, or the one a shell would give (POSIX, "Shell
+    /// Command Language", 2.8.2).
+    pub fn exit_code(self) -> Option<i32> {
+        match self {
+            Self::Exited(code) => Some(code),
+            Self::NotExecuted { errno, .. } => Some(exit_code_of(errno)),
+            Self::Signaled(_) | Self::TimedOut | Self::Oom | Self::Stopped(_) | Self::KilledFromOutside => None,
         }
     }
 }
@@ -47,6 +66,8 @@ impl End {
 pub struct Finished {
     /// How it ended.
     pub end: End,
+    /// Whether the first instruction of the workload was executed.
+    pub has_started: bool,
     /// What it used.
     pub usage: Usage,
     /// Captured standard output.
@@ -59,6 +80,8 @@ pub struct Finished {
     pub stderr_bytes: u64,
     /// Whether something was dropped.
     pub truncated: bool,
+    /// Which of our own streams could not be written, and why.
+    pub unwritable: Option<(&'static str, io::Error)>,
     /// Every promise and how surely it was kept.
     pub enforced: BTreeMap<Promise, Level>,
     /// The root of `/output`; the descriptor keeps it after its mount namespace is gone.
@@ -96,12 +119,14 @@ impl Finished {
     pub(super) fn nothing(end: End) -> Self {
         Self {
             end,
+            has_started: false,
             usage: Usage::default(),
             stdout: Vec::new(),
             stderr: Vec::new(),
             stdout_bytes: 0,
             stderr_bytes: 0,
             truncated: false,
+            unwritable: None,
             enforced: BTreeMap::new(),
             output: None,
             times: Times::default(),

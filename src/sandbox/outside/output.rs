@@ -12,7 +12,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::FileType;
 
-use crate::policy::Kind;
+use crate::policy::{Code, Kind};
 use crate::sys::tree;
 
 /// The most that is read from `/output`.
@@ -92,6 +92,15 @@ impl CollectError {
             Self::Io { .. } | Self::Special { .. } | Self::Name { .. } | Self::TooMuch { .. } | Self::Visit { .. } => {
                 Kind::Failed
             }
+        }
+    }
+
+    /// What a run that ended in it says.
+    pub fn code(&self) -> Code {
+        if self.is_workloads() {
+            Code::OutputRefused
+        } else {
+            Code::OutputUnwritable
         }
     }
 

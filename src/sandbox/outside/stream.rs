@@ -39,8 +39,10 @@ pub struct Stream {
     mask: Mask,
     /// Bytes that the destination has not taken yet.
     pending: Vec<u8>,
-    /// Whether bytes were lost because they could not be written.
-    lost: bool,
+    /// Whether bytes were dropped because nobody waits for them any more.
+    abandoned: bool,
+    /// Why bytes could not be written.
+    unwritable: Option<Errno>,
 }
 
 /// Where bytes go.
@@ -68,7 +70,8 @@ impl Stream {
             bytes: 0,
             mask: Mask::default(),
             pending: Vec::new(),
-            lost: false,
+            abandoned: false,
+            unwritable: None,
         }
     }
 
@@ -102,9 +105,14 @@ impl Stream {
         self.bytes
     }
 
-    /// Whether something was dropped.
+    /// Whether something was dropped that could have been written.
     pub fn is_truncated(&self) -> bool {
-        self.bytes > self.limit || self.lost
+        self.bytes > self.limit || self.abandoned
+    }
+
+    /// Why something could not be written, if that was so. A closed pipe has had what it wanted.
+    pub fn unwritable(&self) -> Option<io::Error> {
+        self.unwritable.map(Into::into)
     }
 
     /// Passes on some of what is kept, when our stream is ready for it; else reads once, and forgets the pipe at its end.
@@ -128,7 +136,7 @@ impl Stream {
 
     /// Drops what the destination has not taken yet.
     pub fn abandon(&mut self) {
-        self.lost |= !self.pending.is_empty();
+        self.abandoned |= !self.pending.is_empty();
         self.pending.clear();
         self.pipe = None;
     }
@@ -159,8 +167,7 @@ impl Stream {
             Ok(count) => drop(self.pending.drain(..count)),
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(errno) => {
-                // A closed pipe has had what it wanted; a full disk has not.
-                self.lost |= errno != Errno::PIPE;
+                self.unwritable = Some(errno).filter(|errno| *errno != Errno::PIPE);
                 self.pending.clear();
                 self.to = To::Nowhere;
             }

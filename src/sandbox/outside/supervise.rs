@@ -14,7 +14,7 @@ use rustix::process::{setrlimit, Resource, Rlimit};
 use super::super::bundle::Bundle;
 use super::super::error::SandboxError;
 use super::super::launch::{launch, InitProcess, Launched, Launcher};
-use super::super::orders::{exit_code_of, Report, RoomOrders, WorkOrders, TERMINATE};
+use super::super::orders::{Report, RoomOrders, WorkOrders, TERMINATE};
 use super::super::wire::{self, Frame, Inbox};
 use super::cgroup::{Cgroup, CgroupError, Subtree};
 use super::doors::{self, OpenDoors};
@@ -178,6 +178,8 @@ impl Sandbox {
             Sink::Capture => &ignored,
         };
         let supervised = self.supervise(signals, open);
+        let has_started = self.clock.started.is_some();
+        let supervised = supervised.map_err(|error| if has_started { error.after_the_start() } else { error });
         // Whatever happened, the init is dead and gone before we return, and so is the cgroup.
         let ended = self.tear_down(signals)?;
         let spent = self.cgroup.ok().map(Cgroup::finish);
@@ -198,10 +200,13 @@ impl Sandbox {
             };
         };
         let seen = self.watch.map(|watch| watch.most).unwrap_or_default();
+        let end = self.end.unwrap_or(End::KilledFromOutside);
         Ok(Finished {
-            end: self.end.unwrap_or(End::KilledFromOutside),
+            end,
+            has_started: !matches!(end, End::NotExecuted { .. }),
             usage: Usage::new(&ended, spent, seen),
             truncated: self.stdout.is_truncated() || self.stderr.is_truncated(),
+            unwritable: unwritable(&self.stdout, &self.stderr),
             stdout_bytes: self.stdout.bytes(),
             stderr_bytes: self.stderr.bytes(),
             stdout: self.stdout.into_memory(),
@@ -330,9 +335,9 @@ impl Sandbox {
             Report::Refused(levels, lost) => return Err(SandboxError::Refused { levels, lost }),
             Report::Failed(reason) => return Err(SandboxError::Setup { reason }),
             Report::Started => self.clock.started = Some(now),
-            Report::NotStarted(errno) => {
+            Report::NotExecuted(obstacle, errno) => {
                 self.clock.started = Some(now);
-                self.stop(End::Exited(exit_code_of(errno)));
+                self.stop(End::NotExecuted { obstacle, errno });
             }
             Report::Exited(code) => self.stop(End::Exited(code)),
             Report::Signaled(signal) => self.stop(End::Signaled(signal)),
@@ -405,6 +410,13 @@ impl Sandbox {
             }
         }
     }
+}
+
+fn unwritable(stdout: &Stream, stderr: &Stream) -> Option<(&'static str, io::Error)> {
+    let named = [("standard output", stdout), ("standard error", stderr)];
+    named
+        .into_iter()
+        .find_map(|(name, stream)| Some((name, stream.unwritable()?)))
 }
 
 /// A crash of ours must not leave secrets in a core file; 1 also keeps programs in core_pattern from being started.

@@ -215,8 +215,13 @@ pub fn tree(dir: &Path) -> Vec<PathBuf> {
 
 /// Images of one small file, made without a base; they hold no program. Returns their digests.
 pub fn tiny(gantry: &Gantry, names: &[&str]) -> Vec<String> {
+    tiny_as(gantry, names, &gantry::oci::ImageConfigBody::default())
+}
+
+/// [`tiny`] images that are run as `body` says.
+pub fn tiny_as(gantry: &Gantry, names: &[&str], body: &gantry::oci::ImageConfigBody) -> Vec<String> {
     use gantry::archive::layer::LayerWriter;
-    use gantry::oci::{media_type, Descriptor, ImageConfig, ImageConfigBody, Manifest, RootFs};
+    use gantry::oci::{media_type, Descriptor, ImageConfig, Manifest, RootFs};
     let store = gantry::store::Store::open(&gantry.root).unwrap();
     let make = |name: &&str| {
         let (mut blob, mut staging) = (store.blobs().writer().unwrap(), store.trees().stage().unwrap());
@@ -229,7 +234,7 @@ pub fn tiny(gantry: &Gantry, names: &[&str]) -> Vec<String> {
             architecture: "amd64".to_owned(),
             os: "linux".to_owned(),
             created: None,
-            config: ImageConfigBody::default(),
+            config: body.clone(),
             rootfs: RootFs {
                 kind: "layers".to_owned(),
                 diff_ids: vec![written.diff_id],

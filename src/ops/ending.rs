@@ -1,0 +1,228 @@
+//! How a run that is over counts, and why: status, exit code, code, and the one line that a person reads.
+
+use super::outcome::{by_signal, Outcome, CANNOT_RUN, TIMED_OUT};
+use super::status::Status;
+use crate::policy::{Bytes, Code, Confinement, Level, Promise};
+use crate::sandbox::{End, Finished, Obstacle, SHM_BYTES};
+use crate::sys::signal;
+
+const BUS: i32 = rustix::process::Signal::BUS.as_raw();
+const KILL: i32 = rustix::process::Signal::KILL.as_raw();
+const SYS: i32 = rustix::process::Signal::SYS.as_raw();
+
+/// What was to be executed, for a person.
+#[derive(Debug, Clone, Default)]
+pub struct Command {
+    /// The program as the image or the caller names it.
+    pub program: String,
+    /// The directories it is looked for in, unless it has a slash.
+    pub path: String,
+    /// The directory it begins in.
+    pub directory: String,
+}
+
+/// How a run that is over counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ending {
+    /// The status.
+    pub status: Status,
+    /// The exit code of gantry.
+    pub exit_code: u8,
+    /// The signal that ended the function or the run.
+    pub signal: Option<i32>,
+    /// Why it did not end well.
+    pub code: Option<Code>,
+    /// The same for a person; none where the function's own exit code says it.
+    pub why: Option<String>,
+}
+
+impl Ending {
+    /// The ending of a run of `command` that was held to `confinement`.
+    pub fn of(finished: &Finished, command: &Command, confinement: &Confinement) -> Self {
+        let end = finished.end;
+        let code = end.exit_code().unwrap_or_default();
+        let code = u8::try_from(code & 0xff).unwrap_or(u8::MAX);
+        let signal = end.signal();
+        let by_its_signal = signal.map_or(CANNOT_RUN, by_signal);
+        let (status, exit_code, code, why) = match end {
+            End::Exited(0) => (Status::Ok, 0, None, None),
+            End::Exited(_) => (Status::Failed, code, Some(Code::NonzeroExit), None),
+            End::NotExecuted { obstacle, errno } => {
+                let (what, why) = not_executed(obstacle, errno, command);
+                (Status::Failed, code, Some(what), Some(why))
+            }
+            End::TimedOut => {
+                let why = format!("stopped after {:?}, the time limit (--timeout)", confinement.timeout);
+                (Status::Timeout, TIMED_OUT, Some(Code::Timeout), Some(why))
+            }
+            End::Signaled(signal) => {
+                let (what, why) = signalled(signal);
+                (Status::Failed, by_its_signal, Some(what), Some(why))
+            }
+            // By what, the outcome says itself.
+            End::Stopped(_) => (Status::Killed, by_its_signal, Some(Code::Stopped), None),
+            End::Oom => {
+                let why = out_of_memory(finished, confinement.memory);
+                (Status::Oom, by_its_signal, Some(Code::Oom), Some(why))
+            }
+            End::KilledFromOutside => {
+                let why = "the sandbox was killed, and not by gantry: by its user, or by the machine when it is out of memory";
+                let why = Some(why.to_owned());
+                (Status::Killed, by_its_signal, Some(Code::KilledFromOutside), why)
+            }
+        };
+        Self {
+            status,
+            exit_code,
+            signal,
+            code,
+            why,
+        }
+    }
+
+    /// Says so in `outcome`.
+    pub fn tell(self, outcome: &mut Outcome) {
+        (outcome.status, outcome.exit_code, outcome.signal) = (self.status, self.exit_code, self.signal);
+        (outcome.code, outcome.error) = (self.code, self.why);
+    }
+}
+
+fn not_executed(obstacle: Obstacle, errno: i32, command: &Command) -> (Code, String) {
+    let Command {
+        program,
+        path,
+        directory,
+    } = command;
+    let answer = std::io::Error::from_raw_os_error(errno);
+    match obstacle {
+        Obstacle::Missing if program.contains('/') => {
+            (Code::CommandNotFound, format!("{program:?} is not in the image"))
+        }
+        Obstacle::Missing => {
+            let why = format!("{program:?} is not in the image's PATH ({path})");
+            (Code::CommandNotFound, why)
+        }
+        Obstacle::Interpreter => {
+            let why = format!("{program:?} is in the image, but the program is not that its first line or its header names to run it with");
+            (Code::CommandNotFound, why)
+        }
+        Obstacle::Refused => (
+            Code::CommandNotExecutable,
+            format!("{program:?} cannot be executed: {answer}"),
+        ),
+        Obstacle::Preparation => {
+            let why = format!("{program:?} cannot begin in {directory:?}, the image's working directory: {answer}");
+            (Code::WorkingDirectory, why)
+        }
+    }
+}
+
+fn signalled(number: i32) -> (Code, String) {
+    let ended = format!("ended by {}", signal::describe(number));
+    match number {
+        SYS => {
+            let why = format!("{ended}: it made a system call that the sandbox's filter (seccomp) ends a process for");
+            (Code::BadSystemCall, why)
+        }
+        BUS => {
+            let shm = Bytes(SHM_BYTES);
+            let why = format!(
+                "{ended}: a file that it had mapped could not grow, because /dev/shm ({shm}), /tmp (--tmp-size) or /output (--output-size) is full, or was cut short"
+            );
+            (Code::BusError, why)
+        }
+        KILL => {
+            let why = format!(
+                "{ended}, which gantry did not send: by a process of its own, or by the machine when it is out of memory"
+            );
+            (Code::Signal, why)
+        }
+        _ => (Code::Signal, ended),
+    }
+}
+
+fn out_of_memory(finished: &Finished, limit: Bytes) -> String {
+    let limit_said = format!("the limit is {limit} (--memory)");
+    let is_counted = finished.enforced.get(&Promise::Memory) == Some(&Level::Enforced);
+    match finished.usage.memory_peak_bytes.map(Bytes) {
+        Some(peak) if is_counted => format!("out of memory: {peak} used, {limit_said}"),
+        Some(peak) if peak > limit => format!("out of memory: {peak} seen, {limit_said}"),
+        // Nothing limits it here, so what cannot be watched counts as over the limit.
+        Some(peak) if finished.has_started => {
+            format!("out of memory: its processes and mappings are too many to watch ({peak} seen), {limit_said}")
+        }
+        Some(_) | None => format!("out of memory before the function began: {limit_said}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_obstacle_names_the_program_and_what_is_in_the_way() {
+        let command = |program: &str| Command {
+            program: program.to_owned(),
+            path: "/usr/bin:/bin".to_owned(),
+            directory: "/app".to_owned(),
+        };
+        for (obstacle, errno, program, code, says) in [
+            (
+                Obstacle::Missing,
+                2,
+                "python",
+                Code::CommandNotFound,
+                "\"python\" is not in the image's PATH (/usr/bin:/bin)",
+            ),
+            (
+                Obstacle::Missing,
+                2,
+                "/x",
+                Code::CommandNotFound,
+                "\"/x\" is not in the image",
+            ),
+            (
+                Obstacle::Interpreter,
+                2,
+                "/x",
+                Code::CommandNotFound,
+                "\"/x\" is in the image, but",
+            ),
+            (
+                Obstacle::Refused,
+                13,
+                "/x",
+                Code::CommandNotExecutable,
+                "\"/x\" cannot be executed: Permission denied",
+            ),
+            (
+                Obstacle::Preparation,
+                2,
+                "/x",
+                Code::WorkingDirectory,
+                "\"/x\" cannot begin in \"/app\"",
+            ),
+        ] {
+            let (found, why) = not_executed(obstacle, errno, &command(program));
+            assert!(found == code && why.starts_with(says), "{found:?} {why}");
+        }
+    }
+
+    #[test]
+    fn each_signal_has_its_code_and_its_name() {
+        for (number, code, says) in [
+            (11, Code::Signal, "ended by signal 11 (segmentation fault)"),
+            (9, Code::Signal, "ended by signal 9 (kill), which gantry did not send"),
+            (
+                7,
+                Code::BusError,
+                "ended by signal 7 (bus error): a file that it had mapped",
+            ),
+            (31, Code::BadSystemCall, "ended by signal 31 (bad system call): it made"),
+            (40, Code::Signal, "ended by signal 40"),
+        ] {
+            let (found, why) = signalled(number);
+            assert!(found == code && why.starts_with(says), "{found:?} {why}");
+        }
+    }
+}
