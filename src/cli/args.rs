@@ -165,6 +165,9 @@ pub struct RunArgs {
     /// Directory that receives the files of /output
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,
+    /// Pass standard input on to the function; without it, the function's is empty
+    #[arg(short = 'i', long)]
+    pub interactive: bool,
     /// Take the files of /output after every end; without it, after ok and failed only
     #[arg(long)]
     pub output_partial: bool,

@@ -65,6 +65,11 @@ impl Ending {
                 let why = out_of_memory(finished, confinement.memory);
                 (Status::Oom, by_its_signal, Some(Code::Oom), Some(why))
             }
+            End::TooMuchInput => {
+                let limit = confinement.input_limit;
+                let why = format!("standard input is over {limit}, the limit (--input-limit)");
+                (Status::Error, CANNOT_RUN, Some(Code::InputTooLarge), Some(why))
+            }
             End::KilledFromOutside => {
                 let why = "the sandbox was killed, and not by gantry: by its user, or by the machine when it is out of memory";
                 let why = Some(why.to_owned());

@@ -16,7 +16,7 @@ use super::ticket::Ticket;
 use crate::config::{Exceeded, LimitsSection, RunSection};
 use crate::oci::Reference;
 use crate::policy::{with_limits, Code, GivenLimits, HostPort, Kind, NetworkMode, Promise, Time, Wait};
-use crate::sandbox::{Place, Stdout};
+use crate::sandbox::{Place, Stdin, Stdout};
 
 /// The version of the document.
 const SCHEMA: u64 = 1;
@@ -136,6 +136,8 @@ pub struct Wanted {
     pub output: Option<PathBuf>,
     /// Whether it does so after every end.
     pub output_partial: Option<bool>,
+    /// What the function's standard input is.
+    pub stdin: Option<Stdin>,
     /// Variables on top of the image's; of two with one name the later counts.
     pub env: Vec<(String, String)>,
     /// Secrets.
@@ -176,6 +178,7 @@ impl Wanted {
             input: self.input.or(below.input),
             output: self.output.or(below.output),
             output_partial: self.output_partial.or(below.output_partial),
+            stdin: self.stdin.or(below.stdin),
             env: joined(below.env, self.env),
             secrets: joined(below.secrets, self.secrets),
             limits: self.limits.over(below.limits),
@@ -244,6 +247,7 @@ impl Wanted {
                 Some(true) => Take::Partial,
                 Some(false) | None => Take::Whole,
             },
+            stdin: self.stdin.unwrap_or(Stdin::Empty),
             env: self.env,
             secrets: self.secrets,
             confinement,
@@ -349,6 +353,8 @@ fn parse(text: &str) -> Result<Wanted, String> {
         input: job.input,
         output: job.output,
         output_partial: job.output_partial,
+        // A document is no command line: what is piped to gantry may be the document.
+        stdin: None,
         env: job.env.into_iter().collect(),
         secrets,
         limits,
@@ -400,7 +406,7 @@ mod tests {
     #[test]
     fn arguments_count_over_the_job_over_the_configuration_over_the_defaults() {
         let value = |name: &str, n: u32| match name {
-            "memory" | "tmp_size" | "output_size" | "output_limit" => format!("\"{n}M\""),
+            "memory" | "tmp_size" | "output_size" | "output_limit" | "input_limit" => format!("\"{n}M\""),
             "timeout" | "grace" => format!("\"{n}s\""),
             _ => n.to_string(),
         };

@@ -23,7 +23,7 @@ use crate::net::{Forwarder, Internet};
 use crate::oci::{Digest, ImageConfigBody, Reference};
 use crate::policy::{one_line, Code, Confinement, Kind, Network};
 use crate::sandbox::{
-    self, Bundle, CollectError, End, Finished, Place, Purpose, SandboxError, Signals, Sink, Stdout, Stop,
+    self, Bundle, CollectError, End, Finished, Place, Purpose, SandboxError, Signals, Sink, Stdin, Stdout, Stop,
 };
 use crate::store::{Lease, Snapshot, Store, StoreError};
 
@@ -41,6 +41,8 @@ pub struct RunRequest {
     pub output: Option<PathBuf>,
     /// For which ends.
     pub take: Take,
+    /// What the function's standard input is.
+    pub stdin: Stdin,
     /// Variables on top of the image's.
     pub env: Vec<(String, String)>,
     /// Secrets that the workload gets.
@@ -323,6 +325,11 @@ impl Account {
         self.phases.teardown = milliseconds(finished.times.teardown);
         let taking = Instant::now();
         let ending = Ending::of(&finished, &self.command, &request.confinement);
+        if let Some(error) = &finished.unreadable {
+            self.notes.push(format!(
+                "read standard input: {error}; the function got what came before"
+            ));
+        }
         let finished = self.finished.insert(finished);
         let (directory, output) = (request.output.as_deref(), finished.output.as_ref());
         if let Some((directory, output)) = directory.zip(output).filter(|_| request.take.wants(ending.status)) {
@@ -504,6 +511,7 @@ fn bundle(store: &Store, snapshot: &Snapshot, request: &RunRequest) -> Result<Bu
         hostname: "sandbox".to_owned(),
         input,
         secrets: request.secrets.iter().map(secret::read).collect::<Result<_, _>>()?,
+        stdin: request.stdin,
         purpose: Purpose::Function,
         confinement: request.confinement.clone(),
     })

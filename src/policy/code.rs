@@ -82,6 +82,8 @@ codes! {
     OutputUnwritable = "output_unwritable";
     /// gantry's standard output or standard error cannot be written.
     StreamUnwritable = "stream_unwritable";
+    /// There is more on gantry's standard input than may be passed on.
+    InputTooLarge = "input_too_large";
     /// The value of a secret cannot be had.
     SecretUnavailable = "secret_unavailable";
     /// The disk of the store is full.

@@ -36,6 +36,8 @@ macro_rules! with_limits {
             output_size: $crate::policy::Room => $crate::policy::Bytes = $crate::policy::Bytes(64 << 20), "SIZE";
             /// Most bytes passed on of standard output, and of standard error
             output_limit: $crate::policy::Bytes => $crate::policy::Bytes = $crate::policy::Bytes(16 << 20), "SIZE";
+            /// Most bytes of standard input that -i passes on; more ends the run
+            input_limit: $crate::policy::Bytes => $crate::policy::Bytes = $crate::policy::Bytes(16 << 20), "SIZE";
         }
     };
 }
@@ -216,6 +218,7 @@ mod tests {
             tmp_size: room(2 << 20),
             output_size: room(3 << 20),
             output_limit: Some(Bytes(u64::from(n))),
+            input_limit: Some(Bytes(u64::from(n) + 1)),
         }
     }
 

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::policy::{Bytes, Confinement, ExtractionLimits, Kind, Promise};
-use crate::sandbox::{self, collect, Bundle, CollectError, CollectLimits, Collected, End, Purpose, SandboxError, Sink};
+use crate::sandbox::{
+    self, collect, Bundle, CollectError, CollectLimits, Collected, End, Purpose, SandboxError, Sink, Stdin,
+};
 use crate::store::{Store, StoreError};
 
 /// The script that compiles, run with the image's own Python.
@@ -177,6 +179,7 @@ impl Compiler {
             cwd: "/tmp".to_owned(),
             hostname: "build".to_owned(),
             input: None,
+            stdin: Stdin::Empty,
             secrets: Vec::new(),
             purpose: Purpose::Compilation,
             confinement: Confinement {

@@ -45,6 +45,8 @@ pub struct Bundle {
     pub hostname: String,
     /// Directory shown read-only as `/input`; absolute.
     pub input: Option<PathBuf>,
+    /// Its standard input.
+    pub stdin: Stdin,
     /// Secrets.
     pub secrets: Vec<Secret>,
     /// What kind of workload it is.
@@ -76,6 +78,15 @@ impl Bundle {
         }
         Ok(())
     }
+}
+
+/// What the workload's standard input is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stdin {
+    /// Nothing: it is at its end.
+    Empty,
+    /// gantry's own, up to the limit of the confinement.
+    Ours,
 }
 
 /// A value that only the workload gets: its bytes go over the control socket and into no document.

@@ -193,7 +193,11 @@ fn made(code: Code) -> Option<Made> {
         Code::NoSlot => {
             let file = tempfile::NamedTempFile::new().unwrap();
             let slots = tempfile::tempdir().unwrap();
-            fs::write(file.path(), format!("[run]\nslots = 1\nslots_dir = {:?}\n", slots.path())).unwrap();
+            fs::write(
+                file.path(),
+                format!("[run]\nslots = 1\nslots_dir = {:?}\n", slots.path()),
+            )
+            .unwrap();
             let config = file.path().to_str().unwrap();
             let mut first = meanwhile_of(&["--config", config]);
             let made = python("", &["--config", config, "--wait", "100ms"]);
@@ -234,6 +238,23 @@ fn made(code: Code) -> Option<Made> {
             command.args(["-c", "exec \"$0\" \"$@\" > /dev/full", env!("CARGO_BIN_EXE_gantry")]);
             command.env("HOME", &shared().home).env("GANTRY_ROOT", &shared().root);
             run(command, &["--allow-degraded", DEGRADED, "codes:python"])
+        }
+        Code::InputTooLarge => {
+            shared().build(function("import time\ntime.sleep(600)\n", None).path(), "codes:python");
+            let mut command = Command::new("sh");
+            command.args(["-c", "exec \"$0\" \"$@\" < /dev/zero", env!("CARGO_BIN_EXE_gantry")]);
+            command.env("HOME", &shared().home).env("GANTRY_ROOT", &shared().root);
+            run(
+                command,
+                &[
+                    "--allow-degraded",
+                    DEGRADED,
+                    "-i",
+                    "--input-limit",
+                    "100K",
+                    "codes:python",
+                ],
+            )
         }
         Code::SecretUnavailable => python("", &["--secret", "KEY=env:NOT_SET"]),
         Code::StoreFull => {
@@ -309,6 +330,7 @@ fn every_code_is_made_with_its_status_and_said_on_standard_error() {
             "caller_ended",
             "killed_from_outside",
             "stream_unwritable",
+            "input_too_large",
         ];
         let ran = of_the_function.contains(&code.name()) || others.contains(&code.name());
         // A deadline strikes before or after.

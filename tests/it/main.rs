@@ -37,4 +37,5 @@ mod sandbox;
 mod sdist;
 mod shell;
 mod slots;
+mod stdin;
 mod versions;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use gantry::policy::{Bytes, Confinement, Promise};
-use gantry::sandbox::{Bundle, End, Finished, Launcher, Native, Purpose, Sandbox, SandboxError, Sink, Start};
+use gantry::sandbox::{Bundle, End, Finished, Launcher, Native, Purpose, Sandbox, SandboxError, Sink, Start, Stdin};
 use gantry::sys::process::Child;
 
 use crate::common::tree;
@@ -31,6 +31,7 @@ fn bundle(scratch: &Path, words: &[&str]) -> Bundle {
         cwd: "/".to_owned(),
         hostname: "test".to_owned(),
         input: None,
+        stdin: Stdin::Empty,
         secrets: Vec::new(),
         purpose: Purpose::Function,
         confinement: Confinement {

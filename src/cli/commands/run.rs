@@ -16,10 +16,9 @@ use crate::cli::report::{self, Report};
 use crate::cli::session::Session;
 use crate::ops::{
     self, CallerMode, ExitCodes, Outcome, Pull, RunError, RunRequest, SecretWanted, Status, Ticket, Wanted, Worked,
-    CANNOT_RUN,
 };
 use crate::policy::{one_line, Code, Kind, Time};
-use crate::sandbox::{self, Signals, Stdout};
+use crate::sandbox::{self, Signals, Stdin, Stdout};
 use crate::sys::clock;
 
 /// Runs what `args` ask for and returns the exit code.
@@ -129,6 +128,10 @@ fn prepare(
     let heartbeat = progress
         .map(|path| Heartbeat::begin(path, begun, signals))
         .transpose()?;
+    if args.interactive && args.job.as_deref() == Some(Path::new("-")) {
+        let reason = "-i passes on standard input, which --job - reads: give the job as a file";
+        return Err(CommandError::Usage(reason.to_owned()));
+    }
     let session = Session::open(config)?;
     let job = args.job.as_deref().map(|path| read_job(path, signals)).transpose()?;
     let wanted = wanted(args).over(job.unwrap_or_default());
@@ -164,6 +167,7 @@ fn wanted(args: &RunArgs) -> Wanted {
         reference: args.reference.clone(),
         input: args.input.clone(),
         output: args.output.clone(),
+        stdin: args.interactive.then_some(Stdin::Ours),
         // What is not said does not count over the job.
         output_partial: args.output_partial.then_some(true),
         env: args.env.clone(),

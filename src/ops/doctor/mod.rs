@@ -20,7 +20,9 @@ use serde::Serialize;
 
 use crate::config::{Config, Environment};
 use crate::policy::{one_line, Bytes, Confinement, Kind, Level, Promise};
-use crate::sandbox::{self, Bundle, CgroupError, End, Finished, Purpose, SandboxError, Signals, Sink, Stdout, Subtree};
+use crate::sandbox::{
+    self, Bundle, CgroupError, End, Finished, Purpose, SandboxError, Signals, Sink, Stdin, Stdout, Subtree,
+};
 use crate::store::{Store, StoreError};
 use crate::sys::signal;
 
@@ -342,6 +344,7 @@ impl Doctor {
             cwd: "/".to_owned(),
             hostname: "doctor".to_owned(),
             input: None,
+            stdin: Stdin::Empty,
             secrets: Vec::new(),
             purpose: Purpose::Function,
             confinement: Confinement {
@@ -373,6 +376,7 @@ fn ended(end: End) -> String {
         End::KilledFromOutside => "killed from outside".to_owned(),
         End::TimedOut => "timed out".to_owned(),
         End::Oom => "out of memory".to_owned(),
+        End::TooMuchInput => "ended by too much input".to_owned(),
     }
 }
 

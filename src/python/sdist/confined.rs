@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::SdistError;
 use crate::policy::{Bytes, Confinement, Promise};
 use crate::python::resolve::LockedSdist;
-use crate::sandbox::{self, collect, Bundle, CollectLimits, Collected, End, Finished, Purpose, Sink};
+use crate::sandbox::{self, collect, Bundle, CollectLimits, Collected, End, Finished, Purpose, Sink, Stdin};
 use crate::sys::signal;
 
 /// The script that builds a wheel with the base's own Python, in the sandbox.
@@ -101,6 +101,7 @@ pub fn build(
         cwd: "/tmp".to_owned(),
         hostname: "build".to_owned(),
         input: Some(input.to_owned()),
+        stdin: Stdin::Empty,
         secrets: Vec::new(),
         purpose: Purpose::PackageBuild,
         confinement: confinement(time.of_one(), allow_degraded),
@@ -214,6 +215,7 @@ fn describe(end: End, timeout: Duration) -> String {
         }
         End::TimedOut => format!("it took longer than {} minutes", TIMEOUT.as_secs() / 60),
         End::Oom => format!("it took more than {MEMORY} of memory"),
+        End::TooMuchInput => "it was given too much input".to_owned(),
     }
 }
 

@@ -51,6 +51,8 @@ pub struct Launched {
     pub init: InitProcess,
     /// Our end of the control socket.
     pub control: UnixStream,
+    /// What the workload reads; writing never blocks.
+    pub stdin: OwnedFd,
     /// What the workload prints; reading never blocks.
     pub stdout: OwnedFd,
     /// What it prints as errors; reading never blocks.
@@ -64,19 +66,20 @@ pub fn launch(launcher: &dyn Launcher, cgroup: Option<BorrowedFd<'_>>) -> Result
     let io = |action| move |source: io::Error| SandboxError::Io { action, source };
     let (control, init_control) = UnixStream::pair().map_err(io("make the control socket"))?;
     let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|errno| io("make a pipe")(errno.into()));
-    let ((stdin, _), (stdout, stdout_end), (stderr, stderr_end)) = (pipe()?, pipe()?, pipe()?);
+    let ((stdin_end, stdin), (stdout, stdout_end), (stderr, stderr_end)) = (pipe()?, pipe()?, pipe()?);
     let child = launcher.launch(&Start {
-        stdio: [stdin.as_fd(), stdout_end.as_fd(), stderr_end.as_fd()],
+        stdio: [stdin_end.as_fd(), stdout_end.as_fd(), stderr_end.as_fd()],
         control: init_control.as_fd(),
         cgroup,
     })?;
     let init = InitProcess { child, ended: None };
-    for pipe in [&stdout, &stderr] {
+    for pipe in [&stdin, &stdout, &stderr] {
         fcntl_setfl(pipe, OFlags::NONBLOCK).map_err(|errno| io("set up a pipe")(errno.into()))?;
     }
     Ok(Launched {
         init,
         control,
+        stdin,
         stdout,
         stderr,
     })

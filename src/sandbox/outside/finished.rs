@@ -32,6 +32,8 @@ pub enum End {
     TimedOut,
     /// At the memory limit.
     Oom,
+    /// Because there was more on standard input than may be passed on.
+    TooMuchInput,
     /// Because of this.
     Stopped(Stop),
     /// Because someone else killed the sandbox.
@@ -46,7 +48,7 @@ impl End {
             Self::Exited(_) | Self::NotExecuted { .. } | Self::TimedOut => None,
             Self::Signaled(signal) => Some(signal),
             Self::Stopped(stop) => stop.signal(),
-            Self::Oom | Self::KilledFromOutside => Some(KILL),
+            Self::Oom | Self::TooMuchInput | Self::KilledFromOutside => Some(KILL),
         }
     }
 
@@ -56,7 +58,12 @@ impl End {
         match self {
             Self::Exited(code) => Some(code),
             Self::NotExecuted { errno, .. } => Some(exit_code_of(errno)),
-            Self::Signaled(_) | Self::TimedOut | Self::Oom | Self::Stopped(_) | Self::KilledFromOutside => None,
+            Self::Signaled(_)
+            | Self::TimedOut
+            | Self::Oom
+            | Self::TooMuchInput
+            | Self::Stopped(_)
+            | Self::KilledFromOutside => None,
         }
     }
 }
@@ -82,6 +89,8 @@ pub struct Finished {
     pub truncated: bool,
     /// Which of our own streams could not be written, and why.
     pub unwritable: Option<(&'static str, io::Error)>,
+    /// Why our own standard input could not be read to its end, if it could not.
+    pub unreadable: Option<io::Error>,
     /// Every promise and how surely it was kept.
     pub enforced: BTreeMap<Promise, Level>,
     /// The root of `/output`; the descriptor keeps it after its mount namespace is gone.
@@ -127,6 +136,7 @@ impl Finished {
             stderr_bytes: 0,
             truncated: false,
             unwritable: None,
+            unreadable: None,
             enforced: BTreeMap::new(),
             output: None,
             times: Times::default(),

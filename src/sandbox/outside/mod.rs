@@ -3,6 +3,7 @@
 mod caller;
 mod cgroup;
 mod doors;
+mod feed;
 mod finished;
 mod levels;
 mod output;

@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::process::{setrlimit, Resource, Rlimit};
 
-use super::super::bundle::Bundle;
+use super::super::bundle::{Bundle, Stdin};
 use super::super::error::SandboxError;
 use super::super::launch::{launch, InitProcess, Launched, Launcher};
 use super::super::orders::{Report, RoomOrders, WorkOrders, TERMINATE};
 use super::super::wire::{self, Frame, Inbox};
 use super::cgroup::{Cgroup, CgroupError, Subtree};
 use super::doors::{self, OpenDoors};
+use super::feed::Feed;
 use super::finished::{Clock, End, Finished, Usage};
 use super::levels;
 use super::signals::Signals;
@@ -60,6 +61,7 @@ pub struct Sandbox {
     cgroup: Result<Cgroup, CgroupError>,
     control: UnixStream,
     inbox: Inbox,
+    feed: Option<Feed>,
     stdout: Stream,
     stderr: Stream,
     timeout: Duration,
@@ -105,6 +107,7 @@ impl Sandbox {
         let Launched {
             init,
             control,
+            stdin,
             stdout,
             stderr,
         } = launch(launcher, cgroup.as_ref().ok().map(Cgroup::directory))?;
@@ -121,6 +124,10 @@ impl Sandbox {
             cgroup,
             control,
             inbox: Inbox::default(),
+            feed: match bundle.stdin {
+                Stdin::Empty => None,
+                Stdin::Ours => Some(Feed::new(stdin, confinement.input_limit.0)),
+            },
             stdout: Stream::new(stdout, out, limit),
             stderr: Stream::new(stderr, err, limit),
             timeout: confinement.timeout,
@@ -207,6 +214,7 @@ impl Sandbox {
             usage: Usage::new(&ended, spent, seen),
             truncated: self.stdout.is_truncated() || self.stderr.is_truncated(),
             unwritable: unwritable(&self.stdout, &self.stderr),
+            unreadable: self.feed.as_ref().and_then(Feed::failed),
             stdout_bytes: self.stdout.bytes(),
             stderr_bytes: self.stderr.bytes(),
             stdout: self.stdout.into_memory(),
@@ -285,6 +293,10 @@ impl Sandbox {
         let left = rests.into_iter().chain([left]).flatten().min();
         let mut events = vec![PollFd::new(&self.control, PollFlags::IN)];
         events.extend([self.stdout.event(), self.stderr.event()].into_iter().flatten());
+        let feed = self.feed.as_ref().filter(|_| self.clock.started.is_some());
+        let feed = feed.and_then(Feed::event);
+        let has_feed = feed.is_some();
+        events.extend(feed);
         events.extend(signals.event());
         let timeout = left.and_then(|left| Timespec::try_from(left).ok());
         match poll(&mut events, timeout.as_ref()) {
@@ -295,11 +307,18 @@ impl Sandbox {
         let mut ready = events.iter().skip(1).map(|event| !event.revents().is_empty());
         let mut proceed = |stream: &Stream| stream.event().is_some() && ready.next() == Some(true);
         let (stdout, stderr) = (proceed(&self.stdout), proceed(&self.stderr));
+        let fed = has_feed && ready.next() == Some(true);
         if stdout {
             self.stdout.proceed();
         }
         if stderr {
             self.stderr.proceed();
+        }
+        if let Some(feed) = self.feed.as_mut().filter(|_| fed) {
+            feed.proceed();
+            if feed.is_over() {
+                self.stop(End::TooMuchInput);
+            }
         }
         if spoke {
             self.inbox.fill(self.control.as_fd()).map_err(io("hear the init"))?;
