@@ -12,6 +12,7 @@ mod interrupt;
 mod job;
 mod outcome;
 mod run;
+mod run_error;
 mod secret;
 mod settings;
 mod slots;
@@ -29,7 +30,8 @@ pub use images::{copy, list, load, remove, save, show, ImageSummary, ImagesError
 pub use interrupt::{unless_signalled, Worked};
 pub use job::{read_job, CallerMode, JobError, Pull, Wanted};
 pub use outcome::{ExitCodes, Outcome, CANNOT_RUN};
-pub use run::{code_of_store, run, RunError, RunRequest};
+pub use run::{run, RunRequest};
+pub use run_error::{code_of_store, RunError};
 pub use secret::{SecretError, SecretWanted, Source};
 pub use settings::{base_settings, resolver};
 pub use slots::{Admission, SlotError, Slots};
