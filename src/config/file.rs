@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
-use super::limits::LimitsSection;
+use super::bounds::LimitsSection;
 use super::{ConfigError, Environment};
 use crate::policy::{
     is_loopback, with_limits, Bytes, Confinement, Egress, GivenLimits, HostPort, Network, NetworkMode, Promise, Room,

@@ -150,7 +150,7 @@ pub struct Wanted {
     pub egress: Vec<HostPort>,
     /// Promises whose loss does not refuse the run, on top of others.
     pub allow_degraded: Vec<Promise>,
-    /// The same in place of this machine's, and within them: what a job says.
+    /// Promises of that kind in place of this machine's, and within them: what a job says.
     pub only_degraded: Option<Vec<Promise>>,
     /// When to pull.
     pub pull: Option<Pull>,

@@ -199,7 +199,7 @@ impl Outcome {
         };
     }
 
-    /// The same outcome, of a run that gantry began at `started_at` and that has taken `wall` since.
+    /// Makes it that of a run that gantry began at `started_at` and that has taken `wall` since.
     pub fn timed(self, started_at: SystemTime, wall: Duration) -> Self {
         Self {
             started_at: rfc3339(started_at),

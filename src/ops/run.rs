@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::ending::{Command, Ending};
 use super::interrupt::{unless_signalled, Worked};
 use super::outcome::{milliseconds, ImageRan, LimitsInForce, Outcome, OutputReport, Phases, Start};
+use super::run_ending::{Command, Ending};
 use super::run_error::RunError;
 use super::secret::{self, SecretWanted};
 use super::slots::{Admission, Slot};

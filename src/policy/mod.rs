@@ -3,19 +3,18 @@
 mod address;
 mod bytes;
 mod causes;
-mod code;
 mod confinement;
 mod duration;
 mod egress;
 mod extraction;
 mod kind;
 mod limits;
+mod outcome_code;
 mod trail;
 
 pub use address::{canonical, is_loopback, refused_address};
 pub use bytes::{Bytes, ParseBytesError};
 pub use causes::{causes, messages, one_line};
-pub use code::Code;
 pub use confinement::{Confinement, Level, Network, NetworkMode, Promise};
 pub use duration::{parse_duration, Wait};
 pub use egress::{Egress, Host, HostPort, ParseEgressError, MOST_EGRESS};
@@ -23,4 +22,5 @@ pub use extraction::ExtractionLimits;
 pub use kind::Kind;
 pub(crate) use limits::with_limits;
 pub use limits::{Cpus, GivenLimits, Pids, Room, Time};
+pub use outcome_code::Code;
 pub use trail::Trail;

@@ -148,13 +148,16 @@ fn the_outcome_has_every_field_and_every_promise() {
         "id",
         "attempt",
         "labels",
+        "action",
+        "retry_after",
+        "alert",
     ];
     expected.sort_unstable();
     assert_eq!(keys(&outcome), expected);
     assert_eq!(keys(&outcome["image"]), ["digest", "reference"]);
     assert_eq!(
         keys(&outcome["phases_ms"]),
-        ["prepare", "pull", "resolve", "run", "start", "teardown", "unpack"]
+        ["prepare", "pull", "resolve", "run", "start", "teardown", "unpack", "wait"]
     );
     assert_eq!(keys(&outcome["usage"]), ["cpu_ms", "memory_peak_bytes", "pids_peak"]);
     assert_eq!(

@@ -91,7 +91,7 @@ fn lists_of_both_count_and_the_arguments_come_last() {
 }
 
 fn bounds(text: &str) -> LimitsSection {
-    toml::from_str(text).unwrap()
+    LimitsSection::parse(text).unwrap()
 }
 
 #[test]

@@ -32,7 +32,7 @@ pub struct Ending {
     pub signal: Option<i32>,
     /// Why it did not end well.
     pub code: Option<Code>,
-    /// The same for a person; none where the function's own exit code says it.
+    /// Why, for a person; none where the function's own exit code says it.
     pub why: Option<String>,
 }
 

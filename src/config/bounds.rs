@@ -38,6 +38,12 @@ pub struct Exceeded {
 }
 
 impl LimitsSection {
+    /// The section as a text of its own, for tests of what is made of it.
+    #[cfg(test)]
+    pub fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|error| error.to_string())
+    }
+
     /// `confinement`, with what is over a bound lowered to it: for what nobody asked for.
     pub fn lower(&self, confinement: Confinement) -> Confinement {
         fn least<T: PartialOrd>(value: T, bound: Option<T>) -> T {
