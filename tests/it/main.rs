@@ -39,3 +39,4 @@ mod shell;
 mod slots;
 mod stdin;
 mod versions;
+mod worker;
