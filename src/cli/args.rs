@@ -7,9 +7,10 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::oci::Reference;
+use crate::oci::{archive_file, Place, Reference};
 use crate::ops::Source;
 use crate::policy::{with_limits, GivenLimits, HostPort, NetworkMode, Promise, Time, Wait};
 
@@ -53,24 +54,36 @@ pub enum Command {
 pub enum StoreCommand {
     /// Build a function's directory into an image and print its digest
     Build(BuildArgs),
-    /// Copy an image from an image layout (oci:DIR[:TAG]) into the store
-    Pull { reference: Reference },
-    /// Copy an image of the store into an image layout (oci:DIR[:TAG])
-    Push {
-        reference: Reference,
-        destination: Reference,
+    /// Copy an image from an image layout or an archive into the store
+    Pull {
+        /// oci:DIR[:TAG] or oci-archive:FILE[:NAME]
+        reference: Place,
     },
-    /// Copy an image between the store and image layouts
-    Copy { source: Reference, destination: Reference },
+    /// Copy an image of the store into an image layout or an archive
+    Push {
+        /// The image
+        reference: Place,
+        /// oci:DIR[:TAG] or oci-archive:FILE[:NAME]
+        destination: Place,
+    },
+    /// Copy an image between the store, image layouts and archives
+    Copy {
+        /// NAME[:TAG], oci:DIR[:TAG] or oci-archive:FILE[:NAME]
+        source: Place,
+        /// As the source; a NAME names the image in the store
+        destination: Place,
+    },
     /// Write an image to an OCI archive
     Save {
         reference: Reference,
         /// The archive; - for standard output
+        #[arg(value_parser = PathBufValueParser::new().try_map(archive_file))]
         file: PathBuf,
     },
     /// Read the images of an OCI archive into the store
     Load {
         /// The archive; - for standard input
+        #[arg(value_parser = PathBufValueParser::new().try_map(archive_file))]
         file: PathBuf,
         /// Name the image instead of the names in the archive
         #[arg(long, value_name = "REF", value_parser = name)]

@@ -232,7 +232,10 @@ fn of_run(error: &RunError) -> Option<&'static str> {
 fn of_images(error: &ImagesError) -> Option<&'static str> {
     match error {
         ImagesError::Unknown { .. } => Some(NO_IMAGE),
-        ImagesError::Registry { .. }
+        ImagesError::Registry { .. } => Some(
+            "`gantry save NAME FILE` writes an archive, which `skopeo copy oci-archive:FILE docker://...` brings to a registry; `skopeo copy docker://... oci-archive:FILE` and `gantry load FILE` bring one in",
+        ),
+        ImagesError::Archive { .. }
         | ImagesError::Name { .. }
         | ImagesError::Unnamed { .. }
         | ImagesError::File { .. }

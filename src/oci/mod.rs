@@ -7,6 +7,7 @@ mod config_body;
 mod descriptor;
 mod digest;
 mod document;
+mod location;
 mod manifest;
 mod reference;
 mod shared_index;
@@ -16,6 +17,7 @@ pub use config_body::ImageConfigBody;
 pub use descriptor::{media_type, Descriptor, REF_NAME};
 pub use digest::{DiffId, Digest, Hashed, Hasher, ParseDigestError};
 pub use document::{to_canonical_json, ParseImageError, MAX_DOCUMENT_BYTES};
+pub use location::{archive_file, Place};
 pub use manifest::{
     parse_config, parse_index, parse_layout_version, parse_manifest, ImageConfig, ImageIndex, Manifest, RootFs,
     LAYOUT_VERSION, MAX_LAYERS,

@@ -8,6 +8,9 @@
 //!
 //! The first component is a host when it contains `.` or `:` or is `localhost` (the rule of Docker and
 //! containers/image). A bare name may not contain `/`. Without tag and digest the tag is `latest`.
+//!
+//! What other tools call a transport (`docker-archive:FILE`, `docker://...`) is refused by name: as a name of this store it
+//! would look like a file or a registry that was never written.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -118,9 +121,35 @@ impl FromStr for Reference {
     }
 }
 
+/// Why `text` is nothing this version of gantry can read or write, when it begins as other tools name a place.
+pub(super) fn foreign_transport(text: &str) -> Option<&'static str> {
+    let (transport, rest) = text.split_once(':').unwrap_or((text, ""));
+    match transport {
+        "docker-archive" => Some(
+            "docker-archive: is not read or written by gantry, which knows NAME[:TAG], oci:DIR[:TAG] and oci-archive:FILE[:NAME]; `skopeo copy docker-archive:FILE oci-archive:NEW` converts one",
+        ),
+        "docker" if rest.starts_with("//") => {
+            Some("docker:// is a registry, and this version moves images through layouts (oci:DIR[:TAG]) and archives, not registries")
+        }
+        "dir" | "containers-storage" | "docker-daemon" | "ostree" | "sif" | "tarball" => Some(
+            "it is a transport of other tools; gantry knows NAME[:TAG], oci:DIR[:TAG] and oci-archive:FILE[:NAME], and skopeo copies between both",
+        ),
+        _ if text.contains("://") => Some(
+            "it is a URL; gantry knows NAME[:TAG], oci:DIR[:TAG] and oci-archive:FILE[:NAME], and no registries in this version",
+        ),
+        _ => None,
+    }
+}
+
 fn parse(text: &str) -> Result<Reference, &'static str> {
     if let Some(rest) = text.strip_prefix("oci:") {
         return parse_layout(rest);
+    }
+    if text == "oci-archive" || text.starts_with("oci-archive:") {
+        return Err("oci-archive: names an archive, which `gantry pull`, `push`, `copy`, `load` and `save` take, and no image of the store");
+    }
+    if let Some(reason) = foreign_transport(text) {
+        return Err(reason);
     }
     let (name, digest) = match text.split_once('@') {
         Some((name, digest)) => (
@@ -259,6 +288,9 @@ mod tests {
             &format!("example.org/a@{digest}"),
             "oci:/tmp/layout",
             "oci:relative/dir:tag",
+            "oci:1",
+            "docker:1",
+            "directory:1",
         ] {
             assert_eq!(text.parse::<Reference>().unwrap().to_string(), text);
         }
@@ -286,6 +318,15 @@ mod tests {
             "example.org:99999/a",
             "oci:",
             "a\0b",
+            "oci-archive:x.tar",
+            "docker-archive:x.tar:beam:1",
+            "docker-archive",
+            "docker://alpine",
+            "https://example.org/a",
+            "dir:/tmp/x",
+            "dir",
+            "containers-storage:localhost/a",
+            "docker-daemon:a:1",
             "example.org/a.",
             "_a",
             "beam:\u{e9}",

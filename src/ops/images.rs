@@ -1,14 +1,17 @@
 //! Images of the store: listing, naming, and moving them in and out as layouts and archives.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::path::Path;
 
 use serde::Serialize;
 
-use crate::oci::{Digest, Reference};
+use crate::oci::{Descriptor, Digest, Place, Reference};
 use crate::policy::{one_line, Kind};
 use crate::store::{check_name, Image, Store, StoreError};
-use crate::transfer::{copy_image, name_of, ArchiveSource, ArchiveTarget, Layout, TransferError};
+use crate::sys::replace::Replacement;
+use crate::transfer::{copy_image, name_of, ArchiveSource, ArchiveTarget, Destination, Layout, Source, TransferError};
 
 /// One named image.
 #[derive(Debug, Serialize)]
@@ -48,11 +51,11 @@ pub enum ImagesError {
         /// In the archive.
         name: String,
     },
-    /// A name in a layout that this store cannot keep.
-    #[error("name the image of {layout}: {reason}; give one: `gantry copy {layout} NAME`")]
+    /// A name in a layout or an archive that this store cannot keep.
+    #[error("name the image of {place}: {reason}; give one: `gantry copy {place} NAME`")]
     Unnamed {
-        /// The layout, as typed.
-        layout: String,
+        /// The layout or archive, as typed.
+        place: String,
         /// What it is called there.
         reason: String,
     },
@@ -66,6 +69,14 @@ pub enum ImagesError {
         /// Why.
         source: std::io::Error,
     },
+    /// An archive that is refused.
+    #[error("open archive {path}")]
+    Archive {
+        /// The file.
+        path: String,
+        /// Why.
+        source: TransferError,
+    },
     /// On the way from one place to another.
     #[error("{0}")]
     Transfer(#[from] TransferError),
@@ -78,7 +89,7 @@ impl ImagesError {
     /// What sort of failure this is.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Transfer(error) => error.kind(),
+            Self::Transfer(error) | Self::Archive { source: error, .. } => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Unknown { .. }
             | Self::Registry { .. }
@@ -140,56 +151,139 @@ pub fn remove(store: &Store, reference: &Reference, removal: Removal) -> Result<
     })
 }
 
-/// Copies an image from a name or a layout to another; returns its digest. Without a destination a layout's image gets the
-/// name in the store that it has in the layout.
+/// Copies an image from one place to another; returns its digest. Without a destination the image of a layout or an archive
+/// gets the name in the store that it has there.
 ///
 /// # Errors
 ///
 /// [`ImagesError`]. A name is checked before anything is copied: an image without a name could be neither run nor removed.
-pub fn copy(store: &Store, source: &Reference, destination: Option<&Reference>) -> Result<Digest, ImagesError> {
-    if let Some(name @ (Reference::Registry { .. } | Reference::Local { .. })) = destination {
+/// So are registries, which this version cannot reach, whatever the store calls by that name.
+pub fn copy(store: &Store, source: &Place, destination: Option<&Place>) -> Result<Digest, ImagesError> {
+    for place in [Some(source), destination].into_iter().flatten() {
+        if let Place::Image(Reference::Registry { .. }) = place {
+            return Err(ImagesError::Registry {
+                reference: place.to_string(),
+            });
+        }
+    }
+    if let Some(Place::Image(name @ Reference::Local { .. })) = destination {
         check_name(name)?;
     }
-    match (source, destination) {
-        (Reference::Layout { dir, tag }, Some(Reference::Layout { dir: target, tag: name })) => {
-            let from = Layout::new(store, dir);
-            let to = Layout::new(store, target);
-            Ok(copy_image(&from, &from.find(tag.as_deref())?, &to, name.as_deref())?)
-        }
-        (Reference::Layout { dir, tag }, name) => {
+    match source {
+        Place::Image(Reference::Layout { dir, tag }) => {
             let from = Layout::new(store, dir);
             let found = from.find(tag.as_deref())?;
-            let name = match name {
-                Some(name) => name.clone(),
-                None => own_name(source, tag.as_deref().or(name_of(&found)))?,
+            let name = tag.as_deref().or(name_of(&found));
+            let from = Found {
+                store,
+                from: &from,
+                image: &found,
+                name,
             };
-            let digest = copy_image(&from, &found, store, None)?;
-            keep(store, &digest, &name)
+            from.copy(destination, || own_name(source, name))
         }
-        (_, Some(Reference::Layout { dir, tag })) => {
-            let image = find(store, source)?;
-            let to = Layout::new(store, dir);
-            Ok(copy_image(store, &image.descriptor(), &to, tag.as_deref())?)
+        Place::Archive { file, name } => {
+            let archive = open_archive(store, file)?;
+            let found = archive.find(name.as_deref()).map_err(|error| in_archive(file, error))?;
+            let name = name.as_deref().or(name_of(&found));
+            let from = Found {
+                store,
+                from: &archive,
+                image: &found,
+                name,
+            };
+            from.copy(destination, || own_name(source, name))
         }
-        (_, Some(name)) => {
-            let image = find(store, source)?;
-            keep(store, &image.digest, name)
-        }
-        (_, None) => {
-            let image = find(store, source)?;
-            store.images().prepare(&image)?;
-            Ok(image.digest)
+        Place::Image(reference) => {
+            let image = show(store, reference)?;
+            let name = written_name(reference);
+            let from = Found {
+                store,
+                from: store,
+                image: &image.descriptor(),
+                name: Some(&name),
+            };
+            match destination {
+                Some(Place::Image(name @ (Reference::Local { .. } | Reference::Registry { .. }))) => {
+                    keep(store, &image.digest, name)
+                }
+                None => {
+                    store.images().prepare(&image)?;
+                    Ok(image.digest)
+                }
+                Some(Place::Image(Reference::Layout { .. }) | Place::Archive { .. }) => {
+                    from.copy(destination, || Ok(reference.clone()))
+                }
+            }
         }
     }
 }
 
-/// The image a name of the store means; another host's image is not here yet.
-fn find(store: &Store, reference: &Reference) -> Result<Image, ImagesError> {
-    match show(store, reference) {
-        Err(ImagesError::Unknown { reference: text }) if matches!(reference, Reference::Registry { .. }) => {
-            Err(ImagesError::Registry { reference: text })
-        }
-        other => other,
+/// An image that was found at some place.
+struct Found<'a> {
+    store: &'a Store,
+    from: &'a dyn Source,
+    image: &'a Descriptor,
+    /// What it is called there.
+    name: Option<&'a str>,
+}
+
+impl Found<'_> {
+    /// Copies it to `destination`, else into the store under the name that `own_name` gives.
+    fn copy(
+        &self,
+        destination: Option<&Place>,
+        own_name: impl FnOnce() -> Result<Reference, ImagesError>,
+    ) -> Result<Digest, ImagesError> {
+        let name = match destination {
+            Some(Place::Image(Reference::Layout { dir, tag })) => {
+                let to = Layout::new(self.store, dir);
+                return Ok(copy_image(self.from, self.image, &to, tag.as_deref())?);
+            }
+            Some(Place::Archive { file, name }) => {
+                let name = name.as_deref().or(self.name);
+                return write_archive(self.store, file, |to| Ok(copy_image(self.from, self.image, to, name)?));
+            }
+            Some(Place::Image(name)) => name.clone(),
+            None => own_name()?,
+        };
+        let digest = copy_image(self.from, self.image, self.store, None)?;
+        keep(self.store, &digest, &name)
+    }
+}
+
+/// Writes an archive, complete or not there.
+fn write_archive(
+    store: &Store,
+    file: &Path,
+    fill: impl FnOnce(&dyn Destination) -> Result<Digest, ImagesError>,
+) -> Result<Digest, ImagesError> {
+    let error = |source| ImagesError::File {
+        action: "write",
+        path: file.display().to_string(),
+        source,
+    };
+    // Nothing stays beside it when we are stopped.
+    let temporary = store.beside(file)?;
+    let mut out = Replacement::create(temporary.path().to_owned()).map_err(error)?;
+    let digest = fill(&ArchiveTarget::new(BufWriter::new(&mut out)))?;
+    out.place(file).map_err(error)?;
+    Ok(digest)
+}
+
+fn open_archive(store: &Store, file: &Path) -> Result<ArchiveSource, ImagesError> {
+    let archive = File::open(file).map_err(|source| ImagesError::File {
+        action: "open",
+        path: file.display().to_string(),
+        source,
+    })?;
+    ArchiveSource::read(store, BufReader::new(archive)).map_err(|error| in_archive(file, error))
+}
+
+fn in_archive(file: &Path, source: TransferError) -> ImagesError {
+    ImagesError::Archive {
+        path: file.display().to_string(),
+        source,
     }
 }
 
@@ -200,10 +294,10 @@ fn keep(store: &Store, digest: &Digest, name: &Reference) -> Result<Digest, Imag
     Ok(*digest)
 }
 
-/// The name in this store of the image that the layout `source` calls `name`.
-fn own_name(source: &Reference, name: Option<&str>) -> Result<Reference, ImagesError> {
+/// The name in this store of the image that `source`, a layout or an archive, calls `name`.
+fn own_name(source: &Place, name: Option<&str>) -> Result<Reference, ImagesError> {
     let unnamed = |reason| ImagesError::Unnamed {
-        layout: source.to_string(),
+        place: source.to_string(),
         reason,
     };
     let name = name.ok_or_else(|| unnamed("it has none there".to_owned()))?;
@@ -213,24 +307,36 @@ fn own_name(source: &Reference, name: Option<&str>) -> Result<Reference, ImagesE
     }
 }
 
+/// The name of an image in an archive: as typed, with the tag it means. That is what `podman load` and others will call it.
+fn written_name(reference: &Reference) -> String {
+    match reference {
+        Reference::Local { name, .. } => format!("{name}:{}", reference.tag_or_latest()),
+        _ => reference.to_string(),
+    }
+}
+
 /// Writes an image as an OCI archive; returns its digest.
 ///
 /// # Errors
 ///
 /// [`ImagesError`]; what was written by then is no archive.
 pub fn save(store: &Store, reference: &Reference, out: impl Write + Send) -> Result<Digest, ImagesError> {
+    save_to(store, reference, &ArchiveTarget::new(out))
+}
+
+/// Writes an image as an OCI archive into `file`, complete or not there; returns its digest.
+///
+/// # Errors
+///
+/// [`ImagesError`]; what was there stays.
+pub fn save_file(store: &Store, reference: &Reference, file: &Path) -> Result<Digest, ImagesError> {
+    write_archive(store, file, |to| save_to(store, reference, to))
+}
+
+fn save_to(store: &Store, reference: &Reference, to: &dyn Destination) -> Result<Digest, ImagesError> {
     let image = show(store, reference)?;
-    // The name as typed, with the tag it means: what `podman load` and others will call it.
-    let name = match reference {
-        Reference::Local { name, .. } => format!("{name}:{}", reference.tag_or_latest()),
-        _ => reference.to_string(),
-    };
-    Ok(copy_image(
-        store,
-        &image.descriptor(),
-        &ArchiveTarget::new(out),
-        Some(&name),
-    )?)
+    let name = written_name(reference);
+    Ok(copy_image(store, &image.descriptor(), to, Some(&name))?)
 }
 
 /// Reads an OCI archive; its images get their names in it, or `tag`. An image with several names is copied once.
@@ -240,12 +346,30 @@ pub fn save(store: &Store, reference: &Reference, out: impl Write + Send) -> Res
 /// [`ImagesError`]; names that were given by then stay.
 pub fn load(store: &Store, reader: impl Read, tag: Option<&Reference>) -> Result<Vec<(String, Digest)>, ImagesError> {
     tag.map_or(Ok(()), check_name)?;
-    let archive = ArchiveSource::read(store, reader)?;
+    let archive = ArchiveSource::read(store, reader).map_err(|error| in_archive(Path::new("standard input"), error))?;
+    name_images(store, &archive, tag)
+}
+
+/// Reads the OCI archive `file`, as [`load`].
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn load_file(store: &Store, file: &Path, tag: Option<&Reference>) -> Result<Vec<(String, Digest)>, ImagesError> {
+    tag.map_or(Ok(()), check_name)?;
+    name_images(store, &open_archive(store, file)?, tag)
+}
+
+fn name_images(
+    store: &Store,
+    archive: &ArchiveSource,
+    tag: Option<&Reference>,
+) -> Result<Vec<(String, Digest)>, ImagesError> {
     let mut copied = BTreeMap::new();
     for image in archive.images() {
         let key = (image.digest, image.size, image.media_type.as_str());
         if let std::collections::btree_map::Entry::Vacant(entry) = copied.entry(key) {
-            entry.insert(copy_image(&archive, image, store, None)?);
+            entry.insert(copy_image(archive, image, store, None)?);
         }
     }
     let mut loaded = Vec::new();

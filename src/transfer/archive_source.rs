@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use super::archive_start::begin;
 use super::error::MAX_IMAGES;
 use super::named::choose;
 use super::peer::Source;
@@ -22,6 +23,8 @@ use crate::store::{copy, io_error, CopyError, Scratch, Store, StoreError};
 const MAX_ENTRIES: usize = 20_000;
 /// Bytes of an extended header; writers that use them for times and attributes have a few hundred.
 const MAX_HEADER: u64 = 64 << 10;
+/// Both files stand in archives of docker only.
+const OF_DOCKER: &str = "this is an archive of `docker save`; gantry reads OCI archives, which `podman save --format oci-archive` writes and `skopeo copy docker-archive:FILE oci-archive:NEW` makes of it";
 /// Blobs of one archive together.
 const MAX_BYTES: u64 = 40 << 30;
 
@@ -47,6 +50,7 @@ impl ArchiveSource {
     ///
     /// [`TransferError`]: the archive is refused as a whole.
     pub fn read(store: &Store, reader: impl Read) -> Result<Self, TransferError> {
+        let reader = begin(reader)?;
         let scratch = store.scratch()?;
         let (blobs, documents) = unpack(scratch.path(), reader)?;
         let version = documents.version.ok_or(TransferError::Missing { part: "oci-layout" })?;
@@ -60,7 +64,7 @@ impl ArchiveSource {
         if index.manifests.is_empty() {
             return Err(TransferError::NotFound {
                 path: "archive".into(),
-                reason: choose(&index, None).err().unwrap_or_default(),
+                reason: choose(&index.manifests, None).err().unwrap_or_default(),
             });
         }
         if index.manifests.len() > MAX_IMAGES {
@@ -72,6 +76,18 @@ impl ArchiveSource {
             scratch,
             blobs,
             images: index.manifests,
+        })
+    }
+
+    /// The image called `name`; without a name, the only one.
+    ///
+    /// # Errors
+    ///
+    /// [`TransferError::NotFound`] with the names there are.
+    pub fn find(&self, name: Option<&str>) -> Result<Descriptor, TransferError> {
+        choose(&self.images, name).map_err(|reason| TransferError::NotFound {
+            path: "archive".into(),
+            reason,
         })
     }
 
@@ -131,6 +147,7 @@ fn unpack(directory: &Path, reader: impl Read) -> Result<(BTreeSet<Digest>, Docu
         let is_new = match path.strip_prefix("./").unwrap_or(&path).trim_end_matches('/') {
             "oci-layout" => documents.version.replace(read_document(&mut entry)?).is_none(),
             "index.json" => documents.index.replace(read_document(&mut entry)?).is_none(),
+            "manifest.json" | "repositories" => return Err(refused(OF_DOCKER)),
             name => {
                 let hex = name
                     .strip_prefix("blobs/sha256/")

@@ -60,6 +60,12 @@ pub enum TransferError {
         /// The layout.
         path: PathBuf,
     },
+    /// Something else than an archive.
+    #[error("read archive: {found}")]
+    NotAnArchive {
+        /// What it is, and what to do about it.
+        found: &'static str,
+    },
     /// An entry that no OCI archive has.
     #[error("read archive entry {path:?}: {reason}")]
     Entry {
@@ -97,6 +103,7 @@ impl TransferError {
             | Self::NotADirectory { .. }
             | Self::Document { .. }
             | Self::NotFound { .. }
+            | Self::NotAnArchive { .. }
             | Self::Entry { .. }
             | Self::Missing { .. } => Kind::Failed,
         }

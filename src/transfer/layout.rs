@@ -51,7 +51,7 @@ impl<'a> Layout<'a> {
         let path = self.directory.join("index.json");
         let index = parse_index(&read_small(&mut open_plain(&path)?, &path)?);
         let index = index.map_err(|source| TransferError::Document { path, source })?;
-        choose(&index, name).map_err(|reason| TransferError::NotFound {
+        choose(&index.manifests, name).map_err(|reason| TransferError::NotFound {
             path: self.directory.to_owned(),
             reason,
         })

@@ -8,6 +8,7 @@
 //! [`Layout::find`], [`ArchiveSource::images`], and the names of the store.
 
 mod archive_source;
+mod archive_start;
 mod archive_target;
 mod error;
 mod fetch;

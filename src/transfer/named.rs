@@ -1,14 +1,11 @@
 //! Which image of an index a name means.
 
-use crate::oci::{Descriptor, ImageIndex, REF_NAME};
+use crate::oci::{Descriptor, REF_NAME};
 
 /// The image called `name`; without a name, the only image. An error is what is there instead.
-pub(super) fn choose(index: &ImageIndex, name: Option<&str>) -> Result<Descriptor, String> {
-    let names: Vec<&str> = index.manifests.iter().filter_map(name_of).collect();
-    let mut matching = index
-        .manifests
-        .iter()
-        .filter(|found| name.is_none() || name_of(found) == name);
+pub(super) fn choose(images: &[Descriptor], name: Option<&str>) -> Result<Descriptor, String> {
+    let names: Vec<&str> = images.iter().filter_map(name_of).collect();
+    let mut matching = images.iter().filter(|found| name.is_none() || name_of(found) == name);
     match (matching.next(), matching.next()) {
         (Some(one), None) => Ok(one.clone()),
         (None, _) => Err(format!(

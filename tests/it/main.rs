@@ -28,6 +28,7 @@ mod examples;
 mod hostile;
 mod index;
 mod interop;
+mod places;
 mod programs;
 mod refusals;
 mod repair;

@@ -1,0 +1,221 @@
+//! Where images go and come from: what is no place of this version is refused by name, and never becomes a local name.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::common::{done, function, tiny, tool, tree, Gantry};
+
+/// What the store calls its images.
+fn names(gantry: &Gantry) -> Vec<String> {
+    let listed: Vec<serde_json::Value> = serde_json::from_str(&gantry.ok(["images", "ls", "--json"])).unwrap();
+    let name = |image: &serde_json::Value| image["reference"].as_str().unwrap().to_owned();
+    listed.iter().map(name).collect()
+}
+
+#[test]
+fn a_registry_is_an_error_that_says_so_whatever_the_store_has_by_that_name() {
+    let gantry = Gantry::new();
+    tiny(&gantry, &["a:1", "registry.example.org/team/a:1"]);
+    let before = names(&gantry);
+    let scratch = tempfile::tempdir().unwrap();
+    let layout = format!("oci:{}", scratch.path().join("layout").display());
+    for args in [
+        &["push", "a:1", "registry.example.org/team/a:1"][..],
+        &["push", "a:1", "registry.example.org/team/a:2"],
+        &["push", "a:1", "localhost:5000/a:1"],
+        &["copy", "a:1", "registry.example.org/team/b"],
+        &["copy", "registry.example.org/team/a:1", "b:1"],
+        &["copy", "registry.example.org/team/a:1", &layout],
+        &["pull", "registry.example.org/team/a:1"],
+        &["pull", "registry.example.org/team/none:1"],
+    ] {
+        let done = gantry.gantry(args);
+        assert_eq!((done.code, done.stdout.as_str()), (1, ""), "{args:?}: {}", done.stderr);
+        for part in ["layouts (oci:DIR) and archives, not registries", "hint: `gantry save"] {
+            assert!(done.stderr.contains(part), "{args:?}: {}", done.stderr);
+        }
+    }
+    assert_eq!(names(&gantry), before);
+    assert!(tree(scratch.path()).is_empty());
+}
+
+#[test]
+fn transports_of_other_tools_are_refused_by_name_and_never_become_names() {
+    let gantry = Gantry::new();
+    tiny(&gantry, &["a:1"]);
+    let scratch = tempfile::tempdir().unwrap();
+    let function = function("print(1)\n", None);
+    let dir = function.path().to_str().unwrap();
+    for place in [
+        "docker-archive:x.tar",
+        "docker://alpine",
+        "dir:x",
+        "containers-storage:x",
+        "docker-daemon:x:1",
+        "https://registry.example.org/x",
+    ] {
+        for (args, code) in [
+            (&["copy", "a:1", place][..], 2),
+            (&["push", "a:1", place], 2),
+            (&["pull", place], 2),
+            (&["save", "a:1", place], 2),
+            (&["load", place], 2),
+            (&["build", dir, "--tag", place], 2),
+            (&["images", "rm", place], 2),
+            (&["images", "show", place], 2),
+            (&["run", place], 125),
+        ] {
+            let mut command = gantry.command();
+            let done = done(command.args(args).current_dir(scratch.path()).output().unwrap());
+            assert_eq!(
+                (done.code, done.stdout.as_str()),
+                (code, ""),
+                "{args:?}: {}",
+                done.stderr
+            );
+            assert!(
+                done.stderr.contains(place) && done.stderr.contains("oci:DIR"),
+                "{args:?}: {}",
+                done.stderr
+            );
+        }
+    }
+    assert_eq!(names(&gantry), ["a:1"]);
+    assert!(tree(scratch.path()).is_empty());
+}
+
+#[test]
+fn a_job_and_a_base_take_no_transport_either() {
+    let gantry = Gantry::new();
+    let job = gantry.home.join("job.json");
+    fs::write(&job, r#"{"image": "docker://alpine"}"#).unwrap();
+    let done = gantry.gantry(["run", "--job", job.to_str().unwrap()]);
+    assert_eq!(done.code, 125);
+    assert!(done.stderr.contains("docker:// is a registry"), "{}", done.stderr);
+    let function = function("print(1)\n", None);
+    let dir = function.path().to_str().unwrap();
+    for base in ["docker://python", "oci-archive:base.tar"] {
+        let done = gantry.gantry(["build", dir, "--base", base]);
+        assert_eq!((done.code, done.stdout.as_str()), (1, ""), "{}", done.stderr);
+        assert!(done.stderr.contains(base), "{}", done.stderr);
+    }
+}
+
+#[test]
+fn an_archive_is_a_place_like_a_layout() {
+    let gantry = Gantry::new();
+    let digest = tiny(&gantry, &["a:1"]).remove(0);
+    let scratch = tempfile::tempdir().unwrap();
+    let file = |name: &str| scratch.path().join(name).display().to_string();
+    let archive = |name: &str| format!("oci-archive:{}", file(name));
+    // Saved and pushed is one: the same bytes.
+    assert_eq!(gantry.ok(["push", "a:1", &archive("pushed.tar")]).trim(), digest);
+    gantry.ok(["save", "a:1", &archive("saved.tar")]);
+    assert!(fs::read(file("pushed.tar")).unwrap() == fs::read(file("saved.tar")).unwrap());
+    // By another name, and from there to a layout, to another archive and back.
+    gantry.ok(["copy", "a:1", &format!("{}:b:2", archive("named.tar"))]);
+    let layout = format!("oci:{}:x", file("layout"));
+    assert_eq!(gantry.ok(["copy", &archive("named.tar"), &layout]).trim(), digest);
+    gantry.ok(["copy", &layout, &archive("again.tar")]);
+    for (source, kept) in [
+        (archive("pushed.tar"), "a:1"),
+        (archive("named.tar"), "b:2"),
+        (format!("{}:b:2", archive("named.tar")), "b:2"),
+    ] {
+        let other = Gantry::new();
+        assert_eq!(other.ok(["pull", &source]).trim(), digest, "{source}");
+        assert_eq!(names(&other), [kept], "{source}");
+    }
+    let other = Gantry::new();
+    other.ok(["copy", &archive("again.tar"), "mine:1"]);
+    assert!(other.ok(["load", &archive("saved.tar")]).contains(&digest));
+    assert_eq!(names(&other), ["a:1", "mine:1"]);
+    let done = other.gantry(["pull", &format!("{}:c:3", archive("named.tar"))]);
+    assert_eq!((done.code, done.stdout.as_str()), (1, ""));
+    for part in ["named.tar", "\"c:3\"", "\"b:2\""] {
+        assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
+    }
+    // What cannot be written whole is not there.
+    let done = other.gantry(["push", "a:1", "oci-archive:/proc/none/x.tar"]);
+    assert_eq!((done.code, done.stdout.as_str()), (1, ""), "{}", done.stderr);
+    assert!(done.stderr.contains("/proc/none"), "{}", done.stderr);
+}
+
+#[test]
+fn what_is_no_archive_is_said_with_what_to_do() {
+    let gantry = Gantry::new();
+    tiny(&gantry, &["a:1"]);
+    let scratch = tempfile::tempdir().unwrap();
+    let file = |name: &str| scratch.path().join(name).display().to_string();
+    gantry.ok(["save", "a:1", &file("a.tar")]);
+    tool(Command::new("gzip").arg("-k").arg(file("a.tar")));
+    fs::write(file("empty"), "").unwrap();
+    let make = "import sys, tarfile; t = tarfile.open(sys.argv[1], 'w'); t.add('/etc/passwd', 'manifest.json')";
+    tool(Command::new("python3").args(["-c", make, &file("docker.tar")]));
+    for (file, says) in [
+        (file("a.tar.gz"), "gunzip -c FILE | gantry load -"),
+        ("/etc/passwd".to_owned(), "no tar archive"),
+        (file("empty"), "it is empty"),
+        (file("docker.tar"), "docker save"),
+    ] {
+        let pulled = format!("oci-archive:{file}");
+        for args in [["load", file.as_str()], ["pull", &pulled]] {
+            let other = Gantry::new();
+            let done = other.gantry(args);
+            assert_eq!((done.code, done.stdout.as_str()), (1, ""), "{args:?}");
+            assert!(
+                done.stderr.contains(says) && done.stderr.contains(&file),
+                "{}",
+                done.stderr
+            );
+            assert!(!done.stderr.contains("cksum"), "{}", done.stderr);
+        }
+    }
+    // The remedy works.
+    let mut unpack = Command::new("gunzip")
+        .args(["-c", &file("a.tar.gz")])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let other = Gantry::new();
+    let mut load = other.command();
+    let loaded = done(
+        load.args(["load", "-"])
+            .stdin(unpack.stdout.take().unwrap())
+            .output()
+            .unwrap(),
+    );
+    assert_eq!(loaded.code, 0, "{}", loaded.stderr);
+    assert!(unpack.wait().unwrap().success());
+}
+
+/// Runs a program on a terminal of its own and prints what it wrote there and its exit code.
+const ON_A_TERMINAL: &str = "import os, pty, sys\n\
+    code = pty.spawn(sys.argv[1:])\n\
+    print('code', os.waitstatus_to_exitcode(code))";
+
+#[test]
+fn an_archive_is_neither_written_to_a_terminal_nor_read_from_one() {
+    let gantry = Gantry::new();
+    tiny(&gantry, &["a:1"]);
+    for args in [&["save", "a:1", "-"][..], &["load", "-"]] {
+        let plain = gantry.command();
+        let mut python = Command::new("python3");
+        python
+            .args(["-c", ON_A_TERMINAL])
+            .arg(plain.get_program())
+            .args(args)
+            .env_clear()
+            .envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .stdin(Stdio::null());
+        let said = tool(&mut python);
+        assert!(said.contains("is a terminal") && said.contains("code 2"), "{said}");
+        assert!(!said.contains("blobs/sha256"), "{said}");
+    }
+    // A pipe is none.
+    let mut save = gantry.command();
+    let output = save.args(["save", "a:1", "-"]).output().unwrap();
+    assert!(output.status.success() && output.stdout.len() > 1024);
+    assert!(Path::new(&gantry.root).exists());
+}
