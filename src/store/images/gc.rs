@@ -347,10 +347,10 @@ fn is_free(path: &Path, rank: Rank) -> bool {
     matches!(try_file(path, rank, Mode::Alone), Ok(Some(_)))
 }
 
-/// Whether `path` is `<days since 1970>.jsonl` of a day that is long gone. Anything else there is not ours.
+/// Whether `path` is the file of a day that is long gone. Anything else there is not ours.
 fn is_old_day(path: &Path, now: SystemTime) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let day = name.strip_suffix(".jsonl").and_then(|day| day.parse::<u64>().ok());
+    let day = crate::journal::day_of(name);
     let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let today = since.as_secs() / SECONDS_A_DAY;
     day.is_some_and(|day| day.saturating_add(JOURNAL_DAYS) < today)
