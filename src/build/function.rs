@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::links::Entries;
 use crate::oci::Digest;
-use crate::policy::Kind;
+use crate::policy::{Bytes, Kind};
 use crate::python::requirements::{RequirementError, Requirements};
 use crate::store::{Key, Step};
 use crate::sys::tree;
@@ -115,7 +115,7 @@ pub enum FunctionError {
         path: String,
         what: &'static str,
         /// The limit.
-        limit: u64,
+        limit: String,
     },
 }
 
@@ -123,11 +123,8 @@ impl FunctionError {
     /// What sort of failure this is.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Io { .. }
-            | Self::NoEntryPoint { .. }
-            | Self::Refused { .. }
-            | Self::Link { .. }
-            | Self::TooMuch { .. } => Kind::Failed,
+            Self::Io { .. } | Self::NoEntryPoint { .. } => Kind::Failed,
+            Self::Refused { .. } | Self::Link { .. } | Self::TooMuch { .. } => Kind::Refused,
         }
     }
 }
@@ -215,7 +212,7 @@ impl Reader {
             return Err(FunctionError::TooMuch {
                 path: path.to_owned(),
                 what: "the depth",
-                limit: MAX_DEPTH as u64,
+                limit: MAX_DEPTH.to_string(),
             });
         }
         let names = tree::names(&directory, MAX_NAMES).map_err(|source| failed(path, source))?;
@@ -223,7 +220,7 @@ impl Reader {
             return Err(FunctionError::TooMuch {
                 path: path.to_owned(),
                 what: "the number of files",
-                limit: MAX_NAMES as u64,
+                limit: MAX_NAMES.to_string(),
             });
         }
         for raw in names {
@@ -244,7 +241,7 @@ impl Reader {
                 return Err(FunctionError::TooMuch {
                     path: child,
                     what: "the number of files",
-                    limit: MAX_FILES as u64,
+                    limit: MAX_FILES.to_string(),
                 });
             }
             self.entry(&directory, &name, child, depth)?;
@@ -293,7 +290,7 @@ impl Reader {
             return Err(FunctionError::TooMuch {
                 path,
                 what: "the size of the code",
-                limit: MAX_BYTES,
+                limit: Bytes(MAX_BYTES).to_string(),
             });
         }
         let mut contents = Vec::new();

@@ -164,6 +164,7 @@ impl LockError {
         match self {
             Self::Unavailable { .. } | Self::UvUnavailable { .. } => Kind::Unavailable,
             Self::TooLarge { .. } => Kind::Refused,
+            Self::Password { .. } => Kind::Usage,
             Self::Run(source) => kind_of(source),
             Self::Index(source) => source.kind(),
             Self::Store(source) => source.kind(),
@@ -174,8 +175,7 @@ impl LockError {
             | Self::Question { .. }
             | Self::Offer { .. }
             | Self::OldUv { .. }
-            | Self::NoUv { .. }
-            | Self::Password { .. } => Kind::Failed,
+            | Self::NoUv { .. } => Kind::Failed,
         }
     }
 }
