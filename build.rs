@@ -13,8 +13,33 @@ use std::path::Path;
 #[path = "seccomp/compiler.rs"]
 mod compiler;
 
+/// Names the commit for `gantry version`, of release builds alone: a build of every day would be compiled anew with every
+/// commit, and is of none. Without git, or outside a checkout, there is none to name.
+fn name_commit() {
+    if std::env::var("PROFILE").as_deref() != Ok("release") {
+        return;
+    }
+    let git = |words: &[&str]| {
+        let output = std::process::Command::new("git").args(words).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then(|| text.trim().to_owned())
+    };
+    let Some(commit) = git(&["rev-parse", "HEAD"]) else {
+        return;
+    };
+    println!("cargo::rustc-env=GANTRY_BUILT_FROM={commit}");
+    // Where HEAD is, and what it moves with.
+    for place in ["HEAD", "logs/HEAD"] {
+        if let Some(path) = git(&["rev-parse", "--git-path", place]).filter(|path| Path::new(path).exists()) {
+            println!("cargo::rerun-if-changed={path}");
+        }
+    }
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=seccomp");
+    println!("cargo::rerun-if-changed=build.rs");
+    name_commit();
     let out = std::env::var("OUT_DIR")?;
     let read = |name: &str| std::fs::read_to_string(name).map_err(|error| format!("{name}: {error}"));
     let default = read("seccomp/default.json")?;

@@ -68,6 +68,7 @@
 //!     env: Vec::new(),
 //!     secrets: Vec::new(),
 //!     confinement: Confinement::default(),
+//!     entrypoint: None,
 //!     args: Vec::new(),
 //!     ticket: Ticket::default(),
 //!     admission: Admission::default(),

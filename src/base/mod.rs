@@ -78,8 +78,12 @@ pub enum BaseError {
         source: ParseReferenceError,
     },
     /// Not in the store.
-    #[error("use base {reference}: no such image in the store")]
-    Unknown { reference: String },
+    #[error("use base {reference}: it is neither a variant ({variants}) nor an image of the store")]
+    Unknown {
+        reference: String,
+        /// What there is.
+        variants: String,
+    },
     /// It has another Python or none.
     #[error("use base {name}: it has no Python {python} in /usr/local/bin or /usr/bin")]
     NoPython {
@@ -262,6 +266,7 @@ impl Maker<'_> {
                 let digest = self.store.names().find(reference)?;
                 self.store.images().open(&digest.ok_or_else(|| BaseError::Unknown {
                     reference: reference.to_string(),
+                    variants: variant_names().join(", "),
                 })?)?
             }
         };

@@ -7,12 +7,12 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use clap::builder::{PathBufValueParser, TypedValueParser};
+use clap::builder::{NonEmptyStringValueParser, PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::oci::{archive_file, Place, Reference};
 use crate::ops::Source;
-use crate::policy::{with_limits, GivenLimits, HostPort, NetworkMode, Promise, Time, Wait};
+use crate::policy::{with_limits, GivenLimits, HostPort, NetworkMode, Promise, Time, Typed, Verbosity, Wait};
 
 /// Builds OCI images for Python functions and runs them in a sandbox: no daemon, no root.
 #[derive(Debug, Parser)]
@@ -23,11 +23,70 @@ use crate::policy::{with_limits, GivenLimits, HostPort, NetworkMode, Promise, Ti
     disable_help_subcommand = true
 )]
 pub struct Cli {
-    /// Configuration file [default: $GANTRY_CONFIG, else $XDG_CONFIG_HOME/gantry/config.toml]
-    #[arg(long, global = true, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub globals: Globals,
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Behind the options of the command itself, and before --help.
+const LAST: usize = 900;
+
+/// The options of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Globals {
+    /// Configuration file above /etc/gantry/config.toml [default: $GANTRY_CONFIG, else $XDG_CONFIG_HOME/gantry/config.toml]
+    #[arg(long, global = true, value_name = "FILE", display_order = LAST)]
+    pub config: Option<PathBuf>,
+    /// Say more on standard error: files in use, times, what a run was held by [$GANTRY_LOG: verbose]
+    #[arg(long, short, global = true, display_order = LAST, conflicts_with = "quiet")]
+    pub verbose: bool,
+    /// Say errors and warnings only, and in lists names only [$GANTRY_LOG: quiet]
+    #[arg(long, short, global = true, display_order = LAST)]
+    pub quiet: bool,
+}
+
+impl Globals {
+    /// How much is said, when the options say so.
+    pub fn verbosity(&self) -> Option<Verbosity> {
+        match (self.verbose, self.quiet) {
+            (true, _) => Some(Verbosity::Verbose),
+            (_, true) => Some(Verbosity::Quiet),
+            (false, false) => None,
+        }
+    }
+}
+
+/// How data is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// One line, for programs
+    Json,
+    /// Columns, for people
+    Table,
+}
+
+/// The options of a command that prints data.
+#[derive(Debug, Clone, Args)]
+pub struct FormatArgs {
+    /// Print JSON: --format json
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+    /// How to print
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    format: Option<Format>,
+}
+
+impl FormatArgs {
+    /// The format, when one was asked for.
+    pub fn given(&self) -> Option<Format> {
+        self.format.or(self.json.then_some(Format::Json))
+    }
+
+    /// The format; columns unless something else was asked for.
+    pub fn wanted(&self) -> Format {
+        self.given().unwrap_or(Format::Table)
+    }
 }
 
 /// Every command.
@@ -37,6 +96,14 @@ pub enum Command {
     Run(Box<RunArgs>),
     #[command(flatten)]
     Store(Box<StoreCommand>),
+    /// The configuration file
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print the version, and what this gantry was made for
+    Version {
+        #[command(flatten)]
+        format: FormatArgs,
+    },
     /// Print the completions of a shell
     Completions {
         /// Whose
@@ -86,7 +153,7 @@ pub enum StoreCommand {
         #[arg(value_parser = PathBufValueParser::new().try_map(archive_file))]
         file: PathBuf,
         /// Name the image instead of the names in the archive
-        #[arg(long, value_name = "REF", value_parser = name)]
+        #[arg(long, short, value_name = "REF", value_parser = name)]
         tag: Option<Reference>,
     },
     /// Images of the store
@@ -121,11 +188,30 @@ impl StoreCommand {
     }
 }
 
+/// The commands about the configuration; none opens the store.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print every key, its value, and where that comes from
+    Show {
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+    /// Check a configuration file, or those in use
+    Check {
+        /// The file
+        file: Option<PathBuf>,
+    },
+    /// Write a file with every key and its default, all of them comments
+    Init {
+        /// Where; - for standard output [default: what --config or $GANTRY_CONFIG says, else the user's own]
+        file: Option<PathBuf>,
+    },
+}
+
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub format: FormatArgs,
     /// Run a sandbox that waits to be killed with us
     #[arg(long, hide = true, num_args = 3, value_names = ["SCAFFOLD", "LAYER", "MARKER"])]
     pub hold: Option<Vec<PathBuf>>,
@@ -134,9 +220,10 @@ pub struct DoctorArgs {
 #[derive(Debug, Args)]
 pub struct BuildArgs {
     /// Directory with user_function.py and requirements.txt
+    #[arg(default_value = ".")]
     pub dir: PathBuf,
     /// Name the image
-    #[arg(long, value_name = "REF", value_parser = name)]
+    #[arg(long, short, value_name = "REF", value_parser = name)]
     pub tag: Option<Reference>,
     /// Build on this image of the store, or oci:DIR[:TAG], or a variant of `gantry base ls`
     #[arg(long, value_name = "REF")]
@@ -165,9 +252,13 @@ pub struct BuildArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "gantry run [OPTIONS] <IMAGE> [ARG]...\n       gantry run [OPTIONS] --job <FILE> [-- <ARG>...]",
+    after_help = "Defaults are those of a machine whose configuration says nothing: `gantry config show` has this machine's."
+)]
 pub struct RunArgs {
     /// Image to run
-    #[arg(required_unless_present = "job", conflicts_with = "job")]
+    #[arg(value_name = "IMAGE", required_unless_present = "job", conflicts_with = "job")]
     pub reference: Option<Reference>,
     /// Everything as one JSON document; - for standard input
     #[arg(long, value_name = "FILE")]
@@ -176,7 +267,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR")]
     pub input: Option<PathBuf>,
     /// Directory that receives the files of /output
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, short, value_name = "DIR")]
     pub output: Option<PathBuf>,
     /// Pass standard input on to the function; without it, the function's is empty
     #[arg(short = 'i', long)]
@@ -185,7 +276,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub output_partial: bool,
     /// Environment variable; repeatable
-    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = key_value)]
+    #[arg(long = "env", short, value_name = "NAME=VALUE", value_parser = key_value)]
     pub env: Vec<(String, String)>,
     /// Value that appears as the file /run/secrets/NAME; from FILE, env:VARIABLE or fd:NUMBER; repeatable
     #[arg(long = "secret", value_name = "NAME=SOURCE", value_parser = secret)]
@@ -213,6 +304,9 @@ pub struct RunArgs {
     /// With --job: go on when the process that started gantry ends
     #[arg(long, conflicts_with = "reference")]
     pub detached: bool,
+    /// Program to run instead of the image's entry point and command; arguments follow it
+    #[arg(long, value_name = "PROGRAM", value_parser = NonEmptyStringValueParser::new())]
+    pub entrypoint: Option<String>,
     /// When to pull
     #[arg(long, value_name = "WHEN", default_value = "missing", value_parser = ["missing", "always", "never"])]
     pub pull: String,
@@ -225,17 +319,26 @@ pub struct RunArgs {
     /// Exit with 0 ok, 3 refused, 4 unavailable, 5 killed, 6 error, 10 failed, 11 timeout, 12 oom
     #[arg(long)]
     pub exit_by_status: bool,
-    /// Arguments for the image's command
+    /// Arguments for the image's command; `--` before them only if the first begins with -
     #[arg(last = true, value_name = "ARG")]
     pub args: Vec<String>,
 }
 
 macro_rules! limit_args {
-    ($($(#[$doc:meta])* $name:ident: $given:ty => $value:ty = $default:expr, $word:literal;)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident: $given:ty => $value:ty = $default:expr, $word:literal;)*) => {
         /// An option for each limit.
         #[derive(Debug, Args)]
         pub struct LimitArgs {
-            $($(#[$doc])* #[arg(long, value_name = $word)] $name: Option<$given>,)*
+            $(
+                $(#[doc = $doc])*
+                #[arg(
+                    long,
+                    short = short_of(stringify!($name)),
+                    value_name = $word,
+                    help = format!("{} [default: {}]", concat!($($doc),*).trim(), default_of::<$value>($default))
+                )]
+                $name: Option<$given>,
+            )*
         }
 
         impl LimitArgs {
@@ -248,20 +351,28 @@ macro_rules! limit_args {
 }
 with_limits!(limit_args);
 
+/// The letter of the one limit that has one.
+fn short_of(name: &str) -> Option<char> {
+    (name == "memory").then_some('m')
+}
+
+/// A default as it is typed.
+fn default_of<T: Typed>(value: T) -> String {
+    value.typed()
+}
+
 #[derive(Debug, Subcommand)]
 pub enum ImagesCommand {
     /// List the images
     Ls {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        format: FormatArgs,
     },
-    /// Show one image
+    /// Show one image; JSON unless a table is asked for
     Show {
         reference: Reference,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        format: FormatArgs,
     },
     /// Forget names of images; their bytes go with the next `gantry cache gc`
     Rm {
@@ -287,9 +398,8 @@ pub struct GcArgs {
     /// Only say what would be removed
     #[arg(long)]
     pub dry_run: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub format: FormatArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -298,9 +408,8 @@ pub enum BaseCommand {
     Build(BaseBuildArgs),
     /// List the variants
     Ls {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        format: FormatArgs,
     },
 }
 

@@ -247,7 +247,11 @@ fn of_images(error: &ImagesError) -> Option<&'static str> {
 fn of_config(error: &ConfigError) -> Option<&'static str> {
     match error {
         ConfigError::NoHome => Some("set GANTRY_ROOT to a directory for the store"),
-        ConfigError::Read { .. } | ConfigError::Parse { .. } | ConfigError::SourceDateEpoch { .. } => None,
+        ConfigError::Write { .. } => {
+            Some("`gantry config init FILE` writes another file, `gantry config init -` to standard output")
+        }
+        ConfigError::Parse { .. } => Some("`gantry config init -` prints a file with every key and its default"),
+        ConfigError::Read { .. } | ConfigError::Log { .. } | ConfigError::SourceDateEpoch { .. } => None,
     }
 }
 
@@ -255,9 +259,17 @@ fn of_store(error: &StoreError) -> Option<&'static str> {
     match error {
         StoreError::Busy { .. } => Some("try again when they are done"),
         StoreError::Stalled { .. } => Some("end that process if it hangs, and try again"),
+        StoreError::Version { .. } => Some(
+            "use the gantry that made it, or set GANTRY_ROOT to another directory; `gantry version` says what this one reads",
+        ),
+        StoreError::Io {
+            action: "make directory",
+            ..
+        } => Some(
+            "the store is $GANTRY_ROOT, else $XDG_DATA_HOME/gantry, else ~/.local/share/gantry: set GANTRY_ROOT to a directory that you may write",
+        ),
         StoreError::Io { .. }
         | StoreError::NoSpace { .. }
-        | StoreError::Version { .. }
         | StoreError::NoBlob { .. }
         | StoreError::Size { .. }
         | StoreError::Digest { .. }

@@ -1,12 +1,12 @@
 //! Answers arguments that clap refuses: exit code and report are those of the command that was typed, as far as its words
 //! can be understood.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use clap::{Command, CommandFactory};
+use clap::error::{ContextKind, ContextValue};
+use clap::CommandFactory;
 
 use super::args::Cli;
 use super::commands::run;
@@ -14,6 +14,7 @@ use super::error::CommandError;
 use super::escape::escape;
 use super::output::print_error;
 use super::report::Report;
+use super::words::{words, Word};
 use crate::ops::{ExitCodes, CANNOT_RUN};
 
 /// The command line, as far as it can be understood when clap refuses it.
@@ -29,14 +30,15 @@ struct Typed {
 
 /// Prints `error`, writes the report of a command that has one, and returns the exit code. Help that was asked for is an
 /// error to clap as well: it is printed to standard output, and nothing is written.
-pub fn answer(error: &clap::Error, arguments: &[OsString]) -> u8 {
+pub fn answer(error: clap::Error, arguments: &[OsString]) -> u8 {
+    let typed = Typed::read(arguments);
+    let is_run = typed.command == ["run"];
+    let error = &if is_run { error } else { without_tip(error) };
     print(error);
     let code = u8::try_from(error.exit_code()).unwrap_or(2);
     if !error.use_stderr() {
         return code;
     }
-    let typed = Typed::read(arguments);
-    let is_run = typed.command == ["run"];
     if let Some(path) = &typed.report {
         let reason = one_line(error);
         let written = Report::begin(path).and_then(|report| {
@@ -56,6 +58,17 @@ pub fn answer(error: &clap::Error, arguments: &[OsString]) -> u8 {
         (true, true) => run::refused(String::new()).code(ExitCodes::ByStatus),
         (false, _) => code,
     }
+}
+
+/// The error without the tip to put `--` before a mistyped option: only the words of a function begin with `-`.
+fn without_tip(mut error: clap::Error) -> clap::Error {
+    if let Some(ContextValue::StyledStrs(mut tips)) = error.remove(ContextKind::Suggested) {
+        tips.retain(|tip| !tip.to_string().contains("as a value"));
+        if !tips.is_empty() {
+            error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
+        }
+    }
+    error
 }
 
 /// Prints what clap says. It quotes the arguments, which may be a stranger's words, so the text is escaped.
@@ -80,68 +93,32 @@ fn one_line(error: &clap::Error) -> String {
 impl Typed {
     /// Walks over `arguments` as clap does: the command is the first word that is neither an option nor its value.
     fn read(arguments: &[OsString]) -> Self {
-        let mut root = Cli::command();
-        // Hands the global options to every command.
-        root.build();
-        let mut command = &root;
+        let root = Cli::command();
         let mut typed = Self::default();
-        let mut words = arguments.iter().skip(1).map(OsString::as_os_str).peekable();
-        while let Some(word) = words.next().filter(|word| *word != "--") {
-            let Some(option) = word.as_bytes().strip_prefix(b"--") else {
-                if is_option(word) {
-                    continue;
+        for (_, word) in words(&root, arguments) {
+            match word {
+                Word::Command(name) => typed.command.push(name.to_owned()),
+                Word::Option(b"report", values) => {
+                    typed.report = typed.report.or(values.first().map(PathBuf::from));
                 }
-                match command.find_subcommand(word) {
-                    Some(found) => {
-                        typed.command.push(found.get_name().to_owned());
-                        command = found;
-                    }
-                    // A word that could only name a command, and names none: the rest means nothing.
-                    None if command.has_subcommands() => break,
-                    None => {}
-                }
-                continue;
-            };
-            let mut halves = option.splitn(2, |byte| *byte == b'=');
-            let name = halves.next().unwrap_or_default();
-            let mut values: Vec<&OsStr> = halves.map(OsStr::from_bytes).collect();
-            while values.len() < values_of(command, name) {
-                match words.next_if(|word| !is_option(word)) {
-                    Some(value) => values.push(value),
-                    None => break,
-                }
-            }
-            typed.by_status |= name == b"exit-by-status";
-            if name == b"report" && values_of(command, name) > 0 {
-                typed.report = typed.report.or(values.first().map(PathBuf::from));
+                Word::Option(b"exit-by-status", _) => typed.by_status = true,
+                Word::Option(..) | Word::Argument => {}
             }
         }
         typed
     }
 }
 
-/// How many words follow the option `name` of `command`; none when it has no such option.
-fn values_of(command: &Command, name: &[u8]) -> usize {
-    let option = command
-        .get_arguments()
-        .find(|argument| argument.get_long().is_some_and(|long| long.as_bytes() == name));
-    option
-        .and_then(|option| option.get_num_args())
-        .map_or(0, |values| values.min_values())
-}
-
-/// A single `-` is a value: standard input or output.
-fn is_option(word: &OsStr) -> bool {
-    word.len() > 1 && word.as_bytes().starts_with(b"-")
-}
-
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
     use clap::Parser;
 
     use super::*;
 
-    fn words(text: &str) -> Vec<OsString> {
+    fn typed(text: &str) -> Vec<OsString> {
         text.split(' ').map(OsString::from).collect()
     }
 
@@ -172,9 +149,9 @@ mod tests {
             ("gantry doctor --hold a b c run --report r", "doctor", None),
             ("gantry", "", None),
         ] {
-            let typed = Typed::read(&words(text));
-            assert_eq!(typed.command.join(" "), command, "{text}");
-            assert_eq!(typed.report, report.map(PathBuf::from), "{text}");
+            let found = Typed::read(&typed(text));
+            assert_eq!(found.command.join(" "), command, "{text}");
+            assert_eq!(found.report, report.map(PathBuf::from), "{text}");
         }
         let raw = [b"gantry".as_slice(), b"run", b"--report=\xff"].map(|word| OsStr::from_bytes(word).to_owned());
         assert_eq!(
@@ -196,12 +173,12 @@ mod tests {
                 "invalid value 'perhaps' for '--pull <WHEN>' [possible values: missing, always, never]",
             ),
             (
-                "gantry build",
-                "the following required arguments were not provided: <DIR>",
+                "gantry save x:1",
+                "the following required arguments were not provided: <FILE>",
             ),
             ("gantry no-such", "unrecognized subcommand 'no-such'"),
         ] {
-            let error = Cli::try_parse_from(words(text)).unwrap_err();
+            let error = Cli::try_parse_from(typed(text)).unwrap_err();
             let line = one_line(&error);
             assert!(line.starts_with(reason) && !line.contains('\n'), "{text}: {line}");
         }

@@ -13,19 +13,21 @@ mod mistake;
 mod output;
 mod place;
 mod progress;
+mod proxy;
 mod report;
 mod session;
 mod shell;
+mod table;
+mod words;
 
 use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 
-use args::{Cli, Command, DoctorArgs, StoreCommand};
+use args::{Cli, Command, DoctorArgs, Globals, StoreCommand};
 use error::{no_signals, CommandError};
 use output::print_error;
 use report::Report;
@@ -47,24 +49,34 @@ pub fn main() -> ExitCode {
     let birth = birth::Birth::of_this_process(&arguments);
     // First of all: from here on no signal ends a command that has not said so in its report.
     let signals = Signals::watch();
-    let cli = match Cli::try_parse_from(&arguments) {
+    let shape = Cli::command();
+    let arguments = words::separated(&shape, arguments);
+    let cli = match parse(shape, &arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Nothing is half done, and whoever reads the help may never come to its end.
             drop(signals);
-            return ExitCode::from(mistake::answer(&error, &arguments));
+            return ExitCode::from(mistake::answer(error, &arguments));
         }
     };
     match cli.command {
-        Command::Run(args) => ExitCode::from(commands::run::execute(cli.config.as_deref(), &args, signals, birth)),
+        Command::Run(args) => ExitCode::from(commands::run::execute(&cli.globals, &args, signals, birth)),
         Command::Store(command) => match *command {
             // It waits to be killed.
             StoreCommand::Doctor(DoctorArgs { hold: Some(words), .. }) => {
                 drop(signals);
                 ended(commands::hold(&words), None)
             }
-            command => carry_out(cli.config, command, signals),
+            command => carry_out(cli.globals, command, signals),
         },
+        Command::Config(command) => {
+            drop(signals);
+            ended(commands::configuration(&cli.globals, &command), None)
+        }
+        Command::Version { format } => {
+            drop(signals);
+            ended(commands::version(&format), None)
+        }
         Command::Completions { shell } => {
             drop(signals);
             ended(shell::completions(shell), None)
@@ -76,8 +88,13 @@ pub fn main() -> ExitCode {
     }
 }
 
+fn parse(shape: clap::Command, arguments: &[OsString]) -> Result<Cli, clap::Error> {
+    let matches = shape.try_get_matches_from(arguments)?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut Cli::command()))
+}
+
 /// Carries out a command that uses the store, until a signal comes.
-fn carry_out(config: Option<PathBuf>, command: StoreCommand, signals: io::Result<Signals>) -> ExitCode {
+fn carry_out(globals: Globals, command: StoreCommand, signals: io::Result<Signals>) -> ExitCode {
     let begun = signals.map_err(no_signals).and_then(|signals| {
         let report = command.report().map(|path| report::begin(path, &signals)).transpose()?;
         Ok((report, signals))
@@ -89,7 +106,7 @@ fn carry_out(config: Option<PathBuf>, command: StoreCommand, signals: io::Result
         Err(error) => return ended(Err(error), None),
     };
     let of_command = report.clone();
-    let work = move || commands::dispatch(config.as_deref(), &command, of_command.as_deref());
+    let work = move || commands::dispatch(&globals, &command, of_command.as_deref());
     let worked = unless_signalled(&signals, work);
     // Whoever sends a second one means it.
     drop(signals);
@@ -109,6 +126,7 @@ fn stopped(stop: Stop, report: Option<&Report>) -> ExitCode {
     // Nothing but signals is waited for here.
     let signal = stop.signal().unwrap_or_default();
     let code = u8::try_from(128 + signal).unwrap_or(u8::MAX);
+    progress::end();
     if let Some(Err(error)) = report.map(|report| report.stop(signal, code)) {
         print_error(&error);
     }

@@ -1,5 +1,6 @@
 //! What is printed: data on standard output, errors on standard error.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, Write};
 
@@ -8,6 +9,7 @@ use serde::Serialize;
 use super::error::CommandError;
 use super::escape::escape;
 use super::hint::hint;
+use super::proxy;
 use crate::policy::messages;
 
 /// Prints `value` as JSON on one line; returns the exit code of success.
@@ -33,8 +35,8 @@ pub fn print_error(error: &CommandError) {
     for (prefix, message) in prefixes.zip(messages(error)) {
         text.push_str(&format!("{prefix}: {}\n", indented(&message)));
     }
-    if let Some(hint) = hint(error) {
-        text.push_str(&format!("\nhint: {hint}\n"));
+    if let Some(hint) = proxy::hint(error).or_else(|| hint(error).map(Cow::into_owned)) {
+        text.push_str(&format!("\nhint: {}\n", escape(&hint)));
     }
     // If standard error is closed, there is nobody to tell.
     let _ = io::stderr().write_all(text.as_bytes());

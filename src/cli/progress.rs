@@ -1,89 +1,143 @@
-//! Reports progress on standard error: a bar on a terminal, plain lines elsewhere.
+//! Reports progress on standard error: steps as lines, and on a terminal a bar below them for as long as bytes move.
 
 use std::io::{IsTerminal, Write};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::escape::escape;
+use crate::policy::{Bytes, Verbosity};
 use crate::progress::Progress;
+
+/// The bar that is on the terminal. There is one terminal, and whoever ends the process has to be able to remove it.
+static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+fn bar() -> MutexGuard<'static, Option<ProgressBar>> {
+    BAR.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes the bar, so that what is written next begins a line.
+fn clear() {
+    if let Some(bar) = bar().take() {
+        bar.finish_and_clear();
+    }
+}
+
+/// Removes the bar for good: the process ends, and threads that are still at work wait before they draw another.
+pub fn end() {
+    let mut bar = bar();
+    if let Some(bar) = bar.take() {
+        bar.finish_and_clear();
+    }
+    std::mem::forget(bar);
+}
 
 /// Prints what a build does. Several threads may call it at once.
 pub struct Narrator {
-    bar: Option<ProgressBar>,
-    last: Mutex<(u64, u64)>,
+    verbosity: Verbosity,
+    on_terminal: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// What the next bar is about.
+    step: String,
+    /// Done and in total, as last shown.
+    shown: (u64, u64),
 }
 
 impl Narrator {
-    /// Draws a bar when standard error is a terminal.
-    pub fn new() -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-            if let Ok(style) = ProgressStyle::with_template("{msg:40!} {wide_bar} {bytes}/{total_bytes}") {
-                bar.set_style(style);
-            }
-            bar
-        });
+    /// Says as much as `verbosity` allows.
+    pub fn new(verbosity: Verbosity) -> Self {
         Self {
-            bar,
-            last: Mutex::default(),
+            verbosity,
+            on_terminal: std::io::stderr().is_terminal(),
+            state: Mutex::default(),
         }
     }
 
     /// Removes the bar.
     pub fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+        clear();
     }
 
-    fn line(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.println(text),
-            // A closed standard error is no reason to stop.
-            None => drop(writeln!(std::io::stderr(), "{text}")),
+    /// Says what came of it all.
+    pub fn done(&self, text: &str) {
+        if self.verbosity > Verbosity::Quiet {
+            line(&escape(text));
         }
+    }
+}
+
+/// Writes a line above the bar.
+fn line(text: &str) {
+    match bar().as_ref() {
+        Some(bar) => bar.println(text),
+        // A closed standard error is no reason to stop.
+        None => drop(writeln!(std::io::stderr(), "{text}")),
     }
 }
 
 /// Says for whom the store waits, where that is no step of its own.
 pub fn tell_wait(holder: &str) {
-    // A closed standard error is no reason to stop.
-    drop(writeln!(std::io::stderr(), "Waiting for {}", escape(holder)));
+    line(&format!("Waiting for {}", escape(holder)));
 }
 
 impl Progress for Narrator {
     fn step(&self, verb: &str, object: &str) {
-        let text = format!("{verb} {}", escape(object));
-        if let Some(bar) = &self.bar {
-            bar.set_message(text.clone());
+        if self.verbosity == Verbosity::Quiet {
+            return;
         }
-        self.line(&text);
+        let text = format!("{verb} {}", escape(object));
+        line(&text);
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).step = text;
     }
 
     fn bytes(&self, done: u64, total: u64) {
-        let Ok(mut last) = self.last.lock() else { return };
-        if let Some(bar) = &self.bar {
-            bar.set_length(total);
-            bar.set_position(done);
-        } else if total > 0 && (total != last.1 || done * 4 / total > last.0 * 4 / total) {
+        if self.verbosity == Verbosity::Quiet || total == 0 {
+            return;
+        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.on_terminal {
+            // The bar ends with its step.
+            if done >= total {
+                clear();
+            } else {
+                let mut bar = bar();
+                let bar = bar.get_or_insert_with(|| new_bar(&state.step));
+                bar.set_length(total);
+                bar.set_position(done);
+            }
+        } else if total != state.shown.1 || done * 4 / total > state.shown.0 * 4 / total {
             // Quarters: a log of four lines for any size.
-            self.line(&format!(
-                "  {} of {}",
-                crate::policy::Bytes(done),
-                crate::policy::Bytes(total)
-            ));
+            line(&format!("  {} of {}", Bytes(done), Bytes(total)));
         } else {
             return;
         }
-        *last = (done, total);
+        state.shown = (done, total);
     }
 
     fn warn(&self, text: &str) {
-        self.line(&format!("warning: {}", escape(text)));
+        line(&format!("warning: {}", escape(text)));
     }
 
-    // Times are for reports, whose `progress::Recorder` keeps them.
-    fn spent(&self, _: &'static str, _: Duration) {}
+    /// Times are for reports, whose `progress::Recorder` keeps them, and for who wants to know everything.
+    fn spent(&self, stage: &'static str, time: Duration) {
+        if self.verbosity == Verbosity::Verbose {
+            line(&format!("  {stage} took {:.3} s", time.as_secs_f64()));
+        }
+    }
+}
+
+fn new_bar(step: &str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+    // The units of all other sizes.
+    let template = "{msg:40!} {wide_bar} {decimal_bytes}/{decimal_total_bytes}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.set_message(step.to_owned());
+    bar
 }

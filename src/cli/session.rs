@@ -1,15 +1,16 @@
 //! Opens what every command that uses the store needs: environment, configuration, store.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::io::{self, Write};
 use std::time::Instant;
 
+use super::args::Globals;
 use super::error::CommandError;
 use super::progress;
 use crate::config::{Config, ConfigError, Environment};
 use crate::journal::{self, Event};
 use crate::ops::Ticket;
-use crate::policy::Promise;
+use crate::policy::{Promise, Verbosity};
 use crate::store::Store;
 use crate::sys;
 
@@ -21,19 +22,29 @@ pub struct Session {
     pub config: Config,
     /// The store of this user.
     pub store: Store,
+    /// How much is said on standard error.
+    pub verbosity: Verbosity,
 }
 
 impl Session {
-    /// Reads the environment and the configuration, `config` if it is given, and opens the store.
-    pub fn open(config: Option<&Path>) -> Result<Self, CommandError> {
+    /// Reads the environment and the configuration, the file of the options if they name one, and opens the store.
+    pub fn open(globals: &Globals) -> Result<Self, CommandError> {
         let environment = Environment::read();
-        let config = Config::load(config, &environment)?;
+        let verbosity = globals.verbosity().map_or_else(|| environment.verbosity(), Ok)?;
+        let config = Config::load(globals.config.as_deref(), &environment)?;
         let root = environment.store_root().ok_or(ConfigError::NoHome)?;
         let root = std::path::absolute(&root).unwrap_or(root);
+        if verbosity == Verbosity::Verbose {
+            for path in environment.configurations(globals.config.as_deref()) {
+                let _ = writeln!(io::stderr(), "Configuration {}", path.display());
+            }
+            let _ = writeln!(io::stderr(), "Store {}", root.display());
+        }
         Ok(Self {
             environment,
             config,
             store: Store::open(&root)?.telling(progress::tell_wait),
+            verbosity,
         })
     }
 

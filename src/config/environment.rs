@@ -1,10 +1,14 @@
 //! Reads the environment variables that gantry looks at, once.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::ConfigError;
+use crate::policy::Verbosity;
+
+/// The configuration of a machine, below that of its users.
+pub(super) const SYSTEM_CONFIG: &str = "/etc/gantry/config.toml";
 
 /// Variables that resolvers and downloads need to reach the network as this machine does.
 const NETWORK: [&str; 17] = [
@@ -43,6 +47,35 @@ pub fn is_started_by_systemd() -> bool {
     number.is_some_and(|number| number == std::process::id().to_string())
 }
 
+/// The proxy that requests to `url` go through, and the variable that names it; without user and password.
+#[allow(clippy::disallowed_methods, reason = "this is the one place")]
+pub fn proxy_of(url: &str) -> Option<(String, String)> {
+    proxy_among(url, &|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+}
+
+fn proxy_among(url: &str, get: &dyn Fn(&str) -> Option<String>) -> Option<(String, String)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    let exempt = ["NO_PROXY", "no_proxy"].into_iter().find_map(get).unwrap_or_default();
+    let is_exempt = |entry: &str| {
+        let entry = entry.trim().trim_start_matches("*.").trim_start_matches('.');
+        entry == "*" || (!entry.is_empty() && (host == entry || host.ends_with(&format!(".{entry}"))))
+    };
+    if exempt.split(',').any(is_exempt) {
+        return None;
+    }
+    let names = match scheme {
+        "https" => ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"],
+        _ => ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"],
+    };
+    let (name, value) = names.into_iter().find_map(|name| Some((name, get(name)?)))?;
+    let place = value.split_once("://").map_or(value.as_str(), |(_, rest)| rest);
+    let place = place.split('/').next().unwrap_or_default();
+    let place = place.rsplit_once('@').map_or(place, |(_, place)| place);
+    Some((name.to_owned(), place.to_owned()))
+}
+
 /// The environment variables that gantry looks at; an empty variable counts as one that is not set.
 ///
 /// Not `Debug`: variables may hold credentials.
@@ -54,6 +87,8 @@ pub struct Environment {
     pub gantry_root: Option<PathBuf>,
     /// `$GANTRY_CONFIG`.
     pub gantry_config: Option<PathBuf>,
+    /// `$GANTRY_LOG`.
+    log: Option<String>,
     /// `$XDG_DATA_HOME`.
     pub data_home: Option<PathBuf>,
     /// `$XDG_CONFIG_HOME`.
@@ -87,6 +122,7 @@ impl Environment {
             home: path("HOME"),
             gantry_root: path("GANTRY_ROOT"),
             gantry_config: path("GANTRY_CONFIG"),
+            log: get("GANTRY_LOG").map(|value| value.to_string_lossy().into_owned()),
             data_home: absolute("XDG_DATA_HOME"),
             config_home: absolute("XDG_CONFIG_HOME"),
             path: get("PATH"),
@@ -124,14 +160,38 @@ impl Environment {
         self.gantry_root.clone().or_else(|| Some(data()?.join("gantry")))
     }
 
-    /// Where the configuration is when nothing else says so.
-    pub fn default_config(&self) -> Option<PathBuf> {
-        Some(self.configurations()?.join("gantry/config.toml"))
+    /// Where the user's configuration is: what an option says, else `$GANTRY_CONFIG`, else the default place.
+    pub fn user_config(&self, explicit: Option<&Path>) -> Option<PathBuf> {
+        let named = self.named_config(explicit);
+        named.or_else(|| Some(self.user_folder()?.join("gantry/config.toml")))
+    }
+
+    /// The configuration that somebody named: it has to be there.
+    pub(super) fn named_config(&self, explicit: Option<&Path>) -> Option<PathBuf> {
+        explicit.map(Path::to_owned).or_else(|| self.gantry_config.clone())
+    }
+
+    /// The configuration files that are there, the machine's below the user's.
+    pub fn configurations(&self, explicit: Option<&Path>) -> Vec<PathBuf> {
+        let user = self.user_config(explicit);
+        let files = [Some(PathBuf::from(SYSTEM_CONFIG)), user].into_iter().flatten();
+        files.filter(|path| path.exists()).collect()
+    }
+
+    /// How much is to be said: `$GANTRY_LOG`.
+    pub fn verbosity(&self) -> Result<Verbosity, ConfigError> {
+        let Some(text) = &self.log else {
+            return Ok(Verbosity::default());
+        };
+        text.parse().map_err(|reason| ConfigError::Log {
+            text: text.clone(),
+            reason,
+        })
     }
 
     /// Where uv reads its configuration: the file of the variable alone, else the user's and the system's.
     pub fn uv_configurations(&self) -> Vec<PathBuf> {
-        let users = || self.configurations().map(|folder| folder.join("uv/uv.toml"));
+        let users = || self.user_folder().map(|folder| folder.join("uv/uv.toml"));
         let systems = || ["/etc/xdg/uv/uv.toml", "/etc/uv/uv.toml"].map(PathBuf::from);
         match &self.uv_config {
             Some(file) => vec![file.clone()],
@@ -145,7 +205,7 @@ impl Environment {
             Some(directories) => std::env::split_paths(directories).collect(),
             None => vec![PathBuf::from("/etc/xdg")],
         };
-        let folders = systems.into_iter().chain(self.configurations());
+        let folders = systems.into_iter().chain(self.user_folder());
         let files = folders.map(|folder| folder.join("pip/pip.conf"));
         let others = [
             Some(PathBuf::from("/etc/pip.conf")),
@@ -156,8 +216,41 @@ impl Environment {
         files.chain(others.into_iter().flatten()).collect()
     }
 
-    fn configurations(&self) -> Option<PathBuf> {
+    fn user_folder(&self) -> Option<PathBuf> {
         let folder = self.config_home.clone();
         folder.or_else(|| Some(self.home.clone()?.join(".config")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_proxy_of_an_address_is_named_without_its_password() {
+        let set = |name: &str| match name {
+            "HTTPS_PROXY" => Some("http://me:hunter2@proxy.example:3128/".to_owned()),
+            "all_proxy" => Some("other.example:1".to_owned()),
+            "no_proxy" => Some("localhost, .intern.example,*.lab.example".to_owned()),
+            _ => None,
+        };
+        let named = |url: &str| proxy_among(url, &set).map(|(name, place)| format!("{name} {place}"));
+        assert_eq!(
+            named("https://a.example/x").as_deref(),
+            Some("HTTPS_PROXY proxy.example:3128")
+        );
+        assert_eq!(
+            named("http://a.example/x").as_deref(),
+            Some("all_proxy other.example:1")
+        );
+        for url in [
+            "https://localhost:8080/x",
+            "https://a.intern.example",
+            "http://lab.example/",
+            "nothing",
+        ] {
+            assert_eq!(named(url), None, "{url}");
+        }
+        assert_eq!(proxy_among("https://a.example", &|_| None), None);
     }
 }

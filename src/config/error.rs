@@ -17,6 +17,12 @@ pub enum ConfigError {
     /// No variable says where the store is.
     #[error("find the store: neither GANTRY_ROOT, XDG_DATA_HOME nor HOME is set")]
     NoHome,
+    /// `GANTRY_LOG` is no word for how much is said.
+    #[error("GANTRY_LOG is {text:?}: {reason}")]
+    Log { text: String, reason: String },
+    /// The file cannot be written.
+    #[error("write configuration {path}")]
+    Write { path: PathBuf, source: io::Error },
     /// `SOURCE_DATE_EPOCH` is no time.
     #[error("SOURCE_DATE_EPOCH is {text:?}, not a number of seconds")]
     SourceDateEpoch { text: String },
@@ -26,7 +32,12 @@ impl ConfigError {
     /// The kind is always [`Kind::Usage`]: the caller wrote it, or said where it is.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Read { .. } | Self::Parse { .. } | Self::NoHome | Self::SourceDateEpoch { .. } => Kind::Usage,
+            Self::Read { .. }
+            | Self::Parse { .. }
+            | Self::NoHome
+            | Self::Log { .. }
+            | Self::Write { .. }
+            | Self::SourceDateEpoch { .. } => Kind::Usage,
         }
     }
 }

@@ -3,8 +3,6 @@
 //! `docs/configuration.md` describes every key, and a test here holds it against this file.
 
 use std::fmt;
-use std::fs;
-use std::io;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,14 +10,12 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 use super::bounds::LimitsSection;
+use super::files::{layers, merged, Layer};
 use super::{ConfigError, Environment};
 use crate::policy::{
     is_loopback, with_limits, Bytes, Confinement, Egress, GivenLimits, HostPort, Network, NetworkMode, Promise, Room,
     Time, Wait,
 };
-
-/// A configuration file has a few kilobytes.
-const MAX_BYTES: u64 = 1 << 20;
 
 /// A configuration file; every section and every key may be left out.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -128,35 +124,35 @@ impl fmt::Debug for BaseSection {
 }
 
 impl Config {
-    /// Reads `explicit`, else `$GANTRY_CONFIG`, else the default file if it exists.
+    /// Reads the machine's file, and above it `explicit`, else `$GANTRY_CONFIG`, else the user's own if it exists: of each
+    /// key the upper one counts.
     pub fn load(explicit: Option<&Path>, environment: &Environment) -> Result<Self, ConfigError> {
-        let named = explicit
-            .map(Path::to_owned)
-            .or_else(|| environment.gantry_config.clone());
-        let is_named = named.is_some();
-        let Some(path) = named.or_else(|| environment.default_config()) else {
+        let layers = layers(explicit, environment)?;
+        let Some((top, below)) = layers.split_last() else {
             return Ok(Self::default());
         };
-        let text = match read_bounded(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !is_named => return Ok(Self::default()),
-            other => other.map_err(|source| ConfigError::Read {
-                path: path.clone(),
-                source,
-            })?,
-        };
-        let parse = |reason: String| ConfigError::Parse {
-            path: path.clone(),
-            reason,
-        };
-        let mut config: Self = toml::from_str(&text).map_err(|error| parse(error.to_string()))?;
-        config.check().map_err(parse)?;
-        config.file = Some(path);
+        let mut config: Self = top.parse()?;
+        if !below.is_empty() {
+            // Each answers for itself, with its lines.
+            below.iter().try_for_each(|layer| layer.parse::<Self>().map(drop))?;
+            let both = merged(&layers)?.try_into();
+            config = both.map_err(|error: toml::de::Error| top.refused(error.to_string()))?;
+        }
+        config.check().map_err(|reason| top.refused(reason))?;
+        config.file = Some(top.path.clone());
         Ok(config)
     }
 
-    /// The file that it was read from; none when there is none.
+    /// The uppermost file that it was read from; none when there is none.
     pub fn file(&self) -> Option<&Path> {
         self.file.as_deref()
+    }
+
+    /// Checks the file at `path` by itself.
+    pub fn check_file(path: &Path) -> Result<(), ConfigError> {
+        let layer = Layer::read(path)?;
+        let config: Self = layer.parse()?;
+        config.check().map_err(|reason| layer.refused(reason))
     }
 
     fn check(&self) -> Result<(), String> {
@@ -247,18 +243,10 @@ impl RunSection {
     }
 }
 
-fn read_bounded(path: &Path) -> io::Result<String> {
-    use std::io::Read;
-    let mut text = String::new();
-    fs::File::open(path)?.take(MAX_BYTES + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MAX_BYTES {
-        return Err(io::Error::from(io::ErrorKind::FileTooLarge));
-    }
-    Ok(text)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn load(text: &str) -> Result<Config, ConfigError> {
@@ -323,6 +311,34 @@ mod tests {
                 load(&format!("{heading}\n{key} = {default}\n")).unwrap();
             }
         }
+    }
+
+    #[test]
+    fn the_file_that_is_written_has_every_key_and_every_default() {
+        let template = crate::config::template();
+        load(template).unwrap();
+        let keys = |keep: &dyn Fn(&str) -> bool| -> String {
+            let lines = template.lines().filter(|line| {
+                line.starts_with('[')
+                    || (line.starts_with('#') && !line.starts_with("# ") && *line != "#" && keep(line))
+            });
+            lines
+                .map(|line| format!("{}\n", line.trim_start_matches('#')))
+                .collect()
+        };
+        let every: toml::Table = toml::from_str(&keys(&|_| true)).unwrap();
+        load(&keys(&|_| true)).unwrap();
+        let mut sections = known("");
+        sections.retain(|section| !["registry", "cache", "naming"].contains(&section.as_str()));
+        assert_eq!(every.len(), sections.len());
+        for section in sections {
+            let mut missing = known(&format!("[{section}]"));
+            missing.retain(|key| every.get(&section).and_then(|section| section.get(key)).is_none());
+            assert!(missing.is_empty(), "{section}: template.toml lacks {missing:?}");
+        }
+        let config = load(&keys(&|line| !line.ends_with("# example"))).unwrap();
+        assert_eq!(config.run.confinement(), Confinement::default());
+        assert_eq!(config.run.network(None, Vec::new()), Ok(Confinement::default().network));
     }
 
     #[test]

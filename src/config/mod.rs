@@ -5,8 +5,11 @@ mod bounds;
 mod environment;
 mod error;
 mod file;
+mod files;
+mod shown;
 
 pub use bounds::{Exceeded, LimitsSection};
-pub use environment::{is_started_by_systemd, secret_variable, Environment};
+pub use environment::{is_started_by_systemd, proxy_of, secret_variable, Environment};
 pub use error::ConfigError;
 pub use file::{BaseSection, Config, IndexSection, RunSection};
+pub use shown::{template, Shown};

@@ -323,7 +323,9 @@ fn refused_redirect(previous: &[Url], next: &Url) -> Option<&'static str> {
 
 /// What a failed request means: whether it is worth another try depends on it.
 fn failure(url: String, error: reqwest::Error) -> NetError {
-    let phase = if error.is_timeout() && !error.is_connect() {
+    let phase = if causes_of(&error).any(|cause| cause.to_string() == DNS) {
+        "the name of its host cannot be resolved (DNS)"
+    } else if error.is_timeout() && !error.is_connect() {
         "the server accepts but does not answer"
     } else if error.is_connect() {
         "nobody answers"
@@ -340,33 +342,43 @@ fn failure(url: String, error: reqwest::Error) -> NetError {
 }
 
 fn is_certificate_error(error: &reqwest::Error) -> bool {
-    let mut cause = error.source();
-    while let Some(current) = cause {
+    causes_of(error).any(|current| {
         // The TLS error travels inside an input/output error, which does not name it as its source.
         let inner = current.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        if matches!(
+        matches!(
             tls.or_else(|| current.downcast_ref()),
             Some(rustls::Error::InvalidCertificate(_))
-        ) {
-            return true;
-        }
-        cause = current.source();
-    }
-    false
+        )
+    })
 }
 
 /// The error and its causes, without the address: that may hold a password.
 fn without_url(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
+    for cause in causes_of(&error) {
         text.push_str(": ");
-        text.push_str(&source.to_string());
-        cause = source.source();
+        text.push_str(&in_words(cause.to_string()));
     }
     text
+}
+
+/// What the HTTP library says before what the resolver says.
+const DNS: &str = "dns error";
+
+fn causes_of<'a>(error: &'a reqwest::Error) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(error.source(), |cause: &&'a (dyn std::error::Error + 'static)| {
+        (*cause).source()
+    })
+}
+
+/// A cause without the question that a resolver prints as it lies in memory.
+fn in_words(text: String) -> String {
+    match text.split_once(" for Query {") {
+        Some((reason, _)) => reason.to_owned(),
+        None => text,
+    }
 }
 
 /// An address for messages: no user, password, query or fragment.

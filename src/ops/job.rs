@@ -154,6 +154,8 @@ pub struct Wanted {
     pub only_degraded: Option<Vec<Promise>>,
     /// When to pull.
     pub pull: Option<Pull>,
+    /// Program in place of the image's entry point and command.
+    pub entrypoint: Option<String>,
     /// Arguments of the image's command.
     pub args: Vec<String>,
     /// Whether the run ends with its caller.
@@ -187,6 +189,7 @@ impl Wanted {
             allow_degraded: joined(below.allow_degraded, self.allow_degraded),
             only_degraded: self.only_degraded.or(below.only_degraded),
             pull: self.pull.or(below.pull),
+            entrypoint: self.entrypoint.or(below.entrypoint),
             args: joined(below.args, self.args),
             caller: self.caller.or(below.caller),
             deadline: self.deadline.or(below.deadline),
@@ -251,6 +254,7 @@ impl Wanted {
             env: self.env,
             secrets: self.secrets,
             confinement,
+            entrypoint: self.entrypoint,
             args: self.args,
             ticket: self.ticket.unwrap_or_default(),
             admission,
@@ -268,6 +272,7 @@ macro_rules! job {
             #[allow(dead_code, reason = "looked at before the rest; known, so that it is no unknown key")]
             schema: Option<serde_json::Value>,
             image: String,
+            entrypoint: Option<String>,
             #[serde(default)]
             args: Vec<String>,
             input: Option<PathBuf>,
@@ -333,6 +338,10 @@ struct Schema {
 }
 
 fn parse(text: &str) -> Result<Wanted, String> {
+    // serde would take a list for an object whose keys are left out.
+    if !text.trim_start().starts_with('{') {
+        return Err("it is no JSON object; the least is {\"image\": \"NAME:TAG\"}".to_owned());
+    }
     // First: what a document of another version has beside it means nothing here.
     if let Ok(Schema { schema: Some(found) }) = serde_json::from_str(text) {
         if found != SCHEMA {
@@ -363,6 +372,7 @@ fn parse(text: &str) -> Result<Wanted, String> {
         allow_degraded: Vec::new(),
         only_degraded: job.allow_degraded,
         pull: job.pull,
+        entrypoint: job.entrypoint,
         args: job.args,
         caller: job.caller,
         deadline: job.deadline,

@@ -48,6 +48,8 @@ pub struct RunRequest {
     pub secrets: Vec<SecretWanted>,
     /// Limits.
     pub confinement: Confinement,
+    /// Replaces the image's entry point and command.
+    pub entrypoint: Option<String>,
     /// Replaces the arguments of the image's command.
     pub args: Vec<String>,
     /// What the caller calls the job.
@@ -337,6 +339,9 @@ fn bundle(store: &Store, snapshot: &Snapshot, request: &RunRequest) -> Result<Bu
 /// A function image has the command `python user_function.py` and no entry point: there the arguments are the
 /// function's, so they follow the command.
 fn argv(config: &ImageConfigBody, request: &RunRequest) -> Result<Vec<String>, RunError> {
+    if let Some(program) = &request.entrypoint {
+        return Ok([program].into_iter().chain(&request.args).cloned().collect());
+    }
     let entrypoint = config.entrypoint.clone().unwrap_or_default();
     let command = config.cmd.clone().unwrap_or_default();
     let mut argv = entrypoint;

@@ -1,47 +1,64 @@
-//! Byte counts as people write them: `512M`, `40GB`, `1048576`.
+//! Byte counts as people write them: `512M`, `1.5G`, `40GB`, `1048576`.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// A number of bytes. `K M G T` (and `KiB MiB ..`) are powers of 1024, `KB MB GB TB` powers of 1000.
+/// A number of bytes. `K M G T` (and `KiB MiB ..`) are powers of 1024, `KB MB GB TB` powers of 1000; printed with the
+/// latter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Bytes(pub u64);
 
 /// Why a text is no size.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("parse size {text:?}: want a whole number with an optional K, M, G or T (powers of 1024) or KB, MB, GB, TB (powers of 1000)")]
+#[error("parse size {text:?}: want a number with an optional K, M, G or T (powers of 1024) or KB, MB, GB, TB (powers of 1000), such as 512M or 1.5G")]
 pub struct ParseBytesError {
     /// The text, cut to 100 characters.
     pub text: String,
 }
 
+/// Digits behind the point; more than anybody means.
+const MAX_DIGITS: usize = 9;
+
 impl FromStr for Bytes {
     type Err = ParseBytesError;
 
     fn from_str(text: &str) -> Result<Self, ParseBytesError> {
-        let error = || ParseBytesError {
+        parse(text).map(Bytes).ok_or_else(|| ParseBytesError {
             text: text.chars().take(100).collect(),
-        };
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = text.split_at(digits);
-        let number: u64 = number.parse().map_err(|_| error())?;
-        let factor: u64 = match unit {
-            "" | "B" => 1,
-            "K" | "k" | "KiB" => 1 << 10,
-            "M" | "m" | "MiB" => 1 << 20,
-            "G" | "g" | "GiB" => 1 << 30,
-            "T" | "t" | "TiB" => 1 << 40,
-            "KB" | "kB" => 1_000,
-            "MB" => 1_000_000,
-            "GB" => 1_000_000_000,
-            "TB" => 1_000_000_000_000,
-            _ => return Err(error()),
-        };
-        number.checked_mul(factor).map(Bytes).ok_or_else(error)
+        })
     }
+}
+
+fn parse(text: &str) -> Option<u64> {
+    let end = text.find(|character: char| !character.is_ascii_digit() && character != '.');
+    let (number, unit) = text.split_at(end.unwrap_or(text.len()));
+    let factor: u64 = match unit.strip_prefix(' ').unwrap_or(unit).to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "ki" | "kib" => 1 << 10,
+        "m" | "mi" | "mib" => 1 << 20,
+        "g" | "gi" | "gib" => 1 << 30,
+        "t" | "ti" | "tib" => 1 << 40,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return None,
+    };
+    let Some((whole, part)) = number.split_once('.') else {
+        return number.parse::<u64>().ok()?.checked_mul(factor);
+    };
+    let is_part = !part.is_empty() && part.len() <= MAX_DIGITS && part.bytes().all(|byte| byte.is_ascii_digit());
+    // Half a byte is a slip.
+    if !is_part || factor == 1 {
+        return None;
+    }
+    let scale = 10u128.pow(u32::try_from(part.len()).ok()?);
+    let part = part.parse::<u128>().ok()? * u128::from(factor) / scale;
+    let whole = whole.parse::<u64>().ok()?.checked_mul(factor)?;
+    whole.checked_add(u64::try_from(part).ok()?)
 }
 
 impl fmt::Display for Bytes {
@@ -96,12 +113,40 @@ mod tests {
             ("7", 7),
             ("1K", 1024),
             ("512M", 512 << 20),
+            ("512m", 512 << 20),
+            ("512Mi", 512 << 20),
+            ("1.5G", 3 << 29),
+            ("1.5 GB", 1_500_000_000),
+            ("0.5K", 512),
             ("40GB", 40_000_000_000),
+            ("40gb", 40_000_000_000),
         ] {
             assert_eq!(text.parse(), Ok(Bytes(bytes)), "{text}");
         }
-        for text in ["", "M", "-1", "1.5G", "1 M", "1X", "99999999999T"] {
+        for text in [
+            "",
+            "M",
+            "-1",
+            "1.5",
+            "1.5B",
+            "1.G",
+            ".5G",
+            "1..5G",
+            "1.2.3G",
+            "1  M",
+            "1X",
+            "99999999999T",
+            "+1M",
+            "1e3",
+        ] {
             assert!(text.parse::<Bytes>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_printed_can_be_typed() {
+        for bytes in [0, 7, 1_500, 48_100_000, 3_200_000_000] {
+            assert_eq!(Bytes(bytes).to_string().parse(), Ok(Bytes(bytes)));
         }
     }
 }

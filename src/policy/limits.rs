@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
-use super::{parse_duration, Bytes};
+use super::{deserialize_duration, parse_duration, Bytes};
 
 /// Each limit: what it is, its name, its type as given, its type as enforced, its default, and the option's placeholder.
 macro_rules! with_limits {
@@ -166,7 +166,7 @@ impl<'de> Deserialize<'de> for Pids {
 
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        deserialize_duration(deserializer)
     }
 }
 

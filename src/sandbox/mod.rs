@@ -32,7 +32,7 @@ pub(crate) mod wire;
 
 pub use bundle::{Bundle, Place, Purpose, Secret, Stdin};
 pub use error::SandboxError;
-pub use inside::{filter_install_time, init_main, is_init};
+pub use inside::{filter_install_time, init_main, is_init, LANDLOCK_ABI};
 pub use launch::{Launcher, Native, Start};
 pub use orders::{Obstacle, SHM_BYTES};
 pub use outside::{

@@ -33,7 +33,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// Made by another version.
-    #[error("open store {path}: it is {got:?}, this gantry reads {VERSION:?}")]
+    #[error("open store {path}: its version is {:?}, this gantry reads {:?}", .got.trim_end(), VERSION.trim_end())]
     Version {
         /// The root.
         path: PathBuf,

@@ -17,7 +17,7 @@
 //!   locks/<name>            single flight between processes
 //!   scaffold/               directories that are the sandbox's mount points; it lies on top of every image
 //!   tools/<program>-<version>/<program>, tools/<program>-cache/    programs that gantry fetched, and what they cache
-//!   journal/<day>.jsonl     what happened, a line per event; the day is counted from 1970
+//!   journal/<year>-<month>-<day>.jsonl    what happened, a line per event; earlier versions counted days from 1970
 //!   tmp/<random>/           scratch of one process, locked by it
 //! ```
 //!
@@ -81,6 +81,8 @@ use images::gc;
 
 use crate::oci::LAYOUT_VERSION;
 
+/// The version of the store's shape that this gantry makes and reads.
+pub const FORMAT: u32 = 1;
 const VERSION: &str = "gantry store 1\n";
 
 /// A store; cheap to open and to clone, safe to use from several threads and processes at once.

@@ -57,7 +57,27 @@ fn all_variants_are_listed() {
         "python-3.11-numpy",
         "python-3.11-scipy",
     ];
-    assert_eq!(listed.lines().collect::<Vec<_>>(), expected);
+    let names: Vec<&str> = listed
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert_eq!(names, [&["NAME"][..], &expected].concat());
+    assert!(
+        listed.starts_with("NAME") && listed.contains("PYTHON   DESCRIPTION"),
+        "{listed}"
+    );
+    let names = shared().ok(["base", "ls", "--quiet"]);
+    assert_eq!(names.lines().collect::<Vec<_>>(), expected);
+    let json: Vec<String> = serde_json::from_str(&shared().ok(["base", "ls", "--format", "json"])).unwrap();
+    assert_eq!(json, expected);
+    // A name that is no base comes with those that are.
+    let done = shared().gantry(["base", "build", "nope"]);
+    assert_eq!(done.code, 1);
+    assert!(
+        done.stderr.contains("(python-3.11, python-3.11-slim,"),
+        "{}",
+        done.stderr
+    );
 }
 
 #[test]

@@ -28,7 +28,11 @@ fn only_a_run_is_refused_as_one() {
             2,
             "'--bad-flag'",
         ),
-        (&["--config", "run", "build", "--report", place], 2, "<DIR>"),
+        (
+            &["--config", "run", "build", "--report", place, "one", "two"],
+            2,
+            "'two'",
+        ),
         (
             &["base", "build", &format!("--report={place}"), "run", "extra"],
             2,

@@ -1,30 +1,51 @@
 //! `gantry base`: the base images that functions are built on.
 
-use crate::base::{default_python, variant_names};
-use crate::cli::args::{BaseBuildArgs, BaseCommand};
+use std::time::Instant;
+
+use crate::base::{default_python, find_variant, variant_names, BaseError};
+use crate::build::BuildError;
+use crate::cli::args::{BaseBuildArgs, BaseCommand, Format};
 use crate::cli::error::CommandError;
 use crate::cli::output::{print_json, print_line};
 use crate::cli::progress::Narrator;
 use crate::cli::report::Report;
 use crate::cli::session::Session;
+use crate::cli::table::{short, table};
 use crate::ops::{self, BaseRequest};
+use crate::policy::Verbosity;
 
 /// Carries out one of the commands of `gantry base`.
 pub fn base(session: &Session, command: &BaseCommand, report: Option<&Report>) -> Result<u8, CommandError> {
     match command {
-        BaseCommand::Ls { json: true } => print_json(&variant_names()),
-        BaseCommand::Ls { json: false } => {
-            for name in variant_names() {
-                print_line(&name)?;
-            }
-            Ok(0)
-        }
+        BaseCommand::Ls { format } => match format.wanted() {
+            Format::Json => print_json(&variant_names()),
+            Format::Table if session.verbosity == Verbosity::Quiet => print_line(&variant_names().join("\n")),
+            Format::Table => print_line(&table(["NAME", "PYTHON", "DESCRIPTION"], variants()?)),
+        },
         BaseCommand::Build(args) => build(session, args, report),
     }
 }
 
+/// A row for each variant.
+fn variants() -> Result<Vec<[String; 3]>, CommandError> {
+    let mut rows = Vec::new();
+    for name in variant_names() {
+        let found = find_variant(name).map_err(BaseError::from).map_err(BuildError::from)?;
+        rows.extend(found.map(|variant| {
+            let wheels = variant.wheels.iter().filter_map(|line| line.split_whitespace().next());
+            let description = match wheels.collect::<Vec<_>>().join(", ") {
+                none if none.is_empty() => variant.definition.description,
+                wheels => format!("{}, with {wheels}", variant.definition.description),
+            };
+            [variant.name, variant.definition.python, description]
+        }));
+    }
+    Ok(rows)
+}
+
 fn build(session: &Session, args: &BaseBuildArgs, report: Option<&Report>) -> Result<u8, CommandError> {
-    let narrator = Narrator::new();
+    let started = Instant::now();
+    let narrator = Narrator::new(session.verbosity);
     let request = BaseRequest {
         name: args.variant.clone(),
         settings: ops::base_settings(&session.config),
@@ -35,6 +56,12 @@ fn build(session: &Session, args: &BaseBuildArgs, report: Option<&Report>) -> Re
     narrator.finish();
     let base = made?;
     report.map_or(Ok(()), |report| report.write(&base))?;
+    let took = started.elapsed().as_secs_f64();
+    narrator.done(&format!(
+        "Built base {} {}: {took:.1} s",
+        base.name,
+        short(&base.digest)
+    ));
     if report.is_some_and(Report::takes_standard_output) {
         return Ok(0);
     }

@@ -10,7 +10,9 @@ use crate::cli::output::print_line;
 use crate::cli::progress::Narrator;
 use crate::cli::report::Report;
 use crate::cli::session::Session;
+use crate::cli::table::short;
 use crate::ops::{self, BuildRequest};
+use crate::policy::Bytes;
 use crate::python::resolve::LOCK_AGE;
 use crate::sys;
 
@@ -39,7 +41,7 @@ pub fn build(session: &Session, args: &BuildArgs, report: Option<&Report>) -> Re
         base_settings: ops::base_settings(config),
     };
     let resolver = || ops::resolver(config, environment, &args.python);
-    let narrator = Narrator::new();
+    let narrator = Narrator::new(session.verbosity);
     let built = ops::build(&session.store, &request, &resolver, &narrator);
     narrator.finish();
     let name = args.tag.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -50,6 +52,15 @@ pub fn build(session: &Session, args: &BuildArgs, report: Option<&Report>) -> Re
     session.note("build", &name, digest, status, started);
     let built = built?;
     report.map_or(Ok(()), |report| report.write(&built))?;
+    let reused = built.layers.iter().filter(|layer| layer.reused).count();
+    narrator.done(&format!(
+        "Built {} {}: {} in {} layers, {reused} of them reused, {:.1} s",
+        built.reference.as_deref().unwrap_or("image"),
+        short(&built.digest),
+        Bytes(built.size),
+        built.layers.len(),
+        started.elapsed().as_secs_f64()
+    ));
     if report.is_some_and(Report::takes_standard_output) {
         return Ok(0);
     }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use crate::cli::args::{CacheCommand, GcArgs};
+use crate::cli::args::{CacheCommand, Format, GcArgs};
 use crate::cli::error::CommandError;
 use crate::cli::output::{print_json, print_line};
 use crate::cli::session::Session;
@@ -26,7 +26,7 @@ fn gc(session: &Session, args: &GcArgs) -> Result<u8, CommandError> {
         true => ops::find_garbage(&session.store, keep, &mut waiting)?,
         false => ops::remove_garbage(&session.store, keep, &mut waiting)?,
     };
-    if args.json {
+    if args.format.wanted() == Format::Json {
         return print_json(&report);
     }
     let verb = if args.dry_run { "Would remove" } else { "Removed" };

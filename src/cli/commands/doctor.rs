@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::cli::args::DoctorArgs;
+use crate::cli::args::{DoctorArgs, Format};
 use crate::cli::error::CommandError;
 use crate::cli::escape::escape;
 use crate::cli::output::{print_json, print_line};
@@ -14,11 +14,10 @@ use crate::policy::{Bytes, Level};
 /// Examines this machine and prints what was found.
 pub fn examine(session: &Session, args: &DoctorArgs) -> Result<u8, CommandError> {
     let diagnosis = doctor::examine(&session.store, &session.config, &session.environment)?;
-    if args.json {
-        print_json(&diagnosis)?;
-    } else {
-        print_line(&escape(render(&diagnosis).trim_end()))?;
-    }
+    match args.format.wanted() {
+        Format::Json => print_json(&diagnosis)?,
+        Format::Table => print_line(&escape(render(&diagnosis).trim_end()))?,
+    };
     Ok(match diagnosis.verdict {
         Verdict::Ok => 0,
         Verdict::Degraded => 3,

@@ -2,33 +2,46 @@
 
 use std::io::{self, Write};
 
-use crate::cli::args::ImagesCommand;
+use crate::cli::args::{Format, ImagesCommand};
 use crate::cli::error::CommandError;
 use crate::cli::escape::escape;
 use crate::cli::output::{print_json, print_line};
 use crate::cli::session::Session;
+use crate::cli::table::{short, table};
 use crate::oci::Reference;
-use crate::ops::{self, ImageSummary, Removal};
-use crate::policy::Bytes;
+use crate::ops::{self, ImageSummary, ImagesError, Removal};
+use crate::policy::{Bytes, Verbosity};
+use crate::store::Image;
 
 /// Carries out one of the commands of `gantry images`.
 pub fn images(session: &Session, command: &ImagesCommand) -> Result<u8, CommandError> {
     match command {
-        ImagesCommand::Ls { json: true } => print_json(&ops::list(&session.store)?),
-        ImagesCommand::Ls { json: false } => {
-            for image in ops::list(&session.store)? {
-                print_line(&escape(&line(image)))?;
+        ImagesCommand::Ls { format } => {
+            let images = ops::list(&session.store)?;
+            match format.wanted() {
+                Format::Json => print_json(&images),
+                Format::Table if session.verbosity == Verbosity::Quiet => {
+                    let names = images
+                        .iter()
+                        .try_for_each(|image| print_line(&image.reference).map(drop));
+                    names.map(|()| 0)
+                }
+                Format::Table => print_line(&table(
+                    ["NAME", "DIGEST", "SIZE", "LAYERS", "CREATED"],
+                    images.into_iter().map(row).collect(),
+                )),
             }
-            Ok(0)
         }
-        ImagesCommand::Show { reference, json } => {
+        ImagesCommand::Show { reference, format } => {
             let image = ops::show(&session.store, reference)?;
-            let value = serde_json::json!({"digest": image.digest, "manifest": image.manifest, "config": image.config});
-            if *json {
-                return print_json(&value);
+            match format.given() {
+                Some(Format::Json) => print_json(&whole(&image)),
+                Some(Format::Table) => print_line(&table(["NAME", &reference.to_string()], facts(&image))),
+                None => {
+                    let pretty = serde_json::to_string_pretty(&whole(&image)).unwrap_or_default();
+                    print_line(&escape(&pretty))
+                }
             }
-            let pretty = serde_json::to_string_pretty(&value).unwrap_or_default();
-            print_line(&escape(&pretty))
         }
         ImagesCommand::Rm {
             references,
@@ -41,20 +54,65 @@ pub fn images(session: &Session, command: &ImagesCommand) -> Result<u8, CommandE
     }
 }
 
-fn line(image: ImageSummary) -> String {
-    let digest = image.digest.map_or("-".to_owned(), |digest| digest.to_string());
-    let size = image.size.map_or("-".to_owned(), |size| Bytes(size).to_string());
-    let rest = match image.damaged {
-        Some(reason) => format!("damaged: {reason}"),
-        None => image.created.unwrap_or_default(),
-    };
-    format!("{:40} {digest} {size:>10} {rest}", image.reference)
+fn row(image: ImageSummary) -> [String; 5] {
+    let or_none = |text: Option<String>| text.unwrap_or("-".to_owned());
+    [
+        image.reference,
+        or_none(image.digest.as_ref().map(short)),
+        or_none(image.size.map(|size| Bytes(size).to_string())),
+        or_none(image.layers.map(|layers| layers.to_string())),
+        match image.damaged {
+            Some(reason) => format!("damaged: {reason}"),
+            None => image.created.unwrap_or_default(),
+        },
+    ]
 }
 
+fn whole(image: &Image) -> serde_json::Value {
+    serde_json::json!({"digest": image.digest, "manifest": image.manifest, "config": image.config})
+}
+
+/// What people ask of an image, in the words of its configuration.
+fn facts(image: &Image) -> Vec<[String; 2]> {
+    let config = &image.config.config;
+    let words = |words: &Option<Vec<String>>| words.clone().unwrap_or_default().join(" ");
+    let size: u64 = image.blobs().iter().map(|blob| blob.size).sum();
+    let mut facts = [
+        ["DIGEST", &image.digest.to_string()],
+        ["SIZE", &Bytes(size).to_string()],
+        ["LAYERS", &image.manifest.layers.len().to_string()],
+        ["CREATED", image.config.created.as_deref().unwrap_or_default()],
+        ["ENTRYPOINT", &words(&config.entrypoint)],
+        ["COMMAND", &words(&config.cmd)],
+    ]
+    .map(|fact| fact.map(str::to_owned))
+    .to_vec();
+    facts.extend(
+        config
+            .env
+            .iter()
+            .flatten()
+            .map(|entry| ["ENV".to_owned(), entry.clone()]),
+    );
+    let labels = config.labels.iter().flatten();
+    facts.extend(labels.map(|(name, value)| ["LABEL".to_owned(), format!("{name}={value}")]));
+    facts
+}
+
+/// Removes all that are there, and then names those that are not.
 fn remove(session: &Session, references: &[Reference], removal: Removal, verb: &str) -> Result<u8, CommandError> {
+    let mut missing = Vec::new();
     for reference in references {
-        ops::remove(&session.store, reference, removal)?;
-        let _ = writeln!(io::stderr(), "{verb} {reference}");
+        match ops::remove(&session.store, reference, removal) {
+            Ok(()) if session.verbosity == Verbosity::Quiet => {}
+            Ok(()) => drop(writeln!(io::stderr(), "{verb} {reference}")),
+            Err(ImagesError::Unknown { reference }) => missing.push(reference),
+            Err(error) => return Err(error.into()),
+        }
     }
-    Ok(0)
+    if missing.is_empty() {
+        return Ok(0);
+    }
+    let reference = missing.join(", ");
+    Err(ImagesError::Unknown { reference }.into())
 }

@@ -1,26 +1,28 @@
 //! One file per command: it turns arguments into a request, and the result into text and an exit code.
 
+mod about;
 mod base;
 mod build;
 mod cache;
+mod configuration;
 mod doctor;
 mod images;
 mod moving;
 pub mod run;
 
+pub use about::version;
+pub use configuration::configuration;
 pub use doctor::hold;
 
-use std::path::Path;
-
-use crate::cli::args::StoreCommand;
+use crate::cli::args::{Globals, StoreCommand};
 use crate::cli::error::CommandError;
 use crate::cli::report::Report;
 use crate::cli::session::Session;
 use crate::sandbox;
 
 /// Carries out a command that uses the store, and returns its exit code.
-pub fn dispatch(config: Option<&Path>, command: &StoreCommand, report: Option<&Report>) -> Result<u8, CommandError> {
-    let session = Session::open(config)?;
+pub fn dispatch(globals: &Globals, command: &StoreCommand, report: Option<&Report>) -> Result<u8, CommandError> {
+    let session = Session::open(globals)?;
     // What cannot be swept now is swept later; no command fails because of it.
     let _ = session.store.sweep();
     let _ = session.store.names().mend_index();

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::cli::args::RunArgs;
+use crate::cli::args::{Globals, RunArgs};
 use crate::cli::birth::Birth;
 use crate::cli::error::{code_of_run, no_signals, CommandError};
 use crate::cli::escape::escape;
@@ -17,14 +17,14 @@ use crate::cli::session::Session;
 use crate::ops::{
     self, CallerMode, ExitCodes, Outcome, Pull, RunError, RunRequest, SecretWanted, Status, Ticket, Wanted, Worked,
 };
-use crate::policy::{one_line, Code, Kind, Time};
+use crate::policy::{one_line, Code, Kind, Time, Verbosity};
 use crate::sandbox::{self, Signals, Stdin, Stdout};
 use crate::sys::clock;
 
 /// Runs what `args` ask for and returns the exit code.
-pub fn execute(config: Option<&Path>, args: &RunArgs, signals: io::Result<Signals>, birth: Birth) -> u8 {
+pub fn execute(globals: &Globals, args: &RunArgs, signals: io::Result<Signals>, birth: Birth) -> u8 {
     match begin(args, signals) {
-        Ok(Worked::Done((report, signals))) => finish(config, args, report.as_ref(), signals, birth),
+        Ok(Worked::Done((report, signals))) => finish(globals, args, report.as_ref(), signals, birth),
         Ok(Worked::Stopped { stop, .. }) => Outcome::stopped(String::new(), stop).code(exit_codes(args)),
         Err(error) => {
             print_error(&error);
@@ -53,12 +53,12 @@ fn begin(args: &RunArgs, signals: io::Result<Signals>) -> Result<Worked<(Option<
     Ok(Worked::Done((Some(report), signals)))
 }
 
-fn finish(config: Option<&Path>, args: &RunArgs, report: Option<&Report>, mut signals: Signals, birth: Birth) -> u8 {
+fn finish(globals: &Globals, args: &RunArgs, report: Option<&Report>, mut signals: Signals, birth: Birth) -> u8 {
     let started = birth.at;
     // The clock of the day, at that instant.
     let started_at = clock::now() - started.elapsed();
     let mut ticket = Ticket::default();
-    let prepared = prepare(config, args, report, &mut signals, birth, &mut ticket);
+    let prepared = prepare(globals, args, report, &mut signals, birth, &mut ticket);
     let name = || args.reference.as_ref().map(ToString::to_string).unwrap_or_default();
     let (outcome, error) = match prepared {
         Ok((session, request)) => {
@@ -66,6 +66,9 @@ fn finish(config: Option<&Path>, args: &RunArgs, report: Option<&Report>, mut si
             let _ = session.store.sweep();
             let (outcome, error) = ops::run(&session.store, &request, &signals);
             tell(&outcome, &request);
+            if session.verbosity == Verbosity::Verbose {
+                tell_everything(&outcome);
+            }
             note(&session, &outcome, started);
             (outcome, error.map(CommandError::Run))
         }
@@ -106,7 +109,7 @@ fn exit_codes(args: &RunArgs) -> ExitCodes {
 /// Makes the run that is asked for; until it is, its `ticket` is put there as soon as it is known. What ends the run is
 /// among `signals` from as early on as it is known.
 fn prepare(
-    config: Option<&Path>,
+    globals: &Globals,
     args: &RunArgs,
     report: Option<&Report>,
     signals: &mut Signals,
@@ -132,7 +135,7 @@ fn prepare(
         let reason = "-i passes on standard input, which --job - reads: give the job as a file";
         return Err(CommandError::Usage(reason.to_owned()));
     }
-    let session = Session::open(config)?;
+    let session = Session::open(globals)?;
     let job = args.job.as_deref().map(|path| read_job(path, signals)).transpose()?;
     let wanted = wanted(args).over(job.unwrap_or_default());
     *ticket = wanted.ticket.clone().unwrap_or_default();
@@ -183,6 +186,7 @@ fn wanted(args: &RunArgs) -> Wanted {
             // What is not said does not count over the job.
             _ => None,
         },
+        entrypoint: args.entrypoint.clone(),
         args: args.args.clone(),
         caller: args.detached.then_some(CallerMode::Detached),
         deadline: args.deadline,
@@ -214,6 +218,23 @@ fn tell(outcome: &Outcome, request: &RunRequest) {
 fn say(line: &str) {
     // If standard error is closed, there is nobody to tell.
     let _ = writeln!(io::stderr(), "gantry: {line}");
+}
+
+/// Prints how the run went, for who asked for it.
+fn tell_everything(outcome: &Outcome) {
+    // As it stands in the report: what is written down once is not written down twice.
+    let value = serde_json::to_value(outcome).unwrap_or_default();
+    for (name, unit) in [("phases_ms", "ms"), ("enforced", "")] {
+        for (key, value) in value
+            .get(name)
+            .and_then(serde_json::Value::as_object)
+            .into_iter()
+            .flatten()
+        {
+            let value = value.as_str().map_or_else(|| format!("{value} {unit}"), str::to_owned);
+            say(&format!("{key}: {}", escape(&value)));
+        }
+    }
 }
 
 fn note(session: &Session, outcome: &Outcome, started: Instant) {

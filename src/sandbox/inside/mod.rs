@@ -17,4 +17,5 @@ mod verify;
 mod workload;
 
 pub use init::{init_main, is_init};
+pub use restrict::LANDLOCK_ABI;
 pub use seccomp::install_time as filter_install_time;

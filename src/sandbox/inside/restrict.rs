@@ -24,6 +24,8 @@ use crate::sys::kernel;
 const LANDLOCK_FLOOR: ABI = ABI::V6;
 /// The highest ABI of Landlock whose rights are used where the kernel offers them.
 const LANDLOCK_CEILING: ABI = ABI::V7;
+/// Its number, for who asks what this gantry was made for.
+pub const LANDLOCK_ABI: i32 = LANDLOCK_CEILING as i32;
 /// Refusals are records of the host's audit log from here on: neither our own attempt to write what is forbidden
 /// ([`super::verify`]) nor a guest with domains of its own shall fill it. After its exec a workload's make none anyway.
 const FIRST_WITH_LOG: u32 = 7;
