@@ -59,8 +59,9 @@ as_user() {
         [ -z "${!name+set}" ] || keep+=("$name=${!name}")
     done
     cd "$work"
+    # A shell gives what it runs in the background an ignored SIGINT, and nohup an ignored SIGHUP: tests send both.
     exec setpriv --reuid "$DEV_USER" --regid "$DEV_USER" --init-groups --inh-caps=-all -- \
-        env -i HOME="$home" USER="$DEV_USER" PATH=/usr/local/bin:/usr/bin:/bin "${keep[@]}" "$work/scripts/$script" "$@"
+        env -i --default-signal=INT,HUP,TERM HOME="$home" USER="$DEV_USER" PATH=/usr/local/bin:/usr/bin:/bin "${keep[@]}" "$work/scripts/$script" "$@"
 }
 
 # need COMMAND PACKAGE: say what is missing when we may not install it.
