@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use crate::common::wait::{eventually, is_so};
 use crate::common::{function, shared, Gantry};
 use serde_json::Value;
 
@@ -250,10 +251,10 @@ fn a_signal_leaves_nothing_beside_what_is_saved_or_pushed() {
             let mut all = crate::common::tree(scratch.path()).into_iter();
             all.find(|path| path.file_name().unwrap().to_string_lossy().starts_with(".gantry-"))
         };
-        while temporary().is_none() {
+        eventually("nothing is written", || {
             assert!(child.try_wait().unwrap().is_none(), "{args:?} ended");
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
+            is_so(temporary().is_some(), args)
+        });
         let process = rustix::process::Pid::from_child(&child);
         rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
         let ended = child.wait().unwrap();
@@ -271,9 +272,7 @@ fn a_signal_leaves_nothing_beside_what_is_saved_or_pushed() {
         .spawn()
         .unwrap();
     let temporary = || fs::read_dir(scratch.path()).unwrap().count() > 1;
-    while !temporary() {
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
+    eventually("nothing is written", || is_so(temporary(), "no file"));
     saving.kill().unwrap();
     saving.wait().unwrap();
     assert!(temporary());
