@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 use super::BuildError;
-use crate::oci::{media_type, Descriptor, Digest, ImageConfig, ImageConfigBody, Manifest, Reference, RootFs};
+use crate::oci::{
+    media_type, to_canonical_json, Descriptor, Digest, ImageConfig, ImageConfigBody, Manifest, Reference, RootFs,
+};
 use crate::policy::Bytes;
 use crate::python::resolve::{LARGE_IMAGE, MAX_IMAGE};
-use crate::store::{BuiltLayer, Store};
+use crate::store::{BuiltLayer, Key, Memo, Roots, Step, Store, StoreError};
 use crate::sys::clock;
 
 /// The platform's label that says when a function's image was made. Every image that [`config`] makes has it.
@@ -52,8 +56,8 @@ pub struct ImageSettings {
     pub command: Vec<String>,
 }
 
-/// Makes the image of `layers`, gives it the name `tag`, and returns its digest. An image that has the name already stays
-/// when nothing differs but a time that nobody asked for.
+/// Makes the image of `layers`, gives it the name `tag`, and returns its digest. An image that is there already is that one
+/// when nothing differs but a time that nobody asked for. An image without a name is kept for a day.
 pub fn ensure_image(
     store: &Store,
     layers: &[BuiltLayer],
@@ -61,18 +65,22 @@ pub fn ensure_image(
     tag: Option<&Reference>,
 ) -> Result<Digest, BuildError> {
     let config = config(layers, settings);
-    let digest = match find_unchanged(store, layers, &config, settings.created, tag) {
+    let key = image_key(layers, &config)?;
+    let digest = match find_unchanged(store, &key, layers, &config, settings.created, tag) {
         Some(digest) => digest,
         None => {
             let (config, config_size) = store.images().put_config(&config)?;
-            store.images().put_manifest(&manifest(layers, &config, config_size))?
+            let digest = store.images().put_manifest(&manifest(layers, &config, config_size))?;
+            store.memos().put(&key, &ImageMade { image: digest })?;
+            digest
         }
     };
     // From here on the image is used by its name; until then the lease keeps it from being collected.
     let _lease = store.locks().lease(&digest)?;
     store.images().prepare(&store.images().open(&digest)?)?;
-    if let Some(tag) = tag {
-        store.names().ensure(tag, &digest)?;
+    match tag {
+        Some(tag) => store.names().ensure(tag, &digest)?,
+        None => store.names().keep_unnamed(&digest)?,
     }
     Ok(digest)
 }
@@ -90,22 +98,52 @@ pub fn check_size(layers: &[BuiltLayer]) -> Result<u64, BuildError> {
     }
 }
 
-/// The image called `tag`, when it serves as well: building again is no change.
+/// The image that was made of the same inputs.
+#[derive(Debug, Serialize, Deserialize)]
+struct ImageMade {
+    image: Digest,
+}
+
+impl Memo for ImageMade {
+    const FOLDER: &'static str = "image";
+
+    /// None: what nobody names or uses may go, and is then made again.
+    fn roots(&self) -> Roots {
+        Roots::default()
+    }
+}
+
+/// What an image depends on, but for the time.
+fn image_key(layers: &[BuiltLayer], config: &ImageConfig) -> Result<Key, BuildError> {
+    let config = to_canonical_json(&timeless(config)).map_err(|source| StoreError::Json {
+        action: "write",
+        path: "image config".into(),
+        source,
+    })?;
+    let layers = layers.iter().map(|layer| layer.descriptor.digest.to_string());
+    Ok(Key::of(Step::Image).with(config).with_list(layers).finish())
+}
+
+/// The image called `tag`, or the last one that was made of the same inputs, when it serves as well: building again is no
+/// change.
 fn find_unchanged(
     store: &Store,
+    key: &Key,
     layers: &[BuiltLayer],
     config: &ImageConfig,
     created: Created,
     tag: Option<&Reference>,
 ) -> Option<Digest> {
-    let digest = store.names().find(tag?).ok()??;
-    let there = store.images().open(&digest).ok()?;
-    let same_layers = there
-        .manifest
-        .layers
-        .iter()
-        .eq(layers.iter().map(|layer| &layer.descriptor));
-    (same_layers && is_no_change(&there.config, config, created)).then_some(digest)
+    let named = tag.and_then(|tag| store.names().find(tag).ok().flatten());
+    let made = store.memos().find::<ImageMade>(key).ok().flatten();
+    let serves = |digest: &Digest| {
+        let there = store.images().open(digest);
+        there.is_ok_and(|there| {
+            let ours = layers.iter().map(|layer| &layer.descriptor);
+            there.manifest.layers.iter().eq(ours) && is_no_change(&there.config, config, created)
+        })
+    };
+    named.into_iter().chain(made.map(|made| made.image)).find(serves)
 }
 
 /// What the user should know of an image that is larger than most, by the bytes that are pushed and pulled; nothing of
@@ -165,17 +203,19 @@ fn manifest(layers: &[BuiltLayer], config: &Digest, config_size: u64) -> Manifes
     }
 }
 
+/// A configuration without the time of its image.
+fn timeless(config: &ImageConfig) -> ImageConfig {
+    let mut config = config.clone();
+    config.created = None;
+    if let Some(labels) = &mut config.config.labels {
+        labels.remove(CREATED_LABEL);
+    }
+    config
+}
+
 /// Whether an image with the configuration `there` serves where `wanted` was to be made: they differ in nothing, or in a
 /// time that nobody asked for.
 fn is_no_change(there: &ImageConfig, wanted: &ImageConfig, created: Created) -> bool {
-    let timeless = |config: &ImageConfig| {
-        let mut config = config.clone();
-        config.created = None;
-        if let Some(labels) = &mut config.config.labels {
-            labels.remove(CREATED_LABEL);
-        }
-        config
-    };
     match created {
         Created::Fixed(_) => there == wanted,
         Created::Now(_) => timeless(there) == timeless(wanted),

@@ -125,6 +125,9 @@ pub enum StoreCommand {
     Pull {
         /// oci:DIR[:TAG] or oci-archive:FILE[:NAME]
         reference: Place,
+        /// Name of the image in the store; by default the one that it has there
+        #[arg(short, long)]
+        tag: Option<Reference>,
     },
     /// Copy an image of the store into an image layout or an archive
     Push {

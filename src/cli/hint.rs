@@ -236,6 +236,7 @@ fn of_images(error: &ImagesError) -> Option<&'static str> {
             "`gantry save NAME FILE` writes an archive, which `skopeo copy oci-archive:FILE docker://...` brings to a registry; `skopeo copy docker://... oci-archive:FILE` and `gantry load FILE` bring one in",
         ),
         ImagesError::Archive { .. }
+        | ImagesError::HasNames { .. }
         | ImagesError::Name { .. }
         | ImagesError::Unnamed { .. }
         | ImagesError::File { .. }
@@ -278,6 +279,7 @@ fn of_store(error: &StoreError) -> Option<&'static str> {
         | StoreError::LayerLost { .. }
         | StoreError::Document { .. }
         | StoreError::Json { .. }
+        | StoreError::Ambiguous { .. }
         | StoreError::NotAName { .. }
         | StoreError::PinnedName { .. }
         | StoreError::DamagedName { .. } => None,

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! host/repository[:tag][@digest]   an image in a registry          rg.example.org/mecapy/functions/beam:v1
-//! name[:tag]                       an image of this store alone    beam:1
+//! name[:tag][@digest]              an image of this store alone    beam:1
+//! sha256:HEX                       the image of a digest           sha256:264d4aa81287
 //! oci:DIR[:tag]                    an image layout on disk         oci:/tmp/layout:beam
 //! ```
 //!
 //! The first component is a host when it contains `.` or `:` or is `localhost` (the rule of Docker and
-//! containers/image). A bare name may not contain `/`. Without tag and digest the tag is `latest`.
+//! containers/image). A bare name may not contain `/`, and is not that of a digest algorithm. Without tag and digest the tag
+//! is `latest`. A digest wins over a name. `HEX` are the first 6 or more digits of a manifest's digest.
 //!
 //! What other tools call a transport (`docker-archive:FILE`, `docker://...`) is refused by name: as a name of this store it
 //! would look like a file or a registry that was never written.
@@ -22,6 +24,12 @@ use super::Digest;
 const MAX_NAME: usize = 255;
 /// Longest tag (distribution specification).
 const MAX_TAG: usize = 128;
+/// Fewest digits that stand for a digest: fewer are likely to be a word or to mean several images.
+pub const SHORTEST_ID: usize = 6;
+/// The algorithm of the digests that images are called by.
+const ALGORITHM: &str = "sha256";
+/// The registered algorithms (OCI image specification, "Descriptors"). A name like one would pass for a digest.
+const ALGORITHMS: [&str; 2] = [ALGORITHM, "sha512"];
 
 /// A parsed reference; printing it gives the text back.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -43,6 +51,15 @@ pub enum Reference {
         name: String,
         /// Tag, when one was typed.
         tag: Option<String>,
+        /// Digest, when one was typed; wins over name and tag.
+        digest: Option<Digest>,
+    },
+    /// An image of this store by its digest, or by the beginning of it.
+    Digest {
+        /// Its first hexadecimal digits, at least [`SHORTEST_ID`] of them.
+        hex: String,
+        /// The digest, when all 64 were typed.
+        digest: Option<Digest>,
     },
     /// An OCI image layout directory.
     Layout {
@@ -70,14 +87,37 @@ impl Reference {
             Self::Registry { tag, .. } | Self::Local { tag, .. } | Self::Layout { tag, .. } => {
                 tag.as_deref().unwrap_or("latest")
             }
+            Self::Digest { .. } => "latest",
         }
     }
 
     /// The digest in the text, if any.
     pub fn digest(&self) -> Option<&Digest> {
         match self {
-            Self::Registry { digest, .. } => digest.as_ref(),
-            Self::Local { .. } | Self::Layout { .. } => None,
+            Self::Registry { digest, .. } | Self::Local { digest, .. } | Self::Digest { digest, .. } => digest.as_ref(),
+            Self::Layout { .. } => None,
+        }
+    }
+
+    /// The hexadecimal digits that an image's digest begins with, when the text may mean that: `sha256:HEX`, and a bare name
+    /// that consists of such digits.
+    pub fn id(&self) -> Option<&str> {
+        match self {
+            Self::Digest { hex, .. } => Some(hex),
+            Self::Local {
+                name,
+                tag: None,
+                digest: None,
+            } => is_id(name).then_some(name),
+            Self::Registry { .. } | Self::Local { .. } | Self::Layout { .. } => None,
+        }
+    }
+
+    /// The image of a digest.
+    pub fn of_digest(digest: &Digest) -> Self {
+        Self::Digest {
+            hex: digest.hex(),
+            digest: Some(*digest),
         }
     }
 }
@@ -91,10 +131,11 @@ impl fmt::Display for Reference {
                 write!(f, "{host}/{repository}")?;
                 tag
             }
-            Self::Local { name, tag } => {
+            Self::Local { name, tag, .. } => {
                 write!(f, "{name}")?;
                 tag
             }
+            Self::Digest { hex, .. } => return write!(f, "{ALGORITHM}:{hex}"),
             Self::Layout { dir, tag } => {
                 write!(f, "oci:{}", dir.display())?;
                 tag
@@ -151,6 +192,15 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
     if let Some(reason) = foreign_transport(text) {
         return Err(reason);
     }
+    if let Some(hex) = text.strip_prefix(ALGORITHM).and_then(|rest| rest.strip_prefix(':')) {
+        if !is_id(hex) {
+            return Err("sha256: stands before 6 to 64 lower-case hexadecimal digits of an image's digest");
+        }
+        return Ok(Reference::Digest {
+            hex: hex.to_owned(),
+            digest: text.parse().ok(),
+        });
+    }
     let (name, digest) = match text.split_once('@') {
         Some((name, digest)) => (
             name,
@@ -163,17 +213,18 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
         None => (text, None),
     };
     let Some((host, path)) = name.split_once('/').filter(|(first, _)| is_host(first)) else {
-        if digest.is_some() {
-            return Err("a name of this store alone takes no digest");
-        }
         let (name, tag) = split_tag(name)?;
         if name.contains('/') {
             return Err("a name with / starts with a registry host, such as registry.example.org/team/image");
         }
         check_repository(name)?;
+        if ALGORITHMS.contains(&name) {
+            return Err("sha256 and sha512 begin a digest and are no names");
+        }
         return Ok(Reference::Local {
             name: name.to_owned(),
             tag,
+            digest,
         });
     };
     check_host(host)?;
@@ -212,6 +263,11 @@ fn split_tag(text: &str) -> Result<(&str, Option<String>), &'static str> {
         }
         None => Ok((text, None)),
     }
+}
+
+fn is_id(text: &str) -> bool {
+    let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    (SHORTEST_ID..=64).contains(&text.len()) && text.bytes().all(hex)
 }
 
 fn is_host(first: &str) -> bool {
@@ -286,6 +342,10 @@ mod tests {
             "rg.fr-par.scw.cloud/mecapy/functions/user-1-func-2:v1-abcdef12",
             &format!("example.org/a/b:v1@{digest}"),
             &format!("example.org/a@{digest}"),
+            &format!("beam:1@{digest}"),
+            &format!("beam@{digest}"),
+            &digest,
+            "sha256:e3b0c4",
             "oci:/tmp/layout",
             "oci:relative/dir:tag",
             "oci:1",
@@ -314,6 +374,11 @@ mod tests {
             "-.org/a",
             "a..b",
             "a@sha256:00",
+            "sha256",
+            "sha256:1",
+            "sha256:E3B0C4",
+            "sha512:e3b0c4",
+            "sha512",
             "exa mple.org/a",
             "example.org:99999/a",
             "oci:",
@@ -333,5 +398,27 @@ mod tests {
         ] {
             assert!(text.parse::<Reference>().is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn what_may_mean_the_beginning_of_a_digest_says_so() {
+        let digest = Digest::of(b"");
+        for (text, id) in [
+            ("sha256:e3b0c4", Some("e3b0c4")),
+            ("e3b0c4", Some("e3b0c4")),
+            ("e3b0c", None),
+            ("e3b0c4:1", None),
+            ("beam", None),
+            ("example.org/e3b0c4", None),
+        ] {
+            assert_eq!(text.parse::<Reference>().unwrap().id(), id, "{text}");
+        }
+        let whole: Reference = digest.to_string().parse().unwrap();
+        assert_eq!(
+            (whole.digest(), whole.clone()),
+            (Some(&digest), Reference::of_digest(&digest))
+        );
+        let named: Reference = format!("beam@{digest}").parse().unwrap();
+        assert_eq!(named.digest(), Some(&digest));
     }
 }

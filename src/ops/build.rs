@@ -18,7 +18,7 @@ use crate::progress::{timed, Progress, Recorder};
 use crate::python::compile::Compiler;
 use crate::python::resolve::{LockError, Resolver};
 use crate::python::supply::Supply;
-use crate::store::{BuiltLayer, Store};
+use crate::store::{check_name, BuiltLayer, Store};
 
 /// What shall be built.
 #[derive(Debug, Clone)]
@@ -77,6 +77,7 @@ pub fn build(
     resolver: &(dyn Fn() -> Result<Resolver, LockError> + Sync),
     progress: &dyn Progress,
 ) -> Result<BuildReport, BuildError> {
+    request.tag.as_ref().map_or(Ok(()), check_name)?;
     let progress = &Recorder::new(progress);
     let compiler = Compiler::new(store, request.allow_degraded.clone())?;
     let supply = Supply {

@@ -13,10 +13,10 @@ use crate::store::{check_name, Image, Store, StoreError};
 use crate::sys::replace::Replacement;
 use crate::transfer::{copy_image, name_of, ArchiveSource, ArchiveTarget, Destination, Layout, Source, TransferError};
 
-/// One named image.
+/// One image that can be run.
 #[derive(Debug, Serialize)]
 pub struct ImageSummary {
-    /// Its name.
+    /// Its name; its digest when it has none.
     pub reference: String,
     /// Its manifest; none when the name is damaged.
     pub digest: Option<Digest>,
@@ -38,6 +38,14 @@ pub enum ImagesError {
     Unknown {
         /// As typed.
         reference: String,
+    },
+    /// Names are removed, not images, and this digest is no name.
+    #[error("remove {reference}: the image has names; remove those: `gantry images rm {names}`")]
+    HasNames {
+        /// As typed.
+        reference: String,
+        /// Its names.
+        names: String,
     },
     /// A registry.
     #[error("reach {reference}: this version moves images through layouts (oci:DIR) and archives, not registries")]
@@ -93,6 +101,7 @@ impl ImagesError {
             Self::Store(error) => error.kind(),
             Self::Unknown { .. }
             | Self::Registry { .. }
+            | Self::HasNames { .. }
             | Self::Name { .. }
             | Self::Unnamed { .. }
             | Self::File { .. } => Kind::Failed,
@@ -108,7 +117,7 @@ pub fn show(store: &Store, reference: &Reference) -> Result<Image, ImagesError> 
     Ok(store.images().open(&digest)?)
 }
 
-/// Every named image, those that are damaged as well.
+/// Every named image, those that are damaged as well, and those without a name that are kept for a day.
 pub fn list(store: &Store) -> Result<Vec<ImageSummary>, ImagesError> {
     let summary = |(reference, digest): (Reference, Option<Digest>)| {
         let image = match digest {
@@ -128,7 +137,9 @@ pub fn list(store: &Store) -> Result<Vec<ImageSummary>, ImagesError> {
             damaged,
         }
     };
-    Ok(store.names().list()?.into_iter().map(summary).collect())
+    let unnamed = store.names().unnamed()?.into_iter();
+    let unnamed = unnamed.map(|digest| (Reference::of_digest(&digest), Some(digest)));
+    Ok(store.names().list()?.into_iter().chain(unnamed).map(summary).collect())
 }
 
 /// Whether a removal is carried out.
@@ -140,25 +151,63 @@ pub enum Removal {
     Rehearsed,
 }
 
-/// Forgets a name, whatever state its image is in.
+/// Forgets a name, whatever state its image is in; or an image without a name, by its digest.
+///
+/// # Errors
+///
+/// [`ImagesError::HasNames`] for the digest of an image that has names: which of them is meant?
 pub fn remove(store: &Store, reference: &Reference, removal: Removal) -> Result<(), ImagesError> {
+    let is_name = !matches!(reference, Reference::Digest { .. });
     let known = match removal {
+        _ if !is_name => false,
         Removal::Rehearsed => store.names().has(reference)?,
         Removal::Done => store.names().remove(reference)?,
     };
-    known.then_some(()).ok_or_else(|| ImagesError::Unknown {
+    if known {
+        return Ok(());
+    }
+    let unknown = || ImagesError::Unknown {
         reference: reference.to_string(),
-    })
+    };
+    let digest = match reference.id() {
+        Some(_) => store.names().find(reference)?.ok_or_else(unknown)?,
+        None => return Err(unknown()),
+    };
+    let names = store.names().list()?.into_iter();
+    let names: Vec<String> = names
+        .filter(|(_, named)| *named == Some(digest))
+        .map(|(name, _)| name.to_string())
+        .collect();
+    if !names.is_empty() {
+        return Err(ImagesError::HasNames {
+            reference: reference.to_string(),
+            names: names.join(" "),
+        });
+    }
+    let was_kept = match removal {
+        Removal::Rehearsed => store.names().unnamed()?.contains(&digest),
+        Removal::Done => store.names().forget_unnamed(&digest)?,
+    };
+    was_kept.then_some(()).ok_or_else(unknown)
 }
 
-/// Copies an image from one place to another; returns its digest. Without a destination the image of a layout or an archive
+/// What was copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copied {
+    /// The image.
+    pub digest: Digest,
+    /// The name that it has in the store from now on; none when it went elsewhere.
+    pub name: Option<Reference>,
+}
+
+/// Copies an image from one place to another. Without a destination the image of a layout or an archive
 /// gets the name in the store that it has there.
 ///
 /// # Errors
 ///
 /// [`ImagesError`]. A name is checked before anything is copied: an image without a name could be neither run nor removed.
 /// So are registries, which this version cannot reach, whatever the store calls by that name.
-pub fn copy(store: &Store, source: &Place, destination: Option<&Place>) -> Result<Digest, ImagesError> {
+pub fn copy(store: &Store, source: &Place, destination: Option<&Place>) -> Result<Copied, ImagesError> {
     for place in [Some(source), destination].into_iter().flatten() {
         if let Place::Image(Reference::Registry { .. }) = place {
             return Err(ImagesError::Registry {
@@ -166,7 +215,7 @@ pub fn copy(store: &Store, source: &Place, destination: Option<&Place>) -> Resul
             });
         }
     }
-    if let Some(Place::Image(name @ Reference::Local { .. })) = destination {
+    if let Some(Place::Image(name @ (Reference::Local { .. } | Reference::Digest { .. }))) = destination {
         check_name(name)?;
     }
     match source {
@@ -196,20 +245,25 @@ pub fn copy(store: &Store, source: &Place, destination: Option<&Place>) -> Resul
         }
         Place::Image(reference) => {
             let image = show(store, reference)?;
-            let name = written_name(reference);
+            let name = written_name(store, reference);
             let from = Found {
                 store,
                 from: store,
                 image: &image.descriptor(),
-                name: Some(&name),
+                name: name.as_deref(),
             };
             match destination {
-                Some(Place::Image(name @ (Reference::Local { .. } | Reference::Registry { .. }))) => {
+                Some(Place::Image(
+                    name @ (Reference::Local { .. } | Reference::Registry { .. } | Reference::Digest { .. }),
+                )) => {
                     keep(store, &image.digest, name)
                 }
                 None => {
                     store.images().prepare(&image)?;
-                    Ok(image.digest)
+                    Ok(Copied {
+                        digest: image.digest,
+                        name: None,
+                    })
                 }
                 Some(Place::Image(Reference::Layout { .. }) | Place::Archive { .. }) => {
                     from.copy(destination, || Ok(reference.clone()))
@@ -234,15 +288,17 @@ impl Found<'_> {
         &self,
         destination: Option<&Place>,
         own_name: impl FnOnce() -> Result<Reference, ImagesError>,
-    ) -> Result<Digest, ImagesError> {
+    ) -> Result<Copied, ImagesError> {
+        let elsewhere = |digest| Copied { digest, name: None };
         let name = match destination {
             Some(Place::Image(Reference::Layout { dir, tag })) => {
                 let to = Layout::new(self.store, dir);
-                return Ok(copy_image(self.from, self.image, &to, tag.as_deref())?);
+                return Ok(elsewhere(copy_image(self.from, self.image, &to, tag.as_deref())?));
             }
             Some(Place::Archive { file, name }) => {
                 let name = name.as_deref().or(self.name);
-                return write_archive(self.store, file, |to| Ok(copy_image(self.from, self.image, to, name)?));
+                let copy = |to: &dyn Destination| Ok(copy_image(self.from, self.image, to, name)?);
+                return write_archive(self.store, file, copy).map(elsewhere);
             }
             Some(Place::Image(name)) => name.clone(),
             None => own_name()?,
@@ -288,10 +344,13 @@ fn in_archive(file: &Path, source: TransferError) -> ImagesError {
 }
 
 /// Unpacks an image of the store and names it.
-fn keep(store: &Store, digest: &Digest, name: &Reference) -> Result<Digest, ImagesError> {
+fn keep(store: &Store, digest: &Digest, name: &Reference) -> Result<Copied, ImagesError> {
     store.images().prepare(&store.images().open(digest)?)?;
     store.names().set(name, digest)?;
-    Ok(*digest)
+    Ok(Copied {
+        digest: *digest,
+        name: Some(name.clone()),
+    })
 }
 
 /// The name in this store of the image that `source`, a layout or an archive, calls `name`.
@@ -308,11 +367,15 @@ fn own_name(source: &Place, name: Option<&str>) -> Result<Reference, ImagesError
 }
 
 /// The name of an image in an archive: as typed, with the tag it means. That is what `podman load` and others will call it.
-fn written_name(reference: &Reference) -> String {
-    match reference {
+/// An image that was named by its digest has none.
+fn written_name(store: &Store, reference: &Reference) -> Option<String> {
+    // Digits that may begin a digest are a name when an image is called so.
+    let is_name = reference.digest().is_none()
+        && (reference.id().is_none() || store.names().has(reference).is_ok_and(|has| has));
+    is_name.then(|| match reference {
         Reference::Local { name, .. } => format!("{name}:{}", reference.tag_or_latest()),
-        _ => reference.to_string(),
-    }
+        Reference::Registry { .. } | Reference::Layout { .. } | Reference::Digest { .. } => reference.to_string(),
+    })
 }
 
 /// Writes an image as an OCI archive; returns its digest.
@@ -335,8 +398,8 @@ pub fn save_file(store: &Store, reference: &Reference, file: &Path) -> Result<Di
 
 fn save_to(store: &Store, reference: &Reference, to: &dyn Destination) -> Result<Digest, ImagesError> {
     let image = show(store, reference)?;
-    let name = written_name(reference);
-    Ok(copy_image(store, &image.descriptor(), to, Some(&name))?)
+    let name = written_name(store, reference);
+    Ok(copy_image(store, &image.descriptor(), to, name.as_deref())?)
 }
 
 /// Reads an OCI archive; its images get their names in it, or `tag`. An image with several names is copied once.
@@ -379,9 +442,12 @@ fn name_images(
         };
         let reference = match (tag, name_of(image)) {
             (Some(tag), _) => tag.clone(),
-            (None, name) => {
-                let name = name.unwrap_or_default();
-                name.parse().map_err(|_| ImagesError::Name { name: name.to_owned() })?
+            (None, Some(name)) => name.parse().map_err(|_| ImagesError::Name { name: name.to_owned() })?,
+            (None, None) => {
+                store.images().prepare(&store.images().open(digest)?)?;
+                store.names().keep_unnamed(digest)?;
+                loaded.push((digest.to_string(), *digest));
+                continue;
             }
         };
         keep(store, digest, &reference)?;

@@ -108,6 +108,14 @@ pub enum StoreError {
         /// Why.
         source: serde_json::Error,
     },
+    /// Digits that begin the digests of several images.
+    #[error("find image {id}: the digests of several begin so: {images}; type more digits")]
+    Ambiguous {
+        /// The digits.
+        id: String,
+        /// The first of those images.
+        images: String,
+    },
     /// A reference the store keeps no name for.
     #[error("name an image {reference}: only names of this store and of registries can be kept")]
     NotAName {
@@ -148,6 +156,7 @@ impl StoreError {
         match self {
             Self::Layer { source, .. } => source.kind(),
             Self::Busy { .. } | Self::Stalled { .. } => Kind::Busy,
+            Self::NotAName { .. } | Self::PinnedName { .. } => Kind::Usage,
             Self::Io { .. }
             | Self::NoSpace { .. }
             | Self::Version { .. }
@@ -158,8 +167,7 @@ impl StoreError {
             | Self::LayerLost { .. }
             | Self::Document { .. }
             | Self::Json { .. }
-            | Self::NotAName { .. }
-            | Self::PinnedName { .. }
+            | Self::Ambiguous { .. }
             | Self::DamagedName { .. } => Kind::Failed,
         }
     }

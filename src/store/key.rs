@@ -46,6 +46,9 @@ pub enum Step {
     SdistRecipe,
     /// A source distribution and the wheels that were there -> its wheel. It has no version: its set-up has one.
     SdistWheel,
+    /// Layers and settings of an image -> the image that was made of them, whenever that was. Raise it when the same inputs
+    /// make another configuration or manifest.
+    Image,
 }
 
 /// How inputs are told apart.
@@ -57,7 +60,7 @@ enum Form {
 
 impl Step {
     /// Every step.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::CodeLayer,
         Self::WheelLayer,
         Self::BaseLayer,
@@ -69,6 +72,7 @@ impl Step {
         Self::Workshop,
         Self::SdistRecipe,
         Self::SdistWheel,
+        Self::Image,
     ];
 
     /// The version of what the step makes; 0 for a step that never had one, whose keys hold none.
@@ -84,6 +88,7 @@ impl Step {
             Self::Relock => 1,
             Self::Libraries => 1,
             Self::Workshop => 1,
+            Self::Image => 1,
             Self::SdistRecipe => 0,
             Self::SdistWheel => 0,
         }
@@ -103,6 +108,7 @@ impl Step {
             Self::Workshop => "sdist",
             Self::SdistRecipe => "sdist recipe",
             Self::SdistWheel => "sdist wheel",
+            Self::Image => "image",
         }
     }
 
@@ -118,7 +124,7 @@ impl Step {
             | Self::Workshop
             | Self::SdistRecipe
             | Self::SdistWheel => Form::Joined,
-            Self::Lock => Form::Counted,
+            Self::Lock | Self::Image => Form::Counted,
         }
     }
 }

@@ -6,6 +6,7 @@
 //!   oci-layout, index.json, blobs/sha256/<hex>    a valid OCI image layout: any OCI tool can read it
 //!   refs/<host>/<repository>/_tags/<tag>          name -> manifest digest, for registry names
 //!   refs/_local/<name>/<tag>                      the same for names of this store; no host starts with _
+//!   unnamed/<hex of manifest digest>              an image without a name, kept for a day from the file's time
 //!   layers/<hex of diff id>/{fs,meta.json,stamp.json}    unpacked once, the digest of each file, who may trust it
 //!   snapshots/<hex of manifest digest>.json       what a run needs, prepared
 //!   downloads/<hex>         finished downloads (wheels, packages)
@@ -222,6 +223,7 @@ impl Store {
         for folder in [
             "blobs/sha256",
             "refs/_local",
+            "unnamed",
             "layers",
             "snapshots",
             "downloads",

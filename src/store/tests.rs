@@ -466,3 +466,28 @@ fn a_download_that_nobody_is_at_is_garbage() {
     assert!(!store.root().join("partial").join(left.hex()).exists());
     assert!(store.root().join("partial").join(under_way.hex()).exists());
 }
+
+#[test]
+fn digits_that_begin_several_digests_mean_none_of_them() {
+    let (_scratch, store) = store();
+    let digest = add_image(&store, "x").unwrap();
+    let hex = digest.hex();
+    let find = |text: &str| store.names().find(&text.parse().unwrap());
+    assert_eq!(find(&hex[..12]).unwrap(), Some(digest));
+    assert_eq!(find(&format!("sha256:{}", &hex[..6])).unwrap(), Some(digest));
+    // Another image, which is told apart by its last digit.
+    let last = if hex.ends_with('0') { '1' } else { '0' };
+    let other = format!("{}{last}", &hex[..63]);
+    fs::write(store.root().join(format!("snapshots/{other}.json")), "{}").unwrap();
+    let ambiguous = find(&hex[..12]);
+    assert!(
+        matches!(&ambiguous, Err(StoreError::Ambiguous { id, images }) if *id == hex[..12] && images.contains(&other)),
+        "{ambiguous:?}"
+    );
+    assert_eq!(find(&hex).unwrap(), Some(digest));
+    // A name that consists of such digits comes first.
+    let name = hex[..12].parse().unwrap();
+    let named = Digest::of(b"named");
+    store.names().set(&name, &named).unwrap();
+    assert_eq!(find(&hex[..12]).unwrap(), Some(named));
+}

@@ -22,6 +22,7 @@ mod contract;
 mod crowd;
 mod deadline;
 mod death;
+mod digests;
 mod doctor;
 mod egress;
 mod endings;

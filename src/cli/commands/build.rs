@@ -61,6 +61,12 @@ pub fn build(session: &Session, args: &BuildArgs, report: Option<&Report>) -> Re
         built.layers.len(),
         started.elapsed().as_secs_f64()
     ));
+    if args.tag.is_none() {
+        let id = short(&built.digest);
+        narrator.done(&format!(
+            "It has no name and is kept for a day. Run it: gantry run {id}   Name it: gantry copy {id} NAME:TAG"
+        ));
+    }
     if report.is_some_and(Report::takes_standard_output) {
         return Ok(0);
     }

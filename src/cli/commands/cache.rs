@@ -32,7 +32,7 @@ fn gc(session: &Session, args: &GcArgs) -> Result<u8, CommandError> {
     let verb = if args.dry_run { "Would remove" } else { "Removed" };
     print_line(&format!(
         "{verb} {}: {} blobs, {} layers, {} snapshots, {} downloads, {} unfinished downloads, {} memos, {} tools, \
-         {} days of the journal, {} leases, {} locks",
+         {} days of the journal, {} leases, {} images without a name, {} locks",
         Bytes(report.bytes),
         report.blobs,
         report.layers,
@@ -43,6 +43,7 @@ fn gc(session: &Session, args: &GcArgs) -> Result<u8, CommandError> {
         report.tools,
         report.journal_days,
         report.leases,
+        report.unnamed,
         report.locks
     ))
 }

@@ -10,14 +10,34 @@ use crate::cli::session::Session;
 use crate::oci::{Place, Reference};
 use crate::ops;
 
-/// Copies an image into the store and prints its digest.
-pub fn pull(session: &Session, source: &Place) -> Result<u8, CommandError> {
-    print_line(&ops::copy(&session.store, source, None)?)
+/// Copies an image into the store, prints its digest and says its name.
+pub fn pull(session: &Session, source: &Place, tag: Option<&Reference>) -> Result<u8, CommandError> {
+    let destination = tag.map(|tag| Place::Image(tag.clone()));
+    let copied = ops::copy(&session.store, source, destination.as_ref())?;
+    if let Some(name) = &copied.name {
+        let _ = writeln!(
+            io::stderr(),
+            "Pulled {} as {}:{}",
+            copied.digest,
+            name_of(name),
+            name.tag_or_latest()
+        );
+    }
+    print_line(&copied.digest)
+}
+
+/// A name without its tag.
+fn name_of(reference: &Reference) -> String {
+    match reference {
+        Reference::Local { name, .. } => name.clone(),
+        Reference::Registry { host, repository, .. } => format!("{host}/{repository}"),
+        Reference::Layout { .. } | Reference::Digest { .. } => reference.to_string(),
+    }
 }
 
 /// Copies an image and prints its digest.
 pub fn copy(session: &Session, source: &Place, destination: &Place) -> Result<u8, CommandError> {
-    print_line(&ops::copy(&session.store, source, Some(destination))?)
+    print_line(&ops::copy(&session.store, source, Some(destination))?.digest)
 }
 
 /// Writes an image to an archive, complete or not there; `-` is standard output, but no terminal.

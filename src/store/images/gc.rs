@@ -3,7 +3,8 @@
 //! What each directory of the store holds is garbage when
 //!
 //! ```text
-//! blobs, layers, snapshots   no name, lease or memo leads to it
+//! blobs, layers, snapshots   no name, lease or memo leads to it, and it is no image without a name of the last day
+//! unnamed                    its day is over
 //! downloads                  only images are to be kept
 //! memo                       only images are to be kept; else when it is damaged, or a blob or a download it needs is gone
 //! partial                    nobody is downloading it
@@ -31,6 +32,7 @@ use serde::Serialize;
 use super::documents::Image;
 use super::names::Names;
 use super::snapshot::Snapshot;
+use super::unnamed::{self, KEPT_FOR};
 use crate::oci::{DiffId, Digest};
 use crate::store::content::memo::Roots;
 use crate::store::content::whole::sweep_stamps;
@@ -81,6 +83,8 @@ pub struct GarbageReport {
     pub memos: u64,
     /// Leases of images that have no name any more.
     pub leases: u64,
+    /// Images without a name that were kept for a day.
+    pub unnamed: u64,
     /// Files of locks that nobody holds.
     pub locks: u64,
     /// Days of the journal.
@@ -108,13 +112,14 @@ struct Garbage {
     layers: Vec<PathBuf>,
     blobs: Vec<PathBuf>,
     leases: Vec<PathBuf>,
+    unnamed: Vec<PathBuf>,
     locks: Vec<PathBuf>,
     journal_days: Vec<PathBuf>,
     tools: Vec<PathBuf>,
 }
 
 impl Garbage {
-    fn kinds(&mut self) -> [&mut Vec<PathBuf>; 10] {
+    fn kinds(&mut self) -> [&mut Vec<PathBuf>; 11] {
         let Self {
             snapshots,
             memos,
@@ -123,6 +128,7 @@ impl Garbage {
             layers,
             blobs,
             leases,
+            unnamed,
             locks,
             journal_days,
             tools,
@@ -135,6 +141,7 @@ impl Garbage {
             layers,
             blobs,
             leases,
+            unnamed,
             locks,
             journal_days,
             tools,
@@ -151,6 +158,7 @@ impl Garbage {
             layers: self.layers.len() as u64,
             blobs: self.blobs.len() as u64,
             leases: self.leases.len() as u64,
+            unnamed: self.unnamed.len() as u64,
             locks: self.locks.len() as u64,
             journal_days: self.journal_days.len() as u64,
             tools: self.tools.len() as u64,
@@ -244,6 +252,13 @@ impl<'a> Collector<'a> {
             self.mark_image(&digest);
         }
         let mut garbage = Garbage::default();
+        for kept in unnamed::list(self.disk)? {
+            let age = kept.since.and_then(|since| rules.now.duration_since(since).ok());
+            match age.is_some_and(|age| age >= KEPT_FOR) {
+                true => garbage.unnamed.push(kept.path),
+                false => self.mark_image(&kept.digest),
+            }
+        }
         let leases = self.disk.path("leases");
         for hex in names(&leases)? {
             let Ok(digest) = format!("sha256:{hex}").parse::<Digest>() else {

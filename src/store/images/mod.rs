@@ -4,6 +4,7 @@ pub(super) mod documents;
 pub(super) mod gc;
 pub(super) mod names;
 pub(super) mod snapshot;
+mod unnamed;
 
 use super::disk::Disk;
 use super::StoreError;

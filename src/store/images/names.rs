@@ -1,10 +1,13 @@
 //! Names of images: one small file per name, written by rename; `index.json` follows for other tools.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::documents::Image;
 use super::snapshot::Snapshot;
+use super::unnamed;
 use crate::oci::{media_type, parse_index, to_canonical_json, Descriptor, Digest, ImageIndex, Reference, REF_NAME};
 use crate::store::content::blobs::Blobs;
 use crate::store::disk::locks::Locks;
@@ -20,13 +23,15 @@ const LOCAL: &str = "_local";
 pub fn check_name(reference: &Reference) -> Result<(), StoreError> {
     let reference_text = || reference.to_string();
     match reference {
-        Reference::Layout { .. } => Err(StoreError::NotAName {
+        Reference::Layout { .. } | Reference::Digest { .. } => Err(StoreError::NotAName {
             reference: reference_text(),
         }),
-        _ if reference.digest().is_some() => Err(StoreError::PinnedName {
-            reference: reference_text(),
-        }),
-        _ => Ok(()),
+        Reference::Registry { .. } | Reference::Local { .. } if reference.digest().is_some() => {
+            Err(StoreError::PinnedName {
+                reference: reference_text(),
+            })
+        }
+        Reference::Registry { .. } | Reference::Local { .. } => Ok(()),
     }
 }
 
@@ -50,6 +55,8 @@ impl<'a> Names<'a> {
             self.disk.make_folder(folder)?;
         }
         self.disk.write_atomically(&name, format!("{digest}\n").as_bytes())?;
+        // From here on the name keeps it.
+        unnamed::forget(self.disk, digest)?;
         self.write_index()
     }
 
@@ -89,14 +96,26 @@ impl<'a> Names<'a> {
         Some(descriptor)
     }
 
-    /// What a name means. A digest in the reference is its own answer when that image is here.
+    /// The image that a reference means. A digest in it is its own answer when that image is here; digits that begin
+    /// a digest mean the only image whose digest begins so, when no image has them for a name.
+    ///
+    /// # Errors
+    /// [`StoreError::Ambiguous`] when several images' digests begin so.
     pub fn find(self, reference: &Reference) -> Result<Option<Digest>, StoreError> {
+        match (self.find_named(reference)?, reference.id()) {
+            (None, Some(hex)) if reference.digest().is_none() => self.find_id(hex),
+            (found, _) => Ok(found),
+        }
+    }
+
+    fn find_named(self, reference: &Reference) -> Result<Option<Digest>, StoreError> {
         if let Some(digest) = reference.digest() {
-            let is_here = || {
-                let blob = Blobs::of(self.disk).size(digest);
-                blob.is_some() || matches!(Snapshot::read(self.disk, digest), Ok(Some(_)))
-            };
-            return Ok(is_here().then_some(*digest));
+            let is_image =
+                || matches!(Snapshot::read(self.disk, digest), Ok(Some(_))) || Image::open(self.disk, digest).is_ok();
+            return Ok(is_image().then_some(*digest));
+        }
+        if matches!(reference, Reference::Digest { .. }) {
+            return Ok(None);
         }
         let path = self.disk.path(ref_path(reference)?);
         match fs::read_to_string(&path) {
@@ -109,6 +128,47 @@ impl<'a> Names<'a> {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
             Err(source) => Err(io_error("read", &path)(source)),
         }
+    }
+
+    /// The only image whose digest begins with `hex`.
+    fn find_id(self, hex: &str) -> Result<Option<Digest>, StoreError> {
+        let mut found = BTreeSet::new();
+        let folder = self.disk.path("snapshots");
+        for entry in fs::read_dir(&folder).map_err(io_error("list", &folder))? {
+            let name = entry.map_err(io_error("list", &folder))?.file_name();
+            let digest = name.to_str().and_then(|name| name.strip_suffix(".json"));
+            let digest = digest.filter(|digest| digest.starts_with(hex));
+            found.extend(digest.and_then(|digest| format!("sha256:{digest}").parse::<Digest>().ok()));
+        }
+        match found.len() {
+            0 | 1 => Ok(found.pop_first()),
+            _ => Err(StoreError::Ambiguous {
+                id: hex.to_owned(),
+                images: found
+                    .iter()
+                    .map(|digest| format!("{digest}"))
+                    .take(3)
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            }),
+        }
+    }
+
+    /// Keeps an image without a name from garbage collection for a day from now.
+    pub fn keep_unnamed(self, digest: &Digest) -> Result<(), StoreError> {
+        unnamed::keep(self.disk, digest)
+    }
+
+    /// The images without a name that are kept so.
+    pub fn unnamed(self) -> Result<Vec<Digest>, StoreError> {
+        let named: BTreeSet<Digest> = self.list()?.into_iter().filter_map(|(_, digest)| digest).collect();
+        let kept = unnamed::list(self.disk)?.into_iter().map(|kept| kept.digest);
+        Ok(kept.filter(|digest| !named.contains(digest)).collect())
+    }
+
+    /// Keeps an image without a name no longer; whether it was kept.
+    pub fn forget_unnamed(self, digest: &Digest) -> Result<bool, StoreError> {
+        unnamed::forget(self.disk, digest)
     }
 
     /// Whether there is such a name, damaged or not.
@@ -193,7 +253,7 @@ fn ref_path(reference: &Reference) -> Result<PathBuf, StoreError> {
     match reference {
         Reference::Registry { host, repository, .. } => Ok(refs.join(host).join(repository).join(TAGS).join(tag)),
         Reference::Local { name, .. } => Ok(refs.join(LOCAL).join(name).join(tag)),
-        Reference::Layout { .. } => Err(StoreError::NotAName {
+        Reference::Layout { .. } | Reference::Digest { .. } => Err(StoreError::NotAName {
             reference: reference.to_string(),
         }),
     }
