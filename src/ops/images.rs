@@ -255,9 +255,7 @@ pub fn copy(store: &Store, source: &Place, destination: Option<&Place>) -> Resul
             match destination {
                 Some(Place::Image(
                     name @ (Reference::Local { .. } | Reference::Registry { .. } | Reference::Digest { .. }),
-                )) => {
-                    keep(store, &image.digest, name)
-                }
+                )) => keep(store, &image.digest, name),
                 None => {
                     store.images().prepare(&image)?;
                     Ok(Copied {
@@ -370,8 +368,8 @@ fn own_name(source: &Place, name: Option<&str>) -> Result<Reference, ImagesError
 /// An image that was named by its digest has none.
 fn written_name(store: &Store, reference: &Reference) -> Option<String> {
     // Digits that may begin a digest are a name when an image is called so.
-    let is_name = reference.digest().is_none()
-        && (reference.id().is_none() || store.names().has(reference).is_ok_and(|has| has));
+    let is_name =
+        reference.digest().is_none() && (reference.id().is_none() || store.names().has(reference).is_ok_and(|has| has));
     is_name.then(|| match reference {
         Reference::Local { name, .. } => format!("{name}:{}", reference.tag_or_latest()),
         Reference::Registry { .. } | Reference::Layout { .. } | Reference::Digest { .. } => reference.to_string(),

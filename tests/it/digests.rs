@@ -48,7 +48,7 @@ fn the_digest_that_a_build_prints_is_a_reference_everywhere() {
     let other = Gantry::new();
     let loaded = other.ok(["load", archive.to_str().unwrap()]);
     assert_eq!(loaded, format!("{digest} {digest}\n"));
-    assert_eq!(listed(&other), [digest.clone()]);
+    assert_eq!(listed(&other), std::slice::from_ref(&digest));
     assert_eq!(other.ok(["copy", short, "named:1"]).trim(), digest);
     assert_eq!(listed(&other), ["named:1"]);
 
@@ -83,7 +83,11 @@ fn a_pulled_image_keeps_its_name_and_says_it_or_takes_the_one_that_is_given() {
     let other = Gantry::new();
     let done = other.gantry(["pull", &layout]);
     assert_eq!((done.code, done.stdout.trim()), (0, digest.as_str()), "{}", done.stderr);
-    assert!(done.stderr.contains(&format!("Pulled {digest} as pulled-there:latest")), "{}", done.stderr);
+    assert!(
+        done.stderr.contains(&format!("Pulled {digest} as pulled-there:latest")),
+        "{}",
+        done.stderr
+    );
     let done = other.gantry(["pull", "--tag", "mine:2", &layout]);
     assert!(done.stderr.contains(" as mine:2"), "{}", done.stderr);
     assert_eq!(listed(&other), ["mine:2", "pulled-there:latest"]);
@@ -95,7 +99,7 @@ fn a_pulled_image_keeps_its_name_and_says_it_or_takes_the_one_that_is_given() {
 fn an_image_without_a_name_is_kept_for_a_day() {
     let gantry = Gantry::with_downloads();
     let (digest, _) = build_unnamed(&gantry, "print('for a day')\n");
-    assert_eq!(listed(&gantry), [digest.clone()]);
+    assert_eq!(listed(&gantry), std::slice::from_ref(&digest));
     gantry.ok(["cache", "gc", "--all"]);
     assert_eq!(gantry.run(&[&digest]).stdout, "for a day\n");
     let note = gantry.root.join("unnamed").join(&digest[7..]);
