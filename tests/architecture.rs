@@ -47,6 +47,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("rustls", &["net"]),
     ("hickory_resolver", &["net"]),
     ("tokio", &["net"]),
+    ("ignore", &["build"]),
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
     ("clap_mangen", &["cli"]),

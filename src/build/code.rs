@@ -129,6 +129,7 @@ mod tests {
                 file("user_function.py", false),
             ],
             links: Vec::new(),
+            ..Function::default()
         };
         let mut seen = Seen::default();
         let written = write_layer(&function, std::io::sink(), Some(&mut seen)).unwrap();

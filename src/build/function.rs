@@ -12,42 +12,23 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{openat, readlinkat, FileType, Mode, OFlags, CWD};
 use rustix::io::Errno;
 
+use super::entry::warn_of_idle;
+pub use super::entry::ENTRY_POINT;
+use super::left_out::LeftOut;
 use super::links::Entries;
 use crate::oci::Digest;
 use crate::policy::{Bytes, Kind};
+use crate::progress::Progress;
 use crate::python::requirements::{RequirementError, Requirements};
 use crate::store::{Key, Step};
 use crate::sys::tree;
 
-/// The platform's entry point.
-pub const ENTRY_POINT: &str = "user_function.py";
 /// Code of a function; data sets belong into `/input`.
 const MAX_BYTES: u64 = 100 << 20;
 const MAX_FILES: usize = 10_000;
 /// Names of one directory, with those that are left out.
 const MAX_NAMES: usize = 1_000_000;
 const MAX_DEPTH: usize = 32;
-/// What tools leave behind; never part of an image.
-const IGNORED: [&str; 17] = [
-    ".git",
-    ".hg",
-    ".svn",
-    "__pycache__",
-    ".venv",
-    "venv",
-    ".mypy_cache",
-    ".pytest_cache",
-    ".ruff_cache",
-    ".hypothesis",
-    ".ipynb_checkpoints",
-    ".tox",
-    ".nox",
-    ".idea",
-    ".vscode",
-    ".DS_Store",
-    "node_modules",
-];
-
 /// A file of the function.
 #[derive(Debug, Clone)]
 pub struct SourceFile {
@@ -75,6 +56,10 @@ pub struct Function {
     pub files: Vec<SourceFile>,
     /// Its links, sorted by path.
     pub links: Vec<SourceLink>,
+    /// What of the directory is no part of it: the first hundred paths, a directory for all that is in it.
+    pub left_out: Vec<String>,
+    /// What is said of that.
+    pub left_out_summary: Option<String>,
 }
 
 /// Why a directory is no function.
@@ -97,6 +82,14 @@ pub enum FunctionError {
         path: String,
         /// Why.
         reason: &'static str,
+    },
+    /// A file of patterns that cannot be read.
+    #[error("read {file} of the function")]
+    Patterns {
+        /// Its name.
+        file: &'static str,
+        /// Why not.
+        source: io::Error,
     },
     /// A link to something that is not the function's.
     #[error("read {path:?} of the function: it is a symbolic link to {target:?}, {reason}")]
@@ -123,7 +116,7 @@ impl FunctionError {
     /// What sort of failure this is.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Io { .. } | Self::NoEntryPoint { .. } => Kind::Failed,
+            Self::Io { .. } | Self::NoEntryPoint { .. } | Self::Patterns { .. } => Kind::Failed,
             Self::Refused { .. } | Self::Link { .. } | Self::TooMuch { .. } => Kind::Refused,
         }
     }
@@ -138,13 +131,17 @@ impl Function {
         };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = openat(CWD, directory, flags, Mode::empty()).map_err(error)?;
+        let left_out = LeftOut::read(&root).map_err(|(file, source)| FunctionError::Patterns { file, source })?;
         let mut reader = Reader {
             found: Self::default(),
+            left_out,
             bytes: 0,
             seen: 0,
         };
         reader.directory(root, "", 0)?;
         let mut function = reader.found;
+        function.left_out_summary = reader.left_out.summary();
+        function.left_out = reader.left_out.paths;
         function.files.sort_by(|one, other| one.path.cmp(&other.path));
         function.links.sort_by(|one, other| one.path.cmp(&other.path));
         let entries = function.entries();
@@ -179,6 +176,14 @@ impl Function {
         })
     }
 
+    /// Warns of an entry point that only defines things.
+    pub fn warn_of_idle(&self, progress: &dyn Progress) {
+        let entry = self.find_file(ENTRY_POINT);
+        if let Some(warning) = entry.and_then(|file| warn_of_idle(&file.contents)) {
+            progress.warn(&warning);
+        }
+    }
+
     /// What it requires.
     pub fn requirements(&self) -> Result<Requirements, RequirementError> {
         Requirements::read(&|path| Some(self.find_file(path)?.contents.as_slice()))
@@ -202,6 +207,7 @@ impl Function {
 
 struct Reader {
     found: Function,
+    left_out: LeftOut,
     bytes: u64,
     seen: usize,
 }
@@ -225,14 +231,15 @@ impl Reader {
         }
         for raw in names {
             let name = raw.to_string_lossy().into_owned();
-            if IGNORED.contains(&name.as_str()) || name.ends_with(".pyc") || name.ends_with(".pyo") {
-                continue;
-            }
             let child = if path.is_empty() {
                 name.clone()
             } else {
                 format!("{path}/{name}")
             };
+            let (kind, _) = tree::look(&directory, raw.as_os_str()).map_err(|errno| failed(&child, errno.into()))?;
+            if self.left_out.takes(&child, &name, kind) {
+                continue;
+            }
             if raw.to_str() != Some(&name) || has_odd_characters(&name) {
                 return Err(refused(&child, "its name is not UTF-8 or has control characters"));
             }
@@ -244,14 +251,19 @@ impl Reader {
                     limit: MAX_FILES.to_string(),
                 });
             }
-            self.entry(&directory, &name, child, depth)?;
+            self.entry((&directory, kind), &name, child, depth)?;
         }
         Ok(())
     }
 
-    fn entry(&mut self, directory: &OwnedFd, name: &str, path: String, depth: usize) -> Result<(), FunctionError> {
+    fn entry(
+        &mut self,
+        (directory, kind): (&OwnedFd, FileType),
+        name: &str,
+        path: String,
+        depth: usize,
+    ) -> Result<(), FunctionError> {
         let error = |errno: Errno| failed(&path, errno.into());
-        let (kind, _) = tree::look(directory, name).map_err(error)?;
         match kind {
             FileType::Directory => {
                 let below = tree::open_directory(directory, name).map_err(error)?;

@@ -8,8 +8,10 @@
 //! is passed on here, as a value.
 
 pub mod code;
+mod entry;
 pub mod function;
 pub mod image;
+mod left_out;
 mod links;
 pub mod parts;
 pub mod secrets;

@@ -375,6 +375,7 @@ mod tests {
         let function = Function {
             files: vec![file],
             links: links.map(link).into(),
+            ..Function::default()
         };
         let names = |allowed: &[String]| {
             let found = find(&function, allowed);

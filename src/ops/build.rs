@@ -68,6 +68,8 @@ pub struct BuildReport {
     pub seconds: BTreeMap<&'static str, f64>,
     /// What the user should know.
     pub warnings: Vec<String>,
+    /// What of the directory is no part of the function: the first hundred paths, a directory for all that is in it.
+    pub left_out: Vec<String>,
 }
 
 /// Builds `request`. `resolver` is asked for only when requirements have to be resolved.
@@ -87,6 +89,10 @@ pub fn build(
         lock_age: request.lock_age,
     };
     let function = timed(progress, "read", || Function::read(&request.directory))?;
+    if let Some(summary) = &function.left_out_summary {
+        progress.step("Leaving out", summary);
+    }
+    function.warn_of_idle(progress);
     let requirements = function.requirements()?;
     secrets::refuse(&function, &request.allow_files)?;
     let parts = ensure_parts(&request.wanted(&requirements), &supply, &compiler)?;
@@ -121,6 +127,7 @@ pub fn build(
         layers,
         seconds: progress.seconds(),
         warnings: progress.warnings(),
+        left_out: function.left_out,
     })
 }
 

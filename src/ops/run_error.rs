@@ -180,7 +180,9 @@ pub fn code_of_store(error: &StoreError) -> Code {
         | StoreError::LayerLost { .. }
         | StoreError::Document { .. }
         | StoreError::DamagedName { .. } => Code::StoreDamaged,
-        StoreError::NotAName { .. } | StoreError::PinnedName { .. } => Code::UnknownImage,
+        StoreError::NotAName { .. } | StoreError::PinnedName { .. } | StoreError::Ambiguous { .. } => {
+            Code::UnknownImage
+        }
         StoreError::Io { .. } | StoreError::Json { .. } => Code::StoreUnusable,
     }
 }

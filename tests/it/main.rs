@@ -30,6 +30,7 @@ mod examples;
 mod hostile;
 mod index;
 mod interop;
+mod left_out;
 mod places;
 mod programs;
 mod refusals;
