@@ -27,6 +27,7 @@ mod doctor;
 mod egress;
 mod endings;
 mod examples;
+mod first_hour;
 mod hostile;
 mod index;
 mod interop;
