@@ -17,9 +17,22 @@ use crate::common::{done, function, shared, tiny, tiny_as, tree, Done, Gantry, D
 
 type Made = (Done, Value);
 
+/// The name of the image of a function of one file: its own, as tests run at the same time.
+fn name_of(code: &str) -> String {
+    let hex = gantry::oci::Digest::of(code.as_bytes()).hex();
+    format!("codes:{}", &hex[..12])
+}
+
+/// Builds a function of one file; returns the name of its image.
+fn build(code: &str) -> String {
+    let name = name_of(code);
+    shared().build(function(code, None).path(), &name);
+    name
+}
+
 /// Runs a function of one file.
 fn python(code: &str, args: &[&str]) -> Made {
-    shared().try_python("codes:python", code, args)
+    shared().try_python(&name_of(code), code, args)
 }
 
 /// `gantry run` with an outcome and `args`, in `command`, which holds what comes before.
@@ -176,8 +189,7 @@ fn made(code: Code) -> Option<Made> {
             rustix::process::kill_process(init, Signal::KILL).unwrap();
         }),
         Code::PromiseLost => {
-            shared().build(function("print(1)\n", None).path(), "codes:python");
-            let made = run(shared().command(), &["codes:python"]);
+            let made = run(shared().command(), &[&build("print(1)\n")]);
             // Where cgroups are delegated nothing is lost.
             if made.1["status"] == "ok" {
                 return None;
@@ -233,27 +245,20 @@ fn made(code: Code) -> Option<Made> {
             python("", &["--output", directory.path().to_str().unwrap()])
         }
         Code::StreamUnwritable => {
-            shared().build(function("print('x' * 33)\n", None).path(), "codes:python");
+            let image = build("print('x' * 33)\n");
             let mut command = Command::new("sh");
             command.args(["-c", "exec \"$0\" \"$@\" > /dev/full", env!("CARGO_BIN_EXE_gantry")]);
             command.env("HOME", &shared().home).env("GANTRY_ROOT", &shared().root);
-            run(command, &["--allow-degraded", DEGRADED, "codes:python"])
+            run(command, &["--allow-degraded", DEGRADED, &image])
         }
         Code::InputTooLarge => {
-            shared().build(function("import time\ntime.sleep(600)\n", None).path(), "codes:python");
+            let image = build("import time\ntime.sleep(600)\n");
             let mut command = Command::new("sh");
             command.args(["-c", "exec \"$0\" \"$@\" < /dev/zero", env!("CARGO_BIN_EXE_gantry")]);
             command.env("HOME", &shared().home).env("GANTRY_ROOT", &shared().root);
             run(
                 command,
-                &[
-                    "--allow-degraded",
-                    DEGRADED,
-                    "-i",
-                    "--input-limit",
-                    "100K",
-                    "codes:python",
-                ],
+                &["--allow-degraded", DEGRADED, "-i", "--input-limit", "100K", &image],
             )
         }
         Code::SecretUnavailable => python("", &["--secret", "KEY=env:NOT_SET"]),
@@ -389,7 +394,7 @@ fn an_outcome_says_when_how_long_by_whom_and_under_which_limits() {
 fn the_limits_of_an_outcome_make_a_job() {
     let (_, outcome) = python("print(1)\n", &["--grace", "5s"]);
     let mut job = outcome["limits"].clone();
-    job["image"] = "codes:python".into();
+    job["image"] = name_of("print(1)\n").into();
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), job.to_string()).unwrap();
     let (done, again) = run(shared().command(), &["--job", file.path().to_str().unwrap()]);
