@@ -209,7 +209,7 @@ fn a_flood_of_output_is_cut_and_the_run_goes_on() {
     let bytes = 40 * (64 << 10);
     assert_eq!(
         outcome["output"],
-        serde_json::json!({"stdout_bytes": bytes, "stderr_bytes": bytes, "truncated": true})
+        serde_json::json!({"stdout_bytes": bytes, "stderr_bytes": bytes, "truncated": true, "files": null, "bytes": null})
     );
 
     let (done, outcome) = scene(&["--output-limit", "4M"], &["flood", "40"]);
