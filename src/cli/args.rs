@@ -6,13 +6,16 @@
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::builder::{NonEmptyStringValueParser, PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::oci::{archive_file, Place, Reference};
 use crate::ops::Source;
-use crate::policy::{with_limits, GivenLimits, HostPort, NetworkMode, Promise, Time, Typed, Verbosity, Wait};
+use crate::policy::{
+    parse_age, with_limits, Bytes, GivenLimits, HostPort, NetworkMode, Promise, Time, Typed, Verbosity, Wait,
+};
 
 /// Builds OCI images for Python functions and runs them in a sandbox: no daemon, no root.
 #[derive(Debug, Parser)]
@@ -391,6 +394,11 @@ pub enum ImagesCommand {
 pub enum CacheCommand {
     /// Remove what no image and no later build needs
     Gc(GcArgs),
+    /// How much room each kind of thing takes
+    Du {
+        #[command(flatten)]
+        format: FormatArgs,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -398,6 +406,12 @@ pub struct GcArgs {
     /// Remove layers kept for later builds, too
     #[arg(long)]
     pub all: bool,
+    /// Remove what is kept for later builds, too, when none has used it for so long, such as 7d
+    #[arg(long, value_name = "TIME", value_parser = parse_age, conflicts_with = "all")]
+    pub older_than: Option<Duration>,
+    /// Remove of what is kept for later builds the longest unused, until the store has at most so many bytes, such as 10G
+    #[arg(long, value_name = "SIZE", conflicts_with = "all")]
+    pub max_size: Option<Bytes>,
     /// Only say what would be removed
     #[arg(long)]
     pub dry_run: bool,

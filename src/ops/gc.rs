@@ -1,13 +1,19 @@
 //! `gantry cache gc`: removes what no image and, unless told otherwise, no later build needs.
 
+use std::time::Duration;
+
 use crate::python::resolve::uv;
 use crate::store::{GarbageReport, Keep, Patience, Rules, Store, StoreError};
 
 /// Says what [`remove_garbage`] would remove. `waiting` is called once when others use the store.
-pub fn find_garbage(store: &Store, keep: Keep, waiting: &mut dyn FnMut()) -> Result<GarbageReport, StoreError> {
+pub fn find_garbage(
+    store: &Store,
+    wanted: GarbageWanted,
+    waiting: &mut dyn FnMut(),
+) -> Result<GarbageReport, StoreError> {
     let tools = [uv::folder()];
     store.find_garbage(
-        rules(keep, &tools.each_ref().map(String::as_str)),
+        rules(wanted, &tools.each_ref().map(String::as_str)),
         Patience::default(),
         waiting,
     )
@@ -17,19 +23,37 @@ pub fn find_garbage(store: &Store, keep: Keep, waiting: &mut dyn FnMut()) -> Res
 ///
 /// # Errors
 /// [`StoreError::Busy`] when others use the store for longer than ten seconds.
-pub fn remove_garbage(store: &Store, keep: Keep, waiting: &mut dyn FnMut()) -> Result<GarbageReport, StoreError> {
+pub fn remove_garbage(
+    store: &Store,
+    wanted: GarbageWanted,
+    waiting: &mut dyn FnMut(),
+) -> Result<GarbageReport, StoreError> {
     let tools = [uv::folder()];
     store.remove_garbage(
-        rules(keep, &tools.each_ref().map(String::as_str)),
+        rules(wanted, &tools.each_ref().map(String::as_str)),
         Patience::default(),
         waiting,
     )
 }
 
-fn rules<'a>(keep: Keep, tools: &'a [&'a str]) -> Rules<'a> {
+/// What shall go.
+#[derive(Debug, Clone, Copy)]
+pub struct GarbageWanted {
+    /// Whether later builds count.
+    pub keep: Keep,
+    /// What only later builds would use, and none has used for so long, goes as well.
+    pub older_than: Option<Duration>,
+    /// The longest unused goes until the store has at most so many bytes.
+    pub max_bytes: Option<u64>,
+}
+
+fn rules<'a>(wanted: GarbageWanted, tools: &'a [&'a str]) -> Rules<'a> {
+    let now = crate::sys::clock::now();
     Rules {
-        keep,
+        keep: wanted.keep,
+        unused_since: wanted.older_than.and_then(|age| now.checked_sub(age)),
+        max_bytes: wanted.max_bytes,
         tools,
-        now: crate::sys::clock::now(),
+        now,
     }
 }

@@ -25,7 +25,7 @@ pub use base::{build_base, BaseReport, BaseRequest};
 pub use build::{build, BuildReport, BuildRequest};
 pub use deadline::ends_at;
 pub use doctor::DoctorError;
-pub use gc::{find_garbage, remove_garbage};
+pub use gc::{find_garbage, remove_garbage, GarbageWanted};
 pub use images::{copy, list, load, load_file, remove, save, save_file, show, ImageSummary, ImagesError, Removal};
 pub use interrupt::{unless_signalled, Worked};
 pub use job::{read_job, CallerMode, JobError, Pull, Wanted};

@@ -50,6 +50,18 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         })
 }
 
+/// Parses how old something is, as [`parse_duration`], up to ten years.
+pub fn parse_age(text: &str) -> Result<Duration, String> {
+    const MAX_AGE: Duration = Duration::from_secs(3653 * 24 * 3600);
+    let age = parse(text).filter(|age| !age.is_zero() && *age <= MAX_AGE);
+    age.ok_or_else(|| {
+        let text: String = text.chars().take(100).collect();
+        format!(
+            "parse age {text:?}: want a number with ms, s, m, h or d, such as 12h or 7d, more than 0 and at most 3653d"
+        )
+    })
+}
+
 /// Reads a time of a document: a text, or a number of seconds.
 pub fn deserialize_duration<'de, T: FromStr<Err = String>, D: Deserializer<'de>>(
     deserializer: D,

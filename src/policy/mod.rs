@@ -18,7 +18,7 @@ pub use address::{canonical, is_loopback, refused_address};
 pub use bytes::{Bytes, ParseBytesError};
 pub use causes::{causes, messages, one_line};
 pub use confinement::{Confinement, Level, Network, NetworkMode, Promise};
-pub use duration::{deserialize_duration, parse_duration, Wait};
+pub use duration::{deserialize_duration, parse_age, parse_duration, Wait};
 pub use egress::{Egress, Host, HostPort, ParseEgressError, MOST_EGRESS};
 pub use extraction::ExtractionLimits;
 pub use kind::Kind;

@@ -52,6 +52,7 @@ mod images;
 mod key;
 mod make;
 mod trees;
+mod usage;
 
 use std::fs;
 use std::io;
@@ -74,6 +75,7 @@ pub use make::{ensure_layer, find_layer, BuiltLayer, LayerNote, LayerWanted};
 pub use trees::stack::{Found, LastLink, LayerStack};
 pub use trees::staging::LayerStaging;
 pub use trees::Trees;
+pub use usage::Usage;
 
 pub(crate) use error::{check_descriptor, io_error};
 
@@ -189,6 +191,11 @@ impl Store {
         disk::scratch::sweep(&self.disk)
     }
 
+    /// How much room each kind of thing takes on the disk.
+    pub fn usage(&self) -> Usage {
+        Usage::of(&self.disk)
+    }
+
     /// Says what [`Store::remove_garbage`] would remove, and changes nothing.
     ///
     /// # Errors
@@ -220,6 +227,7 @@ impl Store {
 
     /// Makes an empty store. Idempotent: two processes may do it at once, and one may have been killed half-way.
     fn create(&self) -> Result<(), StoreError> {
+        self.disk.make_root()?;
         for folder in [
             "blobs/sha256",
             "refs/_local",

@@ -69,6 +69,8 @@ pub fn add_image(store: &Store, text: &str) -> Result<Digest, StoreError> {
 pub fn gc_rules(keep: Keep) -> Rules<'static> {
     Rules {
         keep,
+        unused_since: None,
+        max_bytes: None,
         tools: &[],
         now: crate::sys::clock::now(),
     }

@@ -2,9 +2,11 @@
 //! that changes meanwhile, or that a stranger made, leads nowhere else.
 
 use std::ffi::OsString;
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 
 use rustix::fs::{openat, statat, unlinkat, AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -70,9 +72,20 @@ fn remove_below(parent: impl AsFd, name: impl Arg + Copy, depth: usize) -> io::R
     Ok(unlinkat(parent, name, AtFlags::REMOVEDIR)?)
 }
 
+/// Bytes of a file, or of all files below a directory, as their sizes say. What cannot be read counts nothing.
+pub fn bytes_of(path: &Path) -> u64 {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::read_dir(path).map_or(0, |entries| {
+            entries.flatten().map(|entry| bytes_of(&entry.path())).sum()
+        }),
+        Ok(found) => found.len(),
+        Err(_) => 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, File};
+    use std::fs::File;
     use std::os::unix::fs::symlink;
 
     use super::*;

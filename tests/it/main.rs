@@ -44,5 +44,6 @@ mod settings;
 mod shell;
 mod slots;
 mod stdin;
+mod upkeep;
 mod versions;
 mod worker;

@@ -6,7 +6,7 @@ use crate::cli::args::{CacheCommand, Format, GcArgs};
 use crate::cli::error::CommandError;
 use crate::cli::output::{print_json, print_line};
 use crate::cli::session::Session;
-use crate::ops;
+use crate::ops::{self, GarbageWanted};
 use crate::policy::Bytes;
 use crate::store::Keep;
 
@@ -14,20 +14,53 @@ use crate::store::Keep;
 pub fn cache(session: &Session, command: &CacheCommand) -> Result<u8, CommandError> {
     match command {
         CacheCommand::Gc(args) => gc(session, args),
+        CacheCommand::Du { format } => du(session, format.wanted()),
     }
 }
 
+fn du(session: &Session, format: Format) -> Result<u8, CommandError> {
+    let usage = session.store.usage();
+    if format == Format::Json {
+        return print_json(&usage);
+    }
+    for (what, bytes) in [
+        ("blobs", usage.blobs),
+        ("layers", usage.layers),
+        ("downloads", usage.downloads),
+        ("unfinished downloads", usage.partials),
+        ("memos", usage.memos),
+        ("tools", usage.tools),
+        ("journal", usage.journal),
+        ("scratch", usage.scratch),
+        ("total", usage.total),
+    ] {
+        print_line(&format!("{what:20} {:>10}", Bytes(bytes).to_string()))?;
+    }
+    Ok(0)
+}
+
 fn gc(session: &Session, args: &GcArgs) -> Result<u8, CommandError> {
-    let keep = if args.all { Keep::ImagesOnly } else { Keep::Memoised };
+    let wanted = GarbageWanted {
+        keep: if args.all { Keep::ImagesOnly } else { Keep::Memoised },
+        older_than: args.older_than,
+        max_bytes: args.max_size.map(|size| size.0),
+    };
     let mut waiting = || {
         let _ = writeln!(io::stderr(), "Waiting for builds and other commands that use the store");
     };
     let report = match args.dry_run {
-        true => ops::find_garbage(&session.store, keep, &mut waiting)?,
-        false => ops::remove_garbage(&session.store, keep, &mut waiting)?,
+        true => ops::find_garbage(&session.store, wanted, &mut waiting)?,
+        false => ops::remove_garbage(&session.store, wanted, &mut waiting)?,
     };
     if args.format.wanted() == Format::Json {
         return print_json(&report);
+    }
+    if let Some(most) = args.max_size.filter(|most| report.left_bytes > most.0) {
+        let _ = writeln!(
+            io::stderr(),
+            "warning: the store still has {}, more than {most}: the rest belongs to images; `gantry images rm` removes some",
+            Bytes(report.left_bytes)
+        );
     }
     let verb = if args.dry_run { "Would remove" } else { "Removed" };
     print_line(&format!(

@@ -117,7 +117,9 @@ impl<'a> Downloads<'a> {
 
     /// A finished download that is whole.
     pub fn find(self, digest: &Digest, size: u64) -> Option<File> {
-        let file = File::open(Content::Download.path(self.disk, digest)).ok()?;
+        let path = Content::Download.path(self.disk, digest);
+        let file = File::open(&path).ok()?;
+        Disk::note_use(&path);
         let fits = file.metadata().is_ok_and(|metadata| metadata.len() == size);
         // What cannot be told is downloaded again.
         (fits && Content::Download.is_whole(self.disk, digest).unwrap_or(false)).then_some(file)

@@ -113,7 +113,10 @@ impl<'a> Memos<'a> {
         for folder in folders {
             let path = self.disk.path(name(folder, key));
             match fs::read(&path) {
-                Ok(json) => return Ok(parse(&json)),
+                Ok(json) => {
+                    Disk::note_use(&path);
+                    return Ok(parse(&json));
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => return Err(io_error("read", &path)(source)),
             }

@@ -267,8 +267,23 @@ impl<'a> Locks<'a> {
     /// or looks up something that no name leads to yet needs it.
     pub fn keep_collector_out(self) -> Result<CollectorLock, StoreError> {
         let task = Task::silent("collects garbage");
-        let (lock, _) = self.wait_for(Rank::Collector, Mode::Shared, &self.collector_path(), task)?;
-        Ok(CollectorLock { _lock: lock })
+        match self.wait_for(Rank::Collector, Mode::Shared, &self.collector_path(), task) {
+            Err(StoreError::Io { source, .. }) if is_unwritable(&source) => self.lock_to_read(),
+            other => other.map(|(lock, _)| CollectorLock { _lock: lock }),
+        }
+    }
+
+    /// The lock of a store that we cannot write to: images can be listed and saved. Whoever can write there may collect
+    /// garbage meanwhile; then a file is missing, and we say so.
+    fn lock_to_read(self) -> Result<CollectorLock, StoreError> {
+        let path = self.disk.path("version");
+        let file = File::open(&path).map_err(io_error("open", &path))?;
+        let tried = lock::try_lock(file, Mode::Shared, Rank::Collector as u8).map_err(io_error("lock", &path))?;
+        tried
+            .map(|lock| CollectorLock { _lock: lock })
+            .map_err(|_| StoreError::Busy {
+                path: self.disk.root().to_owned(),
+            })
     }
 
     /// The lock of [`keep_collector_out`](Self::keep_collector_out), when no collector is at work; never waits.
@@ -432,6 +447,14 @@ impl<'a> Waiting<'a> {
 pub(in crate::store) fn try_file(path: &Path, rank: Rank, mode: Mode) -> Result<Option<Lock>, StoreError> {
     let tried = lock::try_lock(open_lock(path)?, mode, rank as u8).map_err(io_error("lock", path))?;
     Ok(tried.ok())
+}
+
+/// Whether a file cannot be written because of where it is or whose it is.
+fn is_unwritable(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        std::io::ErrorKind::ReadOnlyFilesystem | std::io::ErrorKind::PermissionDenied
+    )
 }
 
 /// Opens the file of a lock, making it when it is not there.

@@ -10,15 +10,21 @@ pub(super) mod scratch;
 pub(super) mod stamp;
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use super::{io_error, StoreError};
 use locks::Waits;
 use scratch::Scratch;
 use stamp::Stamp;
 
+use crate::sys::clock;
 use crate::sys::replace::Replacement;
+
+/// Between two notes of a file's use.
+const USE_NOTED_EVERY: Duration = Duration::from_secs(3600);
 
 /// The directory of a store, the boot that writes there now, and how it waits for other processes.
 #[derive(Debug, Clone)]
@@ -88,6 +94,29 @@ impl Disk {
             file.place(&target)
         };
         place().map_err(io_error("write", &target))
+    }
+
+    /// Makes the root, unless it is there, for its owner alone, whatever the umask: it holds people's code and data.
+    pub fn make_root(&self) -> Result<(), StoreError> {
+        let make = || {
+            self.root.parent().map_or(Ok(()), fs::create_dir_all)?;
+            match fs::DirBuilder::new().mode(0o700).create(&self.root) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && self.root.is_dir() => Ok(()),
+                other => other,
+            }
+        };
+        make().map_err(io_error("make directory", &self.root))
+    }
+
+    /// Notes that a file is of use now, by its time. To the hour, so that it is rarely written; a failure only makes the file
+    /// look older.
+    pub fn note_use(path: &Path) {
+        let now = clock::now();
+        let noted = fs::metadata(path).and_then(|metadata| metadata.modified());
+        let is_old = |noted: SystemTime| now.duration_since(noted).is_ok_and(|age| age >= USE_NOTED_EVERY);
+        if noted.is_ok_and(is_old) {
+            let _ = fs::File::open(path).and_then(|file| file.set_modified(now));
+        }
     }
 
     /// Makes a directory below the root with all above it; one that is there is kept.

@@ -25,7 +25,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
@@ -41,6 +41,7 @@ use crate::store::disk::scratch::Scratch;
 use crate::store::disk::Disk;
 use crate::store::{io_error, StoreError};
 use crate::sys::lock::Mode;
+use crate::sys::tree::bytes_of;
 
 /// Days that the journal goes back: a month's figures can still be made when the month is over.
 const JOURNAL_DAYS: u64 = 35;
@@ -51,6 +52,10 @@ const SECONDS_A_DAY: u64 = 86_400;
 pub struct Rules<'a> {
     /// Whether later builds count.
     pub keep: Keep,
+    /// What only later builds would use, and none has used since then, goes as well.
+    pub unused_since: Option<SystemTime>,
+    /// Of what only later builds would use, the longest unused goes until the store has at most so many bytes.
+    pub max_bytes: Option<u64>,
     /// The folders of `tools/` that this version of gantry uses.
     pub tools: &'a [&'a str],
     /// The current time, which the age of the journal's days is counted from.
@@ -93,6 +98,8 @@ pub struct GarbageReport {
     pub tools: u64,
     /// Bytes of all these files.
     pub bytes: u64,
+    /// Bytes of the files that stay, with those of processes that are at work.
+    pub left_bytes: u64,
 }
 
 #[derive(Default)]
@@ -148,9 +155,16 @@ impl Garbage {
         ]
     }
 
-    fn report(mut self) -> GarbageReport {
+    fn bytes(&mut self) -> u64 {
+        self.kinds().into_iter().flatten().map(|path| bytes_of(path)).sum()
+    }
+
+    /// The report of a store that has `total` bytes with all of this.
+    fn report(mut self, total: u64) -> GarbageReport {
+        let bytes = self.bytes();
         GarbageReport {
-            bytes: self.kinds().into_iter().flatten().map(|path| size_of(path)).sum(),
+            bytes,
+            left_bytes: total.saturating_sub(bytes),
             snapshots: self.snapshots.len() as u64,
             memos: self.memos.len() as u64,
             downloads: self.downloads.len() as u64,
@@ -174,9 +188,9 @@ pub(in crate::store) fn find(
     waiting: &mut dyn FnMut(),
 ) -> Result<GarbageReport, StoreError> {
     let alone = Locks::of(disk).collector_alone(patience, waiting)?;
-    let garbage = Collector::of(disk).find(rules)?;
+    let garbage = choose(disk, rules)?;
     drop(alone);
-    Ok(garbage.report())
+    Ok(garbage.report(bytes_of(disk.root())))
 }
 
 /// Removes what nothing needs; [`Store::remove_garbage`](crate::store::Store::remove_garbage) has the contract.
@@ -187,7 +201,7 @@ pub(in crate::store) fn remove(
     waiting: &mut dyn FnMut(),
 ) -> Result<GarbageReport, StoreError> {
     let (garbage, scratch) = set_aside(disk, rules, patience, waiting)?;
-    let report = garbage.report();
+    let report = garbage.report(bytes_of(disk.root()));
     drop(scratch);
     Ok(report)
 }
@@ -201,7 +215,7 @@ fn set_aside(
 ) -> Result<(Garbage, Scratch), StoreError> {
     let scratch = Scratch::new(disk)?;
     let _alone = Locks::of(disk).collector_alone(patience, waiting)?;
-    let mut garbage = Collector::of(disk).find(rules)?;
+    let mut garbage = choose(disk, rules)?;
     // Names are mended without the collector's lock, so a lock may have been taken since it was found free. It is
     // held while its file goes: who opened the file before sees that it has no name any more, and opens another.
     let mut held = Vec::new();
@@ -227,6 +241,44 @@ fn set_aside(
         fs::create_dir_all(&kept).map_err(io_error("make directory", &kept))?;
     }
     Ok((garbage, scratch))
+}
+
+/// What goes by `rules`. For a bound of bytes, the latest time is sought that nothing must be unused since.
+fn choose(disk: &Disk, rules: Rules<'_>) -> Result<Garbage, StoreError> {
+    let mut garbage = Collector::of(disk).find(rules)?;
+    let Some(max_bytes) = rules.max_bytes else {
+        return Ok(garbage);
+    };
+    let total = bytes_of(disk.root());
+    if total.saturating_sub(garbage.bytes()) <= max_bytes || rules.keep == Keep::ImagesOnly {
+        return Ok(garbage);
+    }
+    let mut times = Collector::of(disk).times_of_use()?;
+    times.retain(|time| rules.unused_since.is_none_or(|since| *time >= since));
+    times.sort();
+    times.dedup();
+    // Everything goes when that is not enough.
+    let until = |at: usize| times.get(at).map(|time| *time + Duration::from_nanos(1));
+    let find = |at: usize| {
+        Collector::of(disk).find(Rules {
+            unused_since: until(at).or(rules.unused_since),
+            ..rules
+        })
+    };
+    let (mut low, mut high) = (0, times.len().saturating_sub(1));
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match total.saturating_sub(find(middle)?.bytes()) <= max_bytes {
+            true => high = middle,
+            false => low = middle + 1,
+        }
+    }
+    find(low)
+}
+
+/// When a file was of use last.
+fn used(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
 }
 
 /// Tells garbage from what is needed, alone in the store.
@@ -273,7 +325,7 @@ impl<'a> Collector<'a> {
             }
         }
         if rules.keep == Keep::Memoised {
-            garbage.memos = self.mark_memos()?;
+            garbage.memos = self.mark_memos(rules.unused_since)?;
         }
         let unmarked = |folder: &str, marks: &BTreeSet<String>, suffix: &str| {
             let folder = self.disk.path(folder);
@@ -300,6 +352,11 @@ impl<'a> Collector<'a> {
         if rules.keep == Keep::ImagesOnly {
             garbage.memos = self.memo_files()?;
             garbage.downloads = unmarked("downloads", &none, "")?;
+        } else if let Some(since) = rules.unused_since {
+            garbage.downloads = unmarked("downloads", &none, "")?;
+            garbage
+                .downloads
+                .retain(|path| used(path).is_some_and(|used| used < since));
         }
         Ok(garbage)
     }
@@ -322,10 +379,26 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Marks what memos need; returns those that are of no use.
-    fn mark_memos(&mut self) -> Result<Vec<PathBuf>, StoreError> {
+    /// When each memo and each download was of use last.
+    fn times_of_use(&self) -> Result<Vec<SystemTime>, StoreError> {
+        let downloads = self.disk.path("downloads");
+        let names = names(&downloads)?.into_iter().map(|name| downloads.join(name));
+        Ok(self
+            .memo_files()?
+            .into_iter()
+            .chain(names)
+            .filter_map(|path| used(&path))
+            .collect())
+    }
+
+    /// Marks what memos need; returns those that are of no use, or have been of none since `unused_since`.
+    fn mark_memos(&mut self, unused_since: Option<SystemTime>) -> Result<Vec<PathBuf>, StoreError> {
         let mut useless = Vec::new();
         for path in self.memo_files()? {
+            if unused_since.is_some_and(|since| used(&path).is_some_and(|used| used < since)) {
+                useless.push(path);
+                continue;
+            }
             let json = fs::read(&path).map_err(io_error("read", &path))?;
             let is_there = |folder: &str, digest: &Digest| self.disk.path(folder).join(digest.hex()).exists();
             let roots = Roots::of_file(&json).filter(|roots| {
@@ -399,16 +472,6 @@ fn names(directory: &Path) -> Result<Vec<String>, StoreError> {
     }
     names.sort();
     Ok(names)
-}
-
-fn size_of(path: &Path) -> u64 {
-    match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => {
-            fs::read_dir(path).map_or(0, |entries| entries.flatten().map(|entry| size_of(&entry.path())).sum())
-        }
-        Ok(found) => found.len(),
-        Err(_) => 0,
-    }
 }
 
 #[cfg(test)]

@@ -90,7 +90,7 @@ fn nobody_waits_while_garbage_is_deleted() {
             .collector_alone(none, &mut || panic!("somebody has it"))
             .unwrap(),
     );
-    let report = garbage.report();
+    let report = garbage.report(0);
     assert_eq!((report.blobs, report.layers, report.snapshots), (3, 1, 1));
     drop(scratch);
     assert!(names(&store.root().join("tmp")).unwrap().is_empty());
@@ -99,6 +99,8 @@ fn nobody_waits_while_garbage_is_deleted() {
 fn rules(keep: Keep) -> Rules<'static> {
     Rules {
         keep,
+        unused_since: None,
+        max_bytes: None,
         tools: &["uv-2"],
         now: SystemTime::UNIX_EPOCH + Duration::from_secs(100 * SECONDS_A_DAY),
     }
@@ -177,6 +179,58 @@ fn nothing_grows_for_ever() {
     );
     assert_eq!(left("refs"), ["_local"]);
     assert_eq!(store.names().find(&"image:1".parse().unwrap()).unwrap(), Some(digest));
+}
+
+#[test]
+fn what_builds_have_not_used_for_long_goes_first_and_only_as_much_as_must() {
+    let (_scratch, store) = store();
+    add_image(&store, "named").unwrap();
+    let mut paths = Vec::new();
+    for (number, text) in ["oldest", "older", "old"].into_iter().enumerate() {
+        let (layer, diff_id) = add_layer(&store, text).unwrap();
+        let key = Key::of(Step::CodeLayer).with(text).finish();
+        let memo = Renamed {
+            packed: layer.digest,
+            tree: diff_id,
+        };
+        store.memos().put(&key, &memo).unwrap();
+        let path = store.root().join(format!("memo/renamed/{}.json", key.hex()));
+        let used = SystemTime::UNIX_EPOCH + Duration::from_secs((number as u64 + 1) * SECONDS_A_DAY);
+        fs::File::open(&path).unwrap().set_modified(used).unwrap();
+        paths.push((path, layer, diff_id));
+    }
+    let find = |unused_since: Option<u64>, max_bytes| {
+        let rules = Rules {
+            unused_since: unused_since.map(|day| SystemTime::UNIX_EPOCH + Duration::from_secs(day * SECONDS_A_DAY)),
+            max_bytes,
+            ..gc_rules(Keep::Memoised)
+        };
+        store.find_garbage(rules, Patience::default(), &mut || ()).unwrap()
+    };
+    let (all, none) = (find(Some(100), None), find(None, None));
+    assert_eq!((all.memos, all.layers, none.memos, none.layers), (3, 3, 0, 0));
+    assert_eq!((find(Some(2), None).memos, find(Some(3), None).memos), (1, 2));
+    // One byte too much, and the one that was unused for longest goes, with its layer.
+    let one = find(None, Some(none.left_bytes - 1));
+    assert_eq!((one.memos, one.layers, one.blobs), (1, 1, 1));
+    assert_eq!(find(None, Some(none.left_bytes)).memos, 0);
+    let enough = find(None, Some(one.left_bytes - 1));
+    assert_eq!(enough.memos, 2);
+    // Images stay, however little room there shall be.
+    let least = find(None, Some(1));
+    assert_eq!((least.memos, least.layers, least.snapshots), (3, 3, 0));
+    assert!(least.left_bytes > 1);
+    // To be looked up is to be of use.
+    let key = Key::of(Step::CodeLayer).with("oldest").finish();
+    assert!(store.memos().find::<Renamed>(&key).unwrap().is_some());
+    assert_eq!(find(Some(3), None).memos, 1);
+    let rules = Rules {
+        max_bytes: Some(one.left_bytes),
+        ..gc_rules(Keep::Memoised)
+    };
+    store.remove_garbage(rules, Patience::default(), &mut || ()).unwrap();
+    assert!(paths[0].0.exists() && !paths[1].0.exists());
+    assert!(is_there(&store, &paths[0].1, &paths[0].2) && !is_there(&store, &paths[1].1, &paths[1].2));
 }
 
 #[test]
