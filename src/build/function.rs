@@ -131,6 +131,12 @@ impl Function {
         };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = openat(CWD, directory, flags, Mode::empty()).map_err(error)?;
+        if matches!(tree::look(&root, ENTRY_POINT), Err(Errno::NOENT)) {
+            // Before anything else: most directories that are none are somebody's home.
+            return Err(FunctionError::NoEntryPoint {
+                path: directory.to_owned(),
+            });
+        }
         let left_out = LeftOut::read(&root).map_err(|(file, source)| FunctionError::Patterns { file, source })?;
         let mut reader = Reader {
             found: Self::default(),

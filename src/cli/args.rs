@@ -466,7 +466,8 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 }
 
 fn secret(text: &str) -> Result<(String, Source), String> {
-    let (name, source) = key_value(text)?;
+    const WANTED: &str = "want NAME=FILE, NAME=env:VARIABLE or NAME=fd:N; the value itself is never an argument";
+    let (name, source) = key_value(text).map_err(|_| WANTED)?;
     Ok((name, source.parse()?))
 }
 

@@ -9,10 +9,11 @@ use std::io;
 
 use super::error::CommandError;
 use crate::base::{BaseError, SignatureError};
+use crate::build::function::FunctionError;
 use crate::build::BuildError;
 use crate::config::ConfigError;
 use crate::ops::doctor::find_remedy;
-use crate::ops::{ImagesError, RunError, SlotError};
+use crate::ops::{ImagesError, RunError, SecretError, SlotError};
 use crate::policy::{causes, Promise};
 use crate::python::resolve::LockError;
 use crate::python::sdist::SdistError;
@@ -49,7 +50,7 @@ fn of_lost(lost: &[(Promise, String)]) -> String {
     let names = names.join(",");
     let quoted = names.replace(',', "\", \"");
     let accept = format!(
-        "--allow-degraded {names} (or allow_degraded = [\"{quoted}\"] under [run] in the configuration) goes on without; `gantry doctor` says what that means"
+        "add --allow-degraded {names} (or allow_degraded = [\"{quoted}\"] under [run] in the configuration) goes on without; `gantry doctor` says what that means"
     );
     let needs_cgroup = |(promise, _): &(Promise, _)| matches!(promise, Promise::Memory | Promise::Cpu);
     let remedy = lost.iter().any(needs_cgroup).then(find_remedy).flatten();
@@ -109,6 +110,9 @@ fn of_build(error: &BuildError) -> Option<&'static str> {
             "pass secrets at run time with `gantry run --secret NAME=FILE`; --allow-file PATH lets a file pass that is none",
         ),
         BuildError::TooLarge { .. } => Some(SMALLER),
+        BuildError::Function(FunctionError::NoEntryPoint { .. }) => {
+            Some("a function is a directory with user_function.py; name another: `gantry build DIR`")
+        }
         BuildError::Function(_)
         | BuildError::Requirement(_)
         | BuildError::Syntax { .. }
@@ -205,6 +209,7 @@ fn of_signature(error: &SignatureError) -> Option<&'static str> {
 fn of_run(error: &RunError) -> Option<&'static str> {
     match error {
         RunError::UnknownImage { .. } => Some(NO_IMAGE),
+        RunError::Secret(error) => of_secret(error),
         RunError::Slot(SlotError::Full { .. }) => {
             Some("try again later, wait longer with --wait TIME, or raise `slots` or `memory_total` under [run] in the configuration")
         }
@@ -216,7 +221,6 @@ fn of_run(error: &RunError) -> Option<&'static str> {
         }
         RunError::Slot(SlotError::Stopped { .. })
         | RunError::NoCommand { .. }
-        | RunError::Secret(_)
         | RunError::Input { .. }
         | RunError::Output { .. }
         | RunError::Stream { .. }
@@ -229,6 +233,15 @@ fn of_run(error: &RunError) -> Option<&'static str> {
     }
 }
 
+fn of_secret(error: &SecretError) -> Option<&'static str> {
+    match error {
+        SecretError::Read { .. } => Some(
+            "the source of a secret is a file, env:VARIABLE or fd:N; its value itself is never an argument, where others on this machine could read it",
+        ),
+        SecretError::Name { .. } | SecretError::NotSet { .. } | SecretError::TooLarge { .. } => None,
+    }
+}
+
 fn of_images(error: &ImagesError) -> Option<&'static str> {
     match error {
         ImagesError::Unknown { .. } => Some(NO_IMAGE),
@@ -237,6 +250,8 @@ fn of_images(error: &ImagesError) -> Option<&'static str> {
         ),
         ImagesError::Archive { .. }
         | ImagesError::HasNames { .. }
+        | ImagesError::NothingToPull { .. }
+        | ImagesError::NotAPlace { .. }
         | ImagesError::Name { .. }
         | ImagesError::Unnamed { .. }
         | ImagesError::File { .. }
@@ -390,11 +405,11 @@ mod tests {
             (BuildError::Base(BaseError::Relock(no_gpgv())).into(), "install gpgv"),
             (
                 RunError::Sandbox(refused(Promise::Memory)).into(),
-                "--allow-degraded memory (or allow_degraded = [\"memory\"] under",
+                "add --allow-degraded memory (or allow_degraded = [\"memory\"] under",
             ),
             (
                 RunError::Sandbox(refused(Promise::Landlock)).into(),
-                "--allow-degraded landlock ",
+                "add --allow-degraded landlock ",
             ),
             (RunError::Sandbox(no_namespace()).into(), "max_user_namespaces"),
             (StoreError::Busy { path: "s".into() }.into(), "try again"),

@@ -33,7 +33,7 @@ struct Typed {
 pub fn answer(error: clap::Error, arguments: &[OsString]) -> u8 {
     let typed = Typed::read(arguments);
     let is_run = typed.command == ["run"];
-    let error = &if is_run { error } else { without_tip(error) };
+    let error = &without_tip(error);
     print(error);
     let code = u8::try_from(error.exit_code()).unwrap_or(2);
     if !error.use_stderr() {

@@ -47,6 +47,18 @@ pub enum ImagesError {
         /// Its names.
         names: String,
     },
+    /// An image of the store, where one from elsewhere was asked for.
+    #[error("pull {reference}: a bare name is an image of this store; one comes in from oci:DIR[:TAG] or oci-archive:FILE[:NAME], and from no registry in this version")]
+    NothingToPull {
+        /// As typed.
+        reference: String,
+    },
+    /// A name of the store, where a place outside was asked for.
+    #[error("push to {name}: a bare name is in this store, and `gantry copy IMAGE {name}` gives it; an image goes out to oci:DIR[:TAG] or oci-archive:FILE[:NAME]")]
+    NotAPlace {
+        /// As typed.
+        name: String,
+    },
     /// A registry.
     #[error("reach {reference}: this version moves images through layouts (oci:DIR) and archives, not registries")]
     Registry {
@@ -102,6 +114,8 @@ impl ImagesError {
             Self::Unknown { .. }
             | Self::Registry { .. }
             | Self::HasNames { .. }
+            | Self::NothingToPull { .. }
+            | Self::NotAPlace { .. }
             | Self::Name { .. }
             | Self::Unnamed { .. }
             | Self::File { .. } => Kind::Failed,
@@ -191,6 +205,32 @@ pub fn remove(store: &Store, reference: &Reference, removal: Removal) -> Result<
     was_kept.then_some(()).ok_or_else(unknown)
 }
 
+/// Copies an image of a layout or an archive into the store, under `tag` or the name that it has there.
+///
+/// # Errors
+///
+/// [`ImagesError::NothingToPull`] for an image of the store; else as [`copy`].
+pub fn pull(store: &Store, source: &Place, tag: Option<&Reference>) -> Result<Copied, ImagesError> {
+    if let Place::Image(reference @ (Reference::Local { .. } | Reference::Digest { .. })) = source {
+        return Err(ImagesError::NothingToPull {
+            reference: reference.to_string(),
+        });
+    }
+    copy(store, source, tag.map(|tag| Place::Image(tag.clone())).as_ref())
+}
+
+/// Copies an image into a layout or an archive.
+///
+/// # Errors
+///
+/// [`ImagesError::NotAPlace`] for a destination that is a name of the store; else as [`copy`].
+pub fn push(store: &Store, source: &Place, destination: &Place) -> Result<Copied, ImagesError> {
+    if let Place::Image(name @ (Reference::Local { .. } | Reference::Digest { .. })) = destination {
+        return Err(ImagesError::NotAPlace { name: name.to_string() });
+    }
+    copy(store, source, Some(destination))
+}
+
 /// What was copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Copied {
@@ -256,13 +296,9 @@ pub fn copy(store: &Store, source: &Place, destination: Option<&Place>) -> Resul
                 Some(Place::Image(
                     name @ (Reference::Local { .. } | Reference::Registry { .. } | Reference::Digest { .. }),
                 )) => keep(store, &image.digest, name),
-                None => {
-                    store.images().prepare(&image)?;
-                    Ok(Copied {
-                        digest: image.digest,
-                        name: None,
-                    })
-                }
+                None => Err(ImagesError::NothingToPull {
+                    reference: reference.to_string(),
+                }),
                 Some(Place::Image(Reference::Layout { .. }) | Place::Archive { .. }) => {
                     from.copy(destination, || Ok(reference.clone()))
                 }

@@ -26,7 +26,9 @@ pub use build::{build, BuildReport, BuildRequest};
 pub use deadline::ends_at;
 pub use doctor::DoctorError;
 pub use gc::{find_garbage, remove_garbage, GarbageWanted};
-pub use images::{copy, list, load, load_file, remove, save, save_file, show, ImageSummary, ImagesError, Removal};
+pub use images::{
+    copy, list, load, load_file, pull, push, remove, save, save_file, show, Copied, ImageSummary, ImagesError, Removal,
+};
 pub use interrupt::{unless_signalled, Worked};
 pub use job::{read_job, CallerMode, JobError, Pull, Wanted};
 pub use outcome::{ExitCodes, Outcome, CANNOT_RUN};

@@ -103,6 +103,25 @@ fn a_job_and_a_base_take_no_transport_either() {
 }
 
 #[test]
+fn a_bare_name_is_neither_pulled_nor_pushed_to() {
+    let gantry = Gantry::new();
+    tiny(&gantry, &["a:1"]);
+    for (args, says) in [
+        (
+            &["pull", "alpine"][..],
+            "pull alpine: a bare name is an image of this store",
+        ),
+        (&["pull", "a:1"], "pull a:1: a bare name"),
+        (&["push", "a:1", "b:1"], "`gantry copy IMAGE b:1` gives it"),
+    ] {
+        let done = gantry.gantry(args);
+        assert_eq!(done.code, 1, "{}", done.stderr);
+        assert!(done.stderr.contains(says), "{}", done.stderr);
+    }
+    assert_eq!(gantry.ok(["images", "ls", "-q"]), "a:1\n");
+}
+
+#[test]
 fn an_archive_is_a_place_like_a_layout() {
     let gantry = Gantry::new();
     let digest = tiny(&gantry, &["a:1"]).remove(0);

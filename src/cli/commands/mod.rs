@@ -36,7 +36,7 @@ pub fn dispatch(globals: &Globals, command: &StoreCommand, report: Option<&Repor
         StoreCommand::Build(args) => build::build(&session, args, report),
         StoreCommand::Base(command) => base::base(&session, command, report),
         StoreCommand::Pull { reference, tag } => moving::pull(&session, reference, tag.as_ref()),
-        StoreCommand::Push { reference, destination } => moving::copy(&session, reference, destination),
+        StoreCommand::Push { reference, destination } => moving::push(&session, reference, destination),
         StoreCommand::Copy { source, destination } => moving::copy(&session, source, destination),
         StoreCommand::Save { reference, file } => moving::save(&session, reference, file),
         StoreCommand::Load { file, tag } => moving::load(&session, file, tag.as_ref()),

@@ -12,8 +12,7 @@ use crate::ops;
 
 /// Copies an image into the store, prints its digest and says its name.
 pub fn pull(session: &Session, source: &Place, tag: Option<&Reference>) -> Result<u8, CommandError> {
-    let destination = tag.map(|tag| Place::Image(tag.clone()));
-    let copied = ops::copy(&session.store, source, destination.as_ref())?;
+    let copied = ops::pull(&session.store, source, tag)?;
     if let Some(name) = &copied.name {
         let _ = writeln!(
             io::stderr(),
@@ -33,6 +32,11 @@ fn name_of(reference: &Reference) -> String {
         Reference::Registry { host, repository, .. } => format!("{host}/{repository}"),
         Reference::Layout { .. } | Reference::Digest { .. } => reference.to_string(),
     }
+}
+
+/// Copies an image out of the store and prints its digest.
+pub fn push(session: &Session, source: &Place, destination: &Place) -> Result<u8, CommandError> {
+    print_line(&ops::push(&session.store, source, destination)?.digest)
 }
 
 /// Copies an image and prints its digest.
