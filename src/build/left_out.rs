@@ -151,6 +151,8 @@ fn read_patterns(root: impl AsFd, file: &str) -> io::Result<Option<String>> {
 
 fn compile(text: &str, dialect: Dialect) -> io::Result<Gitignore> {
     let mut builder = GitignoreBuilder::new("");
+    // An editor may have put a mark of the encoding first.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (number, line) in text.lines().enumerate() {
         let line = match dialect {
             Dialect::Git => line.to_owned(),

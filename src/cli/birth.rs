@@ -21,9 +21,19 @@ impl Birth {
     /// Looks at this process; at its caller when `arguments` name a job.
     pub fn of_this_process(arguments: &[OsString]) -> Self {
         let at = Instant::now();
-        let has_job = arguments.iter().any(|word| word.as_bytes().starts_with(b"--job"));
+        let words = arguments
+            .iter()
+            .map(|word| word.as_bytes())
+            .take_while(|word| *word != b"--");
+        let mut words = words.filter(|word| *word == b"--job" || word.starts_with(b"--job="));
+        let has_job = words.next().is_some();
         let caller = has_job.then(|| Caller::find(is_started_by_systemd));
         Self { at, caller }
+    }
+
+    /// This birth when no job is run: nobody is watched. A function's own argument may look like ours.
+    pub fn without_job(self) -> Self {
+        Self { caller: None, ..self }
     }
 
     /// Makes the end of the caller end the run from now on. Whether there is one that can be waited for is said later, by
@@ -51,6 +61,15 @@ pub struct Watched {
 }
 
 impl Watched {
+    /// Fails when nobody can be waited for, whatever the job may say.
+    ///
+    /// # Errors
+    ///
+    /// As [`go_on`](Self::go_on).
+    pub fn expect_caller(&mut self) -> Result<(), CommandError> {
+        self.refused.take().map_or(Ok(()), |error| Err(error.into()))
+    }
+
     /// Goes on in the way that `mode` says: with the caller unless it is to be detached.
     ///
     /// # Errors

@@ -3,7 +3,12 @@
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::pipe::PIPE_BUF;
 use serde::Serialize;
 
 use super::error::CommandError;
@@ -38,8 +43,34 @@ pub fn print_error(error: &CommandError) {
     if let Some(hint) = proxy::hint(error).or_else(|| hint(error).map(Cow::into_owned)) {
         text.push_str(&format!("\nhint: {}\n", escape(&hint)));
     }
-    // If standard error is closed, there is nobody to tell.
-    let _ = io::stderr().write_all(text.as_bytes());
+    narrate(&text);
+}
+
+/// Writes to standard error. If it is closed, or nobody reads it for a second, there is nobody to tell: what gantry says is
+/// never what it waits for.
+pub fn narrate(text: &str) {
+    let stderr = io::stderr();
+    let second = Duration::from_secs(1);
+    // A pipe that is ready takes so many bytes at once (pipe(7)).
+    for part in text.as_bytes().chunks(PIPE_BUF) {
+        if !is_ready(&stderr, second) || stderr.lock().write_all(part).is_err() {
+            return;
+        }
+    }
+}
+
+/// Whether the next bytes can be written without waiting for longer than `longest`.
+pub fn is_ready(descriptor: impl AsFd, longest: Duration) -> bool {
+    let mut events = [PollFd::new(&descriptor, PollFlags::OUT)];
+    let until = Instant::now() + longest;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match poll(&mut events, Timespec::try_from(left).ok().as_ref()) {
+            Ok(ready) => return ready > 0,
+            Err(Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
 }
 
 fn indented(text: &str) -> String {

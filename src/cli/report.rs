@@ -9,15 +9,21 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use rustix::pipe::PIPE_BUF;
 use serde::Serialize;
 
 use super::error::CommandError;
+use super::output::is_ready;
 use super::place::{open_descriptor, Place};
 use crate::ops::{unless_signalled, Worked};
 use crate::policy::one_line;
 use crate::sandbox::Signals;
 use crate::sys::replace::Replacement;
+
+/// How long a pipe may be full before its reader is given up.
+const UNREAD: Duration = Duration::from_secs(5);
 
 /// The report of one command, which can be written.
 #[derive(Debug)]
@@ -156,7 +162,14 @@ impl Report {
             (State::Begun, Some(stream)) => {
                 let mut stream = stream;
                 let json = self.line(document)?;
-                stream.write_all(&json).map_err(|source| failed(&self.path, source))
+                for part in json.chunks(PIPE_BUF) {
+                    // A caller that does not read has gone, or waits for us to end.
+                    if !is_ready(stream, UNREAD) {
+                        return Err(failed(&self.path, io::ErrorKind::TimedOut.into()));
+                    }
+                    stream.write_all(part).map_err(|source| failed(&self.path, source))?;
+                }
+                Ok(())
             }
         }
     }

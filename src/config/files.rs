@@ -75,7 +75,13 @@ pub fn merged(layers: &[Layer]) -> Result<Table, ConfigError> {
         for (section, value) in layer.parse::<Table>()? {
             let below = merged.entry(section).or_insert_with(|| Value::Table(Table::new()));
             match (below, value) {
-                (Value::Table(below), Value::Table(above)) => below.extend(above),
+                (Value::Table(below), Value::Table(above)) => {
+                    // Who names an index names who we are there: a password goes to no other server.
+                    if above.contains_key("url") {
+                        below.retain(|key, _| !["user", "password_env"].contains(&key));
+                    }
+                    below.extend(above);
+                }
                 (below, value) => *below = value,
             }
         }

@@ -9,7 +9,8 @@
 //!
 //! The first component is a host when it contains `.` or `:` or is `localhost` (the rule of Docker and
 //! containers/image). A bare name may not contain `/`, and is not that of a digest algorithm. Without tag and digest the tag
-//! is `latest`. A digest wins over a name. `HEX` are the first 6 or more digits of a manifest's digest.
+//! is `latest`. A digest wins over a name. `HEX` are the first 6 or more digits of a manifest's digest; 12
+//! or more mean it also without `sha256:`, when no image has them for a name.
 //!
 //! What other tools call a transport (`docker-archive:FILE`, `docker://...`) is refused by name: as a name of this store it
 //! would look like a file or a registry that was never written.
@@ -26,6 +27,8 @@ const MAX_NAME: usize = 255;
 const MAX_TAG: usize = 128;
 /// Fewest digits that stand for a digest: fewer are likely to be a word or to mean several images.
 pub const SHORTEST_ID: usize = 6;
+/// Fewest digits that stand for a digest without `sha256:` before them, as many as are shown: shorter ones are also words.
+const SHORTEST_BARE_ID: usize = 12;
 /// The algorithm of the digests that images are called by.
 const ALGORITHM: &str = "sha256";
 /// The registered algorithms (OCI image specification, "Descriptors"). A name like one would pass for a digest.
@@ -100,7 +103,7 @@ impl Reference {
     }
 
     /// The hexadecimal digits that an image's digest begins with, when the text may mean that: `sha256:HEX`, and a bare name
-    /// that consists of such digits.
+    /// that consists of at least 12 such digits.
     pub fn id(&self) -> Option<&str> {
         match self {
             Self::Digest { hex, .. } => Some(hex),
@@ -108,7 +111,7 @@ impl Reference {
                 name,
                 tag: None,
                 digest: None,
-            } => is_id(name).then_some(name),
+            } => (name.len() >= SHORTEST_BARE_ID && is_id(name)).then_some(name),
             Self::Registry { .. } | Self::Local { .. } | Self::Layout { .. } => None,
         }
     }
@@ -405,9 +408,9 @@ mod tests {
         let digest = Digest::of(b"");
         for (text, id) in [
             ("sha256:e3b0c4", Some("e3b0c4")),
-            ("e3b0c4", Some("e3b0c4")),
-            ("e3b0c", None),
-            ("e3b0c4:1", None),
+            ("e3b0c44298fc", Some("e3b0c44298fc")),
+            ("facade", None),
+            ("e3b0c44298fc:1", None),
             ("beam", None),
             ("example.org/e3b0c4", None),
         ] {

@@ -41,6 +41,8 @@ pub enum JobError {
         path: PathBuf,
         /// What, and where in it.
         reason: String,
+        /// The caller's words for it, as far as they can be read: it shall find its job again.
+        ticket: Box<Ticket>,
     },
     /// Nobody says which image.
     #[error("run needs an image")]
@@ -236,7 +238,12 @@ impl Wanted {
         let variables = self.env.iter().map(|(name, _)| name.as_str());
         let variables = variables.chain(of_secrets.map(|secret| secret.name.as_str()));
         // One that is not there is said as that, by the run.
-        let input = self.input.map(|path| path.canonicalize().unwrap_or(path));
+        let absolute = |path: PathBuf| {
+            path.canonicalize()
+                .or_else(|_| std::path::absolute(&path))
+                .unwrap_or(path)
+        };
+        let input = self.input.map(absolute);
         let exceeded = bounds.exceeded(&confinement).or_else(|| bounds.forbidden(variables));
         let exceeded = exceeded.or_else(|| bounds.outside(input.as_deref()?));
         if let Some(exceeded) = exceeded {
@@ -311,9 +318,10 @@ with_limits!(job);
 
 /// Reads the job document at `path`; - is standard input.
 pub fn read_job(path: &Path) -> Result<Wanted, JobError> {
-    let document = |reason: String| JobError::Document {
+    let document = |reason: String, ticket: Ticket| JobError::Document {
         path: path.to_owned(),
         reason,
+        ticket: Box::new(ticket),
     };
     let mut text = String::new();
     let read = if path == Path::new("-") {
@@ -326,9 +334,9 @@ pub fn read_job(path: &Path) -> Result<Wanted, JobError> {
         source,
     })?;
     if text.len() as u64 > MAX_JOB {
-        return Err(document(format!("it is over {MAX_JOB} bytes")));
+        return Err(document(format!("it is over {MAX_JOB} bytes"), Ticket::default()));
     }
-    parse(&text).map_err(document)
+    parse(&text).map_err(|reason| document(reason, Ticket::of_broken(&text)))
 }
 
 /// The one key that says how to read the others.

@@ -23,7 +23,7 @@ use crate::build::image::is_of_function;
 use crate::net::{Forwarder, Internet};
 use crate::oci::{Digest, ImageConfigBody, Reference};
 use crate::policy::{one_line, Code, Confinement, Network};
-use crate::sandbox::{self, Bundle, End, Finished, Place, Purpose, SandboxError, Signals, Sink, Stdin, Stdout};
+use crate::sandbox::{self, Bundle, End, Finished, Place, Purpose, SandboxError, Secret, Signals, Sink, Stdin, Stdout};
 use crate::store::{Lease, Snapshot, Store};
 
 /// `PATH` when neither the image nor the caller sets it.
@@ -123,7 +123,7 @@ impl Account {
         };
         let (snapshot, _lease) = self.snapshot(store, &request.reference, signals)?;
         drop(collector);
-        let bundle = bundle(store, &snapshot, request)?;
+        let bundle = bundle(store, &snapshot, request, signals)?;
         if let Some(directory) = &request.output {
             take_output::prepare(store, directory)?;
         }
@@ -304,7 +304,7 @@ fn command(bundle: &Bundle) -> Command {
     }
 }
 
-fn bundle(store: &Store, snapshot: &Snapshot, request: &RunRequest) -> Result<Bundle, RunError> {
+fn bundle(store: &Store, snapshot: &Snapshot, request: &RunRequest, signals: &Signals) -> Result<Bundle, RunError> {
     let mut lowers = vec![store.trees().scaffold()?];
     lowers.extend(snapshot.layers.iter().rev().map(|layer| store.trees().path(layer)));
     let input = request.input.as_deref().map(input).transpose()?;
@@ -327,7 +327,7 @@ fn bundle(store: &Store, snapshot: &Snapshot, request: &RunRequest) -> Result<Bu
             .unwrap_or_else(|| "/".to_owned()),
         hostname: "sandbox".to_owned(),
         input,
-        secrets: request.secrets.iter().map(secret::read).collect::<Result<_, _>>()?,
+        secrets: read_secrets(&request.secrets, signals)?,
         stdin: request.stdin,
         purpose: Purpose::Function,
         confinement: request.confinement.clone(),
@@ -378,6 +378,16 @@ fn environment(config: &ImageConfigBody, own: &[(String, String)]) -> Result<Vec
     Ok(env)
 }
 
+/// Reads secrets. One that comes from a pipe may keep us waiting, which a stop ends.
+fn read_secrets(wanted: &[SecretWanted], signals: &Signals) -> Result<Vec<Secret>, RunError> {
+    let read = |wanted: &[SecretWanted]| wanted.iter().map(secret::read).collect::<Result<Vec<_>, _>>();
+    if !wanted.iter().any(secret::may_wait) {
+        return Ok(read(wanted)?);
+    }
+    let own = wanted.to_vec();
+    Ok(wait_for(signals, move || read(&own))??)
+}
+
 /// The caller's directory for `/input`, absolute.
 fn input(path: &Path) -> Result<PathBuf, RunError> {
     let error = |source| RunError::Input {
@@ -385,6 +395,13 @@ fn input(path: &Path) -> Result<PathBuf, RunError> {
         source,
     };
     let absolute = path.canonicalize().map_err(error)?;
+    // Bounds were held against this path, and the run may have waited since.
+    if path.is_absolute() && absolute != path {
+        return Err(error(io::Error::other(format!(
+            "it leads to {}: name that directory",
+            absolute.display()
+        ))));
+    }
     if absolute.is_dir() {
         return Ok(absolute);
     }

@@ -114,6 +114,15 @@ impl SecretError {
     }
 }
 
+/// Whether reading it may wait for somebody: it is no regular file of ours.
+pub fn may_wait(wanted: &SecretWanted) -> bool {
+    match &wanted.source {
+        Source::File(path) => std::fs::metadata(path).is_ok_and(|found| !found.is_file()),
+        Source::Descriptor(_) => true,
+        Source::Variable(_) => false,
+    }
+}
+
 /// Reads `wanted`.
 pub fn read(wanted: &SecretWanted) -> Result<Secret, SecretError> {
     check_name(wanted)?;

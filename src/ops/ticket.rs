@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// An identifier is a name, not a document; a line of the journal holds it whole.
 const MOST_ID: usize = 256;
@@ -50,6 +52,32 @@ impl Ticket {
     }
 }
 
+/// The words of a document that may be wrong in any way.
+#[derive(Deserialize)]
+struct Words {
+    id: Option<Value>,
+    attempt: Option<Value>,
+    labels: Option<Value>,
+}
+
+impl Ticket {
+    /// The words of a job document that is refused, as far as each can be read.
+    pub fn of_broken(document: &str) -> Self {
+        fn read<T: DeserializeOwned>(value: Option<Value>) -> Option<T> {
+            serde_json::from_value(value?).ok()
+        }
+        let Ok(Words { id, attempt, labels }) = serde_json::from_str(document) else {
+            return Self::default();
+        };
+        let id = Self::new(read(id), None, BTreeMap::new()).unwrap_or_default().id;
+        let labels = Self::new(None, None, read(labels).unwrap_or_default())
+            .unwrap_or_default()
+            .labels;
+        let attempt = read(attempt);
+        Self { id, attempt, labels }
+    }
+}
+
 fn within(what: &str, got: usize, most: usize) -> Result<(), String> {
     if (1..=most).contains(&got) {
         return Ok(());
@@ -60,6 +88,19 @@ fn within(what: &str, got: usize, most: usize) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_words_of_a_refused_document_are_read_as_far_as_they_can_be() {
+        let ticket = Ticket::of_broken(r#"{"bogus": 1, "id": "x", "attempt": 7, "labels": {"a": 1}}"#);
+        assert_eq!(
+            (ticket.id.as_deref(), ticket.attempt, ticket.labels.len()),
+            (Some("x"), Some(7), 0)
+        );
+        let long = format!(r#"{{"id": "{}", "labels": {{"a": "b"}}}}"#, "x".repeat(257));
+        let ticket = Ticket::of_broken(&long);
+        assert_eq!((ticket.id, ticket.labels.len()), (None, 1));
+        assert_eq!(Ticket::of_broken("{"), Ticket::default());
+    }
 
     #[test]
     fn words_are_few_and_short_and_their_meaning_is_the_callers() {

@@ -470,6 +470,27 @@ fn a_download_that_nobody_is_at_is_garbage() {
 }
 
 #[test]
+fn an_image_whose_name_was_given_when_more_words_were_names_is_kept() {
+    let (_scratch, store) = store();
+    let digest = add_image(&store, "x").unwrap();
+    for name in ["sif", "sha256", "docker-archive"] {
+        let folder = store.root().join("refs/_local").join(name);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("1"), format!("{digest}\n")).unwrap();
+    }
+    assert!(store.names().remove(&"image:1".parse().unwrap()).unwrap());
+    assert_eq!(collect(&store, Keep::ImagesOnly, false).blobs, 0);
+    let names: Vec<String> = store
+        .names()
+        .list()
+        .unwrap()
+        .iter()
+        .map(|(name, _)| name.to_string())
+        .collect();
+    assert_eq!(names, ["docker-archive:1", "sha256:1", "sif:1"]);
+}
+
+#[test]
 fn digits_that_begin_several_digests_mean_none_of_them() {
     let (_scratch, store) = store();
     let digest = add_image(&store, "x").unwrap();

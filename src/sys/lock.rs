@@ -187,6 +187,13 @@ impl Drop for Lock {
     }
 }
 
+impl Drop for Held {
+    fn drop(&mut self) {
+        // A copy of the descriptor, which a process that is being started has for a moment, would keep the lock.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
 /// Who signed the lock of `file` last; none when nobody did, or it is no signature.
 pub fn holder(file: &File) -> Option<Holder> {
     let mut value = [0; MOST_SIGNED];

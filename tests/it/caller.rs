@@ -215,8 +215,13 @@ fn a_copy_of_the_caller_that_holds_its_pipes_hides_no_death() {
         send(&caller, Signal::KILL);
         caller.wait().unwrap();
         let outcome = job.ends();
-        assert_eq!(outcome["status"], "killed", "{outcome}");
-        assert_eq!(outcome["error"], format!("the caller (pid {}) ended", caller.id()));
+        // gantry may not have looked at its caller yet; then it is refused.
+        if outcome["code"] == "no_caller" {
+            assert_eq!(outcome["status"], "error", "{outcome}");
+        } else {
+            assert_eq!(outcome["status"], "killed", "{outcome}");
+            assert_eq!(outcome["error"], format!("the caller (pid {}) ended", caller.id()));
+        }
         let copy = rustix::process::Pid::from_raw(copy.parse().unwrap()).unwrap();
         rustix::process::kill_process(copy, Signal::KILL).unwrap();
     }
@@ -320,7 +325,8 @@ fn the_callers_words_come_back_in_the_outcome_and_in_the_journal() {
             Some(error) => {
                 assert_eq!((done.code, &outcome["status"]), (125, &json!("error")));
                 assert!(outcome["error"].as_str().unwrap().contains(error), "{outcome}");
-                assert_eq!((&outcome["id"], &outcome["labels"]), (&json!(null), &json!({})));
+                // The words that can be read are there: the caller shall find its job again.
+                assert_eq!((&outcome["id"], &outcome["labels"]), (&json!(id), &json!({})));
             }
             None => {
                 assert_eq!((done.code, &outcome["status"]), (0, &json!("ok")), "{}", done.stderr);

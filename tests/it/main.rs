@@ -32,6 +32,7 @@ mod hostile;
 mod index;
 mod interop;
 mod left_out;
+mod patience;
 mod places;
 mod programs;
 mod refusals;

@@ -1,7 +1,7 @@
 //! `gantry run`: the outcome is written however the run ends. The exit code is the function's own, or one from 124 up, which
 //! functions rarely use.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -10,12 +10,13 @@ use crate::cli::birth::Birth;
 use crate::cli::error::{code_of_run, no_signals, CommandError};
 use crate::cli::escape::escape;
 use crate::cli::heartbeat::{self, Heartbeat};
-use crate::cli::output::print_error;
+use crate::cli::output::{narrate, print_error};
 use crate::cli::progress::tell_wait;
 use crate::cli::report::{self, Report};
 use crate::cli::session::Session;
 use crate::ops::{
-    self, CallerMode, ExitCodes, Outcome, Pull, RunError, RunRequest, SecretWanted, Status, Ticket, Wanted, Worked,
+    self, CallerMode, ExitCodes, JobError, Outcome, Pull, RunError, RunRequest, SecretWanted, Status, Ticket, Wanted,
+    Worked,
 };
 use crate::policy::{one_line, Code, Kind, Time, Verbosity};
 use crate::sandbox::{self, Signals, Stdin, Stdout};
@@ -58,18 +59,18 @@ fn finish(globals: &Globals, args: &RunArgs, report: Option<&Report>, mut signal
     // The clock of the day, at that instant.
     let started_at = clock::now() - started.elapsed();
     let mut ticket = Ticket::default();
+    let mut ran = None;
     let prepared = prepare(globals, args, report, &mut signals, birth, &mut ticket);
     let name = || args.reference.as_ref().map(ToString::to_string).unwrap_or_default();
     let (outcome, error) = match prepared {
         Ok((session, request)) => {
-            // What a killed run left is nothing; what a killed build left goes here, too.
-            let _ = session.store.sweep();
             let (outcome, error) = ops::run(&session.store, &request, &signals);
             tell(&outcome, &request);
             if session.verbosity == Verbosity::Verbose {
                 tell_everything(&outcome);
             }
             note(&session, &outcome, started);
+            ran = Some(session);
             (outcome, error.map(CommandError::Run))
         }
         Err(CommandError::Run(RunError::Stopped { stop })) => (Outcome::stopped(name(), stop).of(ticket), None),
@@ -89,13 +90,18 @@ fn finish(globals: &Globals, args: &RunArgs, report: Option<&Report>, mut signal
         (None, None) => {}
     }
     let outcome = outcome.timed(started_at, started.elapsed());
-    match report.map_or(Ok(()), |report| report.write(&outcome)) {
+    let code = match report.map_or(Ok(()), |report| report.write(&outcome)) {
         Ok(()) => outcome.code(exit_codes(args)),
         Err(error) => {
             print_error(&error);
             refused(one_line(&error)).code(exit_codes(args))
         }
+    };
+    // What a killed run left is nothing; what a killed build left goes here, too. Last: nobody waits for it.
+    if let Some(session) = ran {
+        let _ = session.store.sweep();
     }
+    code
 }
 
 fn exit_codes(args: &RunArgs) -> ExitCodes {
@@ -126,7 +132,8 @@ fn prepare(
             .map_err(no_signals)
     };
     end_by(args.deadline, signals)?;
-    let watched = birth.watch(signals)?;
+    let birth = if args.job.is_some() { birth } else { birth.without_job() };
+    let mut watched = birth.watch(signals)?;
     let progress = args.progress.as_deref();
     let heartbeat = progress
         .map(|path| Heartbeat::begin(path, begun, signals))
@@ -136,7 +143,16 @@ fn prepare(
         return Err(CommandError::Usage(reason.to_owned()));
     }
     let session = Session::open(globals)?;
-    let job = args.job.as_deref().map(|path| read_job(path, signals)).transpose()?;
+    // A job that comes through a pipe may never come when who would write it is gone: it cannot say that it is detached.
+    let comes = |path: &Path| path == Path::new("-") || std::fs::metadata(path).is_ok_and(|found| !found.is_file());
+    if !args.detached && args.job.as_deref().is_some_and(comes) {
+        watched.expect_caller()?;
+    }
+    let job = args.job.as_deref().map(|path| read_job(path, signals)).transpose();
+    if let Err(CommandError::Job(JobError::Document { ticket: found, .. })) = &job {
+        ticket.clone_from(found);
+    }
+    let job = job?;
     let wanted = wanted(args).over(job.unwrap_or_default());
     *ticket = wanted.ticket.clone().unwrap_or_default();
     if let Some(heartbeat) = heartbeat {
@@ -216,8 +232,7 @@ fn tell(outcome: &Outcome, request: &RunRequest) {
 
 /// Says something beside the function's own output.
 fn say(line: &str) {
-    // If standard error is closed, there is nobody to tell.
-    let _ = writeln!(io::stderr(), "gantry: {line}");
+    narrate(&format!("gantry: {line}\n"));
 }
 
 /// Prints how the run went, for who asked for it.

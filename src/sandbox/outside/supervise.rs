@@ -269,6 +269,13 @@ impl Sandbox {
     /// Asks the workload to end, when it has been granted time for that and has not used it; else it is over.
     fn ask(&mut self, end: End) {
         let now = Instant::now();
+        if let (Some(asked), End::Stopped(stop @ (Stop::CallerEnded { .. } | Stop::Deadline { .. }))) =
+            (&mut self.asked, &end)
+        {
+            // Told once, and no wish of somebody who may say it again: it cuts what was granted.
+            asked.until = asked.until.min(now + stop.grace(self.grace));
+            return;
+        }
         if self.asked.is_some_and(|asked| now < asked.again && now < asked.until) {
             return;
         }

@@ -263,7 +263,19 @@ fn ref_path(reference: &Reference) -> Result<PathBuf, StoreError> {
 fn name_of(path: &Path) -> Option<Reference> {
     let text = path.to_str()?;
     let printed = match text.strip_prefix(LOCAL) {
-        Some(local) => local.strip_prefix('/')?.replacen('/', ":", 1),
+        Some(local) => {
+            let (name, tag) = local.strip_prefix('/')?.split_once('/')?;
+            let plain = |text: &str| {
+                let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+                !text.is_empty() && text.bytes().all(is_word)
+            };
+            // Also a name that was given when more words were names: its image is kept, and listed.
+            return (plain(name) && plain(tag)).then(|| Reference::Local {
+                name: name.to_owned(),
+                tag: Some(tag.to_owned()),
+                digest: None,
+            });
+        }
         None => {
             let (repository, tag) = text.split_once(&format!("/{TAGS}/"))?;
             format!("{repository}:{tag}")
