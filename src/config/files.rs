@@ -56,6 +56,9 @@ impl Layer {
     }
 }
 
+/// The section of bounds, which the lowest file has the last word on.
+const LIMITS: &str = "limits";
+
 /// The files that are in use, the lowest first.
 pub fn layers(explicit: Option<&Path>, environment: &Environment) -> Result<Vec<Layer>, ConfigError> {
     let mut layers = Vec::from_iter(Layer::find(Path::new(SYSTEM_CONFIG))?);
@@ -73,8 +76,16 @@ pub fn merged(layers: &[Layer]) -> Result<Table, ConfigError> {
     let mut merged = Table::new();
     for layer in layers {
         for (section, value) in layer.parse::<Table>()? {
-            let below = merged.entry(section).or_insert_with(|| Value::Table(Table::new()));
+            let below = merged
+                .entry(section.clone())
+                .or_insert_with(|| Value::Table(Table::new()));
             match (below, value) {
+                // A bound of the machine is not for its users to lift; they may add others.
+                (Value::Table(below), Value::Table(above)) if section == LIMITS => {
+                    for (key, value) in above {
+                        below.entry(key).or_insert(value);
+                    }
+                }
                 (Value::Table(below), Value::Table(above)) => {
                     // Who names an index names who we are there: a password goes to no other server.
                     if above.contains_key("url") {
@@ -122,5 +133,23 @@ mod tests {
         let wrong = layer("machine", "[run]\n\nmemory 1\n");
         let error = super::merged(&[wrong, layer("user", "")]).unwrap_err().to_string();
         assert!(error.contains("machine") && error.contains("line 3"), "{error}");
+    }
+
+    #[test]
+    fn a_users_file_neither_lifts_a_bound_of_the_machine_nor_takes_its_password_elsewhere() {
+        let below = layer(
+            "machine",
+            "[limits]\nmemory = \"1G\"\n[index]\nurl = \"https://a.example/simple\"\nuser = \"u\"\npassword_env = \"P\"\n",
+        );
+        let above = layer(
+            "user",
+            "[limits]\nmemory = \"9G\"\npids = 8\n[index]\nurl = \"https://b.example/simple\"\n",
+        );
+        let merged = merged(&[below, above]).unwrap();
+        assert_eq!(merged["limits"]["memory"].as_str(), Some("1G"));
+        assert_eq!(merged["limits"]["pids"].as_integer(), Some(8));
+        let index = merged["index"].as_table().unwrap();
+        assert_eq!(index.keys().collect::<Vec<_>>(), ["url"]);
+        assert_eq!(index["url"].as_str(), Some("https://b.example/simple"));
     }
 }
