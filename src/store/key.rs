@@ -18,35 +18,35 @@ use crate::oci::{Digest, Hasher};
 /// A step whose result is remembered by its inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// A function's directory -> the layer of its code. Raise it when [`build::code`] writes other bytes.
-    ///
-    /// [`build::code`]: crate::build::code
+    /// A function's directory -> the layer of its code, keyed by [`Function::key`](crate::build::function::Function::key).
+    /// Raise it when `build::code` writes other bytes.
     CodeLayer,
-    /// Wheels -> their layer. Raise it when other files, modes or scripts of a wheel are installed. The format of layers
+    /// Wheels -> their layer, keyed in `python/wheel/mod.rs`; `python/layers.rs` decides which share one. Raise it when other files, modes or scripts of a wheel are installed. The format of layers
     /// in general (`archive::layer::FORMAT`) is one of its inputs.
     WheelLayer,
-    /// Debian packages of a base definition -> their layer. Raise it when the assembled tree changes for any other reason
+    /// Debian packages of a base definition -> their layer, keyed in `base/definition.rs`. Raise it when the assembled tree changes for any other reason
     /// than the definition and the packages, such as a file that is synthesised.
     BaseLayer,
-    /// A foreign base image -> the layer of what it lacks. Raise it when something else is added.
+    /// A foreign base image -> the layer of what it lacks, keyed in `base/foreign.rs`. Raise it when something else is added.
     GlueLayer,
-    /// Sources and interpreter -> the layer of their bytecode. The script that compiles is one of its inputs; raise it when
+    /// Sources and interpreter -> the layer of their bytecode, keyed in `python/bytecode.rs`. The script that compiles is one of its inputs; raise it when
     /// the script is called in another way. It has no version yet.
     BytecodeLayer,
-    /// Requirements and the resolver's settings -> a lock. Raise it when the resolver is asked another question.
+    /// Requirements and the resolver's settings -> a lock, keyed in `python/requirements.rs`. Raise it when the resolver is asked another question.
     Lock,
-    /// A base definition -> the newest packages of its archive. Raise it when other packages are chosen.
+    /// A base definition -> the newest packages of its archive, keyed in `base/relock.rs`. Raise it when other packages are chosen.
     Relock,
-    /// A layer -> the shared libraries in it. Raise it when others are found.
+    /// A layer -> the shared libraries in it, keyed in `python/libraries.rs`. Raise it when others are found.
     Libraries,
-    /// An interpreter and a toolchain -> the set-up that builds wheels, which the next two depend on. The script that
+    /// An interpreter and a toolchain -> the set-up that builds wheels, which the next two depend on; all three are keyed in
+    /// `python/sdist/recipe.rs`. The script that
     /// builds is one of its inputs. Raise it when limits, environment or layers of that set-up change.
     Workshop,
     /// A source distribution -> what it needs to be built. It has no version: its set-up has one.
     SdistRecipe,
     /// A source distribution and the wheels that were there -> its wheel. It has no version: its set-up has one.
     SdistWheel,
-    /// Layers and settings of an image -> the image that was made of them, whenever that was. Raise it when the same inputs
+    /// Layers and settings of an image -> the image that was made of them, whenever that was; keyed in `build/image.rs`. Raise it when the same inputs
     /// make another configuration or manifest.
     Image,
 }

@@ -43,7 +43,7 @@ impl Destination for Store {
         Ok(writer.commit_expecting(layer)?)
     }
 
-    /// Names are given by [`Store::set_ref`], once the image is unpacked.
+    /// Names are given by [`Names::set`](crate::store::Names::set), once the image is unpacked.
     fn finish(&self, image: &Documents, _: Option<&str>) -> Result<(), TransferError> {
         self.blobs().put(&image.config_raw)?;
         self.blobs().put(&image.manifest_raw)?;
