@@ -75,6 +75,10 @@ mod tests {
         assert_eq!(error.raw_os_error(), Some(9));
         let read = File::open("/dev/null").unwrap();
         let number = u32::try_from(std::os::fd::AsRawFd::as_raw_fd(&read)).unwrap();
+        // Ours, as all that does not outlive an exec.
+        let error = open_descriptor(number).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(9));
+        rustix::io::fcntl_setfd(&read, rustix::io::FdFlags::empty()).unwrap();
         let error = open_descriptor(number).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
     }
