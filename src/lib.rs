@@ -54,9 +54,9 @@
 //! [`ops::run`] runs it; the outcome is there whether or not the run came about:
 //!
 //! ```no_run
-//! use gantry::ops::{self, Admission, RunRequest, Ticket};
+//! use gantry::ops::{self, Admission, RunRequest, Take, Ticket};
 //! use gantry::policy::Confinement;
-//! use gantry::sandbox::{Signals, Stdout};
+//! use gantry::sandbox::{Signals, Stdin, Stdout};
 //! use gantry::store::Store;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -65,6 +65,8 @@
 //!     reference: "beam:1".parse()?,
 //!     input: None,
 //!     output: Some("results".into()),
+//!     take: Take::Whole,
+//!     stdin: Stdin::Empty,
 //!     env: Vec::new(),
 //!     secrets: Vec::new(),
 //!     confinement: Confinement::default(),

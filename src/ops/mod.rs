@@ -32,7 +32,7 @@ pub use images::{
 pub use interrupt::{unless_signalled, Worked};
 pub use job::{read_job, CallerMode, JobError, Pull, Wanted};
 pub use outcome::{ExitCodes, Outcome, CANNOT_RUN};
-pub use run::{run, RunRequest};
+pub use run::{run, RunRequest, Take};
 pub use run_error::{code_of_store, RunError};
 pub use secret::{SecretError, SecretWanted, Source};
 pub use settings::{base_settings, resolver};
