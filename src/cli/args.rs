@@ -129,7 +129,7 @@ pub enum StoreCommand {
         /// oci:DIR[:TAG] or oci-archive:FILE[:NAME]
         reference: Place,
         /// Name of the image in the store; by default the one that it has there
-        #[arg(short, long)]
+        #[arg(short, long, value_parser = name)]
         tag: Option<Reference>,
     },
     /// Copy an image of the store into an image layout or an archive

@@ -50,7 +50,7 @@ fn of_lost(lost: &[(Promise, String)]) -> String {
     let names = names.join(",");
     let quoted = names.replace(',', "\", \"");
     let accept = format!(
-        "add --allow-degraded {names} (or allow_degraded = [\"{quoted}\"] under [run] in the configuration) goes on without; `gantry doctor` says what that means"
+        "--allow-degraded {names} (or allow_degraded = [\"{quoted}\"] under [run] in the configuration) goes on without, beside what is accepted already; `gantry doctor` says what that means"
     );
     let needs_cgroup = |(promise, _): &(Promise, _)| matches!(promise, Promise::Memory | Promise::Cpu);
     let remedy = lost.iter().any(needs_cgroup).then(find_remedy).flatten();
@@ -405,11 +405,11 @@ mod tests {
             (BuildError::Base(BaseError::Relock(no_gpgv())).into(), "install gpgv"),
             (
                 RunError::Sandbox(refused(Promise::Memory)).into(),
-                "add --allow-degraded memory (or allow_degraded = [\"memory\"] under",
+                "--allow-degraded memory (or allow_degraded = [\"memory\"] under",
             ),
             (
                 RunError::Sandbox(refused(Promise::Landlock)).into(),
-                "add --allow-degraded landlock ",
+                "--allow-degraded landlock ",
             ),
             (RunError::Sandbox(no_namespace()).into(), "max_user_namespaces"),
             (StoreError::Busy { path: "s".into() }.into(), "try again"),

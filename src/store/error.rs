@@ -156,7 +156,6 @@ impl StoreError {
         match self {
             Self::Layer { source, .. } => source.kind(),
             Self::Busy { .. } | Self::Stalled { .. } => Kind::Busy,
-            Self::NotAName { .. } | Self::PinnedName { .. } => Kind::Usage,
             Self::Io { .. }
             | Self::NoSpace { .. }
             | Self::Version { .. }
@@ -168,6 +167,8 @@ impl StoreError {
             | Self::Document { .. }
             | Self::Json { .. }
             | Self::Ambiguous { .. }
+            | Self::NotAName { .. }
+            | Self::PinnedName { .. }
             | Self::DamagedName { .. } => Kind::Failed,
         }
     }

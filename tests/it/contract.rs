@@ -11,7 +11,7 @@ use serde_json::{json, Value};
 use crate::common::wait::send;
 use crate::common::{done, function, shared, Gantry, DEGRADED};
 
-const TALKER: &str = "import sys\nprint('result')\nprint('words', file=sys.stderr)\n";
+const TALKER: &str = "import sys\nsys.stdout.write('result\\n')\nsys.stderr.write('words\\n')\n";
 
 /// The command line of a shell that opens `redirections` for `gantry run ARGS`.
 fn redirected(gantry: &Gantry, redirections: &str, args: &[&str]) -> Command {

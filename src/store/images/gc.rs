@@ -200,22 +200,23 @@ pub(in crate::store) fn remove(
     patience: Patience,
     waiting: &mut dyn FnMut(),
 ) -> Result<GarbageReport, StoreError> {
-    let (garbage, scratch) = set_aside(disk, rules, patience, waiting)?;
-    let report = garbage.report(bytes_of(disk.root()));
+    let (garbage, scratch, total) = set_aside(disk, rules, patience, waiting)?;
+    let report = garbage.report(total);
     drop(scratch);
     Ok(report)
 }
 
-/// Moves garbage out of its place; it goes with the returned scratch directory, and is in nobody's way until then.
+/// Moves garbage out of its place, and says how many bytes the store had with it; it goes with the returned scratch directory, and is in nobody's way until then.
 fn set_aside(
     disk: &Disk,
     rules: Rules<'_>,
     patience: Patience,
     waiting: &mut dyn FnMut(),
-) -> Result<(Garbage, Scratch), StoreError> {
+) -> Result<(Garbage, Scratch, u64), StoreError> {
     let scratch = Scratch::new(disk)?;
     let _alone = Locks::of(disk).collector_alone(patience, waiting)?;
     let mut garbage = choose(disk, rules)?;
+    let total = bytes_of(disk.root());
     // Names are mended without the collector's lock, so a lock may have been taken since it was found free. It is
     // held while its file goes: who opened the file before sees that it has no name any more, and opens another.
     let mut held = Vec::new();
@@ -240,7 +241,7 @@ fn set_aside(
         let kept = disk.path("refs/_local");
         fs::create_dir_all(&kept).map_err(io_error("make directory", &kept))?;
     }
-    Ok((garbage, scratch))
+    Ok((garbage, scratch, total))
 }
 
 /// What goes by `rules`. For a bound of bytes, the latest time is sought that nothing must be unused since.
