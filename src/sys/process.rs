@@ -11,10 +11,23 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use rustix::process::Pid;
+
 /// `CLONE_INTO_CGROUP` (clone(2)); libc has it as a type that does not fit.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// Highest capability number that is tried; unknown ones answer EINVAL, which is fine.
 const LAST_CAPABILITY: libc::c_ulong = 63;
+
+/// The session of `process`, by the number of its leader. None is one whose leader is outside of our pid namespace, for
+/// which the kernel says 0: rustix takes that for a number (`rustix::process::getsid`).
+pub fn session_of(process: Pid) -> io::Result<Option<Pid>> {
+    // SAFETY: takes and returns plain numbers.
+    let leader = unsafe { libc::getsid(process.as_raw_nonzero().get()) };
+    match leader {
+        -1 => Err(io::Error::last_os_error()),
+        leader => Ok(Pid::from_raw(leader)),
+    }
+}
 
 /// What the first process of a sandbox starts with.
 #[derive(Debug)]

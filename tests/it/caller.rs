@@ -251,6 +251,23 @@ fn a_caller_that_was_gone_before_the_start_refuses_the_run() {
 }
 
 #[test]
+fn a_caller_is_known_where_the_leader_of_its_session_is_outside() {
+    let job = Job::new("caller:nowhere", json!({}));
+    let run = job.called(shared(), "plain", job.path(), &[]);
+    // Our session goes into the new pid namespace, its leader does not. The caller is not the first process there.
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-current-user", "--pid", "--fork", "--mount-proc"]);
+    command.args(["sh", "-c", r#"sh -c '"$@"; true' - "$@"; true"#, "-"]);
+    command.args(run.get_args().skip(3));
+    for (name, value) in run.get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    assert!(command.stdin(Stdio::null()).status().unwrap().success());
+    let outcome = job.ends();
+    assert_eq!(outcome["code"], "unknown_image", "{outcome}");
+}
+
+#[test]
 fn a_detached_run_needs_no_caller() {
     let gantry = shared();
     gantry.build(function(BRIEF, None).path(), "caller:brief");

@@ -9,7 +9,9 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::process::{getpid, getppid, getsid, pidfd_open, Pid, PidfdFlags};
+use rustix::process::{getpid, getppid, pidfd_open, Pid, PidfdFlags};
+
+use crate::sys::process::session_of;
 
 /// Programs whose work it is to be the parent of processes whose own has ended. Other programs can be, too
 /// (`PR_SET_CHILD_SUBREAPER`); these also where our session says nothing.
@@ -109,10 +111,10 @@ fn is_adopted(own: Pid, parent: Pid) -> io::Result<bool> {
     if parent == Pid::INIT || REAPERS.contains(&name_of(parent).as_str()) {
         return Ok(true);
     }
-    let ours = getsid(None)?;
+    let ours = session_of(own)?;
     // Without an answer it has ended meanwhile, which is seen by its descriptor.
-    let theirs = getsid(Some(parent)).unwrap_or(ours);
-    Ok(ours != own && ours != theirs)
+    let theirs = session_of(parent).unwrap_or(ours);
+    Ok(ours != Some(own) && ours != theirs)
 }
 
 /// The name of a process's program; empty when it is gone.
