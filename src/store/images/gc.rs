@@ -21,7 +21,7 @@
 //!
 //! **Crash.** Garbage leaves its place by a rename into scratch, so nobody finds half of it, and a sweep ends the work.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -109,73 +109,58 @@ struct Marked {
     layers: BTreeSet<String>,
 }
 
-/// What is garbage, by kind; the kinds are the fields of the report.
-#[derive(Default)]
-struct Garbage {
-    snapshots: Vec<PathBuf>,
-    memos: Vec<PathBuf>,
-    downloads: Vec<PathBuf>,
-    partials: Vec<PathBuf>,
-    layers: Vec<PathBuf>,
-    blobs: Vec<PathBuf>,
-    leases: Vec<PathBuf>,
-    unnamed: Vec<PathBuf>,
-    locks: Vec<PathBuf>,
-    journal_days: Vec<PathBuf>,
-    tools: Vec<PathBuf>,
+/// The kinds of garbage, in the order in which they go: first what leads to something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum What {
+    Snapshots,
+    Memos,
+    Downloads,
+    Partials,
+    Layers,
+    Blobs,
+    Leases,
+    Unnamed,
+    Locks,
+    JournalDays,
+    Tools,
 }
 
+/// What is garbage, by kind.
+#[derive(Default)]
+struct Garbage(BTreeMap<What, Vec<PathBuf>>);
+
 impl Garbage {
-    fn kinds(&mut self) -> [&mut Vec<PathBuf>; 11] {
-        let Self {
-            snapshots,
-            memos,
-            downloads,
-            partials,
-            layers,
-            blobs,
-            leases,
-            unnamed,
-            locks,
-            journal_days,
-            tools,
-        } = self;
-        [
-            snapshots,
-            memos,
-            downloads,
-            partials,
-            layers,
-            blobs,
-            leases,
-            unnamed,
-            locks,
-            journal_days,
-            tools,
-        ]
+    fn of(&mut self, what: What) -> &mut Vec<PathBuf> {
+        self.0.entry(what).or_default()
     }
 
-    fn bytes(&mut self) -> u64 {
-        self.kinds().into_iter().flatten().map(|path| bytes_of(path)).sum()
+    /// All of it, in the order in which it goes.
+    fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        self.0.values_mut().flatten()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.0.values().flatten().map(|path| bytes_of(path)).sum()
     }
 
     /// The report of a store that has `total` bytes with all of this.
-    fn report(mut self, total: u64) -> GarbageReport {
+    fn report(&self, total: u64) -> GarbageReport {
         let bytes = self.bytes();
+        let count = |what| self.0.get(&what).map_or(0, |paths| paths.len() as u64);
         GarbageReport {
             bytes,
             left_bytes: total.saturating_sub(bytes),
-            snapshots: self.snapshots.len() as u64,
-            memos: self.memos.len() as u64,
-            downloads: self.downloads.len() as u64,
-            partials: self.partials.len() as u64,
-            layers: self.layers.len() as u64,
-            blobs: self.blobs.len() as u64,
-            leases: self.leases.len() as u64,
-            unnamed: self.unnamed.len() as u64,
-            locks: self.locks.len() as u64,
-            journal_days: self.journal_days.len() as u64,
-            tools: self.tools.len() as u64,
+            snapshots: count(What::Snapshots),
+            memos: count(What::Memos),
+            downloads: count(What::Downloads),
+            partials: count(What::Partials),
+            layers: count(What::Layers),
+            blobs: count(What::Blobs),
+            leases: count(What::Leases),
+            unnamed: count(What::Unnamed),
+            locks: count(What::Locks),
+            journal_days: count(What::JournalDays),
+            tools: count(What::Tools),
         }
     }
 }
@@ -187,10 +172,11 @@ pub(in crate::store) fn find(
     patience: Patience,
     waiting: &mut dyn FnMut(),
 ) -> Result<GarbageReport, StoreError> {
+    let total = bytes_of(disk.root());
     let alone = Locks::of(disk).collector_alone(patience, waiting)?;
-    let garbage = choose(disk, rules)?;
+    let garbage = choose(disk, rules, total)?;
     drop(alone);
-    Ok(garbage.report(bytes_of(disk.root())))
+    Ok(garbage.report(total))
 }
 
 /// Removes what nothing needs; [`Store::remove_garbage`](crate::store::Store::remove_garbage) has the contract.
@@ -200,28 +186,31 @@ pub(in crate::store) fn remove(
     patience: Patience,
     waiting: &mut dyn FnMut(),
 ) -> Result<GarbageReport, StoreError> {
-    let (garbage, scratch, total) = set_aside(disk, rules, patience, waiting)?;
+    // Before others have to wait for us: a large store has millions of files.
+    let total = bytes_of(disk.root());
+    let (garbage, scratch) = set_aside(disk, rules, total, patience, waiting)?;
     let report = garbage.report(total);
     drop(scratch);
     Ok(report)
 }
 
-/// Moves garbage out of its place, and says how many bytes the store had with it; it goes with the returned scratch directory, and is in nobody's way until then.
+/// Moves garbage of a store of `total` bytes out of its place; it goes with the returned scratch directory, and is in
+/// nobody's way until then.
 fn set_aside(
     disk: &Disk,
     rules: Rules<'_>,
+    total: u64,
     patience: Patience,
     waiting: &mut dyn FnMut(),
-) -> Result<(Garbage, Scratch, u64), StoreError> {
+) -> Result<(Garbage, Scratch), StoreError> {
     let scratch = Scratch::new(disk)?;
     let _alone = Locks::of(disk).collector_alone(patience, waiting)?;
-    let mut garbage = choose(disk, rules)?;
-    let total = bytes_of(disk.root());
+    let mut garbage = choose(disk, rules, total)?;
     // Names are mended without the collector's lock, so a lock may have been taken since it was found free. It is
     // held while its file goes: who opened the file before sees that it has no name any more, and opens another.
     let mut held = Vec::new();
-    for (files, rank) in [(&mut garbage.leases, Rank::Lease), (&mut garbage.locks, Rank::Index)] {
-        files.retain(|path| match try_file(path, rank, Mode::Alone) {
+    for (what, rank) in [(What::Leases, Rank::Lease), (What::Locks, Rank::Index)] {
+        garbage.of(what).retain(|path| match try_file(path, rank, Mode::Alone) {
             Ok(Some(lock)) => {
                 held.push(lock);
                 true
@@ -229,7 +218,7 @@ fn set_aside(
             Ok(None) | Err(_) => false,
         });
     }
-    for (number, path) in garbage.kinds().into_iter().flatten().enumerate() {
+    for (number, path) in garbage.paths().enumerate() {
         let away = scratch.path().join(number.to_string());
         fs::rename(&*path, &away).map_err(io_error("remove", path))?;
         *path = away;
@@ -241,16 +230,15 @@ fn set_aside(
         let kept = disk.path("refs/_local");
         fs::create_dir_all(&kept).map_err(io_error("make directory", &kept))?;
     }
-    Ok((garbage, scratch, total))
+    Ok((garbage, scratch))
 }
 
-/// What goes by `rules`. For a bound of bytes, the latest time is sought that nothing must be unused since.
-fn choose(disk: &Disk, rules: Rules<'_>) -> Result<Garbage, StoreError> {
-    let mut garbage = Collector::of(disk).find(rules)?;
+/// What goes by `rules` of a store of `total` bytes. For a bound of bytes, the latest time is sought that nothing must be unused since.
+fn choose(disk: &Disk, rules: Rules<'_>, total: u64) -> Result<Garbage, StoreError> {
+    let garbage = Collector::of(disk).find(rules)?;
     let Some(max_bytes) = rules.max_bytes else {
         return Ok(garbage);
     };
-    let total = bytes_of(disk.root());
     if total.saturating_sub(garbage.bytes()) <= max_bytes || rules.keep == Keep::ImagesOnly {
         return Ok(garbage);
     }
@@ -308,7 +296,7 @@ impl<'a> Collector<'a> {
         for kept in unnamed::list(self.disk)? {
             let age = kept.since.and_then(|since| rules.now.duration_since(since).ok());
             match age.is_some_and(|age| age >= KEPT_FOR) {
-                true => garbage.unnamed.push(kept.path),
+                true => garbage.of(What::Unnamed).push(kept.path),
                 false => self.mark_image(&kept.digest),
             }
         }
@@ -321,12 +309,12 @@ impl<'a> Collector<'a> {
                 continue;
             }
             match is_free(&leases.join(&hex), Rank::Lease) {
-                true => garbage.leases.push(leases.join(hex)),
+                true => garbage.of(What::Leases).push(leases.join(hex)),
                 false => self.mark_image(&digest),
             }
         }
         if rules.keep == Keep::Memoised {
-            garbage.memos = self.mark_memos(rules.unused_since)?;
+            *garbage.of(What::Memos) = self.mark_memos(rules.unused_since)?;
         }
         let unmarked = |folder: &str, marks: &BTreeSet<String>, suffix: &str| {
             let folder = self.disk.path(folder);
@@ -335,28 +323,28 @@ impl<'a> Collector<'a> {
             Ok::<_, StoreError>(found.iter().map(|name| folder.join(name)).collect::<Vec<_>>())
         };
         let none = BTreeSet::new();
-        garbage.snapshots = unmarked("snapshots", &self.marked.images, ".json")?;
-        garbage.layers = unmarked("layers", &self.marked.layers, "")?;
-        garbage.blobs = unmarked("blobs/sha256", &self.marked.blobs, "")?;
-        garbage.partials = unmarked("partial", &none, "")?;
-        garbage.partials.retain(|path| is_free(path, Rank::Download));
-        garbage.locks = unmarked("locks", &BTreeSet::from(["collector".to_owned()]), "")?;
-        garbage.locks.retain(|path| is_free(path, Rank::Index));
-        garbage.journal_days = unmarked("journal", &none, "")?;
-        garbage.journal_days.retain(|path| is_old_day(path, rules.now));
+        *garbage.of(What::Snapshots) = unmarked("snapshots", &self.marked.images, ".json")?;
+        *garbage.of(What::Layers) = unmarked("layers", &self.marked.layers, "")?;
+        *garbage.of(What::Blobs) = unmarked("blobs/sha256", &self.marked.blobs, "")?;
+        *garbage.of(What::Partials) = unmarked("partial", &none, "")?;
+        garbage.of(What::Partials).retain(|path| is_free(path, Rank::Download));
+        *garbage.of(What::Locks) = unmarked("locks", &BTreeSet::from(["collector".to_owned()]), "")?;
+        garbage.of(What::Locks).retain(|path| is_free(path, Rank::Index));
+        *garbage.of(What::JournalDays) = unmarked("journal", &none, "")?;
+        garbage.of(What::JournalDays).retain(|path| is_old_day(path, rules.now));
         let tools: BTreeSet<String> = rules.tools.iter().map(|name| (*name).to_owned()).collect();
-        garbage.tools = unmarked("tools", &tools, "")?;
+        *garbage.of(What::Tools) = unmarked("tools", &tools, "")?;
         let is_cache = |path: &PathBuf| path.to_string_lossy().ends_with("-cache");
         garbage
-            .tools
+            .of(What::Tools)
             .retain(|path| rules.keep == Keep::ImagesOnly || !is_cache(path));
         if rules.keep == Keep::ImagesOnly {
-            garbage.memos = self.memo_files()?;
-            garbage.downloads = unmarked("downloads", &none, "")?;
+            *garbage.of(What::Memos) = self.memo_files()?;
+            *garbage.of(What::Downloads) = unmarked("downloads", &none, "")?;
         } else if let Some(since) = rules.unused_since {
-            garbage.downloads = unmarked("downloads", &none, "")?;
+            *garbage.of(What::Downloads) = unmarked("downloads", &none, "")?;
             garbage
-                .downloads
+                .of(What::Downloads)
                 .retain(|path| used(path).is_some_and(|used| used < since));
         }
         Ok(garbage)

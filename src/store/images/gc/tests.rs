@@ -69,10 +69,16 @@ fn nobody_waits_while_garbage_is_deleted() {
     let (_scratch, store) = store();
     add_image(&store, "x").unwrap();
     store.names().remove(&"image:1".parse().unwrap()).unwrap();
-    let (mut garbage, scratch, _) =
-        set_aside(&store.disk, gc_rules(Keep::ImagesOnly), Patience::default(), &mut || ()).unwrap();
+    let (mut garbage, scratch) = set_aside(
+        &store.disk,
+        gc_rules(Keep::ImagesOnly),
+        0,
+        Patience::default(),
+        &mut || (),
+    )
+    .unwrap();
     // All of it is still there, and the lock is free again.
-    let moved: Vec<_> = garbage.kinds().into_iter().flatten().collect();
+    let moved: Vec<_> = garbage.paths().collect();
     assert!(
         moved.len() >= 5
             && moved
