@@ -94,6 +94,16 @@ impl Reference {
         }
     }
 
+    /// The name with the tag that it means, without a digest: what other tools call the image.
+    pub fn with_tag(&self) -> String {
+        let tag = self.tag_or_latest();
+        match self {
+            Self::Local { name, .. } => format!("{name}:{tag}"),
+            Self::Registry { host, repository, .. } => format!("{host}/{repository}:{tag}"),
+            Self::Layout { .. } | Self::Digest { .. } => self.to_string(),
+        }
+    }
+
     /// The digest in the text, if any.
     pub fn digest(&self) -> Option<&Digest> {
         match self {
@@ -400,6 +410,21 @@ mod tests {
             "beam:\u{e9}",
         ] {
             assert!(text.parse::<Reference>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_printed_with_the_tag_that_it_means() {
+        let digest = Digest::of(b"");
+        for (text, full) in [
+            ("beam", "beam:latest"),
+            ("beam:1", "beam:1"),
+            ("example.org/a/b", "example.org/a/b:latest"),
+            (&format!("example.org/a:2@{digest}"), "example.org/a:2"),
+            ("oci:dir", "oci:dir"),
+            ("sha256:e3b0c4", "sha256:e3b0c4"),
+        ] {
+            assert_eq!(text.parse::<Reference>().unwrap().with_tag(), full);
         }
     }
 

@@ -406,10 +406,7 @@ fn written_name(store: &Store, reference: &Reference) -> Option<String> {
     // Digits that may begin a digest are a name when an image is called so.
     let is_name =
         reference.digest().is_none() && (reference.id().is_none() || store.names().has(reference).is_ok_and(|has| has));
-    is_name.then(|| match reference {
-        Reference::Local { name, .. } => format!("{name}:{}", reference.tag_or_latest()),
-        Reference::Registry { .. } | Reference::Layout { .. } | Reference::Digest { .. } => reference.to_string(),
-    })
+    is_name.then(|| reference.with_tag())
 }
 
 /// Writes an image as an OCI archive; returns its digest.

@@ -14,24 +14,9 @@ use crate::ops;
 pub fn pull(session: &Session, source: &Place, tag: Option<&Reference>) -> Result<u8, CommandError> {
     let copied = ops::pull(&session.store, source, tag)?;
     if let Some(name) = &copied.name {
-        let _ = writeln!(
-            io::stderr(),
-            "Pulled {} as {}:{}",
-            copied.digest,
-            name_of(name),
-            name.tag_or_latest()
-        );
+        let _ = writeln!(io::stderr(), "Pulled {} as {}", copied.digest, name.with_tag());
     }
     print_line(&copied.digest)
-}
-
-/// A name without its tag.
-fn name_of(reference: &Reference) -> String {
-    match reference {
-        Reference::Local { name, .. } => name.clone(),
-        Reference::Registry { host, repository, .. } => format!("{host}/{repository}"),
-        Reference::Layout { .. } | Reference::Digest { .. } => reference.to_string(),
-    }
 }
 
 /// Copies an image out of the store and prints its digest.
