@@ -16,7 +16,7 @@ use rustix::fs::OFlags;
 use serde::Serialize;
 
 use super::error::CommandError;
-use super::place::{open_descriptor, Place};
+use super::outlet::{open_descriptor, Outlet};
 use crate::ops::Ticket;
 use crate::sandbox::{Beat, Signals};
 use crate::sys;
@@ -103,9 +103,9 @@ impl Heartbeat {
 
 /// Opens what `path` names. A pipe that nobody reads is an error, and not a wait.
 fn open(path: &Path) -> io::Result<File> {
-    match place(path) {
-        Place::Descriptor(number) => open_descriptor(number),
-        Place::Path(path) => OpenOptions::new()
+    match outlet(path) {
+        Outlet::Descriptor(number) => open_descriptor(number),
+        Outlet::Path(path) => OpenOptions::new()
             .append(true)
             .create(true)
             .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
@@ -114,9 +114,9 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 /// What the option names: here a bare number is a descriptor, too.
-pub fn place(path: &Path) -> Place<'_> {
+pub fn outlet(path: &Path) -> Outlet<'_> {
     match path.to_str().and_then(|word| word.parse().ok()) {
-        Some(number) => Place::Descriptor(number),
-        None => Place::of(path),
+        Some(number) => Outlet::Descriptor(number),
+        None => Outlet::of(path),
     }
 }

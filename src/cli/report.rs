@@ -15,12 +15,12 @@ use rustix::pipe::PIPE_BUF;
 use serde::Serialize;
 
 use super::error::CommandError;
+use super::outlet::{open_descriptor, Outlet};
 use super::output::is_ready;
-use super::place::{open_descriptor, Place};
 use crate::ops::{unless_signalled, Worked};
 use crate::policy::one_line;
 use crate::sandbox::Signals;
-use crate::sys::replace::Replacement;
+use crate::sys::replace::{try_directory, Replacement};
 
 /// How long a pipe may be full before its reader is given up.
 const UNREAD: Duration = Duration::from_secs(5);
@@ -74,7 +74,7 @@ impl Report {
     /// Makes sure that a document can be put at `path`; what is there stays until [`write`](Self::write).
     pub fn begin(path: &Path) -> Result<Self, CommandError> {
         let begin = || {
-            if let Place::Descriptor(number) = Place::of(path) {
+            if let Outlet::Descriptor(number) = Outlet::of(path) {
                 return Ok((path.to_owned(), Some(open_descriptor(number)?)));
             }
             // A link to a file stays a link.
@@ -88,8 +88,14 @@ impl Report {
                 _ => {}
             }
             let path = is_file.and_then(|_| fs::canonicalize(path)).unwrap_or(path.to_owned());
-            // Made and removed: held until the end, it would stay behind when we are killed.
-            drop(replacement(&path)?);
+            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            match fs::symlink_metadata(beside(&path)?) {
+                // Its name may be too long where that of the document is not.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ if try_directory(directory.unwrap_or(Path::new(".")))? => {}
+                // Made and removed: held until the end, it would stay behind when we are killed.
+                _ => drop(Replacement::create(beside(&path)?)?),
+            }
             Ok((path, None))
         };
         match begin() {
@@ -117,7 +123,7 @@ impl Report {
 
     /// Whether it is written to standard output, where nothing else is to be then.
     pub fn takes_standard_output(&self) -> bool {
-        Place::of(&self.path).is_standard_output()
+        Outlet::of(&self.path).is_standard_output()
     }
 
     /// Writes `document`; a reader finds all of it or what was there before.
@@ -177,7 +183,8 @@ impl Report {
     fn replace(&self, document: &impl Serialize) -> Result<(), CommandError> {
         let error = |source| failed(&self.path, source);
         let json = self.line(document)?;
-        let mut file = replacement(&self.path).map_err(error)?;
+        let file = beside(&self.path).and_then(Replacement::create);
+        let mut file = file.map_err(error)?;
         file.write_all(&json).map_err(error)?;
         file.place(&self.path).map_err(error)
     }
@@ -189,15 +196,15 @@ impl Report {
     }
 }
 
-/// Creates the file that will take the place of `path`, beside it.
-fn replacement(path: &Path) -> io::Result<Replacement> {
+/// A name beside `path` for the file that will take its place.
+fn beside(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
     let mut random = [0; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-    let mut temporary = OsString::from(".");
-    temporary.push(name);
-    temporary.push(format!(".gantry-{:016x}", u64::from_ne_bytes(random)));
-    Replacement::create(path.with_file_name(temporary))
+    let mut beside = OsString::from(".");
+    beside.push(name);
+    beside.push(format!(".gantry-{:016x}", u64::from_ne_bytes(random)));
+    Ok(path.with_file_name(beside))
 }
 
 fn failed(path: &Path, source: io::Error) -> CommandError {

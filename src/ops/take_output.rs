@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use crate::policy::Bytes;
 use crate::sandbox::{collect, CollectError, CollectLimits, Collected, Stop};
 use crate::store::{Beside, Store, StoreError};
+use crate::sys::replace::try_directory;
 use crate::sys::tree;
 
 /// Most files that are taken: more than the inode limit of `/output` allows.
@@ -63,7 +64,10 @@ pub struct Taken {
 /// Makes sure that files can be put into `directory`, which is made if it is not there. Nothing of the try stays.
 pub fn prepare(store: &Store, directory: &Path) -> Result<(), TakeError> {
     fs::create_dir_all(directory).map_err(write(directory))?;
-    Staging::make(store, directory).map(drop)
+    match try_directory(directory).map_err(write(directory))? {
+        true => Ok(()),
+        false => Staging::make(store, directory).map(drop),
+    }
 }
 
 /// Copies everything below `output` to `directory`; at most `size` bytes. Gives up as soon as `stop` returns something.

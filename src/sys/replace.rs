@@ -4,6 +4,9 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
 /// A new file under a name of its own, until it takes the place of another one. Dropped before that, it is removed.
 #[derive(Debug)]
 pub struct Replacement {
@@ -39,6 +42,18 @@ impl Replacement {
     }
 }
 
+/// Tries whether a file can be made in `directory`, by one without a name: nothing is left, even when we are killed.
+/// Whether the file system has such files; where it has not, nothing is known.
+pub fn try_directory(directory: &Path) -> io::Result<bool> {
+    let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
+    match rustix::fs::open(directory, flags, Mode::from_raw_mode(0o600)) {
+        Ok(_) => Ok(true),
+        // What file systems and kernels say that do not know the flag (open(2), O_TMPFILE).
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 impl Write for Replacement {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.file.write(bytes)
@@ -60,6 +75,24 @@ impl Drop for Replacement {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_is_tried_without_a_name_in_it() {
+        let scratch = tempfile::tempdir().unwrap();
+        let before = fs::metadata(scratch.path()).unwrap().modified().unwrap();
+        assert!(
+            try_directory(scratch.path()).unwrap(),
+            "this file system has no files without a name"
+        );
+        assert_eq!(fs::metadata(scratch.path()).unwrap().modified().unwrap(), before);
+        let missing = try_directory(&scratch.path().join("missing")).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        let mut locked = fs::metadata(scratch.path()).unwrap().permissions();
+        std::os::unix::fs::PermissionsExt::set_mode(&mut locked, 0o500);
+        fs::set_permissions(scratch.path(), locked).unwrap();
+        let refused = try_directory(scratch.path()).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+    }
 
     #[test]
     fn a_file_is_replaced_whole_or_stays() {

@@ -162,7 +162,7 @@ fn prepare(
     end_by(wanted.deadline, signals)?;
     let mut request = wanted.request(&session.config.run, &session.config.limits)?;
     request.admission.tell = tell_wait;
-    let is_taken = |path| heartbeat::place(path).is_standard_output();
+    let is_taken = |path| heartbeat::outlet(path).is_standard_output();
     if report.is_some_and(Report::takes_standard_output) || args.progress.as_deref().is_some_and(is_taken) {
         request.stdout = Stdout::Error;
     }

@@ -14,14 +14,14 @@ const STANDARD_OUTPUT: u32 = 1;
 
 /// What an option names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place<'a> {
+pub enum Outlet<'a> {
     /// A descriptor.
     Descriptor(u32),
     /// A path.
     Path(&'a Path),
 }
 
-impl<'a> Place<'a> {
+impl<'a> Outlet<'a> {
     /// Understands `text`; a file that is called like a descriptor is `./fd:3`.
     pub fn of(text: &'a Path) -> Self {
         match text.to_str() {
@@ -60,12 +60,12 @@ mod tests {
     fn a_descriptor_is_its_number_and_everything_else_a_path() {
         for (text, number) in [("-", Some(1)), ("fd:1", Some(1)), ("fd:9", Some(9)), ("./fd:9", None)] {
             let path = Path::new(text);
-            let place = number.map_or(Place::Path(path), Place::Descriptor);
-            assert_eq!(Place::of(path), place, "{text}");
-            assert_eq!(Place::of(path).is_standard_output(), number == Some(1));
+            let outlet = number.map_or(Outlet::Path(path), Outlet::Descriptor);
+            assert_eq!(Outlet::of(path), outlet, "{text}");
+            assert_eq!(Outlet::of(path).is_standard_output(), number == Some(1));
         }
         for text in ["", "fd:", "fd:x", "fd:-1", "--", "1"] {
-            assert_eq!(Place::of(Path::new(text)), Place::Path(Path::new(text)), "{text}");
+            assert_eq!(Outlet::of(Path::new(text)), Outlet::Path(Path::new(text)), "{text}");
         }
     }
 
