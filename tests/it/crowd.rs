@@ -2,12 +2,13 @@
 //! than one alone. How many there are, and how often, the environment says: `GANTRY_CROWD`, `GANTRY_CROWD_ROUNDS`.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::{json, Value};
 
+use crate::common::server::Server;
 use crate::common::{example, function, shared, tiny, Gantry};
 
 /// Runs the jobs on its standard input at once; ends those that hang. Its own children are the jobs alone, so their
@@ -88,46 +89,23 @@ print(server.server_address[1], flush=True)
 server.serve_forever()
 "#;
 
-struct Index {
-    server: Child,
-    port: String,
-    scratch: tempfile::TempDir,
-}
-
-impl Drop for Index {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-    }
-}
+struct Index(Server);
 
 impl Index {
     fn new(bytes_per_second: u32, names: &[String]) -> Self {
-        let scratch = tempfile::tempdir().unwrap();
-        let mut command = Command::new("python3");
-        command.args(["-c", SERVER]).arg(scratch.path().join("log"));
-        command.arg(bytes_per_second.to_string()).args(names);
-        let mut server = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut port = String::new();
-        BufReader::new(server.stdout.take().unwrap())
-            .read_line(&mut port)
-            .unwrap();
-        Self {
-            server,
-            port: port.trim().to_owned(),
-            scratch,
-        }
+        let rate = bytes_per_second.to_string();
+        Self(Server::python(SERVER, std::iter::once(&rate).chain(names)))
     }
 
     fn configure(&self, gantry: &Gantry) {
-        let text = format!("[index]\nurl = \"http://127.0.0.1:{}/simple\"\n", self.port);
+        let text = format!("[index]\nurl = \"http://127.0.0.1:{}/simple\"\n", self.0.port);
         fs::create_dir_all(gantry.home.join(".config/gantry")).unwrap();
         fs::write(gantry.home.join(".config/gantry/config.toml"), text).unwrap();
     }
 
     /// Every request that begins with `start`, sorted.
     fn asked(&self, start: &str) -> Vec<String> {
-        let log = fs::read_to_string(self.scratch.path().join("log")).unwrap();
+        let log = self.0.log();
         let mut lines: Vec<String> = log
             .lines()
             .filter(|line| line.starts_with(start))

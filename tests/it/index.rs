@@ -1,10 +1,9 @@
 //! A package index that wants to know who asks: credentials reach it, and nobody else hears of them.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
+use crate::common::server::Server;
 use crate::common::{done, function, shared, tree, Done, Gantry};
 
 const USER: &str = "me@home";
@@ -61,40 +60,16 @@ print(index.server_address[1], flush=True)
 index.serve_forever()
 "#;
 
-struct Index {
-    server: Child,
-    port: String,
-    scratch: tempfile::TempDir,
-}
-
-impl Drop for Index {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-    }
-}
+struct Index(Server);
 
 impl Index {
     fn new() -> Self {
-        let scratch = tempfile::tempdir().unwrap();
-        let mut command = Command::new("python3");
-        command.args(["-c", SERVER]).arg(scratch.path().join("log"));
-        let mut server = command
-            .arg(format!("{USER}:{PASSWORD}"))
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut port = String::new();
-        BufReader::new(server.stdout.take().unwrap())
-            .read_line(&mut port)
-            .unwrap();
-        let port = port.trim().to_owned();
-        Self { server, port, scratch }
+        Self(Server::python(SERVER, [format!("{USER}:{PASSWORD}")]))
     }
 
     /// What was asked of the server called `role`: paths, each with the credentials that came along.
     fn asked(&self, role: &str) -> Vec<String> {
-        let log = fs::read_to_string(self.scratch.path().join("log")).unwrap();
+        let log = self.0.log();
         let lines = log.lines().filter_map(|line| line.strip_prefix(role));
         lines.map(|line| line.trim().to_owned()).collect()
     }
@@ -103,7 +78,7 @@ impl Index {
     fn configure(&self, gantry: &Gantry) {
         let text = format!(
             "[index]\nurl = \"http://127.0.0.1:{}/simple\"\nuser = \"{USER}\"\npassword_env = \"INDEX_PASSWORD\"\n",
-            self.port
+            self.0.port
         );
         fs::create_dir_all(gantry.home.join(".config/gantry")).unwrap();
         fs::write(gantry.home.join(".config/gantry/config.toml"), text).unwrap();
@@ -171,7 +146,10 @@ fn a_private_index_is_asked_with_its_credentials_and_its_redirects_without() {
 fn credentials_of_the_resolvers_environment_are_used_as_well() {
     shared();
     let (gantry, index) = (Gantry::with_downloads(), Index::new());
-    let url = format!("http://me%40home:h0rse%2541%2Fbattery@127.0.0.1:{}/simple", index.port);
+    let url = format!(
+        "http://me%40home:h0rse%2541%2Fbattery@127.0.0.1:{}/simple",
+        index.0.port
+    );
     let dir = function("import honest\n", Some("honest\n"));
     let (done, report) = build(&gantry, dir.path(), &[("UV_DEFAULT_INDEX", &url)]);
     assert_eq!(done.code, 0, "{}", done.stderr);

@@ -1,6 +1,7 @@
 //! Runs the binary from the outside, in directories of its own.
 #![allow(dead_code, reason = "every test file uses another part")]
 
+pub mod server;
 pub mod wait;
 
 use std::fs;
