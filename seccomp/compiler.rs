@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 /// One instruction: code, jump if true, jump if false, constant.
-pub type Instruction = (u16, u8, u8, u32);
+pub(super) type Instruction = (u16, u8, u8, u32);
 
 const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
 const AND: u16 = 0x54; // BPF_ALU | BPF_AND | BPF_K
@@ -23,17 +23,17 @@ const OFFSET_NUMBER: u32 = 0;
 const OFFSET_ARCHITECTURE: u32 = 4;
 const OFFSET_ARGUMENTS: u32 = 16;
 
-pub const ARCHITECTURE_X86_64: u32 = 0xC000_003E;
+pub(super) const ARCHITECTURE_X86_64: u32 = 0xC000_003E;
 /// Numbers from here on are the x32 interface.
-pub const X32: u32 = 0x4000_0000;
+pub(super) const X32: u32 = 0x4000_0000;
 
-pub const ALLOW: u32 = 0x7fff_0000;
-pub const KILL_PROCESS: u32 = 0x8000_0000;
-pub const ERRNO: u32 = 0x0005_0000;
+pub(super) const ALLOW: u32 = 0x7fff_0000;
+pub(super) const KILL_PROCESS: u32 = 0x8000_0000;
+pub(super) const ERRNO: u32 = 0x0005_0000;
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Profile {
+pub(super) struct Profile {
     /// For numbers no rule names.
     pub default: String,
     /// The first number that no rule can name because it is younger than the profile.
@@ -45,7 +45,7 @@ pub struct Profile {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Rule {
+pub(super) struct Rule {
     pub why: String,
     pub action: String,
     /// When the arguments do not match; only with `args`.
@@ -62,7 +62,7 @@ pub struct Rule {
 /// A condition on the low 32 bits of an argument: every argument named here is an `int` for the kernel.
 #[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields, tag = "op", rename_all = "snake_case")]
-pub enum Condition {
+pub(super) enum Condition {
     MaskedEq { index: u8, mask: u32, value: u32 },
     MaskedIn { index: u8, mask: u32, values: Vec<u32> },
     In { index: u8, values: Vec<u32> },
@@ -71,7 +71,7 @@ pub enum Condition {
 
 impl Condition {
     /// Which argument it looks at.
-    pub fn index(&self) -> u8 {
+    pub(super) fn index(&self) -> u8 {
         match self {
             Self::MaskedEq { index, .. }
             | Self::MaskedIn { index, .. }
@@ -90,7 +90,7 @@ struct Overlay {
 
 /// What is done with one number.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub(super) enum Verdict {
     Always(u32),
     If {
         conditions: Vec<Condition>,
@@ -106,14 +106,14 @@ pub enum Verdict {
 }
 
 /// Parses and validates a profile; returns the verdict per named number, for numbers no rule names, and for unknown ones.
-pub fn verdicts(json: &str) -> Result<(Profile, BTreeMap<u32, Verdict>), String> {
+pub(super) fn verdicts(json: &str) -> Result<(Profile, BTreeMap<u32, Verdict>), String> {
     let profile: Profile = serde_json::from_str(json).map_err(|error| error.to_string())?;
     let verdicts = of_rules(&profile.rules, profile.unknown_from)?;
     Ok((profile, verdicts))
 }
 
 /// The same of a profile with an overlay on top.
-pub fn overlaid_verdicts(json: &str, overlay: &str) -> Result<(Profile, BTreeMap<u32, Verdict>), String> {
+pub(super) fn overlaid_verdicts(json: &str, overlay: &str) -> Result<(Profile, BTreeMap<u32, Verdict>), String> {
     let (profile, mut verdicts) = verdicts(json)?;
     let overlay: Overlay = serde_json::from_str(overlay).map_err(|error| error.to_string())?;
     verdicts.extend(of_rules(&overlay.rules, profile.unknown_from)?);
@@ -164,13 +164,13 @@ fn of_rules(rules: &[Rule], unknown_from: u32) -> Result<BTreeMap<u32, Verdict>,
 }
 
 /// Compiles a profile.
-pub fn compile(json: &str) -> Result<Vec<Instruction>, String> {
+pub(super) fn compile(json: &str) -> Result<Vec<Instruction>, String> {
     let (profile, verdicts) = verdicts(json)?;
     program(&profile, &verdicts)
 }
 
 /// Compiles a profile with an overlay on top.
-pub fn compile_overlaid(json: &str, overlay: &str) -> Result<Vec<Instruction>, String> {
+pub(super) fn compile_overlaid(json: &str, overlay: &str) -> Result<Vec<Instruction>, String> {
     let (profile, verdicts) = overlaid_verdicts(json, overlay)?;
     program(&profile, &verdicts)
 }
@@ -370,7 +370,7 @@ fn all_of(conditions: &[Condition], then: u32, otherwise: &[Instruction]) -> Res
 }
 
 /// `allow`, `kill`, `success` (without effect) or `errno:NAME` as the kernel's return value.
-pub fn action(text: &str) -> Result<u32, String> {
+pub(super) fn action(text: &str) -> Result<u32, String> {
     match text {
         "allow" => Ok(ALLOW),
         "kill" => Ok(KILL_PROCESS),
@@ -400,7 +400,7 @@ const YOUNG: [(&str, u32); 11] = [
 ];
 
 /// The x86-64 number of a system call.
-pub fn number(name: &str) -> Result<u32, String> {
+pub(super) fn number(name: &str) -> Result<u32, String> {
     if let Some((_, number)) = YOUNG.into_iter().find(|(known, _)| *known == name) {
         return Ok(number);
     }
@@ -410,7 +410,7 @@ pub fn number(name: &str) -> Result<u32, String> {
 }
 
 /// The name of a system call, or `-`.
-pub fn name(number: u32) -> &'static str {
+pub(super) fn name(number: u32) -> &'static str {
     let young = YOUNG.into_iter().find(|(_, known)| *known == number);
     young
         .map(|(name, _)| name)

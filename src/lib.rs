@@ -20,12 +20,9 @@
 //!
 //! ```no_run
 //! use std::collections::BTreeSet;
-//! use gantry::base::default_variant;
-//! use gantry::build::image::Created;
-//! use gantry::config::{Config, Environment};
-//! use gantry::ops::{self, BuildRequest};
+//! //! use gantry::config::{Config, Environment};
+//! use gantry::ops::{self, BuildRequest, Created, LOCK_AGE};
 //! use gantry::progress::Silent;
-//! use gantry::python::resolve::LOCK_AGE;
 //! use gantry::store::Store;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -35,7 +32,7 @@
 //! let request = BuildRequest {
 //!     directory: "examples/beam".into(),
 //!     tag: Some("beam:1".parse()?),
-//!     base: default_variant().to_owned(),
+//!     base: ops::default_variant().to_owned(),
 //!     python: "3.11".to_owned(),
 //!     labels: Vec::new(),
 //!     allow_files: Vec::new(),
@@ -116,21 +113,23 @@
 //! assert_eq!(Kind::Refused.exit_code(), 3);
 //! ```
 
+#![deny(unreachable_pub)]
+
 pub mod archive;
-pub mod base;
-pub mod build;
+pub(crate) mod base;
+pub(crate) mod build;
 pub mod cli;
 pub mod config;
 #[doc(hidden)]
 pub mod fuzzing;
-pub mod journal;
-pub mod net;
+pub(crate) mod journal;
+pub(crate) mod net;
 pub mod oci;
 pub mod ops;
 pub mod policy;
 pub mod progress;
-pub mod python;
+pub(crate) mod python;
 pub mod sandbox;
 pub mod store;
-pub mod sys;
+pub(crate) mod sys;
 pub mod transfer;

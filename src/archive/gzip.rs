@@ -12,7 +12,7 @@ const MEMBER: usize = 1 << 20;
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
 /// Writes members to `out`.
-pub struct MemberWriter<W: Write> {
+pub(super) struct MemberWriter<W: Write> {
     out: W,
     pending: Vec<u8>,
     compressed: Vec<u8>,
@@ -21,7 +21,7 @@ pub struct MemberWriter<W: Write> {
 
 impl<W: Write> MemberWriter<W> {
     /// Writes to `out`.
-    pub fn new(out: W) -> Self {
+    pub(super) fn new(out: W) -> Self {
         let level = CompressionLvl::new(LEVEL).unwrap_or_default();
         Self {
             out,
@@ -33,7 +33,7 @@ impl<W: Write> MemberWriter<W> {
 
     /// Adds bytes that are compressed here. Members end after [`MEMBER`] bytes, before what is spliced and at the end:
     /// how the bytes are split over calls makes no difference.
-    pub fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             if let (true, Some((member, rest))) = (self.pending.is_empty(), bytes.split_at_checked(MEMBER)) {
                 self.member(member)?;
@@ -52,7 +52,7 @@ impl<W: Write> MemberWriter<W> {
 
     /// Adds a raw deflate stream as a member of its own. `crc` and `size` describe what it inflates to; the caller has
     /// checked them, and that the stream ends with its last byte.
-    pub fn splice(&mut self, deflated: &[u8], crc: u32, size: u32) -> io::Result<()> {
+    pub(super) fn splice(&mut self, deflated: &[u8], crc: u32, size: u32) -> io::Result<()> {
         self.flush_member()?;
         self.out.write_all(&HEADER)?;
         self.out.write_all(deflated)?;
@@ -61,7 +61,7 @@ impl<W: Write> MemberWriter<W> {
     }
 
     /// Writes what is pending and returns the output.
-    pub fn finish(mut self) -> io::Result<W> {
+    pub(super) fn finish(mut self) -> io::Result<W> {
         self.flush_member()?;
         Ok(self.out)
     }

@@ -60,7 +60,7 @@ impl AssembleError {
 }
 
 /// Assembles `variant` from its packages, given in the order of its lock.
-pub fn assemble(
+pub(super) fn assemble(
     variant: &Variant,
     debs: &[File],
     out: impl Write,

@@ -16,7 +16,7 @@ use crate::store::{Key, LayerNote, Step};
 
 /// Nothing is remembered of a layer of a base besides its bytes.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct BaseNote;
+pub(super) struct BaseNote;
 
 impl LayerNote for BaseNote {
     const FOLDER: &'static str = "base";
@@ -76,7 +76,7 @@ struct WheelDefinition {
 /// What the assembled packages are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Shape {
+pub(crate) enum Shape {
     /// A root file system: what maintainer scripts would have made of it is synthesised.
     #[default]
     Root,
@@ -87,14 +87,15 @@ pub enum Shape {
 /// What a base is made of.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Definition {
+pub(crate) struct Definition {
     /// For people.
     pub description: String,
     /// The Python in it.
     pub python: String,
     /// The Debian suite.
     pub suite: String,
-    /// Package names.
+    /// Package names; the lock is made of them, and held against them by a test.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the lock says exactly which"))]
     pub packages: Vec<String>,
     /// Paths left out; those that end with `/` with everything below.
     pub drop: Vec<String>,
@@ -110,7 +111,7 @@ pub struct Definition {
 
 /// A variant that can be built.
 #[derive(Debug, Clone)]
-pub struct Variant {
+pub(crate) struct Variant {
     /// Its name.
     pub name: String,
     /// What it is made of.
@@ -139,7 +140,7 @@ impl VariantError {
 }
 
 /// The names of all variants, the default first.
-pub fn variant_names() -> Vec<&'static str> {
+pub(crate) fn variant_names() -> Vec<&'static str> {
     VARIANTS.iter().map(|(name, _, _)| *name).collect()
 }
 
@@ -150,19 +151,19 @@ pub fn default_variant() -> &'static str {
 }
 
 /// The Python of the [`default_variant`], such as `3.11`: the one that is wanted of any base unless told otherwise.
-pub fn default_python() -> &'static str {
+pub(crate) fn default_python() -> &'static str {
     let name = default_variant();
     name.strip_prefix("python-").unwrap_or(name)
 }
 
 /// A variant by its name; none when there is no such variant.
-pub fn find_variant(name: &str) -> Result<Option<Variant>, VariantError> {
+pub(crate) fn find_variant(name: &str) -> Result<Option<Variant>, VariantError> {
     let found = VARIANTS.into_iter().find(|(known, _, _)| *known == name);
     found.map(parse).transpose()
 }
 
 /// What source distributions are built with, besides the base they are built for.
-pub fn toolchain() -> Result<Variant, VariantError> {
+pub(crate) fn toolchain() -> Result<Variant, VariantError> {
     parse(TOOLCHAIN)
 }
 
@@ -215,7 +216,7 @@ fn parse((name, definition, lock): (&str, &str, &str)) -> Result<Variant, Varian
 
 impl Variant {
     /// For people: what its packages make.
-    pub fn title(&self) -> String {
+    pub(crate) fn title(&self) -> String {
         match self.definition.kind {
             Shape::Root => format!("base {}", self.packages_of),
             Shape::Addition => self.packages_of.clone(),
@@ -223,7 +224,7 @@ impl Variant {
     }
 
     /// What the base's layer is keyed by.
-    pub fn key(&self) -> Key {
+    pub(crate) fn key(&self) -> Key {
         let definition = &self.definition;
         let mut key = Key::of(Step::BaseLayer).with(&definition.suite);
         for drop in definition.drop.iter().chain(&definition.drop_bin) {

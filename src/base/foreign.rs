@@ -46,7 +46,7 @@ enum Lack {
 
 impl Foreign {
     /// Looks at the base called `name`, with `path` as the `PATH` of its configuration.
-    pub fn survey(name: &str, stack: &LayerStack, version: &str, path: Option<&str>) -> Result<Self, BaseError> {
+    pub(super) fn survey(name: &str, stack: &LayerStack, version: &str, path: Option<&str>) -> Result<Self, BaseError> {
         let base = Base { name, stack };
         if !base.has_one_of(&LOADERS)? {
             return Err(BaseError::NoGlibc {
@@ -90,12 +90,12 @@ impl Foreign {
     }
 
     /// Whether it lacks nothing.
-    pub fn is_complete(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         self.lacks.is_empty()
     }
 
     /// What the layer of a base with this digest is keyed by.
-    pub fn key(&self, image: &Digest) -> Key {
+    pub(super) fn key(&self, image: &Digest) -> Key {
         Key::of(Step::GlueLayer)
             .with(image.to_string())
             .with(&self.python)
@@ -103,7 +103,7 @@ impl Foreign {
     }
 
     /// Writes what is lacking.
-    pub fn write_layer(&self, blob: impl Write, tree: &mut dyn TreeSink) -> Result<WrittenLayer, LayerError> {
+    pub(super) fn write_layer(&self, blob: impl Write, tree: &mut dyn TreeSink) -> Result<WrittenLayer, LayerError> {
         let mut writer = LayerWriter::new(blob, Some(tree), 0);
         let mut lacks: Vec<_> = self.lacks.iter().collect();
         lacks.sort_by(|(one, _), (other, _)| order(one, other));

@@ -18,10 +18,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
-pub use assemble::AssembleError;
-pub use debian::{MirrorError, SignatureError};
-pub use definition::{default_python, default_variant, find_variant, toolchain, variant_names, Variant, VariantError};
-pub use relock::RelockError;
+pub(crate) use assemble::AssembleError;
+pub(crate) use debian::{MirrorError, SignatureError};
+pub use definition::default_variant;
+pub(crate) use definition::{default_python, find_variant, toolchain, variant_names, Variant, VariantError};
+pub(crate) use relock::RelockError;
 
 use crate::archive::layer::LayerError;
 use crate::net::{Address, NetError};
@@ -47,7 +48,7 @@ pub struct BaseSettings {
 
 /// A base, ready to build on.
 #[derive(Debug, Clone)]
-pub struct BaseImage {
+pub(crate) struct BaseImage {
     /// What it was asked for as.
     pub name: String,
     /// Its layers, in the store and unpacked, bottom first.
@@ -184,7 +185,7 @@ struct Maker<'a> {
 
 /// The base called `name` (a variant or a reference) with Python `python`, made or imported when it is not there. The
 /// wheels of a variant are not among its layers: they belong with those of the function.
-pub fn ensure_base(
+pub(crate) fn ensure_base(
     store: &Store,
     name: &str,
     python: &str,
@@ -219,7 +220,7 @@ pub fn ensure_base(
 }
 
 /// The layer of the toolchain that source distributions are built with, made when it is not there.
-pub fn ensure_toolchain(
+pub(crate) fn ensure_toolchain(
     store: &Store,
     settings: &BaseSettings,
     progress: &dyn Progress,

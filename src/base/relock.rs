@@ -74,14 +74,14 @@ impl RelockError {
 }
 
 /// What the lock made for `variant` is remembered by: later builds have to find it without asking the archive.
-pub fn relock_key(variant: &Variant) -> Key {
+pub(super) fn relock_key(variant: &Variant) -> Key {
     Key::of(Step::Relock).with(variant.key().to_string()).finish()
 }
 
 /// What is remembered of [`relock`]: the packages that took the place of the pinned ones.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Relocked(pub Vec<LockedDeb>);
+pub(super) struct Relocked(pub Vec<LockedDeb>);
 
 impl Memo for Relocked {
     const FOLDER: &'static str = "relock";
@@ -93,7 +93,7 @@ impl Memo for Relocked {
 }
 
 /// The newest versions of the packages of `variant`, in the order of its lock.
-pub fn relock(
+pub(super) fn relock(
     store: &Store,
     client: &Client,
     variant: &Variant,
@@ -137,7 +137,7 @@ pub fn relock(
 }
 
 /// `name old -> new` of every package that differs.
-pub fn changes(before: &[LockedDeb], after: &[LockedDeb]) -> Vec<String> {
+pub(super) fn changes(before: &[LockedDeb], after: &[LockedDeb]) -> Vec<String> {
     let differs = before
         .iter()
         .zip(after)

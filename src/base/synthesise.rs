@@ -15,11 +15,11 @@ const NSSWITCH: &str =
 const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost\n";
 /// A site directory, not only a path: the `.pth` files of packages in it work. The prefix is where the data of wheels lie,
 /// and packages look for theirs below it; the standard library is found by `sys.base_prefix`, as in a virtual environment.
-pub const SITE_LINE: &str =
+pub(super) const SITE_LINE: &str =
     "import site, sys; sys.prefix = sys.exec_prefix = '/opt/py'; site.addsitedir('/opt/py/site')\n";
 
 /// Adds what is missing to a tree of packages with Python `python`, such as `3.11`; says what it expected and did not find.
-pub fn complete(entries: &mut BTreeMap<String, DebEntry>, python: &str) -> Result<(), String> {
+pub(super) fn complete(entries: &mut BTreeMap<String, DebEntry>, python: &str) -> Result<(), String> {
     let python = format!("python{python}");
     if !entries.contains_key(&format!("usr/bin/{python}")) {
         return Err(format!("there is no usr/bin/{python}"));

@@ -37,7 +37,7 @@ enum Entry<'a> {
 /// # Errors
 ///
 /// [`BuildError::Syntax`] when a source does not compile; then no bytecode is kept.
-pub fn ensure_layers(
+pub(crate) fn ensure_layers(
     store: &Store,
     compiler: &Compiler,
     interpreter: &Interpreter,

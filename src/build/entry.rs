@@ -1,7 +1,7 @@
 //! A look at the entry point: does it do anything when Python runs it?
 
 /// The platform's entry point.
-pub const ENTRY_POINT: &str = "user_function.py";
+pub(crate) const ENTRY_POINT: &str = "user_function.py";
 
 /// A warning for an entry point that only defines things: `python user_function.py` would end at once, without a word and
 /// without an error. None for one that does something, or that is read here as if it did.

@@ -13,7 +13,7 @@ use rustix::fs::{openat, readlinkat, FileType, Mode, OFlags, CWD};
 use rustix::io::Errno;
 
 use super::entry::warn_of_idle;
-pub use super::entry::ENTRY_POINT;
+pub(crate) use super::entry::ENTRY_POINT;
 use super::left_out::LeftOut;
 use super::links::Entries;
 use crate::oci::Digest;
@@ -31,7 +31,7 @@ const MAX_NAMES: usize = 1_000_000;
 const MAX_DEPTH: usize = 32;
 /// A file of the function.
 #[derive(Debug, Clone)]
-pub struct SourceFile {
+pub(crate) struct SourceFile {
     /// Path below the directory.
     pub path: String,
     /// Whether the owner may execute it.
@@ -42,7 +42,7 @@ pub struct SourceFile {
 
 /// A symbolic link of the function, to something else of it.
 #[derive(Debug, Clone)]
-pub struct SourceLink {
+pub(crate) struct SourceLink {
     /// Path below the directory.
     pub path: String,
     /// What it says, relative to where it is.
@@ -51,7 +51,7 @@ pub struct SourceLink {
 
 /// A directory, understood.
 #[derive(Debug, Clone, Default)]
-pub struct Function {
+pub(crate) struct Function {
     /// Its files, sorted by path.
     pub files: Vec<SourceFile>,
     /// Its links, sorted by path.
@@ -124,7 +124,7 @@ impl FunctionError {
 
 impl Function {
     /// Reads the function in `directory`.
-    pub fn read(directory: &Path) -> Result<Self, FunctionError> {
+    pub(crate) fn read(directory: &Path) -> Result<Self, FunctionError> {
         let error = |source: rustix::io::Errno| FunctionError::Io {
             path: directory.to_owned(),
             source: source.into(),
@@ -174,7 +174,7 @@ impl Function {
     }
 
     /// The file at a path, which may be a link to it.
-    pub fn find_file(&self, path: &str) -> Option<&SourceFile> {
+    pub(crate) fn find_file(&self, path: &str) -> Option<&SourceFile> {
         let find = |path: &str| self.files.iter().find(|file| file.path == path);
         find(path).or_else(|| match self.links.is_empty() {
             true => None,
@@ -183,7 +183,7 @@ impl Function {
     }
 
     /// Warns of an entry point that only defines things.
-    pub fn warn_of_idle(&self, progress: &dyn Progress) {
+    pub(crate) fn warn_of_idle(&self, progress: &dyn Progress) {
         let entry = self.find_file(ENTRY_POINT);
         if let Some(warning) = entry.and_then(|file| warn_of_idle(&file.contents)) {
             progress.warn(&warning);
@@ -191,12 +191,12 @@ impl Function {
     }
 
     /// What it requires.
-    pub fn requirements(&self) -> Result<Requirements, RequirementError> {
+    pub(crate) fn requirements(&self) -> Result<Requirements, RequirementError> {
         Requirements::read(&|path| Some(self.find_file(path)?.contents.as_slice()))
     }
 
     /// What the code layer is keyed by.
-    pub fn key(&self) -> Key {
+    pub(crate) fn key(&self) -> Key {
         let mut key = Key::of(Step::CodeLayer);
         for file in &self.files {
             let contents = Digest::of(&file.contents).to_string();

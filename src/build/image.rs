@@ -18,7 +18,7 @@ use crate::sys::clock;
 const CREATED_LABEL: &str = "org.mecapy.function.created";
 
 /// Whether an image was made from a function: its command takes the caller's arguments after its own.
-pub fn is_of_function(config: &ImageConfigBody) -> bool {
+pub(crate) fn is_of_function(config: &ImageConfigBody) -> bool {
     config
         .labels
         .as_ref()
@@ -45,7 +45,7 @@ impl Created {
 
 /// What the configuration says besides the layers.
 #[derive(Debug, Clone)]
-pub struct ImageSettings {
+pub(crate) struct ImageSettings {
     /// Environment of the base, `NAME=value`.
     pub env: Vec<String>,
     /// The base's labels and the build's own, the build's winning.
@@ -58,7 +58,7 @@ pub struct ImageSettings {
 
 /// Makes the image of `layers`, gives it the name `tag`, and returns its digest. An image that is there already is that one
 /// when nothing differs but a time that nobody asked for. An image without a name is kept for a day.
-pub fn ensure_image(
+pub(crate) fn ensure_image(
     store: &Store,
     layers: &[BuiltLayer],
     settings: &ImageSettings,
@@ -90,7 +90,7 @@ pub fn ensure_image(
 /// # Errors
 ///
 /// [`BuildError::TooLarge`] when they are more than an image may have.
-pub fn check_size(layers: &[BuiltLayer]) -> Result<u64, BuildError> {
+pub(crate) fn check_size(layers: &[BuiltLayer]) -> Result<u64, BuildError> {
     let size = layers.iter().map(|layer| layer.descriptor.size).sum();
     match size > MAX_IMAGE {
         true => Err(BuildError::TooLarge { size }),
@@ -148,7 +148,7 @@ fn find_unchanged(
 
 /// What the user should know of an image that is larger than most, by the bytes that are pushed and pulled; nothing of
 /// others.
-pub fn large_image(layers: &[BuiltLayer]) -> Option<String> {
+pub(crate) fn large_image(layers: &[BuiltLayer]) -> Option<String> {
     let size: u64 = layers.iter().map(|layer| layer.descriptor.size).sum();
     let mut largest: Vec<&BuiltLayer> = layers.iter().collect();
     largest.sort_by_key(|layer| std::cmp::Reverse(layer.descriptor.size));

@@ -71,7 +71,7 @@ impl LeftOut {
     ///
     /// # Errors
     /// The file, and what is wrong with it.
-    pub fn read(root: impl AsFd) -> Result<Self, (&'static str, io::Error)> {
+    pub(super) fn read(root: impl AsFd) -> Result<Self, (&'static str, io::Error)> {
         for (file, dialect) in [(".gantryignore", Dialect::Git), (".dockerignore", Dialect::Docker)] {
             let text = match read_patterns(&root, file) {
                 Ok(Some(text)) => text,
@@ -88,7 +88,7 @@ impl LeftOut {
     }
 
     /// Whether the entry `name` at `path` is left out; if so it is noted.
-    pub fn takes(&mut self, path: &str, name: &str, kind: FileType) -> bool {
+    pub(super) fn takes(&mut self, path: &str, name: &str, kind: FileType) -> bool {
         // What Python writes beside each source is not worth a word.
         if name.ends_with(".pyc") || name.ends_with(".pyo") || name == "__pycache__" {
             return true;
@@ -105,7 +105,7 @@ impl LeftOut {
     }
 
     /// What is said of it; nothing when all is part of the function.
-    pub fn summary(&self) -> Option<String> {
+    pub(super) fn summary(&self) -> Option<String> {
         const SHOWN: usize = 5;
         let shown = self.paths.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
         let more = match self.count.saturating_sub(SHOWN as u64) {

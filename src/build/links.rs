@@ -15,7 +15,7 @@ pub(super) struct Entries<'a> {
 
 impl<'a> Entries<'a> {
     /// Those with the paths of `files`, and the paths and targets of `links`.
-    pub fn new(files: impl Iterator<Item = &'a str>, links: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+    pub(super) fn new(files: impl Iterator<Item = &'a str>, links: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
         let files: BTreeSet<&str> = files.collect();
         let links: BTreeMap<&str, &str> = links.collect();
         // An empty directory gets into no image.
@@ -30,7 +30,7 @@ impl<'a> Entries<'a> {
     }
 
     /// The path of the file or directory that `path` leads to, or why it leads to none.
-    pub fn resolve(&self, path: &str) -> Result<String, &'static str> {
+    pub(super) fn resolve(&self, path: &str) -> Result<String, &'static str> {
         let mut way: Vec<String> = Vec::new();
         let mut trail = Trail::of(path);
         while let Some(name) = trail.step() {

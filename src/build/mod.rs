@@ -7,14 +7,14 @@
 //! Runs no code of the user's or of a package's. `base` and `python` do not know each other: what one needs of the other
 //! is passed on here, as a value.
 
-pub mod code;
+pub(crate) mod code;
 mod entry;
-pub mod function;
-pub mod image;
+pub(crate) mod function;
+pub(crate) mod image;
 mod left_out;
 mod links;
-pub mod parts;
-pub mod secrets;
+pub(crate) mod parts;
+pub(crate) mod secrets;
 mod syntax;
 
 use crate::archive::layer::LayerError;

@@ -29,7 +29,7 @@ const UNCOMPILED: [&str; 3] = ["lib2to3", "idlelib", "pydoc_data"];
 const AT_ONCE: usize = 2;
 
 /// Which base and which packages an image is made of.
-pub struct Wanted<'a> {
+pub(crate) struct Wanted<'a> {
     /// A variant or a reference.
     pub base: &'a str,
     /// The Python that the base must have, such as `3.11`.
@@ -43,7 +43,7 @@ pub struct Wanted<'a> {
 }
 
 /// A base, and wheels that lie on it.
-pub struct Parts {
+pub(crate) struct Parts {
     pub base: BaseImage,
     /// The wheels of the requirements and of the base.
     pub wheels: Vec<WheelLayer>,
@@ -52,7 +52,7 @@ pub struct Parts {
 }
 
 /// Makes base and wheels, unless they are there.
-pub fn ensure_parts(wanted: &Wanted<'_>, supply: &Supply<'_>, compiler: &Compiler) -> Result<Parts, BuildError> {
+pub(crate) fn ensure_parts(wanted: &Wanted<'_>, supply: &Supply<'_>, compiler: &Compiler) -> Result<Parts, BuildError> {
     let variant = base::find_variant(wanted.base)?;
     let pins = pins::parse_all(variant.iter().flat_map(|variant| &variant.wheels))?;
     // What is to say of the base is said after what is to say of the wheels, whichever is made first.
@@ -154,7 +154,7 @@ fn ensure_wheels(
 
 /// Bytecode of the parts: of the standard library of a base that has none, and of each wheel layer with sources, by the
 /// base's own Python. They do not depend on each other.
-pub fn ensure_parts_bytecode(
+pub(crate) fn ensure_parts_bytecode(
     parts: &Parts,
     supply: &Supply<'_>,
     compiler: &Compiler,
@@ -215,7 +215,7 @@ fn ensure_stdlib(base: &BaseImage, supply: &Supply<'_>, compiler: &Compiler) -> 
 }
 
 /// The Python of `base`.
-pub fn interpreter_of(base: &BaseImage) -> Interpreter {
+pub(crate) fn interpreter_of(base: &BaseImage) -> Interpreter {
     Interpreter {
         base: base.name.clone(),
         layers: base.layers.clone(),

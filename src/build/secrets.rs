@@ -115,7 +115,7 @@ const BELOW_DIRECTORY: [&str; 3] = ["config.json", "credentials", "config"];
 /// # Errors
 ///
 /// [`BuildError::Secrets`] names all of them.
-pub fn refuse(function: &Function, allowed: &[String]) -> Result<(), BuildError> {
+pub(crate) fn refuse(function: &Function, allowed: &[String]) -> Result<(), BuildError> {
     let findings = find(function, allowed);
     match findings.is_empty() {
         true => Ok(()),

@@ -22,7 +22,7 @@ struct Problem {
 }
 
 /// Describes the sources that do not compile, given as path below `root` and record; none when there are none.
-pub fn render(failed: &[(String, String)], root: &str) -> Option<String> {
+pub(super) fn render(failed: &[(String, String)], root: &str) -> Option<String> {
     let shown = failed
         .iter()
         .take(MAX_SHOWN)

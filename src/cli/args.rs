@@ -25,7 +25,7 @@ use crate::policy::{
     arg_required_else_help = true,
     disable_help_subcommand = true
 )]
-pub struct Cli {
+pub(super) struct Cli {
     #[command(flatten)]
     pub globals: Globals,
     #[command(subcommand)]
@@ -37,7 +37,7 @@ const LAST: usize = 900;
 
 /// The options of every command.
 #[derive(Debug, Clone, Args)]
-pub struct Globals {
+pub(super) struct Globals {
     /// Configuration file above /etc/gantry/config.toml [default: $GANTRY_CONFIG, else $XDG_CONFIG_HOME/gantry/config.toml]
     #[arg(long, global = true, value_name = "FILE", display_order = LAST)]
     pub config: Option<PathBuf>,
@@ -51,7 +51,7 @@ pub struct Globals {
 
 impl Globals {
     /// How much is said, when the options say so.
-    pub fn verbosity(&self) -> Option<Verbosity> {
+    pub(super) fn verbosity(&self) -> Option<Verbosity> {
         match (self.verbose, self.quiet) {
             (true, _) => Some(Verbosity::Verbose),
             (_, true) => Some(Verbosity::Quiet),
@@ -62,7 +62,7 @@ impl Globals {
 
 /// How data is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(super) enum Format {
     /// One line, for programs
     Json,
     /// Columns, for people
@@ -71,7 +71,7 @@ pub enum Format {
 
 /// The options of a command that prints data.
 #[derive(Debug, Clone, Args)]
-pub struct FormatArgs {
+pub(super) struct FormatArgs {
     /// Print JSON: --format json
     #[arg(long, conflicts_with = "format")]
     json: bool,
@@ -82,19 +82,19 @@ pub struct FormatArgs {
 
 impl FormatArgs {
     /// The format, when one was asked for.
-    pub fn given(&self) -> Option<Format> {
+    pub(super) fn given(&self) -> Option<Format> {
         self.format.or(self.json.then_some(Format::Json))
     }
 
     /// The format; columns unless something else was asked for.
-    pub fn wanted(&self) -> Format {
+    pub(super) fn wanted(&self) -> Format {
         self.given().unwrap_or(Format::Table)
     }
 }
 
 /// Every command.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(super) enum Command {
     /// Run an image in the sandbox
     Run(Box<RunArgs>),
     #[command(flatten)]
@@ -121,7 +121,7 @@ pub enum Command {
 
 /// The commands that use the store and report what they come to.
 #[derive(Debug, Subcommand)]
-pub enum StoreCommand {
+pub(super) enum StoreCommand {
     /// Build a function's directory into an image and print its digest
     Build(BuildArgs),
     /// Copy an image from an image layout or an archive into the store
@@ -177,7 +177,7 @@ pub enum StoreCommand {
 
 impl StoreCommand {
     /// Where the command writes its report.
-    pub fn report(&self) -> Option<&Path> {
+    pub(super) fn report(&self) -> Option<&Path> {
         match self {
             Self::Build(args) => args.report.as_deref(),
             Self::Base(BaseCommand::Build(args)) => args.report.as_deref(),
@@ -196,7 +196,7 @@ impl StoreCommand {
 
 /// The commands about the configuration; none opens the store.
 #[derive(Debug, Subcommand)]
-pub enum ConfigCommand {
+pub(super) enum ConfigCommand {
     /// Print every key, its value, and where that comes from
     Show {
         #[command(flatten)]
@@ -215,7 +215,7 @@ pub enum ConfigCommand {
 }
 
 #[derive(Debug, Args)]
-pub struct DoctorArgs {
+pub(super) struct DoctorArgs {
     #[command(flatten)]
     pub format: FormatArgs,
     /// Run a sandbox that waits to be killed with us
@@ -224,7 +224,7 @@ pub struct DoctorArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct BuildArgs {
+pub(super) struct BuildArgs {
     /// Directory with user_function.py and requirements.txt
     #[arg(default_value = ".")]
     pub dir: PathBuf,
@@ -262,7 +262,7 @@ pub struct BuildArgs {
     override_usage = "gantry run [OPTIONS] <IMAGE> [ARG]...\n       gantry run [OPTIONS] --job <FILE> [-- <ARG>...]",
     after_help = "Defaults are those of a machine whose configuration says nothing: `gantry config show` has this machine's."
 )]
-pub struct RunArgs {
+pub(super) struct RunArgs {
     /// Image to run
     #[arg(value_name = "IMAGE", required_unless_present = "job", conflicts_with = "job")]
     pub reference: Option<Reference>,
@@ -334,7 +334,7 @@ macro_rules! limit_args {
     ($($(#[doc = $doc:literal])* $name:ident: $given:ty => $value:ty = $default:expr, $word:literal;)*) => {
         /// An option for each limit.
         #[derive(Debug, Args)]
-        pub struct LimitArgs {
+        pub(super) struct LimitArgs {
             $(
                 $(#[doc = $doc])*
                 #[arg(
@@ -349,7 +349,7 @@ macro_rules! limit_args {
 
         impl LimitArgs {
             /// The limits that the options set.
-            pub fn given(&self) -> GivenLimits {
+            pub(super) fn given(&self) -> GivenLimits {
                 GivenLimits { $($name: self.$name,)* }
             }
         }
@@ -368,7 +368,7 @@ fn default_of<T: Typed>(value: T) -> String {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum ImagesCommand {
+pub(super) enum ImagesCommand {
     /// List the images
     Ls {
         #[command(flatten)]
@@ -391,7 +391,7 @@ pub enum ImagesCommand {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum CacheCommand {
+pub(super) enum CacheCommand {
     /// Remove what no image and no later build needs
     Gc(GcArgs),
     /// How much room each kind of thing takes
@@ -402,7 +402,7 @@ pub enum CacheCommand {
 }
 
 #[derive(Debug, Args)]
-pub struct GcArgs {
+pub(super) struct GcArgs {
     /// Remove layers kept for later builds, too
     #[arg(long)]
     pub all: bool,
@@ -420,7 +420,7 @@ pub struct GcArgs {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum BaseCommand {
+pub(super) enum BaseCommand {
     /// Fetch, verify and assemble a base image
     Build(BaseBuildArgs),
     /// List the variants
@@ -431,7 +431,7 @@ pub enum BaseCommand {
 }
 
 #[derive(Debug, Args)]
-pub struct BaseBuildArgs {
+pub(super) struct BaseBuildArgs {
     /// Variant
     #[arg(default_value = crate::base::default_variant())]
     pub variant: String,
@@ -445,7 +445,7 @@ pub struct BaseBuildArgs {
 
 /// A shell that gantry writes completions for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Shell {
+pub(super) enum Shell {
     Bash,
     Zsh,
     Fish,

@@ -11,7 +11,7 @@ use crate::sandbox::{Caller, NoCaller, Signals};
 
 /// When this process began, and who called it.
 #[derive(Debug)]
-pub struct Birth {
+pub(super) struct Birth {
     /// Deadlines count from here.
     pub at: Instant,
     caller: Option<Result<Option<Caller>, NoCaller>>,
@@ -19,7 +19,7 @@ pub struct Birth {
 
 impl Birth {
     /// Looks at this process; at its caller when `arguments` name a job.
-    pub fn of_this_process(arguments: &[OsString]) -> Self {
+    pub(super) fn of_this_process(arguments: &[OsString]) -> Self {
         let at = Instant::now();
         let words = arguments
             .iter()
@@ -32,13 +32,13 @@ impl Birth {
     }
 
     /// This birth when no job is run: nobody is watched. A function's own argument may look like ours.
-    pub fn without_job(self) -> Self {
+    pub(super) fn without_job(self) -> Self {
         Self { caller: None, ..self }
     }
 
     /// Makes the end of the caller end the run from now on. Whether there is one that can be waited for is said later, by
     /// [`Watched::go_on`]: the job itself may say that nobody is.
-    pub fn watch(mut self, signals: &mut Signals) -> Result<Watched, NoCaller> {
+    pub(super) fn watch(mut self, signals: &mut Signals) -> Result<Watched, NoCaller> {
         let refused = match self.caller.take() {
             None | Some(Ok(None)) => None,
             Some(Err(error)) => Some(error),
@@ -56,7 +56,7 @@ impl Birth {
 
 /// Whether the end of the caller is waited for.
 #[derive(Debug, Default)]
-pub struct Watched {
+pub(super) struct Watched {
     refused: Option<NoCaller>,
 }
 
@@ -66,7 +66,7 @@ impl Watched {
     /// # Errors
     ///
     /// As [`go_on`](Self::go_on).
-    pub fn expect_caller(&mut self) -> Result<(), CommandError> {
+    pub(super) fn expect_caller(&mut self) -> Result<(), CommandError> {
         self.refused.take().map_or(Ok(()), |error| Err(error.into()))
     }
 
@@ -75,7 +75,7 @@ impl Watched {
     /// # Errors
     ///
     /// Nobody can be waited for, and somebody should.
-    pub fn go_on(self, mode: Option<CallerMode>, signals: &mut Signals) -> Result<(), CommandError> {
+    pub(super) fn go_on(self, mode: Option<CallerMode>, signals: &mut Signals) -> Result<(), CommandError> {
         match (mode, self.refused) {
             (Some(CallerMode::Detached), _) => Ok(signals.let_caller_go().map_err(NoCaller::from)?),
             (Some(CallerMode::Watch) | None, Some(error)) => Err(error.into()),

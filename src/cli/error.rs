@@ -9,7 +9,7 @@ use crate::store::StoreError;
 
 /// An error that ends a command.
 #[derive(Debug, thiserror::Error)]
-pub enum CommandError {
+pub(super) enum CommandError {
     /// The configuration or the environment is wrong.
     #[error("{0}")]
     Config(#[from] ConfigError),
@@ -51,7 +51,7 @@ pub enum CommandError {
 
 impl CommandError {
     /// What sort of failure it is. Exit code and report status follow from it.
-    pub fn kind(&self) -> Kind {
+    pub(super) fn kind(&self) -> Kind {
         match self {
             Self::Config(error) => error.kind(),
             Self::Store(error) => error.kind(),
@@ -68,7 +68,7 @@ impl CommandError {
 }
 
 /// What a run that ended in `error` says.
-pub fn code_of_run(error: &CommandError) -> Code {
+pub(super) fn code_of_run(error: &CommandError) -> Code {
     match error {
         CommandError::Config(_) => Code::BadConfiguration,
         CommandError::Store(error) => code_of_store(error),
@@ -84,7 +84,7 @@ pub fn code_of_run(error: &CommandError) -> Code {
 }
 
 /// The error of a process that cannot watch for signals.
-pub fn no_signals(source: std::io::Error) -> CommandError {
+pub(super) fn no_signals(source: std::io::Error) -> CommandError {
     CommandError::File {
         action: "watch for",
         path: "signals".to_owned(),

@@ -2,7 +2,7 @@
 
 /// Replaces control characters, and characters that reorder a line, by visible escapes. Line feeds stay: error texts of
 /// several lines are ours to indent.
-pub fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
         let reorders = matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');

@@ -26,7 +26,7 @@ const EVERY: Duration = Duration::from_secs(5);
 
 /// The lines of one run.
 #[derive(Debug)]
-pub struct Heartbeat {
+pub(super) struct Heartbeat {
     to: File,
     begun: Instant,
     phase: Cell<&'static str>,
@@ -47,7 +47,7 @@ struct Line<'a> {
 
 impl Heartbeat {
     /// Writes the first line to `path`, and the others as `signals` are waited for.
-    pub fn begin(path: &Path, begun: Instant, signals: &mut Signals) -> Result<Rc<Self>, CommandError> {
+    pub(super) fn begin(path: &Path, begun: Instant, signals: &mut Signals) -> Result<Rc<Self>, CommandError> {
         let mut begin = || {
             let heartbeat = Rc::new(Self {
                 to: open(path)?,
@@ -69,7 +69,7 @@ impl Heartbeat {
     }
 
     /// From now on the lines name this job.
-    pub fn name(&self, ticket: &Ticket) {
+    pub(super) fn name(&self, ticket: &Ticket) {
         ticket.clone_into(&mut self.ticket.borrow_mut());
     }
 
@@ -114,7 +114,7 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 /// What the option names: here a bare number is a descriptor, too.
-pub fn outlet(path: &Path) -> Outlet<'_> {
+pub(super) fn outlet(path: &Path) -> Outlet<'_> {
     match path.to_str().and_then(|word| word.parse().ok()) {
         Some(number) => Outlet::Descriptor(number),
         None => Outlet::of(path),

@@ -30,7 +30,7 @@ const FULL: &str = "`gantry cache gc` removes what no image and no later build n
 type Cause<'a> = &'a (dyn Error + 'static);
 
 /// What to do about `error`.
-pub fn hint(error: &CommandError) -> Option<Cow<'static, str>> {
+pub(super) fn hint(error: &CommandError) -> Option<Cow<'static, str>> {
     let error: Cause<'_> = error;
     let refused = causes(error).find_map(|cause| match cause.downcast_ref()? {
         SandboxError::Refused { lost, .. } => Some(of_lost(lost)),

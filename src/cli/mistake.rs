@@ -30,7 +30,7 @@ struct Typed {
 
 /// Prints `error`, writes the report of a command that has one, and returns the exit code. Help that was asked for is an
 /// error to clap as well: it is printed to standard output, and nothing is written.
-pub fn answer(error: clap::Error, arguments: &[OsString]) -> u8 {
+pub(super) fn answer(error: clap::Error, arguments: &[OsString]) -> u8 {
     let typed = Typed::read(arguments);
     let is_run = typed.command == ["run"];
     let error = &without_tip(error);

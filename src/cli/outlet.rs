@@ -14,7 +14,7 @@ const STANDARD_OUTPUT: u32 = 1;
 
 /// What an option names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outlet<'a> {
+pub(super) enum Outlet<'a> {
     /// A descriptor.
     Descriptor(u32),
     /// A path.
@@ -23,7 +23,7 @@ pub enum Outlet<'a> {
 
 impl<'a> Outlet<'a> {
     /// Understands `text`; a file that is called like a descriptor is `./fd:3`.
-    pub fn of(text: &'a Path) -> Self {
+    pub(super) fn of(text: &'a Path) -> Self {
         match text.to_str() {
             Some("-") => Self::Descriptor(STANDARD_OUTPUT),
             Some(word) => match word.strip_prefix("fd:").and_then(|number| number.parse().ok()) {
@@ -35,13 +35,13 @@ impl<'a> Outlet<'a> {
     }
 
     /// Whether it is our standard output.
-    pub fn is_standard_output(self) -> bool {
+    pub(super) fn is_standard_output(self) -> bool {
         self == Self::Descriptor(STANDARD_OUTPUT)
     }
 }
 
 /// What the caller left open at `number`, for writing.
-pub fn open_descriptor(number: u32) -> io::Result<File> {
+pub(super) fn open_descriptor(number: u32) -> io::Result<File> {
     let file = File::from(duplicate(number)?);
     if fcntl_getfl(&file)? & OFlags::RWMODE == OFlags::RDONLY {
         return Err(io::Error::new(

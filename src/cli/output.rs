@@ -18,14 +18,14 @@ use super::proxy;
 use crate::policy::messages;
 
 /// Prints `value` as JSON on one line; returns the exit code of success.
-pub fn print_json<T: Serialize>(value: &T) -> Result<u8, CommandError> {
+pub(super) fn print_json<T: Serialize>(value: &T) -> Result<u8, CommandError> {
     let json = serde_json::to_string(value).map_err(|source| failed(source.into()))?;
     print_line(&json)
 }
 
 /// Prints a line of data; returns the exit code of success. A closed pipe is a quiet success: the reader has what it
 /// wanted.
-pub fn print_line<T: Display + ?Sized>(line: &T) -> Result<u8, CommandError> {
+pub(super) fn print_line<T: Display + ?Sized>(line: &T) -> Result<u8, CommandError> {
     match writeln!(io::stdout(), "{line}") {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(0),
         Err(source) => Err(failed(source)),
@@ -34,7 +34,7 @@ pub fn print_line<T: Display + ?Sized>(line: &T) -> Result<u8, CommandError> {
 }
 
 /// Prints `error:`, its causes and a hint to standard error.
-pub fn print_error(error: &CommandError) {
+pub(super) fn print_error(error: &CommandError) {
     let mut text = String::new();
     let prefixes = std::iter::once("error").chain(std::iter::repeat("caused by"));
     for (prefix, message) in prefixes.zip(messages(error)) {
@@ -48,7 +48,7 @@ pub fn print_error(error: &CommandError) {
 
 /// Writes to standard error. If it is closed, or nobody reads it for a second, there is nobody to tell: what gantry says is
 /// never what it waits for.
-pub fn narrate(text: &str) {
+pub(super) fn narrate(text: &str) {
     let stderr = io::stderr();
     let second = Duration::from_secs(1);
     // A pipe that is ready takes so many bytes at once (pipe(7)).
@@ -60,7 +60,7 @@ pub fn narrate(text: &str) {
 }
 
 /// Whether the next bytes can be written without waiting for longer than `longest`.
-pub fn is_ready(descriptor: impl AsFd, longest: Duration) -> bool {
+pub(super) fn is_ready(descriptor: impl AsFd, longest: Duration) -> bool {
     let mut events = [PollFd::new(&descriptor, PollFlags::OUT)];
     let until = Instant::now() + longest;
     loop {

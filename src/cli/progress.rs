@@ -25,7 +25,7 @@ fn clear() {
 }
 
 /// Removes the bar for good: the process ends, and threads that are still at work wait before they draw another.
-pub fn end() {
+pub(super) fn end() {
     let mut bar = bar();
     if let Some(bar) = bar.take() {
         bar.finish_and_clear();
@@ -34,7 +34,7 @@ pub fn end() {
 }
 
 /// Prints what a build does. Several threads may call it at once.
-pub struct Narrator {
+pub(super) struct Narrator {
     verbosity: Verbosity,
     on_terminal: bool,
     state: Mutex<State>,
@@ -50,7 +50,7 @@ struct State {
 
 impl Narrator {
     /// Says as much as `verbosity` allows.
-    pub fn new(verbosity: Verbosity) -> Self {
+    pub(super) fn new(verbosity: Verbosity) -> Self {
         Self {
             verbosity,
             on_terminal: std::io::stderr().is_terminal(),
@@ -59,12 +59,12 @@ impl Narrator {
     }
 
     /// Removes the bar.
-    pub fn finish(&self) {
+    pub(super) fn finish(&self) {
         clear();
     }
 
     /// Says what came of it all.
-    pub fn done(&self, text: &str) {
+    pub(super) fn done(&self, text: &str) {
         if self.verbosity > Verbosity::Quiet {
             line(&escape(text));
         }
@@ -81,7 +81,7 @@ fn line(text: &str) {
 }
 
 /// Says for whom the store waits, where that is no step of its own.
-pub fn tell_wait(holder: &str) {
+pub(super) fn tell_wait(holder: &str) {
     line(&format!("Waiting for {}", escape(holder)));
 }
 

@@ -6,7 +6,7 @@ use crate::net::NetError;
 use crate::policy::causes;
 
 /// What to look at when `error` is a request that nobody answered and that went through a proxy.
-pub fn hint(error: &CommandError) -> Option<String> {
+pub(super) fn hint(error: &CommandError) -> Option<String> {
     let url = causes(error).find_map(|cause| match cause.downcast_ref() {
         Some(NetError::Transport { url, .. }) => Some(url),
         _ => None,

@@ -27,7 +27,7 @@ const UNREAD: Duration = Duration::from_secs(5);
 
 /// The report of one command, which can be written.
 #[derive(Debug)]
-pub struct Report {
+pub(super) struct Report {
     path: PathBuf,
     /// The pipe or device; a file is made when it is written.
     stream: Option<File>,
@@ -57,7 +57,7 @@ struct Failure {
 }
 
 /// [Begins](Report::begin) the report at `path`. Opening a pipe waits for its reader, which a signal ends.
-pub fn begin(path: &Path, signals: &Signals) -> Result<Worked<Report>, CommandError> {
+pub(super) fn begin(path: &Path, signals: &Signals) -> Result<Worked<Report>, CommandError> {
     // A file, there or not, makes nobody wait; nor shall a run wait for a thread.
     if fs::metadata(path).is_ok_and(|found| found.is_file()) || fs::symlink_metadata(path).is_err() {
         return Report::begin(path).map(Worked::Done);
@@ -72,7 +72,7 @@ pub fn begin(path: &Path, signals: &Signals) -> Result<Worked<Report>, CommandEr
 
 impl Report {
     /// Makes sure that a document can be put at `path`; what is there stays until [`write`](Self::write).
-    pub fn begin(path: &Path) -> Result<Self, CommandError> {
+    pub(super) fn begin(path: &Path) -> Result<Self, CommandError> {
         let begin = || {
             if let Outlet::Descriptor(number) = Outlet::of(path) {
                 return Ok((path.to_owned(), Some(open_descriptor(number)?)));
@@ -109,7 +109,7 @@ impl Report {
     }
 
     /// Removes what an earlier command left in its place.
-    pub fn clear(&self) -> Result<(), CommandError> {
+    pub(super) fn clear(&self) -> Result<(), CommandError> {
         let is_file = self.stream.is_none() && fs::symlink_metadata(&self.path).is_ok_and(|found| found.is_file());
         if !is_file {
             return Ok(());
@@ -122,17 +122,17 @@ impl Report {
     }
 
     /// Whether it is written to standard output, where nothing else is to be then.
-    pub fn takes_standard_output(&self) -> bool {
+    pub(super) fn takes_standard_output(&self) -> bool {
         Outlet::of(&self.path).is_standard_output()
     }
 
     /// Writes `document`; a reader finds all of it or what was there before.
-    pub fn write(&self, document: &impl Serialize) -> Result<(), CommandError> {
+    pub(super) fn write(&self, document: &impl Serialize) -> Result<(), CommandError> {
         self.put(document, State::Written)
     }
 
     /// Writes that the command ended in `error`.
-    pub fn fail(&self, error: &CommandError) -> Result<(), CommandError> {
+    pub(super) fn fail(&self, error: &CommandError) -> Result<(), CommandError> {
         let kind = error.kind();
         self.write(&Failure {
             schema: 1,
@@ -144,7 +144,7 @@ impl Report {
     }
 
     /// Writes that `signal` ended the command. Threads of it may still be at work: nothing they write comes after this.
-    pub fn stop(&self, signal: i32, exit_code: u8) -> Result<(), CommandError> {
+    pub(super) fn stop(&self, signal: i32, exit_code: u8) -> Result<(), CommandError> {
         let failure = Failure {
             schema: 1,
             status: "killed",

@@ -15,7 +15,7 @@ use crate::store::Store;
 use crate::sys;
 
 /// The environment, the configuration and the store of one command.
-pub struct Session {
+pub(super) struct Session {
     /// What gantry looks at of the environment.
     pub environment: Environment,
     /// The configuration file's values.
@@ -28,7 +28,7 @@ pub struct Session {
 
 impl Session {
     /// Reads the environment and the configuration, the file of the options if they name one, and opens the store.
-    pub fn open(globals: &Globals) -> Result<Self, CommandError> {
+    pub(super) fn open(globals: &Globals) -> Result<Self, CommandError> {
         let environment = Environment::read();
         let verbosity = globals.verbosity().map_or_else(|| environment.verbosity(), Ok)?;
         let config = Config::load(globals.config.as_deref(), &environment)?;
@@ -49,19 +49,19 @@ impl Session {
     }
 
     /// The promises whose loss `given` and the configuration accept.
-    pub fn allow_degraded(&self, given: &[Promise]) -> BTreeSet<Promise> {
+    pub(super) fn allow_degraded(&self, given: &[Promise]) -> BTreeSet<Promise> {
         let mut allowed = self.config.run.confinement().allow_degraded;
         allowed.extend(given);
         allowed
     }
 
     /// Writes a line into the journal. Losing it never fails a command.
-    pub fn note(&self, kind: &str, reference: &str, digest: Option<String>, status: &str, started: Instant) {
+    pub(super) fn note(&self, kind: &str, reference: &str, digest: Option<String>, status: &str, started: Instant) {
         self.note_job(kind, reference, digest, status, started, &Ticket::default());
     }
 
     /// Writes a line into the journal about what the caller calls by its `ticket`.
-    pub fn note_job(
+    pub(super) fn note_job(
         &self,
         kind: &str,
         reference: &str,

@@ -9,7 +9,7 @@ use super::args::{Cli, Shell};
 use super::error::CommandError;
 
 /// Prints the completions of `shell`.
-pub fn completions(shell: Shell) -> Result<u8, CommandError> {
+pub(super) fn completions(shell: Shell) -> Result<u8, CommandError> {
     print(&script(shell))
 }
 
@@ -35,7 +35,7 @@ fn script(shell: Shell) -> Vec<u8> {
 }
 
 /// Prints the manual page of gantry, or of the command that `words` name, as roff.
-pub fn manual(words: &[String]) -> Result<u8, CommandError> {
+pub(super) fn manual(words: &[String]) -> Result<u8, CommandError> {
     print(&page(words)?)
 }
 

@@ -8,7 +8,7 @@ const GAP: &str = "   ";
 const SHORT: usize = 12;
 
 /// Lays out `rows` below `header`. Cells may be a stranger's words: they are escaped.
-pub fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> String {
+pub(super) fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> String {
     let mut lines = vec![header.map(str::to_owned)];
     lines.extend(
         rows.into_iter()
@@ -27,7 +27,7 @@ pub fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> Strin
 }
 
 /// The first digits of a digest.
-pub fn short(digest: &crate::oci::Digest) -> String {
+pub(super) fn short(digest: &crate::oci::Digest) -> String {
     digest.hex().chars().take(SHORT).collect()
 }
 

@@ -12,7 +12,7 @@ use clap::{Arg, Command};
 
 /// What one word is, or several that belong together.
 #[derive(Debug)]
-pub enum Word<'a> {
+pub(super) enum Word<'a> {
     /// The name of a command.
     Command(&'a str),
     /// An option by its long name, known or not, and its values.
@@ -22,14 +22,14 @@ pub enum Word<'a> {
 }
 
 /// Walks over the arguments behind the program's name, up to `--`; each word comes with its place among them.
-pub struct Words<'a, I: Iterator<Item = (usize, &'a OsStr)>> {
+pub(super) struct Words<'a, I: Iterator<Item = (usize, &'a OsStr)>> {
     root: &'a Command,
     command: &'a Command,
     rest: Peekable<I>,
 }
 
 /// The words of `arguments`, which begin with the program's name.
-pub fn words<'a>(root: &'a Command, arguments: &'a [OsString]) -> impl Iterator<Item = (usize, Word<'a>)> {
+pub(super) fn words<'a>(root: &'a Command, arguments: &'a [OsString]) -> impl Iterator<Item = (usize, Word<'a>)> {
     Words {
         root,
         command: root,
@@ -112,7 +112,7 @@ fn is_option(word: &OsStr) -> bool {
 }
 
 /// The arguments with `--` before the second argument of `run`: it and what follows are for the image's command.
-pub fn separated(root: &Command, mut arguments: Vec<OsString>) -> Vec<OsString> {
+pub(super) fn separated(root: &Command, mut arguments: Vec<OsString>) -> Vec<OsString> {
     if let Some(at) = second_argument(root, &arguments) {
         arguments.insert(at, "--".into());
     }

@@ -16,7 +16,7 @@ const MAX_BYTES: u64 = 1 << 20;
 
 /// One file that is there.
 #[derive(Debug)]
-pub struct Layer {
+pub(super) struct Layer {
     /// Where.
     pub path: PathBuf,
     /// What it says.
@@ -25,7 +25,7 @@ pub struct Layer {
 
 impl Layer {
     /// Reads the file at `path`.
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+    pub(super) fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = read_bounded(path).map_err(|source| ConfigError::Read {
             path: path.to_owned(),
             source,
@@ -43,7 +43,7 @@ impl Layer {
     }
 
     /// The error of this file.
-    pub fn refused(&self, reason: String) -> ConfigError {
+    pub(super) fn refused(&self, reason: String) -> ConfigError {
         ConfigError::Parse {
             path: self.path.clone(),
             reason,
@@ -51,7 +51,7 @@ impl Layer {
     }
 
     /// What the file says by itself: a configuration, or a table of its keys as they are written.
-    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
+    pub(super) fn parse<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
         toml::from_str(&self.text).map_err(|error| self.refused(error.to_string()))
     }
 }
@@ -60,7 +60,7 @@ impl Layer {
 const LIMITS: &str = "limits";
 
 /// The files that are in use, the lowest first.
-pub fn layers(explicit: Option<&Path>, environment: &Environment) -> Result<Vec<Layer>, ConfigError> {
+pub(super) fn layers(explicit: Option<&Path>, environment: &Environment) -> Result<Vec<Layer>, ConfigError> {
     let mut layers = Vec::from_iter(Layer::find(Path::new(SYSTEM_CONFIG))?);
     match (environment.named_config(explicit), environment.user_config(explicit)) {
         // Whoever names a file means it.
@@ -72,7 +72,7 @@ pub fn layers(explicit: Option<&Path>, environment: &Environment) -> Result<Vec<
 }
 
 /// The keys of all layers.
-pub fn merged(layers: &[Layer]) -> Result<Table, ConfigError> {
+pub(super) fn merged(layers: &[Layer]) -> Result<Table, ConfigError> {
     let mut merged = Table::new();
     for layer in layers {
         for (section, value) in layer.parse::<Table>()? {

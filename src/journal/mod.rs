@@ -13,7 +13,7 @@ use serde::Serialize;
 
 /// Something that happened, as a line of the journal.
 #[derive(Debug, Clone, Serialize)]
-pub struct Event<'a> {
+pub(crate) struct Event<'a> {
     /// Seconds since 1970.
     pub at: u64,
     /// `build`, `run`, `pull`, ...
@@ -38,7 +38,7 @@ pub struct Event<'a> {
 }
 
 /// The journal's directory in the root of a store.
-pub const FOLDER: &str = "journal";
+pub(crate) const FOLDER: &str = "journal";
 
 /// How the file of a day ends.
 const ENDING: &str = ".jsonl";
@@ -49,7 +49,7 @@ const DAYS_AN_ERA: u64 = 146_097;
 const DAYS_TO_1970: u64 = 719_468;
 
 /// Appends `event` to the journal of its day in the store at `root`.
-pub fn append(root: &Path, event: &Event<'_>) -> io::Result<()> {
+pub(crate) fn append(root: &Path, event: &Event<'_>) -> io::Result<()> {
     let mut line = serde_json::to_vec(event)?;
     line.push(b'\n');
     let path = root.join(FOLDER).join(file_name(event.at));
@@ -68,7 +68,7 @@ fn file_name(at: u64) -> String {
 
 /// The day, counted from 1970, whose file is called `name`: by its date, or by that very number, as earlier versions of
 /// gantry did. None for any other name.
-pub fn day_of(name: &str) -> Option<u64> {
+pub(crate) fn day_of(name: &str) -> Option<u64> {
     let day = name.strip_suffix(ENDING)?;
     if !day.contains('-') {
         return day.parse().ok();
@@ -106,7 +106,7 @@ fn days(year: u64, month: u64, day: u64) -> Option<u64> {
 }
 
 /// Seconds since 1970 of a time; 0 for earlier ones.
-pub fn seconds(time: SystemTime) -> u64 {
+pub(crate) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or(Duration::ZERO)
         .as_secs()

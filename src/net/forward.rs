@@ -36,7 +36,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves listeners until it is stopped or dropped.
 #[derive(Debug)]
-pub struct Forwarder {
+pub(crate) struct Forwarder {
     /// Dropped to stop the thread.
     running: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -74,7 +74,7 @@ enum Unreached {
 
 impl Forwarder {
     /// Starts serving `doors`: each a listener and whom it stands for.
-    pub fn start<W: World>(doors: Vec<(HostPort, TcpListener)>, world: Arc<W>) -> io::Result<Self> {
+    pub(crate) fn start<W: World>(doors: Vec<(HostPort, TcpListener)>, world: Arc<W>) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
@@ -116,7 +116,7 @@ impl Forwarder {
     }
 
     /// Closes every connection, waits for the thread, and returns what went wrong, one line per host.
-    pub fn stop(mut self) -> Vec<String> {
+    pub(crate) fn stop(mut self) -> Vec<String> {
         self.end();
         self.notes.take()
     }

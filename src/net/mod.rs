@@ -21,9 +21,9 @@ use reqwest::blocking::{Client as Http, Response};
 use reqwest::header::{CONTENT_RANGE, RANGE, RETRY_AFTER};
 use reqwest::{redirect, StatusCode, Url};
 
-pub use credentials::{Address, Credentials};
-pub use forward::Forwarder;
-pub use world::{Internet, World};
+pub(crate) use credentials::{Address, Credentials};
+pub(crate) use forward::Forwarder;
+pub(crate) use world::Internet;
 
 /// How long to wait for what.
 #[derive(Debug, Clone, Copy)]

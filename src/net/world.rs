@@ -11,7 +11,7 @@ use crate::policy::{canonical, refused_address};
 use crate::sys::netlink::{Netlink, Route};
 
 /// Names and bounds. The tests have another one, in which a server on this machine is far away.
-pub trait World: Send + Sync + 'static {
+pub(crate) trait World: Send + Sync + 'static {
     /// Every address of a fully qualified name.
     fn resolve(&self, name: &str) -> impl Future<Output = io::Result<Vec<IpAddr>>> + Send;
 
@@ -21,14 +21,14 @@ pub trait World: Send + Sync + 'static {
 
 /// The world as this machine sees it: its hosts file and name servers, and the public addresses that are not its own.
 #[derive(Default)]
-pub struct Internet {
+pub(crate) struct Internet {
     /// Made at the first question: a run that never connects reads no configuration.
     resolver: tokio::sync::OnceCell<TokioResolver>,
 }
 
 impl Internet {
     /// Nothing is looked at before the first question.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 }

@@ -26,7 +26,7 @@ const MAX_NAME: usize = 255;
 /// Longest tag (distribution specification).
 const MAX_TAG: usize = 128;
 /// Fewest digits that stand for a digest: fewer are likely to be a word or to mean several images.
-pub const SHORTEST_ID: usize = 6;
+pub(super) const SHORTEST_ID: usize = 6;
 /// Fewest digits that stand for a digest without `sha256:` before them, as many as are shown: shorter ones are also words.
 const SHORTEST_BARE_ID: usize = 12;
 /// The algorithm of the digests that images are called by.

@@ -33,7 +33,7 @@ pub struct Advice {
 }
 
 /// What to do with a job whose run ended in `status`, at its `attempt`, which counts from 1.
-pub fn advise(status: Status, attempt: Option<u32>) -> Advice {
+pub(super) fn advise(status: Status, attempt: Option<u32>) -> Advice {
     let (action, retry_after, alert) = match status {
         Status::Ok | Status::Failed | Status::Timeout | Status::Oom => (Action::Done, None, false),
         Status::Refused => (Action::Done, None, true),
@@ -51,7 +51,7 @@ pub fn advise(status: Status, attempt: Option<u32>) -> Advice {
 }
 
 /// The exit code of `--exit-by-status`, for engines that see nothing else of a run.
-pub fn exit_code(status: Status) -> u8 {
+pub(super) fn exit_code(status: Status) -> u8 {
     match status {
         Status::Ok => 0,
         Status::Refused => 3,

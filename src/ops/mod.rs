@@ -20,6 +20,10 @@ mod status;
 mod take_output;
 mod ticket;
 
+pub use crate::base::default_variant;
+pub use crate::build::image::Created;
+pub use crate::python::resolve::LOCK_AGE;
+
 pub use action::{Action, Advice};
 pub use base::{build_base, BaseReport, BaseRequest};
 pub use build::{build, BuildReport, BuildRequest};

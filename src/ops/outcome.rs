@@ -19,7 +19,7 @@ use crate::sys::signal;
 /// Exit code when gantry could not run the workload, as that of `docker run` and `env`.
 pub const CANNOT_RUN: u8 = 125;
 /// Exit code when the time limit struck, as that of `timeout`.
-pub const TIMED_OUT: u8 = 124;
+pub(super) const TIMED_OUT: u8 = 124;
 
 /// The outcome of one run.
 #[derive(Debug, Clone, Serialize)]
@@ -228,12 +228,12 @@ pub enum Start {
 }
 
 /// What a shell makes of a signal.
-pub fn by_signal(signal: i32) -> u8 {
+pub(super) fn by_signal(signal: i32) -> u8 {
     u8::try_from(128 + signal).unwrap_or(u8::MAX)
 }
 
 /// Milliseconds, to the microsecond: that is what the clock is good for.
-pub fn milliseconds(duration: Duration) -> f64 {
+pub(super) fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 

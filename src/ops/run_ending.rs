@@ -12,7 +12,7 @@ const SYS: i32 = rustix::process::Signal::SYS.as_raw();
 
 /// What was to be executed, for a person.
 #[derive(Debug, Clone, Default)]
-pub struct Command {
+pub(super) struct Command {
     /// The program as the image or the caller names it.
     pub program: String,
     /// The directories it is looked for in, unless it has a slash.
@@ -23,7 +23,7 @@ pub struct Command {
 
 /// How a run that is over counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ending {
+pub(super) struct Ending {
     /// The status.
     pub status: Status,
     /// The exit code of gantry.
@@ -38,7 +38,7 @@ pub struct Ending {
 
 impl Ending {
     /// The ending of a run of `command` that was held to `confinement`.
-    pub fn of(finished: &Finished, command: &Command, confinement: &Confinement) -> Self {
+    pub(super) fn of(finished: &Finished, command: &Command, confinement: &Confinement) -> Self {
         let end = finished.end;
         let code = end.exit_code().unwrap_or_default();
         let code = u8::try_from(code & 0xff).unwrap_or(u8::MAX);
@@ -86,7 +86,7 @@ impl Ending {
     }
 
     /// Says so in `outcome`.
-    pub fn tell(self, outcome: &mut Outcome) {
+    pub(super) fn tell(self, outcome: &mut Outcome) {
         (outcome.status, outcome.exit_code, outcome.signal) = (self.status, self.exit_code, self.signal);
         (outcome.code, outcome.error) = (self.code, self.why);
     }

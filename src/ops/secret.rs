@@ -115,7 +115,7 @@ impl SecretError {
 }
 
 /// Whether reading it may wait for somebody: it is no regular file of ours.
-pub fn may_wait(wanted: &SecretWanted) -> bool {
+pub(super) fn may_wait(wanted: &SecretWanted) -> bool {
     match &wanted.source {
         Source::File(path) => std::fs::metadata(path).is_ok_and(|found| !found.is_file()),
         Source::Descriptor(_) => true,
@@ -124,7 +124,7 @@ pub fn may_wait(wanted: &SecretWanted) -> bool {
 }
 
 /// Reads `wanted`.
-pub fn read(wanted: &SecretWanted) -> Result<Secret, SecretError> {
+pub(super) fn read(wanted: &SecretWanted) -> Result<Secret, SecretError> {
     check_name(wanted)?;
     let name = || wanted.name.clone();
     let value = match &wanted.source {

@@ -54,7 +54,7 @@ pub enum TakeError {
 
 /// What was taken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Taken {
+pub(super) struct Taken {
     /// Regular files.
     pub files: u64,
     /// Their bytes.
@@ -62,7 +62,7 @@ pub struct Taken {
 }
 
 /// Makes sure that files can be put into `directory`, which is made if it is not there. Nothing of the try stays.
-pub fn prepare(store: &Store, directory: &Path) -> Result<(), TakeError> {
+pub(super) fn prepare(store: &Store, directory: &Path) -> Result<(), TakeError> {
     fs::create_dir_all(directory).map_err(write(directory))?;
     match try_directory(directory).map_err(write(directory))? {
         true => Ok(()),
@@ -71,7 +71,7 @@ pub fn prepare(store: &Store, directory: &Path) -> Result<(), TakeError> {
 }
 
 /// Copies everything below `output` to `directory`; at most `size` bytes. Gives up as soon as `stop` returns something.
-pub fn take(
+pub(super) fn take(
     store: &Store,
     output: BorrowedFd<'_>,
     directory: &Path,

@@ -52,7 +52,7 @@ impl From<BytecodeNote> for Vec<(String, String)> {
 
 /// Sources in one layer, whose bytecode is wanted.
 #[derive(Debug, Clone)]
-pub struct Sources<'a> {
+pub(crate) struct Sources<'a> {
     pub layer: &'a BuiltLayer,
     /// For people: what is compiled.
     pub title: &'a str,
@@ -68,7 +68,7 @@ pub struct Sources<'a> {
 
 /// The layer of bytecode of `sources`, a layer on top of those of `interpreter`, made when it is not there. `check` may
 /// refuse what came of it; then nothing is remembered.
-pub fn ensure_bytecode<E>(
+pub(crate) fn ensure_bytecode<E>(
     store: &Store,
     compiler: &Compiler,
     interpreter: &Interpreter,

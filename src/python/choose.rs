@@ -10,7 +10,7 @@ use super::PythonError;
 
 /// The wheels of an image: those that the requirements ask for, and those of the base, `pins`, unless one of them is
 /// contradicted. Packages that have no wheel get one that is built on `bench`, when it is given.
-pub fn choose(
+pub(crate) fn choose(
     supply: &Supply<'_>,
     requirements: &Requirements,
     pins: &[PinnedWheel],

@@ -33,7 +33,7 @@ const MAGIC: &str = ".magic";
 
 /// Compiles Python sources to bytecode with the image's own interpreter, in the sandbox.
 #[derive(Debug)]
-pub struct Compiler {
+pub(crate) struct Compiler {
     /// Goes on top of every root file system.
     scaffold: PathBuf,
     /// Worker processes inside.
@@ -44,7 +44,7 @@ pub struct Compiler {
 
 /// What to compile.
 #[derive(Debug, Clone)]
-pub struct CompileRequest {
+pub(crate) struct CompileRequest {
     /// Unpacked layers, top first, that hold the interpreter and the sources.
     pub lowers: Vec<PathBuf>,
     /// Absolute path of the interpreter inside.
@@ -57,7 +57,7 @@ pub struct CompileRequest {
 
 /// The bytecode files of one request.
 #[derive(Debug, Clone, Default)]
-pub struct CompiledTree {
+pub(crate) struct CompiledTree {
     /// Path inside the image without leading slash, and contents; sorted by path.
     pub files: Vec<(String, Vec<u8>)>,
     /// Sources that do not compile, with the compiler's message; they simply get no bytecode.
@@ -106,7 +106,7 @@ impl CompileError {
 
 impl Compiler {
     /// A compiler with a job for each processor. Losing a promise of `allow_degraded` does not refuse to compile.
-    pub fn new(store: &Store, allow_degraded: BTreeSet<Promise>) -> Result<Self, StoreError> {
+    pub(crate) fn new(store: &Store, allow_degraded: BTreeSet<Promise>) -> Result<Self, StoreError> {
         // Each job may hold a large source's tree in memory.
         let jobs = std::thread::available_parallelism().map_or(1, usize::from).min(8);
         Ok(Self {
@@ -117,7 +117,7 @@ impl Compiler {
     }
 
     /// Compiles every `.py` below the roots of `request`. Nothing of the image is imported or executed.
-    pub fn compile(&self, request: &CompileRequest) -> Result<CompiledTree, CompileError> {
+    pub(crate) fn compile(&self, request: &CompileRequest) -> Result<CompiledTree, CompileError> {
         let roots = || request.roots.join(" ");
         let sandbox = |source| CompileError::Sandbox { roots: roots(), source };
         let finished = sandbox::run(&self.bundle(request), Sink::Capture).map_err(sandbox)?;

@@ -20,7 +20,7 @@ const TAG_VERSIONS_COUNT: u64 = 0x6fff_ffff;
 
 /// What a file asks for.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Needs {
+pub(crate) struct Needs {
     /// Its own name, if it has one (`DT_SONAME`).
     pub name: Option<String>,
     /// Libraries by name (`DT_NEEDED`).
@@ -30,7 +30,7 @@ pub struct Needs {
 }
 
 /// What `bytes` ask for; none when they are no program or shared library (or no ELF file at all).
-pub fn read(bytes: &[u8]) -> Result<Option<Needs>, &'static str> {
+pub(crate) fn read(bytes: &[u8]) -> Result<Option<Needs>, &'static str> {
     if !bytes.starts_with(b"\x7fELF") {
         return Ok(None);
     }

@@ -29,7 +29,7 @@ const MOST_OWN: usize = 28;
 const AT_ONCE: usize = 2;
 
 /// Exactly the wheels of one image.
-pub struct WheelSet {
+pub(crate) struct WheelSet {
     /// Sorted by name.
     pub wheels: Vec<PinnedWheel>,
     /// Those among them that the base pins.
@@ -39,7 +39,7 @@ pub struct WheelSet {
 }
 
 /// A layer of wheels, in the store.
-pub struct WheelLayer {
+pub(crate) struct WheelLayer {
     pub layer: BuiltLayer,
     note: WheelNote,
 }
@@ -71,7 +71,7 @@ impl Memo for Addresses {
 }
 
 /// Fetches the wheels whose layers have to be made.
-pub fn download(supply: &Supply<'_>, set: &WheelSet) -> Result<(), PythonError> {
+pub(crate) fn download(supply: &Supply<'_>, set: &WheelSet) -> Result<(), PythonError> {
     let mut missing = Vec::new();
     for group in group(&set.wheels) {
         if find(supply.store, &group)?.is_none() {
@@ -131,7 +131,11 @@ fn find_addresses(supply: &Supply<'_>, pins: &[PinnedWheel]) -> Result<BTreeMap<
 
 /// The layers of `set`, made where they are missing; everything they need must be [downloaded](download). Warns of files
 /// that two of its wheels bring.
-pub fn ensure_layers(store: &Store, set: &WheelSet, progress: &dyn Progress) -> Result<Vec<WheelLayer>, PythonError> {
+pub(crate) fn ensure_layers(
+    store: &Store,
+    set: &WheelSet,
+    progress: &dyn Progress,
+) -> Result<Vec<WheelLayer>, PythonError> {
     let groups = group(&set.wheels);
     let layers = pool::each(AT_ONCE, &groups, |group, _| ensure(store, group, progress))?;
     let warnings = layers.iter().flat_map(|made| &made.note.warnings);
@@ -179,7 +183,7 @@ fn ensure(store: &Store, group: &Group, progress: &dyn Progress) -> Result<Wheel
 
 impl WheelSet {
     /// The wheels of `lock`, and those that a base pins.
-    pub fn new(lock: &Lock, pins: Vec<PinnedWheel>) -> Self {
+    pub(crate) fn new(lock: &Lock, pins: Vec<PinnedWheel>) -> Self {
         let mut wheels = pins.clone();
         wheels.extend(
             lock.wheels
@@ -200,7 +204,7 @@ impl WheelSet {
 
 impl WheelLayer {
     /// Whether it holds sources, for which bytecode is worth making.
-    pub fn has_sources(&self) -> bool {
+    pub(crate) fn has_sources(&self) -> bool {
         self.note.has_sources
     }
 }

@@ -43,7 +43,7 @@ impl Memo for Libraries {
 }
 
 /// Warns of libraries that `wheels` need and neither they nor the layers of the base, `base`, have.
-pub fn warn_of_missing(
+pub(crate) fn warn_of_missing(
     store: &Store,
     base: &[BuiltLayer],
     wheels: &[WheelLayer],

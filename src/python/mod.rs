@@ -7,21 +7,21 @@
 //! It knows no base image: the Python that compiles and builds is an [`Interpreter`], a value, and the toolchain that
 //! source distributions need is made by whoever gives [`Bench`](sdist::Bench) a way to.
 
-pub mod bytecode;
-pub mod choose;
-pub mod compile;
+pub(crate) mod bytecode;
+pub(crate) mod choose;
+pub(crate) mod compile;
 pub(crate) mod elf;
-pub mod layers;
-pub mod libraries;
+pub(crate) mod layers;
+pub(crate) mod libraries;
 mod overlap;
-pub mod pins;
-pub mod requirements;
-pub mod resolve;
-pub mod sdist;
-pub mod supply;
-pub mod wheel;
+pub(crate) mod pins;
+pub(crate) mod requirements;
+pub(crate) mod resolve;
+pub(crate) mod sdist;
+pub(crate) mod supply;
+pub(crate) mod wheel;
 
-pub use overlap::OverlapError;
+pub(crate) use overlap::OverlapError;
 
 use crate::archive::layer::LayerError;
 use crate::net::NetError;
@@ -36,7 +36,7 @@ use wheel::WheelError;
 
 /// The Python of a base, and the layers it lies in.
 #[derive(Debug, Clone)]
-pub struct Interpreter {
+pub(crate) struct Interpreter {
     /// What the base was asked for as; for messages.
     pub base: String,
     /// All layers of the base, bottom first; unpacked in the store.

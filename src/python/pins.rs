@@ -16,7 +16,7 @@ use crate::policy::Bytes;
 
 /// One wheel, by what it is and not by where it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PinnedWheel {
+pub(crate) struct PinnedWheel {
     /// Normalised project name.
     pub name: String,
     pub version: String,
@@ -40,7 +40,7 @@ impl From<&LockedWheel> for PinnedWheel {
 }
 
 /// A line of a lock file: `name version file size sha256`.
-pub fn parse(line: &str) -> Option<PinnedWheel> {
+pub(crate) fn parse(line: &str) -> Option<PinnedWheel> {
     let fields: Vec<&str> = line.split(' ').collect();
     let [name, version, file_name, size, hash] = fields.as_slice() else {
         return None;
@@ -55,7 +55,7 @@ pub fn parse(line: &str) -> Option<PinnedWheel> {
 }
 
 /// The wheels that `lines` of a lock file name.
-pub fn parse_all<'a>(lines: impl IntoIterator<Item = &'a String>) -> Result<Vec<PinnedWheel>, LockError> {
+pub(crate) fn parse_all<'a>(lines: impl IntoIterator<Item = &'a String>) -> Result<Vec<PinnedWheel>, LockError> {
     let bad = |line: &str| LockError::Answer {
         reason: format!("the base pins a wheel by {line:?}"),
     };
@@ -64,7 +64,7 @@ pub fn parse_all<'a>(lines: impl IntoIterator<Item = &'a String>) -> Result<Vec<
 }
 
 /// What is asked of the index to learn where `pins` are: exactly these versions, with exactly these hashes.
-pub fn requirements(pins: &[PinnedWheel]) -> Requirements {
+pub(crate) fn requirements(pins: &[PinnedWheel]) -> Requirements {
     Requirements {
         wanted: pins.iter().map(exactly).collect(),
         constraints: Vec::new(),
@@ -73,14 +73,14 @@ pub fn requirements(pins: &[PinnedWheel]) -> Requirements {
 }
 
 /// `requirements`, with the versions of `pins` wherever they come up.
-pub fn constrained(requirements: &Requirements, pins: &[PinnedWheel]) -> Requirements {
+pub(crate) fn constrained(requirements: &Requirements, pins: &[PinnedWheel]) -> Requirements {
     let mut constrained = requirements.clone();
     constrained.constraints.extend(pins.iter().map(exactly));
     constrained
 }
 
 /// Addresses of `pins` by hash, from the index's answer to [`requirements`], which has to be these files and no others.
-pub fn addresses(pins: &[PinnedWheel], answer: &Lock) -> Result<BTreeMap<Digest, String>, LockError> {
+pub(crate) fn addresses(pins: &[PinnedWheel], answer: &Lock) -> Result<BTreeMap<Digest, String>, LockError> {
     if let Some(other) = answer.wheels.iter().find(|wheel| !pins.contains(&(*wheel).into())) {
         let reason = format!(
             "the index answers with {} ({} bytes, {}), which the base does not pin",
@@ -96,7 +96,7 @@ pub fn addresses(pins: &[PinnedWheel], answer: &Lock) -> Result<BTreeMap<Digest,
 }
 
 /// The wheels of `lock` that are another file than the one `pins` have of the same project.
-pub fn contradictions<'a>(pins: &[PinnedWheel], lock: &'a Lock) -> Vec<&'a LockedWheel> {
+pub(crate) fn contradictions<'a>(pins: &[PinnedWheel], lock: &'a Lock) -> Vec<&'a LockedWheel> {
     let contradicts = |wheel: &&LockedWheel| {
         let pin = pins.iter().find(|pin| pin.name == wheel.name);
         pin.is_some_and(|pin| pin.sha256 != wheel.sha256)
@@ -105,7 +105,7 @@ pub fn contradictions<'a>(pins: &[PinnedWheel], lock: &'a Lock) -> Vec<&'a Locke
 }
 
 /// Bytes of `wheels`, refused when an image of them would be over the limit.
-pub fn check_size(wheels: &[PinnedWheel]) -> Result<u64, LockError> {
+pub(crate) fn check_size(wheels: &[PinnedWheel]) -> Result<u64, LockError> {
     let size = wheels.iter().fold(0u64, |sum, wheel| sum.saturating_add(wheel.size));
     if size <= MAX_IMAGE {
         return Ok(size);
@@ -117,7 +117,7 @@ pub fn check_size(wheels: &[PinnedWheel]) -> Result<u64, LockError> {
 }
 
 /// The three largest wheels, for messages.
-pub fn largest(wheels: &[PinnedWheel]) -> String {
+pub(crate) fn largest(wheels: &[PinnedWheel]) -> String {
     let mut wheels: Vec<&PinnedWheel> = wheels.iter().collect();
     wheels.sort_by_key(|wheel| std::cmp::Reverse(wheel.size));
     let names = wheels

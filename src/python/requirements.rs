@@ -15,7 +15,7 @@ use crate::policy::Kind;
 use crate::store::{Key, Step};
 
 /// The file at the top.
-pub const FILE: &str = "requirements.txt";
+pub(crate) const FILE: &str = "requirements.txt";
 /// One requirement without its hashes; the longest honest ones are markers of some hundred characters.
 const MAX_LINE: usize = 4096;
 /// One entry with its hashes: 800 of them, where the largest packages publish 150 files.
@@ -139,7 +139,7 @@ enum Role {
 }
 
 /// Returns the contents of a file by its path in the function; none when there is no such file.
-pub type Find<'a> = &'a dyn Fn(&str) -> Option<&'a [u8]>;
+pub(crate) type Find<'a> = &'a dyn Fn(&str) -> Option<&'a [u8]>;
 
 struct Reader<'a> {
     find: Find<'a>,

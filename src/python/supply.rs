@@ -11,7 +11,7 @@ use crate::store::{Flight, Store};
 
 /// What it takes to get packages.
 #[derive(Clone, Copy)]
-pub struct Supply<'a> {
+pub(crate) struct Supply<'a> {
     /// Where everything is kept.
     pub store: &'a Store,
     /// Makes the resolver; called only when the index has to be asked.
@@ -23,7 +23,7 @@ pub struct Supply<'a> {
 }
 
 /// Locks `requirements`, with the versions of `pins` if that can be, by wheels of the index alone.
-pub fn lock_wheels(
+pub(crate) fn lock_wheels(
     supply: &Supply<'_>,
     resolver: &Resolver,
     requirements: &Requirements,
@@ -49,7 +49,7 @@ pub fn lock_wheels(
 }
 
 /// Says that the resolver is about to be asked, and which index it asks.
-pub fn announce(progress: &dyn Progress, resolver: &Resolver, requirements: &Requirements) {
+pub(crate) fn announce(progress: &dyn Progress, resolver: &Resolver, requirements: &Requirements) {
     let count = requirements.wanted.len();
     let object = format!("{count} requirements for Python {}", resolver.python);
     // An index that cannot be found is the resolver's error, in a moment.
@@ -60,7 +60,7 @@ pub fn announce(progress: &dyn Progress, resolver: &Resolver, requirements: &Req
 
 /// The lock of `requirements` with the versions of `pins`. When there is none, the one without them: the answer, or the
 /// explanation, is then that of any other base.
-pub fn with_or_without(
+pub(crate) fn with_or_without(
     pins: &[PinnedWheel],
     requirements: &Requirements,
     lock: impl Fn(&Requirements) -> Result<Lock, PythonError>,

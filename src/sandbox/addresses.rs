@@ -13,7 +13,7 @@ use crate::policy::{Host, HostPort};
 
 /// The address inside the sandbox of each of `egress`, in the order of `egress`: names get one each, addresses are
 /// their own.
-pub fn addresses(egress: &[HostPort]) -> Vec<SocketAddrV4> {
+pub(super) fn addresses(egress: &[HostPort]) -> Vec<SocketAddrV4> {
     let mut names: Vec<&str> = Vec::new();
     let mut found = Vec::new();
     for entry in egress {

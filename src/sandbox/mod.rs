@@ -30,6 +30,7 @@ pub(crate) mod orders;
 mod outside;
 pub(crate) mod wire;
 
+pub use crate::sys::process::Child;
 pub use bundle::{Bundle, Place, Purpose, Secret, Stdin};
 pub use error::SandboxError;
 pub use inside::{filter_install_time, init_main, is_init, LANDLOCK_ABI};

@@ -13,18 +13,18 @@ use super::bundle::{Bundle, Place, Purpose};
 use crate::policy::{HostPort, Level, Promise};
 
 /// `argv[0]` of the init. Anyone may start gantry under this name; only a pid 1 takes it.
-pub const INIT_NAME: &CStr = c"gantry-init";
+pub(crate) const INIT_NAME: &CStr = c"gantry-init";
 /// Bytes of `/dev/shm`, where multiprocessing has its semaphores and arrays.
 pub const SHM_BYTES: u64 = 16 << 20;
 /// The byte that asks the init to send everything SIGTERM; the one thing it hears after its orders.
-pub const TERMINATE: u8 = b'T';
+pub(crate) const TERMINATE: u8 = b'T';
 
 /// How surely a promise is kept from outside the sandbox, and why not better.
-pub type Given = BTreeMap<Promise, (Level, String)>;
+pub(crate) type Given = BTreeMap<Promise, (Level, String)>;
 
 /// To the init, first: what can be known before there is a job.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct RoomOrders {
+pub(crate) struct RoomOrders {
     /// Lower directories, top first.
     pub lowers: Vec<String>,
     /// Host name.
@@ -51,7 +51,7 @@ pub struct RoomOrders {
 
 impl RoomOrders {
     /// The part of `bundle` that belongs to the room.
-    pub fn of(bundle: &Bundle, given: Given) -> Self {
+    pub(crate) fn of(bundle: &Bundle, given: Given) -> Self {
         let confinement = &bundle.confinement;
         Self {
             lowers: once_each(bundle.lowers.iter().map(|lower| lower.to_string_lossy().into_owned())),
@@ -71,7 +71,7 @@ impl RoomOrders {
 
 /// To the init, second: what comes with the job.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct WorkOrders {
+pub(crate) struct WorkOrders {
     /// The command.
     pub argv: Vec<String>,
     /// The workload's environment.
@@ -86,7 +86,7 @@ pub struct WorkOrders {
 
 impl WorkOrders {
     /// The part of `bundle` that belongs to the job.
-    pub fn of(bundle: &Bundle) -> Self {
+    pub(crate) fn of(bundle: &Bundle) -> Self {
         let secrets = bundle.secrets.iter();
         Self {
             argv: bundle.argv.clone(),
@@ -100,7 +100,7 @@ impl WorkOrders {
 
 /// From the init.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Report {
+pub(crate) enum Report {
     /// Mounts are made; carries the descriptor of `/output`, then those of the listeners, in the order of the egress.
     Mounted,
     /// Restrictions are on and read back; the workload comes next.
@@ -135,7 +135,7 @@ pub enum Obstacle {
 }
 
 /// Whether the errno of an exec says that there is no such program.
-pub fn is_not_found(errno: i32) -> bool {
+pub(crate) fn is_not_found(errno: i32) -> bool {
     [rustix::io::Errno::NOENT, rustix::io::Errno::NOTDIR]
         .iter()
         .any(|known| known.raw_os_error() == errno)
@@ -143,7 +143,7 @@ pub fn is_not_found(errno: i32) -> bool {
 
 /// The exit code of a workload whose exec failed with `errno`: 127 when there is no such program, else 126 (POSIX, "Shell
 /// Command Language", 2.8.2).
-pub fn exit_code_of(errno: i32) -> i32 {
+pub(crate) fn exit_code_of(errno: i32) -> i32 {
     if is_not_found(errno) {
         127
     } else {

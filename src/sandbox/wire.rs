@@ -30,7 +30,7 @@ const JSON: u8 = b'J';
 const SECRET: u8 = b'S';
 /// One thing read from the socket.
 #[derive(Debug)]
-pub enum Frame {
+pub(crate) enum Frame {
     /// A JSON text.
     Json(Vec<u8>),
     /// A secret's value.
@@ -42,12 +42,12 @@ pub enum Frame {
 }
 
 /// Sends a value.
-pub fn send<T: Serialize>(socket: &mut impl Write, value: &T) -> io::Result<()> {
+pub(crate) fn send<T: Serialize>(socket: &mut impl Write, value: &T) -> io::Result<()> {
     send_raw(socket, JSON, &serde_json::to_vec(value)?)
 }
 
 /// Sends a secret's value.
-pub fn send_secret(socket: &mut impl Write, value: &[u8]) -> io::Result<()> {
+pub(crate) fn send_secret(socket: &mut impl Write, value: &[u8]) -> io::Result<()> {
     send_raw(socket, SECRET, value)
 }
 
@@ -62,7 +62,7 @@ fn send_raw(socket: &mut impl Write, kind: u8, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Receives one frame; blocks until it is whole.
-pub fn receive(socket: &mut impl Read) -> io::Result<Frame> {
+pub(crate) fn receive(socket: &mut impl Read) -> io::Result<Frame> {
     let mut kind = [0u8];
     if socket.read(&mut kind)? == 0 {
         return Ok(Frame::End);
@@ -94,7 +94,7 @@ fn checked_length(number: [u8; 4]) -> io::Result<u32> {
 
 /// The reading end of gantry: frames and the descriptors that come with them, without ever blocking on half a frame.
 #[derive(Debug, Default)]
-pub struct Inbox {
+pub(crate) struct Inbox {
     bytes: Vec<u8>,
     descriptors: Vec<OwnedFd>,
     ended: bool,
@@ -102,7 +102,7 @@ pub struct Inbox {
 
 impl Inbox {
     /// Reads once from `socket`; call when it is readable.
-    pub fn fill(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
+    pub(crate) fn fill(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
         let mut chunk = [0u8; 4096];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -126,7 +126,7 @@ impl Inbox {
     }
 
     /// The next whole frame, if there is one; [`Frame::End`] once after the last.
-    pub fn next(&mut self) -> io::Result<Option<Frame>> {
+    pub(crate) fn next(&mut self) -> io::Result<Option<Frame>> {
         let needed = match self.bytes.first() {
             None => return Ok(std::mem::take(&mut self.ended).then_some(Frame::End)),
             Some(&SETUP_FAILED) => 6,
@@ -149,13 +149,17 @@ impl Inbox {
     }
 
     /// The descriptors that came with a frame.
-    pub fn take_descriptors(&mut self) -> Vec<OwnedFd> {
+    pub(crate) fn take_descriptors(&mut self) -> Vec<OwnedFd> {
         std::mem::take(&mut self.descriptors)
     }
 }
 
 /// Sends a value together with descriptors, at most as many as an [`Inbox`] takes.
-pub fn send_with<T: Serialize>(socket: BorrowedFd<'_>, value: &T, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub(crate) fn send_with<T: Serialize>(
+    socket: BorrowedFd<'_>,
+    value: &T,
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
     let mut frame = Vec::new();
     send(&mut frame, value)?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];

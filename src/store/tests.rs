@@ -1,7 +1,7 @@
 //! The store's promises: nothing half there, nothing lost, the second try gives the same.
 
 mod durability;
-pub mod examples;
+pub(crate) mod examples;
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::archive::layer::LayerWriter;
 use crate::oci::{Descriptor, DiffId, Digest, ImageConfig, ImageConfigBody, Manifest, RootFs};
 use crate::policy::ExtractionLimits;
 
-pub fn store() -> (tempfile::TempDir, Store) {
+pub(crate) fn store() -> (tempfile::TempDir, Store) {
     let scratch = tempfile::tempdir().unwrap();
     let store = Store::open(&scratch.path().join("store")).unwrap();
     (scratch, store)
@@ -22,7 +22,7 @@ pub(in crate::store) fn folder<'a>(store: &'a Store, diff_id: &'a DiffId) -> Lay
     LayerFolder::of(&store.disk, diff_id)
 }
 
-pub fn add_layer(store: &Store, text: &str) -> Result<(Descriptor, DiffId), StoreError> {
+pub(crate) fn add_layer(store: &Store, text: &str) -> Result<(Descriptor, DiffId), StoreError> {
     let mut blob = store.blobs().writer()?;
     let mut staging = store.trees().stage()?;
     let mut writer = LayerWriter::new(&mut blob, Some(&mut staging), 0);
@@ -35,7 +35,7 @@ pub fn add_layer(store: &Store, text: &str) -> Result<(Descriptor, DiffId), Stor
     Ok((descriptor, written.diff_id))
 }
 
-pub fn config_of(diff_ids: Vec<DiffId>) -> ImageConfig {
+pub(crate) fn config_of(diff_ids: Vec<DiffId>) -> ImageConfig {
     ImageConfig {
         architecture: "amd64".to_owned(),
         os: "linux".to_owned(),
@@ -49,7 +49,7 @@ pub fn config_of(diff_ids: Vec<DiffId>) -> ImageConfig {
     }
 }
 
-pub fn add_image(store: &Store, text: &str) -> Result<Digest, StoreError> {
+pub(crate) fn add_image(store: &Store, text: &str) -> Result<Digest, StoreError> {
     let (layer, diff_id) = add_layer(store, text)?;
     let config = config_of(vec![diff_id]);
     let (digest, size) = store.images().put_config(&config)?;
@@ -66,7 +66,7 @@ pub fn add_image(store: &Store, text: &str) -> Result<Digest, StoreError> {
     Ok(digest)
 }
 
-pub fn gc_rules(keep: Keep) -> Rules<'static> {
+pub(crate) fn gc_rules(keep: Keep) -> Rules<'static> {
     Rules {
         keep,
         unused_since: None,
@@ -76,7 +76,7 @@ pub fn gc_rules(keep: Keep) -> Rules<'static> {
     }
 }
 
-pub fn collect(store: &Store, keep: Keep, dry_run: bool) -> GarbageReport {
+pub(crate) fn collect(store: &Store, keep: Keep, dry_run: bool) -> GarbageReport {
     let mut waiting = || panic!("nobody is there");
     let report = match dry_run {
         true => store.find_garbage(gc_rules(keep), Patience::default(), &mut waiting),

@@ -4,12 +4,12 @@ use std::time::SystemTime;
 
 /// The current time.
 #[allow(clippy::disallowed_methods, reason = "this is the one place")]
-pub fn now() -> SystemTime {
+pub(crate) fn now() -> SystemTime {
     SystemTime::now()
 }
 
 /// `2026-11-24T08:06:00Z` of seconds since 1970, with `fraction`, such as `.123`, after the seconds (RFC 3339).
-pub fn rfc3339(seconds: u64, fraction: &str) -> String {
+pub(crate) fn rfc3339(seconds: u64, fraction: &str) -> String {
     let (day, second) = (seconds / 86_400, seconds % 86_400);
     let (year, month, date) = civil_from_days(day);
     format!(

@@ -13,11 +13,11 @@ use libdeflate_sys::{
 };
 
 /// The tables of a decompressor, reusable from stream to stream.
-pub struct Inflater(NonNull<libdeflate_decompressor>);
+pub(crate) struct Inflater(NonNull<libdeflate_decompressor>);
 
 /// How far a stream went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Inflated {
+pub(crate) struct Inflated {
     /// Bytes of the input up to the end of the last block.
     pub used: usize,
     /// Bytes written.
@@ -26,14 +26,14 @@ pub struct Inflated {
 
 impl Inflater {
     /// None when there is no memory.
-    pub fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         // SAFETY: the call has no precondition; null means no memory.
         NonNull::new(unsafe { libdeflate_alloc_decompressor() }).map(Self)
     }
 
     /// Inflates the raw deflate stream at the start of `deflated` into `contents`; none when it is damaged, cut off or
     /// does not fit.
-    pub fn inflate(&mut self, deflated: &[u8], contents: &mut [u8]) -> Option<Inflated> {
+    pub(crate) fn inflate(&mut self, deflated: &[u8], contents: &mut [u8]) -> Option<Inflated> {
         let (mut used, mut written) = (0, 0);
         // SAFETY: the decompressor is live (made in `new`, freed in `drop`) and ours alone (`&mut self`); both buffers
         // are valid for the lengths passed with them, and the results are valid for writes.

@@ -2,7 +2,7 @@
 #![allow(unsafe_code, reason = "the call has no safe wrapper that only asks")]
 
 /// The version of Landlock; none when the kernel has none or it is not enabled.
-pub fn landlock_abi() -> Option<u32> {
+pub(crate) fn landlock_abi() -> Option<u32> {
     /// `LANDLOCK_CREATE_RULESET_VERSION` (landlock_create_ruleset(2)).
     const VERSION: libc::c_uint = 1;
     // SAFETY: with this flag the call takes a null pointer and size 0, and makes nothing.
@@ -18,12 +18,12 @@ pub fn landlock_abi() -> Option<u32> {
 }
 
 /// The id of this boot, another one each time the machine starts; none where `/proc` does not say.
-pub fn boot_id() -> Option<String> {
+pub(crate) fn boot_id() -> Option<String> {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(text.trim_end().to_owned()).filter(|id| !id.is_empty())
 }
 
 /// Whether a process has this number now. It may be another one than a moment ago: for messages only.
-pub fn has_process(number: u32) -> bool {
+pub(crate) fn has_process(number: u32) -> bool {
     std::path::Path::new("/proc").join(number.to_string()).exists()
 }

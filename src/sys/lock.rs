@@ -28,7 +28,7 @@ const BETWEEN_BEATS: Duration = Duration::from_secs(1);
 
 /// Whether others may hold a lock at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// Any number of holders, none of them alone.
     Shared,
     /// One holder and nobody else.
@@ -37,7 +37,7 @@ pub enum Mode {
 
 /// A lock that is held; dropping it, or the end of the process, frees it.
 #[derive(Debug)]
-pub struct Lock {
+pub(crate) struct Lock {
     held: Arc<Held>,
     thread: Locks,
 }
@@ -51,7 +51,7 @@ struct Held {
 
 /// The locks that a thread holds, or that are held for it.
 #[derive(Debug, Clone, Default)]
-pub struct Locks(Arc<Mutex<Vec<Weak<Held>>>>);
+pub(crate) struct Locks(Arc<Mutex<Vec<Weak<Held>>>>);
 
 thread_local! {
     static HERE: RefCell<Locks> = RefCell::default();
@@ -60,7 +60,7 @@ thread_local! {
 
 /// Who holds a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
+pub(crate) struct Holder {
     /// Its process.
     pub process: u32,
     /// How long it may do without a sign of life, on top of what others may.
@@ -70,7 +70,7 @@ pub struct Holder {
 }
 
 /// Locks `file` for this thread; gives it back when somebody else holds it. Never waits.
-pub fn try_lock(file: File, mode: Mode, rank: u8) -> io::Result<Result<Lock, File>> {
+pub(crate) fn try_lock(file: File, mode: Mode, rank: u8) -> io::Result<Result<Lock, File>> {
     let operation = match mode {
         Mode::Shared => FlockOperation::NonBlockingLockShared,
         Mode::Alone => FlockOperation::NonBlockingLockExclusive,
@@ -87,7 +87,7 @@ pub fn try_lock(file: File, mode: Mode, rank: u8) -> io::Result<Result<Lock, Fil
 }
 
 /// Panics in debug builds when this thread may not wait for a lock of `rank`, as it holds one that comes after it.
-pub fn check_order(mode: Mode, rank: u8) {
+pub(crate) fn check_order(mode: Mode, rank: u8) {
     if !cfg!(debug_assertions) {
         return;
     }
@@ -105,7 +105,7 @@ pub fn check_order(mode: Mode, rank: u8) {
 }
 
 /// Tells those who wait for the locks of this thread that its work gets on. Cheap; call it as often as something is done.
-pub fn beat() {
+pub(crate) fn beat() {
     if BEATEN.with(|beaten| beaten.get().is_some_and(|beaten| beaten.elapsed() < BETWEEN_BEATS)) {
         return;
     }
@@ -119,13 +119,13 @@ pub fn beat() {
 
 impl Locks {
     /// The locks that the calling thread holds now.
-    pub fn here() -> Self {
+    pub(crate) fn here() -> Self {
         let now = Self::list_of_this_thread().list(|list| list.clone());
         Self(Arc::new(Mutex::new(now)))
     }
 
     /// Makes them the locks of the calling thread: one that was just started to work for theirs and ends before it.
-    pub fn adopt(&self) {
+    pub(crate) fn adopt(&self) {
         let now = self.list(|list| list.clone());
         HERE.with(|here| *here.borrow_mut() = Self(Arc::new(Mutex::new(now))));
     }
@@ -142,13 +142,13 @@ impl Locks {
 
 impl Lock {
     /// The locked file. Do not copy it: a copy would hold the lock as well.
-    pub fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         &self.held.file
     }
 
     /// Signs the lock: this process holds it, does what `does` says, and may go without a beat for `quiet` longer than
     /// others. Where the file system keeps no attributes, waiters are told less.
-    pub fn sign(&self, does: &str, quiet: Duration) {
+    pub(crate) fn sign(&self, does: &str, quiet: Duration) {
         let mut text = format!("{} {} {does}", std::process::id(), quiet.as_secs());
         let end = (0..=MOST_SIGNED.min(text.len()))
             .rev()
@@ -159,12 +159,12 @@ impl Lock {
     }
 
     /// Moves the time of the file to now, as far as that is possible.
-    pub fn touch(&self) {
+    pub(crate) fn touch(&self) {
         self.held.touch();
     }
 
     /// Removes the signature, from a file that will be something else than a lock.
-    pub fn unsign(&self) {
+    pub(crate) fn unsign(&self) {
         let _ = rustix::fs::fremovexattr(&self.held.file, HOLDER);
     }
 }
@@ -195,7 +195,7 @@ impl Drop for Held {
 }
 
 /// Who signed the lock of `file` last; none when nobody did, or it is no signature.
-pub fn holder(file: &File) -> Option<Holder> {
+pub(crate) fn holder(file: &File) -> Option<Holder> {
     let mut value = [0; MOST_SIGNED];
     let length = rustix::fs::fgetxattr(file, HOLDER, &mut value).ok()?;
     let text = std::str::from_utf8(value.get(..length)?).ok()?;
@@ -209,7 +209,7 @@ pub fn holder(file: &File) -> Option<Holder> {
 }
 
 /// What changes when the holder of the lock of `file` gets on or is another one: length, time and signature.
-pub fn signs(file: &File) -> io::Result<(u64, Option<SystemTime>, Option<Holder>)> {
+pub(crate) fn signs(file: &File) -> io::Result<(u64, Option<SystemTime>, Option<Holder>)> {
     let metadata = file.metadata()?;
     Ok((metadata.len(), metadata.modified().ok(), holder(file)))
 }

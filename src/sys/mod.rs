@@ -1,15 +1,15 @@
 //! The kernel edge: what rustix does not wrap, and the only `unsafe` of the crate.
 
-pub mod clock;
-pub mod inflate;
+pub(crate) mod clock;
+pub(crate) mod inflate;
 mod keeper;
-pub mod kernel;
-pub mod lock;
-pub mod netlink;
-pub mod pool;
-pub mod process;
-pub mod program;
-pub mod replace;
-pub mod signal;
-pub mod space;
-pub mod tree;
+pub(crate) mod kernel;
+pub(crate) mod lock;
+pub(crate) mod netlink;
+pub(crate) mod pool;
+pub(crate) mod process;
+pub(crate) mod program;
+pub(crate) mod replace;
+pub(crate) mod signal;
+pub(crate) mod space;
+pub(crate) mod tree;

@@ -33,7 +33,7 @@ const AF_INET6: u8 = 10;
 
 /// Where packets to an address go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Route {
+pub(crate) enum Route {
     /// To this machine itself.
     Local,
     /// To another machine.
@@ -44,11 +44,11 @@ pub enum Route {
 
 /// A socket for requests, answered one at a time.
 #[derive(Debug)]
-pub struct Netlink(OwnedFd);
+pub(crate) struct Netlink(OwnedFd);
 
 impl Netlink {
     /// Opens one in the network namespace of this thread.
-    pub fn open() -> io::Result<Self> {
+    pub(crate) fn open() -> io::Result<Self> {
         // The protocol NETLINK_ROUTE is 0.
         let flags = SocketFlags::CLOEXEC;
         let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
@@ -56,7 +56,7 @@ impl Netlink {
     }
 
     /// Switches the loopback interface on; the kernel gives it 127.0.0.1/8.
-    pub fn raise_loopback(&self) -> io::Result<()> {
+    pub(crate) fn raise_loopback(&self) -> io::Result<()> {
         // struct ifinfomsg: family, padding, type, index, flags, mask of the flags that change.
         let mut body = vec![0, 0, 0, 0];
         body.extend(LOOPBACK.to_ne_bytes());
@@ -66,7 +66,7 @@ impl Netlink {
     }
 
     /// Gives the loopback interface one more address.
-    pub fn add_loopback_address(&self, address: Ipv4Addr) -> io::Result<()> {
+    pub(crate) fn add_loopback_address(&self, address: Ipv4Addr) -> io::Result<()> {
         // struct ifaddrmsg: family, prefix length, flags, scope, index.
         let mut body = vec![AF_INET, 32, 0, 0];
         body.extend(LOOPBACK.to_ne_bytes());
@@ -78,7 +78,7 @@ impl Netlink {
     }
 
     /// Where this thread's packets to `address` would go; ENETUNREACH and the like when the kernel knows no way.
-    pub fn route_to(&self, address: IpAddr) -> io::Result<Route> {
+    pub(crate) fn route_to(&self, address: IpAddr) -> io::Result<Route> {
         let (family, octets) = match address {
             IpAddr::V4(address) => (AF_INET, address.octets().to_vec()),
             IpAddr::V6(address) => (AF_INET6, address.octets().to_vec()),

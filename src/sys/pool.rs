@@ -7,11 +7,11 @@ use super::lock::Locks;
 
 /// Says to those at work that one of them failed.
 #[derive(Debug, Default)]
-pub struct Stop(AtomicBool);
+pub(crate) struct Stop(AtomicBool);
 
 impl Stop {
     /// Whether one of them failed: what the others make is not wanted any more.
-    pub fn is_set(&self) -> bool {
+    pub(crate) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -23,7 +23,7 @@ impl Stop {
 ///
 /// # Errors
 /// The first one, by time. No further item is begun then, and long work may look at [`Stop`].
-pub fn each<T: Sync, R: Send, E: Send>(
+pub(crate) fn each<T: Sync, R: Send, E: Send>(
     threads: usize,
     items: &[T],
     work: impl Fn(&T, &Stop) -> Result<R, E> + Sync,

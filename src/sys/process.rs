@@ -20,7 +20,7 @@ const LAST_CAPABILITY: libc::c_ulong = 63;
 
 /// The session of `process`, by the number of its leader. None is one whose leader is outside of our pid namespace, for
 /// which the kernel says 0: rustix takes that for a number (`rustix::process::getsid`).
-pub fn session_of(process: Pid) -> io::Result<Option<Pid>> {
+pub(crate) fn session_of(process: Pid) -> io::Result<Option<Pid>> {
     // SAFETY: takes and returns plain numbers.
     let leader = unsafe { libc::getsid(process.as_raw_nonzero().get()) };
     match leader {
@@ -31,7 +31,7 @@ pub fn session_of(process: Pid) -> io::Result<Option<Pid>> {
 
 /// What the first process of a sandbox starts with.
 #[derive(Debug)]
-pub struct Init<'a> {
+pub(crate) struct Init<'a> {
     /// Our own binary.
     pub executable: BorrowedFd<'a>,
     /// Its `argv[0]`, the only argument.
@@ -58,9 +58,9 @@ pub struct Child {
 }
 
 /// A step of the child before its `execve`; sent as [`SETUP_FAILED`], step, errno.
-pub const SETUP_FAILED: u8 = b'E';
+pub(crate) const SETUP_FAILED: u8 = b'E';
 /// The names of the steps.
-pub const SETUP_STEPS: [&str; 5] = [
+pub(crate) const SETUP_STEPS: [&str; 5] = [
     "write its uid and gid maps",
     "place its descriptors",
     "keep its capabilities",
@@ -73,7 +73,7 @@ pub const SETUP_STEPS: [&str; 5] = [
 /// The caller may have other threads: between the clone and the exec the child makes system calls only, touches no
 /// lock and allocates nothing. A failure of the child arrives on the control socket as 6 bytes: [`SETUP_FAILED`],
 /// the index in [`SETUP_STEPS`], errno in native order.
-pub fn spawn_init(init: &Init<'_>) -> io::Result<Child> {
+pub(crate) fn spawn_init(init: &Init<'_>) -> io::Result<Child> {
     let flags = libc::CLONE_NEWUSER
         | libc::CLONE_NEWNS
         | libc::CLONE_NEWPID
@@ -268,7 +268,7 @@ fn last_errno() -> i32 {
 
 /// The two sides of a [`fork`].
 #[derive(Debug)]
-pub enum Forked {
+pub(crate) enum Forked {
     /// The original, with the child's number.
     Parent(i32),
     /// The copy.
@@ -276,7 +276,7 @@ pub enum Forked {
 }
 
 /// Forks this process, which must have one thread; checked, for a lock held by another would never be released.
-pub fn fork() -> io::Result<Forked> {
+pub(crate) fn fork() -> io::Result<Forked> {
     let threads = std::fs::read_dir("/proc/self/task")?.count();
     if threads != 1 {
         return Err(io::Error::other(format!("fork with {threads} threads")));
@@ -290,7 +290,7 @@ pub fn fork() -> io::Result<Forked> {
 }
 
 /// Replaces this process; returns only with an error.
-pub fn exec(path: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
+pub(crate) fn exec(path: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
     let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
         strings
             .iter()
@@ -305,19 +305,19 @@ pub fn exec(path: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
 }
 
 /// The default disposition for `signal`.
-pub fn default_signal(signal: i32) {
+pub(crate) fn default_signal(signal: i32) {
     // SAFETY: installs no handler.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
 }
 
 /// The default disposition for every signal: what is ignored here (SIGPIPE by Rust, others by whoever started gantry)
 /// would pass through an exec.
-pub fn default_signals() {
+pub(crate) fn default_signals() {
     (1..=64).for_each(default_signal);
 }
 
 /// Whether `signal` is ignored in this process.
-pub fn is_ignored(signal: i32) -> io::Result<bool> {
+pub(crate) fn is_ignored(signal: i32) -> io::Result<bool> {
     // SAFETY: sigaction is plain data; zeroes are valid.
     let mut found: libc::sigaction = unsafe { std::mem::zeroed() };
     // SAFETY: a null new action only asks; `found` is live.
@@ -328,7 +328,7 @@ pub fn is_ignored(signal: i32) -> io::Result<bool> {
 }
 
 /// A descriptor of our own for what the caller of this process left open at `number`.
-pub fn duplicate(number: u32) -> io::Result<OwnedFd> {
+pub(crate) fn duplicate(number: u32) -> io::Result<OwnedFd> {
     let number = i32::try_from(number).map_err(io::Error::other)?;
     // SAFETY: fcntl by number; fails with EBADF when nothing is open there.
     let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
@@ -352,7 +352,7 @@ pub fn duplicate(number: u32) -> io::Result<OwnedFd> {
 ///
 /// A first process of a pid namespace is deaf to signals from inside that have no handler. With these two handlers and
 /// the one for SIGCHLD, whoever sends all three in a loop overflows the alternate signal stack, and that kills it.
-pub fn default_fault_signals() {
+pub(crate) fn default_fault_signals() {
     // SAFETY: installs no handler; a real fault ends the process, as it would after the runtime's message.
     unsafe {
         libc::signal(libc::SIGSEGV, libc::SIG_DFL);
@@ -361,19 +361,19 @@ pub fn default_fault_signals() {
 }
 
 /// Ends this process at once: no destructors, no flushing of what a fork copied.
-pub fn exit_now(code: i32) -> ! {
+pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit has no preconditions.
     unsafe { libc::_exit(code) }
 }
 
 /// Sends SIGTERM to every process of this pid namespace but this one and pid 1.
-pub fn terminate_all() {
+pub(crate) fn terminate_all() {
     // SAFETY: kill with numbers only. It fails when there is nobody, which is fine.
     unsafe { libc::kill(-1, libc::SIGTERM) };
 }
 
 /// Keeps memory dumps, ptrace and `/proc/PID/{environ,mem,fd}` of this process from everyone without capabilities.
-pub fn forbid_dumps() -> io::Result<()> {
+pub(crate) fn forbid_dumps() -> io::Result<()> {
     // SAFETY: prctl with numbers only.
     if unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) } != 0 {
         return Err(io::Error::last_os_error());
@@ -383,7 +383,7 @@ pub fn forbid_dumps() -> io::Result<()> {
 
 /// How a child ended and what it and its waited-for descendants used.
 #[derive(Debug, Clone, Copy)]
-pub struct Ended {
+pub(crate) struct Ended {
     /// Exit code, when it exited.
     pub code: Option<i32>,
     /// User and system time.
@@ -393,7 +393,7 @@ pub struct Ended {
 }
 
 /// Waits for a child of ours to end.
-pub fn wait(pid: i32) -> io::Result<Ended> {
+pub(crate) fn wait(pid: i32) -> io::Result<Ended> {
     let mut status = 0;
     // SAFETY: rusage is plain numbers; zeroes are valid.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
@@ -423,7 +423,7 @@ pub fn wait(pid: i32) -> io::Result<Ended> {
 /// Takes possession of the control socket that [`spawn_init`] left at descriptor 3; none when it is not open.
 ///
 /// Call it once, first thing in a process that [`spawn_init`] made.
-pub fn take_control() -> Option<OwnedFd> {
+pub(crate) fn take_control() -> Option<OwnedFd> {
     // SAFETY: fcntl by number; fails with EBADF when nothing is open there.
     if unsafe { libc::fcntl(3, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
         return None;
@@ -436,7 +436,7 @@ pub fn take_control() -> Option<OwnedFd> {
 ///
 /// `action` runs in a signal handler: it may only make system calls such as a `write`, take no lock and allocate
 /// nothing.
-pub fn on_signal(signal: i32, action: impl Fn() + Send + Sync + 'static) -> io::Result<signal_hook::SigId> {
+pub(crate) fn on_signal(signal: i32, action: impl Fn() + Send + Sync + 'static) -> io::Result<signal_hook::SigId> {
     // SAFETY: the caller's promise above is the function's requirement; both callers in this crate write one byte.
     unsafe { signal_hook::low_level::register(signal, action) }
 }

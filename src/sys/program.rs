@@ -35,7 +35,7 @@ const GONE: Duration = Duration::from_secs(1);
 
 /// A program about to be run.
 #[derive(Debug)]
-pub struct Program {
+pub(crate) struct Program {
     name: String,
     command: Command,
     deadline: Duration,
@@ -92,7 +92,7 @@ pub enum ProgramError {
 impl Program {
     /// The program at the path `program`, or of that name on the `PATH` of the environment it is given. It may run for
     /// `deadline`.
-    pub fn new(program: impl AsRef<OsStr>, deadline: Duration) -> Self {
+    pub(crate) fn new(program: impl AsRef<OsStr>, deadline: Duration) -> Self {
         let mut command = Command::new(program.as_ref());
         command.env_clear();
         Self {
@@ -105,7 +105,7 @@ impl Program {
 
     /// Like [`new`](Self::new), but with the environment of gantry: for a tool that the user has set up by variables whose
     /// names gantry cannot know.
-    pub fn with_our_environment(program: impl AsRef<OsStr>, deadline: Duration) -> Self {
+    pub(crate) fn with_our_environment(program: impl AsRef<OsStr>, deadline: Duration) -> Self {
         let command = Command::new(program.as_ref());
         Self {
             command,
@@ -114,37 +114,41 @@ impl Program {
     }
 
     /// Adds an argument.
-    pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
+    pub(crate) fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
         self.command.arg(argument);
         self
     }
 
     /// Adds arguments.
-    pub fn args<A: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
+    pub(crate) fn args<A: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
         self.command.args(arguments);
         self
     }
 
     /// Adds a variable to its environment.
-    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+    pub(crate) fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
         self
     }
 
     /// Adds variables to its environment.
-    pub fn envs<N: AsRef<OsStr>, V: AsRef<OsStr>>(mut self, variables: impl IntoIterator<Item = (N, V)>) -> Self {
+    pub(crate) fn envs<N: AsRef<OsStr>, V: AsRef<OsStr>>(
+        mut self,
+        variables: impl IntoIterator<Item = (N, V)>,
+    ) -> Self {
         self.command.envs(variables);
         self
     }
 
     /// Starts it in `directory`.
-    pub fn current_dir(mut self, directory: &Path) -> Self {
+    pub(crate) fn current_dir(mut self, directory: &Path) -> Self {
         self.command.current_dir(directory);
         self
     }
 
     /// Lets each of its two output streams hold `bytes` at most.
-    pub fn output_limit(mut self, bytes: usize) -> Self {
+    #[cfg(test)]
+    pub(crate) fn output_limit(mut self, bytes: usize) -> Self {
         self.limit = bytes;
         self
     }
@@ -155,7 +159,7 @@ impl Program {
     /// # Errors
     ///
     /// [`ProgramError`] names the program and says what kept it from ending by itself.
-    pub fn run(mut self) -> Result<Output, ProgramError> {
+    pub(crate) fn run(mut self) -> Result<Output, ProgramError> {
         let started = Instant::now();
         let running = match self.start() {
             Ok(running) => running,
@@ -213,7 +217,7 @@ impl Program {
 
 /// Ends every program that runs, and those that would start from now on: gantry itself is about to end. Returns when they
 /// are gone, or after a second.
-pub fn end_all() {
+pub(crate) fn end_all() {
     let deadline = Instant::now() + GONE;
     ENDING.store(true, Ordering::SeqCst);
     let mut live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);

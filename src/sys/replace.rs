@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 /// A new file under a name of its own, until it takes the place of another one. Dropped before that, it is removed.
 #[derive(Debug)]
-pub struct Replacement {
+pub(crate) struct Replacement {
     path: PathBuf,
     file: File,
     is_placed: bool,
@@ -20,7 +20,7 @@ impl Replacement {
     ///
     /// # Errors
     /// `AlreadyExists` when anything has that name, a link as well.
-    pub fn create(path: PathBuf) -> io::Result<Self> {
+    pub(crate) fn create(path: PathBuf) -> io::Result<Self> {
         let file = File::create_new(&path)?;
         Ok(Self {
             path,
@@ -30,12 +30,12 @@ impl Replacement {
     }
 
     /// The file, to write to.
-    pub fn file(&mut self) -> &mut File {
+    pub(crate) fn file(&mut self) -> &mut File {
         &mut self.file
     }
 
     /// Gives the file its name `target`. Whoever reads `target` meanwhile finds the old file or the new one, whole.
-    pub fn place(mut self, target: &Path) -> io::Result<()> {
+    pub(crate) fn place(mut self, target: &Path) -> io::Result<()> {
         fs::rename(&self.path, target)?;
         self.is_placed = true;
         Ok(())
@@ -44,7 +44,7 @@ impl Replacement {
 
 /// Tries whether a file can be made in `directory`, by one without a name: nothing is left, even when we are killed.
 /// Whether the file system has such files; where it has not, nothing is known.
-pub fn try_directory(directory: &Path) -> io::Result<bool> {
+pub(crate) fn try_directory(directory: &Path) -> io::Result<bool> {
     let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
     match rustix::fs::open(directory, flags, Mode::from_raw_mode(0o600)) {
         Ok(_) => Ok(true),

@@ -1,7 +1,7 @@
 //! The names of signals, as a person knows them (signal(7)).
 
 /// What the signal `number` of x86-64 is called, such as "segmentation fault"; real-time signals have numbers only.
-pub fn name(number: i32) -> Option<&'static str> {
+pub(crate) fn name(number: i32) -> Option<&'static str> {
     Some(match number {
         1 => "hang-up",
         2 => "interrupt",
@@ -31,7 +31,7 @@ pub fn name(number: i32) -> Option<&'static str> {
 }
 
 /// The signal as a text: `signal 11 (segmentation fault)`.
-pub fn describe(number: i32) -> String {
+pub(crate) fn describe(number: i32) -> String {
     match name(number) {
         Some(name) => format!("signal {number} ({name})"),
         None => format!("signal {number}"),

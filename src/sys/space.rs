@@ -3,7 +3,7 @@
 use std::io;
 
 /// Whether `error` says that the file system is full, or that the user's quota on it is used up.
-pub fn is_full(error: &io::Error) -> bool {
+pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 

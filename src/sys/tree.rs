@@ -17,7 +17,7 @@ const MAX_DEPTH: usize = 256;
 
 /// The names in a directory without `.` and `..`, in the order of their bytes. Stops after `most` and one more name, so a
 /// longer list than `most` means that there are too many.
-pub fn names(directory: impl AsFd, most: usize) -> io::Result<Vec<OsString>> {
+pub(crate) fn names(directory: impl AsFd, most: usize) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(directory)? {
         let entry = entry?;
@@ -35,25 +35,25 @@ pub fn names(directory: impl AsFd, most: usize) -> io::Result<Vec<OsString>> {
 }
 
 /// What a name in a directory stands for. A link is one, wherever it leads.
-pub fn look(directory: impl AsFd, name: impl Arg) -> rustix::io::Result<(FileType, Stat)> {
+pub(crate) fn look(directory: impl AsFd, name: impl Arg) -> rustix::io::Result<(FileType, Stat)> {
     let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
     Ok((FileType::from_raw_mode(stat.st_mode), stat))
 }
 
 /// Opens a directory in another one for reading.
-pub fn open_directory(directory: impl AsFd, name: impl Arg) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn open_directory(directory: impl AsFd, name: impl Arg) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(directory, name, flags, Mode::empty())
 }
 
 /// Opens a file in a directory for reading. A pipe or a device that has taken its place makes nobody wait.
-pub fn open_file(directory: impl AsFd, name: impl Arg) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn open_file(directory: impl AsFd, name: impl Arg) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(directory, name, flags, Mode::empty())
 }
 
 /// Removes a directory with all that is in it.
-pub fn remove(parent: impl AsFd, name: impl Arg + Copy) -> io::Result<()> {
+pub(crate) fn remove(parent: impl AsFd, name: impl Arg + Copy) -> io::Result<()> {
     remove_below(parent, name, 0)
 }
 
@@ -73,7 +73,7 @@ fn remove_below(parent: impl AsFd, name: impl Arg + Copy, depth: usize) -> io::R
 }
 
 /// Bytes of a file, or of all files below a directory, as their sizes say. What cannot be read counts nothing.
-pub fn bytes_of(path: &Path) -> u64 {
+pub(crate) fn bytes_of(path: &Path) -> u64 {
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => fs::read_dir(path).map_or(0, |entries| {
             entries.flatten().map(|entry| bytes_of(&entry.path())).sum()

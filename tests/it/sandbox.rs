@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use gantry::policy::{Bytes, Confinement, Promise};
+use gantry::sandbox::Child;
 use gantry::sandbox::{Bundle, End, Finished, Launcher, Native, Purpose, Sandbox, SandboxError, Sink, Start, Stdin};
-use gantry::sys::process::Child;
 
 use crate::common::tree;
 use crate::common::wait::{eventually, is_so};

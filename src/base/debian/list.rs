@@ -13,7 +13,7 @@ const MAX_PACKAGE: u64 = 256 << 20;
 
 /// Adds to `found` the newest version of each of `wanted` that `list`, that of `archive`, has; one that is there already
 /// stays unless the list has a newer one. A list over `limit` bytes is refused.
-pub fn find_newest(
+pub(crate) fn find_newest(
     list: impl Read,
     archive: Archive,
     wanted: &[String],

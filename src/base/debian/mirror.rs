@@ -16,7 +16,7 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// One archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mirror {
+pub(crate) struct Mirror {
     /// Its address, without `dists` or `pool`.
     pub uri: Address,
     /// The keys that may sign its indexes.
@@ -25,7 +25,7 @@ pub struct Mirror {
 
 /// The archives of a release.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mirrors {
+pub(crate) struct Mirrors {
     /// The release.
     pub main: Mirror,
     /// Updates between two point releases.
@@ -36,7 +36,7 @@ pub struct Mirrors {
 
 /// What the configuration says.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Configured<'a> {
+pub(crate) struct Configured<'a> {
     /// Address of the release and its updates.
     pub main: Option<&'a Address>,
     /// Address of the security updates.
@@ -65,7 +65,7 @@ impl MirrorError {
 
 impl Mirrors {
     /// The mirror of `archive`.
-    pub fn of(&self, archive: Archive) -> &Mirror {
+    pub(crate) fn of(&self, archive: Archive) -> &Mirror {
         match archive {
             Archive::Main => &self.main,
             Archive::Updates => &self.updates,
@@ -75,7 +75,7 @@ impl Mirrors {
 }
 
 /// The mirrors of `suite`: those configured, else those of the apt sources below `apt` (usually `/etc/apt`).
-pub fn find_mirrors(suite: &str, configured: Configured<'_>, apt: &Path) -> Result<Mirrors, MirrorError> {
+pub(crate) fn find_mirrors(suite: &str, configured: Configured<'_>, apt: &Path) -> Result<Mirrors, MirrorError> {
     let sources = read_sources(apt);
     let find = |uri: Option<&Address>, part: &'static str| {
         let wanted = format!("{suite}{part}");

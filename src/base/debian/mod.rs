@@ -7,9 +7,9 @@ mod release;
 mod signature;
 mod version;
 
-pub use list::find_newest;
-pub use mirror::{find_mirrors, Configured, Mirror, MirrorError, Mirrors};
-pub use pinned::{parse_locked, Archive, LockedDeb};
-pub use release::Release;
-pub use signature::{signed_text, SignatureError};
-pub use version::compare;
+pub(crate) use list::find_newest;
+pub(crate) use mirror::{find_mirrors, Configured, Mirror, MirrorError, Mirrors};
+pub(crate) use pinned::{parse_locked, Archive, LockedDeb};
+pub(crate) use release::Release;
+pub(crate) use signature::{signed_text, SignatureError};
+pub(crate) use version::compare;

@@ -6,7 +6,7 @@ use crate::oci::Digest;
 
 /// One pinned package.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LockedDeb {
+pub(crate) struct LockedDeb {
     pub name: String,
     pub version: String,
     /// Which archive has it.
@@ -22,7 +22,7 @@ pub struct LockedDeb {
 /// The archives of a Debian release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Archive {
+pub(crate) enum Archive {
     /// The release itself.
     Main,
     /// Updates between two point releases; later part of the release.
@@ -32,7 +32,7 @@ pub enum Archive {
 }
 
 /// A line of a lock file: `name version archive path size sha256`.
-pub fn parse_locked(line: &str) -> Option<LockedDeb> {
+pub(crate) fn parse_locked(line: &str) -> Option<LockedDeb> {
     let mut fields = line.split(' ');
     let (name, version) = (fields.next()?.to_owned(), fields.next()?.to_owned());
     let archive = match fields.next()? {

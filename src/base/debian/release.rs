@@ -13,7 +13,7 @@ const CLOCK: Duration = Duration::from_secs(24 * 3600);
 
 /// What an index says that matters here.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Release {
+pub(crate) struct Release {
     /// Whether lists are there by their hash, too: no update of the archive comes between an index and its lists then.
     pub by_hash: bool,
     files: BTreeMap<String, Listed>,
@@ -21,7 +21,7 @@ pub struct Release {
 
 /// A list of packages.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
+pub(crate) struct Listed {
     /// Path below the suite.
     pub path: String,
     /// Bytes of the file.
@@ -32,7 +32,7 @@ pub struct Listed {
 
 impl Release {
     /// Reads the signed text of the index of `suite`.
-    pub fn parse(text: &str, suite: &str, now: SystemTime) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str, suite: &str, now: SystemTime) -> Result<Self, String> {
         let (fields, files) = read(text)?;
         let field = |name: &str| fields.get(name).copied();
         let codename = field("Codename").unwrap_or_default();
@@ -58,7 +58,7 @@ impl Release {
     }
 
     /// The list of the packages of `main` for amd64, in the smallest form that can be read.
-    pub fn packages(&self) -> Option<&Listed> {
+    pub(crate) fn packages(&self) -> Option<&Listed> {
         let forms = ["main/binary-amd64/Packages.xz", "main/binary-amd64/Packages.gz"];
         forms.into_iter().find_map(|path| self.files.get(path))
     }

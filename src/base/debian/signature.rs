@@ -61,7 +61,7 @@ impl SignatureError {
 }
 
 /// The signed text of `message`, once a key of `keyring` vouches for it. `scratch` is a directory of the caller's.
-pub fn signed_text(message: &[u8], keyring: &Path, scratch: &Path) -> Result<String, SignatureError> {
+pub(crate) fn signed_text(message: &[u8], keyring: &Path, scratch: &Path) -> Result<String, SignatureError> {
     checked(Program::new("gpgv", DEADLINE), message, keyring, scratch)
 }
 

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 /// Whether `text` is a version: `[epoch:]upstream[-revision]`, the upstream part beginning with a digit.
-pub fn is_version(text: &str) -> bool {
+pub(super) fn is_version(text: &str) -> bool {
     let (epoch, rest) = text.split_once(':').unwrap_or(("0", text));
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".+-~:".contains(&byte);
     epoch.len() < 10
@@ -14,7 +14,7 @@ pub fn is_version(text: &str) -> bool {
 }
 
 /// Which of two versions is newer.
-pub fn compare(one: &str, other: &str) -> Ordering {
+pub(crate) fn compare(one: &str, other: &str) -> Ordering {
     let (one, other) = (parts(one), parts(other));
     let epochs = one.0.cmp(&other.0);
     epochs

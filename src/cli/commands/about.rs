@@ -10,7 +10,7 @@ use crate::store;
 const COMMIT: Option<&str> = option_env!("GANTRY_BUILT_FROM");
 
 /// Prints the version.
-pub fn version(format: &FormatArgs) -> Result<u8, CommandError> {
+pub(crate) fn version(format: &FormatArgs) -> Result<u8, CommandError> {
     let version = env!("CARGO_PKG_VERSION");
     match format.wanted() {
         Format::Json => print_json(&serde_json::json!({

@@ -15,7 +15,7 @@ use crate::ops::{self, BaseRequest};
 use crate::policy::Verbosity;
 
 /// Carries out one of the commands of `gantry base`.
-pub fn base(session: &Session, command: &BaseCommand, report: Option<&Report>) -> Result<u8, CommandError> {
+pub(super) fn base(session: &Session, command: &BaseCommand, report: Option<&Report>) -> Result<u8, CommandError> {
     match command {
         BaseCommand::Ls { format } => match format.wanted() {
             Format::Json => print_json(&variant_names()),

@@ -17,7 +17,7 @@ use crate::python::resolve::LOCK_AGE;
 use crate::sys;
 
 /// Builds an image and prints the digest of its manifest.
-pub fn build(session: &Session, args: &BuildArgs, report: Option<&Report>) -> Result<u8, CommandError> {
+pub(super) fn build(session: &Session, args: &BuildArgs, report: Option<&Report>) -> Result<u8, CommandError> {
     let started = Instant::now();
     let (config, environment) = (&session.config, &session.environment);
     let request = BuildRequest {

@@ -11,7 +11,7 @@ use crate::policy::Bytes;
 use crate::store::Keep;
 
 /// Carries out one of the commands of `gantry cache`.
-pub fn cache(session: &Session, command: &CacheCommand) -> Result<u8, CommandError> {
+pub(super) fn cache(session: &Session, command: &CacheCommand) -> Result<u8, CommandError> {
     match command {
         CacheCommand::Gc(args) => gc(session, args),
         CacheCommand::Du { format } => du(session, format.wanted()),

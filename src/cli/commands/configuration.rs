@@ -11,7 +11,7 @@ use crate::cli::output::{print_json, print_line};
 use crate::config::{template, Config, ConfigError, Environment, Shown};
 
 /// Carries out one of the commands of `gantry config`.
-pub fn configuration(globals: &Globals, command: &ConfigCommand) -> Result<u8, CommandError> {
+pub(crate) fn configuration(globals: &Globals, command: &ConfigCommand) -> Result<u8, CommandError> {
     let environment = Environment::read();
     let named = globals.config.as_deref();
     match command {

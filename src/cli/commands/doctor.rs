@@ -12,7 +12,7 @@ use crate::ops::RunError;
 use crate::policy::{Bytes, Level};
 
 /// Examines this machine and prints what was found.
-pub fn examine(session: &Session, args: &DoctorArgs) -> Result<u8, CommandError> {
+pub(super) fn examine(session: &Session, args: &DoctorArgs) -> Result<u8, CommandError> {
     let diagnosis = doctor::examine(&session.store, &session.config, &session.environment)?;
     match args.format.wanted() {
         Format::Json => print_json(&diagnosis)?,
@@ -26,7 +26,7 @@ pub fn examine(session: &Session, args: &DoctorArgs) -> Result<u8, CommandError>
 }
 
 /// Holds a sandbox open until this process is killed; the doctor's attack on our own death starts it.
-pub fn hold(words: &[PathBuf]) -> Result<u8, CommandError> {
+pub(crate) fn hold(words: &[PathBuf]) -> Result<u8, CommandError> {
     let [scaffold, layer, marker] = words else {
         return Err(CommandError::Usage("--hold needs three words".to_owned()));
     };

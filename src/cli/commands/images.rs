@@ -14,7 +14,7 @@ use crate::policy::{Bytes, Verbosity};
 use crate::store::Image;
 
 /// Carries out one of the commands of `gantry images`.
-pub fn images(session: &Session, command: &ImagesCommand) -> Result<u8, CommandError> {
+pub(super) fn images(session: &Session, command: &ImagesCommand) -> Result<u8, CommandError> {
     match command {
         ImagesCommand::Ls { format } => {
             let images = ops::list(&session.store)?;

@@ -8,11 +8,11 @@ mod configuration;
 mod doctor;
 mod images;
 mod moving;
-pub mod run;
+pub(super) mod run;
 
-pub use about::version;
-pub use configuration::configuration;
-pub use doctor::hold;
+pub(crate) use about::version;
+pub(crate) use configuration::configuration;
+pub(crate) use doctor::hold;
 
 use crate::cli::args::{Globals, StoreCommand};
 use crate::cli::error::CommandError;
@@ -21,7 +21,7 @@ use crate::cli::session::Session;
 use crate::sandbox;
 
 /// Carries out a command that uses the store, and returns its exit code.
-pub fn dispatch(globals: &Globals, command: &StoreCommand, report: Option<&Report>) -> Result<u8, CommandError> {
+pub(super) fn dispatch(globals: &Globals, command: &StoreCommand, report: Option<&Report>) -> Result<u8, CommandError> {
     let session = Session::open(globals)?;
     // What cannot be swept now is swept later; no command fails because of it.
     let _ = session.store.sweep();

@@ -11,7 +11,7 @@ use crate::oci::{Place, Reference};
 use crate::ops;
 
 /// Copies an image into the store, prints its digest and says its name.
-pub fn pull(session: &Session, source: &Place, tag: Option<&Reference>) -> Result<u8, CommandError> {
+pub(super) fn pull(session: &Session, source: &Place, tag: Option<&Reference>) -> Result<u8, CommandError> {
     let copied = ops::pull(&session.store, source, tag)?;
     if let Some(name) = &copied.name {
         let _ = writeln!(io::stderr(), "Pulled {} as {}", copied.digest, name.with_tag());
@@ -20,17 +20,17 @@ pub fn pull(session: &Session, source: &Place, tag: Option<&Reference>) -> Resul
 }
 
 /// Copies an image out of the store and prints its digest.
-pub fn push(session: &Session, source: &Place, destination: &Place) -> Result<u8, CommandError> {
+pub(super) fn push(session: &Session, source: &Place, destination: &Place) -> Result<u8, CommandError> {
     print_line(&ops::push(&session.store, source, destination)?.digest)
 }
 
 /// Copies an image and prints its digest.
-pub fn copy(session: &Session, source: &Place, destination: &Place) -> Result<u8, CommandError> {
+pub(super) fn copy(session: &Session, source: &Place, destination: &Place) -> Result<u8, CommandError> {
     print_line(&ops::copy(&session.store, source, Some(destination))?.digest)
 }
 
 /// Writes an image to an archive, complete or not there; `-` is standard output, but no terminal.
-pub fn save(session: &Session, reference: &Reference, file: &Path) -> Result<u8, CommandError> {
+pub(super) fn save(session: &Session, reference: &Reference, file: &Path) -> Result<u8, CommandError> {
     let digest = if file != Path::new("-") {
         ops::save_file(&session.store, reference, file)?
     } else if io::stdout().is_terminal() {
@@ -45,7 +45,7 @@ pub fn save(session: &Session, reference: &Reference, file: &Path) -> Result<u8,
 }
 
 /// Reads the images of an archive and prints their digests and names; `-` is standard input, but no terminal.
-pub fn load(session: &Session, file: &Path, tag: Option<&Reference>) -> Result<u8, CommandError> {
+pub(super) fn load(session: &Session, file: &Path, tag: Option<&Reference>) -> Result<u8, CommandError> {
     let loaded = if file != Path::new("-") {
         ops::load_file(&session.store, file, tag)?
     } else if io::stdin().is_terminal() {

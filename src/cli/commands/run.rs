@@ -23,7 +23,7 @@ use crate::sandbox::{self, Signals, Stdin, Stdout};
 use crate::sys::clock;
 
 /// Runs what `args` ask for and returns the exit code.
-pub fn execute(globals: &Globals, args: &RunArgs, signals: io::Result<Signals>, birth: Birth) -> u8 {
+pub(crate) fn execute(globals: &Globals, args: &RunArgs, signals: io::Result<Signals>, birth: Birth) -> u8 {
     match begin(args, signals) {
         Ok(Worked::Done((report, signals))) => finish(globals, args, report.as_ref(), signals, birth),
         Ok(Worked::Stopped { stop, .. }) => Outcome::stopped(String::new(), stop).code(exit_codes(args)),
@@ -35,7 +35,7 @@ pub fn execute(globals: &Globals, args: &RunArgs, signals: io::Result<Signals>, 
 }
 
 /// The outcome of a run whose arguments are refused because of `reason`.
-pub fn refused(reason: String) -> Outcome {
+pub(crate) fn refused(reason: String) -> Outcome {
     Outcome::not_started(String::new(), Status::Error, Code::BadArguments, reason)
 }
 

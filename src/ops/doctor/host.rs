@@ -27,7 +27,7 @@ pub struct Observation {
 }
 
 /// Everything about the host; `store` is the store's root.
-pub fn observe(store: &Path) -> Vec<Observation> {
+pub(super) fn observe(store: &Path) -> Vec<Observation> {
     let mut all = vec![landlock(), root(), owner(store)];
     all.extend(
         settings()

@@ -7,15 +7,15 @@ use crate::policy::{Bytes, Promise};
 use crate::sandbox;
 
 /// The size of the probe's `/tmp` and `/output`.
-pub const PLACE: Bytes = Bytes(1 << 20);
+pub(super) const PLACE: Bytes = Bytes(1 << 20);
 /// The probe's limit on processes.
-pub const PIDS: u32 = 16;
+pub(super) const PIDS: u32 = 16;
 
 /// Whether the attack was held off, and what came of it.
 type Check = fn(&Found) -> (bool, String);
 
 /// How each promise is judged that can be attacked from inside; the others take a run of their own.
-pub const CHECKS: [(Promise, Check); 11] = [
+pub(super) const CHECKS: [(Promise, Check); 11] = [
     (Promise::User, |found| {
         let evidence = format!("uid, euid, gid, egid are {:?}", found.ids);
         (found.ids == [1000; 4], evidence)

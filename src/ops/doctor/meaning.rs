@@ -14,7 +14,7 @@ pub struct Meaning {
 }
 
 /// What it means that `promise` is kept at `level` only; none when it is enforced.
-pub fn of(promise: Promise, level: Level) -> Option<Meaning> {
+pub(super) fn of(promise: Promise, level: Level) -> Option<Meaning> {
     if level == Level::Enforced {
         return None;
     }

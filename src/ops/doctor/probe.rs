@@ -12,7 +12,7 @@ use rustix::net::{socket, AddressFamily, SocketType};
 use serde::{Deserialize, Serialize};
 
 /// Path of the probe inside its sandbox, and its `argv[0]`.
-pub const PATH: &str = "/gantry-probe";
+pub(super) const PATH: &str = "/gantry-probe";
 /// Bytes after which the probe stops writing: a place that takes more has no limit.
 const MOST_WRITTEN: usize = 64 << 20;
 const MOST_CHILDREN: u32 = 200;
@@ -21,7 +21,7 @@ const HOLD: Duration = Duration::from_secs(5);
 
 /// How the kernel answered an attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Answer {
+pub(super) enum Answer {
     /// Nothing refused it.
     WentThrough,
     /// This errno.
@@ -32,7 +32,7 @@ pub enum Answer {
 
 impl Answer {
     /// Whether it is `errno`.
-    pub fn is(&self, errno: rustix::io::Errno) -> bool {
+    pub(super) fn is(&self, errno: rustix::io::Errno) -> bool {
         *self == Self::Refused(errno.raw_os_error())
     }
 
@@ -58,7 +58,7 @@ impl std::fmt::Display for Answer {
 
 /// What the probe found.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Found {
+pub(super) struct Found {
     /// Real and effective user and group.
     pub ids: [u32; 4],
     /// The five sets.

@@ -36,7 +36,7 @@ pub fn find() -> Option<&'static str> {
 }
 
 /// What to do about `error` on this machine.
-pub fn of(error: &CgroupError) -> &'static str {
+pub(super) fn of(error: &CgroupError) -> &'static str {
     for_manager(error, Manager::find())
 }
 

@@ -48,7 +48,7 @@ pub struct Tool {
 }
 
 /// Looks around; what does not answer counts as not there.
-pub fn look(store: &Store, config: &Config, environment: &Environment) -> Surroundings {
+pub(super) fn look(store: &Store, config: &Config, environment: &Environment) -> Surroundings {
     let name = rustix::system::uname();
     let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
     let disk = rustix::fs::statvfs(store.root()).ok();

@@ -42,7 +42,7 @@ impl Memo for LockMemo {
 
 /// A lock that is wanted, young if that can be.
 #[derive(Clone, Copy)]
-pub struct Wish<'a> {
+pub(crate) struct Wish<'a> {
     /// Where locks are remembered.
     pub store: &'a Store,
     /// Is told of waits, and of a lock that is older than it should be.
@@ -62,7 +62,7 @@ pub struct Wish<'a> {
 /// The lock remembered by one of the keys while it is `usable` and young, else what `make` returns, remembered by the
 /// one of them that `key_of` picks; builds that want it at once wait for the first. While the index is away an old lock
 /// is used, with a warning.
-pub fn young_lock(
+pub(crate) fn young_lock(
     wish: &Wish<'_>,
     usable: impl Fn(&Lock) -> bool,
     key_of: impl FnOnce(&Lock) -> Key,

@@ -33,7 +33,7 @@ pub struct Index {
 
 /// Where this machine may say which index it uses. Not `Debug`: variables may hold credentials.
 #[derive(Clone, Copy)]
-pub struct Places<'a> {
+pub(super) struct Places<'a> {
     /// Of gantry's configuration: nothing else counts when it is there.
     pub configured: Option<&'a Address>,
     /// The environment, as far as it is about the network.
@@ -115,7 +115,7 @@ struct UvIndex {
 
 impl Places<'_> {
     /// What can be known without reading or running anything, for a key; no credentials.
-    pub fn key(&self) -> String {
+    pub(super) fn key(&self) -> String {
         match self.configured {
             Some(url) => url.shown(),
             None => {
@@ -131,7 +131,7 @@ impl Places<'_> {
     }
 
     /// The index to ask; none for the resolver's own default.
-    pub fn find(&self) -> Result<Option<Index>, IndexError> {
+    pub(super) fn find(&self) -> Result<Option<Index>, IndexError> {
         let from = |url: String, source: &str| Index {
             url: Address::new(url),
             source: source.to_owned(),
@@ -213,7 +213,7 @@ impl Places<'_> {
 }
 
 /// Whether a variable names an index: the resolver is told the one that was chosen, and sees none of these.
-pub fn is_index_variable(name: &str) -> bool {
+pub(super) fn is_index_variable(name: &str) -> bool {
     ONE.contains(&name) || MORE.contains(&name)
 }
 

@@ -13,9 +13,9 @@ use crate::store::StoreError;
 use crate::sys::program::ProgramError;
 
 /// Images above this are refused before anything is downloaded.
-pub const MAX_IMAGE: u64 = 2_000_000_000;
+pub(crate) const MAX_IMAGE: u64 = 2_000_000_000;
 /// Images above this get a warning.
-pub const LARGE_IMAGE: u64 = 300_000_000;
+pub(crate) const LARGE_IMAGE: u64 = 300_000_000;
 
 /// Exactly what is installed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,12 +14,10 @@ mod missing;
 mod programs;
 mod pylock;
 mod resolver;
-pub mod uv;
+pub(crate) mod uv;
 
-pub use age::{young_lock, Wish, LOCK_AGE};
-pub use index::{Index, IndexError};
-pub use locked::{Lock, LockError, LockedSdist, LockedWheel, LARGE_IMAGE, MAX_IMAGE};
-pub use missing::MissingWheel;
-pub use programs::Deadlines;
-pub use pylock::{fits_where_built, GLIBC};
-pub use resolver::{Lookups, Resolution, Resolver};
+pub use age::LOCK_AGE;
+pub(crate) use age::{young_lock, Wish};
+pub(crate) use locked::{Lock, LockError, LockedSdist, LockedWheel, LARGE_IMAGE, MAX_IMAGE};
+pub(crate) use pylock::{fits_where_built, GLIBC};
+pub(crate) use resolver::{Resolution, Resolver};

@@ -12,7 +12,7 @@ use crate::oci::Digest;
 use crate::python::wheel::normalise;
 
 /// Minor version of the base's glibc, 2.36: wheels that want a newer one do not load.
-pub const GLIBC: u32 = 36;
+pub(crate) const GLIBC: u32 = 36;
 
 #[derive(Deserialize)]
 struct Pylock {
@@ -44,7 +44,7 @@ impl PylockFile {
 
 /// Reads a `pylock.toml` (PEP 751) for a Python version. Where the user gave hashes, wheels that have one come first.
 /// `built` are the wheels of this machine that the resolver was offered.
-pub fn parse(
+pub(super) fn parse(
     text: &str,
     python: &str,
     hashes: &BTreeMap<String, Vec<Digest>>,
@@ -105,7 +105,7 @@ pub fn parse(
 }
 
 /// Reads a lock of the one package `name` for its source distribution.
-pub fn parse_sdist(text: &str, name: &str) -> Result<LockedSdist, LockError> {
+pub(super) fn parse_sdist(text: &str, name: &str) -> Result<LockedSdist, LockError> {
     let answer = |reason: String| LockError::Answer { reason };
     let mut pylock: Pylock = toml::from_str(text).map_err(|error| answer(format!("uv's lock: {error}")))?;
     let package = pylock.packages.pop().filter(|package| normalise(&package.name) == name);
@@ -131,7 +131,7 @@ pub fn parse_sdist(text: &str, name: &str) -> Result<LockedSdist, LockError> {
 
 /// Whether a wheel that was built in the sandbox fits CPython `python` there, by its tags: `linux_x86_64` is what
 /// builders call the platform that they are on.
-pub fn fits_where_built(file_name: &str, python: &str) -> bool {
+pub(crate) fn fits_where_built(file_name: &str, python: &str) -> bool {
     let there = file_name.replace("-linux_x86_64.whl", &format!("-manylinux_2_{GLIBC}_x86_64.whl"));
     minor_of(python).is_some_and(|minor| rank(&there, minor).is_some())
 }

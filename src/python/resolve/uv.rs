@@ -29,7 +29,7 @@ const OLDEST: [u32; 2] = [0, 11];
 
 /// Where uv may be, and what it takes to fetch it. Not `Debug`: variables may hold credentials.
 #[derive(Clone, Copy)]
-pub struct UvPlaces<'a> {
+pub(crate) struct UvPlaces<'a> {
     /// The program of the configuration: no other is looked for when it is there.
     pub configured: Option<&'a Path>,
     /// The `PATH`.
@@ -42,7 +42,7 @@ pub struct UvPlaces<'a> {
 
 /// uv: the configured one, else the first on `path` that is new enough, else the one fetched before, else fetched now
 /// with the machine's pip. Runs those it looks at, to ask for their versions.
-pub fn find_uv(store: &Store, places: &UvPlaces<'_>) -> Result<PathBuf, LockError> {
+pub(crate) fn find_uv(store: &Store, places: &UvPlaces<'_>) -> Result<PathBuf, LockError> {
     let version = |uv: &Path| version(uv, places.deadlines.words);
     if let Some(uv) = places.configured {
         // One that cannot be run is an error when it is.
@@ -86,7 +86,7 @@ pub fn find_uv(store: &Store, places: &UvPlaces<'_>) -> Result<PathBuf, LockErro
 }
 
 /// The folder of `tools/` that holds the uv this version of gantry fetches.
-pub fn folder() -> String {
+pub(crate) fn folder() -> String {
     format!("uv-{}", UV_LOCK.split(' ').next().unwrap_or_default())
 }
 

@@ -40,7 +40,7 @@ const REQUIRES: &str = "requires.json";
 const EPOCH: &str = "315532800";
 
 /// What a run of the script came to.
-pub enum Answer {
+pub(super) enum Answer {
     /// It needs these to be installed.
     Needs(Vec<String>),
     /// Name and bytes.
@@ -49,7 +49,7 @@ pub enum Answer {
 
 /// What is left of the time for the packages of one build.
 #[derive(Debug)]
-pub struct TimeLeft(Cell<Duration>);
+pub(super) struct TimeLeft(Cell<Duration>);
 
 impl Default for TimeLeft {
     fn default() -> Self {
@@ -71,7 +71,7 @@ impl TimeLeft {
 
 /// Runs the script with `python` of the tree `lowers` (top first); the archive of `sdist` lies in `input`. Without
 /// `requires` it only says what the package itself asks for. `allow_degraded` goes without saying for memory and cpu.
-pub fn build(
+pub(super) fn build(
     sdist: &LockedSdist,
     python: &str,
     lowers: Vec<PathBuf>,

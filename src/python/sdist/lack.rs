@@ -20,7 +20,7 @@ const LIBRARIES: [&str; 7] = [
 ];
 
 /// What `wheel` needs and neither it nor the base, unpacked in `trees`, has: the toolchain is not there at run time.
-pub fn find_lack(wheel: &Wheel, trees: &[PathBuf]) -> Result<Option<String>, WheelError> {
+pub(super) fn find_lack(wheel: &Wheel, trees: &[PathBuf]) -> Result<Option<String>, WheelError> {
     let mut there: BTreeSet<String> = wheel.base_names().map(str::to_owned).collect();
     for tree in trees {
         let entries = LIBRARIES

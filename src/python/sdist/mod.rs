@@ -151,7 +151,7 @@ pub struct ToolchainError {
 }
 
 /// What compiles C for a base while packages are built, and is nowhere else.
-pub struct Toolchain<'a> {
+pub(crate) struct Toolchain<'a> {
     /// The Debian suite that it is for.
     pub suite: String,
     /// What it depends on.
@@ -161,7 +161,7 @@ pub struct Toolchain<'a> {
 }
 
 /// What source distributions are built on.
-pub struct Bench<'a> {
+pub(crate) struct Bench<'a> {
     /// The base that the wheels are for.
     pub interpreter: &'a Interpreter,
     /// What lies on the base while they are built.
@@ -172,7 +172,7 @@ pub struct Bench<'a> {
 
 /// Locks `requirements`, with the versions of `pins` if that can be; packages that have no wheel get one that is built
 /// on `bench`. Warns of each of those.
-pub fn lock_with_sdists(
+pub(crate) fn lock_with_sdists(
     supply: &Supply<'_>,
     bench: &Bench<'_>,
     resolver: &Resolver,

@@ -8,7 +8,7 @@ use crate::store::{Key, Memo, Roots, Step};
 
 /// What is remembered of a built wheel; its bytes are a download of that hash.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct BuiltWheel {
+pub(super) struct BuiltWheel {
     pub file_name: String,
     /// Bytes of the file.
     pub size: u64,
@@ -30,7 +30,7 @@ impl Memo for BuiltWheel {
 /// What a source distribution needs to be built.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Recipe(pub Vec<String>);
+pub(super) struct Recipe(pub Vec<String>);
 
 impl Memo for Recipe {
     const FOLDER: &'static str = "recipe";
@@ -42,7 +42,7 @@ impl Memo for Recipe {
 }
 
 /// Names a set-up that wheels are built in: the base's interpreter and the toolchain.
-pub fn workshop_key(interpreter: &Digest, toolchain: &Key) -> Key {
+pub(super) fn workshop_key(interpreter: &Digest, toolchain: &Key) -> Key {
     Key::of(Step::Workshop)
         .with(BUILD_WHEEL)
         .with(interpreter.to_string())
@@ -51,7 +51,7 @@ pub fn workshop_key(interpreter: &Digest, toolchain: &Key) -> Key {
 }
 
 /// What the build requirements of a source distribution are remembered by.
-pub fn recipe_key(workshop: &Key, sdist: &Digest) -> Key {
+pub(super) fn recipe_key(workshop: &Key, sdist: &Digest) -> Key {
     Key::of(Step::SdistRecipe)
         .with(workshop.to_string())
         .with(sdist.to_string())
@@ -59,7 +59,7 @@ pub fn recipe_key(workshop: &Key, sdist: &Digest) -> Key {
 }
 
 /// What the wheel of a source distribution is remembered by: `tools` are the wheels that were there to build it.
-pub fn wheel_key(workshop: &Key, sdist: &Digest, tools: &[Digest]) -> Key {
+pub(super) fn wheel_key(workshop: &Key, sdist: &Digest, tools: &[Digest]) -> Key {
     let tools: String = tools.iter().map(Digest::to_string).collect();
     Key::of(Step::SdistWheel)
         .with(workshop.to_string())

@@ -19,15 +19,15 @@ use crate::oci::Digest;
 use crate::policy::{ExtractionLimits, Kind};
 use crate::store::{Key, Step};
 
-pub use record::Record;
-pub use shared::is_either;
+pub(crate) use record::Record;
+pub(crate) use shared::is_either;
 
 /// Where everything goes, without leading slash.
-pub const PREFIX: &str = "opt/py";
+pub(crate) const PREFIX: &str = "opt/py";
 /// Where packages go.
-pub const SITE: &str = "opt/py/site";
+pub(crate) const SITE: &str = "opt/py/site";
 /// The interpreter that scripts name; a base has it, or gets it as a link.
-pub const PYTHON: &str = "/usr/bin/python3";
+pub(crate) const PYTHON: &str = "/usr/bin/python3";
 /// METADATA, WHEEL and entry points of honest wheels have kilobytes, RECORD of torch 2 MB.
 const MAX_METADATA: u64 = 64 << 20;
 
@@ -76,7 +76,7 @@ impl WheelError {
 
 /// A wheel whose structure is checked and whose installation is planned.
 #[derive(Debug)]
-pub struct Wheel {
+pub(crate) struct Wheel {
     pub file_name: String,
     zip: Zip,
     items: BTreeMap<String, Item>,
@@ -100,7 +100,7 @@ enum Source {
 }
 
 /// What a layer of wheels is keyed by: their hashes, in the order given.
-pub fn layer_key(wheels: &[Digest]) -> Key {
+pub(crate) fn layer_key(wheels: &[Digest]) -> Key {
     let wheels: String = wheels.iter().map(Digest::to_string).collect();
     Key::of(Step::WheelLayer)
         .with(layer::FORMAT)
@@ -111,7 +111,7 @@ pub fn layer_key(wheels: &[Digest]) -> Key {
 
 /// The project and version in a wheel's file name, as written there; none when it is not of the form
 /// `name-version[-build]-python-abi-platform.whl`.
-pub fn name_and_version(file_name: &str) -> Option<(&str, &str)> {
+pub(crate) fn name_and_version(file_name: &str) -> Option<(&str, &str)> {
     let parts: Vec<&str> = file_name.strip_suffix(".whl")?.split('-').collect();
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.+!".contains(&byte);
     let starts_well = |part: &&str| {
@@ -127,14 +127,14 @@ pub fn name_and_version(file_name: &str) -> Option<(&str, &str)> {
 }
 
 /// PEP 503: lower case, runs of `-_.` are one `-`.
-pub fn normalise(name: &str) -> String {
+pub(crate) fn normalise(name: &str) -> String {
     let parts = name.split(['-', '_', '.']).filter(|part| !part.is_empty());
     parts.collect::<Vec<_>>().join("-").to_lowercase()
 }
 
 impl Wheel {
     /// Opens the wheel in `file`, which must be the project and version its name says.
-    pub fn open(file: File, file_name: &str) -> Result<Self, WheelError> {
+    pub(crate) fn open(file: File, file_name: &str) -> Result<Self, WheelError> {
         let contents = |reason: String| WheelError::Contents {
             wheel: file_name.to_owned(),
             reason,
@@ -193,7 +193,8 @@ impl Wheel {
     }
 
     /// What is odd about it, but no reason to refuse it.
-    pub fn warnings(&self) -> &[String] {
+    #[cfg(test)]
+    pub(crate) fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
@@ -226,19 +227,14 @@ impl Wheel {
         }
     }
 
-    /// Bytes of its files.
-    pub fn unpacked_bytes(&self) -> u64 {
-        self.zip.entries().iter().map(|entry| entry.size).sum()
-    }
-
     /// The last components of its files' names.
-    pub fn base_names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn base_names(&self) -> impl Iterator<Item = &str> {
         let names = self.zip.entries().iter().map(|entry| entry.name.as_str());
         names.filter_map(|name| name.rsplit('/').next())
     }
 
     /// Shows `look` every file: its name and its contents, held against RECORD.
-    pub fn each_file(&self, look: &mut dyn FnMut(&str, &[u8])) -> Result<(), WheelError> {
+    pub(crate) fn each_file(&self, look: &mut dyn FnMut(&str, &[u8])) -> Result<(), WheelError> {
         let (mut stored, mut contents) = (Vec::new(), Vec::new());
         for entry in self.zip.entries() {
             self.read_into(entry, &mut stored, &mut contents)?;
@@ -248,7 +244,7 @@ impl Wheel {
     }
 
     /// Whether there is anything to compile.
-    pub fn has_sources(&self) -> bool {
+    pub(crate) fn has_sources(&self) -> bool {
         self.items.keys().any(|path| path.ends_with(".py"))
     }
 
@@ -400,7 +396,7 @@ impl Wheel {
 }
 
 /// Writes the files of `wheels` as one layer. Also returns what the user should know of files that several bring.
-pub fn write_layer(
+pub(crate) fn write_layer(
     wheels: &[Wheel],
     out: impl Write,
     tree: Option<&mut dyn TreeSink>,
@@ -451,7 +447,8 @@ type Merged<'a> = BTreeMap<&'a str, (&'a Wheel, &'a Item, bool)>;
 /// All wheels' files. One that several bring must be the same, unless it does not matter whose it is: that of the last
 /// wheel is taken then. It is executable if any says so.
 fn merge(wheels: &[Wheel]) -> Result<(Merged<'_>, Vec<String>), WheelError> {
-    let (mut all, mut warnings) = (Merged::new(), Vec::new());
+    let mut all = Merged::new();
+    let mut warnings: Vec<String> = wheels.iter().flat_map(|wheel| wheel.warnings.iter().cloned()).collect();
     for wheel in wheels {
         for (path, item) in &wheel.items {
             let Some(slot) = all.get_mut(path.as_str()) else {
@@ -478,7 +475,7 @@ fn merge(wheels: &[Wheel]) -> Result<(Merged<'_>, Vec<String>), WheelError> {
 }
 
 /// What the user should know of a file that may be that of either wheel.
-pub fn both(one: &str, other: &str, path: &str) -> String {
+pub(crate) fn both(one: &str, other: &str, path: &str) -> String {
     format!("{one} and {other} both bring /{path}, with different contents: that of {other} is used")
 }
 
@@ -509,7 +506,7 @@ fn dist_info(zip: &Zip, name: &str, version: &str) -> Result<String, String> {
 }
 
 /// Equal as text, or as versions (`1.0` and `1.0.0`); `_` stands for `-` and `+` in file names.
-pub fn same_version(one: &str, other: &str) -> bool {
+pub(crate) fn same_version(one: &str, other: &str) -> bool {
     let parse = |text: &str| text.replace('_', "+").parse::<pep440_rs::Version>().ok();
     one == other || parse(one).is_some_and(|one| parse(other) == Some(one))
 }

@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
 /// The hashes a wheel says its files have.
 #[derive(Debug, Default)]
-pub struct Record(BTreeMap<String, Hash>);
+pub(crate) struct Record(BTreeMap<String, Hash>);
 
 /// What RECORD says of one file, without base64's padding.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +22,7 @@ enum Hash {
 
 /// A file that is not what was said of it.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Mismatch {
+pub(crate) struct Mismatch {
     /// Its hash.
     pub got: String,
     /// What RECORD says.
@@ -31,7 +31,7 @@ pub struct Mismatch {
 
 impl Record {
     /// Parses the file; hashes weaker than sha256 are refused, as the specification demands.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut hashes = BTreeMap::new();
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
             let fields = fields(line).ok_or_else(|| format!("its RECORD has a damaged line {line:?}"))?;
@@ -57,7 +57,7 @@ impl Record {
     }
 
     /// Whether the contents of `path` are what was said, which is true when nothing was; if not, both hashes.
-    pub fn check(&self, path: &str, contents: &[u8]) -> Result<(), Mismatch> {
+    pub(crate) fn check(&self, path: &str, contents: &[u8]) -> Result<(), Mismatch> {
         let (kind, said, got) = match self.0.get(path) {
             None | Some(Hash::None | Hash::Unknown) => return Ok(()),
             Some(Hash::Sha256(said)) => ("sha256", said, base64(&Sha256::digest(contents))),
@@ -74,7 +74,7 @@ impl Record {
     }
 
     /// `sha256=...` of a file, if the wheel says one.
-    pub fn sha256_of(&self, path: &str) -> Option<String> {
+    pub(crate) fn sha256_of(&self, path: &str) -> Option<String> {
         match self.0.get(path) {
             Some(Hash::Sha256(said)) => Some(format!("sha256={said}")),
             _ => None,
@@ -82,17 +82,17 @@ impl Record {
     }
 
     /// Whether `path` has a line.
-    pub fn lists(&self, path: &str) -> bool {
+    pub(crate) fn lists(&self, path: &str) -> bool {
         self.0.contains_key(path)
     }
 
     /// All paths, sorted.
-    pub fn paths(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
 
     /// Paths whose hash nobody here can check.
-    pub fn unchecked(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn unchecked(&self) -> impl Iterator<Item = &str> {
         let unknown = self.0.iter().filter(|(_, hash)| **hash == Hash::Unknown);
         unknown.map(|(path, _)| path.as_str())
     }
@@ -111,12 +111,12 @@ fn from_hex(text: &str) -> Option<String> {
 }
 
 /// The hash field of some contents.
-pub fn hash(contents: &[u8]) -> String {
+pub(super) fn hash(contents: &[u8]) -> String {
     format!("sha256={}", base64(&Sha256::digest(contents)))
 }
 
 /// One line; quoted when it has to be.
-pub fn line(path: &str, hash: &str, size: u64) -> String {
+pub(super) fn line(path: &str, hash: &str, size: u64) -> String {
     let path = if path.contains([',', '"']) {
         format!("\"{}\"", path.replace('"', "\"\""))
     } else {
@@ -131,7 +131,7 @@ pub fn line(path: &str, hash: &str, size: u64) -> String {
 }
 
 /// Paths in RECORD are relative to the site directory.
-pub fn relative_to_site(path: &str, site: &str, prefix: &str) -> String {
+pub(super) fn relative_to_site(path: &str, site: &str, prefix: &str) -> String {
     if let Some(inside) = path.strip_prefix(site).and_then(|rest| rest.strip_prefix('/')) {
         return inside.to_owned();
     }

@@ -6,7 +6,7 @@ use super::PYTHON;
 
 /// A script made from an entry point.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Script {
+pub(super) struct Script {
     /// File name.
     pub name: String,
     /// The file.
@@ -14,7 +14,7 @@ pub struct Script {
 }
 
 /// The scripts of `entry_points.txt` (entry points specification).
-pub fn generated(entry_points: &str) -> Result<Vec<Script>, String> {
+pub(super) fn generated(entry_points: &str) -> Result<Vec<Script>, String> {
     let mut scripts = Vec::new();
     let mut wanted = false;
     for line in entry_points.lines().map(str::trim) {
@@ -55,7 +55,7 @@ pub fn generated(entry_points: &str) -> Result<Vec<Script>, String> {
 }
 
 /// A script with its `#!python` line replaced; none when it has no such line.
-pub fn rewrite(contents: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn rewrite(contents: &[u8]) -> Option<Vec<u8>> {
     let rest = contents.strip_prefix(b"#!")?;
     let line_end = rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len());
     let (line, body) = rest.split_at_checked(line_end)?;
@@ -70,7 +70,7 @@ pub fn rewrite(contents: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Whether a file of this name would be taken for the interpreter: `python`, `pythonw`, `python3`, `python3.11t`.
-pub fn is_interpreter(name: &str) -> bool {
+pub(super) fn is_interpreter(name: &str) -> bool {
     let version = name
         .strip_prefix("python")
         .map(|rest| rest.trim_end_matches(['w', 't', 'd', 'm']));

@@ -43,7 +43,7 @@ const NAMESPACE: [&str; 15] = [
 ];
 
 /// Whether the file `path` (without leading slash) may be that of either wheel, of the contents given.
-pub fn is_either(path: &str, is_executable: bool, contents: [&[u8]; 2]) -> bool {
+pub(crate) fn is_either(path: &str, is_executable: bool, contents: [&[u8]; 2]) -> bool {
     let Some((directory, name)) = path.rsplit_once('/') else {
         return false;
     };

@@ -3,14 +3,14 @@
 use std::io;
 
 /// A step that failed, in the words of the error message, and why.
-pub type Failure = (String, io::Error);
+pub(super) type Failure = (String, io::Error);
 
 /// Names the step whose system call `result` is of.
-pub fn step<T>(what: &str, result: rustix::io::Result<T>) -> Result<T, Failure> {
+pub(super) fn step<T>(what: &str, result: rustix::io::Result<T>) -> Result<T, Failure> {
     result.map_err(|errno| (what.to_owned(), errno.into()))
 }
 
 /// Names the step that failed with an error of the standard library.
-pub fn at(what: &'static str) -> impl Fn(io::Error) -> Failure {
+pub(super) fn at(what: &'static str) -> impl Fn(io::Error) -> Failure {
     move |error| (what.to_owned(), error)
 }

@@ -21,7 +21,7 @@ const DEADLINE_SLACK: Duration = Duration::from_millis(200);
 
 /// The job, with the values of its secrets.
 #[derive(Debug)]
-pub struct Work {
+pub(super) struct Work {
     /// What was ordered.
     pub orders: WorkOrders,
     /// In the order of the names.
@@ -32,7 +32,12 @@ pub struct Work {
 ///
 /// `output` is the root of `/output`. The caller is pid 1, dies with gantry, and has all capabilities of its user
 /// namespace.
-pub fn guard(control: &mut UnixStream, room: &RoomOrders, work: Work, output: OwnedFd) -> Result<Report, Failure> {
+pub(super) fn guard(
+    control: &mut UnixStream,
+    room: &RoomOrders,
+    work: Work,
+    output: OwnedFd,
+) -> Result<Report, Failure> {
     let listeners = listeners::listen(&room.egress)?;
     let descriptors: Vec<_> = std::iter::once(&output).chain(&listeners).map(AsFd::as_fd).collect();
     let sent = wire::send_with(control.as_fd(), &Report::Mounted, &descriptors);

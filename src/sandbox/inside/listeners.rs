@@ -15,7 +15,7 @@ use crate::policy::{Host, HostPort};
 use crate::sys::netlink::Netlink;
 
 /// The contents of `/etc/hosts`.
-pub fn hosts_file(egress: &[HostPort]) -> String {
+pub(super) fn hosts_file(egress: &[HostPort]) -> String {
     let mut text = String::from("127.0.0.1 localhost\n");
     let mut written = BTreeSet::new();
     for (entry, address) in egress.iter().zip(addresses(egress)) {
@@ -32,7 +32,7 @@ pub fn hosts_file(egress: &[HostPort]) -> String {
 /// Makes the listeners of `egress`, in its order. Makes no system call when there are none.
 ///
 /// Needs the capabilities of the network namespace, for the interface and for ports below 1024.
-pub fn listen(egress: &[HostPort]) -> Result<Vec<OwnedFd>, Failure> {
+pub(super) fn listen(egress: &[HostPort]) -> Result<Vec<OwnedFd>, Failure> {
     if egress.is_empty() {
         return Ok(Vec::new());
     }
@@ -62,7 +62,7 @@ pub fn listen(egress: &[HostPort]) -> Result<Vec<OwnedFd>, Failure> {
 ///
 /// They are all there are: nobody else has been in this network namespace. Its table, `/proc/self/net/tcp`, would say the
 /// same, but the kernel walks a hash table of the whole machine for it, which takes 10 ms.
-pub fn verify(egress: &[HostPort], listeners: &[OwnedFd]) -> Result<(), String> {
+pub(super) fn verify(egress: &[HostPort], listeners: &[OwnedFd]) -> Result<(), String> {
     let found: Vec<Option<SocketAddrV4>> = listeners.iter().map(listens_at).collect();
     let wanted: Vec<Option<SocketAddrV4>> = addresses(egress).into_iter().map(Some).collect();
     if found == wanted {

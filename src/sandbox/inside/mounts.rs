@@ -53,10 +53,10 @@ const COUNTS: [(&str, &str); 5] = [
 /// The root of a sandbox as long as it lacks what comes with the job; this process stands in it, and the host's file
 /// system is still there.
 #[derive(Debug)]
-pub struct UnfinishedRoot(());
+pub(super) struct UnfinishedRoot(());
 
 /// Makes the root of `room` and everything in it that is known before there is a job.
-pub fn make_root(room: &RoomOrders) -> Result<UnfinishedRoot, Failure> {
+pub(super) fn make_root(room: &RoomOrders) -> Result<UnfinishedRoot, Failure> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     step("make mounts private", mount_change("/", private))?;
     limit_namespace()?;
@@ -95,7 +95,7 @@ pub fn make_root(room: &RoomOrders) -> Result<UnfinishedRoot, Failure> {
 
 impl UnfinishedRoot {
     /// Adds the input and the secrets, makes this root `/`, and returns the root of `/output`.
-    pub fn enter(self, work: &WorkOrders, secrets: &[Vec<u8>]) -> Result<OwnedFd, Failure> {
+    pub(super) fn enter(self, work: &WorkOrders, secrets: &[Vec<u8>]) -> Result<OwnedFd, Failure> {
         if let Some(path) = &work.input {
             let input = open_input(path)?;
             let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;

@@ -18,7 +18,7 @@ const MOST_REAPED: usize = 256;
 
 /// The time that the workload has left.
 #[derive(Debug)]
-pub struct Time {
+pub(super) struct Time {
     /// When it is over.
     pub deadline: Instant,
     /// Granted once, between SIGTERM and the end; then zero.
@@ -36,7 +36,7 @@ impl Time {
 /// Reaps until the workload ends, time is up or gantry is gone; returns the last word.
 ///
 /// `woken` becomes readable when a child has ended.
-pub fn until_the_end(
+pub(super) fn until_the_end(
     control: &mut UnixStream,
     woken: &mut UnixStream,
     workload: i32,

@@ -38,7 +38,7 @@ const OPEN_FILES: u64 = 1024;
 const IN_ONE_MESSAGE: u64 = 256;
 
 /// Neither uid 0 nor an exec brings a capability back, and none of that can be undone (capabilities(7)).
-pub const SECUREBITS: CapabilitiesSecureBits = CapabilitiesSecureBits::NO_ROOT
+pub(super) const SECUREBITS: CapabilitiesSecureBits = CapabilitiesSecureBits::NO_ROOT
     .union(CapabilitiesSecureBits::NO_ROOT_LOCKED)
     .union(CapabilitiesSecureBits::NO_SETUID_FIXUP)
     .union(CapabilitiesSecureBits::NO_SETUID_FIXUP_LOCKED)
@@ -47,10 +47,10 @@ pub const SECUREBITS: CapabilitiesSecureBits = CapabilitiesSecureBits::NO_ROOT
     .union(CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED);
 
 /// Whether Landlock confines this process, else why not.
-pub type Landlocked = Result<(), String>;
+pub(super) type Landlocked = Result<(), String>;
 
 /// Drops every privilege. A Landlock that failed is returned, because that promise may be allowed to be lost.
-pub fn restrict_self(purpose: Purpose, egress: &[HostPort]) -> Result<Landlocked, Failure> {
+pub(super) fn restrict_self(purpose: Purpose, egress: &[HostPort]) -> Result<Landlocked, Failure> {
     drop_capabilities()?;
     step("set no_new_privs", set_no_new_privs(true))?;
     let landlocked = restrict_files(purpose, egress);
@@ -141,7 +141,7 @@ fn restrict_files(purpose: Purpose, egress: &[HostPort]) -> Landlocked {
 
 /// In the init, before it sends a descriptor: the kernel refuses that (ETOOMANYREFS) when the descriptors under way between
 /// all processes of this user, other sandboxes' too, are more than the sender's soft limit on open files.
-pub fn raise_open_files() -> io::Result<()> {
+pub(super) fn raise_open_files() -> io::Result<()> {
     let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
     let current = maximum;
     Ok(setrlimit(Resource::Nofile, Rlimit { current, maximum })?)
@@ -160,7 +160,7 @@ fn open_files_below(maximum: Option<u64>) -> u64 {
 }
 
 /// Limits of the workload and all it starts. Not RLIMIT_AS: numpy and every JIT reserve far more than they use.
-pub fn limit(pids: u32, file_bytes: u64) -> io::Result<()> {
+pub(super) fn limit(pids: u32, file_bytes: u64) -> io::Result<()> {
     let limits = [
         // 1, not 0: a program in core_pattern is started whatever the limit, but not at 1 (kernel, fs/coredump.c); and a
         // file of one byte is not written either.

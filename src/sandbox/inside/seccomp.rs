@@ -15,7 +15,7 @@ const BUILD: &[(u16, u8, u8, u32)] = &include!(concat!(env!("OUT_DIR"), "/seccom
 
 /// Which filter a run gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Filter {
+pub(super) enum Filter {
     /// For a function without network.
     Default,
     /// For a function with egress: TCP to the listeners of the sandbox.
@@ -35,7 +35,7 @@ impl Filter {
 }
 
 /// Loads the filter for this process and everything it starts. Sets `no_new_privs`.
-pub fn install(filter: Filter) -> Result<(), seccompiler::Error> {
+pub(super) fn install(filter: Filter) -> Result<(), seccompiler::Error> {
     let program: Vec<sock_filter> = filter
         .program()
         .iter()

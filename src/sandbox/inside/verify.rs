@@ -15,7 +15,7 @@ use crate::policy::{Level, Promise};
 
 /// What was found, and why what is missing is missing.
 #[derive(Debug, Default)]
-pub struct Findings {
+pub(super) struct Findings {
     /// Every promise.
     pub levels: BTreeMap<Promise, Level>,
     /// The reason of each that is not enforced.
@@ -35,7 +35,7 @@ impl Findings {
     }
 
     /// Lost promises that `allowed` does not except.
-    pub fn lost(&self, allowed: &[Promise]) -> Vec<(Promise, String)> {
+    pub(super) fn lost(&self, allowed: &[Promise]) -> Vec<(Promise, String)> {
         let not_enforced = self
             .levels
             .iter()
@@ -48,7 +48,7 @@ impl Findings {
 
 /// The place that is looked at, from behind every restriction.
 #[derive(Debug)]
-pub struct Place<'a> {
+pub(super) struct Place<'a> {
     /// What was ordered.
     pub room: &'a RoomOrders,
     /// Whether there is an `/input`.
@@ -95,7 +95,7 @@ const LOCKED: StatVfsMountFlags = StatVfsMountFlags::NOSUID
 
 impl Place<'_> {
     /// Looks at every promise.
-    pub fn find(&self) -> Findings {
+    pub(super) fn find(&self) -> Findings {
         let mut findings = Findings::default();
         for (promise, (level, reason)) in &self.room.given {
             findings.levels.insert(*promise, *level);

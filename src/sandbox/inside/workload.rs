@@ -17,7 +17,7 @@ const FILE_SLACK: u64 = 64 << 10;
 
 /// What became of the workload's exec.
 #[derive(Debug)]
-pub enum Begun {
+pub(super) enum Begun {
     /// It runs, under this number.
     Running(i32),
     /// Because of this, and with this errno.
@@ -25,7 +25,7 @@ pub enum Begun {
 }
 
 /// Starts the workload of `orders` with the values of its secrets, under the limits of `room`.
-pub fn begin(room: &RoomOrders, orders: &WorkOrders, secrets: &[Vec<u8>]) -> io::Result<Begun> {
+pub(super) fn begin(room: &RoomOrders, orders: &WorkOrders, secrets: &[Vec<u8>]) -> io::Result<Begun> {
     let argv = strings(&orders.argv)?;
     let env = orders.env.iter().map(|(name, value)| variable(name, value.as_bytes()));
     let secret = orders.secrets.iter().zip(secrets);

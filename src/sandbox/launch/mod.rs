@@ -46,7 +46,7 @@ pub struct Start<'a> {
 
 /// A first process that has been started, and our ends of what it holds.
 #[derive(Debug)]
-pub struct Launched {
+pub(super) struct Launched {
     /// The process.
     pub init: InitProcess,
     /// Our end of the control socket.
@@ -60,7 +60,7 @@ pub struct Launched {
 }
 
 /// Makes the pipes and the control socket, and starts the first process of a sandbox with them.
-pub fn launch(launcher: &dyn Launcher, cgroup: Option<BorrowedFd<'_>>) -> Result<Launched, SandboxError> {
+pub(super) fn launch(launcher: &dyn Launcher, cgroup: Option<BorrowedFd<'_>>) -> Result<Launched, SandboxError> {
     // Ignored by whoever started us, it would keep us from waiting for our child.
     process::default_signal(signal_hook::consts::SIGCHLD);
     let io = |action| move |source: io::Error| SandboxError::Io { action, source };
@@ -87,19 +87,19 @@ pub fn launch(launcher: &dyn Launcher, cgroup: Option<BorrowedFd<'_>>) -> Result
 
 /// The first process of a sandbox. Dropping it kills it, and with it everything in its pid namespace, and waits.
 #[derive(Debug)]
-pub struct InitProcess {
+pub(super) struct InitProcess {
     child: Child,
     ended: Option<Ended>,
 }
 
 impl InitProcess {
     /// Its number, as this process sees it; somebody else's once it has been [ended](Self::end).
-    pub fn pid(&self) -> i32 {
+    pub(super) fn pid(&self) -> i32 {
         self.child.pid
     }
 
     /// Kills it, waits until it is gone, and says how it ended; idempotent.
-    pub fn end(&mut self) -> io::Result<Ended> {
+    pub(super) fn end(&mut self) -> io::Result<Ended> {
         if let Some(ended) = self.ended {
             return Ok(ended);
         }

@@ -21,7 +21,7 @@ pub struct Door {
 pub type OpenDoors<'a> = &'a mut dyn FnMut(Vec<Door>) -> io::Result<()>;
 
 /// Makes doors of the listeners that the init passed, which must be those of `egress`, in its order.
-pub fn doors(egress: &[HostPort], passed: Vec<OwnedFd>) -> io::Result<Vec<Door>> {
+pub(super) fn doors(egress: &[HostPort], passed: Vec<OwnedFd>) -> io::Result<Vec<Door>> {
     let wrong = || {
         io::Error::new(
             io::ErrorKind::InvalidData,

@@ -15,7 +15,7 @@ const CHUNK: usize = 64 << 10;
 
 /// The writing end of the workload's standard input, and what goes into it.
 #[derive(Debug)]
-pub struct Feed {
+pub(super) struct Feed {
     /// Closed when there is nothing more to pass on, or nobody to take it: then the workload reads an end.
     pipe: Option<OwnedFd>,
     /// Bytes that the workload has not taken yet.
@@ -29,7 +29,7 @@ pub struct Feed {
 
 impl Feed {
     /// Passes at most `limit` bytes on to `pipe`, which must not block.
-    pub fn new(pipe: OwnedFd, limit: u64) -> Self {
+    pub(super) fn new(pipe: OwnedFd, limit: u64) -> Self {
         Self {
             pipe: Some(pipe),
             pending: Vec::new(),
@@ -41,7 +41,7 @@ impl Feed {
     }
 
     /// The event to wait for before [`proceed`](Self::proceed); none at the end.
-    pub fn event(&self) -> Option<PollFd<'_>> {
+    pub(super) fn event(&self) -> Option<PollFd<'_>> {
         let pipe = self.pipe.as_ref()?;
         Some(if self.pending.is_empty() {
             PollFd::from_borrowed_fd(stdin(), PollFlags::IN)
@@ -51,7 +51,7 @@ impl Feed {
     }
 
     /// Reads once, or passes some of what was read on.
-    pub fn proceed(&mut self) {
+    pub(super) fn proceed(&mut self) {
         if self.pending.is_empty() {
             self.read();
         } else {
@@ -63,12 +63,12 @@ impl Feed {
     }
 
     /// Whether there is more than may be passed on. The rest is not.
-    pub fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.bytes > self.limit
     }
 
     /// Why our own input could not be read to its end, if that was so.
-    pub fn failed(&self) -> Option<io::Error> {
+    pub(super) fn failed(&self) -> Option<io::Error> {
         self.failed.map(Into::into)
     }
 

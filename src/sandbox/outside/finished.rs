@@ -162,7 +162,7 @@ impl Usage {
 
 /// When the phases of a run began and ended.
 #[derive(Debug)]
-pub struct Clock {
+pub(super) struct Clock {
     begun: Instant,
     /// When the init had made its mounts.
     pub mounted: Option<Instant>,
@@ -174,7 +174,7 @@ pub struct Clock {
 
 impl Clock {
     /// Begins now.
-    pub fn start() -> Self {
+    pub(super) fn start() -> Self {
         Self {
             begun: Instant::now(),
             mounted: None,
@@ -184,7 +184,7 @@ impl Clock {
     }
 
     /// How long the phases took; none when the workload did not start. The teardown ends now.
-    pub fn times(&self) -> Option<Times> {
+    pub(super) fn times(&self) -> Option<Times> {
         let (mounted, started) = (self.mounted?, self.started?);
         let ended = self.ended.unwrap_or_else(Instant::now);
         Some(Times {

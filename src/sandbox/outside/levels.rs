@@ -8,7 +8,7 @@ use super::cgroup::{Cgroup, CgroupError};
 use crate::policy::{Level, Promise};
 
 /// The level of each promise that `cgroup` and gantry itself keep for the sandbox whose init is `pid`.
-pub fn given(cgroup: Result<&Cgroup, &CgroupError>, pid: i32) -> Result<Given, SandboxError> {
+pub(super) fn given(cgroup: Result<&Cgroup, &CgroupError>, pid: i32) -> Result<Given, SandboxError> {
     let enforced = (Level::Enforced, String::new());
     let setup = |reason: String| SandboxError::Setup { reason };
     let uid_map = fs::read_to_string("/proc/self/uid_map").map_err(|source| SandboxError::Io {

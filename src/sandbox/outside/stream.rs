@@ -28,7 +28,7 @@ const MASK: &[u8] = b"***";
 
 /// The reading end of a pipe and where its bytes go.
 #[derive(Debug)]
-pub struct Stream {
+pub(super) struct Stream {
     pipe: Option<File>,
     chunk: Box<[u8]>,
     /// When the pipe is read again.
@@ -47,7 +47,7 @@ pub struct Stream {
 
 /// Where bytes go.
 #[derive(Debug)]
-pub enum To {
+pub(super) enum To {
     /// Our own standard output.
     Stdout,
     /// Our own standard error.
@@ -60,7 +60,7 @@ pub enum To {
 
 impl Stream {
     /// Passes on the first `limit` bytes of `pipe`, which must not block.
-    pub fn new(pipe: OwnedFd, to: To, limit: u64) -> Self {
+    pub(super) fn new(pipe: OwnedFd, to: To, limit: u64) -> Self {
         Self {
             pipe: Some(File::from(pipe)),
             chunk: vec![0; CHUNK].into_boxed_slice(),
@@ -76,12 +76,12 @@ impl Stream {
     }
 
     /// Masks `secrets` in everything that is read from now on.
-    pub fn hide<'a>(&mut self, secrets: impl Iterator<Item = &'a [u8]>) {
+    pub(super) fn hide<'a>(&mut self, secrets: impl Iterator<Item = &'a [u8]>) {
         self.mask = Mask::new(secrets);
     }
 
     /// How long it is not to be read; meanwhile there is no [`event`](Self::event) of the pipe. Ends a rest that is over.
-    pub fn rest(&mut self) -> Option<Duration> {
+    pub(super) fn rest(&mut self) -> Option<Duration> {
         let left = self.rests_until?.saturating_duration_since(Instant::now());
         if left.is_zero() {
             self.rests_until = None;
@@ -90,7 +90,7 @@ impl Stream {
     }
 
     /// The event to wait for before [`proceed`](Self::proceed); none at the end.
-    pub fn event(&self) -> Option<PollFd<'_>> {
+    pub(super) fn event(&self) -> Option<PollFd<'_>> {
         match (&self.pipe, self.to.descriptor()) {
             (_, Some(ours)) if !self.pending.is_empty() => Some(PollFd::from_borrowed_fd(ours, PollFlags::OUT)),
             (Some(pipe), _) if self.rests_until.is_none() => {
@@ -101,22 +101,22 @@ impl Stream {
     }
 
     /// Bytes that the workload has written, passed on or not.
-    pub fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// Whether something was dropped that could have been written.
-    pub fn is_truncated(&self) -> bool {
+    pub(super) fn is_truncated(&self) -> bool {
         self.bytes > self.limit || self.abandoned
     }
 
     /// Why something could not be written, if that was so. A closed pipe has had what it wanted.
-    pub fn unwritable(&self) -> Option<io::Error> {
+    pub(super) fn unwritable(&self) -> Option<io::Error> {
         self.unwritable.map(Into::into)
     }
 
     /// Passes on some of what is kept, when our stream is ready for it; else reads once, and forgets the pipe at its end.
-    pub fn proceed(&mut self) {
+    pub(super) fn proceed(&mut self) {
         if self.pending.is_empty() {
             self.read();
         } else {
@@ -125,7 +125,7 @@ impl Stream {
     }
 
     /// Everyone who could write is dead: what is in the pipe is all there is. Someone outside may still hold it open.
-    pub fn is_done(&mut self) -> bool {
+    pub(super) fn is_done(&mut self) -> bool {
         while self.pending.is_empty() && self.pipe.is_some() {
             if !self.read() {
                 self.close();
@@ -135,7 +135,7 @@ impl Stream {
     }
 
     /// Drops what the destination has not taken yet.
-    pub fn abandon(&mut self) {
+    pub(super) fn abandon(&mut self) {
         self.abandoned |= !self.pending.is_empty();
         self.pending.clear();
         self.pipe = None;
@@ -175,7 +175,7 @@ impl Stream {
     }
 
     /// What was kept.
-    pub fn into_memory(self) -> Vec<u8> {
+    pub(super) fn into_memory(self) -> Vec<u8> {
         match self.to {
             To::Memory(memory) => memory,
             _ => Vec::new(),

@@ -42,7 +42,7 @@ const TICKS: u64 = 100;
 
 /// What a look saw of a sandbox.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Seen {
+pub(super) struct Seen {
     /// Bytes that all processes and the files in memory hold together.
     pub memory: u64,
     /// User and system time of the processes that are there, and of those they have waited for.
@@ -51,7 +51,7 @@ pub struct Seen {
 
 /// Looks at one sandbox again and again.
 #[derive(Debug)]
-pub struct Watch {
+pub(super) struct Watch {
     limit: u64,
     /// The most that any look saw.
     pub most: Seen,
@@ -68,7 +68,7 @@ pub struct Watch {
 
 impl Watch {
     /// Watches for more than `limit` bytes.
-    pub fn new(limit: u64) -> Self {
+    pub(super) fn new(limit: u64) -> Self {
         Self {
             limit,
             most: Seen::default(),
@@ -80,12 +80,12 @@ impl Watch {
     }
 
     /// Time until the next look.
-    pub fn due(&self) -> Duration {
+    pub(super) fn due(&self) -> Duration {
         self.next.saturating_duration_since(Instant::now())
     }
 
     /// Looks at the init `pid` and all its descendants, when it is time to; whether the run is over its limit.
-    pub fn is_over(&mut self, pid: i32) -> bool {
+    pub(super) fn is_over(&mut self, pid: i32) -> bool {
         if !self.due().is_zero() {
             return false;
         }
@@ -97,7 +97,7 @@ impl Watch {
     }
 
     /// Looks once more before the end: the kernel does not tell what children used that die with the init.
-    pub fn last_look(&mut self, pid: i32) {
+    pub(super) fn last_look(&mut self, pid: i32) {
         self.look(pid, LAST, LAST);
     }
 

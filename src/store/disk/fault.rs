@@ -4,7 +4,7 @@ use std::io;
 
 /// The steps that make something durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     /// A small file is written and about to get its name.
     File,
     /// A blob is written and about to get its name.
@@ -27,7 +27,7 @@ thread_local! {
 
 /// Does nothing, or fails in a test that asked for it.
 #[cfg_attr(not(test), inline(always))]
-pub fn point(step: Step) -> io::Result<()> {
+pub(crate) fn point(step: Step) -> io::Result<()> {
     #[cfg(test)]
     if let Some((wanted, left)) = FAIL.get() {
         if wanted == step {

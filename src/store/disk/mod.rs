@@ -36,7 +36,7 @@ pub(in crate::store) struct Disk {
 
 impl Disk {
     /// The store in the directory `root`, as this boot of the machine sees it. Touches nothing.
-    pub fn new(root: &Path) -> Self {
+    pub(super) fn new(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
             boot: Stamp::of_this_boot(),
@@ -45,33 +45,33 @@ impl Disk {
     }
 
     /// The directory of the store.
-    pub fn root(&self) -> &Path {
+    pub(super) fn root(&self) -> &Path {
         &self.root
     }
 
     /// The path of `name`, a path below the root.
-    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+    pub(super) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.root.join(name)
     }
 
     /// The stamp of this boot; what is written now carries it.
-    pub fn boot(&self) -> &Stamp {
+    pub(super) fn boot(&self) -> &Stamp {
         &self.boot
     }
 
     /// How to wait for other processes.
-    pub fn waits(&self) -> Waits {
+    pub(super) fn waits(&self) -> Waits {
         self.waits
     }
 
     /// This directory with other rules for waiting.
-    pub fn waiting(self, waits: Waits) -> Self {
+    pub(super) fn waiting(self, waits: Waits) -> Self {
         Self { waits, ..self }
     }
 
     /// This directory after the machine was started again, as `boot`.
     #[cfg(test)]
-    pub fn after_boot(&self, boot: &str) -> Self {
+    pub(super) fn after_boot(&self, boot: &str) -> Self {
         Self {
             boot: Stamp::of_text(boot.to_owned()).unwrap(),
             ..self.clone()
@@ -79,12 +79,12 @@ impl Disk {
     }
 
     /// Whether what has this stamp need not be read before it is used.
-    pub fn is_trusted(&self, stamp: &Stamp) -> bool {
+    pub(super) fn is_trusted(&self, stamp: &Stamp) -> bool {
         *stamp == self.boot || *stamp == Stamp::durable()
     }
 
     /// Writes a small file below the root: all of it or nothing.
-    pub fn write_atomically(&self, name: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    pub(super) fn write_atomically(&self, name: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         let target = self.path(name);
         let scratch = Scratch::new(self)?;
         let place = || {
@@ -97,7 +97,7 @@ impl Disk {
     }
 
     /// Makes the root, unless it is there, for its owner alone, whatever the umask: it holds people's code and data.
-    pub fn make_root(&self) -> Result<(), StoreError> {
+    pub(super) fn make_root(&self) -> Result<(), StoreError> {
         let make = || {
             self.root.parent().map_or(Ok(()), fs::create_dir_all)?;
             match fs::DirBuilder::new().mode(0o700).create(&self.root) {
@@ -110,7 +110,7 @@ impl Disk {
 
     /// Notes that a file is of use now, by its time. To the hour, so that it is rarely written; a failure only makes the file
     /// look older.
-    pub fn note_use(path: &Path) {
+    pub(super) fn note_use(path: &Path) {
         let now = clock::now();
         let noted = fs::metadata(path).and_then(|metadata| metadata.modified());
         let is_old = |noted: SystemTime| now.duration_since(noted).is_ok_and(|age| age >= USE_NOTED_EVERY);
@@ -120,7 +120,7 @@ impl Disk {
     }
 
     /// Makes a directory below the root with all above it; one that is there is kept.
-    pub fn make_folder(&self, name: impl AsRef<Path>) -> Result<(), StoreError> {
+    pub(super) fn make_folder(&self, name: impl AsRef<Path>) -> Result<(), StoreError> {
         let path = self.path(name);
         fs::create_dir_all(&path).map_err(io_error("make directory", &path))
     }

@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 /// The boot that wrote a file, or `durable` for a file that is known to be on the disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Stamp(String);
+pub(crate) struct Stamp(String);
 
 impl Stamp {
     /// The stamp of what this boot writes. Where the kernel does not say, all boots look alike.
-    pub fn of_this_boot() -> Self {
+    pub(crate) fn of_this_boot() -> Self {
         Self(crate::sys::kernel::boot_id().unwrap_or_else(|| "unknown".to_owned()))
     }
 

@@ -48,7 +48,7 @@ pub(in crate::store) struct LayerFolder<'a> {
 }
 
 impl<'a> LayerFolder<'a> {
-    pub fn of(disk: &'a Disk, diff_id: &'a DiffId) -> Self {
+    pub(crate) fn of(disk: &'a Disk, diff_id: &'a DiffId) -> Self {
         Self { disk, diff_id }
     }
 
@@ -57,30 +57,30 @@ impl<'a> LayerFolder<'a> {
     }
 
     /// Where it is.
-    pub fn path(self) -> PathBuf {
+    pub(crate) fn path(self) -> PathBuf {
         self.disk.path(self.name())
     }
 
     /// Where its tree is, once the layer is unpacked.
-    pub fn tree(self) -> PathBuf {
+    pub(crate) fn tree(self) -> PathBuf {
         self.path().join("fs")
     }
 
     /// What its `stamp.json` says; none when that is missing or damaged.
-    pub fn stamp(self) -> Option<LayerStamp> {
+    pub(crate) fn stamp(self) -> Option<LayerStamp> {
         let json = fs::read(self.path().join("stamp.json")).ok()?;
         let stamp: LayerStamp = serde_json::from_slice(&json).ok()?;
         (stamp.schema == 2).then_some(stamp)
     }
 
     /// Its tree, when this boot may use it without a look at every file.
-    pub fn trusted_tree(self) -> Option<PathBuf> {
+    pub(crate) fn trusted_tree(self) -> Option<PathBuf> {
         let stamp = self.stamp()?;
         self.disk.is_trusted(&stamp.boot).then(|| self.tree())
     }
 
     /// Whether its tree is whole; waits for another process that is at it.
-    pub fn is_whole(self) -> Result<bool, StoreError> {
+    pub(crate) fn is_whole(self) -> Result<bool, StoreError> {
         if self.trusted_tree().is_some() {
             return Ok(true);
         }
@@ -90,7 +90,7 @@ impl<'a> LayerFolder<'a> {
 
     /// Whether its tree is whole, for a caller that holds the layer's lock. A tree of another boot is read and compared
     /// with its listing, which makes it durable.
-    pub fn verify(self) -> Result<bool, StoreError> {
+    pub(crate) fn verify(self) -> Result<bool, StoreError> {
         let Some(stamp) = self.stamp() else {
             return Ok(false);
         };
@@ -120,12 +120,12 @@ impl<'a> LayerFolder<'a> {
     }
 
     /// Whether the blob is known to inflate to the layer.
-    pub fn is_from(self, blob: &Digest) -> bool {
+    pub(crate) fn is_from(self, blob: &Digest) -> bool {
         self.origin(blob).exists()
     }
 
     /// Notes that the blob inflates to the layer.
-    pub fn note_origin(self, blob: &Digest) -> Result<(), StoreError> {
+    pub(crate) fn note_origin(self, blob: &Digest) -> Result<(), StoreError> {
         let path = self.origin(blob);
         File::create(&path).map(drop).map_err(io_error("create", &path))
     }

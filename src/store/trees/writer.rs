@@ -36,7 +36,7 @@ pub(super) struct TreeWriter {
 
 impl TreeWriter {
     /// Begins to fill `directory`, which is there and empty.
-    pub fn open(directory: &Path) -> io::Result<Self> {
+    pub(super) fn open(directory: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Self {
             tree: openat(CWD, directory, flags, Mode::empty())?,
@@ -48,7 +48,7 @@ impl TreeWriter {
     }
 
     /// Writes the listing of the tree to a new file; returns its digest.
-    pub fn list(&self, path: &Path) -> io::Result<Digest> {
+    pub(super) fn list(&self, path: &Path) -> io::Result<Digest> {
         let mut out = Hashed::new(io::BufWriter::with_capacity(256 << 10, File::create_new(path)?));
         listing::write(self.tree.as_fd(), &self.digests, &mut out)?;
         out.flush()?;
@@ -62,7 +62,13 @@ impl TreeWriter {
     }
 
     /// Writes a file of `size` bytes.
-    pub fn write_file(&mut self, path: &str, mode: u32, size: u64, contents: &mut dyn io::Read) -> io::Result<()> {
+    pub(super) fn write_file(
+        &mut self,
+        path: &str,
+        mode: u32,
+        size: u64,
+        contents: &mut dyn io::Read,
+    ) -> io::Result<()> {
         let mut out = Hashed::new(self.create(path, mode)?);
         let copied = io::copy(contents, &mut out)?;
         self.note(&out.out, out.hasher.digest())?;
@@ -73,13 +79,13 @@ impl TreeWriter {
     }
 
     /// Makes a symbolic link, in the place of whatever is there.
-    pub fn replace_by_link(&mut self, path: &str, target: &str) -> io::Result<()> {
+    pub(super) fn replace_by_link(&mut self, path: &str, target: &str) -> io::Result<()> {
         self.replace(path)?;
         self.symlink(path, target)
     }
 
     /// Makes one more name of a file of the layer.
-    pub fn hardlink(&mut self, path: &str, target: &str) -> io::Result<()> {
+    pub(super) fn hardlink(&mut self, path: &str, target: &str) -> io::Result<()> {
         self.replace(path)?;
         let (target_parent, target_name) = split(target);
         let existing = self.open_directory(target_parent)?;
