@@ -192,12 +192,6 @@ impl Wheel {
         Ok(wheel)
     }
 
-    /// What is odd about it, but no reason to refuse it.
-    #[cfg(test)]
-    pub(crate) fn warnings(&self) -> &[String] {
-        &self.warnings
-    }
-
     /// Files that RECORD leaves out are installed, as all installers do, but nothing vouches for them.
     fn compare_with_record(&mut self, dist_info: &str) {
         let record_path = format!("{dist_info}/RECORD");

@@ -204,7 +204,9 @@ fn of_files_that_may_be_either_the_last_wheel_has_its_own() {
         &[("README.md", b"two"), ("ns/__init__.py", b""), ("ns/two.py", b"")],
     );
     let wheels = [one, two];
-    let (_, warnings) = write_layer(&wheels, std::io::sink(), None).unwrap();
+    let (_, mut warnings) = write_layer(&wheels, std::io::sink(), None).unwrap();
+    // Neither has a RECORD of its files.
+    warnings.retain(|warning| !warning.contains("RECORD"));
     let files = files(&wheels);
     assert_eq!(files["opt/py/site/README.md"].1, "two");
     assert_eq!(files["opt/py/site/ns/__init__.py"].1, "");
@@ -264,8 +266,9 @@ fn warns_of_files_nothing_vouches_for() {
         ),
     ])
     .unwrap();
+    let (_, warnings) = write_layer(&[wheel], std::io::sink(), None).unwrap();
     assert_eq!(
-        wheel.warnings(),
+        warnings,
         [
             format!("{NAME}: b.py is not listed in its RECORD"),
             format!("{NAME}: gone.py is listed in its RECORD, but not there"),
