@@ -15,6 +15,7 @@ mod bases;
 mod bounds;
 mod build;
 mod caller;
+mod cases;
 mod codes;
 mod comfort;
 mod confinement;

@@ -1,0 +1,3 @@
+import os
+
+print(len(os.sched_getaffinity(0)) > 0)

@@ -1,0 +1,33 @@
+//! Functions that engineers brought and that did not run: each is a directory of `tests/cases/`, built and run as its
+//! author would. A file of this folder holds those of one area.
+
+mod machine;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::common::{shared, Done};
+
+/// The directory of a case.
+fn directory(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases").join(name)
+}
+
+/// Builds the case `name` and runs it with the limits that a run has by default.
+fn case(name: &str) -> Done {
+    case_with(name, &[], &[]).0
+}
+
+/// Builds the case `name` with `build` among the arguments, runs it with `run` among them, and returns the outcome, too.
+fn case_with(name: &str, build: &[&str], run: &[&str]) -> (Done, Value) {
+    let (gantry, directory, tag) = (shared(), directory(name), format!("case-{name}:1"));
+    let words = ["build", directory.to_str().unwrap(), "--tag", &tag];
+    gantry.ok([&words[..], build].concat());
+    gantry.run_with_outcome(&[run, &[&tag]].concat())
+}
+
+/// Holds what `done` printed against `expected`, and its end against success.
+fn assert_prints(done: &Done, expected: &str) {
+    assert_eq!((done.code, done.stdout.as_str()), (0, expected), "{}", done.stderr);
+}
