@@ -109,6 +109,10 @@ impl DebError {
 }
 
 /// Reads the package in `bytes`; entries for whose path `wanted` is false are skipped.
+///
+/// # Errors
+///
+/// [`DebError`] says which part of the package is damaged, too large or refused.
 pub fn read(bytes: &[u8], limits: &ExtractionLimits, wanted: &dyn Fn(&str) -> bool) -> Result<Deb, DebError> {
     let mut archive = ar::Archive::new(bytes);
     let (mut version, mut control, mut entries) = (None, None, None);

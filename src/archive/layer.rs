@@ -189,6 +189,10 @@ impl<'a, W: Write> LayerWriter<'a, W> {
     }
 
     /// Ends the tar and the blob.
+    ///
+    /// # Errors
+    ///
+    /// [`LayerError`] when a bound is passed or the blob cannot be written; the blob is no layer then.
     pub fn finish(mut self) -> Result<WrittenLayer, LayerError> {
         const END: &str = "end of archive";
         self.put(END, &ZEROES)?;

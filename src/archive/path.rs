@@ -36,6 +36,10 @@ pub(super) const WHITEOUT: &str = ".wh.";
 
 /// Checks a path that we write: what is accepted stays below the directory it is joined to, means the same to every
 /// tool that unpacks it, and is printable.
+///
+/// # Errors
+///
+/// [`PathProblem`] names the first rule that the path breaks.
 pub fn check_path(path: &str, limits: &ExtractionLimits) -> Result<(), PathProblem> {
     check_foreign_path(path, limits)?;
     if path

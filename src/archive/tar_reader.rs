@@ -182,6 +182,11 @@ impl<R: Read> Read for Bounded<'_, R> {
 ///
 /// The first bytes must be those of `compression`, which the layer's media type names. `visit` gets checked relative paths;
 /// device nodes under `dev/` are skipped (base images carry some; the sandbox brings its own), elsewhere refused.
+///
+/// # Errors
+///
+/// [`TarError`] for a layer that is damaged, passes a bound or has an entry that is refused; also what `visit`
+/// returns. What was visited before has to be dropped.
 pub fn read_layer(
     reader: impl Read,
     compression: Compression,

@@ -124,6 +124,10 @@ pub struct Zip {
 
 impl Zip {
     /// Reads and checks the directory of `file`; its contents are read later, one entry at a time.
+    ///
+    /// # Errors
+    ///
+    /// [`ZipError`] for a directory that is damaged, ambiguous or passes a bound.
     pub fn open(file: File, limits: &ExtractionLimits) -> Result<Self, ZipError> {
         let length = file.metadata().map_err(ZipError::Io)?.len();
         let (count, directory_at, directory_size) = find_directory(&file, length)?;
@@ -157,6 +161,10 @@ impl Zip {
 
     /// Reads an entry: its stored bytes into `stored`, its checked contents into `contents`. A deflate stream ends with
     /// the last stored byte, so that it may be copied.
+    ///
+    /// # Errors
+    ///
+    /// [`ZipError`] when the contents differ from what the directory says of them.
     pub fn read(&self, entry: &Entry, stored: &mut Vec<u8>, contents: &mut Vec<u8>) -> Result<(), ZipError> {
         let error = |reason| ZipError::Entry {
             name: entry.name.clone(),

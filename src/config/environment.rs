@@ -139,6 +139,10 @@ impl Environment {
     }
 
     /// The time that images are to carry: `$SOURCE_DATE_EPOCH`, seconds since 1970 before the year 10000.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] for a value that is no such number.
     pub fn source_date_epoch(&self) -> Result<Option<SystemTime>, ConfigError> {
         let Some(text) = &self.source_date_epoch else {
             return Ok(None);

@@ -126,6 +126,10 @@ impl fmt::Debug for BaseSection {
 impl Config {
     /// Reads the machine's file, and above it `explicit`, else `$GANTRY_CONFIG`, else the user's own if it exists: of each
     /// key the upper one counts.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the file, the line and the key that is wrong; a file that was asked for has to be there.
     pub fn load(explicit: Option<&Path>, environment: &Environment) -> Result<Self, ConfigError> {
         let layers = layers(explicit, environment)?;
         let Some((top, below)) = layers.split_last() else {
@@ -196,6 +200,10 @@ impl RunSection {
     }
 
     /// The network of a run that asks for `mode` and lists `egress`, within what this machine allows.
+    ///
+    /// # Errors
+    ///
+    /// The text says what this machine does not allow, and which key allows it.
     pub fn network(&self, mode: Option<NetworkMode>, egress: Vec<HostPort>) -> Result<Network, String> {
         let listed = !egress.is_empty();
         let egress = if listed { egress } else { self.egress.clone() };

@@ -81,6 +81,10 @@ pub struct RootFs {
 }
 
 /// Parses a manifest and checks everything that needs no other document.
+///
+/// # Errors
+///
+/// [`ParseImageError`] names the field and what is wrong with it.
 pub fn parse_manifest(raw: &[u8]) -> Result<Manifest, ParseImageError> {
     const DOCUMENT: &str = "manifest";
     let manifest: Manifest = parse(DOCUMENT, raw)?;
@@ -117,6 +121,10 @@ pub fn parse_manifest(raw: &[u8]) -> Result<Manifest, ParseImageError> {
 }
 
 /// Parses a configuration and checks it against its manifest.
+///
+/// # Errors
+///
+/// [`ParseImageError`] names the field and what is wrong with it.
 pub fn parse_config(raw: &[u8], manifest: &Manifest) -> Result<ImageConfig, ParseImageError> {
     const DOCUMENT: &str = "image config";
     let config: ImageConfig = parse(DOCUMENT, raw)?;
@@ -139,6 +147,10 @@ pub fn parse_config(raw: &[u8], manifest: &Manifest) -> Result<ImageConfig, Pars
 }
 
 /// Parses the `oci-layout` file of an image layout, whose version is the only one there is.
+///
+/// # Errors
+///
+/// [`ParseImageError`] for another version, or another document.
 pub fn parse_layout_version(raw: &[u8]) -> Result<(), ParseImageError> {
     #[derive(Deserialize)]
     struct Layout {
@@ -157,6 +169,10 @@ pub fn parse_layout_version(raw: &[u8]) -> Result<(), ParseImageError> {
 }
 
 /// Parses an index.
+///
+/// # Errors
+///
+/// [`ParseImageError`] names the entry and what is wrong with it.
 pub fn parse_index(raw: &[u8]) -> Result<ImageIndex, ParseImageError> {
     const DOCUMENT: &str = "index";
     let index: ImageIndex = parse(DOCUMENT, raw)?;

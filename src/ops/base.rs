@@ -46,6 +46,10 @@ pub struct BaseReport {
 
 /// Makes the base that `request` names, with the layers of its wheels, unless it is there. `resolver` is asked for only
 /// when wheels have to be downloaded.
+///
+/// # Errors
+///
+/// [`BuildError`]; layers that are finished stay for the next try, nothing else does.
 pub fn build_base(
     store: &Store,
     request: &BaseRequest,

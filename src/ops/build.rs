@@ -73,6 +73,11 @@ pub struct BuildReport {
 }
 
 /// Builds `request`. `resolver` is asked for only when requirements have to be resolved.
+///
+/// # Errors
+///
+/// [`BuildError`]; its [`Kind`](crate::policy::Kind) says whether the function, this machine or an index is at fault. Finished
+/// layers stay for the next try, nothing else does, and the tag means what it meant before.
 pub fn build(
     store: &Store,
     request: &BuildRequest,

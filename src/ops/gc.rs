@@ -6,6 +6,10 @@ use crate::python::resolve::uv;
 use crate::store::{GarbageReport, Keep, Patience, Rules, Store, StoreError};
 
 /// Says what [`remove_garbage`] would remove. `waiting` is called once when others use the store.
+///
+/// # Errors
+///
+/// [`StoreError`]; `Busy` when others use the store for longer than is wanted.
 pub fn find_garbage(
     store: &Store,
     wanted: GarbageWanted,

@@ -124,6 +124,10 @@ impl ImagesError {
 }
 
 /// The image a name of the store means.
+///
+/// # Errors
+///
+/// [`ImagesError`] when there is no such image, or several that begin with these digits.
 pub fn show(store: &Store, reference: &Reference) -> Result<Image, ImagesError> {
     let digest = store.names().find(reference)?.ok_or_else(|| ImagesError::Unknown {
         reference: reference.to_string(),
@@ -132,6 +136,10 @@ pub fn show(store: &Store, reference: &Reference) -> Result<Image, ImagesError> 
 }
 
 /// Every named image, those that are damaged as well, and those without a name that are kept for a day.
+///
+/// # Errors
+///
+/// [`ImagesError`] when the store cannot be read. A damaged image is no error but marked in the result.
 pub fn list(store: &Store) -> Result<Vec<ImageSummary>, ImagesError> {
     let summary = |(reference, digest): (Reference, Option<Digest>)| {
         let image = match digest {

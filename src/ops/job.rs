@@ -201,6 +201,10 @@ impl Wanted {
     }
 
     /// The run that is wanted, with the defaults of this `machine`'s configuration and within its `bounds`.
+    ///
+    /// # Errors
+    ///
+    /// [`JobError`] names the key that this machine does not allow, or that contradicts another.
     pub fn request(self, machine: &RunSection, bounds: &LimitsSection) -> Result<RunRequest, JobError> {
         if self.pull == Some(Pull::Always) {
             return Err(JobError::PullAlways);
@@ -317,6 +321,10 @@ macro_rules! job {
 with_limits!(job);
 
 /// Reads the job document at `path`; - is standard input.
+///
+/// # Errors
+///
+/// [`JobError`] names the key that is wrong; the caller gets it as the outcome of a run that was not begun.
 pub fn read_job(path: &Path) -> Result<Wanted, JobError> {
     let document = |reason: String, ticket: Ticket| JobError::Document {
         path: path.to_owned(),

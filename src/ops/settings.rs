@@ -16,6 +16,10 @@ pub fn base_settings(config: &Config) -> BaseSettings {
 }
 
 /// What resolves requirements for `python`, a version such as 3.11.
+///
+/// # Errors
+///
+/// [`LockError`] when the index of the configuration is no address, or its password cannot be read.
 pub fn resolver(config: &Config, environment: &Environment, python: &str) -> Result<Resolver, LockError> {
     Ok(Resolver {
         uv: config.index.uv.clone(),

@@ -124,6 +124,10 @@ impl Slots {
     }
 
     /// Takes a slot for a run that is limited to `memory`; waits for `patience` at most. `tell` hears of a wait once.
+    ///
+    /// # Errors
+    ///
+    /// [`SlotError`] when there is none in time, or a signal, the deadline or the end of the caller came first.
     pub fn take(
         &self,
         store: &Path,

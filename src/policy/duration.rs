@@ -41,6 +41,10 @@ const MAX_DIGITS: usize = 12;
 
 /// Parses numbers with `ms`, `s`, `m`, `h` or `d` (or longer words for them), the largest unit first; a bare number is
 /// seconds. Zero and over a week are refused.
+///
+/// # Errors
+///
+/// The text says what was expected.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     parse(text)
         .filter(|duration| !duration.is_zero() && *duration <= MAX)
@@ -51,6 +55,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Parses how old something is, as [`parse_duration`], up to ten years.
+///
+/// # Errors
+///
+/// The text says what was expected.
 pub fn parse_age(text: &str) -> Result<Duration, String> {
     const MAX_AGE: Duration = Duration::from_secs(3653 * 24 * 3600);
     let age = parse(text).filter(|age| !age.is_zero() && *age <= MAX_AGE);

@@ -57,6 +57,11 @@ pub struct LayerWanted<'a> {
 ///
 /// Idempotent, and safe to call at once from many processes: they wait for the first. `make` writes the blob and the
 /// tree, and returns what else is worth remembering.
+///
+/// # Errors
+///
+/// What `make` returns, or a [`StoreError`]; nothing half-made stays. `Busy` when the process that makes the layer makes no
+/// progress for too long.
 pub fn ensure_layer<T, E>(
     store: &Store,
     wanted: LayerWanted<'_>,

@@ -120,6 +120,10 @@ impl DoctorError {
 }
 
 /// Examines this machine, with scratch space in `store`.
+///
+/// # Errors
+///
+/// [`DoctorError`] when the machine could not be examined. A promise that does not hold is no error but part of the result.
 pub fn examine(store: &Store, config: &Config, environment: &Environment) -> Result<Diagnosis, DoctorError> {
     let scratch = store.scratch()?;
     let layer = scratch.path().join("fs");

@@ -236,6 +236,10 @@ impl Subtree {
     }
 
     /// Makes a cgroup with the limits of `confinement`, in force and read back.
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError`] names the limit that could not be put in force, or read back. No cgroup stays.
     pub fn make(&self, confinement: &Confinement) -> Result<Cgroup, CgroupError> {
         let cgroup = loop {
             let mut random = [0u8; 4];

@@ -116,6 +116,10 @@ impl CollectError {
 }
 
 /// Calls `visit` for everything below `root`, in byte order of names, directories before their contents.
+///
+/// # Errors
+///
+/// [`CollectError`] for what must not be taken, for a bound that is passed, and for what `visit` returns.
 pub fn collect(
     root: BorrowedFd<'_>,
     limits: CollectLimits,

@@ -53,6 +53,10 @@ impl BlobWriter {
     }
 
     /// Gives the blob its name when it is the `expected` one; another one is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when digest or size differ; no blob stays.
     pub fn commit_expecting(mut self, expected: &Descriptor) -> Result<(), StoreError> {
         let temporary = self.temporary();
         self.file.flush().map_err(io_error("write", &temporary))?;
@@ -119,6 +123,10 @@ impl<'a> Blobs<'a> {
     }
 
     /// A blob's bytes, unverified: whoever reads them hashes them.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when there is no such blob.
     pub fn open(self, digest: &Digest) -> Result<File, StoreError> {
         let path = self.path(digest);
         File::open(&path).map_err(|source| match source.kind() {
@@ -128,6 +136,10 @@ impl<'a> Blobs<'a> {
     }
 
     /// A small blob, verified: size and digest are those of the descriptor.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the blob is not there, or damaged; a damaged one is removed.
     pub fn read(self, descriptor: &Descriptor) -> Result<Vec<u8>, StoreError> {
         let bytes = self.read_document(&descriptor.digest, descriptor.size)?;
         check_descriptor(descriptor, Digest::of(&bytes), bytes.len() as u64)?;
@@ -135,6 +147,10 @@ impl<'a> Blobs<'a> {
     }
 
     /// A blob of at most `most` bytes, verified by its digest.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the blob is not there, larger than `most`, or damaged.
     pub fn read_document(self, digest: &Digest, most: u64) -> Result<Vec<u8>, StoreError> {
         let file = self.open(digest)?;
         let mut bytes = Vec::new();

@@ -73,6 +73,10 @@ impl Partial {
     }
 
     /// Gives the download its name when it is the expected one, and lets go of its lock; removes it otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when size or digest differ; nothing of the download stays.
     pub fn commit(mut self, size: u64) -> Result<File, StoreError> {
         let (got, digest) = (self.len(), self.hasher.clone().digest());
         if got != size || digest != self.digest {

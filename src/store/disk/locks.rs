@@ -220,6 +220,10 @@ impl<'a> Locks<'a> {
     }
 
     /// Keeps the image `digest`, and with it its layers, until the lease is dropped; notes the time of use.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the lease cannot be written; without one the image may be collected.
     pub fn lease(self, digest: &Digest) -> Result<Lease, StoreError> {
         let path = self.disk.path("leases").join(digest.hex());
         let task = Task::silent("removes an image");
@@ -265,6 +269,10 @@ impl<'a> Locks<'a> {
 
     /// Keeps garbage collection out until the returned lock is dropped; any number of processes may hold one. Whoever makes
     /// or looks up something that no name leads to yet needs it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; `Busy` when a collector makes no progress for too long.
     pub fn keep_collector_out(self) -> Result<CollectorLock, StoreError> {
         let task = Task::silent("collects garbage");
         match self.wait_for(Rank::Collector, Mode::Shared, &self.collector_path(), task) {

@@ -30,6 +30,10 @@ impl<'a> Images<'a> {
     }
 
     /// Stores a manifest whose config and layers are in the store; returns the image's digest.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when something of it is not in the store.
     pub fn put_manifest(self, manifest: &Manifest) -> Result<Digest, StoreError> {
         let (digest, _) = documents::put(self.disk, "manifest", manifest)?;
         Ok(digest)

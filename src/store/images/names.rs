@@ -20,6 +20,10 @@ const TAGS: &str = "_tags";
 const LOCAL: &str = "_local";
 
 /// Whether an image can get this name: one of a layout is not ours to give, and one with a digest means that image already.
+///
+/// # Errors
+///
+/// [`StoreError`] says why it cannot.
 pub fn check_name(reference: &Reference) -> Result<(), StoreError> {
     let reference_text = || reference.to_string();
     match reference {
@@ -47,6 +51,10 @@ impl<'a> Names<'a> {
     }
 
     /// Names an image. The name may have meant another one before.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; the name means what it meant before.
     pub fn set(self, reference: &Reference, digest: &Digest) -> Result<(), StoreError> {
         check_name(reference)?;
         let name = ref_path(reference)?;
@@ -178,6 +186,10 @@ impl<'a> Names<'a> {
     }
 
     /// Forgets a name; whether there was one.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the name cannot be removed; it means what it meant before.
     pub fn remove(self, reference: &Reference) -> Result<bool, StoreError> {
         check_name(reference)?;
         let path = self.disk.path(ref_path(reference)?);

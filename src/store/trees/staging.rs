@@ -42,6 +42,10 @@ impl LayerStaging {
     }
 
     /// Gives the tree its name; another process that was first wins, with the same contents. `blob` was written with it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; no tree of that name stays.
     pub fn commit(self, diff_id: &DiffId, blob: &Digest) -> Result<PathBuf, StoreError> {
         let disk = self.disk.clone();
         let tree = self.take_name(diff_id)?;
