@@ -20,7 +20,7 @@
 //!
 //! ```no_run
 //! use std::collections::BTreeSet;
-//! //! use gantry::config::{Config, Environment};
+//! use gantry::config::{Config, Environment};
 //! use gantry::ops::{self, BuildRequest, Created, LOCK_AGE};
 //! use gantry::progress::Silent;
 //! use gantry::store::Store;
