@@ -41,6 +41,7 @@
 //!     lock_age: LOCK_AGE,
 //!     created: Created::Fixed(std::time::UNIX_EPOCH),
 //!     base_settings: ops::base_settings(&config),
+//!     allowed_packages: ops::allowed_packages(&config),
 //! };
 //! let report = ops::build(&store, &request, &|| ops::resolver(&config, &environment, "3.11"), &Silent)?;
 //! println!("{}", report.digest);

@@ -1,6 +1,6 @@
 //! Reads the files of a Debian package: ar around `data.tar.{xz,zst,gz}` (deb(5)).
 //!
-//! Maintainer scripts are never looked at. What a package holds is bounded while it is unpacked, by the limits and by
+//! Maintainer scripts are at most read. What a package holds is bounded while it is unpacked, by the limits and by
 //! the memory its decompressor may ask for. Only directories, files, and links are accepted, each name once; hard links
 //! are resolved within the package. Where a symbolic link leads is for the caller to judge: nothing is followed here.
 
@@ -156,6 +156,60 @@ pub fn read(bytes: &[u8], limits: &ExtractionLimits, wanted: &dyn Fn(&str) -> bo
         reason: "it has no data.tar",
     })?;
     Ok(Deb { control, entries })
+}
+
+/// Scripts that run when a package is installed.
+const SCRIPTS: [&str; 2] = ["preinst", "postinst"];
+/// Largest such script; the longest of Debian's has 100 kB.
+const MAX_SCRIPT: u64 = 1 << 20;
+/// Largest `control.tar` that is read to its end: the sums of a package with a hundred thousand files have 10 MB.
+const MAX_CONTROL_PART: u64 = 64 << 20;
+
+/// The scripts that the package in `bytes` would run when it is installed, by name. What is no text has `\u{fffd}` in it.
+pub fn read_scripts(bytes: &[u8]) -> Result<BTreeMap<&'static str, String>, DebError> {
+    let mut archive = ar::Archive::new(bytes);
+    let mut scripts = BTreeMap::new();
+    let over = Cell::new(false);
+    let error = |source| part_error("control.tar", MAX_CONTROL_PART, over.get(), source);
+    while let Some(member) = archive.next_entry() {
+        let mut member = member.map_err(error)?;
+        let name = String::from_utf8_lossy(member.header().identifier()).into_owned();
+        let Some(suffix) = name.trim_end_matches('/').strip_prefix("control.tar") else {
+            continue;
+        };
+        let mut packed = Vec::new();
+        member.read_to_end(&mut packed).map_err(error)?;
+        let mut parts = tar::Archive::new(Bounded {
+            inner: decompress(suffix, &packed)?,
+            left: MAX_CONTROL_PART,
+            over: &over,
+        });
+        for entry in parts.entries().map_err(error)? {
+            let entry = entry.map_err(error)?;
+            let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            let path = path.trim_start_matches("./");
+            let Some(script) = SCRIPTS.into_iter().find(|script| *script == path) else {
+                continue;
+            };
+            let mut text = Vec::new();
+            entry.take(MAX_SCRIPT + 1).read_to_end(&mut text).map_err(error)?;
+            if text.len() as u64 > MAX_SCRIPT {
+                return Err(DebError::Limit {
+                    what: "a maintainer script",
+                    limit: MAX_SCRIPT,
+                });
+            }
+            if scripts
+                .insert(script, String::from_utf8_lossy(&text).into_owned())
+                .is_some()
+            {
+                return Err(DebError::Twice {
+                    path: script.to_owned(),
+                });
+            }
+        }
+    }
+    Ok(scripts)
 }
 
 /// Unpacks xz, as Debian's indexes have it too; the limits on its output are the caller's.

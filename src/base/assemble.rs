@@ -157,7 +157,7 @@ fn is_wanted(variant: &Variant, path: &str) -> bool {
 }
 
 /// The place of `path` after usrmerge; none for the directories that it turned into links.
-fn merged(path: &str) -> Option<Cow<'_, str>> {
+pub(super) fn merged(path: &str) -> Option<Cow<'_, str>> {
     let (top, below) = path
         .split_once('/')
         .map_or((path, None), |(top, below)| (top, Some(below)));

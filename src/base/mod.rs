@@ -13,6 +13,7 @@ mod foreign;
 mod packages;
 mod relock;
 mod synthesise;
+mod system;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,6 +24,10 @@ pub(crate) use debian::{MirrorError, SignatureError};
 pub use definition::default_variant;
 pub(crate) use definition::{default_python, find_variant, toolchain, variant_names, Variant, VariantError};
 pub(crate) use relock::RelockError;
+pub(crate) use system::{
+    check_allowed, ensure_system, Shipped, SystemError, SystemLayer, SystemRequest, SystemWish, FILE as SYSTEM_FILE,
+};
+pub use system::{Allowed, SystemPackage};
 
 use crate::archive::layer::LayerError;
 use crate::net::{Address, NetError};

@@ -110,19 +110,21 @@ impl Packages<'_> {
 fn fetch_items(variant: &Variant, mirrors: &Mirrors) -> Vec<FetchItem> {
     let item = |deb: &LockedDeb| FetchItem {
         name: format!("{} {}", deb.name, deb.version),
-        url: Address::new(format!(
-            "{}/{}",
-            mirrors.of(deb.archive).uri.as_str().trim_end_matches('/'),
-            deb.path
-        )),
+        url: address_of(deb, mirrors),
         size: deb.size,
         sha256: deb.sha256,
     };
     variant.lock.iter().map(item).collect()
 }
 
+/// Where `deb` is, on `mirrors`.
+pub(super) fn address_of(deb: &LockedDeb, mirrors: &Mirrors) -> Address {
+    let mirror = mirrors.of(deb.archive).uri.as_str().trim_end_matches('/');
+    Address::new(format!("{mirror}/{}", deb.path))
+}
+
 /// Whether a file is no longer where it was; every other failure stays what it is.
-fn is_gone(error: &FetchError) -> bool {
+pub(super) fn is_gone(error: &FetchError) -> bool {
     matches!(error, FetchError::Net { source, .. } if source.is_not_found())
 }
 

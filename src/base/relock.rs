@@ -6,6 +6,7 @@
 //! there.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -100,23 +101,16 @@ pub(super) fn relock(
     mirrors: &Mirrors,
     now: SystemTime,
 ) -> Result<Vec<LockedDeb>, RelockError> {
-    let suite = &variant.definition.suite;
-    let sources = [
-        (Archive::Main, suite.clone(), &mirrors.main),
-        (Archive::Updates, format!("{suite}-updates"), &mirrors.updates),
-        (Archive::Security, format!("{suite}-security"), &mirrors.security),
-    ];
     let wanted: Vec<String> = variant.lock.iter().map(|deb| deb.name.clone()).collect();
     let mut found = BTreeMap::new();
-    for (archive, suite, mirror) in sources {
-        let source = Source {
-            archive,
-            suite,
-            mirror,
-            client,
-        };
-        source.add_newest(store, &wanted, now, &mut found)?;
-    }
+    read_index(
+        store,
+        client,
+        &variant.definition.suite,
+        mirrors,
+        now,
+        &mut |list, archive, limit| find_newest(list, archive, &wanted, limit, &mut found),
+    )?;
     let newest = |pinned: &LockedDeb| {
         let (name, package) = (variant.title(), pinned.name.clone());
         let Some(deb) = found.remove(&pinned.name) else {
@@ -147,6 +141,36 @@ pub(super) fn changes(before: &[LockedDeb], after: &[LockedDeb]) -> Vec<String> 
         .collect()
 }
 
+/// Reads one list of packages, of an archive, of at most so many bytes; says what is wrong with it.
+type ReadList<'a> = &'a mut dyn FnMut(&mut dyn Read, Archive, u64) -> Result<(), String>;
+
+/// Gives `each` the lists of packages of the release `suite`, of its updates and of its security updates, in this order;
+/// each is what the signed index of its archive says it is.
+pub(super) fn read_index(
+    store: &Store,
+    client: &Client,
+    suite: &str,
+    mirrors: &Mirrors,
+    now: SystemTime,
+    each: ReadList<'_>,
+) -> Result<(), RelockError> {
+    let sources = [
+        (Archive::Main, suite.to_owned(), &mirrors.main),
+        (Archive::Updates, format!("{suite}-updates"), &mirrors.updates),
+        (Archive::Security, format!("{suite}-security"), &mirrors.security),
+    ];
+    for (archive, suite, mirror) in sources {
+        let source = Source {
+            archive,
+            suite,
+            mirror,
+            client,
+        };
+        source.read_list(store, now, each)?;
+    }
+    Ok(())
+}
+
 /// One suite on one mirror.
 struct Source<'a> {
     archive: Archive,
@@ -156,13 +180,7 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    fn add_newest(
-        &self,
-        store: &Store,
-        wanted: &[String],
-        now: SystemTime,
-        found: &mut BTreeMap<String, LockedDeb>,
-    ) -> Result<(), RelockError> {
+    fn read_list(&self, store: &Store, now: SystemTime, each: ReadList<'_>) -> Result<(), RelockError> {
         let signed = match self.get("InRelease", MAX_IN_RELEASE) {
             // Not every mirror has the updates between two point releases; what was pinned from there is then too new
             // for it, and is refused below.
@@ -199,10 +217,10 @@ impl Source<'_> {
         }
         let damaged = |reason: String| self.refuse(format!("{}: {reason}", list.path));
         if list.path.ends_with(".xz") {
-            let reader = xz_reader(&packed).map_err(|error| damaged(error.to_string()))?;
-            find_newest(reader, self.archive, wanted, MAX_UNPACKED, found)
+            let mut reader = xz_reader(&packed).map_err(|error| damaged(error.to_string()))?;
+            each(&mut reader, self.archive, MAX_UNPACKED)
         } else {
-            find_newest(gzip_reader(&packed), self.archive, wanted, MAX_UNPACKED, found)
+            each(&mut gzip_reader(&packed), self.archive, MAX_UNPACKED)
         }
         .map_err(damaged)
     }

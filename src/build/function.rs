@@ -16,6 +16,7 @@ use super::entry::warn_of_idle;
 pub(crate) use super::entry::ENTRY_POINT;
 use super::left_out::LeftOut;
 use super::links::Entries;
+use crate::base::{SystemError, SystemWish, SYSTEM_FILE};
 use crate::oci::Digest;
 use crate::policy::{Bytes, Kind};
 use crate::progress::Progress;
@@ -193,6 +194,12 @@ impl Function {
     /// What it requires.
     pub(crate) fn requirements(&self) -> Result<Requirements, RequirementError> {
         Requirements::read(&|path| Some(self.find_file(path)?.contents.as_slice()))
+    }
+
+    /// The system packages that it asks for; none when it names none.
+    pub(crate) fn system_wish(&self) -> Result<Option<SystemWish>, SystemError> {
+        let wish = self.find_file(SYSTEM_FILE).map(|file| SystemWish::read(&file.contents));
+        Ok(wish.transpose()?.filter(|wish| !wish.names.is_empty()))
     }
 
     /// What the code layer is keyed by.

@@ -18,7 +18,7 @@ pub(crate) mod secrets;
 mod syntax;
 
 use crate::archive::layer::LayerError;
-use crate::base::{BaseError, VariantError};
+use crate::base::{BaseError, SystemError, VariantError};
 use crate::policy::{Bytes, Kind};
 use crate::python::compile::CompileError;
 use crate::python::requirements::RequirementError;
@@ -56,6 +56,9 @@ pub enum BuildError {
     /// There is no base.
     #[error("{0}")]
     Base(#[from] BaseError),
+    /// There are no system packages.
+    #[error("{0}")]
+    System(#[from] SystemError),
     /// A layer cannot be written.
     #[error("{0}")]
     Layer(#[from] LayerError),
@@ -80,6 +83,7 @@ impl BuildError {
             Self::Requirement(source) => source.kind(),
             Self::Python(source) => source.kind(),
             Self::Base(source) => source.kind(),
+            Self::System(source) => source.kind(),
             Self::Layer(source) => source.kind(),
             Self::Store(source) => source.kind(),
         }

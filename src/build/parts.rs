@@ -5,7 +5,10 @@
 use std::collections::BTreeSet;
 
 use super::BuildError;
-use crate::base::{self, ensure_base, ensure_toolchain, BaseImage, BaseSettings};
+use crate::base::{
+    self, check_allowed, ensure_base, ensure_system, ensure_toolchain, Allowed, BaseImage, BaseSettings, Shipped,
+    SystemLayer, SystemRequest, SystemWish,
+};
 use crate::policy::{Bytes, Promise};
 use crate::progress::{timed, Later};
 use crate::python::bytecode::{ensure_bytecode, Sources};
@@ -14,7 +17,7 @@ use crate::python::compile::Compiler;
 use crate::python::layers::{download, ensure_layers, WheelLayer};
 use crate::python::pins::{self, check_size, largest, PinnedWheel};
 use crate::python::requirements::Requirements;
-use crate::python::resolve::LARGE_IMAGE;
+use crate::python::resolve::{LARGE_IMAGE, MAX_IMAGE};
 use crate::python::sdist::{Bench, Toolchain, ToolchainError};
 use crate::python::supply::Supply;
 use crate::python::{libraries, Interpreter, PythonError};
@@ -38,6 +41,10 @@ pub(crate) struct Wanted<'a> {
     pub settings: &'a BaseSettings,
     /// What the function requires.
     pub requirements: &'a Requirements,
+    /// The system packages that the function asks for, and which ones it may; none when it asks for none.
+    pub system: Option<(&'a SystemWish, &'a Allowed)>,
+    /// Promises whose loss does not refuse what is run in the sandbox.
+    pub allow_degraded: &'a BTreeSet<Promise>,
     /// Whether packages that have no wheel are built, and without which promises; none when they are refused.
     pub sdists: Option<&'a BTreeSet<Promise>>,
 }
@@ -45,6 +52,8 @@ pub(crate) struct Wanted<'a> {
 /// A base, and wheels that lie on it.
 pub(crate) struct Parts {
     pub base: BaseImage,
+    /// What the function asks for and the base lacks.
+    pub system: Option<SystemLayer>,
     /// The wheels of the requirements and of the base.
     pub wheels: Vec<WheelLayer>,
     /// Whether the wheels alone make the image a large one, which the user was told before they were downloaded.
@@ -54,6 +63,11 @@ pub(crate) struct Parts {
 /// Makes base and wheels, unless they are there.
 pub(crate) fn ensure_parts(wanted: &Wanted<'_>, supply: &Supply<'_>, compiler: &Compiler) -> Result<Parts, BuildError> {
     let variant = base::find_variant(wanted.base)?;
+    let shipped = Shipped::read()?;
+    if let Some((wish, allowed)) = wanted.system {
+        // Before anything is downloaded.
+        check_allowed(wish, allowed, &shipped)?;
+    }
     let pins = pins::parse_all(variant.iter().flat_map(|variant| &variant.wheels))?;
     // What is to say of the base is said after what is to say of the wheels, whichever is made first.
     let later = Later::new(supply.progress);
@@ -61,12 +75,12 @@ pub(crate) fn ensure_parts(wanted: &Wanted<'_>, supply: &Supply<'_>, compiler: &
         progress: &later,
         ..*supply
     };
-    let (base, wheels) = match wanted.sdists {
+    let (base, system, wheels) = match wanted.sdists {
         Some(allow_degraded) => {
             // Wheels may have to be built on the base.
-            let base = ensure(wanted, &beside)?;
+            let (base, system) = ensure(wanted, &beside)?;
             let wheels = on_bench(wanted, supply, compiler, &base, &pins, allow_degraded)?;
-            (base, wheels)
+            (base, system, wheels)
         }
         None => {
             // The base and the wheels do not depend on each other: on two cores both are made at once.
@@ -78,19 +92,45 @@ pub(crate) fn ensure_parts(wanted: &Wanted<'_>, supply: &Supply<'_>, compiler: &
                     wheels,
                 )
             });
-            (base?, wheels?)
+            let (base, system) = base?;
+            (base, system, wheels?)
         }
     };
     let (wheels, is_large) = wheels;
     later.tell();
-    libraries::warn_of_missing(supply.store, &base.layers, &wheels, supply.progress)?;
-    Ok(Parts { base, wheels, is_large })
+    let below = base
+        .layers
+        .iter()
+        .chain(system.iter().filter_map(|system| system.layer.as_ref()));
+    let package_of = |library: &str| shipped.package_of(library).map(str::to_owned);
+    libraries::warn_of_missing(supply.store, below, &wheels, &package_of, supply.progress)?;
+    Ok(Parts {
+        base,
+        system,
+        wheels,
+        is_large,
+    })
 }
 
-fn ensure(wanted: &Wanted<'_>, supply: &Supply<'_>) -> Result<BaseImage, BuildError> {
+/// The base, and the system packages that lie on it.
+fn ensure(wanted: &Wanted<'_>, supply: &Supply<'_>) -> Result<(BaseImage, Option<SystemLayer>), BuildError> {
     let (store, progress) = (supply.store, supply.progress);
     let make = || ensure_base(store, wanted.base, wanted.python, wanted.settings, progress);
-    Ok(timed(progress, "base", make)?)
+    let base = timed(progress, "base", make)?;
+    let Some((wish, allowed)) = wanted.system else {
+        return Ok((base, None));
+    };
+    let request = SystemRequest {
+        wish,
+        allowed,
+        settings: wanted.settings,
+        lock_age: supply.lock_age,
+        most: MAX_IMAGE,
+        allow_degraded: wanted.allow_degraded,
+        progress,
+    };
+    let system = timed(progress, "system", || ensure_system(store, &base, &request))?;
+    Ok((base, Some(system)))
 }
 
 /// Wheels of the requirements; those of packages that have none are built on `base`.

@@ -8,7 +8,7 @@ use std::error::Error;
 use std::io;
 
 use super::error::CommandError;
-use crate::base::{BaseError, SignatureError};
+use crate::base::{BaseError, SignatureError, SystemError};
 use crate::build::function::FunctionError;
 use crate::build::BuildError;
 use crate::config::ConfigError;
@@ -109,7 +109,13 @@ fn of_build(error: &BuildError) -> Option<&'static str> {
         BuildError::Secrets { .. } => Some(
             "pass secrets at run time with `gantry run --secret NAME=FILE`; --allow-file PATH lets a file pass that is none",
         ),
-        BuildError::TooLarge { .. } => Some(SMALLER),
+        BuildError::TooLarge { .. } | BuildError::System(SystemError::TooLarge { .. }) => Some(SMALLER),
+        BuildError::System(SystemError::NotAllowed { .. }) => Some(
+            "docs/system-packages.md lists what functions may ask for; whoever runs this machine allows more by `allowed = [...]` or `allow_all = true` under [system]",
+        ),
+        BuildError::System(SystemError::Unmet { .. }) => {
+            Some("a base whose packages are older than the archive's is made anew with the next version of gantry, or by scripts/lock-base")
+        }
         BuildError::Function(FunctionError::NoEntryPoint { .. }) => {
             Some("a function is a directory with user_function.py; name another: `gantry build DIR`")
         }
@@ -118,6 +124,7 @@ fn of_build(error: &BuildError) -> Option<&'static str> {
         | BuildError::Syntax { .. }
         | BuildError::Python(_)
         | BuildError::Base(_)
+        | BuildError::System(_)
         | BuildError::Layer(_)
         | BuildError::Store(_) => None,
     }

@@ -29,6 +29,8 @@ pub struct Config {
     pub(crate) index: IndexSection,
     /// The Debian archive that base images are made of.
     pub(crate) base: BaseSection,
+    /// Debian packages that functions ask for.
+    pub(crate) system: SystemSection,
     /// The file that was read.
     #[serde(skip)]
     file: Option<PathBuf>,
@@ -123,6 +125,27 @@ impl fmt::Debug for BaseSection {
     }
 }
 
+/// `[system]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct SystemSection {
+    /// The packages that functions may ask for; default: those of `rootfs/system.toml`.
+    pub(crate) allowed: Option<Vec<String>>,
+    /// Whether they may ask for any.
+    pub(crate) allow_all: bool,
+}
+
+impl SystemSection {
+    fn check(&self) -> Result<(), String> {
+        match (&self.allowed, self.allow_all) {
+            (Some(_), true) => {
+                Err("system: `allowed` says nothing beside `allow_all`; leave one of them out".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Config {
     /// Reads the machine's file, and above it `explicit`, else `$GANTRY_CONFIG`, else the user's own if it exists: of each
     /// key the upper one counts.
@@ -161,6 +184,7 @@ impl Config {
 
     fn check(&self) -> Result<(), String> {
         self.limits.check(&self.run.confinement())?;
+        self.system.check()?;
         self.index.check()
     }
 }
@@ -287,7 +311,7 @@ mod tests {
         let mut sections = known("");
         // Refused by name: see below.
         sections.retain(|section| !["registry", "cache", "naming"].contains(&section.as_str()));
-        assert_eq!(sections, ["run", "limits", "index", "base"]);
+        assert_eq!(sections, ["run", "limits", "index", "base", "system"]);
         let whole = include_str!("../../docs/configuration.md");
         let example = whole.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
         load(example).unwrap();

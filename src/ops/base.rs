@@ -69,6 +69,8 @@ pub fn build_base(
         python: default_python(),
         settings: &request.settings,
         requirements: &Requirements::default(),
+        system: None,
+        allow_degraded: &request.allow_degraded,
         sdists: None,
     };
     let parts = ensure_parts(&wanted, &supply, &compiler)?;

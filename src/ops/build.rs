@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::base::BaseSettings;
+use crate::base::{Allowed, BaseSettings, SystemPackage, SystemWish};
 use crate::build::function::Function;
 use crate::build::image::{check_size, ensure_image, large_image, Created, ImageSettings};
 use crate::build::parts::{ensure_parts, ensure_parts_bytecode, interpreter_of, Wanted};
@@ -16,6 +16,7 @@ use crate::oci::{Digest, Reference};
 use crate::policy::Promise;
 use crate::progress::{timed, Progress, Recorder};
 use crate::python::compile::Compiler;
+use crate::python::requirements::Requirements;
 use crate::python::resolve::{LockError, Resolver};
 use crate::python::supply::Supply;
 use crate::store::{check_name, BuiltLayer, Store};
@@ -43,8 +44,10 @@ pub struct BuildRequest {
     pub lock_age: Duration,
     /// The image's `created`.
     pub created: Created,
-    /// Where packages of the base come from.
+    /// Where packages of the base and system packages come from.
     pub base_settings: BaseSettings,
+    /// Which system packages the function may ask for.
+    pub allowed_packages: Allowed,
 }
 
 /// What was built.
@@ -64,6 +67,8 @@ pub struct BuildReport {
     pub size: u64,
     /// Bytes of the layers' files.
     pub unpacked_bytes: u64,
+    /// The system packages in it, besides those of the base.
+    pub system_packages: Vec<SystemPackage>,
     /// Wall-clock seconds per step; steps overlap.
     pub seconds: BTreeMap<&'static str, f64>,
     /// What the user should know.
@@ -99,8 +104,10 @@ pub fn build(
     }
     function.warn_of_idle(progress);
     let requirements = function.requirements()?;
+    let system_wish = function.system_wish()?;
     secrets::refuse(&function, &request.allow_files)?;
-    let parts = ensure_parts(&request.wanted(&requirements), &supply, &compiler)?;
+    let wanted = request.wanted(&requirements, system_wish.as_ref());
+    let parts = ensure_parts(&wanted, &supply, &compiler)?;
     let (stdlib, compiled) = timed(progress, "bytecode", || {
         ensure_parts_bytecode(&parts, &supply, &compiler)
     })?;
@@ -108,7 +115,10 @@ pub fn build(
     let make_code = || code::ensure_layers(store, &compiler, &interpreter, source, progress);
     let code = timed(progress, "code", make_code)?;
     let wheels = parts.wheels.iter().map(|made| made.layer.clone());
-    let base = parts.base.layers.iter().cloned().chain(stdlib);
+    let (system_packages, system) = parts
+        .system
+        .map_or_else(Default::default, |made| (made.packages, made.layer));
+    let base = parts.base.layers.iter().cloned().chain(stdlib).chain(system);
     let layers: Vec<BuiltLayer> = base.chain(wheels).chain(compiled).chain(code).collect();
     let size = check_size(&layers)?;
     if let (false, Some(warning)) = (parts.is_large, large_image(&layers)) {
@@ -130,6 +140,7 @@ pub fn build(
         size,
         unpacked_bytes: layers.iter().map(|layer| layer.unpacked_bytes).sum(),
         layers,
+        system_packages,
         seconds: progress.seconds(),
         warnings: progress.warnings(),
         left_out: function.left_out,
@@ -137,12 +148,14 @@ pub fn build(
 }
 
 impl BuildRequest {
-    fn wanted<'a>(&'a self, requirements: &'a crate::python::requirements::Requirements) -> Wanted<'a> {
+    fn wanted<'a>(&'a self, requirements: &'a Requirements, system: Option<&'a SystemWish>) -> Wanted<'a> {
         Wanted {
             base: &self.base,
             python: &self.python,
             settings: &self.base_settings,
             requirements,
+            system: system.map(|wish| (wish, &self.allowed_packages)),
+            allow_degraded: &self.allow_degraded,
             sdists: self.allows_sdists.then_some(&self.allow_degraded),
         }
     }

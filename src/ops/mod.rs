@@ -20,7 +20,7 @@ mod status;
 mod take_output;
 mod ticket;
 
-pub use crate::base::default_variant;
+pub use crate::base::{default_variant, Allowed, SystemPackage};
 pub use crate::build::image::Created;
 pub use crate::python::resolve::LOCK_AGE;
 
@@ -39,7 +39,7 @@ pub use outcome::{ExitCodes, Outcome, CANNOT_RUN};
 pub use run::{run, RunRequest, Take};
 pub use run_error::{code_of_store, RunError};
 pub use secret::{SecretError, SecretWanted, Source};
-pub use settings::{base_settings, resolver};
+pub use settings::{allowed_packages, base_settings, resolver};
 pub use slots::{Admission, SlotError, Slots};
 pub use status::Status;
 pub use ticket::Ticket;

@@ -1,6 +1,6 @@
 //! What builds take from the configuration and the environment: nothing below `ops` sees either.
 
-use crate::base::BaseSettings;
+use crate::base::{Allowed, BaseSettings};
 use crate::config::{secret_variable, Config, Environment, IndexSection};
 use crate::net::{Address, Credentials};
 use crate::python::resolve::{LockError, Resolver};
@@ -12,6 +12,14 @@ pub fn base_settings(config: &Config) -> BaseSettings {
         mirror: base.mirror.clone().map(Address::new),
         security_mirror: base.security_mirror.clone().map(Address::new),
         keyring: base.keyring.clone(),
+    }
+}
+
+/// Which system packages functions may ask for.
+pub fn allowed_packages(config: &Config) -> Allowed {
+    match &config.system {
+        system if system.allow_all => Allowed::Any,
+        system => system.allowed.clone().map_or(Allowed::Shipped, Allowed::These),
     }
 }
 

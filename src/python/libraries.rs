@@ -42,11 +42,13 @@ impl Memo for Libraries {
     }
 }
 
-/// Warns of libraries that `wheels` need and neither they nor the layers of the base, `base`, have.
-pub(crate) fn warn_of_missing(
+/// Warns of libraries that `wheels` need and neither they nor the layers of the system, `base`, have. `package_of` knows the
+/// system package that has a library.
+pub(crate) fn warn_of_missing<'a>(
     store: &Store,
-    base: &[BuiltLayer],
+    base: impl Iterator<Item = &'a BuiltLayer>,
     wheels: &[WheelLayer],
+    package_of: &dyn Fn(&str) -> Option<String>,
     progress: &dyn Progress,
 ) -> Result<(), StoreError> {
     let of_wheels = wheels.iter().map(|made| libraries(store, &made.layer, of_wheels));
@@ -59,7 +61,7 @@ pub(crate) fn warn_of_missing(
         }
         lacks = self::lacks(&of_wheels, &there);
     }
-    let warnings = lacks.iter().map(|(wheel, missing)| warning(wheel, missing));
+    let warnings = lacks.iter().map(|(wheel, missing)| warning(wheel, missing, package_of));
     warnings.for_each(|warning| progress.warn(&warning));
     Ok(())
 }
@@ -161,7 +163,7 @@ fn lacks<'a>(layers: &'a [Libraries], there: &BTreeSet<String>) -> BTreeMap<&'a 
     lacks
 }
 
-fn warning(wheel: &str, missing: &[&str]) -> String {
+fn warning(wheel: &str, missing: &[&str], package_of: &dyn Fn(&str) -> Option<String>) -> String {
     let named = missing.get(..MOST_NAMED).unwrap_or(missing).join(", ");
     let more = match missing.len().saturating_sub(MOST_NAMED) {
         0 => String::new(),
@@ -177,8 +179,16 @@ fn warning(wheel: &str, missing: &[&str]) -> String {
         true => format!(" ({project}-headless does not need {them})"),
         false => String::new(),
     };
+    let packages: BTreeSet<String> = missing.iter().filter_map(|library| package_of(library)).collect();
+    let remedy = match packages.is_empty() {
+        true => String::new(),
+        false => {
+            let packages = packages.into_iter().collect::<Vec<_>>().join(", ");
+            format!("; in packages.txt, one a line: {packages}")
+        }
+    };
     format!(
-        "{wheel} needs {named}{more}, which {verb} neither in the base nor in a wheel; importing it may fail{other}"
+        "{wheel} needs {named}{more}, which {verb} neither in the base nor in a wheel; importing it may fail{other}{remedy}"
     )
 }
 
@@ -229,16 +239,18 @@ mod tests {
 
     #[test]
     fn a_warning_names_what_is_missing_and_who_does_without() {
-        let text = warning("opencv-python 4.9.0.80", &["libGL.so.1"]);
+        let known = |library: &str| (library == "libGL.so.1").then(|| "libgl1".to_owned());
+        let text = warning("opencv-python 4.9.0.80", &["libGL.so.1"], &known);
         for part in [
             "opencv-python 4.9.0.80 needs libGL.so.1, which is",
             "opencv-python-headless",
+            "; in packages.txt, one a line: libgl1",
         ] {
             assert!(text.contains(part), "{text}");
         }
-        let text = warning("vtk 9.3", &["a.so", "b.so", "c.so", "d.so", "e.so", "f.so"]);
+        let text = warning("vtk 9.3", &["a.so", "b.so", "c.so", "d.so", "e.so", "f.so"], &known);
         assert!(
-            text.contains("d.so and 2 more, which are") && !text.contains("e.so"),
+            text.contains("d.so and 2 more, which are") && !text.contains("e.so") && !text.contains("packages.txt"),
             "{text}"
         );
     }

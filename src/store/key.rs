@@ -36,6 +36,10 @@ pub enum Step {
     Lock,
     /// A base definition -> the newest packages of its archive, keyed in `base/relock.rs`. Raise it when other packages are chosen.
     Relock,
+    /// Names of system packages, and what the base has -> which packages of the archive, keyed in `base/system/chosen.rs`. Raise it when other packages are chosen.
+    SystemLock,
+    /// System packages -> their layer, keyed in `base/system/mod.rs`. Raise it when the layer of the same packages changes.
+    SystemLayer,
     /// A layer -> the shared libraries in it, keyed in `python/libraries.rs`. Raise it when others are found.
     Libraries,
     /// An interpreter and a toolchain -> the set-up that builds wheels, which the next two depend on; all three are keyed in
@@ -60,7 +64,7 @@ enum Form {
 
 impl Step {
     /// Every step.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::CodeLayer,
         Self::WheelLayer,
         Self::BaseLayer,
@@ -68,6 +72,8 @@ impl Step {
         Self::BytecodeLayer,
         Self::Lock,
         Self::Relock,
+        Self::SystemLock,
+        Self::SystemLayer,
         Self::Libraries,
         Self::Workshop,
         Self::SdistRecipe,
@@ -86,6 +92,8 @@ impl Step {
             // 1 was made of `Debug` text.
             Self::Lock => 2,
             Self::Relock => 1,
+            Self::SystemLock => 1,
+            Self::SystemLayer => 1,
             Self::Libraries => 1,
             Self::Workshop => 1,
             Self::Image => 1,
@@ -104,6 +112,8 @@ impl Step {
             Self::BytecodeLayer => "bytecode layer",
             Self::Lock => "lock",
             Self::Relock => "relock",
+            Self::SystemLock => "system lock",
+            Self::SystemLayer => "system layer",
             Self::Libraries => "libraries",
             Self::Workshop => "sdist",
             Self::SdistRecipe => "sdist recipe",
@@ -124,7 +134,7 @@ impl Step {
             | Self::Workshop
             | Self::SdistRecipe
             | Self::SdistWheel => Form::Joined,
-            Self::Lock | Self::Image => Form::Counted,
+            Self::Lock | Self::Image | Self::SystemLock | Self::SystemLayer => Form::Counted,
         }
     }
 }

@@ -169,8 +169,8 @@ fn a_base_whose_wheels_are_there_asks_no_index() {
 }
 
 /// Answers by path; 404 or another status for everything else.
-struct Server {
-    address: String,
+pub(crate) struct Server {
+    pub(crate) address: String,
     served: Arc<Mutex<Served>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -183,7 +183,7 @@ struct Served {
 }
 
 impl Server {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let served = Arc::new(Mutex::new(Served {
@@ -220,11 +220,33 @@ impl Server {
         }
     }
 
-    fn put(&self, path: &str, bytes: Vec<u8>) {
+    pub(crate) fn put(&self, path: &str, bytes: Vec<u8>) {
         self.served.lock().unwrap().files.insert(path.to_owned(), bytes);
     }
 
-    fn asked(&self, part: &str) -> usize {
+    /// Answers everything with `status` from now on.
+    pub(crate) fn fail(&self, status: &str) {
+        let mut served = self.served.lock().unwrap();
+        served.files.clear();
+        served.otherwise = status.to_owned();
+    }
+
+    /// Serves `packages` as the list of `suite`, signed by `key`.
+    pub(crate) fn publish(&self, key: &Key, suite: &str, packages: &[u8]) {
+        let mut packed = Vec::new();
+        liblzma::read::XzEncoder::new(packages, 1)
+            .read_to_end(&mut packed)
+            .unwrap();
+        let (hash, size) = (hex(&packed), packed.len());
+        let release = format!(
+            "Codename: {suite}\nDate: Sat, 01 Jan 2022 00:00:00 UTC\nSHA256:\n {hash} {size} main/binary-amd64/Packages.xz\n"
+        );
+        let signed = key.gpg(&["--clearsign"], release.as_bytes());
+        self.put(&format!("dists/{suite}/InRelease"), signed);
+        self.put(&format!("dists/{suite}/main/binary-amd64/Packages.xz"), packed);
+    }
+
+    pub(crate) fn asked(&self, part: &str) -> usize {
         let served = self.served.lock().unwrap();
         served.asked.iter().filter(|path| path.contains(part)).count()
     }
@@ -238,10 +260,10 @@ impl Drop for Server {
 }
 
 /// A key of an archive.
-struct Key(tempfile::TempDir);
+pub(crate) struct Key(pub(crate) tempfile::TempDir);
 
 impl Key {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = Self(tempfile::tempdir().unwrap());
         key.gpg(&["--quick-gen-key", "archive", "ed25519", "sign", "never"], b"");
         fs::write(key.0.path().join("keys.gpg"), key.gpg(&["--export"], b"")).unwrap();
@@ -284,7 +306,7 @@ struct Superseded {
 
 const GONE: &str = "netbase";
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -347,18 +369,7 @@ impl Superseded {
     }
 
     fn publish(&self, suite: &str, packages: &[u8]) {
-        let mut packed = Vec::new();
-        liblzma::read::XzEncoder::new(packages, 1)
-            .read_to_end(&mut packed)
-            .unwrap();
-        let (hash, size) = (hex(&packed), packed.len());
-        let release = format!(
-            "Codename: {suite}\nDate: Sat, 01 Jan 2022 00:00:00 UTC\nSHA256:\n {hash} {size} main/binary-amd64/Packages.xz\n"
-        );
-        let signed = self.key.gpg(&["--clearsign"], release.as_bytes());
-        self.server.put(&format!("dists/{suite}/InRelease"), signed);
-        self.server
-            .put(&format!("dists/{suite}/main/binary-amd64/Packages.xz"), packed);
+        self.server.publish(&self.key, suite, packages);
     }
 
     fn build_base(&self, report: &Path) -> Done {
@@ -466,7 +477,7 @@ fn a_mirror_that_is_down_is_not_one_without_the_package() {
 }
 
 /// An image of somebody else's: that of a function of ours, changed by a layer of `entries` and by `env`.
-fn foreign(entries: &Value, env: Option<&[&str]>) -> (tempfile::TempDir, String) {
+pub(crate) fn foreign(entries: &Value, env: Option<&[&str]>) -> (tempfile::TempDir, String) {
     let gantry = shared();
     gantry.build(function("print(1)\n", None).path(), "bases:foreign");
     let scratch = tempfile::tempdir().unwrap();

@@ -173,3 +173,27 @@ fn stops_unpacking_at_every_limit() {
         );
     }
 }
+
+#[test]
+fn reads_the_scripts_that_an_installation_runs() {
+    let of = |fill: &dyn Fn(&mut Data)| ar_of(&[("debian-binary", b"2.0\n"), ("control.tar.xz", &xz(&tar_of(fill)))]);
+    let bytes = of(&|tar| {
+        file(tar, "./control", b"Package: x\n");
+        file(tar, "./postinst", b"#!/bin/sh\n\xff");
+        file(tar, "./prerm", b"#!/bin/sh\n");
+        file(tar, "preinst", b"#!/bin/dash\n");
+    });
+    let scripts = read_scripts(&bytes).unwrap();
+    let scripts: Vec<(&str, &str)> = scripts.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    assert_eq!(
+        scripts,
+        [("postinst", "#!/bin/sh\n\u{fffd}"), ("preinst", "#!/bin/dash\n")]
+    );
+    let twice = of(&|tar| {
+        file(tar, "./postinst", b"1");
+        file(tar, "postinst", b"2");
+    });
+    assert!(matches!(read_scripts(&twice), Err(DebError::Twice { .. })));
+    let large = of(&|tar| file(tar, "./postinst", &vec![b'a'; (1 << 20) + 1]));
+    assert!(matches!(read_scripts(&large), Err(DebError::Limit { .. })));
+}

@@ -1,4 +1,4 @@
-//! `Packages`: a paragraph per package of a suite, of which only the wanted ones are looked at.
+//! `Packages`: a paragraph per package of a suite, of which only the wanted fields are kept.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -20,9 +20,35 @@ pub(crate) fn find_newest(
     limit: u64,
     found: &mut BTreeMap<String, LockedDeb>,
 ) -> Result<(), String> {
+    read_paragraphs(list, limit, &FIELDS, &mut |fields| {
+        if !fields.get("Package").is_some_and(|name| wanted.contains(name)) {
+            return Ok(());
+        }
+        let deb = package(fields, archive)?;
+        let older = |known: &LockedDeb| compare(&deb.version, &known.version).is_gt();
+        if found.get(&deb.name).is_none_or(older) {
+            found.insert(deb.name.clone(), deb);
+        }
+        Ok(())
+    })
+}
+
+/// The fields of a package that say which file it is.
+pub(super) const FIELDS: [&str; 6] = ["Package", "Version", "Architecture", "Filename", "Size", "SHA256"];
+
+/// The fields of one paragraph, by name.
+pub(crate) type Fields = BTreeMap<&'static str, String>;
+
+/// Gives the fields of each paragraph of `list` that are among `wanted` to `each`. A list over `limit` bytes is refused.
+pub(crate) fn read_paragraphs(
+    list: impl Read,
+    limit: u64,
+    wanted: &[&'static str],
+    each: &mut dyn FnMut(Fields) -> Result<(), String>,
+) -> Result<(), String> {
     let mut list = BufReader::new(list);
     let (mut line, mut left) = (Vec::new(), limit);
-    let mut paragraph = Paragraph::default();
+    let mut fields = Fields::new();
     loop {
         line.clear();
         let read = (&mut list).take(MAX_LINE).read_until(b'\n', &mut line);
@@ -36,14 +62,11 @@ pub(crate) fn find_newest(
         let text = std::str::from_utf8(&line).map_err(|_| "it is not UTF-8".to_owned())?;
         let text = text.trim_end_matches(['\n', '\r']);
         if !text.is_empty() {
-            paragraph.add(text)?;
+            add(&mut fields, wanted, text)?;
             continue;
         }
-        if let Some(deb) = paragraph.take(archive, wanted)? {
-            let older = |known: &LockedDeb| compare(&deb.version, &known.version).is_gt();
-            if found.get(&deb.name).is_none_or(older) {
-                found.insert(deb.name.clone(), deb);
-            }
+        if !fields.is_empty() {
+            each(std::mem::take(&mut fields))?;
         }
         if length == 0 {
             return Ok(());
@@ -51,61 +74,49 @@ pub(crate) fn find_newest(
     }
 }
 
-const FIELDS: [&str; 6] = ["Package", "Version", "Architecture", "Filename", "Size", "SHA256"];
-
-/// The fields of one package that matter here.
-#[derive(Default)]
-struct Paragraph(BTreeMap<&'static str, String>);
-
-impl Paragraph {
-    fn add(&mut self, line: &str) -> Result<(), String> {
-        let Some((name, value)) = line.split_once(':') else {
-            return Ok(());
-        };
-        let Some(name) = FIELDS.into_iter().find(|field| *field == name) else {
-            return Ok(());
-        };
-        if self.0.insert(name, value.trim().to_owned()).is_some() {
-            return Err(format!("a package has {name} twice"));
-        }
-        Ok(())
+fn add(fields: &mut Fields, wanted: &[&'static str], line: &str) -> Result<(), String> {
+    let Some((name, value)) = line.split_once(':') else {
+        return Ok(());
+    };
+    let Some(name) = wanted.iter().copied().find(|field| *field == name) else {
+        return Ok(());
+    };
+    if fields.insert(name, value.trim().to_owned()).is_some() {
+        return Err(format!("a package has {name} twice"));
     }
+    Ok(())
+}
 
-    /// The package that ends here, when it is wanted.
-    fn take(&mut self, archive: Archive, wanted: &[String]) -> Result<Option<LockedDeb>, String> {
-        let mut fields = std::mem::take(&mut self.0);
-        let mut field = |name: &str| fields.remove(name).unwrap_or_default();
-        let name = field("Package");
-        if !wanted.contains(&name) {
-            return Ok(None);
-        }
-        let (version, path, architecture) = (field("Version"), field("Filename"), field("Architecture"));
-        let refuse = |what: &str, value: &str| Err(format!("{name} has the {what} {value:?}"));
-        if !is_version(&version) {
-            return refuse("version", &version);
-        }
-        if !is_pool_path(&path) {
-            return refuse("file name", &path);
-        }
-        if !matches!(architecture.as_str(), "amd64" | "all") {
-            return refuse("architecture", &architecture);
-        }
-        let (size, hash) = (field("Size"), field("SHA256"));
-        let Some(size) = size.parse().ok().filter(|size| *size <= MAX_PACKAGE) else {
-            return refuse("size", &size);
-        };
-        let Ok(sha256) = format!("sha256:{hash}").parse() else {
-            return refuse("hash", &hash);
-        };
-        Ok(Some(LockedDeb {
-            name,
-            version,
-            archive,
-            path,
-            size,
-            sha256,
-        }))
+/// The package of `archive` that `fields` describe.
+pub(super) fn package(mut fields: Fields, archive: Archive) -> Result<LockedDeb, String> {
+    let mut field = |name: &str| fields.remove(name).unwrap_or_default();
+    let name = field("Package");
+    let (version, path, architecture) = (field("Version"), field("Filename"), field("Architecture"));
+    let refuse = |what: &str, value: &str| Err(format!("{name} has the {what} {value:?}"));
+    if !is_version(&version) {
+        return refuse("version", &version);
     }
+    if !is_pool_path(&path) {
+        return refuse("file name", &path);
+    }
+    if !matches!(architecture.as_str(), "amd64" | "all") {
+        return refuse("architecture", &architecture);
+    }
+    let (size, hash) = (field("Size"), field("SHA256"));
+    let Some(size) = size.parse().ok().filter(|size| *size <= MAX_PACKAGE) else {
+        return refuse("size", &size);
+    };
+    let Ok(sha256) = format!("sha256:{hash}").parse() else {
+        return refuse("hash", &hash);
+    };
+    Ok(LockedDeb {
+        name,
+        version,
+        archive,
+        path,
+        size,
+        sha256,
+    })
 }
 
 #[cfg(test)]

@@ -39,6 +39,7 @@ pub(super) fn build(session: &Session, args: &BuildArgs, report: Option<&Report>
             None => Created::Now(sys::clock::now()),
         },
         base_settings: ops::base_settings(config),
+        allowed_packages: ops::allowed_packages(config),
     };
     let resolver = || ops::resolver(config, environment, &args.python);
     let narrator = Narrator::new(session.verbosity);

@@ -4,12 +4,13 @@
 //! anything that is no directory hides what lies below it. Links are followed within the image: an absolute target
 //! starts at its root, `..` ends there. The kernel never follows one: it would do so on this machine.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use rustix::fs::{openat, openat2, readlinkat, FileType, Mode, OFlags, ResolveFlags, CWD};
+use rustix::fs::{openat, openat2, readlinkat, Dir, FileType, Mode, OFlags, ResolveFlags, CWD};
 use rustix::io::Errno;
 
 use super::opaque::is_opaque;
@@ -73,6 +74,54 @@ impl LayerStack {
 
     /// What is at `path`, with or without a leading slash.
     pub fn find(&self, path: &str, last: LastLink) -> io::Result<Found> {
+        Ok(self.locate(path, last)?.0)
+    }
+
+    /// The names in the directory at `path`, sorted; none when there is no directory.
+    pub fn names(&self, path: &str) -> io::Result<Vec<String>> {
+        let (Found::Directory(at), layers) = self.locate(path, LastLink::Follow)? else {
+            return Ok(Vec::new());
+        };
+        let mut names = BTreeSet::new();
+        for tree in layers.iter().filter_map(|number| self.trees.get(*number)) {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let here = if at.is_empty() { "." } else { at.as_str() };
+            let directory = openat2(tree, here, flags, Mode::empty(), beneath())?;
+            for entry in Dir::read_from(&directory)? {
+                // One that is no text leads nowhere we would go.
+                if let Ok(name) = entry?.file_name().to_str() {
+                    names.insert(name.to_owned());
+                }
+            }
+        }
+        names.retain(|name| name != "." && name != "..");
+        // An upper layer may hide what a lower one has.
+        let there = names.into_iter().filter_map(|name| {
+            let found = self.find(&join(&at, &name), LastLink::Keep).map(|found| (name, found));
+            found.map_or_else(
+                |error| Some(Err(error)),
+                |(name, found)| (!matches!(found, Found::Nothing(_) | Found::Impossible)).then_some(Ok(name)),
+            )
+        });
+        there.collect()
+    }
+
+    /// Where the link at `path`, a path of [`Found::Link`], leads.
+    pub fn target(&self, path: &str) -> io::Result<Option<String>> {
+        for tree in &self.trees {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let link = match openat2(tree, path, flags, Mode::empty(), beneath()) {
+                Err(Errno::NOENT | Errno::NOTDIR) => continue,
+                other => other?,
+            };
+            return Ok(readlinkat(&link, "", Vec::new())?.into_string().ok());
+        }
+        Ok(None)
+    }
+
+    /// What is at `path`, and the layers of a directory.
+    fn locate(&self, path: &str, last: LastLink) -> io::Result<(Found, Vec<usize>)> {
+        let none = |found| Ok((found, Vec::new()));
         let root = || Level {
             path: String::new(),
             layers: (0..self.trees.len()).collect(),
@@ -93,26 +142,27 @@ impl LayerStack {
             let path = join(&here.path, &name);
             match self.entry(here, &path)? {
                 Entry::Directory(layers) => way.push(Level { path, layers }),
-                Entry::Link(_) if trail.is_at_end() && last == LastLink::Keep => return Ok(Found::Link(path)),
+                Entry::Link(_) if trail.is_at_end() && last == LastLink::Keep => return none(Found::Link(path)),
                 Entry::Link(target) => {
                     if trail.follow(&target).is_none() {
-                        return Ok(Found::Impossible);
+                        return none(Found::Impossible);
                     }
                     if target.starts_with('/') {
                         way = vec![root()];
                     }
                 }
-                Entry::Nothing if trail.rest().any(|name| name == "..") => return Ok(Found::Impossible),
+                Entry::Nothing if trail.rest().any(|name| name == "..") => return none(Found::Impossible),
                 Entry::Nothing => {
                     let names = trail.rest().filter(|name| *name != ".");
-                    return Ok(Found::Nothing(names.fold(path, |path, name| join(&path, name))));
+                    return none(Found::Nothing(names.fold(path, |path, name| join(&path, name))));
                 }
-                _ if !trail.is_at_end() => return Ok(Found::Impossible),
-                Entry::File => return Ok(Found::File(path)),
-                Entry::Other => return Ok(Found::Other(path)),
+                _ if !trail.is_at_end() => return none(Found::Impossible),
+                Entry::File => return none(Found::File(path)),
+                Entry::Other => return none(Found::Other(path)),
             }
         }
-        Ok(Found::Directory(way.pop().map(|level| level.path).unwrap_or_default()))
+        let here = way.pop().unwrap_or_else(root);
+        Ok((Found::Directory(here.path), here.layers))
     }
 
     /// The regular file at `path`, a path of [`Found::File`]: its first `limit` bytes.
@@ -297,5 +347,27 @@ mod tests {
             Found::Link("usr/bin/python".to_owned())
         );
         assert!(stack.read("secret", 9).is_err() && stack.read("bin/python3", 9).is_err());
+    }
+    #[test]
+    fn a_directory_has_the_names_of_all_layers_that_are_not_hidden() {
+        let scratch = tempfile::tempdir().unwrap();
+        let top = layer(
+            scratch.path(),
+            "top",
+            &["d/b", "d/c -> ../b", "!d/hidden", "e/!", "e/own", "link -> d"],
+        );
+        let bottom = layer(scratch.path(), "bottom", &["d/a", "d/b", "d/hidden", "e/lower", "file"]);
+        let stack = LayerStack::open([top, bottom]).unwrap();
+        for (path, names) in [
+            ("d", &["a", "b", "c"][..]),
+            ("link", &["a", "b", "c"]),
+            ("e", &["own"]),
+            ("file", &[]),
+            ("none", &[]),
+        ] {
+            assert_eq!(stack.names(path).unwrap(), names, "{path}");
+        }
+        assert_eq!(stack.target("d/c").unwrap().as_deref(), Some("../b"));
+        assert_eq!(stack.target("none").unwrap(), None);
     }
 }

@@ -87,6 +87,11 @@ impl LayerStaging {
         }
     }
 
+    /// The directory of the files, which has another name once they are committed.
+    pub fn path(&self) -> PathBuf {
+        self.staged().join("fs")
+    }
+
     fn staged(&self) -> PathBuf {
         self.scratch.path().join("layer")
     }
