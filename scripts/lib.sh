@@ -123,7 +123,11 @@ print_stages() {
 
 # The checks of everything that is not a test.
 check_format() { cargo fmt --check; }
-check_lints() { cargo clippy --locked --quiet --all-targets -- -D warnings; }
+check_lints() {
+    cargo clippy --locked --quiet --all-targets -- -D warnings
+    # fuzz/ has a lock of its own, which has to follow ours.
+    cargo update --quiet --workspace --locked --manifest-path fuzz/Cargo.toml
+}
 check_documents() {
     # With private items documented, links to them lead somewhere.
     RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --locked --quiet --no-deps --lib --document-private-items
