@@ -281,6 +281,9 @@ pub(super) struct RunArgs {
     /// Take the files of /output after every end; without it, after ok and failed only
     #[arg(long)]
     pub output_partial: bool,
+    /// Keep /output on disk while the function runs, for results larger than memory; its size is watched, not enforced
+    #[arg(long)]
+    pub output_on_disk: bool,
     /// Environment variable; repeatable
     #[arg(long = "env", short, value_name = "NAME=VALUE", value_parser = key_value)]
     pub env: Vec<(String, String)>,

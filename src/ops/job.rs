@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::output_place::OutputPlace;
 use super::run::{RunRequest, Take};
 use super::secret::SecretWanted;
 use super::slots::{Admission, Slots};
@@ -138,6 +139,8 @@ pub struct Wanted {
     pub output: Option<PathBuf>,
     /// Whether it does so after every end.
     pub output_partial: Option<bool>,
+    /// Whether `/output` is on disk.
+    pub output_on_disk: Option<bool>,
     /// What the function's standard input is.
     pub stdin: Option<Stdin>,
     /// Variables on top of the image's; of two with one name the later counts.
@@ -182,6 +185,7 @@ impl Wanted {
             input: self.input.or(below.input),
             output: self.output.or(below.output),
             output_partial: self.output_partial.or(below.output_partial),
+            output_on_disk: self.output_on_disk.or(below.output_on_disk),
             stdin: self.stdin.or(below.stdin),
             env: joined(below.env, self.env),
             secrets: joined(below.secrets, self.secrets),
@@ -257,6 +261,10 @@ impl Wanted {
             reference: self.reference.ok_or(JobError::NoImage)?,
             input,
             output: self.output,
+            output_place: match self.output_on_disk {
+                Some(true) => OutputPlace::Disk,
+                Some(false) | None => OutputPlace::Memory,
+            },
             take: match self.output_partial {
                 Some(true) => Take::Partial,
                 Some(false) | None => Take::Whole,
@@ -289,6 +297,7 @@ macro_rules! job {
             input: Option<PathBuf>,
             output: Option<PathBuf>,
             output_partial: Option<bool>,
+            output_on_disk: Option<bool>,
             #[serde(default)]
             env: BTreeMap<String, String>,
             #[serde(default)]
@@ -378,6 +387,7 @@ fn parse(text: &str) -> Result<Wanted, String> {
         input: job.input,
         output: job.output,
         output_partial: job.output_partial,
+        output_on_disk: job.output_on_disk,
         // A document is no command line: what is piped to gantry may be the document.
         stdin: None,
         env: job.env.into_iter().collect(),

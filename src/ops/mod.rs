@@ -10,6 +10,7 @@ mod images;
 mod interrupt;
 mod job;
 mod outcome;
+mod output_place;
 mod run;
 mod run_ending;
 mod run_error;
@@ -36,6 +37,7 @@ pub use images::{
 pub use interrupt::{unless_signalled, Worked};
 pub use job::{read_job, CallerMode, JobError, Pull, Wanted};
 pub use outcome::{ExitCodes, Outcome, CANNOT_RUN};
+pub use output_place::OutputPlace;
 pub use run::{run, RunRequest, Take};
 pub use run_error::{code_of_store, RunError};
 pub use secret::{SecretError, SecretWanted, Source};

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::action::{advise, exit_code, Advice};
+use super::output_place::OutputPlace;
 use super::status::Status;
 use super::ticket::Ticket;
 use crate::oci::Digest;
@@ -66,8 +67,7 @@ pub struct Outcome {
     /// What its queue is to do with it.
     #[serde(flatten)]
     pub advice: Advice,
-    /// Lines for the person at the terminal, not for the document: one per host that was not reached.
-    #[serde(skip)]
+    /// What else a person should know, a line each: limits that the function ran into, hosts that were not reached.
     pub notes: Vec<String>,
 }
 
@@ -249,6 +249,8 @@ macro_rules! limits_in_force {
         #[derive(Debug, Clone, Serialize)]
         pub struct LimitsInForce {
             $($(#[$doc])* pub $name: Option<serde_json::Value>,)*
+            /// Whether `/output` was on disk.
+            pub output_on_disk: bool,
             /// What could be reached.
             pub network: NetworkMode,
             /// The hosts.
@@ -258,10 +260,11 @@ macro_rules! limits_in_force {
         }
 
         impl LimitsInForce {
-            /// Those of `confinement`.
-            pub fn of(confinement: &Confinement) -> Self {
+            /// Those of `confinement`, with `/output` in `place`.
+            pub fn of(confinement: &Confinement, place: OutputPlace) -> Self {
                 Self {
                     $($name: confinement.$name.said(),)*
+                    output_on_disk: place == OutputPlace::Disk,
                     network: match confinement.network {
                         Network::None => NetworkMode::None,
                         Network::Egress(_) => NetworkMode::Egress,

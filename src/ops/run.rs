@@ -12,7 +12,8 @@ use std::time::Instant;
 
 use super::interrupt::{unless_signalled, Worked};
 use super::outcome::{milliseconds, ImageRan, LimitsInForce, Outcome, OutputReport, Phases, Start};
-use super::run_ending::{Command, Ending};
+use super::output_place::{OnDisk, OutputPlace};
+use super::run_ending::{limits_met, Command, Ending};
 use super::run_error::RunError;
 use super::secret::{self, SecretWanted};
 use super::slots::{Admission, Slot};
@@ -38,6 +39,8 @@ pub struct RunRequest {
     pub input: Option<PathBuf>,
     /// Directory that receives `/output`.
     pub output: Option<PathBuf>,
+    /// Where `/output` is until then.
+    pub output_place: OutputPlace,
     /// For which ends.
     pub take: Take,
     /// What the function's standard input is.
@@ -72,8 +75,10 @@ pub enum Take {
 }
 
 impl Take {
-    fn wants(self, status: Status) -> bool {
+    fn wants(self, end: End, status: Status) -> bool {
         match self {
+            // More than is ever taken.
+            _ if matches!(end, End::TooMuchOutput(_)) => false,
             Self::Whole => matches!(status, Status::Ok | Status::Failed),
             Self::Partial => true,
         }
@@ -123,7 +128,15 @@ impl Account {
         };
         let (snapshot, _lease) = self.snapshot(store, &request.reference, signals)?;
         drop(collector);
-        let bundle = bundle(store, &snapshot, request, signals)?;
+        let on_disk = match request.output_place {
+            OutputPlace::Memory => None,
+            OutputPlace::Disk => Some(OnDisk::make(store)?),
+        };
+        let output = on_disk.as_ref().map(|place| place.path().to_owned());
+        let bundle = Bundle {
+            output,
+            ..bundle(store, &snapshot, request, signals)?
+        };
         if let Some(directory) = &request.output {
             take_output::prepare(store, directory)?;
         }
@@ -147,11 +160,21 @@ impl Account {
                 "read standard input: {error}; the function got what came before"
             ));
         }
+        // Of a bus error the line names the places itself.
+        if ending.status != Status::Ok && ending.code != Some(Code::BusError) {
+            let met = limits_met(&finished, &request.confinement, request.output_place);
+            self.notes.extend(met);
+        }
         let finished = self.finished.insert(finished);
-        let (directory, output) = (request.output.as_deref(), finished.output.as_ref());
-        if let Some((directory, output)) = directory.zip(output).filter(|_| request.take.wants(ending.status)) {
+        let in_memory = finished.output.as_ref().map(AsFd::as_fd);
+        let output = on_disk.as_ref().map(OnDisk::root).or(in_memory);
+        let directory = request
+            .output
+            .as_deref()
+            .filter(|_| request.take.wants(finished.end, ending.status));
+        if let Some((directory, output)) = directory.zip(output) {
             let size = request.confinement.output_size;
-            let taken = take_output::take(store, output.as_fd(), directory, size, &mut || signals.take());
+            let taken = take_output::take(store, output, directory, size, &mut || signals.take());
             self.phases.teardown += milliseconds(taking.elapsed());
             self.taken = Some(taken?);
         }
@@ -271,7 +294,7 @@ impl Account {
         };
         outcome.cache = self.cache;
         outcome.phases_ms = self.phases.clone();
-        outcome.limits = Some(LimitsInForce::of(&request.confinement));
+        outcome.limits = Some(LimitsInForce::of(&request.confinement, request.output_place));
         (outcome.code, outcome.error) = (None, None);
         outcome.ticket = request.ticket.clone();
         outcome.notes = self.notes.clone();
@@ -327,6 +350,7 @@ fn bundle(store: &Store, snapshot: &Snapshot, request: &RunRequest, signals: &Si
             .unwrap_or_else(|| "/".to_owned()),
         hostname: "sandbox".to_owned(),
         input,
+        output: None,
         secrets: read_secrets(&request.secrets, signals)?,
         stdin: request.stdin,
         purpose: Purpose::Function,

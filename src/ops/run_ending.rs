@@ -1,9 +1,10 @@
 //! How a run that is over counts, and why: status, exit code, code, and the one line that a person reads.
 
 use super::outcome::{by_signal, Outcome, CANNOT_RUN, TIMED_OUT};
+use super::output_place::OutputPlace;
 use super::status::Status;
 use crate::policy::{Bytes, Code, Confinement, Level, Promise};
-use crate::sandbox::{End, Finished, Obstacle, SHM_BYTES};
+use crate::sandbox::{End, Excess, Finished, Full, Lack, Obstacle, SHM_BYTES};
 use crate::sys::signal;
 
 const BUS: i32 = rustix::process::Signal::BUS.as_raw();
@@ -69,6 +70,10 @@ impl Ending {
                 let limit = confinement.input_limit;
                 let why = format!("standard input is over {limit}, the limit (--input-limit)");
                 (Status::Error, CANNOT_RUN, Some(Code::InputTooLarge), Some(why))
+            }
+            End::TooMuchOutput(excess) => {
+                let why = too_much_output(excess, confinement.output_size);
+                (Status::Failed, by_its_signal, Some(Code::OutputTooLarge), Some(why))
             }
             End::KilledFromOutside => {
                 let why = "the sandbox was killed, and not by gantry: by its user, or by the machine when it is out of memory";
@@ -144,6 +149,52 @@ fn signalled(number: i32) -> (Code, String) {
         }
         _ => (Code::Signal, ended),
     }
+}
+
+fn too_much_output(excess: Excess, limit: Bytes) -> String {
+    match excess {
+        Excess::Bytes(bytes) => {
+            format!("/output is over its limit: {bytes} seen, the limit is {limit} (--output-size); nothing of it is taken")
+        }
+        Excess::Files(most) => {
+            format!("/output is over its limit: more than {most} files and directories; nothing of it is taken")
+        }
+        Excess::Depth(most) => {
+            format!("/output is over its limit: directories more than {most} deep; nothing of it is taken")
+        }
+        Excess::Unwatchable => {
+            "/output cannot be watched: a directory of it is closed to its owner, or files without a name are open in too many places; nothing of it is taken".to_owned()
+        }
+    }
+}
+
+/// Which limits the function ran into that it may not say itself, one line each.
+pub(super) fn limits_met(finished: &Finished, confinement: &Confinement, place: OutputPlace) -> Vec<String> {
+    let mut lines = Vec::new();
+    for full in &finished.full {
+        let (place, lack, limit) = match full {
+            Full::Tmp(lack) => ("/tmp", lack, format!("{} (--tmp-size)", confinement.tmp_size)),
+            Full::Shm(lack) => ("/dev/shm", lack, Bytes(SHM_BYTES).to_string()),
+            Full::Output(lack) if place == OutputPlace::Memory => {
+                ("/output", lack, format!("{} (--output-size)", confinement.output_size))
+            }
+            Full::Output(_) => {
+                lines.push("the disk of the store, where /output is, was full at the end".to_owned());
+                continue;
+            }
+        };
+        lines.push(match lack {
+            Lack::Bytes => format!("{place} was full at the end: its size is {limit}"),
+            Lack::Files => format!("{place} had as many files at the end as it may have"),
+        });
+    }
+    if finished.lacked_processes {
+        let most = confinement.pids;
+        lines.push(format!(
+            "it had {most} processes and threads at once, as many as it may have (--pids)"
+        ));
+    }
+    lines
 }
 
 fn out_of_memory(finished: &Finished, limit: Bytes) -> String {

@@ -1,6 +1,6 @@
 //! Moves the files of `/output` into the caller's directory.
 //!
-//! They are copied into `.gantry-<random>` inside that directory first and renamed into place once all of them are
+//! They are copied, or moved where they are on the same disk, into `.gantry-<random>` inside that directory first and renamed into place once all of them are
 //! there: until that last step, which takes no time, a failure or a signal leaves the directory as it was. Existing files
 //! of the same name are replaced, directories are merged. What a killed gantry staged is swept by the next command.
 
@@ -8,10 +8,12 @@ use std::cell::Cell;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{mkdirat, openat, renameat, FileType, Mode, OFlags};
+use rustix::fs::{
+    fchmod, fremovexattr, fstat, linkat, mkdirat, openat, renameat, AtFlags, FileType, Mode, OFlags, CWD,
+};
 use rustix::io::Errno;
 
 use crate::policy::Bytes;
@@ -101,6 +103,12 @@ pub(super) fn take(
                 .try_clone_to_owned()
                 .map_err(write(directory))?,
         )],
+        mode: Mode::from_raw_mode(
+            fstat(&staging.directory)
+                .map_err(|errno| write(directory)(errno.into()))?
+                .st_mode
+                & 0o666,
+        ),
         taken: Taken::default(),
     };
     let collected = collect(output, limits, &mut |path, collected| {
@@ -131,6 +139,8 @@ pub(super) fn take(
 /// The directories that are being filled, from the top down.
 struct Copy {
     open: Vec<(String, OwnedFd)>,
+    /// What a new file has here: the umask of our caller decides.
+    mode: Mode,
     taken: Taken,
 }
 
@@ -149,6 +159,12 @@ impl Copy {
                 Ok(())
             }
             Collected::File { mut file, size } => {
+                self.taken.files += 1;
+                self.taken.bytes += size;
+                if self.adopt(&file, name)? {
+                    return Ok(());
+                }
+                let (_, directory) = self.open.last().ok_or(io::ErrorKind::NotFound)?;
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let mut copy = File::from(openat(directory, name, flags, Mode::from_raw_mode(0o666))?);
                 let mut copied = 0;
@@ -159,11 +175,29 @@ impl Copy {
                         count => copied += count,
                     }
                 }
-                self.taken.files += 1;
-                self.taken.bytes += size;
                 Ok(())
             }
         }
+    }
+
+    /// Gives `file` a name here instead of copying it, where it is on the same disk and has one name: the other goes with
+    /// its directory. Nothing of it stays but its bytes: what the workload lets others do with it goes.
+    fn adopt(&self, file: &File, name: &str) -> io::Result<bool> {
+        let (_, directory) = self.open.last().ok_or(io::ErrorKind::NotFound)?;
+        if fstat(file)?.st_nlink != 1 {
+            return Ok(false);
+        }
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        // /output in memory, another disk, a file system without links: any answer but success means a copy.
+        if linkat(CWD, path, directory, name, AtFlags::SYMLINK_FOLLOW).is_err() {
+            return Ok(false);
+        }
+        match fremovexattr(file, c"system.posix_acl_access") {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        fchmod(file, self.mode)?;
+        Ok(true)
     }
 }
 

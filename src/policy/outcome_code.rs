@@ -48,6 +48,8 @@ codes! {
     Oom = "oom";
     /// The function left something in `/output` that is not taken.
     OutputRefused = "output_refused";
+    /// What the function wrote to an `/output` on disk was over its limit.
+    OutputTooLarge = "output_too_large";
     /// gantry was told to stop by a signal.
     Stopped = "stopped";
     /// The caller ended, so that nobody wants the result.

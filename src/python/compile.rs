@@ -179,6 +179,7 @@ impl Compiler {
             cwd: "/tmp".to_owned(),
             hostname: "build".to_owned(),
             input: None,
+            output: None,
             stdin: Stdin::Empty,
             secrets: Vec::new(),
             purpose: Purpose::Compilation,

@@ -45,6 +45,9 @@ pub struct Bundle {
     pub hostname: String,
     /// Directory shown read-only as `/input`; absolute.
     pub input: Option<PathBuf>,
+    /// Directory of the host that is its `/output`, writable and watched; without it that is memory, limited. Absolute,
+    /// and nobody else's.
+    pub output: Option<PathBuf>,
     /// Its standard input.
     pub stdin: Stdin,
     /// Secrets.

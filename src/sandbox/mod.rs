@@ -38,5 +38,6 @@ pub use launch::{Launcher, Native, Start};
 pub use orders::{Obstacle, SHM_BYTES};
 pub use outside::{
     collect, run, run_with_doors, sweep, Beat, Caller, CgroupError, CollectError, CollectLimits, Collected, Door, End,
-    Finished, NoCaller, OpenDoors, Sandbox, Signals, Sink, Stdout, Stop, StopSignal, Subtree, Usage,
+    Excess, Finished, Full, Lack, NoCaller, OpenDoors, Sandbox, Signals, Sink, Stdout, Stop, StopSignal, Subtree,
+    Usage,
 };

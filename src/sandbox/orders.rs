@@ -35,6 +35,8 @@ pub(crate) struct RoomOrders {
     pub tmp_bytes: u64,
     /// Bytes of `/output`.
     pub output_bytes: u64,
+    /// Directory of the host that is `/output`; without it that is memory.
+    pub output_directory: Option<String>,
     /// Processes and threads.
     pub pids: u32,
     /// Wall clock of the workload.
@@ -59,6 +61,7 @@ impl RoomOrders {
             purpose: bundle.purpose,
             tmp_bytes: confinement.tmp_size.0,
             output_bytes: confinement.output_size.0,
+            output_directory: bundle.output.as_deref().map(|path| path.to_string_lossy().into_owned()),
             pids: confinement.pids,
             timeout_ms: milliseconds(confinement.timeout),
             grace_ms: milliseconds(confinement.grace),

@@ -1,19 +1,19 @@
 //! Trees of files read through directory descriptors. The kernel resolves one name at a time and follows no link, so a tree
 //! that changes meanwhile, or that a stranger made, leads nowhere else.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-use rustix::fs::{openat, statat, unlinkat, AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{chmodat, openat, renameat, statat, unlinkat, AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
-/// The deepest directory that [`remove`] descends to; each level holds a descriptor open.
-const MAX_DEPTH: usize = 256;
+/// Names that [`remove`] reads at once.
+const AT_ONCE: usize = 4096;
 
 /// The names in a directory without `.` and `..`, in the order of their bytes. Stops after `most` and one more name, so a
 /// longer list than `most` means that there are too many.
@@ -52,24 +52,66 @@ pub(crate) fn open_file(directory: impl AsFd, name: impl Arg) -> rustix::io::Res
     openat(directory, name, flags, Mode::empty())
 }
 
-/// Removes a directory with all that is in it.
+/// Removes a directory with all that is in it, which nobody else writes to any more. A stranger may have made it: its
+/// directories may lack every permission, and be as deep as they like. Two of them are open at a time.
 pub(crate) fn remove(parent: impl AsFd, name: impl Arg + Copy) -> io::Result<()> {
-    remove_below(parent, name, 0)
-}
-
-fn remove_below(parent: impl AsFd, name: impl Arg + Copy, depth: usize) -> io::Result<()> {
-    if depth > MAX_DEPTH {
-        return Err(io::Error::other("a directory is too deep"));
-    }
-    let directory = open_directory(&parent, name)?;
-    for child in names(&directory, usize::MAX)? {
-        match unlinkat(&directory, child.as_os_str(), AtFlags::empty()) {
-            Ok(()) => {}
-            Err(Errno::ISDIR | Errno::PERM) => remove_below(directory.as_fd(), child.as_os_str(), depth + 1)?,
-            Err(errno) => return Err(errno.into()),
+    let top = open_to_empty(&parent, name)?;
+    let mut moved = 0_u64;
+    loop {
+        let found = names(&top, AT_ONCE)?;
+        if found.is_empty() {
+            return Ok(unlinkat(&parent, name, AtFlags::REMOVEDIR)?);
+        }
+        for child in &found {
+            if !remove_unless_directory(&top, child.as_os_str())? {
+                lift(&top, child.as_os_str(), &mut moved)?;
+                unlinkat(&top, child.as_os_str(), AtFlags::REMOVEDIR)?;
+            }
         }
     }
-    Ok(unlinkat(parent, name, AtFlags::REMOVEDIR)?)
+}
+
+/// Empties the directory `name` in `top`: the directories in it move up to `top`, so that none is ever deeper than two.
+fn lift(top: &OwnedFd, name: &OsStr, moved: &mut u64) -> io::Result<()> {
+    let directory = open_to_empty(top, name)?;
+    for child in names(&directory, usize::MAX)? {
+        let child = child.as_os_str();
+        if remove_unless_directory(&directory, child)? {
+            continue;
+        }
+        // To move a directory is to write to it.
+        open_to_empty(&directory, child)?;
+        loop {
+            *moved += 1;
+            match renameat(&directory, child, top, format!(".moved-{moved}")) {
+                Ok(()) => break,
+                Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether it was none, and is gone.
+fn remove_unless_directory(directory: &OwnedFd, name: &OsStr) -> io::Result<bool> {
+    match unlinkat(directory, name, AtFlags::empty()) {
+        Ok(()) => Ok(true),
+        Err(Errno::ISDIR | Errno::PERM) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Opens a directory of ours, whose owner gets every permission that is needed to empty it.
+fn open_to_empty(parent: impl AsFd, name: impl Arg + Copy) -> io::Result<OwnedFd> {
+    let (kind, stat) = look(&parent, name)?;
+    if kind != FileType::Directory {
+        return Err(Errno::NOTDIR.into());
+    }
+    if stat.st_mode & 0o700 != 0o700 {
+        chmodat(&parent, name, Mode::RWXU, AtFlags::empty())?;
+    }
+    Ok(open_directory(&parent, name)?)
 }
 
 /// Bytes of a file, or of all files below a directory, as their sizes say. What cannot be read counts nothing.
@@ -115,7 +157,27 @@ mod tests {
         assert_eq!(open_directory(&directory, "link").unwrap_err(), Errno::NOTDIR);
         assert_eq!(open_file(&directory, "link").unwrap_err(), Errno::LOOP);
         assert_eq!(look(&directory, "link").unwrap().0, FileType::Symlink);
+        assert!(remove(&directory, "link").is_err() && remove(&top, "no-such").is_err());
         remove(&top, "gone").unwrap();
         assert!(!gone.exists() && kept.join("file").exists());
+    }
+
+    #[test]
+    fn a_tree_that_is_too_deep_for_paths_and_closed_to_its_owner_goes() {
+        use std::os::unix::fs::PermissionsExt;
+        let scratch = tempfile::tempdir().unwrap();
+        let top = File::open(scratch.path()).unwrap();
+        fs::create_dir(scratch.path().join("gone")).unwrap();
+        let mut directory = open_directory(&top, "gone").unwrap();
+        for _ in 0..5000 {
+            rustix::fs::mkdirat(&directory, "d", Mode::RWXU).unwrap();
+            rustix::fs::mkdirat(&directory, ".moved-1", Mode::RWXU).unwrap();
+            directory = open_directory(&directory, "d").unwrap();
+        }
+        for closed in ["gone/d/d", "gone/d", "gone"] {
+            fs::set_permissions(scratch.path().join(closed), fs::Permissions::from_mode(0)).unwrap();
+        }
+        remove(&top, "gone").unwrap();
+        assert!(!scratch.path().join("gone").exists());
     }
 }

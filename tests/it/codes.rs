@@ -178,6 +178,10 @@ fn made(code: Code) -> Option<Made> {
             let code = "import os\nos.symlink('/etc/passwd', '/output/link')\n";
             python(code, &["--output", directory.path().to_str().unwrap()])
         }
+        Code::OutputTooLarge => python(
+            "import time\nopen('/output/one', 'wb').write(b'x' * (3 << 20))\ntime.sleep(600)\n",
+            &["--output-on-disk", "--output-size", "1M", "--timeout", "600s"],
+        ),
         Code::Stopped => meanwhile(|child, _| send(child, Signal::TERM)),
         Code::CallerEnded => caller_ended(),
         Code::Deadline => python(
@@ -331,6 +335,7 @@ fn every_code_is_made_with_its_status_and_said_on_standard_error() {
         ];
         let others = [
             "output_refused",
+            "output_too_large",
             "stopped",
             "caller_ended",
             "killed_from_outside",

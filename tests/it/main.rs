@@ -24,6 +24,7 @@ mod crowd;
 mod deadline;
 mod death;
 mod digests;
+mod disk;
 mod doctor;
 mod egress;
 mod endings;

@@ -31,6 +31,7 @@ fn bundle(scratch: &Path, words: &[&str]) -> Bundle {
         cwd: "/".to_owned(),
         hostname: "test".to_owned(),
         input: None,
+        output: None,
         stdin: Stdin::Empty,
         secrets: Vec::new(),
         purpose: Purpose::Function,

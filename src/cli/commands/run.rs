@@ -189,6 +189,7 @@ fn wanted(args: &RunArgs) -> Wanted {
         stdin: args.interactive.then_some(Stdin::Ours),
         // What is not said does not count over the job.
         output_partial: args.output_partial.then_some(true),
+        output_on_disk: args.output_on_disk.then_some(true),
         env: args.env.clone(),
         secrets: secrets.collect(),
         limits: args.limits.given(),

@@ -348,6 +348,7 @@ impl Doctor {
             cwd: "/".to_owned(),
             hostname: "doctor".to_owned(),
             input: None,
+            output: None,
             stdin: Stdin::Empty,
             secrets: Vec::new(),
             purpose: Purpose::Function,
@@ -381,6 +382,7 @@ fn ended(end: End) -> String {
         End::TimedOut => "timed out".to_owned(),
         End::Oom => "out of memory".to_owned(),
         End::TooMuchInput => "ended by too much input".to_owned(),
+        End::TooMuchOutput(_) => "ended by too much output".to_owned(),
     }
 }
 

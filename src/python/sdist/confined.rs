@@ -101,6 +101,7 @@ pub(super) fn build(
         cwd: "/tmp".to_owned(),
         hostname: "build".to_owned(),
         input: Some(input.to_owned()),
+        output: None,
         stdin: Stdin::Empty,
         secrets: Vec::new(),
         purpose: Purpose::PackageBuild,
@@ -216,6 +217,7 @@ fn describe(end: End, timeout: Duration) -> String {
         End::TimedOut => format!("it took longer than {} minutes", TIMEOUT.as_secs() / 60),
         End::Oom => format!("it took more than {MEMORY} of memory"),
         End::TooMuchInput => "it was given too much input".to_owned(),
+        End::TooMuchOutput(_) => "it wrote too much output".to_owned(),
     }
 }
 

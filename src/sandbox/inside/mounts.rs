@@ -89,7 +89,10 @@ pub(super) fn make_root(room: &RoomOrders) -> Result<UnfinishedRoot, Failure> {
     } else {
         tmpfs("tmp", room.tmp_bytes, "1777")?;
     }
-    tmpfs("output", room.output_bytes, "0755")?;
+    match &room.output_directory {
+        None => tmpfs("output", room.output_bytes, "0755")?,
+        Some(path) => bind_output(path)?,
+    }
     Ok(UnfinishedRoot(()))
 }
 
@@ -218,6 +221,15 @@ fn common_directory(paths: &[String]) -> &Path {
         .flatten()
         .find(|directory| paths.iter().all(|path| Path::new(path).starts_with(directory)))
         .unwrap_or(Path::new("/"))
+}
+
+/// Attaches the directory `path` of the host as `/output`: writable, and nothing in it is a program or a device.
+fn bind_output(path: &str) -> Result<(), Failure> {
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let output = step("open the directory of /output", open_tree(CWD, path, clone))?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    step("attach /output", move_mount(&output, "", CWD, "output", flags))?;
+    step("lock /output", mount_remount("output", MountFlags::BIND | LOCKED, c""))
 }
 
 /// Opens the input while the host's paths are still there. Not recursive: a mount below it could not be made read-only.

@@ -34,12 +34,20 @@ impl Findings {
         self.levels.insert(promise, level);
     }
 
-    /// Lost promises that `allowed` does not except.
+    /// Says that what was found is there, and its limit only watched.
+    fn lower_to_watched(&mut self, promise: Promise, reason: &str) {
+        if let Some(level) = self.levels.get_mut(&promise).filter(|level| **level == Level::Enforced) {
+            *level = Level::Watched;
+            self.reasons.insert(promise, reason.to_owned());
+        }
+    }
+
+    /// Lost promises that `allowed` does not except. An `/output` that is watched was asked for.
     pub(super) fn lost(&self, allowed: &[Promise]) -> Vec<(Promise, String)> {
-        let not_enforced = self
-            .levels
-            .iter()
-            .filter(|(promise, level)| **level != Level::Enforced && !allowed.contains(promise));
+        let is_asked_for = |promise: Promise, level: Level| promise == Promise::Output && level == Level::Watched;
+        let not_enforced = self.levels.iter().filter(|(promise, level)| {
+            **level != Level::Enforced && !allowed.contains(promise) && !is_asked_for(**promise, **level)
+        });
         not_enforced
             .map(|(promise, _)| (*promise, self.reasons.get(promise).cloned().unwrap_or_default()))
             .collect()
@@ -81,9 +89,7 @@ const CHECKS: [(Promise, Check); 10] = [
     (Promise::Tmp, |place, _| {
         writable("/tmp", tmp_flags(place.room), place.room.tmp_bytes)
     }),
-    (Promise::Output, |place, _| {
-        writable("/output", LOCKED, place.room.output_bytes)
-    }),
+    (Promise::Output, |place, _| output(place)),
     (Promise::Network, |place, _| network(place)),
     (Promise::Leaks, |place, _| leaks(place)),
 ];
@@ -104,6 +110,12 @@ impl Place<'_> {
         let status = Status::read();
         for (promise, check) in CHECKS {
             findings.hold(promise, check(self, &status));
+        }
+        if self.room.output_directory.is_some() {
+            findings.lower_to_watched(
+                Promise::Output,
+                "it is on disk, where gantry looks at it from time to time",
+            );
         }
         findings
     }
@@ -160,6 +172,13 @@ fn writable(path: &str, flags: StatVfsMountFlags, bytes: u64) -> Result<(), Stri
     is_so(has_flags(path, flags) && is_limited(path, bytes), || {
         format!("{path} has other flags or another size")
     })
+}
+
+fn output(place: &Place<'_>) -> Result<(), String> {
+    if place.room.output_directory.is_none() {
+        return writable("/output", LOCKED, place.room.output_bytes);
+    }
+    is_so(has_flags("/output", LOCKED), || "/output has other flags".to_owned())
 }
 
 fn network(place: &Place<'_>) -> Result<(), String> {
@@ -245,6 +264,18 @@ mod tests {
         ]);
         promises.sort_unstable();
         assert_eq!(promises, Promise::ALL);
+    }
+
+    #[test]
+    fn an_output_on_disk_is_watched_and_lost_without_its_flags() {
+        let mut findings = Findings::default();
+        findings.hold(Promise::Output, Ok(()));
+        findings.lower_to_watched(Promise::Output, "on disk");
+        assert_eq!(findings.levels[&Promise::Output], Level::Watched);
+        assert_eq!(findings.lost(&[]), []);
+        findings.hold(Promise::Output, Err("other flags".to_owned()));
+        findings.lower_to_watched(Promise::Output, "on disk");
+        assert_eq!(findings.lost(&[]), [(Promise::Output, "other flags".to_owned())]);
     }
 
     #[test]

@@ -134,6 +134,8 @@ pub struct Spent {
     pub pids_peak: Option<u32>,
     /// Whether the memory limit killed.
     pub oom: bool,
+    /// Whether a process or thread more was refused.
+    pub lacked_processes: bool,
 }
 
 impl Subtree {
@@ -340,6 +342,7 @@ impl Cgroup {
             memory_peak: number("memory.peak"),
             pids_peak: number("pids.peak").and_then(|peak| u32::try_from(peak).ok()),
             oom: self.has_oom(),
+            lacked_processes: read(&self.path.join("pids.events")).is_ok_and(|events| field(&events, "max") > Some(0)),
         };
         self.remove();
         spent

@@ -9,6 +9,8 @@ use serde::Serialize;
 
 use super::super::orders::{exit_code_of, Obstacle};
 use super::cgroup::Spent;
+use super::output_watch::Excess;
+use super::rooms::Full;
 use super::stop::Stop;
 use super::watch::Seen;
 use crate::policy::{Level, Promise};
@@ -34,6 +36,8 @@ pub enum End {
     Oom,
     /// Because there was more on standard input than may be passed on.
     TooMuchInput,
+    /// Because `/output`, which is on disk and watched, was over its limit.
+    TooMuchOutput(Excess),
     /// Because of this.
     Stopped(Stop),
     /// Because someone else killed the sandbox.
@@ -48,7 +52,7 @@ impl End {
             Self::Exited(_) | Self::NotExecuted { .. } | Self::TimedOut => None,
             Self::Signaled(signal) => Some(signal),
             Self::Stopped(stop) => stop.signal(),
-            Self::Oom | Self::TooMuchInput | Self::KilledFromOutside => Some(KILL),
+            Self::Oom | Self::TooMuchInput | Self::TooMuchOutput(_) | Self::KilledFromOutside => Some(KILL),
         }
     }
 
@@ -62,6 +66,7 @@ impl End {
             | Self::TimedOut
             | Self::Oom
             | Self::TooMuchInput
+            | Self::TooMuchOutput(_)
             | Self::Stopped(_)
             | Self::KilledFromOutside => None,
         }
@@ -93,6 +98,10 @@ pub struct Finished {
     pub unreadable: Option<io::Error>,
     /// Every promise and how surely it was kept.
     pub enforced: BTreeMap<Promise, Level>,
+    /// Which of its writable places were full at its end.
+    pub full: Vec<Full>,
+    /// Whether it was refused another process, as far as that is known.
+    pub lacked_processes: bool,
     /// The root of `/output`; the descriptor keeps it after its mount namespace is gone.
     pub output: Option<OwnedFd>,
     /// How long each phase took.
@@ -138,6 +147,8 @@ impl Finished {
             unwritable: None,
             unreadable: None,
             enforced: BTreeMap::new(),
+            full: Vec::new(),
+            lacked_processes: false,
             output: None,
             times: Times::default(),
         }

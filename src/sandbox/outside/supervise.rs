@@ -21,10 +21,12 @@ use super::doors::{self, OpenDoors};
 use super::feed::Feed;
 use super::finished::{Clock, End, Finished, Usage};
 use super::levels;
+use super::output_watch::OutputWatch;
+use super::rooms::Rooms;
 use super::signals::Signals;
 use super::stop::Stop;
 use super::stream::{Stream, To};
-use super::watch::Watch;
+use super::watch::{Output, Watch};
 use crate::policy::{HostPort, Level, Promise};
 use crate::sys::process::{Ended, SETUP_STEPS};
 
@@ -71,6 +73,10 @@ pub struct Sandbox {
     asked: Option<Asked>,
     /// Looks at memory where no cgroup limits it.
     watch: Option<Watch>,
+    /// Looks at an `/output` on disk.
+    output_watch: Option<OutputWatch>,
+    rooms: Rooms,
+    pids: u32,
     clock: Clock,
     levels: BTreeMap<Promise, Level>,
     output: Option<OwnedFd>,
@@ -117,10 +123,18 @@ impl Sandbox {
             Sink::Capture => (To::Memory(Vec::new()), To::Memory(Vec::new())),
         };
         let limit = confinement.output_limit.0;
+        let output_watch = bundle.output.as_deref();
+        let output_watch = output_watch.map(|directory| OutputWatch::new(directory, confinement.output_size.0));
+        let output_watch = output_watch.transpose().map_err(io("watch the directory of /output"))?;
         let given = levels::given(cgroup.as_ref(), init.pid())?;
         let mut sandbox = Self {
             init,
-            watch: cgroup.is_err().then(|| Watch::new(confinement.memory.0)),
+            watch: cgroup
+                .is_err()
+                .then(|| Watch::new(confinement.memory.0, Output::of(bundle.output.as_deref()))),
+            output_watch,
+            rooms: Rooms::default(),
+            pids: confinement.pids,
             cgroup,
             control,
             inbox: Inbox::default(),
@@ -207,6 +221,8 @@ impl Sandbox {
             };
         };
         let seen = self.watch.map(|watch| watch.most).unwrap_or_default();
+        // The init is one of those that are seen.
+        let saw_all = seen.tasks > u64::from(self.pids);
         let end = self.end.unwrap_or(End::KilledFromOutside);
         Ok(Finished {
             end,
@@ -220,6 +236,8 @@ impl Sandbox {
             stdout: self.stdout.into_memory(),
             stderr: self.stderr.into_memory(),
             enforced: self.levels,
+            full: self.rooms.full(),
+            lacked_processes: saw_all || spent.is_some_and(|spent| spent.lacked_processes),
             output: self.output,
             times,
         })
@@ -242,8 +260,13 @@ impl Sandbox {
                 }
                 continue;
             }
-            let looks = self.watch.as_ref().filter(|_| self.clock.started.is_some());
-            let wait = [left, looks.map(Watch::due)].into_iter().flatten().min();
+            let has_started = self.clock.started.is_some();
+            let looks = self.watch.as_ref().filter(|_| has_started).map(Watch::due);
+            let output_looks = self.output_watch.as_ref().filter(|_| has_started);
+            let wait = [left, looks, output_looks.map(OutputWatch::due)]
+                .into_iter()
+                .flatten()
+                .min();
             self.wait_for_events(signals, wait)?;
             if !self.listeners.is_empty() {
                 let passed = std::mem::take(&mut self.listeners);
@@ -261,6 +284,10 @@ impl Sandbox {
             let watch = self.watch.as_mut().filter(|_| is_running);
             if watch.is_some_and(|watch| watch.is_over(self.init.pid())) {
                 self.stop(End::Oom);
+            }
+            let output_watch = self.output_watch.as_mut().filter(|_| is_running);
+            if let Some(excess) = output_watch.and_then(|watch| watch.excess(self.init.pid())) {
+                self.stop(End::TooMuchOutput(excess));
             }
         }
         Ok(())
@@ -360,7 +387,10 @@ impl Sandbox {
             Report::Restricted(levels) => self.levels = levels,
             Report::Refused(levels, lost) => return Err(SandboxError::Refused { levels, lost }),
             Report::Failed(reason) => return Err(SandboxError::Setup { reason }),
-            Report::Started => self.clock.started = Some(now),
+            Report::Started => {
+                self.clock.started = Some(now);
+                self.rooms = Rooms::of(self.init.pid());
+            }
             Report::NotExecuted(obstacle, errno) => {
                 self.clock.started = Some(now);
                 self.stop(End::NotExecuted { obstacle, errno });

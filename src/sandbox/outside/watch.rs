@@ -33,8 +33,10 @@ const LAST: Duration = Duration::from_millis(5);
 const MOST_MAPPINGS: usize = 200_000;
 /// A line of `/proc/PID/maps`: a path of 4096 bytes, each escaped as four.
 const LONGEST_LINE: u64 = 20 << 10;
-/// Writable places of the workload; their pages belong to no process.
-const PLACES: [&str; 3] = ["tmp", "output", "dev/shm"];
+/// Writable places of the workload that are memory; their pages belong to no process.
+const PLACES: [&str; 2] = ["tmp", "dev/shm"];
+/// One that may be.
+const OUTPUT: &str = "output";
 /// Most processes of a look: the limit on them is 4096.
 const MOST: usize = 5000;
 /// Clock ticks a second in `/proc/PID/stat`; the same on every x86-64 kernel (USER_HZ).
@@ -47,12 +49,31 @@ pub(super) struct Seen {
     pub memory: u64,
     /// User and system time of the processes that are there, and of those they have waited for.
     pub cpu: Duration,
+    /// Processes and threads, the init among them.
+    pub tasks: u64,
+}
+
+/// Where `/output` is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Output {
+    /// In memory, of which it takes some.
+    Memory,
+    /// On disk.
+    Disk,
+}
+
+impl Output {
+    /// On disk when it is in `directory`.
+    pub(super) fn of(directory: Option<&Path>) -> Self {
+        directory.map_or(Self::Memory, |_| Self::Disk)
+    }
 }
 
 /// Looks at one sandbox again and again.
 #[derive(Debug)]
 pub(super) struct Watch {
     limit: u64,
+    output: Output,
     /// The most that any look saw.
     pub most: Seen,
     /// When to look next.
@@ -68,9 +89,10 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Watches for more than `limit` bytes.
-    pub(super) fn new(limit: u64) -> Self {
+    pub(super) fn new(limit: u64, output: Output) -> Self {
         Self {
             limit,
+            output,
             most: Seen::default(),
             next: Instant::now(),
             given_up: 0,
@@ -127,13 +149,18 @@ impl Watch {
         let cpu = held.add_all(pid);
         self.remember(&held.nameless, held.ended);
         let root = format!("/proc/{pid}/root");
-        let files: u64 = PLACES.iter().map(|place| used(&Path::new(&root).join(place))).sum();
+        let places = PLACES
+            .iter()
+            .chain(Some(&OUTPUT).filter(|_| self.output == Output::Memory));
+        let files: u64 = places.map(|place| used(&Path::new(&root).join(place))).sum();
         let seen = Seen {
+            tasks: held.tasks,
             memory: held.bytes(files, self.nameless.values().sum()),
             cpu: Duration::from_millis(cpu * (1000 / TICKS)),
         };
         self.most.memory = self.most.memory.max(seen.memory);
         self.most.cpu = self.most.cpu.max(seen.cpu);
+        self.most.tasks = self.most.tasks.max(seen.tasks);
         (seen, held.ended)
     }
 }
@@ -157,6 +184,7 @@ struct Held {
     /// Shared memory without a name: how much of an inode is mapped.
     nameless: BTreeMap<u64, u64>,
     mappings: usize,
+    tasks: u64,
     began: Instant,
     /// Processor time of this thread at the beginning.
     spent: Duration,
@@ -172,6 +200,7 @@ impl Held {
             mapped: 0,
             nameless: BTreeMap::new(),
             mappings: 0,
+            tasks: 0,
             began: Instant::now(),
             spent: processor_time(),
             budget,
@@ -197,6 +226,7 @@ impl Held {
                 .flatten()
                 .map(|entry| entry.path())
                 .collect();
+            self.tasks += tasks.len() as u64;
             // Where the first thread has ended, the memory is still that of the others.
             let mut places = std::iter::once(&process).chain(&tasks);
             places.find(|place| self.add(place));
@@ -315,7 +345,7 @@ mod tests {
     #[test]
     fn sees_what_this_process_holds() {
         let pid = std::process::id().cast_signed();
-        let look = || Watch::new(0).look(pid, AMPLE, AMPLE).0.memory;
+        let look = || Watch::new(0, Output::Memory).look(pid, AMPLE, AMPLE).0.memory;
         // Other tests of this process take and give back memory meanwhile: once is enough.
         let mut seen = Vec::new();
         for _ in 0..20 {
@@ -333,7 +363,7 @@ mod tests {
 
     #[test]
     fn a_process_that_is_gone_holds_nothing() {
-        let mut watch = Watch::new(0);
+        let mut watch = Watch::new(0, Output::Memory);
         let before = Instant::now();
         assert!(!watch.is_over(i32::MAX));
         assert_eq!(watch.most, Seen::default());
@@ -342,10 +372,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_watched_is_over_the_limit() {
-        let mut watch = Watch::new(10);
+        let mut watch = Watch::new(10, Output::Memory);
         let seen = |memory| Seen {
             memory,
-            cpu: Duration::ZERO,
+            ..Seen::default()
         };
         assert!(!watch.judge((seen(10), LookEnded::Whole)) && watch.judge((seen(11), LookEnded::Whole)));
         assert!(watch.judge((seen(0), LookEnded::OutOfBudget)));
@@ -366,14 +396,23 @@ mod tests {
     fn a_look_ends_with_its_budget() {
         let pid = std::process::id().cast_signed();
         let none = Duration::ZERO;
-        assert_eq!(Watch::new(0).look(pid, none, AMPLE).1, LookEnded::OutOfBudget);
-        assert_eq!(Watch::new(0).look(pid, AMPLE, none).1, LookEnded::OutOfTime);
-        assert_eq!(Watch::new(0).look(pid, AMPLE, AMPLE).1, LookEnded::Whole);
+        assert_eq!(
+            Watch::new(0, Output::Memory).look(pid, none, AMPLE).1,
+            LookEnded::OutOfBudget
+        );
+        assert_eq!(
+            Watch::new(0, Output::Memory).look(pid, AMPLE, none).1,
+            LookEnded::OutOfTime
+        );
+        assert_eq!(
+            Watch::new(0, Output::Memory).look(pid, AMPLE, AMPLE).1,
+            LookEnded::Whole
+        );
     }
 
     #[test]
     fn shared_memory_without_a_name_is_remembered_until_nobody_maps_it() {
-        let mut watch = Watch::new(0);
+        let mut watch = Watch::new(0, Output::Memory);
         let mut sizes = |mapped: &[(u64, u64)], ended| {
             watch.remember(&mapped.iter().copied().collect(), ended);
             watch.nameless.values().sum::<u64>()

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 
-use rustix::fs::{flock, FlockOperation};
+use rustix::fs::{flock, FlockOperation, CWD};
 use rustix::rand::{getrandom, GetRandomFlags};
 
 use super::Disk;
 use crate::store::{io_error, StoreError};
 use crate::sys::replace::Replacement;
+use crate::sys::tree;
 
 /// The directories of this process, for [`abandon`].
 static LIVE: Mutex<Live> = Mutex::new(Live {
@@ -47,7 +48,7 @@ pub fn abandon() -> bool {
     for path in &live.paths {
         found |= path.exists();
         remove_elsewhere(path);
-        let _ = fs::remove_dir_all(path);
+        let _ = tree::remove(CWD, path.as_path());
     }
     found
 }
@@ -59,8 +60,7 @@ fn remove_elsewhere(path: &Path) {
     };
     let named = Path::new(OsStr::from_bytes(&named));
     if fs::remove_file(named).is_err() {
-        make_removable(named);
-        let _ = fs::remove_dir_all(named);
+        let _ = tree::remove(CWD, named);
     }
 }
 
@@ -118,7 +118,7 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         live().paths.retain(|path| *path != self.path);
         // Left-overs are what `sweep` is for.
-        let _ = fs::remove_dir_all(&self.path);
+        let _ = tree::remove(CWD, self.path.as_path());
     }
 }
 
@@ -150,7 +150,7 @@ impl Beside {
 impl Drop for Beside {
     fn drop(&mut self) {
         if fs::remove_file(&self.path).is_err() {
-            let _ = fs::remove_dir_all(&self.path);
+            let _ = tree::remove(CWD, self.path.as_path());
         }
     }
 }
@@ -170,8 +170,7 @@ pub(in crate::store) fn sweep(disk: &Disk) -> Result<u64, StoreError> {
         // The lock is ours: its owner is dead, has not taken it yet and will notice that the directory is gone, or has
         // removed the directory since we opened it.
         remove_elsewhere(&path);
-        make_removable(&path);
-        removed += u64::from(fs::remove_dir_all(&path).is_ok());
+        removed += u64::from(tree::remove(CWD, path.as_path()).is_ok());
     }
     Ok(removed)
 }
@@ -181,16 +180,4 @@ fn random_name(directory: &Path) -> Result<String, StoreError> {
     getrandom(&mut random, GetRandomFlags::empty())
         .map_err(|errno| io_error("make a name in", directory)(errno.into()))?;
     Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-/// Directories of a killed unpacking may lack the owner's write bit.
-fn make_removable(path: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    let Ok(entries) = fs::read_dir(path) else { return };
-    for entry in entries.flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            let _ = fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o700));
-            make_removable(&entry.path());
-        }
-    }
 }
