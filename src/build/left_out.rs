@@ -1,7 +1,7 @@
 //! What of a directory is no part of the function: what tools leave behind, and what `.gantryignore` or `.dockerignore` name.
 //!
 //! `.gantryignore` is written as `.gitignore` is. Without one, `.dockerignore` counts as Docker reads it: each pattern
-//! begins at the top, `**` stands for any directories. In both, `!` takes back what an earlier line left out, and
+//! begins at the top, `**` stands for any directories. In both, braces stand for themselves, and `!` takes back what an earlier line left out, and
 //! the entry point and `requirements.txt` are never left out.
 
 use std::fs::File;
@@ -158,10 +158,30 @@ fn compile(text: &str, dialect: Dialect) -> io::Result<Gitignore> {
             Dialect::Git => line.to_owned(),
             Dialect::Docker => from_the_top(line),
         };
-        let added = builder.add_line(None, &line);
+        let added = builder.add_line(None, &without_braces(&line));
         added.map_err(|error| io::Error::other(format!("line {}: {error}", number + 1)))?;
     }
     builder.build().map_err(io::Error::other)
+}
+
+/// The pattern with braces that stand for themselves, as they do for git and Docker: the matcher would take `{a,b}` for a
+/// choice.
+fn without_braces(line: &str) -> String {
+    let mut text = String::with_capacity(line.len());
+    let (mut is_escaped, mut in_class) = (false, false);
+    for character in line.chars() {
+        match character {
+            '{' | '}' if !is_escaped && !in_class => {
+                text.push('[');
+                text.push(character);
+                text.push(']');
+            }
+            _ => text.push(character),
+        }
+        in_class = !is_escaped && (character == '[' || in_class && character != ']');
+        is_escaped = !is_escaped && character == '\\';
+    }
+    text
 }
 
 /// A line of `.dockerignore` as one of `.gitignore`: its pattern begins at the top.
@@ -236,6 +256,23 @@ mod tests {
     }
 
     #[test]
+    fn braces_are_letters() {
+        let paths = ["a{b", "{a,b}", "a", "b", "x}"];
+        for file in [".gantryignore", ".dockerignore"] {
+            assert_eq!(
+                takes(file, "a{b\n{a,b}\n[x]}\n", &paths),
+                [true, true, false, false, true],
+                "{file}"
+            );
+            assert_eq!(
+                takes(file, "a\\{b\n", &paths),
+                [true, false, false, false, false],
+                "{file}"
+            );
+        }
+    }
+
+    #[test]
     fn what_is_left_out_is_said() {
         let scratch = tempfile::tempdir().unwrap();
         fs::write(scratch.path().join(".gantryignore"), "*.csv\n").unwrap();
@@ -260,7 +297,7 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let file = scratch.path().join(".gantryignore");
         let read = || LeftOut::read(File::open(scratch.path()).unwrap());
-        for text in [b"a{b".to_vec(), vec![b'a'; (64 << 10) + 1], b"\xff".to_vec()] {
+        for text in [b"a[b".to_vec(), vec![b'a'; (64 << 10) + 1], b"\xff".to_vec()] {
             fs::write(&file, text).unwrap();
             assert_eq!(read().unwrap_err().0, ".gantryignore");
         }

@@ -123,6 +123,21 @@ pub(crate) fn refuse(function: &Function, allowed: &[String]) -> Result<(), Buil
     }
 }
 
+/// Those of `allowed` that allow nothing, as the function has no such file or link: most likely typed wrong.
+pub(crate) fn allowed_in_vain<'a>(function: &Function, allowed: &'a [String]) -> Vec<&'a str> {
+    let is_there = |path: &str| {
+        let mut files = function.files.iter().map(|file| &file.path);
+        let mut links = function.links.iter().map(|link| link.path.as_str());
+        let below = |link: &str| {
+            path.strip_prefix(link)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        files.any(|file| file == path) || links.any(below)
+    };
+    let allowed = allowed.iter().map(String::as_str);
+    allowed.filter(|path| !is_there(path)).collect()
+}
+
 /// Everything in `function` that looks like a secret, but for the files in `allowed`; one finding per line, and no more
 /// than a person can look at.
 fn find(function: &Function, allowed: &[String]) -> Vec<Finding> {

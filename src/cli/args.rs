@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::builder::{NonEmptyStringValueParser, PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::outlet::checked;
 use crate::oci::{archive_file, Place, Reference};
 use crate::ops::Source;
 use crate::policy::{
@@ -253,7 +254,7 @@ pub(super) struct BuildArgs {
     #[arg(long)]
     pub upgrade: bool,
     /// Write a JSON report
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = outlet())]
     pub report: Option<PathBuf>,
 }
 
@@ -320,10 +321,10 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "WHEN", default_value = "missing", value_parser = ["missing", "always", "never"])]
     pub pull: String,
     /// Write the outcome as JSON; - for standard output, which the function's then leaves for standard error; fd:N
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = outlet())]
     pub report: Option<PathBuf>,
     /// Write a JSON line at each step, and every 5 seconds; the number of an open descriptor, - or a file
-    #[arg(long, value_name = "FD|FILE")]
+    #[arg(long, value_name = "FD|FILE", value_parser = outlet())]
     pub progress: Option<PathBuf>,
     /// Exit with 0 ok, 3 refused, 4 unavailable, 5 killed, 6 error, 10 failed, 11 timeout, 12 oom
     #[arg(long)]
@@ -331,6 +332,11 @@ pub(super) struct RunArgs {
     /// Arguments for the image's command; `--` before them only if the first begins with -
     #[arg(last = true, value_name = "ARG")]
     pub args: Vec<String>,
+}
+
+/// Takes a path, or what stands for a descriptor.
+fn outlet() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| checked(&path).map(|()| path))
 }
 
 macro_rules! limit_args {
@@ -415,6 +421,9 @@ pub(super) struct GcArgs {
     /// Remove of what is kept for later builds the longest unused, until the store has at most so many bytes, such as 10G
     #[arg(long, value_name = "SIZE", conflicts_with = "all")]
     pub max_size: Option<Bytes>,
+    /// Longest wait for builds and other commands that use the store [default: 10s]
+    #[arg(long, value_name = "TIME")]
+    pub wait: Option<Wait>,
     /// Only say what would be removed
     #[arg(long)]
     pub dry_run: bool,
@@ -442,7 +451,7 @@ pub(super) struct BaseBuildArgs {
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = Promise::from_str)]
     pub allow_degraded: Vec<Promise>,
     /// Write a JSON report
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = outlet())]
     pub report: Option<PathBuf>,
 }
 

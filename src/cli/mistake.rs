@@ -2,7 +2,6 @@
 //! can be understood.
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue};
@@ -12,7 +11,8 @@ use super::args::Cli;
 use super::commands::run;
 use super::error::CommandError;
 use super::escape::escape;
-use super::output::print_error;
+use super::outlet;
+use super::output::{narrate, print_error, print_line};
 use super::report::Report;
 use super::words::{words, Word};
 use crate::ops::{ExitCodes, CANNOT_RUN};
@@ -34,12 +34,16 @@ pub(super) fn answer(error: clap::Error, arguments: &[OsString]) -> u8 {
     let typed = Typed::read(arguments);
     let is_run = typed.command == ["run"];
     let error = &without_tip(error);
-    print(error);
     let code = u8::try_from(error.exit_code()).unwrap_or(2);
     if !error.use_stderr() {
-        return code;
+        return print_help(error).unwrap_or_else(|error| {
+            print_error(&error);
+            error.kind().exit_code()
+        });
     }
-    if let Some(path) = &typed.report {
+    narrate(&escape(&error.render().to_string()));
+    // A report that is one of the mistakes is no place to write to.
+    if let Some(path) = typed.report.as_ref().filter(|path| outlet::checked(path).is_ok()) {
         let reason = one_line(error);
         let written = Report::begin(path).and_then(|report| {
             if is_run {
@@ -71,15 +75,9 @@ fn without_tip(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// Prints what clap says. It quotes the arguments, which may be a stranger's words, so the text is escaped.
-fn print(error: &clap::Error) {
-    let text = escape(&error.render().to_string());
-    // If this stream is closed, there is nobody to tell.
-    let _ = if error.use_stderr() {
-        std::io::stderr().write_all(text.as_bytes())
-    } else {
-        std::io::stdout().write_all(text.as_bytes())
-    };
+/// Prints the help that was asked for. It may quote the arguments, which may be a stranger's words, so it is escaped.
+fn print_help(error: &clap::Error) -> Result<u8, CommandError> {
+    print_line(escape(&error.render().to_string()).trim_end_matches('\n'))
 }
 
 /// The first paragraph of what clap says, on one line: the mistake without the advice.

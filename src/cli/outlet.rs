@@ -40,6 +40,18 @@ impl<'a> Outlet<'a> {
     }
 }
 
+/// Takes `path` as an option's value: what begins as a descriptor and is none would be a file that nobody looks for.
+pub(super) fn checked(path: &Path) -> Result<(), String> {
+    let number = path.to_str().and_then(|text| text.strip_prefix("fd:"));
+    match number.map(str::parse::<u32>) {
+        Some(Err(_)) => Err(format!(
+            "a descriptor is fd:NUMBER, such as fd:3; a file of that name is ./{}",
+            path.display()
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// What the caller left open at `number`, for writing.
 pub(super) fn open_descriptor(number: u32) -> io::Result<File> {
     let file = File::from(duplicate(number)?);
@@ -63,6 +75,16 @@ mod tests {
             let outlet = number.map_or(Outlet::Path(path), Outlet::Descriptor);
             assert_eq!(Outlet::of(path), outlet, "{text}");
             assert_eq!(Outlet::of(path).is_standard_output(), number == Some(1));
+        }
+        for (text, is_fine) in [
+            ("fd:", false),
+            ("fd:x", false),
+            ("fd:-1", false),
+            ("./fd:x", true),
+            ("-", true),
+            ("fd:9", true),
+        ] {
+            assert_eq!(checked(Path::new(text)).is_ok(), is_fine, "{text}");
         }
         for text in ["", "fd:", "fd:x", "fd:-1", "--", "1"] {
             assert_eq!(Outlet::of(Path::new(text)), Outlet::Path(Path::new(text)), "{text}");

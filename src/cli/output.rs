@@ -16,6 +16,7 @@ use super::escape::escape;
 use super::hint::hint;
 use super::proxy;
 use crate::policy::messages;
+use crate::sys::streams;
 
 /// Prints `value` as JSON on one line; returns the exit code of success.
 pub(super) fn print_json<T: Serialize>(value: &T) -> Result<u8, CommandError> {
@@ -26,7 +27,11 @@ pub(super) fn print_json<T: Serialize>(value: &T) -> Result<u8, CommandError> {
 /// Prints a line of data; returns the exit code of success. A closed pipe is a quiet success: the reader has what it
 /// wanted.
 pub(super) fn print_line<T: Display + ?Sized>(line: &T) -> Result<u8, CommandError> {
-    match writeln!(io::stdout(), "{line}") {
+    let written = match streams::is_standard_output_closed() {
+        true => Err(Errno::BADF.into()),
+        false => writeln!(io::stdout(), "{line}"),
+    };
+    match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(0),
         Err(source) => Err(failed(source)),
         Ok(()) => Ok(0),

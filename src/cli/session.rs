@@ -40,10 +40,15 @@ impl Session {
             }
             let _ = writeln!(io::stderr(), "Store {}", root.display());
         }
+        let store = Store::open(&root)?.telling(progress::tell_wait);
+        let store = match config.store.patience {
+            Some(patience) => store.giving_up_after(patience.into()),
+            None => store,
+        };
         Ok(Self {
             environment,
             config,
-            store: Store::open(&root)?.telling(progress::tell_wait),
+            store,
             verbosity,
         })
     }

@@ -31,6 +31,8 @@ pub struct Config {
     pub(crate) base: BaseSection,
     /// Debian packages that functions ask for.
     pub(crate) system: SystemSection,
+    /// The store.
+    pub(crate) store: StoreSection,
     /// The file that was read.
     #[serde(skip)]
     file: Option<PathBuf>,
@@ -114,6 +116,14 @@ pub struct BaseSection {
     /// Keys that may sign the indexes of these archives, as gpgv takes them; default: what the apt sources say, else
     /// Debian's.
     pub(crate) keyring: Option<PathBuf>,
+}
+
+/// `[store]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreSection {
+    /// How long the holder of a lock may give no sign of life; default: that of the store.
+    pub(crate) patience: Option<Time>,
 }
 
 impl fmt::Debug for BaseSection {
@@ -311,7 +321,7 @@ mod tests {
         let mut sections = known("");
         // Refused by name: see below.
         sections.retain(|section| !["registry", "cache", "naming"].contains(&section.as_str()));
-        assert_eq!(sections, ["run", "limits", "index", "base", "system"]);
+        assert_eq!(sections, ["run", "limits", "index", "base", "system", "store"]);
         let whole = include_str!("../../docs/configuration.md");
         let example = whole.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
         load(example).unwrap();

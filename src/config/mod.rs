@@ -11,5 +11,5 @@ mod shown;
 pub use bounds::{Exceeded, LimitsSection};
 pub use environment::{is_started_by_systemd, proxy_of, secret_variable, Environment};
 pub use error::ConfigError;
-pub use file::{BaseSection, Config, IndexSection, RunSection};
+pub use file::{BaseSection, Config, IndexSection, RunSection, StoreSection};
 pub use shown::{template, Shown};

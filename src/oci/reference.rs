@@ -186,7 +186,7 @@ pub(super) fn foreign_transport(text: &str) -> Option<&'static str> {
             Some("docker:// is a registry, and this version moves images through layouts (oci:DIR[:TAG]) and archives, not registries")
         }
         "dir" | "containers-storage" | "docker-daemon" | "ostree" | "sif" | "tarball" => Some(
-            "it is a transport of other tools; gantry knows NAME[:TAG], oci:DIR[:TAG] and oci-archive:FILE[:NAME], and skopeo copies between both",
+            "it is a transport of other tools; gantry knows NAME[:TAG], oci:DIR[:TAG] and oci-archive:FILE[:NAME], and skopeo copies between both. An image that an earlier version of gantry named so goes by its digest: `gantry images ls` shows both",
         ),
         _ if text.contains("://") => Some(
             "it is a URL; gantry knows NAME[:TAG], oci:DIR[:TAG] and oci-archive:FILE[:NAME], and no registries in this version",

@@ -105,6 +105,11 @@ pub fn build(
     function.warn_of_idle(progress);
     let requirements = function.requirements()?;
     let system_wish = function.system_wish()?;
+    for path in secrets::allowed_in_vain(&function, &request.allow_files) {
+        progress.warn(&format!(
+            "--allow-file {path}: the function has no such file (a path inside its directory, no pattern)"
+        ));
+    }
     secrets::refuse(&function, &request.allow_files)?;
     let wanted = request.wanted(&requirements, system_wish.as_ref());
     let parts = ensure_parts(&wanted, &supply, &compiler)?;

@@ -18,7 +18,7 @@ pub fn find_garbage(
     let tools = [uv::folder()];
     store.find_garbage(
         rules(wanted, &tools.each_ref().map(String::as_str)),
-        Patience::default(),
+        patience(wanted),
         waiting,
     )
 }
@@ -26,7 +26,7 @@ pub fn find_garbage(
 /// Removes garbage. `waiting` is called once when others use the store.
 ///
 /// # Errors
-/// [`StoreError::Busy`] when others use the store for longer than ten seconds.
+/// [`StoreError::Busy`] when others use the store for longer than that.
 pub fn remove_garbage(
     store: &Store,
     wanted: GarbageWanted,
@@ -35,9 +35,17 @@ pub fn remove_garbage(
     let tools = [uv::folder()];
     store.remove_garbage(
         rules(wanted, &tools.each_ref().map(String::as_str)),
-        Patience::default(),
+        patience(wanted),
         waiting,
     )
+}
+
+fn patience(wanted: GarbageWanted) -> Patience {
+    let usual = Patience::default();
+    Patience {
+        most: wanted.wait.unwrap_or(usual.most),
+        ..usual
+    }
 }
 
 /// What shall go.
@@ -49,6 +57,8 @@ pub struct GarbageWanted {
     pub older_than: Option<Duration>,
     /// The longest unused goes until the store has at most so many bytes.
     pub max_bytes: Option<u64>,
+    /// How long others are waited for; without it ten seconds.
+    pub wait: Option<Duration>,
 }
 
 fn rules<'a>(wanted: GarbageWanted, tools: &'a [&'a str]) -> Rules<'a> {

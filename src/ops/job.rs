@@ -16,7 +16,7 @@ use super::slots::{Admission, Slots};
 use super::ticket::Ticket;
 use crate::config::{Exceeded, LimitsSection, RunSection};
 use crate::oci::Reference;
-use crate::policy::{with_limits, Code, GivenLimits, HostPort, Kind, NetworkMode, Promise, Time, Wait};
+use crate::policy::{in_plain_words, with_limits, Code, GivenLimits, HostPort, Kind, NetworkMode, Promise, Time, Wait};
 use crate::sandbox::{Place, Stdin, Stdout};
 
 /// The version of the document.
@@ -356,6 +356,25 @@ pub fn read_job(path: &Path) -> Result<Wanted, JobError> {
     parse(&text).map_err(|reason| document(reason, Ticket::of_broken(&text)))
 }
 
+/// What is wrong with the document `text`, which `error` refused: which key, what it may be and what it is.
+fn at_fault(text: &str, error: &serde_json::Error) -> String {
+    let keys = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text).unwrap_or_default();
+    let whole = in_plain_words(&error.to_string());
+    for (key, value) in keys {
+        let mut alone = serde_json::Map::from_iter([("image".to_owned(), "a:1".into())]);
+        alone.insert(key.clone(), value);
+        let Err(refused) = serde_json::from_value::<Job>(alone.into()) else {
+            continue;
+        };
+        let reason = refused.to_string();
+        if reason.starts_with("unknown field") {
+            return whole;
+        }
+        return format!("{key}: {} (line {})", in_plain_words(&reason), error.line());
+    }
+    whole
+}
+
 /// The one key that says how to read the others.
 #[derive(Debug, Deserialize)]
 struct Schema {
@@ -373,7 +392,7 @@ fn parse(text: &str) -> Result<Wanted, String> {
             return Err(format!("schema: got {found}, this version of gantry reads {SCHEMA}"));
         }
     }
-    let job: Job = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let job: Job = serde_json::from_str(text).map_err(|error| at_fault(text, &error))?;
     let limits = job.limits();
     let mut secrets = Vec::new();
     for (place, wanted) in [(Place::File, job.secrets), (Place::Variable, job.secret_env)] {

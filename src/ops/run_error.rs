@@ -108,9 +108,9 @@ impl RunError {
 
     /// The exit code of a run that ended in this error.
     pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Slot(SlotError::Full { .. }) => Kind::Busy.exit_code(),
-            _ => CANNOT_RUN,
+        match self.kind() {
+            kind @ (Kind::Busy | Kind::Unavailable) => kind.exit_code(),
+            Kind::Failed | Kind::Usage | Kind::Refused => CANNOT_RUN,
         }
     }
 

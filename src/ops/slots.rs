@@ -76,7 +76,7 @@ pub enum SlotError {
         total: Bytes,
     },
     /// Others kept what there is.
-    #[error("no run slot within {waited:?}: {taken}")]
+    #[error("no run slot{}: {taken}", within(*.waited))]
     Full {
         /// How long it was waited for.
         waited: Duration,
@@ -107,6 +107,13 @@ impl SlotError {
             Self::Full { .. } => Kind::Busy,
             Self::Io { .. } | Self::Stopped { .. } => Kind::Failed,
         }
+    }
+}
+
+fn within(waited: Duration) -> String {
+    match waited.is_zero() {
+        true => " is free".to_owned(),
+        false => format!(" within {waited:?}"),
     }
 }
 
@@ -335,7 +342,7 @@ mod tests {
         let full = take(&ten, scratch.path(), 1).unwrap_err();
         assert_eq!(
             full.to_string(),
-            "no run slot within 0ns: 10 B of 10 B of memory are promised, and this run asks for 1 B"
+            "no run slot is free: 10 B of 10 B of memory are promised, and this run asks for 1 B"
         );
         drop(four);
         let _one = take(&ten, scratch.path(), 4).unwrap();

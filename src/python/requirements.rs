@@ -233,7 +233,11 @@ impl Reader<'_> {
             )
         })?;
         if (self.find)(&target).is_none() {
-            return Err(format!("{}: there is no such file in the function's directory", shown(value)).into());
+            return Err(format!(
+                "{}: there is no such file in the function's directory, or an ignore file leaves it out",
+                shown(value)
+            )
+            .into());
         }
         self.file(&target, role).map_err(Problem::There)
     }

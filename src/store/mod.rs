@@ -57,6 +57,7 @@ mod usage;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use content::blobs::{BlobWriter, Blobs};
 pub use content::downloads::{Download, Downloads, Partial};
@@ -121,6 +122,16 @@ impl Store {
     pub fn telling(self, tell: fn(&str)) -> Self {
         let waits = self.disk.waits();
         let disk = self.disk.waiting(disk::locks::Waits { tell, ..waits });
+        Self { disk }
+    }
+
+    /// This store, which gives up a holder of a lock that has given no sign of life for `patience`.
+    pub fn giving_up_after(self, patience: Duration) -> Self {
+        let waits = self.disk.waits();
+        let disk = self.disk.waiting(disk::locks::Waits {
+            stalled_after: patience,
+            ..waits
+        });
         Self { disk }
     }
 

@@ -12,4 +12,5 @@ pub(crate) mod program;
 pub(crate) mod replace;
 pub(crate) mod signal;
 pub(crate) mod space;
+pub(crate) mod streams;
 pub(crate) mod tree;

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::common::wait::{eventually, is_so, send};
-use crate::common::{done, function, shared, tiny, tiny_as, tree, Done, Gantry, DEGRADED};
+use crate::common::{done, function, holder_of, shared, tiny, tiny_as, tree, Done, Gantry, DEGRADED};
 
 type Made = (Done, Value);
 
@@ -275,8 +275,17 @@ fn made(code: Code) -> Option<Made> {
             let full = format!("mount -t tmpfs -o nr_inodes=1 tmpfs {}", leases.display());
             run(prepared(&gantry, &full), &["--allow-degraded", DEGRADED, image])
         }
-        // Another process has to hold a lock for ten minutes without a sign of life.
-        Code::StoreBusy => return None,
+        Code::StoreBusy => {
+            let (gantry, image) = own();
+            let mut holder = holder_of(&gantry.root.join("locks/collector"), "LOCK_EX");
+            let file = tempfile::NamedTempFile::new().unwrap();
+            fs::write(file.path(), "[store]\npatience = \"1s\"\n").unwrap();
+            let made = degraded(&gantry, &["--config", file.path().to_str().unwrap(), image]);
+            holder.kill().unwrap();
+            holder.wait().unwrap();
+            assert_eq!(made.0.code, 4, "{}", made.0.stderr);
+            made
+        }
         Code::StoreDamaged => {
             let (gantry, image) = own();
             let name = tree(&gantry.root.join("refs")).into_iter().find(|path| path.is_file());

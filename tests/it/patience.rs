@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::common::wait::{eventually, is_so};
-use crate::common::{done, function, shared, DEGRADED};
+use crate::common::{done, function, holder_of, shared, tiny, Gantry, DEGRADED};
 
 fn outcome(path: &std::path::Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
@@ -133,4 +133,100 @@ fn a_refused_job_keeps_its_name_and_is_dead_when_it_comes_again() {
             "{outcome}"
         );
     }
+}
+
+/// The function has ended, and what it printed stands in pipes that nobody reads.
+#[test]
+fn a_run_whose_output_nobody_reads_ends_and_frees_its_slot() {
+    let gantry = shared();
+    gantry.build(function("print('x' * 100_000)\n", None).path(), "patience:unread");
+    let scratch = tempfile::tempdir().unwrap();
+    let (report, config) = (scratch.path().join("report.json"), scratch.path().join("config.toml"));
+    let slots = scratch.path().join("slots");
+    fs::write(&config, format!("[run]\nslots = 1\nslots_dir = {slots:?}\n")).unwrap();
+    let run = || {
+        let mut command = gantry.command();
+        command.arg("--config").arg(&config);
+        command.args(["run", "--allow-degraded", DEGRADED, "--timeout", "1s"]);
+        command
+    };
+    let mut command = run();
+    command
+        .arg("--report")
+        .arg(&report)
+        .arg("patience:unread")
+        .stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    eventually("gantry waits for a reader", || {
+        is_so(child.try_wait().unwrap().is_some(), "it is alive")
+    });
+    let outcome = outcome(&report);
+    let status = outcome["status"].as_str().unwrap();
+    // A busy machine may need the second for the start of Python.
+    match status {
+        "timeout" => assert_eq!(child.wait().unwrap().code(), Some(124)),
+        _ => assert_eq!(
+            (status, &outcome["code"], child.wait().unwrap().code()),
+            ("error", &"stream_unwritable".into(), Some(125)),
+            "{outcome}"
+        ),
+    }
+    drop(child);
+    let mut command = run();
+    let next = done(
+        command
+            .args(["--wait", "0s", "--timeout", "60s", "patience:unread"])
+            .output()
+            .unwrap(),
+    );
+    assert_eq!((next.code, next.stdout.len()), (0, 100_001), "{}", next.stderr);
+}
+
+#[test]
+fn garbage_collection_waits_for_others_as_long_as_it_is_told_to() {
+    let gantry = Gantry::new();
+    tiny(&gantry, &["tiny:1"]);
+    let mut holder = holder_of(&gantry.root.join("locks/collector"), "LOCK_SH");
+    let busy = gantry.gantry(["cache", "gc", "--wait", "0s"]);
+    assert_eq!(busy.code, 4, "{}", busy.stderr);
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    gantry.ok(["cache", "gc", "--wait", "100s"]);
+}
+
+/// What is in the way has no room in the store: a save of an image is a way out of that.
+#[test]
+fn a_store_without_room_gives_away_what_it_has() {
+    let gantry = Gantry::new();
+    tiny(&gantry, &["tiny:1"]);
+    let place = tempfile::tempdir().unwrap();
+    let archive = place.path().join("tiny.tar");
+    let full = format!(
+        "mount -t tmpfs -o nr_inodes=1 tmpfs {}",
+        gantry.root.join("tmp").display()
+    );
+    let script = format!("{full} && exec {} \"$@\"", env!("CARGO_BIN_EXE_gantry"));
+    let mut command = Command::new("unshare");
+    command.args([
+        "--user",
+        "--mount",
+        "--map-root-user",
+        "sh",
+        "-c",
+        &script,
+        "sh",
+        "save",
+        "tiny:1",
+    ]);
+    command
+        .arg(&archive)
+        .env("HOME", &gantry.home)
+        .env("GANTRY_ROOT", &gantry.root);
+    let saved = done(command.output().unwrap());
+    assert_eq!(saved.code, 0, "{}", saved.stderr);
+    let entries: Vec<_> = fs::read_dir(place.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(entries, ["tiny.tar"]);
 }

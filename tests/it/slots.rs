@@ -139,12 +139,12 @@ fn a_run_without_a_slot_is_worth_another_try() {
     let machine = Machine::new("slots = 1\nwait = \"10ms\"");
     let holder = machine.holder(&["slots:sleeper"]);
     for (args, waited) in [
-        (&["slots:sleeper"][..], "10ms"),
-        (&["--wait", "0s", "--exit-by-status", "slots:sleeper"], "0ns"),
+        (&["slots:sleeper"][..], "within 10ms"),
+        (&["--wait", "0s", "--exit-by-status", "slots:sleeper"], "is free"),
     ] {
         let (done, outcome) = machine.run(args);
         assert_eq!((done.code, done.stdout.as_str()), (4, ""), "{}", done.stderr);
-        let error = format!("no run slot within {waited}: 1 of 1 are taken");
+        let error = format!("no run slot {waited}: 1 of 1 are taken");
         assert!(done.stderr.contains(&error), "{}", done.stderr);
         assert_eq!(
             (

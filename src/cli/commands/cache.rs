@@ -1,6 +1,7 @@
 //! `gantry cache`: disk use of the store.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use crate::cli::args::{CacheCommand, Format, GcArgs};
 use crate::cli::error::CommandError;
@@ -44,6 +45,7 @@ fn gc(session: &Session, args: &GcArgs) -> Result<u8, CommandError> {
         keep: if args.all { Keep::ImagesOnly } else { Keep::Memoised },
         older_than: args.older_than,
         max_bytes: args.max_size.map(|size| size.0),
+        wait: args.wait.map(Duration::from),
     };
     let mut waiting = || {
         let _ = writeln!(io::stderr(), "Waiting for builds and other commands that use the store");

@@ -18,7 +18,7 @@ use crate::ops::{
     self, CallerMode, ExitCodes, JobError, Outcome, Pull, RunError, RunRequest, SecretWanted, Status, Ticket, Wanted,
     Worked,
 };
-use crate::policy::{one_line, Code, Kind, Time, Verbosity};
+use crate::policy::{one_line, Bytes, Code, Kind, Time, Verbosity};
 use crate::sandbox::{self, Signals, Stdin, Stdout};
 use crate::sys::clock;
 
@@ -224,10 +224,26 @@ fn read_job(path: &Path, signals: &Signals) -> Result<Wanted, CommandError> {
 /// Prints what a person should know beside the function's own output.
 fn tell(outcome: &Outcome, request: &RunRequest) {
     let mut lines: Vec<String> = outcome.notes.iter().map(|note| escape(note)).collect();
-    if outcome.output.truncated {
-        let limit = request.confinement.output_limit;
-        lines.push(format!("output over {limit} was dropped"));
+    let limit = request.confinement.output_limit;
+    let output = &outcome.output;
+    let streams = [
+        ("standard output", output.stdout_bytes),
+        ("standard error", output.stderr_bytes),
+    ];
+    let over = streams.into_iter().filter(|(_, bytes)| *bytes > limit.0);
+    let over: Vec<String> = over
+        .map(|(stream, bytes)| {
+            let bytes = Bytes(bytes);
+            format!("{stream} is {bytes}, the limit is {limit} (--output-limit): the rest was dropped")
+        })
+        .collect();
+    if output.truncated && over.is_empty() {
+        lines.push(
+            "the end of what the function printed was dropped: nobody had read it when the run was to be over"
+                .to_owned(),
+        );
     }
+    lines.extend(over);
     lines.iter().for_each(|line| say(line));
 }
 

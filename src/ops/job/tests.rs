@@ -167,7 +167,7 @@ fn another_schema_is_refused_by_its_number_whatever_else_is_there() {
 #[test]
 fn refusals_say_the_document_and_the_rule() {
     for (text, says) in [
-        ("{}", "missing field `image`"),
+        ("{}", "the key `image` is missing"),
         (r#"{"image": "Not A Reference"}"#, "image: "),
         (r#"{"image": "a:1", "imgae": 1}"#, "unknown field `imgae`"),
         (
@@ -190,11 +190,23 @@ fn refusals_say_the_document_and_the_rule() {
         (r#"{"image": "a:1", "timeout": "soon"}"#, "parse time \"soon\""),
         (r#"{"image": "a:1", "timeout": 0}"#, "parse time \"0\""),
         (r#"{"image": "a:1", "timeout": [5]}"#, "expected a time such as"),
+        (
+            r#"{"image": "a:1", "cpus": [2]}"#,
+            "cpus: expected a number such as 1.5, not a list (line 1)",
+        ),
+        (
+            r#"{"image": "a:1", "args": "x"}"#,
+            "args: expected a list such as [\"a\"], not the text \"x\"",
+        ),
+        (
+            r#"{"image": 7}"#,
+            "image: expected a text such as \"a\", not the number 7",
+        ),
         ("[]", "it is no JSON object"),
         ("\"a:1\"", "it is no JSON object"),
         (r#"{"image": "a:1", "grace": "0"}"#, "parse time \"0\""),
         (r#"{"image": "a:1", "secrets": {"K": "fd:x"}}"#, "secret \"K\": "),
-        (r#"{"image": "a:1", "pull": "soon"}"#, "unknown variant `soon`"),
+        (r#"{"image": "a:1", "pull": "soon"}"#, "pull: unknown word `soon`"),
     ] {
         let error = parse(text).unwrap_err();
         assert!(error.contains(says), "{text}: {error}");

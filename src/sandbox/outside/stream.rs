@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 
+use crate::sys::streams;
+
 /// Bytes of one read: the default capacity of a pipe.
 const CHUNK: usize = 64 << 10;
 /// A read of fewer bytes than this is a small one.
@@ -141,6 +143,15 @@ impl Stream {
         self.pipe = None;
     }
 
+    /// Drops it because nobody has read it for too long, which is an error.
+    pub(super) fn give_up(&mut self) {
+        if !self.pending.is_empty() {
+            self.unwritable = Some(Errno::TIMEDOUT);
+        }
+        self.pending.clear();
+        self.pipe = None;
+    }
+
     /// Whether there was something to read.
     fn read(&mut self) -> bool {
         let Some(pipe) = &mut self.pipe else { return false };
@@ -163,7 +174,12 @@ impl Stream {
     fn write(&mut self) {
         let Some(ours) = self.to.descriptor() else { return };
         let some = self.pending.get(..self.pending.len().min(WRITE)).unwrap_or_default();
-        match rustix::io::write(ours, some) {
+        let written = match (&self.to, streams::is_standard_output_closed()) {
+            // What has its number now is not what our caller gave us: nothing.
+            (To::Stdout, true) => Err(Errno::BADF),
+            _ => rustix::io::write(ours, some),
+        };
+        match written {
             Ok(count) => drop(self.pending.drain(..count)),
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(errno) => {

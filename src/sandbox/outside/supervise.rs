@@ -35,6 +35,9 @@ const ONE_WISH: Duration = Duration::from_millis(300);
 /// How long a reader gets for what is left when the run must be over: a reader that reads needs none of it, and less than
 /// a deadline keeps in reserve.
 const LAST_WORDS: Duration = Duration::from_millis(20);
+/// How long a reader gets at least for what is left at the end of a function: one that is only slow reads meanwhile, and
+/// one that never reads does not keep a run slot.
+const UNREAD: Duration = Duration::from_secs(5);
 
 /// Where the workload's output goes, up to the limit.
 #[derive(Debug, Clone, Copy)]
@@ -424,14 +427,22 @@ impl Sandbox {
         Ok(ended)
     }
 
-    /// Everyone who could write is dead. Our own reader may take its time; a signal is for us then. Where nobody may be
-    /// there to read, or no time is left, it gets a moment.
+    /// Everyone who could write is dead. Our own reader may take what is left of the time limit, and [`UNREAD`]; a signal is
+    /// for us then. Where nobody may be there to read, or no time is left, it gets a moment.
     fn pass_on_the_rest(&mut self, signals: &Signals) -> Result<(), SandboxError> {
         let is_short = matches!(
             self.end,
             Some(End::Stopped(Stop::CallerEnded { .. } | Stop::Deadline { .. }))
         );
-        let until = is_short.then(|| Instant::now() + LAST_WORDS);
+        let now = Instant::now();
+        let until = match is_short {
+            true => now + LAST_WORDS,
+            // The time limit is one for the whole run; a run that used all of it does not punish its reader.
+            false => {
+                let limit = self.clock.started.and_then(|started| started.checked_add(self.timeout));
+                limit.map_or(now, |limit| limit.max(now)).max(now + UNREAD)
+            }
+        };
         loop {
             let (stdout, stderr) = (self.stdout.is_done(), self.stderr.is_done());
             if stdout && stderr {
@@ -441,9 +452,8 @@ impl Sandbox {
                 .into_iter()
                 .filter_map(|stream| stream.event());
             let mut events: Vec<PollFd<'_>> = streams.chain(signals.event()).collect();
-            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-            let timeout = left.and_then(|left| Timespec::try_from(left).ok());
-            match poll(&mut events, timeout.as_ref()) {
+            let left = until.saturating_duration_since(Instant::now());
+            match poll(&mut events, Timespec::try_from(left).ok().as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(io("wait for our output")(errno.into())),
             }
@@ -460,9 +470,12 @@ impl Sandbox {
             if err {
                 self.stderr.proceed();
             }
-            if signals.take().is_some() || left.is_some_and(|left| left.is_zero()) {
+            if signals.take().is_some() || (is_short && left.is_zero()) {
                 self.stdout.abandon();
                 self.stderr.abandon();
+            } else if left.is_zero() {
+                self.stdout.give_up();
+                self.stderr.give_up();
             }
         }
     }

@@ -127,7 +127,7 @@ impl Drop for Scratch {
 #[derive(Debug)]
 pub struct Beside {
     path: PathBuf,
-    _note: Scratch,
+    _note: Option<Scratch>,
 }
 
 impl Beside {
@@ -137,7 +137,13 @@ impl Beside {
         // Whoever removes it when we are killed is elsewhere.
         let target = std::path::absolute(target).map_err(io_error("find", target))?;
         let path = target.with_file_name(format!(".gantry-{}", random_name(&tmp)?));
-        let note = Scratch::owning(disk, &path)?;
+        let note = match Scratch::owning(disk, &path) {
+            Ok(note) => Some(note),
+            // The disk outside may have room where the store's has none, and `save` is a way out of that. What a killed
+            // process leaves there is then swept by nobody.
+            Err(StoreError::NoSpace { .. }) => None,
+            Err(error) => return Err(error),
+        };
         Ok(Self { path, _note: note })
     }
 

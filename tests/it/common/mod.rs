@@ -197,6 +197,17 @@ pub fn tool(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// A process that holds the lock of `file` and gives no sign of life: stopped, as by a person or a debugger.
+pub fn holder_of(file: &Path, how: &str) -> std::process::Child {
+    use std::io::Read;
+    let code = "import fcntl, os, signal, sys\nf = open(sys.argv[1], 'a')\nfcntl.flock(f, getattr(fcntl, sys.argv[2]))\nprint('up', flush=True)\nos.kill(os.getpid(), signal.SIGSTOP)\n";
+    let mut command = Command::new("python3");
+    command.args(["-c", code]).arg(file).arg(how).stdout(Stdio::piped());
+    let mut holder = command.spawn().unwrap();
+    holder.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).unwrap();
+    holder
+}
+
 /// Everything below `dir`, files and directories, sorted.
 pub fn tree(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
