@@ -1,5 +1,9 @@
 //! Whether our standard output was closed when we were started: before `main` Rust opens `/dev/null` in its place, and what is
 //! written there would be lost without a word.
+#![allow(
+    unsafe_code,
+    reason = "what runs before `main` is placed by hand, and asks the kernel without Rust's runtime"
+)]
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
