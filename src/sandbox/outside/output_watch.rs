@@ -263,6 +263,7 @@ fn processor_time() -> Duration {
 mod tests {
     use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
+    use std::process::{Child, Command};
 
     use rustix::fs::{major, minor};
 
@@ -270,28 +271,40 @@ mod tests {
 
     const LIMIT: u64 = 1 << 20;
 
-    fn look(watch: &mut OutputWatch) -> Result<u64, Excess> {
-        watch.look(std::process::id().cast_signed(), processor_time())
+    /// Looks with what `holder` has open; this process has what other tests have open.
+    fn look(watch: &mut OutputWatch, holder: Option<&Child>) -> Result<u64, Excess> {
+        let pid = holder.map_or(i32::MAX, |holder| holder.id().cast_signed());
+        watch.look(pid, processor_time())
     }
 
     #[test]
     fn files_count_once_with_or_without_a_name() {
         let scratch = tempfile::tempdir().unwrap();
         let mut watch = OutputWatch::new(scratch.path(), LIMIT).unwrap();
-        assert_eq!(look(&mut watch), Ok(0), "the probe has gone");
+        assert_eq!(look(&mut watch, None), Ok(0), "the probe has gone");
         let path = scratch.path().join("file");
         let mut file = File::create(&path).unwrap();
         file.write_all(&vec![1; 600 << 10]).unwrap();
         fs::hard_link(&path, scratch.path().join("other")).unwrap();
-        let once = look(&mut watch).unwrap();
+        let mut holder = Command::new("sleep").arg("1000").stdout(file).spawn().unwrap();
+        let once = look(&mut watch, Some(&holder)).unwrap();
         assert!((600 << 10..LIMIT).contains(&once), "{once}");
         fs::remove_file(&path).unwrap();
         fs::remove_file(scratch.path().join("other")).unwrap();
-        assert_eq!(look(&mut watch), Ok(once), "it is open");
+        assert_eq!(look(&mut watch, Some(&holder)), Ok(once), "it is open");
         fs::write(&path, vec![1; 600 << 10]).unwrap();
-        assert!(matches!(look(&mut watch), Err(Excess::Bytes(Bytes(bytes))) if bytes >= 1200 << 10));
-        drop(file);
-        assert_eq!(look(&mut watch), Ok(once), "nobody has it any more");
+        let twice = look(&mut watch, Some(&holder));
+        assert!(
+            matches!(twice, Err(Excess::Bytes(Bytes(bytes))) if bytes >= 1200 << 10),
+            "{twice:?}"
+        );
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        assert_eq!(
+            look(&mut watch, Some(&holder)),
+            Ok(once),
+            "nobody has the other any more"
+        );
     }
 
     #[test]
@@ -302,16 +315,16 @@ mod tests {
         fs::create_dir(&closed).unwrap();
         fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
         let is_root = rustix::process::geteuid().is_root();
-        assert_eq!(look(&mut watch).is_err(), !is_root);
+        assert_eq!(look(&mut watch, None).is_err(), !is_root);
         fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
         let deep = vec!["d"; 66].join("/");
         fs::create_dir_all(scratch.path().join(deep)).unwrap();
-        assert_eq!(look(&mut watch), Err(Excess::Depth(64)));
+        assert_eq!(look(&mut watch, None), Err(Excess::Depth(64)));
         fs::remove_dir_all(scratch.path().join("d")).unwrap();
         for number in 0..MOST_FILES {
             File::create(scratch.path().join(number.to_string())).unwrap();
         }
-        assert_eq!(look(&mut watch), Err(Excess::Files(MOST_FILES)));
+        assert_eq!(look(&mut watch, None), Err(Excess::Files(MOST_FILES)));
     }
 
     #[test]
