@@ -6,7 +6,19 @@ pub fn in_plain_words(message: &str) -> String {
     lines.join("\n")
 }
 
+/// A line that may say at its end where in the document that is.
 fn plain(line: &str) -> String {
+    match line.split_once(" at line ") {
+        Some((said, place)) => format!(
+            "{} (line {})",
+            plain_without_place(said),
+            place.replacen(" column", ", column", 1)
+        ),
+        None => plain_without_place(line),
+    }
+}
+
+fn plain_without_place(line: &str) -> String {
     let wrong = ["invalid type: ", "invalid value: ", "invalid length "];
     if let Some((found, expected)) = wrong
         .iter()
@@ -106,7 +118,8 @@ mod tests {
         ] {
             assert_eq!(said, plain);
         }
-        assert_eq!(in_plain_words("missing field `image`"), "the key `image` is missing");
+        let missing = "missing field `image` at line 1 column 2";
+        assert_eq!(in_plain_words(missing), "the key `image` is missing (line 1, column 2)");
         assert_eq!(
             in_plain_words("a\n |\nunknown variant `x`, expected `y`"),
             "a\n |\nunknown word `x`, expected `y`"
