@@ -28,7 +28,7 @@ fn scratch_files(marker: &str) -> Vec<PathBuf> {
 #[test]
 fn a_result_larger_than_the_memory_of_the_run_is_taken() {
     let directory = tempfile::tempdir().unwrap();
-    let code = "import os\nos.makedirs('/output/deep')\nwith open('/output/deep/large-result', 'wb') as f:\n    for _ in range(300): f.write(b'x' * (1 << 20))\nos.chmod('/output/deep/large-result', 0o4777)\nos.link('/output/deep/large-result', '/output/other')\nos.remove('/output/other')\nopen('/output/twice', 'w').write('two')\nos.link('/output/twice', '/output/deep/twice')\n";
+    let code = "import os\nos.makedirs('/output/deep')\nwith open('/output/deep/large-result', 'wb') as f:\n    for _ in range(300): f.write(b'x' * (1 << 20))\nos.chmod('/output/deep/large-result', 0o777)\nos.link('/output/deep/large-result', '/output/other')\nos.remove('/output/other')\nopen('/output/twice', 'w').write('two')\nos.link('/output/twice', '/output/deep/twice')\n";
     let options = ["--memory", "128M", "--output-size", "400M", "--timeout", "600s"];
     let (done, outcome) = on_disk("disk:large", code, directory.path(), &options);
     assert_eq!((done.code, &outcome["status"]), (0, &json!("ok")), "{}", done.stderr);

@@ -29,7 +29,6 @@ mod doctor;
 mod egress;
 mod endings;
 mod examples;
-mod failures;
 mod first_hour;
 mod hostile;
 mod index;

@@ -147,12 +147,12 @@ fn a_run_whose_output_nobody_reads_ends_and_frees_its_slot() {
     let run = || {
         let mut command = gantry.command();
         command.arg("--config").arg(&config);
-        command.args(["run", "--allow-degraded", DEGRADED, "--timeout", "1s"]);
+        command.args(["run", "--allow-degraded", DEGRADED]);
         command
     };
     let mut command = run();
     command
-        .arg("--report")
+        .args(["--timeout", "1s", "--report"])
         .arg(&report)
         .arg("patience:unread")
         .stdout(Stdio::piped());
