@@ -66,6 +66,7 @@ pub(super) fn set_up(unpacked: &Unpacked, room: &Room<'_>) -> Result<BTreeMap<St
         cwd: "/tmp".to_owned(),
         hostname: "build".to_owned(),
         input: None,
+        output: None,
         stdin: Stdin::Empty,
         secrets: Vec::new(),
         purpose: Purpose::Compilation,
