@@ -32,6 +32,16 @@ macro_rules! confinement {
         }
 
         impl Confinement {
+            /// Processors that its share amounts to, a part of one counted whole: how many threads it serves.
+            #[allow(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "cpus is from 0.01 to 1024: checked where it enters"
+            )]
+            pub fn processors(&self) -> u32 {
+                self.cpus.ceil() as u32
+            }
+
             /// This confinement with the limits that are given in place of its own.
             pub fn limited(self, limits: &GivenLimits) -> Self {
                 Self {

@@ -49,11 +49,22 @@ pub(crate) struct RoomOrders {
     pub allow_degraded: Vec<Promise>,
     /// Hosts and ports to make listeners for; none without egress.
     pub egress: Vec<HostPort>,
+    /// What the run is told of its machine.
+    pub machine: Vec<MachineFile>,
+}
+
+/// A file that says what machine a run has.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct MachineFile {
+    /// Where it is, from the root on: below `proc`, directly, or below `sys`.
+    pub path: String,
+    /// What it says.
+    pub text: String,
 }
 
 impl RoomOrders {
     /// The part of `bundle` that belongs to the room.
-    pub(crate) fn of(bundle: &Bundle, given: Given) -> Self {
+    pub(crate) fn of(bundle: &Bundle, given: Given, machine: Vec<MachineFile>) -> Self {
         let confinement = &bundle.confinement;
         Self {
             lowers: once_each(bundle.lowers.iter().map(|lower| lower.to_string_lossy().into_owned())),
@@ -68,6 +79,7 @@ impl RoomOrders {
             given,
             allow_degraded: confinement.allow_degraded.iter().copied().collect(),
             egress: confinement.network.egress().to_vec(),
+            machine,
         }
     }
 }

@@ -22,6 +22,7 @@ use super::super::bundle::Place;
 use super::super::orders::{RoomOrders, WorkOrders, SHM_BYTES};
 use super::failure::{at, step, Failure};
 use super::listeners;
+use super::machine_files;
 
 /// Devices of `/dev`: those that ordinary programs open.
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
@@ -81,8 +82,7 @@ pub(super) fn make_root(room: &RoomOrders) -> Result<UnfinishedRoot, Failure> {
     step("enter root", rustix::process::fchdir(&root))?;
 
     devices()?;
-    let proc_options = c"subset=pid,hidepid=invisible";
-    step("mount /proc", mount("proc", "proc", "proc", LOCKED, proc_options))?;
+    machine_files::mount_machine(&room.machine)?;
     if room.purpose.may_execute_tmp() {
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         tmpfs_with("tmp", room.tmp_bytes, BUILD_INODES, "1777", flags)?;

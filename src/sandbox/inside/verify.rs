@@ -157,7 +157,15 @@ fn read_only_root(place: &Place<'_>) -> Result<(), String> {
     let flags = StatVfsMountFlags::RDONLY | StatVfsMountFlags::NOSUID;
     is_so(has_flags("/", flags), || "the root is not mounted read-only".to_owned())?;
     let input = !place.has_input || has_flags("/input", LOCKED | StatVfsMountFlags::RDONLY);
-    is_so(input, || "/input is not mounted read-only".to_owned())
+    is_so(input, || "/input is not mounted read-only".to_owned())?;
+    // The names that are shown below /proc are ours, and there are no others.
+    let mut files = place.room.machine.iter().map(|file| format!("/{}", file.path));
+    let foreign = files.find(|path| !has_flags(path, LOCKED | StatVfsMountFlags::RDONLY));
+    is_so(foreign.is_none(), || {
+        format!("{foreign:?} is not a file of the run's own")
+    })?;
+    let hidden = rustix::fs::access("/proc/sys", rustix::fs::Access::EXISTS) == Err(rustix::io::Errno::NOENT);
+    is_so(hidden, || "/proc shows more than processes".to_owned())
 }
 
 fn tmp_flags(room: &RoomOrders) -> StatVfsMountFlags {

@@ -300,13 +300,7 @@ impl Cgroup {
         // The init is one of them.
         let pids = (u64::from(confinement.pids) + 1).to_string();
         self.set("pids.max", &pids, |got| got == pids)?;
-        #[allow(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "cpus is from 0.01 to 1024: checked where it enters"
-        )]
-        let quota = ((confinement.cpus * PERIOD as f64) as u64).max(LEAST_QUOTA);
-        let cpu = format!("{quota} {PERIOD}");
+        let cpu = cpu_max(confinement.cpus);
         self.set("cpu.max", &cpu, |got| got == cpu)?;
         self.set("cgroup.max.descendants", "0", |got| got == "0")
     }
@@ -425,6 +419,17 @@ fn io_error<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> C
         path: path.to_owned(),
         source,
     }
+}
+
+/// The share of `cpus` as `cpu.max` has it: microseconds in a period, and the period.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "cpus is from 0.01 to 1024: checked where it enters"
+)]
+pub(super) fn cpu_max(cpus: f64) -> String {
+    let quota = ((cpus * PERIOD as f64) as u64).max(LEAST_QUOTA);
+    format!("{quota} {PERIOD}")
 }
 
 #[cfg(test)]

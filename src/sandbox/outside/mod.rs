@@ -6,6 +6,7 @@ mod doors;
 mod feed;
 mod finished;
 mod levels;
+mod machine;
 mod output;
 mod output_watch;
 mod rooms;

@@ -21,6 +21,7 @@ use super::doors::{self, OpenDoors};
 use super::feed::Feed;
 use super::finished::{Clock, End, Finished, Usage};
 use super::levels;
+use super::machine;
 use super::output_watch::OutputWatch;
 use super::rooms::Rooms;
 use super::signals::Signals;
@@ -157,7 +158,9 @@ impl Sandbox {
             listeners: Vec::new(),
             end: None,
         };
-        let room = RoomOrders::of(bundle, given);
+        // While the init starts.
+        let machine = machine::files(confinement).map_err(io("look at this machine"))?;
+        let room = RoomOrders::of(bundle, given, machine);
         sandbox.tell(|control| wire::send(control, &room))?;
         Ok(sandbox)
     }

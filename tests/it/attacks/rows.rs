@@ -37,6 +37,7 @@ pub const GROUPS: &[(&str, &[Row])] = &[
     ("syscalls", syscalls::ROWS),
     ("sockets", sockets::ROWS),
     ("proc", proc::ROWS),
+    ("machine", machine::ROWS),
     ("leaks", leaks::ROWS),
     ("files", files::ROWS),
     ("bombs", bombs::ROWS),
@@ -327,6 +328,31 @@ group! { proc:
     sys_file_system: "absent", Host "there";
     cgroup_file_system: "absent", Host "there";
     core_dump: "no core", Host "core";
+}
+
+group! { machine:
+    // The files of /proc and /sys that are there are of the run's own. Each is asked for what it would say of the host.
+    memory: "another", Host "the host's";
+    processor_bugs: "untold", Host "told";
+    processor_microcode: "untold", Host "told";
+    switches: "none", Host "some";
+    interrupts: "none", Host "some";
+    busy_time: "none", Host "some";
+    idle_time: "still", Host "moves";
+    load: "none", Host "some";
+    builder: "untold", Host "told";
+    paging: "none", Host "some";
+    file_systems: "ours alone", Host "more";
+    sys_directory: "devices fs", Host "more";
+    devices_directory: "system", Host "more";
+    cpu_directory: "online possible present", Host "more";
+    cgroup_directory: "limits", Host "more";
+    neighbours: "none", Host "some";
+    neighbours_through_own_root: "none", Host "some";
+    permissions: "EROFS", Host "EPERM";
+    remove_file: "EROFS", Host "EACCES";
+    uncover_memory: "EPERM", Root "EINVAL";
+    unrestrict_proc: "EPERM", Root "ok";
 }
 
 group! { leaks:
