@@ -19,6 +19,7 @@ mod settings;
 mod slots;
 mod status;
 mod take_output;
+mod threads;
 mod ticket;
 
 pub use crate::base::{default_variant, Allowed, SystemPackage};

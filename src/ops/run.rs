@@ -19,6 +19,7 @@ use super::secret::{self, SecretWanted};
 use super::slots::{Admission, Slot};
 use super::status::Status;
 use super::take_output::{self, Taken};
+use super::threads;
 use super::ticket::Ticket;
 use crate::build::image::is_of_function;
 use crate::net::{Forwarder, Internet};
@@ -338,7 +339,7 @@ fn bundle(store: &Store, snapshot: &Snapshot, request: &RunRequest, signals: &Si
     Ok(Bundle {
         lowers,
         argv: argv(&snapshot.config, request)?,
-        env: environment(&snapshot.config, &request.env)?
+        env: environment(&snapshot.config, &request.env, request.confinement.processors())?
             .into_iter()
             .filter(|(name, _)| !is_secret(name))
             .collect(),
@@ -382,7 +383,11 @@ fn argv(config: &ImageConfigBody, request: &RunRequest) -> Result<Vec<String>, R
 }
 
 /// What every run has, then the image's environment, then the caller's; later entries win.
-fn environment(config: &ImageConfigBody, own: &[(String, String)]) -> Result<Vec<(String, String)>, RunError> {
+fn environment(
+    config: &ImageConfigBody,
+    own: &[(String, String)],
+    processors: u32,
+) -> Result<Vec<(String, String)>, RunError> {
     let mut env = vec![
         ("PATH".to_owned(), DEFAULT_PATH.to_owned()),
         ("HOME".to_owned(), "/tmp".to_owned()),
@@ -399,6 +404,7 @@ fn environment(config: &ImageConfigBody, own: &[(String, String)]) -> Result<Vec
         env.retain(|(known, _)| *known != name);
         env.push((name, value));
     }
+    env.extend(threads::defaults(&env, processors));
     Ok(env)
 }
 
@@ -450,7 +456,7 @@ mod tests {
             env: Some(vec!["A=1".into(), "PATH=/x".into()]),
             ..Default::default()
         };
-        let env = environment(&config, &[("A".into(), "2".into())]).unwrap();
+        let env = environment(&config, &[("A".into(), "2".into())], 1).unwrap();
         let get = |wanted: &str| {
             env.iter()
                 .filter(|(name, _)| name == wanted)
