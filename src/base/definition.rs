@@ -223,6 +223,16 @@ impl Variant {
         }
     }
 
+    /// The full version of its Python, such as `3.11.2`, as far as its packages say it.
+    pub(crate) fn full_version(&self) -> Option<&str> {
+        let name = format!("python{}-minimal", self.definition.python);
+        let deb = self.lock.iter().find(|deb| deb.name == name)?;
+        let (upstream, _) = deb.version.rsplit_once('-')?;
+        let is_number = |part: &str| part.parse::<u32>().is_ok();
+        (upstream.starts_with(&format!("{}.", self.definition.python)) && upstream.split('.').all(is_number))
+            .then_some(upstream)
+    }
+
     /// What the base's layer is keyed by.
     pub(crate) fn key(&self) -> Key {
         let definition = &self.definition;
@@ -244,6 +254,13 @@ impl Variant {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn packages_of_debian_say_which_python_they_have() {
+        let variant = find_variant("python-3.11-scipy").unwrap().unwrap();
+        assert_eq!(variant.full_version(), Some("3.11.2"));
+        assert_eq!(toolchain().unwrap().full_version(), None);
+    }
 
     #[test]
     fn every_variant_has_a_lock_for_exactly_its_packages() {

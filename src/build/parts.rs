@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use super::BuildError;
 use crate::base::{
     self, check_allowed, ensure_base, ensure_system, ensure_toolchain, Allowed, BaseImage, BaseSettings, Shipped,
-    SystemLayer, SystemRequest, SystemWish,
+    SystemLayer, SystemRequest, SystemWish, Variant,
 };
 use crate::policy::{Bytes, Promise};
 use crate::progress::{timed, Later};
@@ -17,9 +17,10 @@ use crate::python::compile::Compiler;
 use crate::python::layers::{download, ensure_layers, WheelLayer};
 use crate::python::pins::{self, check_size, largest, PinnedWheel};
 use crate::python::requirements::Requirements;
-use crate::python::resolve::{LARGE_IMAGE, MAX_IMAGE};
+use crate::python::resolve::{LockError, Resolver, LARGE_IMAGE, MAX_IMAGE};
 use crate::python::sdist::{Bench, Toolchain, ToolchainError};
 use crate::python::supply::Supply;
+use crate::python::version::find_version;
 use crate::python::{libraries, Interpreter, PythonError};
 use crate::store::BuiltLayer;
 use crate::sys::pool;
@@ -75,18 +76,18 @@ pub(crate) fn ensure_parts(wanted: &Wanted<'_>, supply: &Supply<'_>, compiler: &
         progress: &later,
         ..*supply
     };
-    let (base, system, wheels) = match wanted.sdists {
-        Some(allow_degraded) => {
-            // Wheels may have to be built on the base.
-            let (base, system) = ensure(wanted, &beside)?;
-            let wheels = on_bench(wanted, supply, compiler, &base, &pins, allow_degraded)?;
-            (base, system, wheels)
-        }
-        None => {
+    let full_version = variant.as_ref().and_then(Variant::full_version);
+    let (base, system, wheels) = match (wanted.sdists, full_version) {
+        (None, Some(full_version)) => {
+            let resolver = || for_python(supply, full_version);
+            let resolving = Supply {
+                resolver: &resolver,
+                ..*supply
+            };
             // The base and the wheels do not depend on each other: on two cores both are made at once.
             let (base, wheels) = std::thread::scope(|scope| {
                 let base = scope.spawn(|| ensure(wanted, &beside));
-                let wheels = ensure_wheels(supply, wanted.requirements, &pins, None);
+                let wheels = ensure_wheels(&resolving, wanted.requirements, &pins, None);
                 (
                     base.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
                     wheels,
@@ -94,6 +95,26 @@ pub(crate) fn ensure_parts(wanted: &Wanted<'_>, supply: &Supply<'_>, compiler: &
             });
             let (base, system) = base?;
             (base, system, wheels?)
+        }
+        (sdists, full_version) => {
+            // Wheels may have to be built on the base, or the base be asked which Python it has.
+            let (base, system) = ensure(wanted, &beside)?;
+            let full_version = match full_version {
+                Some(full_version) => full_version.to_owned(),
+                None if wanted.requirements.wanted.is_empty() => wanted.python.to_owned(),
+                None => find_version(supply.store, compiler, &interpreter_of(&base))?
+                    .unwrap_or_else(|| wanted.python.to_owned()),
+            };
+            let resolver = || for_python(supply, &full_version);
+            let supply = &Supply {
+                resolver: &resolver,
+                ..*supply
+            };
+            let wheels = match sdists {
+                Some(allow_degraded) => on_bench(wanted, supply, compiler, &base, &pins, allow_degraded)?,
+                None => ensure_wheels(supply, wanted.requirements, &pins, None)?,
+            };
+            (base, system, wheels)
         }
     };
     let (wheels, is_large) = wheels;
@@ -109,6 +130,15 @@ pub(crate) fn ensure_parts(wanted: &Wanted<'_>, supply: &Supply<'_>, compiler: &
         system,
         wheels,
         is_large,
+    })
+}
+
+/// The resolver of `supply`, for exactly the Python `full_version`.
+fn for_python(supply: &Supply<'_>, full_version: &str) -> Result<Resolver, LockError> {
+    let resolver = (supply.resolver)()?;
+    Ok(Resolver {
+        python: full_version.to_owned(),
+        ..resolver
     })
 }
 

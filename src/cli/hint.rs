@@ -17,6 +17,7 @@ use crate::ops::{ImagesError, RunError, SecretError, SlotError};
 use crate::policy::{causes, Promise};
 use crate::python::resolve::LockError;
 use crate::python::sdist::SdistError;
+use crate::python::wheel::WheelError;
 use crate::sandbox::{NoCaller, SandboxError};
 use crate::store::StoreError;
 use crate::sys::space;
@@ -71,6 +72,7 @@ fn of_all(error: Cause<'_>) -> Option<&'static str> {
 fn of(cause: Cause<'_>) -> Option<&'static str> {
     let build = || of_build(cause.downcast_ref()?);
     build()
+        .or_else(|| of_wheel(cause.downcast_ref()?))
         .or_else(|| of_sdist(cause.downcast_ref()?))
         .or_else(|| of_lock(cause.downcast_ref()?))
         .or_else(|| of_base(cause.downcast_ref()?))
@@ -127,6 +129,15 @@ fn of_build(error: &BuildError) -> Option<&'static str> {
         | BuildError::System(_)
         | BuildError::Layer(_)
         | BuildError::Store(_) => None,
+    }
+}
+
+fn of_wheel(error: &WheelError) -> Option<&'static str> {
+    match error {
+        WheelError::Clash { .. } | WheelError::FileAndDirectory { .. } => Some(
+            "one of the two has to go; when another package requires it, the line `NAME ; python_version < \"3\"` in overrides.txt, beside requirements.txt, leaves it out",
+        ),
+        WheelError::Zip { .. } | WheelError::Contents { .. } | WheelError::Layer(_) => None,
     }
 }
 

@@ -17,6 +17,8 @@ pub(crate) fn choose(
     bench: Option<&Bench<'_>>,
 ) -> Result<WheelSet, PythonError> {
     let lock = lock(supply, requirements, pins, bench)?;
+    // Of a lock that is remembered as well.
+    lock.warnings.iter().for_each(|warning| supply.progress.warn(warning));
     let contradictions = pins::contradictions(pins, &lock);
     let others: Vec<String> = contradictions
         .iter()

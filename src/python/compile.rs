@@ -1,14 +1,17 @@
 //! Bytecode by the image's own Python, confined like any other run: the sources are a stranger's.
 
 use std::collections::BTreeSet;
-use std::io::Read;
+use std::fmt;
+use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::policy::{Bytes, Confinement, ExtractionLimits, Kind, Promise};
+pub(crate) use super::compiled::CompiledTree;
+use super::effort::{Amount, Effort};
+use crate::policy::{Bytes, Confinement, Kind, Promise};
 use crate::sandbox::{
-    self, collect, Bundle, CollectError, CollectLimits, Collected, End, Purpose, SandboxError, Sink, Stdin,
+    self, collect, Bundle, CollectError, CollectLimits, Collected, End, Finished, Purpose, SandboxError, Sink, Stdin,
 };
 use crate::store::{Store, StoreError};
 
@@ -20,12 +23,10 @@ const ARGUMENTS: [&str; 6] = ["-S", "-s", "-B", "-X", "utf8", "-c"];
 /// With what variable besides the PATH: sets among constants have an order.
 const ENVIRONMENT: (&str, &str) = ("PYTHONHASHSEED", "0");
 
-/// Bytecode of the largest packages (torch: 120 MB) fits; a source that explodes does not.
-const OUTPUT: Bytes = Bytes(512 << 20);
-/// Far above the slowest package seen (5 s), far below a person's patience.
-const TIMEOUT: Duration = Duration::from_secs(300);
-/// The output is in memory, and every job may hold a large source's tree.
-const MEMORY: Bytes = Bytes(3 << 30);
+/// What the script ends with when there is no room for the bytecode: its `FULL`.
+const FULL: i32 = 3;
+/// Far above what one writes of a source that does not compile, for a thousand of them.
+const MAX_FAILURES: u64 = 16 << 20;
 /// Where the script leaves the sources that do not compile.
 const FAILED: &str = ".failed";
 /// Where the script leaves the interpreter's magic number.
@@ -55,15 +56,6 @@ pub(crate) struct CompileRequest {
     pub skip: Vec<String>,
 }
 
-/// The bytecode files of one request.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct CompiledTree {
-    /// Path inside the image without leading slash, and contents; sorted by path.
-    pub files: Vec<(String, Vec<u8>)>,
-    /// Sources that do not compile, with the compiler's message; they simply get no bytecode.
-    pub failed: Vec<(String, String)>,
-}
-
 /// Why nothing was compiled.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
@@ -84,6 +76,16 @@ pub enum CompileError {
         /// What it said, bounded.
         stderr: String,
     },
+    /// It would take more than is good for what it is.
+    #[error("compile {roots} in the sandbox: {what}, the limit for {amount}")]
+    TooMuch {
+        /// What was to be compiled.
+        roots: String,
+        /// Which limit struck.
+        what: Excess,
+        /// The sources.
+        amount: Amount,
+    },
     /// What it left is refused.
     #[error("compile {roots} in the sandbox")]
     Collect {
@@ -91,6 +93,31 @@ pub enum CompileError {
         roots: String,
         source: CollectError,
     },
+    /// It left bytecode of one source twice.
+    #[error("compile {roots} in the sandbox: read the bytecode")]
+    Records {
+        /// What was to be compiled.
+        roots: String,
+        source: io::Error,
+    },
+}
+
+/// Which limit of compiling struck.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Excess {
+    Bytecode(Bytes),
+    Memory(Bytes),
+    Time(Duration),
+}
+
+impl fmt::Display for Excess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytecode(limit) => write!(f, "the bytecode has more than {limit}"),
+            Self::Memory(limit) => write!(f, "it takes more than {limit} of memory"),
+            Self::Time(limit) => write!(f, "it takes longer than {} seconds", limit.as_secs()),
+        }
+    }
 }
 
 impl CompileError {
@@ -99,7 +126,16 @@ impl CompileError {
         match self {
             Self::Sandbox { source, .. } => source.kind(),
             Self::Collect { source, .. } => source.kind(),
-            Self::Ended { .. } => Kind::Failed,
+            Self::TooMuch {
+                what: Excess::Bytecode(_) | Excess::Memory(_),
+                ..
+            } => Kind::Refused,
+            // A machine that has less to do may be fast enough.
+            Self::TooMuch {
+                what: Excess::Time(_), ..
+            }
+            | Self::Ended { .. }
+            | Self::Records { .. } => Kind::Failed,
         }
     }
 }
@@ -120,46 +156,76 @@ impl Compiler {
     pub(crate) fn compile(&self, request: &CompileRequest) -> Result<CompiledTree, CompileError> {
         let roots = || request.roots.join(" ");
         let sandbox = |source| CompileError::Sandbox { roots: roots(), source };
-        let finished = sandbox::run(&self.bundle(request), Sink::Capture).map_err(sandbox)?;
+        // The sources are in the topmost layer.
+        let amount = request
+            .lowers
+            .first()
+            .map_or(Amount::default(), |tree| Amount::of(tree, &request.roots));
+        let effort = amount.effort();
+        let finished = sandbox::run(
+            &self.bundle(request.lowers.clone(), self.argv(request), effort),
+            Sink::Capture,
+        );
+        let finished = finished.map_err(sandbox)?;
+        let excess = match finished.end {
+            End::Exited(FULL) => Some(Excess::Bytecode(effort.output)),
+            End::TimedOut => Some(Excess::Time(effort.time)),
+            End::Oom => Some(Excess::Memory(effort.memory)),
+            _ => None,
+        };
+        if let Some(what) = excess {
+            let roots = roots();
+            return Err(CompileError::TooMuch { roots, what, amount });
+        }
         if finished.end != End::Exited(0) {
-            let stderr = String::from_utf8_lossy(&finished.stderr).chars().take(2000).collect();
-            let end = finished.end;
-            return Err(CompileError::Ended {
-                roots: roots(),
-                end,
-                stderr,
-            });
+            return Err(ended(roots(), &finished));
         }
         let mut tree = CompiledTree::default();
         let Some(output) = &finished.output else {
             return Ok(tree);
         };
         let limits = CollectLimits {
-            entries: 200_000,
-            bytes: OUTPUT.0,
-            // Wheels are held to the same, and bytecode lies one directory deeper.
-            depth: ExtractionLimits::default().depth + 2,
+            entries: self.jobs as u64 + 2,
+            bytes: effort.output.0,
+            depth: 1,
         };
-        collect(output.as_fd(), limits, &mut |path, collected| {
+        let mut take = |path: &str, collected| {
             if let Collected::File { file, size } = collected {
-                let mut contents = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-                file.take(size).read_to_end(&mut contents)?;
                 match path {
-                    FAILED => tree.failed = failures(&contents),
+                    FAILED => {
+                        let mut contents = Vec::new();
+                        file.take(MAX_FAILURES).read_to_end(&mut contents)?;
+                        tree.failed = failures(&contents);
+                    }
                     MAGIC => {}
-                    _ => tree.files.push((path.to_owned(), contents)),
+                    _ => tree.take_records(file, size, &request.roots)?,
                 }
             }
             Ok(())
-        })
-        .map_err(|source| CompileError::Collect { roots: roots(), source })?;
-        tree.files.sort();
+        };
+        let collected = collect(output.as_fd(), limits, &mut take);
+        collected.map_err(|source| CompileError::Collect { roots: roots(), source })?;
+        tree.finish()
+            .map_err(|source| CompileError::Records { roots: roots(), source })?;
         Ok(tree)
     }
 
-    fn bundle(&self, request: &CompileRequest) -> Bundle {
-        let mut lowers = vec![self.scaffold.clone()];
-        lowers.extend(request.lowers.iter().cloned());
+    /// What the interpreter `python` of the tree `lowers`, top first, prints when it runs `script`.
+    pub(super) fn ask(&self, lowers: Vec<PathBuf>, python: &str, script: &str) -> Result<String, CompileError> {
+        let mut argv = vec![python.to_owned()];
+        argv.extend(ARGUMENTS.map(str::to_owned));
+        argv.push(script.to_owned());
+        let roots = || python.to_owned();
+        let bundle = self.bundle(lowers, argv, Amount::default().effort());
+        let finished = sandbox::run(&bundle, Sink::Capture);
+        let finished = finished.map_err(|source| CompileError::Sandbox { roots: roots(), source })?;
+        if finished.end != End::Exited(0) {
+            return Err(ended(roots(), &finished));
+        }
+        Ok(String::from_utf8_lossy(&finished.stdout).into_owned())
+    }
+
+    fn argv(&self, request: &CompileRequest) -> Vec<String> {
         let mut argv = vec![request.python.clone()];
         argv.extend(ARGUMENTS.map(str::to_owned));
         argv.extend([COMPILE_TREE, "--output", "/output"].map(str::to_owned));
@@ -169,6 +235,13 @@ impl Compiler {
         }
         argv.push("--".to_owned());
         argv.extend(request.roots.iter().cloned());
+        argv
+    }
+
+    /// Runs `argv` on the tree `layers`, top first.
+    fn bundle(&self, layers: Vec<PathBuf>, argv: Vec<String>, effort: Effort) -> Bundle {
+        let mut lowers = vec![self.scaffold.clone()];
+        lowers.extend(layers);
         Bundle {
             lowers,
             argv,
@@ -184,9 +257,9 @@ impl Compiler {
             secrets: Vec::new(),
             purpose: Purpose::Compilation,
             confinement: Confinement {
-                output_size: OUTPUT,
-                timeout: TIMEOUT,
-                memory: MEMORY,
+                output_size: effort.output,
+                timeout: effort.time,
+                memory: effort.memory,
                 #[allow(clippy::cast_precision_loss, reason = "a handful of jobs")]
                 cpus: self.jobs as f64,
                 // Compiling executes nothing of the sources; the interpreter alone decides what it uses.
@@ -194,6 +267,14 @@ impl Compiler {
                 ..Confinement::default()
             },
         }
+    }
+}
+
+fn ended(roots: String, finished: &Finished) -> CompileError {
+    CompileError::Ended {
+        roots,
+        end: finished.end,
+        stderr: String::from_utf8_lossy(&finished.stderr).chars().take(2000).collect(),
     }
 }
 
@@ -240,27 +321,23 @@ mod tests {
                 .arg(&source);
             let done = python.output().unwrap();
             assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-            let cache = format!("{}{}/__pycache__", out.display(), source.display());
-            let mut files: Vec<_> = std::fs::read_dir(cache)
-                .unwrap()
-                .map(|entry| entry.unwrap().path())
-                .collect();
-            files.sort();
-            let names: Vec<String> = files
-                .iter()
-                .map(|path| path.file_stem().unwrap().to_string_lossy().into_owned())
-                .collect();
-            (
-                names,
-                files
-                    .iter()
-                    .map(|path| std::fs::read(path).unwrap())
-                    .collect::<Vec<_>>(),
-                std::fs::read_to_string(out.join(".failed")).unwrap(),
-            )
+            let mut tree = CompiledTree::default();
+            for job in ["0", "1"] {
+                let records = std::fs::read(out.join(job)).unwrap();
+                let roots = [source.display().to_string()];
+                tree.take_records(&*records, records.len() as u64, &roots).unwrap();
+            }
+            tree.finish().unwrap();
+            let failed = std::fs::read_to_string(out.join(".failed")).unwrap();
+            let (names, contents): (Vec<String>, Vec<Vec<u8>>) = tree.files.into_iter().unzip();
+            (names, contents, failed)
         };
         let (names, first, failed) = compile("one");
-        assert_eq!(names.len(), 3, "{names:?}: a, boom and json, none executed");
+        let expected = ["a", "boom", "json"].map(|name| format!("__pycache__/{name}.cpython-"));
+        assert!(
+            names.len() == 3 && names.iter().zip(&expected).all(|(name, part)| name.contains(part)),
+            "{names:?}, none executed"
+        );
         assert_eq!(first, compile("two").1);
         assert_eq!(&first[0][4..8], [1, 0, 0, 0], "an unchecked hash (PEP 552)");
         let error: serde_json::Value = serde_json::from_str(failed.trim()).unwrap();
@@ -268,6 +345,36 @@ mod tests {
             (error["line"].as_u64(), error["text"].as_str()),
             (Some(2), Some("def f(:"))
         );
+    }
+
+    #[test]
+    fn a_disk_that_is_full_has_an_exit_code_of_its_own() {
+        let scratch = tempfile::tempdir().unwrap();
+        let source = scratch.path().join("src");
+        std::fs::create_dir(&source).unwrap();
+        for name in ["a.py", "b.py"] {
+            std::fs::write(source.join(name), "x = 1\n").unwrap();
+        }
+        for (job, code) in [("0", FULL), ("1", FULL), ("2", 0)] {
+            let out = scratch.path().join(job);
+            std::fs::create_dir(&out).unwrap();
+            // There is never room behind this link.
+            std::os::unix::fs::symlink("/dev/full", out.join(job)).unwrap();
+            let mut python = std::process::Command::new("python3");
+            python
+                .args(ARGUMENTS)
+                .args([COMPILE_TREE, "--jobs", "2", "--output"])
+                .arg(&out)
+                .arg("--")
+                .arg(&source);
+            let done = python.output().unwrap();
+            assert_eq!(
+                done.status.code(),
+                Some(code),
+                "job {job}: {}",
+                String::from_utf8_lossy(&done.stderr)
+            );
+        }
     }
 
     #[test]

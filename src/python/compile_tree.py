@@ -1,8 +1,10 @@
 """Compiles every .py below some directories to unchecked-hash bytecode, without importing any of it.
 
 usage: compile_tree.py --output DIR --jobs N [--skip DIR]... -- ROOT...
-Writes DIR/<path of the pyc> for each source, DIR/.failed with one JSON line per source that does not compile, and
-DIR/.magic with the interpreter's magic number. The same sources give the same bytes.
+Writes DIR/<number of a job> with one record per source, DIR/.failed with one JSON line per source that does not
+compile, and DIR/.magic with the interpreter's magic number. A record is the length of the path of the pyc (4 bytes,
+little-endian), that of the bytecode (8 bytes), the path and the bytecode: however many sources there are, they take a
+few files. The same sources give the same records. Ends with FULL when there is no room for them.
 
 Run with an empty environment but PYTHONHASHSEED=0, which -I would ignore: before Python 3.11 sets among constants are
 written in the order of their hashes. What -I does besides is done here, before anything is imported from a file.
@@ -15,6 +17,9 @@ import importlib._bootstrap_external as external
 import importlib.util
 import json
 import os
+
+FULL = 3
+NAME_MAX = 255
 
 
 def arguments(argv):
@@ -44,39 +49,57 @@ def sources(roots, skip):
     return found
 
 
-def compile_one(path, output):
+def compile_one(path):
+    """The path of the bytecode and the bytecode, or none of both and why not."""
     with open(path, "rb") as file:
         source = file.read()
     try:
         code = compile(source, path, "exec", dont_inherit=True, optimize=0)
         data = external._code_to_hash_pyc(code, importlib.util.source_hash(source), False)
     except Exception as error:
-        return json.dumps({
+        return None, None, json.dumps({
             "path": path,
             "line": getattr(error, "lineno", None) or 0,
             "offset": getattr(error, "offset", None) or 0,
             "text": (getattr(error, "text", None) or "").rstrip("\n"),
             "message": getattr(error, "msg", None) or str(error),
         })
-    target = output + importlib.util.cache_from_source(path, optimization="")
-    try:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        with open(target, "wb") as file:
-            file.write(data)
-    except OSError as error:
-        # The name of the bytecode is longer than that of its source; Python itself could not write it either.
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-    return None
+    target = os.fsencode(importlib.util.cache_from_source(path, optimization=""))
+    if len(os.path.basename(target)) > NAME_MAX:
+        # It is longer than the name of its source; Python itself could not write it either.
+        return None, None, None
+    return target, data, None
 
 
-def work(paths, output):
+def work(number, paths, output):
     import warnings
     warnings.simplefilter("ignore")
-    failed = [line for line in (compile_one(path, output) for path in paths) if line]
+    failed = []
+    with open("%s/%d" % (output, number), "wb") as file:
+        for path in paths:
+            target, data, failure = compile_one(path)
+            if target:
+                file.write(len(target).to_bytes(4, "little") + len(data).to_bytes(8, "little") + target)
+                file.write(data)
+            if failure:
+                failed.append(failure + "\n")
     if failed:
         with open(output + "/.failed", "a") as file:
-            file.write("".join(line + "\n" for line in failed))
+            file.write("".join(failed))
+
+
+def try_work(number, paths, output):
+    """The exit code that the work of one job comes to."""
+    try:
+        work(number, paths, output)
+        return 0
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            return FULL
+        os.write(2, repr(error).encode())
+    except BaseException as error:
+        os.write(2, repr(error).encode())
+    return 1
 
 
 def main():
@@ -90,19 +113,17 @@ def main():
         loads[job] += size + 500
         shares[job].append(path)
     children = []
-    for share in shares[1:]:
+    for number, share in enumerate(shares[1:], 1):
         if share:
             child = os.fork()
             if child == 0:
-                try:
-                    work(share, output)
-                    os._exit(0)
-                except BaseException as error:
-                    os.write(2, repr(error).encode())
-                    os._exit(1)
+                os._exit(try_work(number, share, output))
             children.append(child)
-    work(shares[0], output)
-    sys.exit(any(os.waitpid(child, 0)[1] for child in children))
+    codes = [try_work(0, shares[0], output)]
+    for child in children:
+        status = os.waitpid(child, 0)[1]
+        codes.append(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 1)
+    sys.exit(max(codes))
 
 
 main()

@@ -15,6 +15,8 @@ const TAG_NEEDED: u64 = 1;
 const TAG_STRINGS: u64 = 5;
 const TAG_STRINGS_SIZE: u64 = 10;
 const TAG_NAME: u64 = 14;
+const TAG_RPATH: u64 = 15;
+const TAG_RUNPATH: u64 = 29;
 const TAG_VERSIONS: u64 = 0x6fff_fffe;
 const TAG_VERSIONS_COUNT: u64 = 0x6fff_ffff;
 
@@ -27,6 +29,10 @@ pub(crate) struct Needs {
     pub libraries: Vec<String>,
     /// Symbol versions, such as `GLIBC_2.34`.
     pub versions: Vec<String>,
+    /// Directories in which it looks for them, with `$ORIGIN` for its own (`DT_RUNPATH`, else `DT_RPATH`).
+    pub search: Vec<String>,
+    /// Whether what it loads looks there as well: true of `DT_RPATH` alone.
+    pub is_inherited: bool,
 }
 
 /// What `bytes` ask for; none when they are no program or shared library (or no ELF file at all).
@@ -59,10 +65,18 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Option<Needs>, &'static str> {
         _ => Vec::new(),
     };
     let name = value(TAG_NAME).map(|at| string(strings, at)).transpose()?;
+    let (runpath, rpath) = (value(TAG_RUNPATH), value(TAG_RPATH));
+    let search = runpath.or(rpath).map(|at| string(strings, at)).transpose()?;
+    let search = search
+        .iter()
+        .flat_map(|search| search.split(':'))
+        .filter(|entry| !entry.is_empty());
     Ok(Some(Needs {
         name,
         libraries,
         versions,
+        search: search.map(str::to_owned).collect(),
+        is_inherited: runpath.is_none() && rpath.is_some(),
     }))
 }
 

@@ -10,15 +10,19 @@
 pub(crate) mod bytecode;
 pub(crate) mod choose;
 pub(crate) mod compile;
+mod compiled;
+mod effort;
 pub(crate) mod elf;
 pub(crate) mod layers;
 pub(crate) mod libraries;
+mod loading;
 mod overlap;
 pub(crate) mod pins;
 pub(crate) mod requirements;
 pub(crate) mod resolve;
 pub(crate) mod sdist;
 pub(crate) mod supply;
+pub(crate) mod version;
 pub(crate) mod wheel;
 
 pub(crate) use overlap::OverlapError;

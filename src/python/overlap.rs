@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::wheel::{both, is_either, normalise, Record, WheelError, SITE};
+use super::wheel::{is_either, is_idle, normalise, Record, SharedFiles, WheelError, SITE};
 use crate::policy::Kind;
 use crate::store::StoreError;
 
@@ -42,9 +42,9 @@ impl OverlapError {
 /// on top.
 pub(super) fn check(trees: &[(String, PathBuf)]) -> Result<Vec<String>, OverlapError> {
     let all: Vec<usize> = (0..trees.len()).collect();
-    let mut warnings = Vec::new();
-    directory(trees, "", &all, &mut warnings)?;
-    Ok(warnings)
+    let mut shared = SharedFiles::default();
+    directory(trees, "", &all, &mut shared)?;
+    Ok(shared.warnings().collect())
 }
 
 /// Compares what `have`, the trees that have the directory `path`, hold below it.
@@ -52,7 +52,7 @@ fn directory(
     trees: &[(String, PathBuf)],
     path: &str,
     have: &[usize],
-    warnings: &mut Vec<String>,
+    shared: &mut SharedFiles,
 ) -> Result<(), OverlapError> {
     if have.len() < 2 {
         return Ok(());
@@ -102,9 +102,9 @@ fn directory(
             if relation == Relation::Other {
                 return Err(WheelError::Clash { one, other, path }.into());
             }
-            warnings.push(both(&one, &other, &path));
+            shared.note(&one, &other, &path);
         }
-        directory(trees, &path, &directories, warnings)?;
+        directory(trees, &path, &directories, shared)?;
     }
     Ok(())
 }
@@ -124,7 +124,7 @@ fn compare(trees: &[(String, PathBuf)], one: usize, other: usize, path: &str) ->
     let look = |path: &Path| fs::symlink_metadata(path).map_err(failed("read", path));
     let (of_one, of_other) = (look(&one)?, look(&other)?);
     let largest = of_one.len().max(of_other.len());
-    if of_one.len() != of_other.len() && largest > MOST_EITHER {
+    if of_one.len() != of_other.len() && largest > MOST_EITHER && !is_idle(path) {
         return Ok(Relation::Other);
     }
     let contents = |path: &Path| fs::read(path).map_err(failed("read", path));

@@ -67,8 +67,8 @@ pub(crate) fn parse_all<'a>(lines: impl IntoIterator<Item = &'a String>) -> Resu
 pub(crate) fn requirements(pins: &[PinnedWheel]) -> Requirements {
     Requirements {
         wanted: pins.iter().map(exactly).collect(),
-        constraints: Vec::new(),
         hashes: pins.iter().map(|pin| (pin.name.clone(), vec![pin.sha256])).collect(),
+        ..Requirements::default()
     }
 }
 
@@ -150,6 +150,7 @@ mod tests {
     fn lock(wheels: &[(&str, &str)]) -> Lock {
         Lock {
             wheels: wheels.iter().map(|(name, version)| locked(name, version)).collect(),
+            ..Lock::default()
         }
     }
 

@@ -16,6 +16,8 @@ use crate::store::{Key, Step};
 
 /// The file at the top.
 pub(crate) const FILE: &str = "requirements.txt";
+/// What is required instead of what the requirements and the packages say, by uv's rules; it stands beside [`FILE`].
+pub(crate) const OVERRIDES: &str = "overrides.txt";
 /// One requirement without its hashes; the longest honest ones are markers of some hundred characters.
 const MAX_LINE: usize = 4096;
 /// One entry with its hashes: 800 of them, where the largest packages publish 150 files.
@@ -39,6 +41,8 @@ pub struct Requirements {
     pub wanted: Vec<String>,
     /// Constraints of `-c` files, likewise.
     pub constraints: Vec<String>,
+    /// What replaces everything that is said about the same package, likewise.
+    pub overrides: Vec<String>,
     /// By normalised name: sha256 hashes the user accepts.
     pub hashes: BTreeMap<String, Vec<Digest>>,
 }
@@ -73,11 +77,16 @@ impl Requirements {
         if find(FILE).is_some() {
             reader.file(FILE, Role::Wanted)?;
         }
+        if find(OVERRIDES).is_some() {
+            reader.file(OVERRIDES, Role::Override)?;
+        }
         let mut found = reader.found;
         found.wanted.sort();
         found.wanted.dedup();
         found.constraints.sort();
         found.constraints.dedup();
+        found.overrides.sort();
+        found.overrides.dedup();
         Ok(found)
     }
 
@@ -124,7 +133,8 @@ impl Requirements {
         let mut key = Key::of(Step::Lock)
             .with_list(settings)
             .with_list(&self.wanted)
-            .with_list(&self.constraints);
+            .with_list(&self.constraints)
+            .with_list(&self.overrides);
         for (name, hashes) in &self.hashes {
             key = key.with(name).with_list(hashes.iter().map(Digest::to_string));
         }
@@ -136,6 +146,7 @@ impl Requirements {
 enum Role {
     Wanted,
     Constraint,
+    Override,
 }
 
 /// Returns the contents of a file by its path in the function; none when there is no such file.
@@ -144,7 +155,7 @@ pub(crate) type Find<'a> = &'a dyn Fn(&str) -> Option<&'a [u8]>;
 struct Reader<'a> {
     find: Find<'a>,
     found: Requirements,
-    includes: Vec<(String, bool)>,
+    includes: Vec<(String, Role)>,
 }
 
 /// Why an entry is refused: for itself, or for what a file it includes holds.
@@ -166,7 +177,7 @@ impl Reader<'_> {
             line,
             reason,
         };
-        let key = (path.to_owned(), role == Role::Wanted);
+        let key = (path.to_owned(), role);
         if self.includes.contains(&key) {
             return Ok(());
         }
@@ -202,6 +213,9 @@ impl Reader<'_> {
             )
             .into());
         }
+        if entry.starts_with('-') && role == Role::Override {
+            return Err(format!("it is an option; {OVERRIDES} has names, versions and markers alone").into());
+        }
         if entry.starts_with('-') {
             return self.option(file, entry);
         }
@@ -212,10 +226,10 @@ impl Reader<'_> {
         if !hashes.is_empty() {
             self.found.hashes.entry(name).or_default().extend(hashes);
         }
-        let list = if role == Role::Wanted {
-            &mut self.found.wanted
-        } else {
-            &mut self.found.constraints
+        let list = match role {
+            Role::Wanted => &mut self.found.wanted,
+            Role::Constraint => &mut self.found.constraints,
+            Role::Override => &mut self.found.overrides,
         };
         list.push(text);
         if list.len() > MAX_REQUIREMENTS {

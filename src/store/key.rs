@@ -34,6 +34,8 @@ pub enum Step {
     BytecodeLayer,
     /// Requirements and the resolver's settings -> a lock, keyed in `python/requirements.rs`. Raise it when the resolver is asked another question.
     Lock,
+    /// An interpreter -> its full version, keyed in `python/version.rs`. Raise it when something else is asked of it.
+    PythonVersion,
     /// A base definition -> the newest packages of its archive, keyed in `base/relock.rs`. Raise it when other packages are chosen.
     Relock,
     /// Names of system packages, and what the base has -> which packages of the archive, keyed in `base/system/chosen.rs`. Raise it when other packages are chosen.
@@ -64,13 +66,14 @@ enum Form {
 
 impl Step {
     /// Every step.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::CodeLayer,
         Self::WheelLayer,
         Self::BaseLayer,
         Self::GlueLayer,
         Self::BytecodeLayer,
         Self::Lock,
+        Self::PythonVersion,
         Self::Relock,
         Self::SystemLock,
         Self::SystemLayer,
@@ -89,12 +92,14 @@ impl Step {
             Self::BaseLayer => 3,
             Self::GlueLayer => 3,
             Self::BytecodeLayer => 0,
-            // 1 was made of `Debug` text.
-            Self::Lock => 2,
+            // 1 was made of `Debug` text, 2 had no warnings and no full version of Python.
+            Self::Lock => 3,
+            Self::PythonVersion => 1,
             Self::Relock => 1,
             Self::SystemLock => 1,
             Self::SystemLayer => 1,
-            Self::Libraries => 1,
+            // 1 knew names alone, not where libraries are looked for.
+            Self::Libraries => 2,
             Self::Workshop => 1,
             Self::Image => 1,
             Self::SdistRecipe => 0,
@@ -111,6 +116,7 @@ impl Step {
             Self::GlueLayer => "glue",
             Self::BytecodeLayer => "bytecode layer",
             Self::Lock => "lock",
+            Self::PythonVersion => "python version",
             Self::Relock => "relock",
             Self::SystemLock => "system lock",
             Self::SystemLayer => "system layer",
@@ -134,7 +140,7 @@ impl Step {
             | Self::Workshop
             | Self::SdistRecipe
             | Self::SdistWheel => Form::Joined,
-            Self::Lock | Self::Image | Self::SystemLock | Self::SystemLayer => Form::Counted,
+            Self::Lock | Self::PythonVersion | Self::Image | Self::SystemLock | Self::SystemLayer => Form::Counted,
         }
     }
 }
@@ -229,7 +235,7 @@ mod tests {
             (Step::GlueLayer, "gantry glue\x003\0a\0b"),
             (Step::BytecodeLayer, "gantry bytecode layer\0a\0b"),
             (Step::Relock, "gantry relock\x001\0a\0b"),
-            (Step::Libraries, "gantry libraries\x001\0a\0b"),
+            (Step::Libraries, "gantry libraries\x002\0a\0b"),
             (Step::Workshop, "gantry sdist\x001\0a\0b"),
             (Step::SdistRecipe, "gantry sdist recipe\0a\0b"),
             (Step::SdistWheel, "gantry sdist wheel\0a\0b"),

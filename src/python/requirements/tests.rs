@@ -26,6 +26,31 @@ fn reads_everything_that_is_only_names_and_versions() {
 }
 
 #[test]
+fn overrides_are_names_versions_and_markers() {
+    let settings = ["3.11.2"];
+    let plain = read(&[(FILE, "imgaug\n")]).unwrap();
+    let text = "# a screen\nopencv-python ; python_version < \"3\"\nnumpy == 1.26.4\nnumpy==1.26.4\n";
+    let found = read(&[(FILE, "imgaug\n"), (OVERRIDES, text)]).unwrap();
+    assert_eq!(
+        found.overrides,
+        ["numpy==1.26.4", "opencv-python ; python_version < \"3\""]
+    );
+    assert_eq!((&found.wanted, &found.constraints), (&plain.wanted, &plain.constraints));
+    assert_ne!(found.key(&settings), plain.key(&settings));
+    for line in [
+        "-r more.txt",
+        "-c more.txt",
+        "--pre",
+        "-e .",
+        "a @ https://example.org/a.whl",
+        "./a",
+    ] {
+        let error = read(&[(FILE, "a\n"), ("more.txt", "b\n"), (OVERRIDES, line)]).unwrap_err();
+        assert_eq!((error.file.as_str(), error.line), (OVERRIDES, 1), "{line}");
+    }
+}
+
+#[test]
 fn refuses_what_reaches_outside_by_file_and_line() {
     for line in [
         "a @ https://example.org/a.whl",
@@ -216,8 +241,9 @@ fn the_key_of_a_lock_is_made_of_bytes_and_not_of_the_names_of_fields() {
     let found = read(&[
         (FILE, &format!("six==1.16.0 --hash=sha256:{hash}\nnumpy\n-c c.txt\n")),
         ("c.txt", "numpy<2\n"),
+        (OVERRIDES, "a>1\n"),
     ]);
-    let mut expected = b"gantry lock\x002\0".to_vec();
+    let mut expected = b"gantry lock\x003\0".to_vec();
     let mut add = |input: &[u8]| {
         expected.extend((input.len() as u64).to_le_bytes());
         expected.extend(input);
@@ -230,6 +256,8 @@ fn the_key_of_a_lock_is_made_of_bytes_and_not_of_the_names_of_fields() {
     add(b"six==1.16.0");
     add(&count(1));
     add(b"numpy<2");
+    add(&count(1));
+    add(b"a>1");
     add(b"six");
     add(&count(1));
     add(format!("sha256:{hash}").as_bytes());

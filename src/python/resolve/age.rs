@@ -137,10 +137,12 @@ fn is_settled(lock: &Lock, requirements: &Requirements) -> bool {
         let specifiers = line.split(';').next().unwrap_or_default();
         specifiers.contains("==") && !specifiers.contains('*')
     };
-    lock.wheels.iter().all(|wheel| {
-        let (wanted, constraints) = requirements.about(&wheel.name);
-        requirements.hashes.contains_key(&wheel.name) && wanted.iter().chain(&constraints).any(is_exact)
-    })
+    // What an override makes of a hash or a version is uv's to say.
+    requirements.overrides.is_empty()
+        && lock.wheels.iter().all(|wheel| {
+            let (wanted, constraints) = requirements.about(&wheel.name);
+            requirements.hashes.contains_key(&wheel.name) && wanted.iter().chain(&constraints).any(is_exact)
+        })
 }
 
 /// Whether the index, or the program that asks it, is away for now.
@@ -175,15 +177,16 @@ mod tests {
         };
         let lock = Lock {
             wheels: vec![wheel("a"), wheel("b")],
+            ..Lock::default()
         };
         let settled = |wanted: &[&str], hashed: &[&str]| {
             let requirements = Requirements {
                 wanted: wanted.iter().map(|line| (*line).to_owned()).collect(),
-                constraints: Vec::new(),
                 hashes: hashed
                     .iter()
                     .map(|name| ((*name).to_owned(), vec![Digest::of(name.as_bytes())]))
                     .collect(),
+                ..Requirements::default()
             };
             is_settled(&lock, &requirements)
         };

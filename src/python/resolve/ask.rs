@@ -16,6 +16,11 @@ use crate::sys::program::{Program, ProgramError};
 /// glibc of the base is 2.36; uv's newest platform that is not newer.
 pub(super) const PLATFORM: &str = "x86_64-manylinux_2_36";
 
+/// Warnings that are passed on; honest answers have one or two.
+const MOST_WARNINGS: usize = 20;
+/// Characters of one; the reason why a release was yanked is its author's text.
+const MAX_WARNING: usize = 500;
+
 /// What uv is asked.
 #[derive(Debug, Default)]
 pub(super) struct Question<'a> {
@@ -23,6 +28,8 @@ pub(super) struct Question<'a> {
     pub wanted: &'a str,
     /// Constraints, one a line.
     pub constraints: &'a str,
+    /// Overrides, one a line.
+    pub overrides: &'a str,
     /// More options.
     pub options: &'a [&'a str],
     /// Wheels of the store that it may choose, too.
@@ -48,8 +55,17 @@ pub(super) struct Asker<'a> {
     pub deadline: Duration,
 }
 
+/// What uv says.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// A `pylock.toml`.
+    pub lock: String,
+    /// What it warns of, without credentials.
+    pub warnings: Vec<String>,
+}
+
 /// Runs uv, which answers with a `pylock.toml`. Without a configuration it takes wheels only, and executes nothing.
-pub(super) fn ask(store: &Store, asker: &Asker<'_>, question: &Question<'_>) -> Result<String, LockError> {
+pub(super) fn ask(store: &Store, asker: &Asker<'_>, question: &Question<'_>) -> Result<Answer, LockError> {
     let scratch = store.scratch()?;
     let write = |name: &str, contents: &str| {
         let path = scratch.path().join(name);
@@ -85,6 +101,10 @@ pub(super) fn ask(store: &Store, asker: &Asker<'_>, question: &Question<'_>) -> 
     if !question.constraints.is_empty() {
         program = program.args(["--constraint", "constraints.txt"]);
     }
+    if !question.overrides.is_empty() {
+        write("overrides.txt", question.overrides)?;
+        program = program.args(["--override", "overrides.txt"]);
+    }
     if !question.built.is_empty() {
         offer(store, question.built, &scratch.path().join("built"))?;
         program = program.args(["--find-links", "built"]);
@@ -97,21 +117,19 @@ pub(super) fn ask(store: &Store, asker: &Asker<'_>, question: &Question<'_>) -> 
     }
     let (said, is_late) = match program.run() {
         Ok(done) if done.status.success() => {
-            return String::from_utf8(done.stdout).map_err(|_| LockError::Answer {
+            let lock = String::from_utf8(done.stdout).map_err(|_| LockError::Answer {
                 reason: "uv answers in no UTF-8".to_owned(),
-            })
+            })?;
+            let said = hide(asker, &String::from_utf8_lossy(&done.stderr));
+            let warnings = warnings(&said);
+            return Ok(Answer { lock, warnings });
         }
         Ok(done) => (done.stderr, false),
         Err(ProgramError::Deadline { said, .. }) => (said, true),
         Err(other) => return Err(LockError::Run(other)),
     };
-    let mut explanation: String = String::from_utf8_lossy(&said).chars().take(MAX_MESSAGE).collect();
-    if let Some(credentials) = asker.index.and_then(|index| Credentials::of(index.url.as_str())) {
-        explanation = credentials.hide(&explanation);
-    }
-    if let Some(index) = asker.index {
-        explanation = explanation.replace(index.url.as_str(), "the configured index");
-    }
+    let explanation: String = String::from_utf8_lossy(&said).chars().take(MAX_MESSAGE).collect();
+    let explanation = hide(asker, &explanation);
     let network = [
         "error sending request",
         "Failed to fetch",
@@ -127,6 +145,25 @@ pub(super) fn ask(store: &Store, asker: &Asker<'_>, question: &Question<'_>) -> 
     Err(LockError::Unsatisfiable { explanation })
 }
 
+/// `said` without the address of the index, which may hold credentials, and without those.
+fn hide(asker: &Asker<'_>, said: &str) -> String {
+    let Some(index) = asker.index else {
+        return said.to_owned();
+    };
+    let credentials = Credentials::of(index.url.as_str());
+    let said = credentials.map_or_else(|| said.to_owned(), |credentials| credentials.hide(said));
+    said.replace(index.url.as_str(), "the configured index")
+}
+
+/// What uv warns of: releases that were yanked, extras that there are not. Not what is true of every question, that the
+/// Python which is asked for is not the one of this machine.
+fn warnings(said: &str) -> Vec<String> {
+    let warnings = said.lines().filter_map(|line| line.strip_prefix("warning: "));
+    let warnings = warnings.filter(|warning| !warning.starts_with("The requested Python version "));
+    let bounded = |warning: &str| warning.chars().take(MAX_WARNING).collect();
+    warnings.take(MOST_WARNINGS).map(bounded).collect()
+}
+
 /// Puts wheels of the store where uv finds them by name.
 fn offer(store: &Store, built: &[LockedWheel], directory: &Path) -> Result<(), LockError> {
     fs::create_dir(directory).map_err(|source| LockError::Offer { source })?;
@@ -138,4 +175,24 @@ fn offer(store: &Store, built: &[LockedWheel], directory: &Path) -> Result<(), L
         copied.map_err(|source| LockError::Offer { source })?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_uv_warns_of_is_told_from_what_it_narrates() {
+        let said = "Resolved 5 packages in 778ms\nwarning: `requests==2.32.0` is yanked (reason: \"x\")\nwarning: The requested Python version 3.12.0 is not available; 3.11.7 will be used to build dependencies instead.\nerror: no\nwarning: The package `idna==3.20` does not have an extra named `b`\n";
+        let expected = [
+            "`requests==2.32.0` is yanked (reason: \"x\")",
+            "The package `idna==3.20` does not have an extra named `b`",
+        ];
+        assert_eq!(warnings(said), expected);
+        assert_eq!(
+            warnings(&format!("warning: {}\n", "x".repeat(9000)))[0].len(),
+            MAX_WARNING
+        );
+        assert_eq!(warnings(&"warning: x\n".repeat(100)).len(), MOST_WARNINGS);
+    }
 }

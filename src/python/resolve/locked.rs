@@ -22,6 +22,9 @@ pub(crate) const LARGE_IMAGE: u64 = 300_000_000;
 pub struct Lock {
     /// Wheels, sorted by name.
     pub wheels: Vec<LockedWheel>,
+    /// What the resolver warned of; it is true as long as the lock is used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// One wheel.

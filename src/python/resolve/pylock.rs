@@ -101,7 +101,10 @@ pub(super) fn parse(
         });
     }
     wheels.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(Lock { wheels })
+    Ok(Lock {
+        wheels,
+        warnings: Vec::new(),
+    })
 }
 
 /// Reads a lock of the one package `name` for its source distribution.

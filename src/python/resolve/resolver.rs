@@ -10,7 +10,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use super::ask::{ask, Asker, Question, PLATFORM};
+use super::ask::{ask, Answer, Asker, Question, PLATFORM};
 use super::index::{Index, Places};
 use super::locked::{Lock, LockError, LockedSdist, LockedWheel};
 use super::missing::{missing_wheel, MissingWheel};
@@ -36,7 +36,7 @@ pub enum Resolution {
 pub struct Resolver {
     /// The program of the configuration.
     pub uv: Option<PathBuf>,
-    /// Python version of the base.
+    /// Full Python version of the base, such as `3.11.2`: markers may depend on all of it.
     pub python: String,
     /// Index of the configuration; may hold credentials, so it never becomes an argument.
     pub index: Option<Address>,
@@ -127,7 +127,7 @@ impl Resolver {
         }
     }
 
-    fn ask(&self, store: &Store, question: &Question<'_>) -> Result<String, LockError> {
+    fn ask(&self, store: &Store, question: &Question<'_>) -> Result<Answer, LockError> {
         let asker = Asker {
             uv: self.uv(store)?,
             python: &self.python,
@@ -160,10 +160,11 @@ impl Resolver {
         let question = Question {
             wanted: &requirements.wanted.join("\n"),
             constraints: &requirements.constraints.join("\n"),
+            overrides: &requirements.overrides.join("\n"),
             built,
             ..Question::default()
         };
-        let text = match self.ask(store, &question) {
+        let answer = match self.ask(store, &question) {
             // A missing wheel is told from a contradiction.
             Err(LockError::Unsatisfiable { explanation }) => {
                 let missing = missing_wheel(&explanation);
@@ -172,7 +173,8 @@ impl Resolver {
             }
             other => other?,
         };
-        let lock = pylock::parse(&text, &self.python, &requirements.hashes, built)?;
+        let mut lock = pylock::parse(&answer.lock, &self.python, &requirements.hashes, built)?;
+        lock.warnings = answer.warnings;
         check_hashes(&lock, requirements)?;
         Ok(Resolution::Locked(lock))
     }
@@ -185,8 +187,8 @@ impl Resolver {
             options: &["--no-deps"],
             ..Question::default()
         };
-        let text = self.ask(store, &question);
-        let newest = match text.and_then(|text| pylock::parse(&text, &self.python, &BTreeMap::new(), &[])) {
+        let answer = self.ask(store, &question);
+        let newest = match answer.and_then(|answer| pylock::parse(&answer.lock, &self.python, &BTreeMap::new(), &[])) {
             Ok(lock) => lock
                 .wheels
                 .first()
@@ -232,13 +234,14 @@ impl Resolver {
         let question = Question {
             wanted: &wanted.join("\n"),
             constraints: &constraints.join("\n"),
+            overrides: &requirements.overrides.join("\n"),
             options: &["--no-deps", "--no-binary", name],
             config: Some(&config),
             ..Question::default()
         };
         match self.ask(store, &question) {
             Err(LockError::Unsatisfiable { .. }) => Ok(None),
-            answer => pylock::parse_sdist(&answer?, name).map(Some),
+            answer => pylock::parse_sdist(&answer?.lock, name).map(Some),
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::policy::{ExtractionLimits, Kind};
 use crate::store::{Key, Step};
 
 pub(crate) use record::Record;
-pub(crate) use shared::is_either;
+pub(crate) use shared::{is_either, is_idle, SharedFiles};
 
 /// Where everything goes, without leading slash.
 pub(crate) const PREFIX: &str = "opt/py";
@@ -443,6 +443,7 @@ type Merged<'a> = BTreeMap<&'a str, (&'a Wheel, &'a Item, bool)>;
 fn merge(wheels: &[Wheel]) -> Result<(Merged<'_>, Vec<String>), WheelError> {
     let mut all = Merged::new();
     let mut warnings: Vec<String> = wheels.iter().flat_map(|wheel| wheel.warnings.iter().cloned()).collect();
+    let mut shared = SharedFiles::default();
     for wheel in wheels {
         for (path, item) in &wheel.items {
             let Some(slot) = all.get_mut(path.as_str()) else {
@@ -461,16 +462,12 @@ fn merge(wheels: &[Wheel]) -> Result<(Merged<'_>, Vec<String>), WheelError> {
                 let path = path.clone();
                 return Err(WheelError::Clash { one, other, path });
             }
-            warnings.push(both(&one, &other, path));
+            shared.note(&one, &other, path);
             *slot = (wheel, item, executable);
         }
     }
+    warnings.extend(shared.warnings());
     Ok((all, warnings))
-}
-
-/// What the user should know of a file that may be that of either wheel.
-pub(crate) fn both(one: &str, other: &str, path: &str) -> String {
-    format!("{one} and {other} both bring /{path}, with different contents: that of {other} is used")
 }
 
 fn name_of(all: &Merged<'_>, path: &str) -> String {

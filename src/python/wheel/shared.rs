@@ -1,9 +1,33 @@
 //! Files that two wheels bring with different contents, though it does not matter whose is installed.
 //!
-//! Two wheels of one namespace each bring its `__init__.py`, in their own words; and many a wheel puts its README or
-//! licence where every other would. Everything else that two wheels bring is refused: no order makes both work.
+//! Two wheels of one namespace each bring its `__init__.py`, in their own words; and many a wheel puts its README, its
+//! licence or its tests where every other would. Everything else that two wheels bring is refused: no order makes both
+//! work.
+//!
+//! Whose file is used is that of the last wheel, as in the layers above each other: their bytecode is never compared with
+//! its source again, so the two must come from the same wheel.
 
 use super::{PREFIX, SITE};
+
+/// Directories that nobody imports from, at the top of what is installed: wheels bring them by mistake.
+const IDLE_FOLDERS: [&str; 14] = [
+    "benchmark",
+    "benchmarks",
+    "demo",
+    "demos",
+    "doc",
+    "docs",
+    "example",
+    "examples",
+    "licenses",
+    "notebooks",
+    "sample",
+    "samples",
+    "test",
+    "tests",
+];
+/// Sources that nobody imports, at the top of what is installed.
+const IDLE_FILES: [&str; 2] = ["conftest.py", "setup.py"];
 
 /// Ends of names that something executes or loads.
 const CODE: [&str; 14] = [
@@ -42,8 +66,77 @@ const NAMESPACE: [&str; 15] = [
     "__path__=__import__('pkgutil').extend_path(__path__,__name__)",
 ];
 
+/// Files that several wheels bring, for one warning for each two wheels and each of the directories that nobody imports
+/// from.
+#[derive(Debug, Default)]
+pub(crate) struct SharedFiles(Vec<SharedPlace>);
+
+#[derive(Debug)]
+struct SharedPlace {
+    one: String,
+    other: String,
+    /// The directory, or the one file.
+    place: String,
+    /// The first path, and how many there are.
+    first: String,
+    count: usize,
+}
+
+impl SharedFiles {
+    /// Notes that both wheels bring `path`, and that that of `other` is used.
+    pub(crate) fn note(&mut self, one: &str, other: &str, path: &str) {
+        let place = idle_folder(path).unwrap_or(path);
+        let known = |known: &&mut SharedPlace| (&*known.one, &*known.other, &*known.place) == (one, other, place);
+        match self.0.iter_mut().find(known) {
+            Some(known) => known.count += 1,
+            None => self.0.push(SharedPlace {
+                one: one.to_owned(),
+                other: other.to_owned(),
+                place: place.to_owned(),
+                first: path.to_owned(),
+                count: 1,
+            }),
+        }
+    }
+
+    /// What the user should know, in the order it was noted.
+    pub(crate) fn warnings(&self) -> impl Iterator<Item = String> + '_ {
+        self.0.iter().map(|shared| {
+            let SharedPlace { one, other, place, first, count } = shared;
+            match count {
+                1 => format!("{one} and {other} both bring /{first}, with different contents: that of {other} is used"),
+                _ => format!(
+                    "{one} and {other} both bring {count} files of /{place}, with different contents: those of {other} are used"
+                ),
+            }
+        })
+    }
+}
+
+/// The directory of `path` (without leading slash) that nobody imports from.
+fn idle_folder(path: &str) -> Option<&str> {
+    let top = top_of(path)?;
+    let (folder, _) = top.split_once('/')?;
+    let is_idle = IDLE_FOLDERS.iter().any(|idle| folder.eq_ignore_ascii_case(idle));
+    is_idle.then(|| path.get(..path.len() - top.len() + folder.len()))?
+}
+
+/// What follows the directory of packages, or else that of everything that is installed.
+fn top_of(path: &str) -> Option<&str> {
+    let below = |directory: &str| path.strip_prefix(directory)?.strip_prefix('/');
+    below(SITE).or_else(|| below(PREFIX))
+}
+
+/// Whether nobody loads the file `path` (without leading slash), whatever it holds.
+pub(crate) fn is_idle(path: &str) -> bool {
+    idle_folder(path).is_some() || top_of(path).is_some_and(|top| IDLE_FILES.contains(&top))
+}
+
 /// Whether the file `path` (without leading slash) may be that of either wheel, of the contents given.
 pub(crate) fn is_either(path: &str, is_executable: bool, contents: [&[u8]; 2]) -> bool {
+    if is_idle(path) {
+        return true;
+    }
     let Some((directory, name)) = path.rsplit_once('/') else {
         return false;
     };
@@ -97,6 +190,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_files_of_a_directory_that_nobody_imports_are_one_warning() {
+        let mut shared = SharedFiles::default();
+        for path in [
+            "opt/py/site/LICENSE",
+            "opt/py/site/tests/a.py",
+            "opt/py/site/docs/x",
+            "opt/py/site/tests/sub/b.py",
+        ] {
+            shared.note("one 1", "two 2", path);
+        }
+        let expected = [
+            "one 1 and two 2 both bring /opt/py/site/LICENSE, with different contents: that of two 2 is used",
+            "one 1 and two 2 both bring 2 files of /opt/py/site/tests, with different contents: those of two 2 are used",
+            "one 1 and two 2 both bring /opt/py/site/docs/x, with different contents: that of two 2 is used",
+        ];
+        assert_eq!(shared.warnings().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
     fn namespaces_are_told_from_packages() {
         for text in [
             "",
@@ -134,6 +246,23 @@ mod tests {
             "opt/py/site/pkg/README.md",
             "opt/py/site/pkg/__init__.py",
             "opt/py/bin/tool",
+        ] {
+            assert!(!either(path, false), "{path}");
+        }
+        for path in [
+            "opt/py/site/tests/__init__.py",
+            "opt/py/site/Docs/conf.py",
+            "opt/py/examples/run.sh",
+            "opt/py/site/test/lib.so",
+            "opt/py/site/setup.py",
+        ] {
+            assert!(either(path, true), "{path}");
+        }
+        for path in [
+            "opt/py/site/tests.py",
+            "opt/py/site/pkg/tests/a.py",
+            "opt/py/site/pkg/setup.py",
+            "usr/tests/a.py",
         ] {
             assert!(!either(path, false), "{path}");
         }

@@ -11,7 +11,10 @@ fn hashes_are_checked_before_anything_is_fetched() {
         sha256: Digest::of(b"wheel"),
         sdist: None,
     };
-    let lock = Lock { wheels: vec![wheel] };
+    let lock = Lock {
+        wheels: vec![wheel],
+        ..Lock::default()
+    };
     let hashes = |hash: Digest| Requirements {
         hashes: [("my-pkg".to_owned(), vec![hash])].into(),
         ..Default::default()
