@@ -21,7 +21,8 @@
 //! ```no_run
 //! use std::collections::BTreeSet;
 //! use gantry::config::{Config, Environment};
-//! use gantry::ops::{self, BuildRequest, Created, LOCK_AGE};
+//! use gantry::ops::{self, BuildRequest, Created, Origin, LOCK_AGE};
+//! use gantry::policy::Baseline;
 //! use gantry::progress::Silent;
 //! use gantry::store::Store;
 //!
@@ -37,6 +38,8 @@
 //!     labels: Vec::new(),
 //!     allow_files: Vec::new(),
 //!     allows_sdists: false,
+//!     baseline: Baseline::default(),
+//!     origin: Origin::Requirements,
 //!     allow_degraded: BTreeSet::new(),
 //!     lock_age: LOCK_AGE,
 //!     created: Created::Fixed(std::time::UNIX_EPOCH),

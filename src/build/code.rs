@@ -28,6 +28,7 @@ impl LayerNote for CodeNote {
 }
 
 enum Entry<'a> {
+    Directory,
     File(&'a SourceFile),
     Link(&'a SourceLink),
 }
@@ -71,7 +72,7 @@ fn check(compiled: &CompiledTree) -> Result<(), BuildError> {
     }
 }
 
-/// Writes the files and links of `function`.
+/// Writes the files, links and empty directories of `function`.
 fn write_layer(
     function: &Function,
     out: impl Write,
@@ -80,11 +81,13 @@ fn write_layer(
     let mut writer = LayerWriter::new(out, tree, OWNER);
     let files = function.files.iter().map(|file| (&file.path, Entry::File(file)));
     let links = function.links.iter().map(|link| (&link.path, Entry::Link(link)));
-    let mut entries: Vec<_> = files.chain(links).collect();
+    let empty = function.empty.iter().map(|path| (path, Entry::Directory));
+    let mut entries: Vec<_> = files.chain(links).chain(empty).collect();
     entries.sort_by(|(one, _), (other, _)| order(one, other));
     for (path, entry) in entries {
         let path = format!("{APP}/{path}");
         match entry {
+            Entry::Directory => writer.directory(&path, 0o755)?,
             Entry::File(file) if file.executable => writer.file(&path, 0o755, &file.contents)?,
             Entry::File(file) => writer.file(&path, 0o644, &file.contents)?,
             Entry::Link(link) => writer.symlink(&path, &link.target)?,
@@ -128,7 +131,6 @@ mod tests {
                 file("a/b.py", true),
                 file("user_function.py", false),
             ],
-            links: Vec::new(),
             ..Function::default()
         };
         let mut seen = Seen::default();

@@ -20,7 +20,8 @@ use crate::base::{SystemError, SystemWish, SYSTEM_FILE};
 use crate::oci::Digest;
 use crate::policy::{Bytes, Kind};
 use crate::progress::Progress;
-use crate::python::requirements::{RequirementError, Requirements};
+use crate::python::project::{self, Origin, ProjectError};
+use crate::python::requirements::{Requirements, FILE as REQUIREMENTS};
 use crate::store::{Key, Step};
 use crate::sys::tree;
 
@@ -57,6 +58,8 @@ pub(crate) struct Function {
     pub files: Vec<SourceFile>,
     /// Its links, sorted by path.
     pub links: Vec<SourceLink>,
+    /// Its directories with nothing in them, sorted.
+    pub empty: Vec<String>,
     /// What of the directory is no part of it: the first hundred paths, a directory for all that is in it.
     pub left_out: Vec<String>,
     /// What is said of that.
@@ -100,7 +103,13 @@ pub enum FunctionError {
         /// Where it leads.
         target: String,
         /// What is wrong with that.
-        reason: &'static str,
+        reason: String,
+    },
+    /// A directory where a file has to be.
+    #[error("read {path:?} of the function: it is a directory, not a file")]
+    Directory {
+        /// Its path below the directory.
+        path: String,
     },
     /// The function has too many files or bytes.
     #[error("read {path:?} of the function: {what} is over {limit}")]
@@ -117,7 +126,9 @@ impl FunctionError {
     /// What sort of failure this is.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Io { .. } | Self::NoEntryPoint { .. } | Self::Patterns { .. } => Kind::Failed,
+            Self::Io { .. } | Self::NoEntryPoint { .. } | Self::Patterns { .. } | Self::Directory { .. } => {
+                Kind::Failed
+            }
             Self::Refused { .. } | Self::Link { .. } | Self::TooMuch { .. } => Kind::Refused,
         }
     }
@@ -151,6 +162,7 @@ impl Function {
         function.left_out = reader.left_out.paths;
         function.files.sort_by(|one, other| one.path.cmp(&other.path));
         function.links.sort_by(|one, other| one.path.cmp(&other.path));
+        function.empty.sort();
         let entries = function.entries();
         for link in &function.links {
             entries.resolve(&link.path).map_err(|reason| FunctionError::Link {
@@ -158,6 +170,12 @@ impl Function {
                 target: link.target.clone(),
                 reason,
             })?;
+        }
+        // Whatever it is, it is no list of requirements, and one that is not read installs nothing.
+        if function.entries().resolve(REQUIREMENTS).is_ok() && function.find_file(REQUIREMENTS).is_none() {
+            return Err(FunctionError::Directory {
+                path: REQUIREMENTS.to_owned(),
+            });
         }
         if function.find_file(ENTRY_POINT).is_none() {
             return Err(FunctionError::NoEntryPoint {
@@ -167,11 +185,20 @@ impl Function {
         Ok(function)
     }
 
+    /// How many of its entries have been read.
+    fn entries_read(&self) -> usize {
+        self.files.len() + self.links.len() + self.empty.len()
+    }
+
     /// Its entries by their paths, for following links.
     pub(super) fn entries(&self) -> Entries<'_> {
         let files = self.files.iter().map(|file| file.path.as_str());
         let links = self.links.iter();
-        Entries::new(files, links.map(|link| (link.path.as_str(), link.target.as_str())))
+        Entries::new(
+            files,
+            self.empty.iter().map(String::as_str),
+            links.map(|link| (link.path.as_str(), link.target.as_str())),
+        )
     }
 
     /// The file at a path, which may be a link to it.
@@ -191,9 +218,10 @@ impl Function {
         }
     }
 
-    /// What it requires.
-    pub(crate) fn requirements(&self) -> Result<Requirements, RequirementError> {
-        Requirements::read(&|path| Some(self.find_file(path)?.contents.as_slice()))
+    /// What it requires, by the file of `origin`, for Python `python`.
+    pub(crate) fn requirements(&self, origin: Origin, python: &str) -> Result<Requirements, ProjectError> {
+        let find = |path: &str| Some(self.find_file(path)?.contents.as_slice());
+        project::requirements(&find, ENTRY_POINT, origin, python)
     }
 
     /// The system packages that it asks for; none when it names none.
@@ -212,6 +240,9 @@ impl Function {
         for link in &self.links {
             // No file: the second input of one is a truth value.
             key = key.with(&link.path).with("link").with(&link.target);
+        }
+        for path in &self.empty {
+            key = key.with(path).with("directory").with("");
         }
         // Keys of earlier versions end in a NUL.
         key.with("").finish()
@@ -242,7 +273,7 @@ impl Reader {
                 limit: MAX_NAMES.to_string(),
             });
         }
-        for raw in names {
+        for raw in &names {
             let name = raw.to_string_lossy().into_owned();
             let child = if path.is_empty() {
                 name.clone()
@@ -250,7 +281,7 @@ impl Reader {
                 format!("{path}/{name}")
             };
             let (kind, _) = tree::look(&directory, raw.as_os_str()).map_err(|errno| failed(&child, errno.into()))?;
-            if self.left_out.takes(&child, &name, kind) {
+            if self.left_out.takes(&child, &name, kind, &names) {
                 continue;
             }
             if raw.to_str() != Some(&name) || has_odd_characters(&name) {
@@ -280,7 +311,15 @@ impl Reader {
         match kind {
             FileType::Directory => {
                 let below = tree::open_directory(directory, name).map_err(error)?;
-                self.directory(below, &path, depth + 1)
+                if self.left_out.takes_environment(&path, &below) {
+                    return Ok(());
+                }
+                let before = self.found.entries_read();
+                self.directory(below, &path, depth + 1)?;
+                if self.found.entries_read() == before && !self.left_out.names(&path) {
+                    self.found.empty.push(path);
+                }
+                Ok(())
             }
             FileType::RegularFile => {
                 let file = File::from(tree::open_file(directory, name).map_err(error)?);
@@ -362,7 +401,10 @@ mod tests {
             "lib/a.py",
             ".git/config",
             "lib/__pycache__/a.pyc",
-            "x.pyc",
+            "lib/a.pyc",
+            "work/pyvenv.cfg",
+            "work/bin/python",
+            "conda/conda-meta/history",
         ] {
             let path = scratch.path().join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -371,6 +413,9 @@ mod tests {
         let function = Function::read(scratch.path()).unwrap();
         let paths: Vec<_> = function.files.iter().map(|file| file.path.as_str()).collect();
         assert_eq!(paths, ["lib/a.py", "user_function.py"]);
+        let summary = function.left_out_summary.clone().unwrap();
+        assert_eq!(function.left_out, [".git", "conda", "work"]);
+        assert!(summary.ends_with("(conda is a virtual environment)"), "{summary}");
         let key = function.key();
         std::fs::write(scratch.path().join("lib/a.py"), "y").unwrap();
         assert_ne!(Function::read(scratch.path()).unwrap().key(), key);
@@ -401,6 +446,55 @@ mod tests {
         symlink("lib", scratch.path().join(ENTRY_POINT)).unwrap();
         let error = Function::read(scratch.path());
         assert!(matches!(error, Err(FunctionError::NoEntryPoint { .. })));
+    }
+
+    #[test]
+    fn empty_directories_are_part_of_the_function() {
+        let scratch = tempfile::tempdir().unwrap();
+        let directory = |path: &str| std::fs::create_dir_all(scratch.path().join(path)).unwrap();
+        let file = |path: &str| std::fs::write(scratch.path().join(path), "x").unwrap();
+        file(ENTRY_POINT);
+        let key = || Function::read(scratch.path()).unwrap().key();
+        let before = key();
+        directory("plugins");
+        directory("deep/er/est");
+        directory("cached/__pycache__");
+        directory("full");
+        file("full/a");
+        directory("ignored/sub");
+        file("ignored/a.log");
+        directory("logs");
+        file("logs/b.log");
+        let function = Function::read(scratch.path()).unwrap();
+        assert_eq!(function.empty, ["cached", "deep/er/est", "ignored/sub", "plugins"]);
+        assert_ne!(function.key(), before);
+        let all = key();
+        std::fs::remove_dir(scratch.path().join("plugins")).unwrap();
+        assert_ne!(key(), all);
+        // What patterns leave out is no part of it, though something in it could be taken back.
+        std::fs::write(
+            scratch.path().join(".gantryignore"),
+            "*.log\nignored\n!*.txt\n.gantryignore\n",
+        )
+        .unwrap();
+        let function = Function::read(scratch.path()).unwrap();
+        assert_eq!(function.empty, ["cached", "deep/er/est", "logs"]);
+    }
+
+    #[test]
+    fn requirements_that_are_a_directory_are_an_error() {
+        let scratch = tempfile::tempdir().unwrap();
+        std::fs::write(scratch.path().join(ENTRY_POINT), "x").unwrap();
+        for below in ["", "base.txt"] {
+            let directory = scratch.path().join(REQUIREMENTS);
+            std::fs::create_dir(&directory).unwrap();
+            if !below.is_empty() {
+                std::fs::write(directory.join(below), "six\n").unwrap();
+            }
+            let error = Function::read(scratch.path());
+            assert!(matches!(error, Err(FunctionError::Directory { .. })), "{error:?}");
+            std::fs::remove_dir_all(&directory).unwrap();
+        }
     }
 
     #[test]

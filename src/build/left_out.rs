@@ -1,9 +1,11 @@
-//! What of a directory is no part of the function: what tools leave behind, and what `.gantryignore` or `.dockerignore` name.
+//! What of a directory is no part of the function: what tools leave behind, virtual environments of whatever name, and what
+//! `.gantryignore` or `.dockerignore` name.
 //!
 //! `.gantryignore` is written as `.gitignore` is. Without one, `.dockerignore` counts as Docker reads it: each pattern
 //! begins at the top, `**` stands for any directories. In both, braces stand for themselves, and `!` takes back what an earlier line left out, and
 //! the entry point and `requirements.txt` are never left out.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -42,6 +44,9 @@ const BY_TOOLS: [&str; 17] = [
     "node_modules",
 ];
 
+/// What makes a directory a virtual environment (PEP 405), or one of conda.
+const OF_ENVIRONMENTS: [&str; 2] = ["pyvenv.cfg", "conda-meta/history"];
+
 /// How the patterns of a file are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Dialect {
@@ -64,6 +69,8 @@ pub(super) struct LeftOut {
     pub paths: Vec<String>,
     /// How many there were.
     pub count: u64,
+    /// The first of them that was left out for being an environment.
+    environment: Option<String>,
 }
 
 impl LeftOut {
@@ -87,21 +94,57 @@ impl LeftOut {
         Ok(Self::default())
     }
 
-    /// Whether the entry `name` at `path` is left out; if so it is noted.
-    pub(super) fn takes(&mut self, path: &str, name: &str, kind: FileType) -> bool {
-        // What Python writes beside each source is not worth a word.
-        if name.ends_with(".pyc") || name.ends_with(".pyo") || name == "__pycache__" {
+    /// Whether the entry `name` at `path`, which lies beside `names`, is left out; if so it is noted.
+    pub(super) fn takes(&mut self, path: &str, name: &str, kind: FileType, names: &[OsString]) -> bool {
+        // What Python writes beside each source is not worth a word. Without a source it is the module.
+        if name == "__pycache__" || self.is_cached(path, names) {
             return true;
         }
         let taken =
             BY_TOOLS.contains(&name) || self.patterns.as_ref().is_some_and(|patterns| patterns.take(path, kind));
         if taken {
-            self.count += 1;
-            if self.paths.len() < NAMED {
-                self.paths.push(path.to_owned());
-            }
+            self.note(path);
         }
         taken
+    }
+
+    /// Whether the directory that is open as `directory` and lies at `path` is an environment, whose programs and packages
+    /// are this machine's; if so it is left out and noted.
+    pub(super) fn takes_environment(&mut self, path: &str, directory: impl AsFd) -> bool {
+        let is_file = |name: &&str| matches!(tree::look(&directory, *name), Ok((FileType::RegularFile, _)));
+        let taken = OF_ENVIRONMENTS.iter().any(is_file);
+        if taken {
+            self.note(path);
+            self.environment.get_or_insert_with(|| path.to_owned());
+        }
+        taken
+    }
+
+    /// Whether patterns leave out the directory at `path`, which is looked through only for what they take back.
+    pub(super) fn names(&self, path: &str) -> bool {
+        let patterns = self.patterns.as_ref();
+        patterns.is_some_and(|patterns| patterns.matcher.matched_path_or_any_parents(path, true).is_ignore())
+    }
+
+    /// Whether the file at `path` is bytecode of a source that is part of the function.
+    fn is_cached(&self, path: &str, names: &[OsString]) -> bool {
+        let source = path.strip_suffix(".pyc").or_else(|| path.strip_suffix(".pyo"));
+        let Some(source) = source.map(|stem| format!("{stem}.py")) else {
+            return false;
+        };
+        let name = source.rsplit('/').next().unwrap_or_default();
+        let is_there = names
+            .binary_search_by(|other| other.as_os_str().cmp(OsStr::new(name)))
+            .is_ok();
+        let patterns = self.patterns.as_ref();
+        is_there && !patterns.is_some_and(|patterns| patterns.take(&source, FileType::RegularFile))
+    }
+
+    fn note(&mut self, path: &str) {
+        self.count += 1;
+        if self.paths.len() < NAMED {
+            self.paths.push(path.to_owned());
+        }
     }
 
     /// What is said of it; nothing when all is part of the function.
@@ -116,7 +159,9 @@ impl LeftOut {
             .patterns
             .as_ref()
             .map_or(String::new(), |patterns| format!(" (see {})", patterns.file));
-        (self.count > 0).then(|| format!("{shown}{more}{by}"))
+        let environment = self.environment.as_ref();
+        let why = environment.map_or(String::new(), |path| format!(" ({path} is a virtual environment)"));
+        (self.count > 0).then(|| format!("{shown}{more}{by}{why}"))
     }
 }
 
@@ -217,7 +262,7 @@ mod tests {
                 false => FileType::RegularFile,
             };
             let path = path.trim_end_matches('/');
-            left_out.takes(path, path.rsplit('/').next().unwrap(), kind)
+            left_out.takes(path, path.rsplit('/').next().unwrap(), kind, &[])
         };
         paths.iter().map(take).collect()
     }
@@ -283,13 +328,40 @@ mod tests {
                 &format!("{number}.csv"),
                 &format!("{number}.csv"),
                 FileType::RegularFile,
+                &[],
             );
         }
-        left_out.takes("a.pyc", "a.pyc", FileType::RegularFile);
+        left_out.takes(
+            "a.pyc",
+            "a.pyc",
+            FileType::RegularFile,
+            &["a.py".into(), "a.pyc".into()],
+        );
         assert_eq!(
             left_out.summary().unwrap(),
             "0.csv, 1.csv, 2.csv, 3.csv, 4.csv and 2 more (see .gantryignore)"
         );
+    }
+
+    #[test]
+    fn bytecode_without_a_source_is_a_module() {
+        let names = ["a.py", "a.pyc", "a.pyo", "b.pyc", "c.pyo"].map(OsString::from);
+        let scratch = tempfile::tempdir().unwrap();
+        let takes = |patterns: &str, path: &str| {
+            fs::write(scratch.path().join(".gantryignore"), patterns).unwrap();
+            let mut left_out = LeftOut::read(File::open(scratch.path()).unwrap()).unwrap();
+            let name = path.rsplit('/').next().unwrap();
+            left_out.takes(path, name, FileType::RegularFile, &names)
+        };
+        for path in ["a.pyc", "lib/a.pyc", "a.pyo"] {
+            assert!(takes("", path), "{path}");
+        }
+        for path in ["a.py", "b.pyc", "lib/b.pyc", "c.pyo"] {
+            assert!(!takes("", path), "{path}");
+        }
+        // Who leaves out the source wants the bytecode.
+        assert!(!takes("a.py\n", "a.pyc"));
+        assert!(takes("a.py*\n", "a.pyc"));
     }
 
     #[test]

@@ -14,14 +14,19 @@ pub(super) struct Entries<'a> {
 }
 
 impl<'a> Entries<'a> {
-    /// Those with the paths of `files`, and the paths and targets of `links`.
-    pub(super) fn new(files: impl Iterator<Item = &'a str>, links: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+    /// Those with the paths of `files` and of `empty` directories, and the paths and targets of `links`.
+    pub(super) fn new(
+        files: impl Iterator<Item = &'a str>,
+        empty: impl Iterator<Item = &'a str>,
+        links: impl Iterator<Item = (&'a str, &'a str)>,
+    ) -> Self {
         let files: BTreeSet<&str> = files.collect();
         let links: BTreeMap<&str, &str> = links.collect();
-        // An empty directory gets into no image.
+        let mut directories: BTreeSet<&str> = empty.collect();
         let parents = |path: &'a str| path.match_indices('/').filter_map(|(end, _)| path.get(..end));
-        let paths = files.iter().chain(links.keys()).copied();
-        let directories = paths.flat_map(parents).collect();
+        let paths = files.iter().chain(links.keys()).chain(&directories).copied();
+        let above: Vec<&str> = paths.flat_map(parents).collect();
+        directories.extend(above);
         Self {
             files,
             directories,
@@ -30,30 +35,39 @@ impl<'a> Entries<'a> {
     }
 
     /// The path of the file or directory that `path` leads to, or why it leads to none.
-    pub(super) fn resolve(&self, path: &str) -> Result<String, &'static str> {
+    pub(super) fn resolve(&self, path: &str) -> Result<String, String> {
         let mut way: Vec<String> = Vec::new();
         let mut trail = Trail::of(path);
+        // The last link that was followed, and where it leads.
+        let mut last: Option<(String, &str)> = None;
+        let blame = |last: &Option<(String, &str)>, reason: &str| match last {
+            Some((link, target)) if link != path => {
+                format!("which leads to the symbolic link {link:?} to {target:?}, which {reason}")
+            }
+            _ => format!("which {reason}"),
+        };
         while let Some(name) = trail.step() {
             if name == "." {
                 continue;
             }
             if name == ".." {
-                way.pop().ok_or("which leads out of the directory")?;
+                way.pop().ok_or_else(|| blame(&last, "leads out of the directory"))?;
                 continue;
             }
             way.push(name);
             let here = way.join("/");
             if let Some(target) = self.links.get(here.as_str()) {
                 trail.follow(target).ok_or("which leads in a circle")?;
+                last = Some((here, target));
                 if target.starts_with('/') {
-                    return Err("which is absolute");
+                    return Err(blame(&last, "is absolute"));
                 }
                 way.pop();
                 continue;
             }
             let is_file = trail.is_at_end() && self.files.contains(here.as_str());
             if !is_file && !self.directories.contains(here.as_str()) {
-                return Err("which leads to nothing that the image holds");
+                return Err(blame(&last, "leads to nothing that the image holds"));
             }
         }
         Ok(way.join("/"))
@@ -83,15 +97,21 @@ mod tests {
                 ("none", "a/none"),
                 ("absolute", "/top"),
                 ("through", "absolute"),
+                ("hollow", "empty/below/"),
+                ("in", "empty"),
+                ("in-it", "empty/below/x"),
             ],
         );
-        let entries = Entries::new(files.iter().copied(), links.iter().copied());
+        let empty = ["empty/below"].into_iter();
+        let entries = Entries::new(files.iter().copied(), empty, links.iter().copied());
         for (path, leads) in [
             ("dir", "a/b"),
             ("a/b/back", "a/b/file"),
             ("chain", "a/b/file"),
             ("all", ""),
             ("dir/file", "a/b/file"),
+            ("hollow", "empty/below"),
+            ("in", "empty"),
         ] {
             assert_eq!(entries.resolve(path).as_deref(), Ok(leads), "{path}");
         }
@@ -103,9 +123,14 @@ mod tests {
             ("below", "nothing"),
             ("none", "nothing"),
             ("absolute", "absolute"),
-            ("through", "absolute"),
+            (
+                "through",
+                "the symbolic link \"absolute\" to \"/top\", which is absolute",
+            ),
+            ("in-it", "nothing"),
         ] {
-            assert!(entries.resolve(path).unwrap_err().contains(reason), "{path}");
+            let said = entries.resolve(path).unwrap_err();
+            assert!(said.contains(reason), "{path}: {said}");
         }
     }
 }

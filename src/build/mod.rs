@@ -21,7 +21,7 @@ use crate::archive::layer::LayerError;
 use crate::base::{BaseError, SystemError, VariantError};
 use crate::policy::{Bytes, Kind};
 use crate::python::compile::CompileError;
-use crate::python::requirements::RequirementError;
+use crate::python::project::ProjectError;
 use crate::python::resolve::{LockError, MAX_IMAGE};
 use crate::python::sdist::SdistError;
 use crate::python::PythonError;
@@ -35,9 +35,9 @@ pub enum BuildError {
     /// The directory is no function.
     #[error("{0}")]
     Function(#[from] FunctionError),
-    /// A requirement is refused.
+    /// What is required is refused, or not said where it should be.
     #[error("{0}")]
-    Requirement(#[from] RequirementError),
+    Requirements(#[from] ProjectError),
     /// Files look like secrets.
     #[error("refuse to build: these files look like secrets: {}", .findings.iter().map(Finding::to_string).collect::<Vec<_>>().join(", "))]
     Secrets {
@@ -80,7 +80,7 @@ impl BuildError {
             Self::Secrets { .. } | Self::TooLarge { .. } => Kind::Refused,
             Self::Syntax { .. } => Kind::Failed,
             Self::Function(source) => source.kind(),
-            Self::Requirement(source) => source.kind(),
+            Self::Requirements(source) => source.kind(),
             Self::Python(source) => source.kind(),
             Self::Base(source) => source.kind(),
             Self::System(source) => source.kind(),

@@ -9,7 +9,7 @@ use crate::base::{
     self, check_allowed, ensure_base, ensure_system, ensure_toolchain, Allowed, BaseImage, BaseSettings, Shipped,
     SystemLayer, SystemRequest, SystemWish, Variant,
 };
-use crate::policy::{Bytes, Promise};
+use crate::policy::{Baseline, Bytes, Promise};
 use crate::progress::{timed, Later};
 use crate::python::bytecode::{ensure_bytecode, Sources};
 use crate::python::choose::choose;
@@ -48,6 +48,8 @@ pub(crate) struct Wanted<'a> {
     pub allow_degraded: &'a BTreeSet<Promise>,
     /// Whether packages that have no wheel are built, and without which promises; none when they are refused.
     pub sdists: Option<&'a BTreeSet<Promise>>,
+    /// The processors that they are built for.
+    pub baseline: Baseline,
 }
 
 /// A base, and wheels that lie on it.
@@ -190,6 +192,7 @@ fn on_bench(
             suite: toolchain.definition.suite,
             layer: &layer,
         },
+        baseline: wanted.baseline,
         allow_degraded,
     };
     ensure_wheels(supply, wanted.requirements, pins, Some(&bench))

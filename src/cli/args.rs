@@ -17,6 +17,7 @@ use crate::ops::Source;
 use crate::policy::{
     parse_age, with_limits, Bytes, GivenLimits, HostPort, NetworkMode, Promise, Time, Typed, Verbosity, Wait,
 };
+use crate::python::project::Origin;
 
 /// Builds OCI images for Python functions and runs them in a sandbox: no daemon, no root.
 #[derive(Debug, Parser)]
@@ -224,6 +225,24 @@ pub(super) struct DoctorArgs {
     pub hold: Option<Vec<PathBuf>>,
 }
 
+/// What says which packages a function needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum From {
+    /// requirements.txt
+    Requirements,
+    /// The dependencies of the [project] table in pyproject.toml
+    Pyproject,
+}
+
+impl std::convert::From<From> for Origin {
+    fn from(from: From) -> Self {
+        match from {
+            From::Requirements => Self::Requirements,
+            From::Pyproject => Self::Pyproject,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(super) struct BuildArgs {
     /// Directory with user_function.py and requirements.txt
@@ -247,6 +266,9 @@ pub(super) struct BuildArgs {
     /// Build packages that have no wheel, in the sandbox
     #[arg(long)]
     pub allow_sdist: bool,
+    /// What says which packages the function needs
+    #[arg(long, value_enum, value_name = "FILE", default_value = "requirements")]
+    pub from: From,
     /// Promises whose loss does not refuse what a build runs in the sandbox, such as landlock
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = Promise::from_str)]
     pub allow_degraded: Vec<Promise>,

@@ -15,6 +15,7 @@ use crate::config::ConfigError;
 use crate::ops::doctor::find_remedy;
 use crate::ops::{ImagesError, RunError, SecretError, SlotError};
 use crate::policy::{causes, Promise};
+use crate::python::project::{Lists, ProjectError};
 use crate::python::resolve::LockError;
 use crate::python::sdist::SdistError;
 use crate::python::wheel::WheelError;
@@ -24,7 +25,8 @@ use crate::sys::space;
 use crate::transfer::{FetchError, TransferError};
 
 const NO_USER_NAMESPACE: &str = "this machine does not let you make a user namespace: check `sysctl user.max_user_namespaces`, kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns";
-const SMALLER: &str = "leave out packages, or use a variant without GPU libraries";
+const SMALLER: &str = "leave out packages; where another index has a package without GPU libraries, `[[index.extra]]` in the configuration names it";
+const OTHER_INDEX: &str = "versions with a + are of another index than the platform's; `[[index.extra]]` in the configuration names it, and the packages that come from it";
 const NO_IMAGE: &str = "`gantry images ls` lists the images; `gantry build DIR --tag NAME` makes one";
 const FULL: &str = "`gantry cache gc` removes what no image and no later build needs; `gantry cache gc --all` all but what images need";
 
@@ -121,8 +123,15 @@ fn of_build(error: &BuildError) -> Option<&'static str> {
         BuildError::Function(FunctionError::NoEntryPoint { .. }) => {
             Some("a function is a directory with user_function.py; name another: `gantry build DIR`")
         }
+        BuildError::Requirements(ProjectError::Elsewhere { lists, .. }) => Some(match lists {
+            Lists::Project => "`gantry build --from pyproject` installs what it lists; an empty requirements.txt says that nothing is needed",
+            Lists::Poetry => "`poetry export --output requirements.txt` writes it there; an empty requirements.txt says that nothing is needed",
+            Lists::Pipenv => "`pipenv requirements > requirements.txt` writes it there; an empty requirements.txt says that nothing is needed",
+            Lists::Other => "write what comes from the package index into requirements.txt; an empty one says that nothing is needed",
+        }),
+        BuildError::Function(FunctionError::Directory { .. }) => Some("requirements.txt lists packages, one a line; `-r DIRECTORY/FILE` in it includes another file"),
         BuildError::Function(_)
-        | BuildError::Requirement(_)
+        | BuildError::Requirements(_)
         | BuildError::Syntax { .. }
         | BuildError::Python(_)
         | BuildError::Base(_)
@@ -157,6 +166,7 @@ fn of_sdist(error: &SdistError) -> Option<&'static str> {
         | SdistError::Wheel { .. }
         | SdistError::Sandbox { .. }
         | SdistError::Archive { .. }
+        | SdistError::Specs { .. }
         | SdistError::Toolchain(_)
         | SdistError::TooMany { .. } => None,
     }
@@ -174,6 +184,7 @@ fn of_lock(error: &LockError) -> Option<&'static str> {
             Some("install uv, or pip for python3, or set `uv` under [index] in the configuration")
         }
         LockError::TooLarge { .. } => Some(SMALLER),
+        LockError::Unsatisfiable { explanation } if has_no_local_version(explanation) => Some(OTHER_INDEX),
         LockError::Unsatisfiable { .. }
         | LockError::Unavailable { .. }
         | LockError::Hash { .. }
@@ -186,6 +197,13 @@ fn of_lock(error: &LockError) -> Option<&'static str> {
         | LockError::Password { .. }
         | LockError::Store(_) => None,
     }
+}
+
+/// Whether uv finds no version such as `2.3.1+cpu`.
+fn has_no_local_version(explanation: &str) -> bool {
+    let flat = explanation.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut absent = flat.split("there is no version of ").skip(1);
+    absent.any(|rest| rest.split(' ').next().is_some_and(|version| version.contains('+')))
 }
 
 fn of_base(error: &BaseError) -> Option<&'static str> {

@@ -11,10 +11,10 @@ use serde::{Deserialize, Deserializer};
 
 use super::bounds::LimitsSection;
 use super::files::{layers, merged, Layer};
+use super::package_index::IndexSection;
 use super::{ConfigError, Environment};
 use crate::policy::{
-    is_loopback, with_limits, Bytes, Confinement, Egress, GivenLimits, HostPort, Network, NetworkMode, Promise, Room,
-    Time, Wait,
+    with_limits, Bytes, Confinement, Egress, GivenLimits, HostPort, Network, NetworkMode, Promise, Room, Time, Wait,
 };
 
 /// A configuration file; every section and every key may be left out.
@@ -88,22 +88,6 @@ macro_rules! run_section {
     };
 }
 with_limits!(run_section);
-
-/// `[index]`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct IndexSection {
-    /// Simple index; default: that of the resolver. It holds no user and no password.
-    pub(crate) url: Option<String>,
-    /// User name there.
-    pub(crate) user: Option<String>,
-    /// Name of the environment variable that holds the password.
-    pub(crate) password_env: Option<String>,
-    /// The resolver; default: `uv` on the PATH.
-    pub(crate) uv: Option<PathBuf>,
-    /// How old the versions may be that requirements were resolved to; default: a day.
-    pub(crate) max_age: Option<Time>,
-}
 
 /// `[base]`.
 #[derive(Clone, Default, Deserialize)]
@@ -196,33 +180,6 @@ impl Config {
         self.limits.check(&self.run.confinement())?;
         self.system.check()?;
         self.index.check()
-    }
-}
-
-impl IndexSection {
-    fn check(&self) -> Result<(), String> {
-        let (scheme, rest) = self
-            .url
-            .as_deref()
-            .and_then(|url| url.split_once("://"))
-            .unwrap_or_default();
-        let authority = rest.split(['/', '\\', '?', '#']).next().unwrap_or_default();
-        if authority.contains('@') {
-            let instead = "name them by `user` and `password_env`, the name of a variable";
-            return Err(format!("index.url: it holds a user or a password; {instead}"));
-        }
-        let (user, password) = (self.user.as_deref(), self.password_env.as_deref());
-        if user.is_none() && password.is_none() {
-            return Ok(());
-        }
-        if user.unwrap_or_default().is_empty() || password.unwrap_or_default().is_empty() || self.url.is_none() {
-            return Err("index: credentials need `url`, `user` and `password_env`, the name of a variable".to_owned());
-        }
-        let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
-        if scheme == "https" || (scheme == "http" && (is_loopback(host) || is_loopback(authority))) {
-            return Ok(());
-        }
-        Err("index.url: credentials are sent over https, and over http to loopback hosts, only".to_owned())
     }
 }
 
@@ -486,34 +443,6 @@ mod tests {
             assert!(error.contains(refused) && error.contains("egress_allowed"), "{error}");
         }
         assert!(network("[run]\negress_allowed = []\n", egress, &["a.example:1"]).is_err());
-    }
-
-    #[test]
-    fn credentials_of_an_index_are_names_only() {
-        let index = |text: &str| load(&format!("[index]\n{text}\n")).map(|config| config.index);
-        let whole = "user = \"me\"\npassword_env = \"KEY\"";
-        for url in [
-            "https://index.example/simple",
-            "http://127.0.0.1:8080/simple",
-            "http://[::1]/x@y",
-        ] {
-            assert!(index(&format!("url = \"{url}\"\n{whole}")).is_ok(), "{url}");
-        }
-        for (text, says) in [
-            ("url = \"https://me:hunter2@index.example/simple\"", "index.url"),
-            ("url = \"https://token@index.example/simple\"", "index.url"),
-            ("url = \"https://index.example\"\nuser = \"me\"", "password_env"),
-            ("url = \"https://index.example\"\npassword_env = \"KEY\"", "user"),
-            (whole, "url"),
-            (&format!("url = \"http://index.example\"\n{whole}"), "https"),
-            (&format!("url = \"http://127.evil.example\"\n{whole}"), "https"),
-        ] {
-            let error = index(text).unwrap_err().to_string();
-            assert!(
-                error.contains(says) && error.contains("/") && !error.contains("hunter2"),
-                "{error}"
-            );
-        }
     }
 
     #[test]

@@ -6,10 +6,12 @@ mod environment;
 mod error;
 mod file;
 mod files;
+mod package_index;
 mod shown;
 
 pub use bounds::{Exceeded, LimitsSection};
 pub use environment::{is_started_by_systemd, proxy_of, secret_variable, Environment};
 pub use error::ConfigError;
-pub use file::{BaseSection, Config, IndexSection, RunSection, StoreSection};
+pub use file::{BaseSection, Config, RunSection, StoreSection};
+pub use package_index::{ExtraSection, IndexSection};
 pub use shown::{template, Shown};

@@ -122,6 +122,10 @@ fn parsed(value: &str) -> Option<Value> {
 fn written(value: &Value) -> String {
     match value {
         Value::Array(values) => format!("[{}]", values.iter().map(written).collect::<Vec<_>>().join(", ")),
+        Value::Table(table) => {
+            let pairs = table.iter().map(|(key, value)| format!("{key} = {}", written(value)));
+            format!("{{ {} }}", pairs.collect::<Vec<_>>().join(", "))
+        }
         Value::Float(number) => format!("{number:?}"),
         _ => serde_json::to_string(value).unwrap_or_default(),
     }
@@ -161,7 +165,15 @@ mod tests {
 
     #[test]
     fn values_are_written_as_a_file_has_them() {
-        for text in ["\"512M\"", "[\"a:1\", \"b:2\"]", "1.0", "64", "[]", "\"a\\\"b\""] {
+        for text in [
+            "[{ packages = [\"a\"], url = \"b\" }]",
+            "\"512M\"",
+            "[\"a:1\", \"b:2\"]",
+            "1.0",
+            "64",
+            "[]",
+            "\"a\\\"b\"",
+        ] {
             assert_eq!(written(&parsed(text).unwrap()), text);
         }
     }

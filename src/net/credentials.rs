@@ -89,12 +89,18 @@ impl Credentials {
         Some(url.to_string())
     }
 
-    /// Puts them into `url` when it is of the same server; the request makes a header of them.
-    pub(super) fn add_to(&self, url: &mut Url) {
+    /// How much of its path `url` shares with the address they are of; none when it is of another server.
+    pub(super) fn fit(&self, url: &Url) -> Option<usize> {
         let is_same = url.scheme() == self.url.scheme()
             && url.host_str() == self.url.host_str()
             && url.port_or_known_default() == self.url.port_or_known_default();
-        if is_same && url.username().is_empty() && url.password().is_none() {
+        let mut pairs = url.path().bytes().zip(self.url.path().bytes());
+        is_same.then(|| pairs.position(|(one, other)| one != other).unwrap_or(usize::MAX))
+    }
+
+    /// Puts them into `url` when it is of the same server; the request makes a header of them.
+    pub(super) fn add_to(&self, url: &mut Url) {
+        if self.fit(url).is_some() && url.username().is_empty() && url.password().is_none() {
             // Neither fails for an address of http.
             let _ = url.set_username(self.url.username());
             let _ = url.set_password(self.url.password());

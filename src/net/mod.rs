@@ -54,7 +54,7 @@ const MAX_REDIRECTS: usize = 5;
 pub struct Client {
     http: Http,
     patience: Patience,
-    credentials: Option<Credentials>,
+    credentials: Vec<Credentials>,
 }
 
 /// Why a request gave no answer.
@@ -153,6 +153,13 @@ impl fmt::Debug for Body {
     }
 }
 
+impl Body {
+    /// Bytes of what is on its way, if the server says how many.
+    pub fn size(&self) -> Option<u64> {
+        self.response.content_length()
+    }
+}
+
 impl Read for Body {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.response.read(buffer)
@@ -196,14 +203,14 @@ impl Client {
         Ok(Self {
             http,
             patience,
-            credentials: None,
+            credentials: Vec::new(),
         })
     }
 
-    /// Sends `credentials` to the server they are for, and after a redirect to nobody else.
-    pub fn with_credentials(self, credentials: Option<&Credentials>) -> Self {
+    /// Sends each of `credentials` to the server it is for, and after a redirect to nobody else.
+    pub fn with_credentials<'a>(self, credentials: impl IntoIterator<Item = &'a Credentials>) -> Self {
         Self {
-            credentials: credentials.cloned(),
+            credentials: credentials.into_iter().cloned().collect(),
             ..self
         }
     }
@@ -266,7 +273,12 @@ impl Client {
     fn once(&self, url: &Url, from: u64) -> Result<Body, (NetError, Option<Duration>)> {
         let name = || plain(url.as_str());
         let mut address = url.clone();
-        if let Some(credentials) = &self.credentials {
+        let fitting = self
+            .credentials
+            .iter()
+            .rev()
+            .filter_map(|one| Some((one.fit(url)?, one)));
+        if let Some((_, credentials)) = fitting.max_by_key(|(shared, _)| *shared) {
             credentials.add_to(&mut address);
         }
         let mut request = self.http.get(address);

@@ -8,7 +8,7 @@ use crate::base::{default_python, BaseSettings};
 use crate::build::parts::{ensure_parts, ensure_parts_bytecode, Wanted};
 use crate::build::BuildError;
 use crate::oci::Digest;
-use crate::policy::Promise;
+use crate::policy::{Baseline, Promise};
 use crate::progress::{Progress, Recorder};
 use crate::python::compile::Compiler;
 use crate::python::requirements::Requirements;
@@ -72,6 +72,7 @@ pub fn build_base(
         system: None,
         allow_degraded: &request.allow_degraded,
         sdists: None,
+        baseline: Baseline::default(),
     };
     let parts = ensure_parts(&wanted, &supply, &compiler)?;
     let (stdlib, compiled) = ensure_parts_bytecode(&parts, &supply, &compiler)?;

@@ -13,9 +13,10 @@ use crate::build::image::{check_size, ensure_image, large_image, Created, ImageS
 use crate::build::parts::{ensure_parts, ensure_parts_bytecode, interpreter_of, Wanted};
 use crate::build::{code, secrets, BuildError};
 use crate::oci::{Digest, Reference};
-use crate::policy::Promise;
+use crate::policy::{Baseline, Promise};
 use crate::progress::{timed, Progress, Recorder};
 use crate::python::compile::Compiler;
+use crate::python::project::Origin;
 use crate::python::requirements::Requirements;
 use crate::python::resolve::{LockError, Resolver};
 use crate::python::supply::Supply;
@@ -38,6 +39,10 @@ pub struct BuildRequest {
     pub allow_files: Vec<String>,
     /// Whether packages that have no wheel are built from their source distributions.
     pub allows_sdists: bool,
+    /// The processors that they are built for.
+    pub baseline: Baseline,
+    /// Which file says what the function requires.
+    pub origin: Origin,
     /// Promises whose loss does not refuse what a build runs in the sandbox.
     pub allow_degraded: BTreeSet<Promise>,
     /// How old the versions may be that requirements were resolved to; none at all for those of now.
@@ -103,7 +108,7 @@ pub fn build(
         progress.step("Leaving out", summary);
     }
     function.warn_of_idle(progress);
-    let requirements = function.requirements()?;
+    let requirements = function.requirements(request.origin, &request.python)?;
     let system_wish = function.system_wish()?;
     for path in secrets::allowed_in_vain(&function, &request.allow_files) {
         progress.warn(&format!(
@@ -162,6 +167,7 @@ impl BuildRequest {
             system: system.map(|wish| (wish, &self.allowed_packages)),
             allow_degraded: &self.allow_degraded,
             sdists: self.allows_sdists.then_some(&self.allow_degraded),
+            baseline: self.baseline,
         }
     }
 }

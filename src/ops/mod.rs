@@ -24,6 +24,7 @@ mod ticket;
 
 pub use crate::base::{default_variant, Allowed, SystemPackage};
 pub use crate::build::image::Created;
+pub use crate::python::project::Origin;
 pub use crate::python::resolve::LOCK_AGE;
 
 pub use action::{Action, Advice};

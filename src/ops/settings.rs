@@ -1,9 +1,10 @@
 //! What builds take from the configuration and the environment: nothing below `ops` sees either.
 
 use crate::base::{Allowed, BaseSettings};
-use crate::config::{secret_variable, Config, Environment, IndexSection};
+use crate::config::{secret_variable, Config, Environment, ExtraSection, IndexSection};
 use crate::net::{Address, Credentials};
-use crate::python::resolve::{LockError, Resolver};
+use crate::python::resolve::{ExtraIndex, LockError, Login, Resolver};
+use crate::python::wheel::normalise;
 
 /// Where bases come from.
 pub fn base_settings(config: &Config) -> BaseSettings {
@@ -33,6 +34,7 @@ pub fn resolver(config: &Config, environment: &Environment, python: &str) -> Res
         uv: config.index.uv.clone(),
         python: python.to_owned(),
         index: index(&config.index)?.map(Address::new),
+        extra: config.index.extra.iter().map(extra).collect::<Result<_, _>>()?,
         path: environment.path.clone(),
         network: environment.network.clone(),
         files: environment.uv_configurations(),
@@ -46,12 +48,36 @@ fn index(index: &IndexSection) -> Result<Option<String>, LockError> {
     let (Some(url), Some(user), Some(variable)) = (&index.url, &index.user, &index.password_env) else {
         return Ok(index.url.clone());
     };
-    let problem = |problem| LockError::Password {
-        variable: variable.clone(),
-        problem,
+    let url = Credentials::join(url, user, &password(variable)?);
+    url.ok_or_else(|| no_password(variable, "has no address to go with"))
+        .map(Some)
+}
+
+/// A further index, with the user and the password that the configuration names.
+fn extra(section: &ExtraSection) -> Result<ExtraIndex, LockError> {
+    let login = match (&section.user, &section.password_env) {
+        (Some(user), Some(variable)) => Some(Login {
+            user: user.clone(),
+            password: password(variable)?,
+        }),
+        _ => None,
     };
-    let password = secret_variable(variable).ok_or_else(|| problem("is not set"))?;
-    let password = String::from_utf8(password).map_err(|_| problem("is no UTF-8"))?;
-    let url = Credentials::join(url, user, &password);
-    url.ok_or_else(|| problem("has no address to go with")).map(Some)
+    Ok(ExtraIndex {
+        name: section.name.clone().unwrap_or_else(|| section.url.clone()),
+        url: Address::new(&section.url),
+        login,
+        packages: section.packages.iter().map(|name| normalise(name)).collect(),
+    })
+}
+
+fn password(variable: &str) -> Result<String, LockError> {
+    let password = secret_variable(variable).ok_or_else(|| no_password(variable, "is not set"))?;
+    String::from_utf8(password).map_err(|_| no_password(variable, "is no UTF-8"))
+}
+
+fn no_password(variable: &str, problem: &'static str) -> LockError {
+    LockError::Password {
+        variable: variable.to_owned(),
+        problem,
+    }
 }

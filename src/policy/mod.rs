@@ -1,6 +1,7 @@
 //! Limits and confinement as data: what is allowed, in numbers; nothing here acts.
 
 mod address;
+mod baseline;
 mod bytes;
 mod causes;
 mod confinement;
@@ -16,6 +17,7 @@ mod typed;
 mod verbosity;
 
 pub use address::{canonical, is_loopback, refused_address};
+pub use baseline::Baseline;
 pub use bytes::{Bytes, ParseBytesError};
 pub use causes::{causes, messages, one_line};
 pub use confinement::{Confinement, Level, Network, NetworkMode, Promise};

@@ -100,7 +100,7 @@ pub(crate) fn download(supply: &Supply<'_>, set: &WheelSet) -> Result<(), Python
     let items = missing.iter().map(item).collect::<Result<Vec<_>, _>>()?;
     let connect = || {
         let credentials = (supply.resolver)()?.credentials()?;
-        Ok::<_, PythonError>(Client::new()?.with_credentials(credentials.as_ref()))
+        Ok::<_, PythonError>(Client::new()?.with_credentials(&credentials))
     };
     fetch(supply.store, connect, &items, supply.progress)?;
     Ok(())
@@ -108,7 +108,8 @@ pub(crate) fn download(supply: &Supply<'_>, set: &WheelSet) -> Result<(), Python
 
 /// Where the index has the wheels of a base.
 fn find_addresses(supply: &Supply<'_>, pins: &[PinnedWheel]) -> Result<BTreeMap<Digest, String>, PythonError> {
-    let resolver = (supply.resolver)()?;
+    // Pinned by their hashes, they may come from anywhere.
+    let resolver = (supply.resolver)()?.of_main_index();
     let requirements = pins::requirements(pins);
     let key = requirements.key(&[&resolver.settings()]);
     if let Some(Addresses(lock)) = supply.store.memos().find(&key)? {

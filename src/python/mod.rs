@@ -1,7 +1,7 @@
 //! Python packages: requirements -> lock -> layers of wheels, and the bytecode of any sources.
 //!
 //! ```text
-//! requirements -> choose (resolve, sdist) -> layers (wheel, overlap) -> libraries, bytecode (compile)
+//! requirements (project) -> choose (resolve, sdist) -> layers (wheel, overlap) -> libraries, bytecode (compile)
 //! ```
 //!
 //! It knows no base image: the Python that compiles and builds is an [`Interpreter`], a value, and the toolchain that
@@ -18,6 +18,7 @@ pub(crate) mod libraries;
 mod loading;
 mod overlap;
 pub(crate) mod pins;
+pub(crate) mod project;
 pub(crate) mod requirements;
 pub(crate) mod resolve;
 pub(crate) mod sdist;

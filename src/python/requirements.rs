@@ -4,7 +4,9 @@
 //! here, by file and line, before anything is contacted or executed. Included files come from the function as it was
 //! read, never from the disk.
 
-use std::collections::BTreeMap;
+mod entries;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
 use pep508_rs::{MarkerTree, Requirement as Pep508, VerbatimUrl, VersionOrUrl};
@@ -13,6 +15,7 @@ use super::wheel::normalise;
 use crate::oci::Digest;
 use crate::policy::Kind;
 use crate::store::{Key, Step};
+use entries::{decoded, logical_lines};
 
 /// The file at the top.
 pub(crate) const FILE: &str = "requirements.txt";
@@ -33,6 +36,8 @@ const MAX_PARENTHESES: usize = 64;
 const SHOWN: usize = 50;
 const MAX_REQUIREMENTS: usize = 2000;
 const MAX_INCLUDES: usize = 20;
+/// What `--only-binary` calls all packages.
+const ALL: &str = ":all:";
 
 /// The cleaned requirements.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,6 +50,10 @@ pub struct Requirements {
     pub overrides: Vec<String>,
     /// By normalised name: sha256 hashes the user accepts.
     pub hashes: BTreeMap<String, Vec<Digest>>,
+    /// Whether versions before the release are taken (`--pre`).
+    pub prereleases: bool,
+    /// Normalised names of packages that are never built here (`--only-binary`); [`ALL`] for every one.
+    pub only_binary: BTreeSet<String>,
 }
 
 /// Why a line is refused.
@@ -90,21 +99,33 @@ impl Requirements {
         Ok(found)
     }
 
-    /// Reads what a stranger's package, called `of`, says it needs to be built: under the same rules, as there is nothing
-    /// that could be included.
+    /// Reads what a stranger's package, called `of`, says it needs to be built.
     pub fn of_build(of: &str, lines: &[String]) -> Result<Self, RequirementError> {
-        let file = format!("build requirements of {of}");
+        Self::of_list(&format!("build requirements of {of}"), lines)
+    }
+
+    /// Reads a list of requirements that `file` holds: under the rules of a requirements file, but there is nothing that
+    /// could be included and no option.
+    pub fn of_list(file: &str, lines: &[String]) -> Result<Self, RequirementError> {
         let mut reader = Reader {
             find: &|_| None,
             found: Self::default(),
             includes: Vec::new(),
         };
         for (line, entry) in (1..).zip(lines) {
-            let read = reader.entry(&file, Role::Wanted, entry.trim());
+            let entry = entry.trim();
+            let read = match entry.is_empty() || entry.starts_with(['-', '#']) {
+                true => Err(format!(
+                    "{} is no requirement",
+                    shown(entry.split(' ').next().unwrap_or_default())
+                )
+                .into()),
+                false => reader.entry(file, Role::Wanted, entry),
+            };
             read.map_err(|problem| match problem {
                 Problem::There(error) => error,
                 Problem::Here(reason) => RequirementError {
-                    file: file.clone(),
+                    file: file.to_owned(),
                     line,
                     reason,
                 },
@@ -117,15 +138,21 @@ impl Requirements {
 
     /// The requirements and constraints about the package `name` (normalised).
     pub fn about(&self, name: &str) -> (Vec<&str>, Vec<&str>) {
-        let is_about = |line: &&str| {
-            let end = line.find(|character: char| !character.is_ascii_alphanumeric() && !"._-".contains(character));
-            line.get(..end.unwrap_or(line.len()))
-                .is_some_and(|found| normalise(found) == name)
-        };
+        let is_about = |line: &&str| name_of(line) == name;
         (
             self.wanted.iter().map(String::as_str).filter(is_about).collect(),
             self.constraints.iter().map(String::as_str).filter(is_about).collect(),
         )
+    }
+
+    /// Whether a line asks for the package `name`, however that is written.
+    pub fn mentions(&self, name: &str) -> bool {
+        !self.about(&normalise(name)).0.is_empty()
+    }
+
+    /// Whether the package `name` (normalised) may be built here.
+    pub fn lets_build(&self, name: &str) -> bool {
+        !self.only_binary.contains(ALL) && !self.only_binary.contains(name)
     }
 
     /// What a lock is keyed by, together with the resolver's settings.
@@ -138,8 +165,21 @@ impl Requirements {
         for (name, hashes) in &self.hashes {
             key = key.with(name).with_list(hashes.iter().map(Digest::to_string));
         }
+        // No name begins so.
+        if self.prereleases {
+            key = key.with("--pre");
+        }
+        if !self.only_binary.is_empty() {
+            key = key.with("--only-binary").with_list(&self.only_binary);
+        }
         key.finish()
     }
+}
+
+/// The normalised name of the package that a requirement is about.
+pub(crate) fn name_of(requirement: &str) -> String {
+    let end = requirement.find(|character: char| !character.is_ascii_alphanumeric() && !"._-".contains(character));
+    normalise(requirement.get(..end.unwrap_or(requirement.len())).unwrap_or_default())
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -186,8 +226,8 @@ impl Reader<'_> {
             return Err(error(1, format!("more than {MAX_INCLUDES} files are included")));
         }
         let contents = (self.find)(path).ok_or_else(|| error(1, "it is not a file of the function".to_owned()))?;
-        let text = std::str::from_utf8(contents).map_err(|_| error(1, "it is not UTF-8".to_owned()))?;
-        for (line, entry) in logical_lines(text.strip_prefix('\u{feff}').unwrap_or(text)) {
+        let text = decoded(contents).map_err(|reason| error(1, format!("{reason}: save it as UTF-8")))?;
+        for (line, entry) in logical_lines(&text) {
             self.entry(path, role, &entry).map_err(|problem| match problem {
                 Problem::Here(reason) => error(line, reason),
                 Problem::There(error) => error,
@@ -239,6 +279,17 @@ impl Reader<'_> {
     }
 
     fn option(&mut self, file: &str, entry: &str) -> Result<(), Problem> {
+        let (name, value) = name_and_value(entry);
+        match name {
+            "--pre" if value.is_empty() => {
+                self.found.prereleases = true;
+                return Ok(());
+            }
+            // They are all that is taken, unless there is none.
+            "--prefer-binary" if value.is_empty() => return Ok(()),
+            "--only-binary" => return Ok(self.only_binary(value)?),
+            _ => {}
+        }
         let (role, value) = included(entry)?;
         let target = included_path(file, value).ok_or_else(|| {
             format!(
@@ -255,18 +306,39 @@ impl Reader<'_> {
         }
         self.file(&target, role).map_err(Problem::There)
     }
+
+    /// Names of packages with commas between them; each line counts on top of those before.
+    fn only_binary(&mut self, value: &str) -> Result<(), String> {
+        for name in value.split(',').map(str::trim) {
+            match name {
+                ":none:" => self.found.only_binary.clear(),
+                ALL => drop(self.found.only_binary.insert(ALL.to_owned())),
+                _ if !name.is_empty() && name_of(name) == normalise(name) => {
+                    self.found.only_binary.insert(normalise(name));
+                }
+                _ => {
+                    return Err(format!(
+                        "--only-binary wants {ALL}, :none: or names of packages, not {}",
+                        shown(name)
+                    ))
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An option and what follows it, by `=` or a space.
+fn name_and_value(entry: &str) -> (&str, &str) {
+    let is_end = |character: char| character.is_whitespace() || character == '=';
+    let (name, value) = entry.split_at(entry.find(is_end).unwrap_or(entry.len()));
+    (name, value.trim_start_matches(is_end).trim_end())
 }
 
 /// Which file an option includes, and as what; every other option is refused by its name, for its value may hold a
 /// password.
 fn included(entry: &str) -> Result<(Role, &str), String> {
-    let end = entry
-        .find(|character: char| character.is_whitespace() || character == '=')
-        .unwrap_or(entry.len());
-    let (name, value) = entry.split_at(end);
-    let value = value
-        .trim_start_matches(|character: char| character.is_whitespace() || character == '=')
-        .trim_end();
+    let (name, value) = name_and_value(entry);
     match name {
         "-r" | "--requirement" => return Ok((Role::Wanted, value)),
         "-c" | "--constraint" => return Ok((Role::Constraint, value)),
@@ -492,44 +564,6 @@ fn split_hashes(entry: &str) -> Result<(&str, Vec<Digest>), String> {
         })?);
     }
     Ok((requirement.trim(), hashes))
-}
-
-/// Entries with the number of their first line: comments gone, continuations joined.
-fn logical_lines(text: &str) -> Vec<(usize, String)> {
-    let mut entries: Vec<(usize, String)> = Vec::new();
-    let mut open: Option<(usize, String)> = None;
-    for (number, line) in (1..).zip(text.split('\n')) {
-        let line = line.trim_end_matches('\r');
-        let (start, mut entry) = open.take().unwrap_or((number, String::new()));
-        // As in pip, a line of comment ends an entry whatever its own end: a path in it swallows no requirement.
-        let comment = line.trim_start().starts_with('#');
-        if comment {
-            entry.push(' ');
-        }
-        if let Some(rest) = line.strip_suffix('\\').filter(|_| !comment) {
-            entry.push_str(rest);
-            entry.push(' ');
-            open = Some((start, entry));
-            continue;
-        }
-        entry.push_str(line);
-        entries.push((start, entry));
-    }
-    entries.extend(open);
-    let clean = |entry: String| {
-        let comment = entry
-            .starts_with('#')
-            .then_some(0)
-            .or_else(|| entry.find(" #"))
-            .or_else(|| entry.find("\t#"));
-        entry
-            .get(..comment.unwrap_or(entry.len()))
-            .unwrap_or_default()
-            .trim()
-            .to_owned()
-    };
-    let cleaned = entries.into_iter().map(|(number, entry)| (number, clean(entry)));
-    cleaned.filter(|(_, entry)| !entry.is_empty()).collect()
 }
 
 #[cfg(test)]

@@ -55,7 +55,14 @@ pub(crate) fn announce(progress: &dyn Progress, resolver: &Resolver, requirement
     // An index that cannot be found is the resolver's error, in a moment.
     let index = resolver.index().ok().flatten();
     let of = index.map(|index| format!(" at {} ({})", index.url, index.source));
-    progress.step("Resolving", &(object + &of.unwrap_or_default()));
+    let further = resolver
+        .extra
+        .iter()
+        .filter(|index| index.packages.iter().any(|name| requirements.mentions(name)));
+    let further: String = further
+        .map(|index| format!(", {} at {}", index.packages.join(" "), index.url))
+        .collect();
+    progress.step("Resolving", &(object + &of.unwrap_or_default() + &further));
 }
 
 /// The lock of `requirements` with the versions of `pins`. When there is none, the one without them: the answer, or the

@@ -2,6 +2,7 @@
 //! author would. A file of this folder holds those of one area.
 
 mod builder;
+mod inputs;
 mod machine;
 mod system;
 

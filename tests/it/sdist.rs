@@ -1,6 +1,8 @@
 //! `gantry build --allow-sdist`: packages without wheels, honest ones of the real index and hostile ones of an index of
 //! our own.
 
+mod native;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

@@ -28,6 +28,8 @@ pub(super) fn build(session: &Session, args: &BuildArgs, report: Option<&Report>
         labels: args.labels.clone(),
         allow_files: args.allow_files.clone(),
         allows_sdists: args.allow_sdist,
+        baseline: config.index.baseline.unwrap_or_default(),
+        origin: args.from.into(),
         allow_degraded: session.allow_degraded(&args.allow_degraded),
         lock_age: if args.upgrade {
             Duration::ZERO

@@ -67,7 +67,6 @@ fn refuses_what_reaches_outside_by_file_and_line() {
         "file:///a",
         "-i https://x",
         "--index-url=https://x",
-        "--pre",
         "--no-binary :all:",
         "-r ../x",
         "-r /etc/passwd",
@@ -78,6 +77,11 @@ fn refuses_what_reaches_outside_by_file_and_line() {
         "a==",
         "a b",
         "a --global-option x",
+        "--only-binary",
+        "--only-binary :some:",
+        "--only-binary a/b",
+        "--prefer-binary=x",
+        "--pre x",
         "a --hash=md5:00",
         "a --hash=sha256:zz",
         "a --hash=sha512:00",
@@ -105,6 +109,60 @@ fn refuses_what_reaches_outside_by_file_and_line() {
     }
     let error = read(&[(FILE, "-r more.txt\n"), ("more.txt", "ok\n\n-e .\n")]).unwrap_err();
     assert_eq!((error.file.as_str(), error.line), ("more.txt", 3), "{error}");
+}
+
+#[test]
+fn options_about_versions_and_files_of_packages_are_taken() {
+    let found = read(&[
+        (
+            FILE,
+            "--pre\n--prefer-binary\n--only-binary My_Pkg,other\n-r more.txt\n",
+        ),
+        ("more.txt", "six\n--only-binary=third\n"),
+    ])
+    .unwrap();
+    assert!(found.prereleases);
+    assert!(!found.lets_build("my-pkg") && !found.lets_build("third") && found.lets_build("six"));
+    let all = read(&[(FILE, "six\n--only-binary :all:\n")]).unwrap();
+    assert!(!all.lets_build("six") && !all.prereleases);
+    let plain = read(&[(FILE, "six\n")]).unwrap();
+    let keys = [&found, &all, &plain].map(|found| found.key(&[]));
+    assert!(keys[0] != keys[1] && keys[1] != keys[2] && keys[0] != keys[2]);
+    assert_eq!(
+        read(&[(FILE, "--only-binary :all:\n--only-binary :none:\nsix\n")]).unwrap(),
+        plain
+    );
+}
+
+#[test]
+fn a_file_is_read_by_the_mark_of_its_encoding() {
+    let text = "# \u{e9}t\u{e9}\r\nsix==1.16.0\r\n";
+    let units: Vec<u16> = std::iter::once(0xfeff).chain(text.encode_utf16()).collect();
+    let little: Vec<u8> = units.iter().flat_map(|unit| unit.to_le_bytes()).collect();
+    let big: Vec<u8> = units.iter().flat_map(|unit| unit.to_be_bytes()).collect();
+    let marked = format!("\u{feff}{text}").into_bytes();
+    let latin: Vec<u8> = text
+        .chars()
+        .map(|character| u8::try_from(u32::from(character)).unwrap())
+        .collect();
+    let of = |contents: &[u8]| Requirements::read(&|path| (path == FILE).then_some(contents));
+    for contents in [&little, &big, &marked, &latin, &text.as_bytes().to_vec()] {
+        assert_eq!(of(contents).unwrap().wanted, ["six==1.16.0"], "{contents:?}");
+    }
+    let wide: Vec<u8> = "\u{feff}six"
+        .chars()
+        .flat_map(|character| u32::from(character).to_le_bytes())
+        .collect();
+    for (contents, says) in [
+        (&little[2..], "UTF-16 without a mark"),
+        (&little[..little.len() - 1], "UTF-16"),
+        (&[0xff, 0xfe, 0, 0xd8], "UTF-16"),
+        (&wide, "UTF-32"),
+        (b"six\nfran\xe7ais==1\n".as_slice(), "line 2"),
+    ] {
+        let error = of(contents).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
 }
 
 #[test]
@@ -212,6 +270,9 @@ fn what_a_package_asks_for_to_be_built_obeys_the_same_rules() {
         "./local",
         "a\nb",
         "${HOME}",
+        "--pre",
+        "",
+        "# a",
     ] {
         let refused = of(&["wheel", line]).unwrap_err();
         assert_eq!(

@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use super::extra::{self, ExtraIndex};
 use super::index::{is_index_variable, Index};
 use super::locked::{LockError, LockedWheel};
 use super::programs::MAX_MESSAGE;
@@ -30,6 +31,10 @@ pub(super) struct Question<'a> {
     pub constraints: &'a str,
     /// Overrides, one a line.
     pub overrides: &'a str,
+    /// Packages of further indexes that other packages need.
+    pub named: &'a [String],
+    /// Whether versions before the release may be chosen.
+    pub prereleases: bool,
     /// More options.
     pub options: &'a [&'a str],
     /// Wheels of the store that it may choose, too.
@@ -47,6 +52,8 @@ pub(super) struct Asker<'a> {
     pub python: &'a str,
     /// The index to ask; none for uv's own default.
     pub index: Option<&'a Index>,
+    /// The indexes beside it.
+    pub extra: &'a [ExtraIndex],
     /// Its `PATH`.
     pub path: Option<&'a OsString>,
     /// Variables that it takes to reach the network.
@@ -89,6 +96,11 @@ pub(super) fn ask(store: &Store, asker: &Asker<'_>, question: &Question<'_>) -> 
         .env("UV_CACHE_DIR", store.tool("uv-cache"))
         .env("UV_NO_PROGRESS", "1")
         .current_dir(scratch.path());
+    let named = question.named.iter().map(String::as_str);
+    if let Some(project) = extra::project(asker.extra, question.wanted.lines().chain(named)) {
+        write("pyproject.toml", &project)?;
+        program = program.arg("pyproject.toml").envs(extra::variables(asker.extra));
+    }
     match question.config {
         Some(config) => {
             write("uv.toml", config)?;
@@ -104,6 +116,9 @@ pub(super) fn ask(store: &Store, asker: &Asker<'_>, question: &Question<'_>) -> 
     if !question.overrides.is_empty() {
         write("overrides.txt", question.overrides)?;
         program = program.args(["--override", "overrides.txt"]);
+    }
+    if question.prereleases {
+        program = program.args(["--prerelease", "allow"]);
     }
     if !question.built.is_empty() {
         offer(store, question.built, &scratch.path().join("built"))?;
@@ -147,11 +162,12 @@ pub(super) fn ask(store: &Store, asker: &Asker<'_>, question: &Question<'_>) -> 
 
 /// `said` without the address of the index, which may hold credentials, and without those.
 fn hide(asker: &Asker<'_>, said: &str) -> String {
+    let said = &extra::hide(asker.extra, said);
     let Some(index) = asker.index else {
-        return said.to_owned();
+        return said.clone();
     };
     let credentials = Credentials::of(index.url.as_str());
-    let said = credentials.map_or_else(|| said.to_owned(), |credentials| credentials.hide(said));
+    let said = credentials.map_or_else(|| said.clone(), |credentials| credentials.hide(said));
     said.replace(index.url.as_str(), "the configured index")
 }
 

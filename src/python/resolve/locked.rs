@@ -149,7 +149,10 @@ pub enum LockError {
         problem: &'static str,
     },
     /// The wheels are larger than an image may be.
-    #[error("build image: its wheels alone have {} of at most {}; the largest are {largest}", Bytes(*size), Bytes(MAX_IMAGE))]
+    #[error(
+        "build image: its wheels alone have {} of at most {}, {} too much; the largest are {largest}",
+        Bytes(*size), Bytes(MAX_IMAGE), Bytes(size.saturating_sub(MAX_IMAGE))
+    )]
     TooLarge {
         /// All wheels together.
         size: u64,

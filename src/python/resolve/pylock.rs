@@ -14,13 +14,14 @@ use crate::python::wheel::normalise;
 /// Minor version of the base's glibc, 2.36: wheels that want a newer one do not load.
 pub(crate) const GLIBC: u32 = 36;
 
-#[derive(Deserialize)]
-struct Pylock {
+/// What the resolver answers, read.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Pylock {
     #[serde(default)]
     packages: Vec<PylockPackage>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 struct PylockPackage {
     name: String,
     version: Option<String>,
@@ -29,7 +30,7 @@ struct PylockPackage {
     sdist: Option<PylockFile>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 struct PylockFile {
     url: String,
     size: Option<u64>,
@@ -42,17 +43,49 @@ impl PylockFile {
     }
 }
 
-/// Reads a `pylock.toml` (PEP 751) for a Python version. Where the user gave hashes, wheels that have one come first.
+impl Pylock {
+    /// Reads a `pylock.toml` (PEP 751).
+    pub(super) fn read(text: &str) -> Result<Self, LockError> {
+        toml::from_str(text).map_err(|error| LockError::Answer {
+            reason: format!("uv's lock: {error}"),
+        })
+    }
+
+    /// Fills in the sizes of the files that fit Python `python` and that the index gave no size for, as `size_of` finds
+    /// them by address.
+    pub(super) fn with_sizes(
+        mut self,
+        python: &str,
+        size_of: &dyn Fn(&str) -> Result<u64, LockError>,
+    ) -> Result<Self, LockError> {
+        let minor = minor_of(python);
+        let is_wheel = |file: &PylockFile| {
+            let name = file_name(&file.url);
+            name.zip(minor)
+                .is_some_and(|(name, minor)| rank(&name, minor).is_some())
+        };
+        for package in &mut self.packages {
+            let wheels = package.wheels.iter_mut().filter(|file| is_wheel(file));
+            for file in wheels.chain(&mut package.sdist).filter(|file| file.size.is_none()) {
+                if let Some(url) = public(&file.url) {
+                    file.size = Some(size_of(&url)?);
+                }
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// Takes a wheel of each package for a Python version. Where the user gave hashes, wheels that have one come first.
 /// `built` are the wheels of this machine that the resolver was offered.
-pub(super) fn parse(
-    text: &str,
+pub(super) fn take(
+    pylock: Pylock,
     python: &str,
     hashes: &BTreeMap<String, Vec<Digest>>,
     built: &[LockedWheel],
 ) -> Result<Lock, LockError> {
     let answer = |reason: String| LockError::Answer { reason };
     let minor = minor_of(python).ok_or_else(|| answer(format!("Python {python} is no version 3.x")))?;
-    let pylock: Pylock = toml::from_str(text).map_err(|error| answer(format!("uv's lock: {error}")))?;
     let mut wheels = Vec::new();
     for package in pylock.packages {
         let what = format!("{} {}", package.name, package.version.as_deref().unwrap_or_default());
@@ -107,10 +140,9 @@ pub(super) fn parse(
     })
 }
 
-/// Reads a lock of the one package `name` for its source distribution.
-pub(super) fn parse_sdist(text: &str, name: &str) -> Result<LockedSdist, LockError> {
+/// Takes the source distribution of the one package `name`.
+pub(super) fn take_sdist(mut pylock: Pylock, name: &str) -> Result<LockedSdist, LockError> {
     let answer = |reason: String| LockError::Answer { reason };
-    let mut pylock: Pylock = toml::from_str(text).map_err(|error| answer(format!("uv's lock: {error}")))?;
     let package = pylock.packages.pop().filter(|package| normalise(&package.name) == name);
     let package = package.filter(|_| pylock.packages.is_empty());
     let package = package.ok_or_else(|| answer(format!("asked for {name} alone, uv's lock has something else")))?;
@@ -206,6 +238,15 @@ fn rank(file_name: &str, minor: u32) -> Option<(u32, u32, u32)> {
 mod tests {
     use super::*;
 
+    fn parse(
+        text: &str,
+        python: &str,
+        hashes: &BTreeMap<String, Vec<Digest>>,
+        built: &[LockedWheel],
+    ) -> Result<Lock, LockError> {
+        take(Pylock::read(text)?, python, hashes, built)
+    }
+
     const ZERO: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
     fn pylock(wheels: &str) -> String {
@@ -260,6 +301,33 @@ mod tests {
     }
 
     #[test]
+    fn sizes_that_the_index_does_not_give_are_asked_for_where_they_count() {
+        let file =
+            |name: &str| format!("{{ url = \"https://example.org/x/{name}\", hashes = {{ sha256 = \"{ZERO}\" }} }}");
+        let (ours, theirs) = (
+            "p-1.0%2Bcpu-cp311-cp311-manylinux_2_17_x86_64.whl",
+            "p-1.0-cp312-cp312-win_amd64.whl",
+        );
+        let text = pylock(&[file(ours), file(theirs), wheel("p-1.0-py3-none-any.whl")].join(","));
+        let asked = std::cell::RefCell::new(Vec::new());
+        let size_of = |url: &str| {
+            asked.borrow_mut().push(url.to_owned());
+            Ok(7)
+        };
+        let read = || Pylock::read(&text).unwrap();
+        let complete = read().with_sizes("3.11", &size_of).unwrap();
+        assert_eq!(asked.take(), [format!("https://example.org/x/{ours}")]);
+        let lock = take(complete, "3.11", &BTreeMap::new(), &[]).unwrap();
+        assert_eq!(
+            (lock.wheels[0].size, lock.wheels[0].file_name.contains("+cpu")),
+            (7, true)
+        );
+        let away = |_: &str| Err(LockError::Answer { reason: String::new() });
+        assert!(read().with_sizes("3.11", &away).is_err());
+        assert!(read().with_sizes("3.12", &|_| Ok(7)).is_ok());
+    }
+
+    #[test]
     fn takes_a_wheel_of_this_machine_only_when_it_was_built_here() {
         let local =
             format!("{{ url = \"file:///x/p-1.0-cp311-cp311-linux_x86_64.whl\", hashes = {{ sha256 = \"{ZERO}\" }} }}");
@@ -293,7 +361,8 @@ mod tests {
     #[test]
     fn reads_the_source_distribution_of_one_package() {
         let text = format!("lock-version = \"1.0\"\n[[packages]]\nname = \"My.Pkg\"\nversion = \"1.0\"\nsdist = {{ url = \"https://user:secret@example.org/x/my_pkg-1.0.tar.gz\", size = 5, hashes = {{ sha256 = \"{ZERO}\" }} }}\n");
-        let sdist = parse_sdist(&text, "my-pkg").unwrap();
+        let take = |text: &str, name: &str| take_sdist(Pylock::read(text)?, name);
+        let sdist = take(&text, "my-pkg").unwrap();
         assert_eq!(
             (sdist.version.as_str(), sdist.file_name.as_str(), sdist.size),
             ("1.0", "my_pkg-1.0.tar.gz", 5)
@@ -311,7 +380,7 @@ mod tests {
             (&hidden, "my-pkg"),
             (&local, "my-pkg"),
         ] {
-            assert!(parse_sdist(text, name).is_err(), "{name}: {text}");
+            assert!(take(text, name).is_err(), "{name}: {text}");
         }
     }
 

@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::ask::{ask, Answer, Asker, Question, PLATFORM};
+use super::extra::{self, ExtraIndex};
 use super::index::{Index, Places};
 use super::locked::{Lock, LockError, LockedSdist, LockedWheel};
 use super::missing::{missing_wheel, MissingWheel};
 use super::programs::Deadlines;
-use super::pylock;
+use super::pylock::{self, Pylock};
 use super::uv::{find_uv, UvPlaces};
-use crate::net::{Address, Credentials};
+use crate::net::{Address, Client, Credentials};
 use crate::oci::Digest;
 use crate::python::requirements::Requirements;
 use crate::store::Store;
@@ -40,6 +41,8 @@ pub struct Resolver {
     pub python: String,
     /// Index of the configuration; may hold credentials, so it never becomes an argument.
     pub index: Option<Address>,
+    /// The indexes beside it.
+    pub extra: Vec<ExtraIndex>,
     /// Where uv finds an interpreter: it asks one for its platform, whatever its version; it runs nothing else.
     pub path: Option<OsString>,
     /// Proxies, certificates and indexes, by variable; may hold credentials.
@@ -62,6 +65,7 @@ impl fmt::Debug for Resolver {
             .field("uv", &self.uv)
             .field("python", &self.python)
             .field("index", &self.index)
+            .field("extra", &self.extra)
             .field("network", &variables)
             .field("found", &self.found)
             .finish_non_exhaustive()
@@ -84,12 +88,27 @@ impl Resolver {
             .find(|(name, _)| name == "UV_EXCLUDE_NEWER")
             .map(|(_, value)| value.to_string_lossy());
         let index = self.places().key();
-        format!("{} {PLATFORM} {index} {}", self.python, newer.unwrap_or_default())
+        let extra = extra::key(&self.extra);
+        format!(
+            "{} {PLATFORM} {index} {}{extra}",
+            self.python,
+            newer.unwrap_or_default()
+        )
     }
 
-    /// What the index wants to see, from our own downloads as well.
-    pub fn credentials(&self) -> Result<Option<Credentials>, LockError> {
-        Ok(self.index()?.and_then(|index| Credentials::of(index.url.as_str())))
+    /// What the indexes want to see, from our own downloads as well.
+    pub fn credentials(&self) -> Result<Vec<Credentials>, LockError> {
+        let main = self.index()?.and_then(|index| Credentials::of(index.url.as_str()));
+        let extra = self.extra.iter().filter_map(ExtraIndex::credentials);
+        Ok(main.into_iter().chain(extra).collect())
+    }
+
+    /// The one that asks the main index alone: for files whose hashes are known.
+    pub fn of_main_index(self) -> Self {
+        Self {
+            extra: Vec::new(),
+            ..self
+        }
     }
 
     /// The index that is asked; none for the resolver's own default.
@@ -132,6 +151,7 @@ impl Resolver {
             uv: self.uv(store)?,
             python: &self.python,
             index: self.index()?,
+            extra: &self.extra,
             path: self.path.as_ref(),
             network: &self.network,
             deadline: self.deadlines.answer,
@@ -150,17 +170,74 @@ impl Resolver {
         }
     }
 
-    /// Resolves `requirements` with the wheels of the index and of `built`, which are downloads of the store.
+    /// Resolves `requirements` with the wheels of the index and of `built`, which are downloads of the store. Packages of
+    /// further indexes come from there, also when only others need them.
     pub fn attempt(
         &self,
         store: &Store,
         requirements: &Requirements,
         built: &[LockedWheel],
     ) -> Result<Resolution, LockError> {
+        // uv looks for a package that nobody has named at the main index; it is named once it turns up.
+        let mut named = Vec::new();
+        let mut resolution = loop {
+            let resolution = self.attempt_with(store, requirements, built, &named);
+            let strays = self.strays(&resolution, &named)?;
+            if strays.is_empty() {
+                break resolution?;
+            }
+            named.extend(strays);
+        };
+        // One that turned up only in an answer that was not the last is nobody's need.
+        for name in named.clone() {
+            let others: Vec<String> = named.iter().filter(|other| **other != name).cloned().collect();
+            let without = self.attempt_with(store, requirements, built, &others);
+            let is_idle =
+                matches!(&without, Ok(Resolution::Locked(lock)) if lock.wheels.iter().all(|wheel| wheel.name != name));
+            if is_idle && self.strays(&without, &others)?.is_empty() {
+                (resolution, named) = (without?, others);
+            }
+        }
+        Ok(resolution)
+    }
+
+    /// The packages of further indexes that are not from there in `resolution`, or that it fails for; an error for those
+    /// that were `named` and still are not.
+    fn strays(&self, resolution: &Result<Resolution, LockError>, named: &[String]) -> Result<Vec<String>, LockError> {
+        let assigned = self.extra.iter().flat_map(|index| &index.packages);
+        let unnamed = assigned.filter(|name| !named.contains(name)).cloned();
+        let lock = match resolution {
+            Ok(Resolution::Locked(lock)) => lock,
+            Ok(Resolution::NoWheel(missing)) => return Ok(unnamed.filter(|name| *name == missing.name).collect()),
+            Err(LockError::Unsatisfiable { explanation }) => {
+                return Ok(unnamed.filter(|name| extra::speaks_of(explanation, name)).collect())
+            }
+            Err(_) => return Ok(Vec::new()),
+        };
+        let main = self.index()?.map(|index| index.url.as_str());
+        let strays = extra::strays(&self.extra, main, &lock.wheels)?;
+        for wheel in lock.wheels.iter().filter(|wheel| named.contains(&wheel.name)) {
+            if let Some(index) = extra::find(&self.extra, &wheel.name).filter(|_| strays.contains(&wheel.name.as_str()))
+            {
+                return Err(extra::stray(&wheel.name, &wheel.version, index, "does not come from"));
+            }
+        }
+        Ok(strays.into_iter().map(str::to_owned).collect())
+    }
+
+    fn attempt_with(
+        &self,
+        store: &Store,
+        requirements: &Requirements,
+        built: &[LockedWheel],
+        named: &[String],
+    ) -> Result<Resolution, LockError> {
         let question = Question {
             wanted: &requirements.wanted.join("\n"),
             constraints: &requirements.constraints.join("\n"),
             overrides: &requirements.overrides.join("\n"),
+            named,
+            prereleases: requirements.prereleases,
             built,
             ..Question::default()
         };
@@ -173,10 +250,24 @@ impl Resolver {
             }
             other => other?,
         };
-        let mut lock = pylock::parse(&answer.lock, &self.python, &requirements.hashes, built)?;
+        let pylock = Pylock::read(&answer.lock)?.with_sizes(&self.python, &|url| self.size_of(url))?;
+        let mut lock = pylock::take(pylock, &self.python, &requirements.hashes, built)?;
         lock.warnings = answer.warnings;
         check_hashes(&lock, requirements)?;
         Ok(Resolution::Locked(lock))
+    }
+
+    /// What the server of a file says of its size, where the index says nothing.
+    fn size_of(&self, url: &str) -> Result<u64, LockError> {
+        let credentials = self.credentials()?;
+        let body = Client::new().and_then(|client| client.with_credentials(&credentials).stream(url, 0));
+        let size = body.map_err(|error| extra::unreadable(&error))?.size();
+        size.ok_or_else(|| LockError::Answer {
+            reason: format!(
+                "neither the index nor the server gives a size for {}",
+                Address::new(url)
+            ),
+        })
     }
 
     /// The error of a missing wheel, with the newest version that has one.
@@ -188,7 +279,9 @@ impl Resolver {
             ..Question::default()
         };
         let answer = self.ask(store, &question);
-        let newest = match answer.and_then(|answer| pylock::parse(&answer.lock, &self.python, &BTreeMap::new(), &[])) {
+        let lock =
+            answer.and_then(|answer| pylock::take(Pylock::read(&answer.lock)?, &self.python, &BTreeMap::new(), &[]));
+        let newest = match lock {
             Ok(lock) => lock
                 .wheels
                 .first()
@@ -235,13 +328,22 @@ impl Resolver {
             wanted: &wanted.join("\n"),
             constraints: &constraints.join("\n"),
             overrides: &requirements.overrides.join("\n"),
+            prereleases: requirements.prereleases,
             options: &["--no-deps", "--no-binary", name],
             config: Some(&config),
             ..Question::default()
         };
-        match self.ask(store, &question) {
-            Err(LockError::Unsatisfiable { .. }) => Ok(None),
-            answer => pylock::parse_sdist(&answer?.lock, name).map(Some),
+        let answer = match self.ask(store, &question) {
+            Err(LockError::Unsatisfiable { .. }) => return Ok(None),
+            other => other?,
+        };
+        let pylock = Pylock::read(&answer.lock)?.with_sizes(&self.python, &|url| self.size_of(url))?;
+        let sdist = pylock::take_sdist(pylock, name)?;
+        match extra::find(&self.extra, name) {
+            Some(index) if !index.lists(name, &sdist.sha256)? => {
+                Err(extra::stray(name, &sdist.version, index, "does not come from"))
+            }
+            _ => Ok(Some(sdist)),
         }
     }
 }

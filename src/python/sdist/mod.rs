@@ -13,6 +13,7 @@
 
 mod confined;
 mod lack;
+mod portable;
 mod recipe;
 mod workshop;
 
@@ -27,7 +28,7 @@ use super::resolve::{young_lock, Lock, LockError, LockedWheel, Resolver, Wish};
 use super::supply::{with_or_without, Supply};
 use super::wheel::WheelError;
 use super::{Interpreter, PythonError};
-use crate::policy::{Kind, Promise};
+use crate::policy::{Baseline, Kind, Promise};
 use crate::sandbox::{CollectError, SandboxError};
 use crate::store::{BuiltLayer, Flight, Key};
 use confined::TimeLeft;
@@ -110,6 +111,13 @@ pub enum SdistError {
         package: String,
         source: io::Error,
     },
+    /// The compiler cannot be told which processors it compiles for.
+    #[error("build {package} from its source distribution: tell the compiler which processors it is for")]
+    Specs {
+        /// Name and version.
+        package: String,
+        source: io::Error,
+    },
     /// The toolchain cannot be made.
     #[error("{0}")]
     Toolchain(#[from] ToolchainError),
@@ -135,6 +143,7 @@ impl SdistError {
             | Self::Result { .. }
             | Self::Collect { .. }
             | Self::Archive { .. }
+            | Self::Specs { .. }
             | Self::TooMany { .. } => Kind::Failed,
         }
     }
@@ -166,6 +175,8 @@ pub(crate) struct Bench<'a> {
     pub interpreter: &'a Interpreter,
     /// What lies on the base while they are built.
     pub toolchain: Toolchain<'a>,
+    /// The processors that they are built for.
+    pub baseline: Baseline,
     /// Promises whose loss does not refuse a package's build.
     pub allow_degraded: &'a BTreeSet<Promise>,
 }
@@ -186,7 +197,7 @@ pub(crate) fn lock_with_sdists(
         bench,
         resolver,
         // Pinned packages that were locked again are updates of the same release: no other workshop.
-        key: workshop_key(&bench.interpreter.digest, &bench.toolchain.key),
+        key: workshop_key(&bench.interpreter.digest, &bench.toolchain.key, bench.baseline),
         toolchain: OnceCell::new(),
         time: TimeLeft::default(),
     };

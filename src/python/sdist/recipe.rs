@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::confined::BUILD_WHEEL;
+use super::portable::specs;
 use crate::oci::Digest;
+use crate::policy::Baseline;
 use crate::store::{Key, Memo, Roots, Step};
 
 /// What is remembered of a built wheel; its bytes are a download of that hash.
@@ -41,12 +43,13 @@ impl Memo for Recipe {
     }
 }
 
-/// Names a set-up that wheels are built in: the base's interpreter and the toolchain.
-pub(super) fn workshop_key(interpreter: &Digest, toolchain: &Key) -> Key {
+/// Names a set-up that wheels are built in: the base's interpreter, the toolchain, and the processors it compiles for.
+pub(super) fn workshop_key(interpreter: &Digest, toolchain: &Key, baseline: Baseline) -> Key {
     Key::of(Step::Workshop)
         .with(BUILD_WHEEL)
         .with(interpreter.to_string())
         .with(toolchain.to_string())
+        .with(specs(baseline))
         .finish()
 }
 
@@ -76,19 +79,22 @@ mod tests {
     fn a_wheel_depends_on_everything_that_was_there_to_build_it() {
         let digest = |text: &str| Digest::of(text.as_bytes());
         let toolchain = |text: &str| Key::of(Step::BaseLayer).with(text).finish();
-        let workshop = workshop_key(&digest("base"), &toolchain("toolchain"));
+        let workshop_key = |base: &str, name: &str| workshop_key(&digest(base), &toolchain(name), Baseline::V2);
+        let workshop = workshop_key("base", "toolchain");
+        let newer = super::workshop_key(&digest("base"), &toolchain("toolchain"), Baseline::V3);
         let key = wheel_key(&workshop, &digest("sdist"), &[digest("setuptools")]);
         let others = [
             wheel_key(
-                &workshop_key(&digest("other"), &toolchain("toolchain")),
+                &workshop_key("other", "toolchain"),
                 &digest("sdist"),
                 &[digest("setuptools")],
             ),
             wheel_key(
-                &workshop_key(&digest("base"), &toolchain("other")),
+                &workshop_key("base", "other"),
                 &digest("sdist"),
                 &[digest("setuptools")],
             ),
+            wheel_key(&newer, &digest("sdist"), &[digest("setuptools")]),
             wheel_key(&workshop, &digest("other"), &[digest("setuptools")]),
             wheel_key(&workshop, &digest("sdist"), &[digest("other")]),
             wheel_key(&workshop, &digest("sdist"), &[]),

@@ -6,6 +6,7 @@ use std::io;
 
 use super::confined::{self, Answer, TimeLeft};
 use super::lack;
+use super::portable::write_specs;
 use super::recipe::{recipe_key, wheel_key, BuiltWheel, Recipe};
 use super::{Bench, SdistError, MOST_SDISTS};
 use crate::net::{Address, Client};
@@ -49,6 +50,9 @@ impl Workshop<'_> {
             };
             if built.len() == MOST_SDISTS {
                 return Err(SdistError::TooMany { package: missing.name }.into());
+            }
+            if !requirements.lets_build(&missing.name) {
+                return Err(self.resolver.no_wheel(store, missing).into());
             }
             let Some(sdist) = self.resolver.find_sdist(store, &missing, requirements)? else {
                 return Err(self.resolver.no_wheel(store, missing).into());
@@ -187,12 +191,22 @@ impl Workshop<'_> {
         })?;
         let verb = if requires.is_some() { "Building" } else { "Reading" };
         progress.step(verb, &format!("{} from its source distribution", sdist.title()));
+        let portable = store.scratch()?;
+        let mut lowers = vec![store.trees().scaffold()?];
+        if let Some(toolchain) = toolchain {
+            let tree = store.trees().path(&toolchain.diff_id);
+            let written = write_specs(&tree, portable.path(), self.bench.baseline);
+            written.map_err(|source| SdistError::Specs {
+                package: sdist.title(),
+                source,
+            })?;
+            lowers.push(portable.path().to_owned());
+        }
         let layers = tools
             .iter()
             .rev()
             .chain(toolchain)
             .chain(self.bench.interpreter.layers.iter().rev());
-        let mut lowers = vec![store.trees().scaffold()?];
         lowers.extend(layers.map(|layer| store.trees().path(&layer.diff_id)));
         Ok(confined::build(
             sdist,
@@ -241,7 +255,7 @@ impl Workshop<'_> {
         let resolver = self.supply.resolver;
         let connect = || {
             let credentials = resolver()?.credentials()?;
-            Ok::<_, PythonError>(Client::new()?.with_credentials(credentials.as_ref()))
+            Ok::<_, PythonError>(Client::new()?.with_credentials(&credentials))
         };
         fetch(store, connect, &[item], progress)?
             .pop()
