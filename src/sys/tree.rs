@@ -175,7 +175,7 @@ mod tests {
             directory = open_directory(&directory, "d").unwrap();
         }
         for closed in ["gone/d/d", "gone/d", "gone"] {
-            fs::set_permissions(scratch.path().join(closed), fs::Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(scratch.path().join(closed), fs::Permissions::from_mode(0o000)).unwrap();
         }
         remove(&top, "gone").unwrap();
         assert!(!scratch.path().join("gone").exists());

@@ -313,7 +313,7 @@ mod tests {
         let mut watch = OutputWatch::new(scratch.path(), LIMIT).unwrap();
         let closed = scratch.path().join("closed");
         fs::create_dir(&closed).unwrap();
-        fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
         let is_root = rustix::process::geteuid().is_root();
         assert_eq!(look(&mut watch, None).is_err(), !is_root);
         fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();

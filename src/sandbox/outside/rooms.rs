@@ -27,13 +27,15 @@ pub enum Lack {
 
 /// The places of one workload, held open: they outlive it for as long as we ask.
 #[derive(Debug, Default)]
-pub(super) struct Rooms(Vec<(fn(Lack) -> Full, OwnedFd)>);
+pub(super) struct Rooms(Vec<(Which, OwnedFd)>);
+
+/// Which of the places is full.
+type Which = fn(Lack) -> Full;
 
 impl Rooms {
     /// Those that the init `pid` sees. One that cannot be opened is not asked later.
     pub(super) fn of(pid: i32) -> Self {
-        const PLACES: [(fn(Lack) -> Full, &str); 3] =
-            [(Full::Tmp, "tmp"), (Full::Output, "output"), (Full::Shm, "dev/shm")];
+        const PLACES: [(Which, &str); 3] = [(Full::Tmp, "tmp"), (Full::Output, "output"), (Full::Shm, "dev/shm")];
         let place = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = PLACES.into_iter().filter_map(|(full, name)| {
             let path = format!("/proc/{pid}/root/{name}");
