@@ -13,6 +13,7 @@ pub(crate) mod compile;
 mod compiled;
 mod effort;
 pub(crate) mod elf;
+pub(crate) mod full_version;
 pub(crate) mod layers;
 pub(crate) mod libraries;
 mod loading;
@@ -23,7 +24,6 @@ pub(crate) mod requirements;
 pub(crate) mod resolve;
 pub(crate) mod sdist;
 pub(crate) mod supply;
-pub(crate) mod version;
 pub(crate) mod wheel;
 
 pub(crate) use overlap::OverlapError;

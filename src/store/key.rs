@@ -34,7 +34,7 @@ pub enum Step {
     BytecodeLayer,
     /// Requirements and the resolver's settings -> a lock, keyed in `python/requirements.rs`. Raise it when the resolver is asked another question.
     Lock,
-    /// An interpreter -> its full version, keyed in `python/version.rs`. Raise it when something else is asked of it.
+    /// An interpreter -> its full version, keyed in `python/full_version.rs`. Raise it when something else is asked of it.
     PythonVersion,
     /// A base definition -> the newest packages of its archive, keyed in `base/relock.rs`. Raise it when other packages are chosen.
     Relock,

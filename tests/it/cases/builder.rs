@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::{assert_prints, case, directory};
+use super::{assert_prints, case, case_with, directory};
 use crate::common::{done, function, shared, Done};
 
 /// Builds the case `name` with `args` among the arguments: what was said, and the report.
@@ -34,6 +34,17 @@ fn a_package_of_fifteen_thousand_sources_has_its_bytecode() {
 #[test]
 fn markers_know_the_full_version_of_python() {
     assert_prints(&case("full-version-marker"), "(3, 11, 2)\nsix\n");
+}
+
+#[test]
+fn the_python_of_somebody_elses_base_says_its_version_itself() {
+    let gantry = shared();
+    gantry.build(function("print(1)\n", None).path(), "case-base:1");
+    let scratch = tempfile::tempdir().unwrap();
+    let layout = format!("oci:{}:base", scratch.path().join("layout").display());
+    gantry.ok(["push", "case-base:1", &layout]);
+    let (done, _) = case_with("full-version-marker", &["--base", &layout], &[]);
+    assert_prints(&done, "(3, 11, 2)\nsix\n");
 }
 
 #[test]
