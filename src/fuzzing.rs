@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use crate::archive::tar_reader::{read_layer, Change};
 use crate::archive::zip::Zip;
 use crate::archive::{check_foreign_path, check_path, deb};
+use crate::base::{read_fuzzed_script, SystemWish};
 use crate::oci::{
     parse_config, parse_index, parse_manifest, put_in_index, to_canonical_json, Compression, DiffId, Reference,
 };
@@ -25,6 +26,7 @@ pub const TARGETS: &[Target] = &[
     ("deb", deb_package),
     ("elf", elf_file),
     ("layout", layout_document),
+    ("packages", packages),
     ("reference", reference),
     ("requirements", requirements),
     ("tar", tar_layer),
@@ -157,6 +159,20 @@ pub fn reference(bytes: &[u8]) {
         let is_path = printed.starts_with("oci:") || printed.starts_with("oci-archive:");
         assert!(is_path || !printed.contains(char::is_control), "{printed:?}");
     }
+}
+
+/// `packages.txt` and, after a NUL, the script of a package: what is accepted is accepted again, unchanged.
+pub fn packages(bytes: &[u8]) {
+    let mut parts = bytes.splitn(2, |byte| *byte == 0);
+    let (wish, script) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let names = |bytes: &[u8]| {
+        let wish = SystemWish::read(bytes).ok()?;
+        Some(wish.names.into_iter().map(|(name, _)| name).collect::<Vec<_>>())
+    };
+    if let Some(found) = names(wish) {
+        assert_eq!(names(found.join("\n").as_bytes()), Some(found));
+    }
+    read_fuzzed_script(&String::from_utf8_lossy(script));
 }
 
 /// Requirements and, after a NUL, a file that they may include: what is accepted is accepted again, unchanged.

@@ -24,6 +24,7 @@ pub(crate) use debian::{MirrorError, SignatureError};
 pub use definition::default_variant;
 pub(crate) use definition::{default_python, find_variant, toolchain, variant_names, Variant, VariantError};
 pub(crate) use relock::RelockError;
+pub(crate) use system::read_fuzzed_script;
 pub(crate) use system::{
     check_allowed, ensure_system, Shipped, SystemError, SystemLayer, SystemRequest, SystemWish, FILE as SYSTEM_FILE,
 };

@@ -97,6 +97,17 @@ pub(super) fn read_script(script: &str) -> Result<Vec<Alternative>, String> {
     Ok(alternatives)
 }
 
+/// For `fuzz/`: reads `script`; the links of its alternatives lie where packages may install.
+pub(crate) fn read_fuzzed_script(script: &str) {
+    for alternative in read_script(script).unwrap_or_default() {
+        let followers = alternative.followers.iter().flat_map(|(link, _, path)| [link, path]);
+        for path in followers.chain([&alternative.link, &alternative.path]) {
+            let is_plain = path.split('/').skip(1).all(|part| !matches!(part, "" | "." | ".."));
+            assert!(path.starts_with('/') && is_plain, "{path:?}");
+        }
+    }
+}
+
 fn shown(line: &str) -> String {
     line.chars().take(120).collect()
 }

@@ -26,6 +26,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use error::SystemError;
+pub(crate) use maintainer::read_fuzzed_script;
 pub(crate) use shipped::Shipped;
 pub(crate) use wish::{SystemWish, FILE};
 
