@@ -7,62 +7,53 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use rustix::fs::CWD;
-use rustix::mount::{
-    mount, mount_remount, move_mount, open_tree, unmount, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-};
+use rustix::mount::{mount, mount_bind, mount_remount, MountFlags};
 
 use super::super::orders::MachineFile;
 use super::failure::{step, Failure};
 
 const FLAGS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
-/// Where the files are made, in the new root: it is empty until procfs is mounted there.
-const WORKSHOP: &str = "proc";
+/// Where the files are made, those of `/proc` in a directory `proc` of it: a file system of their own would have to be left
+/// afterwards, and to unmount one waits for the kernel (RCU), 3 to 17 ms.
+const SYS: &str = "sys";
 /// Directories above the files, and some.
 const DIRECTORIES: usize = 16;
 
 /// Mounts `/proc` and `/sys` with `files` in the new root, in which this process stands.
 pub(super) fn mount_machine(files: &[MachineFile]) -> Result<(), Failure> {
     make(files)?;
-    let covers = files
-        .iter()
-        .map(|file| file.path.as_str())
-        .filter(|path| path.starts_with("proc/"));
-    let covers = covers
-        .map(|path| Ok((path, take(path)?)))
-        .collect::<Result<Vec<_>, Failure>>()?;
-    let sys = take("sys")?;
-    step("leave the made files", unmount(WORKSHOP, UnmountFlags::empty()))?;
     step(
         "mount /proc",
         mount("proc", "proc", "proc", FLAGS, c"hidepid=invisible"),
     )?;
-    for (path, cover) in covers {
-        put(&cover, path)?;
+    for file in files.iter().filter(|file| file.path.starts_with("proc/")) {
+        // A bind mount has the flags of what it is of, so it is read-only.
+        let source = Path::new(SYS).join(place(&file.path));
+        step(&format!("mount /{}", file.path), mount_bind(source, file.path.as_str()))?;
     }
     let options = c"subset=pid,hidepid=invisible";
-    step("restrict /proc to processes", mount_remount("proc", FLAGS, options))?;
-    put(&sys, "sys")
+    step("restrict /proc to processes", mount_remount("proc", FLAGS, options))
 }
 
-/// Makes the files on a tmpfs of their own, which is read-only afterwards.
+/// The place of a file below `/sys`, of which the orders know it by its path from the root on.
+fn place(path: &str) -> &str {
+    path.strip_prefix("sys/").unwrap_or(path)
+}
+
+/// Makes the files on a tmpfs at `/sys`, which is read-only afterwards.
 fn make(files: &[MachineFile]) -> Result<(), Failure> {
     let bytes: usize = files.iter().map(|file| file.text.len().next_multiple_of(4096)).sum();
     let inodes = files.len() + DIRECTORIES;
     let options = format!("size={},nr_inodes={inodes},mode=0755\0", bytes + 4096);
     let options = std::ffi::CStr::from_bytes_with_nul(options.as_bytes())
         .map_err(|error| ("make the files of the machine".to_owned(), io::Error::other(error)))?;
-    step(
-        "mount a place for the files of the machine",
-        mount("tmpfs", WORKSHOP, "tmpfs", FLAGS, options),
-    )?;
+    step("mount /sys", mount("tmpfs", SYS, "tmpfs", FLAGS, options))?;
     let mut last = None;
     for file in files {
-        let path = Path::new(WORKSHOP).join(&file.path);
+        let path = Path::new(SYS).join(place(&file.path));
         let mut write = || {
             let directory = path.parent().map(Path::to_owned);
             if let Some(directory) = directory.filter(|directory| last.as_ref() != Some(directory)) {
@@ -76,21 +67,7 @@ fn make(files: &[MachineFile]) -> Result<(), Failure> {
         write().map_err(|error| (format!("make /{}", file.path), error))?;
     }
     step(
-        "make the files of the machine read-only",
-        mount_remount(WORKSHOP, MountFlags::BIND | MountFlags::RDONLY | FLAGS, c""),
+        "make /sys read-only",
+        mount_remount(SYS, MountFlags::BIND | MountFlags::RDONLY | FLAGS, c""),
     )
-}
-
-/// A mount of what was made at `path`, with the flags of the place it was made in.
-fn take(path: &str) -> Result<OwnedFd, Failure> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    step(
-        &format!("take /{path}"),
-        open_tree(CWD, Path::new(WORKSHOP).join(path), flags),
-    )
-}
-
-fn put(tree: &OwnedFd, path: &str) -> Result<(), Failure> {
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    step(&format!("mount /{path}"), move_mount(tree, "", CWD, path, flags))
 }

@@ -94,7 +94,7 @@ def _listed(path, most):
 
 
 def sys_directory():
-    return _listed("/sys", 2)
+    return _listed("/sys", 3)
 
 
 def devices_directory():

@@ -343,7 +343,7 @@ group! { machine:
     builder: "untold", Host "told";
     paging: "none", Host "some";
     file_systems: "ours alone", Host "more";
-    sys_directory: "devices fs", Host "more";
+    sys_directory: "devices fs proc", Host "more";
     devices_directory: "system", Host "more";
     cpu_directory: "online possible present", Host "more";
     cgroup_directory: "limits", Host "more";
