@@ -76,7 +76,7 @@ def load():
 
 def builder():
     """Who compiled the kernel, where and with what."""
-    return "told" if "@" in _lines("/proc/version")[0] else "untold"
+    return "told" if "@" in _lines("/proc/version")[0].split(")")[0] else "untold"
 
 
 def paging():
