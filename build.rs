@@ -46,6 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let overlaid = |name: &str| Ok::<_, String>(compiler::compile_overlaid(&default, &read(name)?));
     let programs = [
         ("default", compiler::compile(&default)),
+        ("loopback", overlaid("seccomp/loopback.json")?),
         ("egress", overlaid("seccomp/egress.json")?),
         ("build", overlaid("seccomp/build.json")?),
     ];

@@ -379,6 +379,7 @@ pub(super) fn action(text: &str) -> Result<u32, String> {
         "errno:EINVAL" => Ok(ERRNO | 22),
         "errno:ENOTTY" => Ok(ERRNO | 25),
         "errno:ENOSYS" => Ok(ERRNO | 38),
+        "errno:EOPNOTSUPP" => Ok(ERRNO | 95),
         "errno:EAFNOSUPPORT" => Ok(ERRNO | 97),
         _ => Err(format!("no action is called {text:?}")),
     }

@@ -318,8 +318,8 @@ pub(super) struct RunArgs {
     pub secret_variables: Vec<(String, Source)>,
     #[command(flatten)]
     pub limits: LimitArgs,
-    /// What can be reached: none, or with egress what --egress lists
-    #[arg(long, value_name = "none|egress", value_parser = network)]
+    /// What can be reached: none, with loopback the run's own servers on 127.0.0.1 and ::1, or with egress what --egress lists
+    #[arg(long, value_name = "none|loopback|egress", value_parser = network)]
     pub network: Option<NetworkMode>,
     /// Host the run may connect to by TCP; repeatable
     #[arg(long, value_name = "HOST:PORT")]
@@ -508,7 +508,8 @@ fn secret(text: &str) -> Result<(String, Source), String> {
 fn network(text: &str) -> Result<NetworkMode, String> {
     match text {
         "none" => Ok(NetworkMode::None),
+        "loopback" => Ok(NetworkMode::Loopback),
         "egress" => Ok(NetworkMode::Egress),
-        _ => Err("want none or egress".to_owned()),
+        _ => Err("want none, loopback or egress".to_owned()),
     }
 }

@@ -19,6 +19,7 @@ pub struct LimitsSection {
     timeout: Option<Time>,
     pids: Option<Pids>,
     cpus: Option<Cpus>,
+    shm_size: Option<Room>,
     output_size: Option<Room>,
     /// Names of the variables that may be set.
     env: Option<Vec<String>>,
@@ -57,6 +58,7 @@ impl LimitsSection {
             memory: least(confinement.memory, self.memory.map(Into::into)),
             pids: least(confinement.pids, self.pids.map(Into::into)),
             cpus: least(confinement.cpus, self.cpus.map(Into::into)),
+            shm_size: least(confinement.shm_size, self.shm_size.map(Into::into)),
             output_size: least(confinement.output_size, self.output_size.map(Into::into)),
             timeout,
             ..confinement
@@ -73,8 +75,9 @@ impl LimitsSection {
                 bound: bound.to_string(),
             })
         }
-        let sizes: [(_, Bytes, _); 2] = [
+        let sizes: [(_, Bytes, _); 3] = [
             ("memory", confinement.memory, self.memory),
+            ("shm_size", confinement.shm_size, self.shm_size),
             ("output_size", confinement.output_size, self.output_size),
         ];
         sizes
@@ -155,7 +158,8 @@ mod tests {
 
     #[test]
     fn a_bound_lowers_what_nobody_asked_for_and_is_named_when_somebody_did() {
-        let all = "memory = \"100M\"\ntimeout = \"10s\"\npids = 8\ncpus = 0.5\noutput_size = \"1M\"\n";
+        let all =
+            "memory = \"100M\"\ntimeout = \"10s\"\npids = 8\ncpus = 0.5\nshm_size = \"2M\"\noutput_size = \"1M\"\n";
         let limits = section(all);
         let lowered = limits.lower(Confinement::default());
         assert_eq!(
@@ -181,6 +185,15 @@ mod tests {
                 "104.9 MB",
                 Confinement {
                     memory: Bytes(200 << 20),
+                    ..lowered.clone()
+                },
+            ),
+            (
+                "shm_size",
+                "4.2 MB",
+                "2.1 MB",
+                Confinement {
+                    shm_size: Bytes(4 << 20),
                     ..lowered.clone()
                 },
             ),

@@ -68,6 +68,8 @@ macro_rules! run_section {
             egress: Vec<HostPort>,
             /// All that any run may list; without it, any public host.
             egress_allowed: Option<Vec<HostPort>>,
+            /// Whether any run may have loopback; without it, any may.
+            loopback_allowed: Option<bool>,
             /// For runs that do not say, and all that a job may name; without it, a job may name any.
             allow_degraded: Option<Vec<Promise>>,
             /// Functions at once on this machine.
@@ -199,8 +201,14 @@ impl RunSection {
         let listed = !egress.is_empty();
         let egress = if listed { egress } else { self.egress.clone() };
         match mode.or(self.network).unwrap_or(NetworkMode::None) {
-            NetworkMode::None if listed => Err("egress HOST:PORT needs network egress".to_owned()),
+            NetworkMode::None | NetworkMode::Loopback if listed => {
+                Err("egress HOST:PORT needs network egress".to_owned())
+            }
             NetworkMode::None => Ok(Network::None),
+            NetworkMode::Loopback if self.loopback_allowed == Some(false) => {
+                Err("loopback_allowed of this machine's configuration is false".to_owned())
+            }
+            NetworkMode::Loopback => Ok(Network::Loopback),
             NetworkMode::Egress => {
                 let allowed = |entry: &&HostPort| self.egress_allowed.as_ref().is_none_or(|all| all.contains(entry));
                 match egress.iter().find(|entry| !allowed(entry)) {
@@ -443,6 +451,17 @@ mod tests {
             assert!(error.contains(refused) && error.contains("egress_allowed"), "{error}");
         }
         assert!(network("[run]\negress_allowed = []\n", egress, &["a.example:1"]).is_err());
+        let loopback = Some(NetworkMode::Loopback);
+        assert_eq!(network("", loopback, &[]), Ok(Vec::new()));
+        assert!(network("", loopback, &["a.example:1"]).is_err());
+        assert_eq!(
+            network("[run]\nloopback_allowed = true\n", loopback, &[]),
+            Ok(Vec::new())
+        );
+        let never = "[run]\nnetwork = \"loopback\"\nloopback_allowed = false\n";
+        for asked in [loopback, None] {
+            assert!(network(never, asked, &[]).unwrap_err().contains("loopback_allowed"));
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::output_place::OutputPlace;
 use super::status::Status;
 use super::ticket::Ticket;
 use crate::oci::Digest;
-use crate::policy::{with_limits, Bytes, Code, Confinement, Kind, Level, Network, NetworkMode, Promise};
+use crate::policy::{with_limits, Bytes, Code, Confinement, Kind, Level, NetworkMode, Promise};
 use crate::sandbox::{Stop, Usage};
 use crate::sys::clock;
 use crate::sys::signal;
@@ -265,10 +265,7 @@ macro_rules! limits_in_force {
                 Self {
                     $($name: confinement.$name.said(),)*
                     output_on_disk: place == OutputPlace::Disk,
-                    network: match confinement.network {
-                        Network::None => NetworkMode::None,
-                        Network::Egress(_) => NetworkMode::Egress,
-                    },
+                    network: confinement.network.mode(),
                     egress: confinement.network.egress().iter().map(ToString::to_string).collect(),
                     allow_degraded: confinement.allow_degraded.iter().copied().collect(),
                 }

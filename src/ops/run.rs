@@ -147,7 +147,7 @@ impl Account {
         signals.enter("prepare");
         let sink = Sink::Inherit(signals, request.stdout);
         let finished = match &request.confinement.network {
-            Network::None => sandbox::run(&bundle, sink)?,
+            Network::None | Network::Loopback => sandbox::run(&bundle, sink)?,
             Network::Egress(_) => self.run_with_egress(&bundle, sink)?,
         };
         self.phases.prepare = milliseconds(finished.times.prepare);

@@ -4,11 +4,13 @@ use super::outcome::{by_signal, Outcome, CANNOT_RUN, TIMED_OUT};
 use super::output_place::OutputPlace;
 use super::status::Status;
 use crate::policy::{Bytes, Code, Confinement, Level, Promise};
-use crate::sandbox::{End, Excess, Finished, Full, Lack, Obstacle, SHM_BYTES};
+use crate::sandbox::{End, Excess, Finished, Full, Lack, Obstacle};
 use crate::sys::signal;
 
 const BUS: i32 = rustix::process::Signal::BUS.as_raw();
 const KILL: i32 = rustix::process::Signal::KILL.as_raw();
+const ILL: i32 = rustix::process::Signal::ILL.as_raw();
+const SEGV: i32 = rustix::process::Signal::SEGV.as_raw();
 const SYS: i32 = rustix::process::Signal::SYS.as_raw();
 
 /// What was to be executed, for a person.
@@ -57,7 +59,7 @@ impl Ending {
                 (Status::Timeout, TIMED_OUT, Some(Code::Timeout), Some(why))
             }
             End::Signaled(signal) => {
-                let (what, why) = signalled(signal);
+                let (what, why) = signalled(signal, confinement);
                 (Status::Failed, by_its_signal, Some(what), Some(why))
             }
             // By what, the outcome says itself.
@@ -127,19 +129,36 @@ fn not_executed(obstacle: Obstacle, errno: i32, command: &Command) -> (Code, Str
     }
 }
 
-fn signalled(number: i32) -> (Code, String) {
+fn signalled(number: i32, confinement: &Confinement) -> (Code, String) {
     let ended = format!("ended by {}", signal::describe(number));
     match number {
         SYS => {
-            let why = format!("{ended}: it made a system call that the sandbox's filter (seccomp) ends a process for");
+            let why = format!("{ended}: it made a system call of another processor or of x32, for which the sandbox's filter (seccomp) ends a process; or a filter of its own refused a call");
             (Code::BadSystemCall, why)
         }
         BUS => {
-            let shm = Bytes(SHM_BYTES);
+            let Confinement {
+                shm_size,
+                tmp_size,
+                output_size,
+                ..
+            } = confinement;
             let why = format!(
-                "{ended}: a file that it had mapped could not grow, because /dev/shm ({shm}), /tmp (--tmp-size) or /output (--output-size) is full, or was cut short"
+                "{ended}: most likely shared memory is full, /dev/shm has {shm_size} (--shm-size); or /tmp is, {tmp_size} (--tmp-size), or /output, {output_size} (--output-size); or a file was cut short while it was mapped"
             );
             (Code::BusError, why)
+        }
+        SEGV => {
+            let why = format!(
+                "{ended}: native code read or wrote where it has no memory, most likely a fault of a package, or a recursion deeper than the stack; with --env PYTHONFAULTHANDLER=1 Python says where"
+            );
+            (Code::Signal, why)
+        }
+        ILL => {
+            let why = format!(
+                "{ended}: native code has an instruction that this processor does not know, most likely a package or a library built for a newer or another processor"
+            );
+            (Code::Signal, why)
         }
         KILL => {
             let why = format!(
@@ -267,17 +286,26 @@ mod tests {
     #[test]
     fn each_signal_has_its_code_and_its_name() {
         for (number, code, says) in [
-            (11, Code::Signal, "ended by signal 11 (segmentation fault)"),
+            (
+                11,
+                Code::Signal,
+                "ended by signal 11 (segmentation fault): native code read or wrote",
+            ),
+            (
+                4,
+                Code::Signal,
+                "ended by signal 4 (illegal instruction): native code has an instruction",
+            ),
             (9, Code::Signal, "ended by signal 9 (kill), which gantry did not send"),
             (
                 7,
                 Code::BusError,
-                "ended by signal 7 (bus error): a file that it had mapped",
+                "ended by signal 7 (bus error): most likely shared memory is full, /dev/shm has 67.1 MB (--shm-size)",
             ),
             (31, Code::BadSystemCall, "ended by signal 31 (bad system call): it made"),
             (40, Code::Signal, "ended by signal 40"),
         ] {
-            let (found, why) = signalled(number);
+            let (found, why) = signalled(number, &Confinement::default());
             assert!(found == code && why.starts_with(says), "{found:?} {why}");
         }
     }

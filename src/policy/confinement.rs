@@ -59,6 +59,8 @@ with_limits!(confinement);
 pub enum Network {
     /// An empty network namespace.
     None,
+    /// An empty network namespace whose loopback interface is up: TCP within the run.
+    Loopback,
     /// An empty network namespace with a listener for each of these, behind which gantry stands.
     Egress(Egress),
 }
@@ -67,8 +69,17 @@ impl Network {
     /// What can be reached.
     pub fn egress(&self) -> &[HostPort] {
         match self {
-            Self::None => &[],
+            Self::None | Self::Loopback => &[],
             Self::Egress(egress) => egress.entries(),
+        }
+    }
+
+    /// Its name.
+    pub fn mode(&self) -> NetworkMode {
+        match self {
+            Self::None => NetworkMode::None,
+            Self::Loopback => NetworkMode::Loopback,
+            Self::Egress(_) => NetworkMode::Egress,
         }
     }
 }
@@ -79,6 +90,8 @@ impl Network {
 pub enum NetworkMode {
     /// [`Network::None`].
     None,
+    /// [`Network::Loopback`].
+    Loopback,
     /// [`Network::Egress`].
     Egress,
 }
@@ -103,7 +116,7 @@ pub enum Promise {
     Tmp,
     /// `/output` is private, limited in bytes and inodes.
     Output,
-    /// Nothing but the loopback interface exists; with egress, it has exactly the listeners of the allowed hosts.
+    /// Nothing but the loopback interface exists, and it is down unless the run has loopback or egress; with egress, it has exactly the listeners of the allowed hosts.
     Network,
     /// Memory of all processes together is limited.
     Memory,

@@ -32,6 +32,9 @@ macro_rules! with_limits {
             grace: $crate::policy::Time => std::time::Duration = std::time::Duration::ZERO, "TIME";
             /// Size of /tmp
             tmp_size: $crate::policy::Room => $crate::policy::Bytes = $crate::policy::Bytes(64 << 20), "SIZE";
+            // What Docker gives, and multiprocessing and its like are written for.
+            /// Size of /dev/shm, the shared memory
+            shm_size: $crate::policy::Room => $crate::policy::Bytes = $crate::policy::Bytes(64 << 20), "SIZE";
             /// Size of /output
             output_size: $crate::policy::Room => $crate::policy::Bytes = $crate::policy::Bytes(64 << 20), "SIZE";
             /// Most bytes passed on of standard output, and of standard error
@@ -216,6 +219,7 @@ mod tests {
             timeout: time(1),
             grace: time(2),
             tmp_size: room(2 << 20),
+            shm_size: room(5 << 20),
             output_size: room(3 << 20),
             output_limit: Some(Bytes(u64::from(n))),
             input_limit: Some(Bytes(u64::from(n) + 1)),

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::error::SandboxError;
 use crate::policy::Confinement;
 
-/// The kernel's limit on layers of an overlay.
-const MAX_LOWERS: usize = 500;
+/// The kernel's limit on layers of an overlay, 500, but one: that of `/etc/hosts`.
+const MAX_LOWERS: usize = 499;
 
 /// What is run: it decides which system calls there are, and whether files that the workload wrote may be executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,7 +70,7 @@ impl Bundle {
             return bad("it has no layers");
         }
         if self.lowers.len() > MAX_LOWERS {
-            return bad("it has over 500 layers");
+            return bad("it has over 499 layers");
         }
         let is_bad = |lower: &PathBuf| lower.to_str().is_none_or(|lower| lower.len() > 255);
         if self.lowers.iter().any(is_bad) {

@@ -10,12 +10,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::bundle::{Bundle, Place, Purpose};
-use crate::policy::{HostPort, Level, Promise};
+use crate::policy::{HostPort, Level, NetworkMode, Promise};
 
 /// `argv[0]` of the init. Anyone may start gantry under this name; only a pid 1 takes it.
 pub(crate) const INIT_NAME: &CStr = c"gantry-init";
-/// Bytes of `/dev/shm`, where multiprocessing has its semaphores and arrays.
-pub const SHM_BYTES: u64 = 16 << 20;
 /// The byte that asks the init to send everything SIGTERM; the one thing it hears after its orders.
 pub(crate) const TERMINATE: u8 = b'T';
 
@@ -33,6 +31,8 @@ pub(crate) struct RoomOrders {
     pub purpose: Purpose,
     /// Bytes of `/tmp`.
     pub tmp_bytes: u64,
+    /// Bytes of `/dev/shm`, where multiprocessing has its semaphores and arrays.
+    pub shm_bytes: u64,
     /// Bytes of `/output`.
     pub output_bytes: u64,
     /// Directory of the host that is `/output`; without it that is memory.
@@ -47,6 +47,8 @@ pub(crate) struct RoomOrders {
     pub given: Given,
     /// Promises that may be lost.
     pub allow_degraded: Vec<Promise>,
+    /// What can be reached.
+    pub network: NetworkMode,
     /// Hosts and ports to make listeners for; none without egress.
     pub egress: Vec<HostPort>,
     /// What the run is told of its machine.
@@ -71,6 +73,7 @@ impl RoomOrders {
             hostname: bundle.hostname.clone(),
             purpose: bundle.purpose,
             tmp_bytes: confinement.tmp_size.0,
+            shm_bytes: confinement.shm_size.0,
             output_bytes: confinement.output_size.0,
             output_directory: bundle.output.as_deref().map(|path| path.to_string_lossy().into_owned()),
             pids: confinement.pids,
@@ -78,6 +81,7 @@ impl RoomOrders {
             grace_ms: milliseconds(confinement.grace),
             given,
             allow_degraded: confinement.allow_degraded.iter().copied().collect(),
+            network: confinement.network.mode(),
             egress: confinement.network.egress().to_vec(),
             machine,
         }

@@ -4,6 +4,7 @@
 mod builder;
 mod inputs;
 mod machine;
+mod sandbox;
 mod system;
 
 use std::path::{Path, PathBuf};

@@ -154,7 +154,7 @@ fn made(code: Code) -> Option<Made> {
         Code::Signal => python("import os\nos.kill(os.getpid(), 11)\n", &[]),
         // getpid of the x32 interface.
         Code::BadSystemCall => python("import ctypes\nctypes.CDLL(None).syscall(0x40000027)\n", &[]),
-        Code::BusError => python(MAPPED, &[]),
+        Code::BusError => python(MAPPED, &["--shm-size", "16M"]),
         Code::CommandNotFound => python("", &["--env", "PATH=/nowhere"]),
         Code::CommandNotExecutable => {
             tiny(shared(), &["codes:tiny"]);
@@ -422,7 +422,7 @@ fn an_end_by_memory_a_signal_or_a_missing_command_is_one_line() {
         (made(Code::Oom).unwrap(), "the limit is 104.9 MB (--memory)"),
         (
             made(Code::Signal).unwrap(),
-            "gantry: ended by signal 11 (segmentation fault)\n",
+            "gantry: ended by signal 11 (segmentation fault): native code",
         ),
         (made(Code::CommandNotFound).unwrap(), "gantry: \"python"),
         (
@@ -433,7 +433,7 @@ fn an_end_by_memory_a_signal_or_a_missing_command_is_one_line() {
             made(Code::CommandNotExecutable).unwrap(),
             "gantry: \"/etc/name\" cannot be executed: Permission denied",
         ),
-        (made(Code::BusError).unwrap(), "/dev/shm (16.8 MB)"),
+        (made(Code::BusError).unwrap(), "/dev/shm has 16.8 MB (--shm-size)"),
         (
             made(Code::BadSystemCall).unwrap(),
             "gantry: ended by signal 31 (bad system call): ",

@@ -219,6 +219,7 @@ fn the_help_of_run_has_the_default_of_every_limit() {
         ("--timeout", "60s"),
         ("--grace", "none"),
         ("--tmp-size", "64M"),
+        ("--shm-size", "64M"),
         ("--output-size", "64M"),
         ("--output-limit", "16M"),
     ] {

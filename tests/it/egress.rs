@@ -284,8 +284,92 @@ print(json.dumps({
             "vsock": unsupported, "alg": unsupported, "inet pair": unsupported,
             "bind": "EACCES", "bind listed": "EACCES", "fast open": "EPERM", "tls of the kernel": "EPERM",
             "unlisted name": "no such name", "listed name": ["127.77.0.1"], "write hosts": "EROFS",
-            "hosts": "127.0.0.1 localhost\n127.77.0.1 service.example.org\n",
+            "hosts": "127.0.0.1 localhost\n127.0.0.1 sandbox\n127.77.0.1 service.example.org\n",
             "interfaces": ["lo"], "passwd": true,
+        })
+    );
+}
+
+#[test]
+fn a_run_with_loopback_reaches_nothing_of_the_small_internet() {
+    let expectations = [
+        ("127.0.0.1:8080", "ECONNREFUSED"),
+        ("localhost:8080", "ECONNREFUSED"),
+        ("sandbox:8080", "ECONNREFUSED"),
+        ("0.0.0.0:8080", "ECONNREFUSED"),
+        ("11.0.0.1:8080", "ENETUNREACH"),
+        ("11.0.0.2:8080", "ENETUNREACH"),
+        ("11.0.0.3:8080", "ENETUNREACH"),
+        ("10.9.9.9:8080", "ENETUNREACH"),
+        ("169.254.169.254:8080", "ENETUNREACH"),
+        ("service.example.org:8080", "no such name"),
+        ("www.service.example.org:8080", "no such name"),
+    ];
+    let targets = expectations.map(|(target, _)| target);
+    let probe = format!("PROBE={}", targets.join(" "));
+    let seen = run("egress:loopback", PROBE, &["--env", &probe, "--network", "loopback"]);
+    let answers: Vec<String> = serde_json::from_str(&seen.done.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}\n{}", seen.done.stdout, seen.done.stderr));
+    assert_eq!(answers, expectations.map(|(_, answer)| answer));
+    assert_eq!((seen.far, seen.near), (Vec::new(), Vec::new()));
+    assert_eq!(seen.outcome["enforced"]["network"], "enforced");
+}
+
+#[test]
+fn with_loopback_only_tcp_has_sockets() {
+    let code = r#"
+import errno, json, socket
+def errno_of(call):
+    try:
+        call()
+        return 0
+    except OSError as error:
+        return errno.errorcode[error.errno]
+def sock(*kind):
+    return lambda: socket.socket(*kind).close()
+tcp = lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+def option(family, level, name, value=1):
+    def set_option():
+        with socket.socket(family) as one:
+            one.setsockopt(level, name, value)
+    return set_option
+print(json.dumps({
+    'tcp': errno_of(sock(socket.AF_INET, socket.SOCK_STREAM)),
+    'tcp6': errno_of(sock(socket.AF_INET6, socket.SOCK_STREAM)),
+    'unix pair': errno_of(lambda: socket.socketpair()),
+    'udp': errno_of(sock(socket.AF_INET, socket.SOCK_DGRAM)),
+    'udp6': errno_of(sock(socket.AF_INET6, socket.SOCK_DGRAM)),
+    'raw': errno_of(sock(socket.AF_INET, socket.SOCK_RAW, 1)),
+    'raw6': errno_of(sock(socket.AF_INET6, socket.SOCK_RAW, 58)),
+    'ping': errno_of(sock(socket.AF_INET, socket.SOCK_DGRAM, 1)),
+    'mptcp': errno_of(sock(socket.AF_INET, socket.SOCK_STREAM, 262)),
+    'sctp': errno_of(sock(socket.AF_INET6, socket.SOCK_STREAM, 132)),
+    'netlink': errno_of(sock(socket.AF_NETLINK, socket.SOCK_RAW)),
+    'packet': errno_of(sock(socket.AF_PACKET, socket.SOCK_RAW)),
+    'vsock': errno_of(sock(40, socket.SOCK_STREAM)),
+    'alg': errno_of(sock(38, socket.SOCK_SEQPACKET)),
+    'inet pair': errno_of(lambda: socket.socketpair(socket.AF_INET)),
+    'low port': errno_of(lambda: tcp().bind(('127.0.0.1', 80))),
+    'address of others': errno_of(lambda: tcp().bind(('192.0.2.1', 8080))),
+    'both families': errno_of(option(socket.AF_INET6, socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)),
+    'multicast': errno_of(option(socket.AF_INET, 0, 35, b'x' * 8)),
+    'tls of the kernel': errno_of(option(socket.AF_INET, 6, 31, b'tls')),
+    'filter of packets': errno_of(option(socket.AF_INET, 1, 26, b'x' * 16)),
+    'interfaces': [line.split(':')[0].strip() for line in open('/proc/self/net/dev').readlines()[2:]],
+}))
+"#;
+    let (done, _) = shared().try_python("egress:loopback-sockets", code, &["--network", "loopback"]);
+    let seen: Value = serde_json::from_str(&done.stdout).unwrap_or_else(|error| panic!("{error}: {}", done.stderr));
+    let unsupported = "EAFNOSUPPORT";
+    assert_eq!(
+        seen,
+        json!({
+            "tcp": 0, "tcp6": 0, "unix pair": 0, "both families": 0,
+            "udp": unsupported, "udp6": unsupported, "raw": unsupported, "raw6": unsupported, "ping": unsupported,
+            "mptcp": unsupported, "sctp": unsupported, "netlink": unsupported, "packet": unsupported,
+            "vsock": unsupported, "alg": unsupported, "inet pair": unsupported,
+            "low port": "EACCES", "address of others": "EADDRNOTAVAIL", "multicast": "EPERM",
+            "tls of the kernel": "EPERM", "filter of packets": "EPERM", "interfaces": ["lo"],
         })
     );
 }
@@ -352,7 +436,7 @@ fn mistakes_are_refused_before_anything_starts() {
         (&["--network", "egress", "--egress", "169.254.169.254:80"], "metadata"),
         (&["--network", "egress", "--egress", "service.example.org"], "HOST:PORT"),
         (&["--network", "egress", "--egress", "service.example.org:0"], "port"),
-        (&["--network", "all"], "none or egress"),
+        (&["--network", "all"], "none, loopback or egress"),
     ];
     for (args, says) in cases {
         let done = gantry.run(&[args, &["egress:nothing"]].concat());

@@ -34,6 +34,7 @@ mod hostile;
 mod index;
 mod interop;
 mod left_out;
+mod loopback;
 mod patience;
 mod places;
 mod programs;

@@ -19,12 +19,14 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::config::{Config, Environment};
-use crate::policy::{one_line, Bytes, Confinement, Kind, Level, Promise};
+use crate::policy::{one_line, Bytes, Confinement, Kind, Level, Network, Promise};
 use crate::sandbox::{
     self, Bundle, CgroupError, End, Finished, Purpose, SandboxError, Signals, Sink, Stdin, Stdout, Subtree,
 };
 use crate::store::{Store, StoreError};
 use crate::sys::signal;
+
+use probe::Answer;
 
 pub use host::Observation;
 pub use meaning::Meaning;
@@ -197,6 +199,7 @@ impl Doctor {
             source: error.into(),
         })?;
         let from_inside = look::CHECKS.map(|(promise, check)| (promise, check(&found)));
+        let network = self.loopback();
         let attacks = [
             (Promise::Memory, self.memory()?),
             (Promise::Cpu, self.cpu()?),
@@ -205,6 +208,10 @@ impl Doctor {
             (Promise::Death, self.death()),
         ];
         let tried = from_inside.into_iter().chain(attacks);
+        let tried = tried.map(|(promise, (holds, evidence))| match promise {
+            Promise::Network => (promise, (holds && network.0, format!("{evidence}; {}", network.1))),
+            _ => (promise, (holds, evidence)),
+        });
         let findings = tried.map(|(promise, (holds, evidence))| {
             let reported = looked.enforced.get(&promise).copied().unwrap_or(Level::Absent);
             let level = if holds { reported } else { Level::Absent };
@@ -217,6 +224,24 @@ impl Doctor {
             (promise, finding)
         });
         Ok(findings.collect())
+    }
+
+    /// Talks to itself, and to others, in a run with loopback: whether nobody else was reached, and what came of both.
+    fn loopback(&self) -> (bool, String) {
+        let confinement = Confinement {
+            network: Network::Loopback,
+            timeout: PATIENCE,
+            ..Confinement::default()
+        };
+        let answers = |finished: Finished| serde_json::from_slice::<(Answer, Answer)>(&finished.stdout);
+        match self.run(&["talk"], confinement).map(answers) {
+            Ok(Ok((near, far))) => {
+                let evidence = format!("with loopback, a connection to 127.0.0.1: {near}; to another address: {far}");
+                (far != Answer::WentThrough, evidence)
+            }
+            Ok(Err(error)) => (true, format!("with loopback, no answer: {error}")),
+            Err(error) => (true, format!("with loopback, no run: {}", one_line(&error))),
+        }
     }
 
     /// Takes three times as much memory as the limit allows.

@@ -5,6 +5,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -105,6 +106,9 @@ pub fn main(arguments: &[OsString]) -> u8 {
         "allocate" => number().and_then(allocate),
         "spin" => number().and_then(|time| spin(Duration::from_millis(time))),
         "flood" => number().and_then(flood),
+        "talk" => serde_json::to_vec(&talk())
+            .map_err(io::Error::from)
+            .and_then(|found| say(&found)),
         "wait" => say(b"up\n")
             .and_then(|()| number())
             .map(|time| std::thread::sleep(Duration::from_millis(time))),
@@ -116,6 +120,13 @@ pub fn main(arguments: &[OsString]) -> u8 {
 fn say(bytes: &[u8]) -> io::Result<()> {
     io::stdout().write_all(bytes)?;
     io::stdout().flush()
+}
+
+/// Connecting to a server of its own, and to an address that is nobody's (TEST-NET-1, RFC 5737).
+fn talk() -> (Answer, Answer) {
+    let near = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|own| TcpStream::connect(own.local_addr()?));
+    let far = TcpStream::connect((Ipv4Addr::new(192, 0, 2, 1), 9));
+    (Answer::of(near), Answer::of(far))
 }
 
 fn look() -> Found {

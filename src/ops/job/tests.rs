@@ -31,7 +31,7 @@ fn the_documented_job_has_every_key_and_is_read() {
 #[test]
 fn arguments_count_over_the_job_over_the_configuration_over_the_defaults() {
     let value = |name: &str, n: u32| match name {
-        "memory" | "tmp_size" | "output_size" | "output_limit" | "input_limit" => format!("\"{n}M\""),
+        "memory" | "tmp_size" | "shm_size" | "output_size" | "output_limit" | "input_limit" => format!("\"{n}M\""),
         "timeout" | "grace" => format!("\"{n}s\""),
         _ => n.to_string(),
     };

@@ -38,13 +38,13 @@ pub(super) fn guard(
     work: Work,
     output: OwnedFd,
 ) -> Result<Report, Failure> {
-    let listeners = listeners::listen(&room.egress)?;
+    let listeners = listeners::listen(room)?;
     let descriptors: Vec<_> = std::iter::once(&output).chain(&listeners).map(AsFd::as_fd).collect();
     let sent = wire::send_with(control.as_fd(), &Report::Mounted, &descriptors);
     sent.map_err(at("report the mounts"))?;
     drop(output);
 
-    let landlocked = restrict::restrict_self(room.purpose, &room.egress)?;
+    let landlocked = restrict::restrict_self(room)?;
     let findings = verify::Place {
         room,
         has_input: work.orders.input.is_some(),

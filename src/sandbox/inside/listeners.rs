@@ -1,39 +1,31 @@
-//! The init's half of the egress: a loopback interface with one listener per allowed host and port, and nothing else.
+//! The network of a run that has any: a loopback interface that is up, for the run alone; with egress it has one listener
+//! per allowed host and port, and nothing else.
 //!
 //! The listeners are passed to gantry, which stands behind them; `sandbox/addresses.rs` says where they are.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
-use std::net::{SocketAddrV4, TcpListener};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 
 use rustix::net::{getsockname, sockopt};
 
 use super::super::addresses::addresses;
+use super::super::orders::RoomOrders;
 use super::failure::{at, Failure};
-use crate::policy::{Host, HostPort};
+use crate::policy::{Host, HostPort, NetworkMode};
 use crate::sys::netlink::Netlink;
 
-/// The contents of `/etc/hosts`.
-pub(super) fn hosts_file(egress: &[HostPort]) -> String {
-    let mut text = String::from("127.0.0.1 localhost\n");
-    let mut written = BTreeSet::new();
-    for (entry, address) in egress.iter().zip(addresses(egress)) {
-        if let Host::Name(name) = &entry.host {
-            if written.insert(name) {
-                // Writing to a String cannot fail.
-                let _ = writeln!(text, "{} {name}", address.ip());
-            }
-        }
-    }
-    text
-}
+/// An address that is nobody's (TEST-NET-1, RFC 5737).
+const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
-/// Makes the listeners of `egress`, in its order. Makes no system call when there are none.
+/// Switches the loopback interface on and makes the listeners of the egress, in its order. Makes no system call for a run
+/// without a network.
 ///
 /// Needs the capabilities of the network namespace, for the interface and for ports below 1024.
-pub(super) fn listen(egress: &[HostPort]) -> Result<Vec<OwnedFd>, Failure> {
-    if egress.is_empty() {
+pub(super) fn listen(room: &RoomOrders) -> Result<Vec<OwnedFd>, Failure> {
+    let egress = room.egress.as_slice();
+    if room.network == NetworkMode::None {
         return Ok(Vec::new());
     }
     let netlink = Netlink::open().map_err(at("open a netlink socket"))?;
@@ -71,6 +63,25 @@ pub(super) fn verify(egress: &[HostPort], listeners: &[OwnedFd]) -> Result<(), S
     Err(format!("listeners are {found:?}, not {wanted:?}"))
 }
 
+/// Checks, from behind the restrictions, whether the loopback interface carries connections, and whether anything else
+/// does.
+pub(super) fn verify_loopback() -> Result<(), String> {
+    let near = || {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        TcpStream::connect(listener.local_addr()?)
+    };
+    near().map_err(|error| format!("no connection to 127.0.0.1 can be made: {error}"))?;
+    let far = TcpStream::connect((ELSEWHERE, 9)).map(drop);
+    if far.as_ref().is_err_and(is_unreachable) {
+        return Ok(());
+    }
+    Err(format!("connecting to {ELSEWHERE} came to {far:?}"))
+}
+
+fn is_unreachable(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::NETUNREACH.raw_os_error())
+}
+
 fn listens_at(socket: &OwnedFd) -> Option<SocketAddrV4> {
     let listens = sockopt::socket_acceptconn(socket).ok()?;
     let address = getsockname(socket).ok()?.try_into().ok()?;
@@ -85,15 +96,6 @@ mod tests {
 
     fn egress(texts: &[&str]) -> Vec<HostPort> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
-    }
-
-    #[test]
-    fn the_hosts_file_has_every_name_once() {
-        let egress = egress(&["a.example:80", "a.example:443", "b.example:443", "8.8.8.8:53"]);
-        assert_eq!(
-            hosts_file(&egress),
-            "127.0.0.1 localhost\n127.77.0.1 a.example\n127.77.0.2 b.example\n"
-        );
     }
 
     #[test]

@@ -19,9 +19,9 @@ use rustix::mount::{
 };
 
 use super::super::bundle::Place;
-use super::super::orders::{RoomOrders, WorkOrders, SHM_BYTES};
+use super::super::orders::{RoomOrders, WorkOrders};
 use super::failure::{at, step, Failure};
-use super::listeners;
+use super::hosts;
 use super::machine_files;
 
 /// Devices of `/dev`: those that ordinary programs open.
@@ -33,7 +33,7 @@ const LINKS: [(&str, &str); 4] = [
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
 ];
-/// Inodes of `/tmp` and `/output` each: an inode costs 1 KiB of kernel memory.
+/// Inodes of `/tmp`, `/output` and `/dev/shm` each: an inode costs 1 KiB of kernel memory.
 const INODES: u64 = 16_384;
 /// Inodes of `/tmp` while a package is built: sources and objects of the largest (scipy) are 20,000 files.
 const BUILD_INODES: u64 = 65_536;
@@ -65,14 +65,8 @@ pub(super) fn make_root(room: &RoomOrders) -> Result<UnfinishedRoot, Failure> {
         .lowers
         .first()
         .ok_or_else(|| ("find scaffold".to_owned(), io::ErrorKind::NotFound.into()))?;
-    let hosts;
-    let lowers = if room.egress.is_empty() {
-        &room.lowers
-    } else {
-        let layer = hosts_layer(scaffold, &listeners::hosts_file(&room.egress))?;
-        hosts = [&[layer], room.lowers.as_slice()].concat();
-        &hosts
-    };
+    let hosts = hosts_layer(scaffold, &hosts::hosts_file(room))?;
+    let lowers = &[&[hosts], room.lowers.as_slice()].concat();
     let root = match overlay(lowers, scaffold) {
         Err((_, error)) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
             overlay_of_old(lowers, scaffold)
@@ -81,7 +75,7 @@ pub(super) fn make_root(room: &RoomOrders) -> Result<UnfinishedRoot, Failure> {
     }?;
     step("enter root", rustix::process::fchdir(&root))?;
 
-    devices()?;
+    devices(room.shm_bytes)?;
     machine_files::mount_machine(&room.machine)?;
     if room.purpose.may_execute_tmp() {
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
@@ -245,7 +239,7 @@ fn open_input(path: &str) -> Result<OwnedFd, Failure> {
     })
 }
 
-fn devices() -> Result<(), Failure> {
+fn devices(shm_bytes: u64) -> Result<(), Failure> {
     let dev = MountFlags::NOSUID | MountFlags::NOEXEC;
     step(
         "mount /dev",
@@ -270,7 +264,7 @@ fn devices() -> Result<(), Failure> {
         "make /dev read-only",
         mount_remount("dev", MountFlags::BIND | MountFlags::RDONLY | dev, c""),
     )?;
-    tmpfs("dev/shm", SHM_BYTES, "1777")
+    tmpfs("dev/shm", shm_bytes, "1777")
 }
 
 fn tmpfs(target: &str, bytes: u64, mode: &str) -> Result<(), Failure> {

@@ -15,9 +15,10 @@ use rustix::thread::{
 };
 
 use super::super::bundle::Purpose;
+use super::super::orders::RoomOrders;
 use super::failure::{step, Failure};
 use super::seccomp::{self, Filter};
-use crate::policy::HostPort;
+use crate::policy::NetworkMode;
 use crate::sys::kernel;
 
 /// The lowest ABI of Landlock that a run accepts: 6 is the first that scopes signals and abstract sockets.
@@ -50,14 +51,15 @@ pub(super) const SECUREBITS: CapabilitiesSecureBits = CapabilitiesSecureBits::NO
 pub(super) type Landlocked = Result<(), String>;
 
 /// Drops every privilege. A Landlock that failed is returned, because that promise may be allowed to be lost.
-pub(super) fn restrict_self(purpose: Purpose, egress: &[HostPort]) -> Result<Landlocked, Failure> {
+pub(super) fn restrict_self(room: &RoomOrders) -> Result<Landlocked, Failure> {
     drop_capabilities()?;
     step("set no_new_privs", set_no_new_privs(true))?;
-    let landlocked = restrict_files(purpose, egress);
-    let filter = match purpose {
-        Purpose::Compilation | Purpose::PackageBuild => Filter::Build,
-        Purpose::Function if egress.is_empty() => Filter::Default,
-        Purpose::Function => Filter::Egress,
+    let landlocked = restrict_files(room);
+    let filter = match (room.purpose, room.network) {
+        (Purpose::Compilation | Purpose::PackageBuild, _) => Filter::Build,
+        (Purpose::Function, NetworkMode::None) => Filter::Default,
+        (Purpose::Function, NetworkMode::Loopback) => Filter::Loopback,
+        (Purpose::Function, NetworkMode::Egress) => Filter::Egress,
     };
     seccomp::install(filter).map_err(|error| ("install the seccomp filter".to_owned(), io::Error::other(error)))?;
     Ok(landlocked)
@@ -84,15 +86,21 @@ fn drop_capabilities() -> Result<(), Failure> {
 }
 
 /// A second wall behind the mounts: read and execute the image, write `/tmp`, `/output`, `/dev/shm` without executing
-/// there (but in `/tmp` of a package that is built), no TCP but connections to the ports of `egress`, no signal or
+/// there (but in `/tmp` of a package that is built), no TCP but connections to the ports of the egress, no signal or
 /// abstract socket across its border.
-fn restrict_files(purpose: Purpose, egress: &[HostPort]) -> Landlocked {
+///
+/// A run with loopback has all of TCP here, for its ports are its own choice: there is nothing beyond the interface.
+fn restrict_files(room: &RoomOrders) -> Landlocked {
     let text = |error: &dyn std::error::Error| format!("landlock: {error}");
     let ruleset = || -> Result<RulesetCreated, Box<dyn std::error::Error>> {
-        Ok(Ruleset::default()
+        let ruleset = Ruleset::default()
             .set_compatibility(CompatLevel::HardRequirement)
-            .handle_access(AccessFs::from_all(LANDLOCK_FLOOR))?
-            .handle_access(AccessNet::from_all(LANDLOCK_FLOOR))?
+            .handle_access(AccessFs::from_all(LANDLOCK_FLOOR))?;
+        let ruleset = match room.network {
+            NetworkMode::Loopback => ruleset,
+            NetworkMode::None | NetworkMode::Egress => ruleset.handle_access(AccessNet::from_all(LANDLOCK_FLOOR))?,
+        };
+        Ok(ruleset
             .scope(Scope::from_all(LANDLOCK_FLOOR))?
             .set_compatibility(CompatLevel::BestEffort)
             .handle_access(AccessFs::from_all(LANDLOCK_CEILING))?
@@ -121,10 +129,10 @@ fn restrict_files(purpose: Purpose, egress: &[HostPort]) -> Landlocked {
         for path in WRITABLE {
             ruleset = ruleset.add_rule(PathBeneath::new(PathFd::new(path)?, write))?;
         }
-        if purpose.may_execute_tmp() {
+        if room.purpose.may_execute_tmp() {
             ruleset = ruleset.add_rule(PathBeneath::new(PathFd::new("/tmp")?, write | AccessFs::Execute))?;
         }
-        for entry in egress {
+        for entry in &room.egress {
             ruleset = ruleset.add_rule(NetPort::new(entry.port, AccessNet::ConnectTcp))?;
         }
         if kernel::landlock_abi() >= Some(FIRST_WITH_LOG) {

@@ -11,7 +11,7 @@ use rustix::thread::capabilities_secure_bits;
 use super::super::orders::RoomOrders;
 use super::listeners;
 use super::restrict::{Landlocked, SECUREBITS};
-use crate::policy::{Level, Promise};
+use crate::policy::{Level, NetworkMode, Promise};
 
 /// What was found, and why what is missing is missing.
 #[derive(Debug, Default)]
@@ -87,7 +87,8 @@ const CHECKS: [(Promise, Check); 10] = [
     }),
     (Promise::ReadOnlyRoot, |place, _| read_only_root(place)),
     (Promise::Tmp, |place, _| {
-        writable("/tmp", tmp_flags(place.room), place.room.tmp_bytes)
+        writable("/tmp", tmp_flags(place.room), place.room.tmp_bytes)?;
+        writable("/dev/shm", LOCKED, place.room.shm_bytes)
     }),
     (Promise::Output, |place, _| output(place)),
     (Promise::Network, |place, _| network(place)),
@@ -192,10 +193,11 @@ fn output(place: &Place<'_>) -> Result<(), String> {
 fn network(place: &Place<'_>) -> Result<(), String> {
     let interfaces = interfaces();
     is_so(interfaces == ["lo"], || format!("interfaces are {interfaces:?}"))?;
-    if place.room.egress.is_empty() {
-        return Ok(());
+    match place.room.network {
+        NetworkMode::None => Ok(()),
+        NetworkMode::Loopback => listeners::verify_loopback(),
+        NetworkMode::Egress => listeners::verify(&place.room.egress, place.listeners),
     }
-    listeners::verify(&place.room.egress, place.listeners)
 }
 
 fn leaks(place: &Place<'_>) -> Result<(), String> {

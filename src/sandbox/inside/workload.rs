@@ -64,9 +64,10 @@ fn become_workload(
     env: &[CString],
 ) -> (Obstacle, i32) {
     let errno = |error: io::Error| error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error());
+    let largest = room.tmp_bytes.max(room.output_bytes).max(room.shm_bytes);
     let prepared = rustix::process::setsid()
         .map_err(io::Error::from)
-        .and_then(|_| restrict::limit(room.pids, room.tmp_bytes.max(room.output_bytes) + FILE_SLACK))
+        .and_then(|_| restrict::limit(room.pids, largest + FILE_SLACK))
         .and_then(|()| Ok(rustix::process::chdir(&*orders.cwd)?));
     if let Err(error) = prepared {
         return (Obstacle::Preparation, errno(error));

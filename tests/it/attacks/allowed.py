@@ -186,7 +186,6 @@ simple(325, _pages, PAGE, 0)
 simple(151, 2)  # MCL_FUTURE, in a process of its own that ends
 simple(152)
 simple(324, 0, 0, 0)
-simple(239, space, 0, 0, 0, 0)
 
 
 def _keys(number, *arguments):
@@ -310,13 +309,17 @@ simple(145, 0)
 simple(146, 0)
 simple(147, 0)
 simple(315, 0, space, 48, 0)
+simple(144, os.getpid, 3, space)  # SCHED_BATCH
+simple(142, 0, space)
+simple(252, 1, 0)
+simple(251, 1, 0, 3 << 13 | 7)  # idle
 simple(148, 0, space)
 simple(140, 0, 0)
 simple(141, 0, 0, 19)
 simple(309, space, 0, 0)
 
 # Limits and use.
-simple(302, 0, 7, 0, space)
+simple(302, os.getpid, 7, 0, space)
 simple(97, 7, space)
 
 
@@ -462,6 +465,13 @@ simple(118, space, lambda: space(8), lambda: space(8))
 simple(120, space, lambda: space(8), lambda: space(8))
 simple(115, 0, 0)
 simple(125, lambda: (ctypes.c_uint32 * 2)(0x20080522, 0), space)
+simple(126, lambda: (ctypes.c_uint32 * 2)(0x20080522, 0), space)  # none in any set
+simple(105, os.getuid)
+simple(106, os.getgid)
+simple(113, -1, os.getuid)
+simple(114, -1, os.getgid)
+simple(117, os.getuid, os.getuid, -1)
+simple(119, os.getgid, os.getgid, -1)
 simple(63, lambda: space(400))
 simple(99, space)
 simple(318, space, 16, 0)

@@ -49,19 +49,6 @@ def threads():
     return word
 
 
-def _fill(where, mib):
-    path = os.path.join(where, "big")
-    try:
-        with open(path, "wb", buffering=0) as file:
-            for _ in range(mib):
-                file.write(b"x" * MIB)
-        return "ok"
-    except OSError as error:
-        return name_of(error.errno)
-    finally:
-        os.remove(path)
-
-
 def _fill_with_files(where, mib):
     """Files of 1 MiB each: no limit on the size of one file helps."""
     made = []
@@ -78,11 +65,6 @@ def _fill_with_files(where, mib):
     finally:
         for path in made:
             attempt(os.remove, path)
-
-
-def one_big_file():
-    # Where there is room for it: what ends it is the limit on the size of a file.
-    return _fill("/dev/shm" if kernel.INIT == 1 else kernel.TMP, 12)
 
 
 def bytes_of_tmp():

@@ -240,7 +240,19 @@ fn inside(group: &str) -> Output {
         command.args(["--env", &format!("{name}={value}")]);
     }
     match group {
-        "bombs" => command.args(["--pids", "32", "--tmp-size", "8M", "--output-size", "4M"]),
+        "bombs" => {
+            let limits = [
+                "--pids",
+                "32",
+                "--tmp-size",
+                "8M",
+                "--output-size",
+                "4M",
+                "--shm-size",
+                "4M",
+            ];
+            command.args(limits)
+        }
         "files" => command
             .arg("--secret")
             .arg(format!("KEY={}", targets.path("key").display()))

@@ -35,6 +35,9 @@ def stop():
 
 
 def name_of(number):
+    # It has two names, and versions of Python differ in which they say.
+    if number == errno.EOPNOTSUPP:
+        return "EOPNOTSUPP"
     return errno.errorcode.get(number, str(number))
 
 

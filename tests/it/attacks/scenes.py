@@ -251,9 +251,13 @@ def output(kind):
         os.mkdir("closed")
         os.chmod("closed", 0)
     elif kind == "set_uid":
-        # The filter refuses the bits; what is left is a plain file, and the copy is plain whatever it is.
-        kernel.raw(2, b"program", os.O_CREAT | os.O_WRONLY, 0o4755)
+        # It has the bits here, where they count for nothing; the copy is plain whatever it is.
+        kernel.raw(2, b"program", os.O_CREAT | os.O_WRONLY, 0o6755)
+        assert os.stat("program").st_mode & 0o6111 == 0o6111
+        # Writing to it takes the bits away, as the kernel has it.
         open("program", "a").write("data")
+        os.chmod("program", 0o6755)
+        assert os.stat("program").st_mode & 0o6111 == 0o6111
     elif kind == "sparse":
         with open("giant", "wb") as file:
             print(kernel.attempt(os.ftruncate, file.fileno(), 1 << 40))

@@ -235,12 +235,21 @@ def seccomp_query():
     return call(317, 2, 0, ctypes.byref(ctypes.c_uint32(0x7FFF0000)))
 
 
-def sched_setscheduler():
-    return call(144, 0, 3, ctypes.byref(ctypes.c_int(0)))
+def sched_setscheduler_real_time():
+    # SCHED_FIFO without a priority: EINVAL from a kernel that was asked, before it looks at who asks.
+    return call(144, 0, 1, 0)
 
 
-def sched_setparam():
-    return call(142, 0, ctypes.byref(ctypes.c_int(0)))
+def sched_setscheduler_deadline():
+    return call(144, 0, 6, 0)
+
+
+def sched_setscheduler_of_init():
+    return call(144, kernel.INIT, 3, ctypes.byref(ctypes.c_int(0)))
+
+
+def sched_setparam_of_init():
+    return call(142, kernel.INIT, ctypes.byref(ctypes.c_int(0)))
 
 
 def sched_setattr():
@@ -249,8 +258,13 @@ def sched_setattr():
     return call(314, 0, attributes, 0)
 
 
-def ioprio_set():
-    return call(251, 1, 0, 2 << 13 | 4)
+def ioprio_set_first():
+    # Best effort, but before everyone who did not ask.
+    return call(251, 1, 0, 2 << 13 | 0)
+
+
+def get_mempolicy():
+    return call(239, ctypes.create_string_buffer(8), 0, 0, 0, 0)
 
 
 def prlimit_of_init():
@@ -326,8 +340,21 @@ def setxattr_overlay():
     return call(188, scratch("oxattr").encode(), b"user.overlay.redirect", b"/x", 2, 0)
 
 
+def lsetxattr():
+    return call(189, scratch("lxattr").encode(), b"user.x", b"x", 1, 0)
+
+
 def removexattr():
     return call(197, scratch("rxattr").encode(), b"user.nothing")
+
+
+def lremovexattr():
+    return call(198, scratch("lrxattr").encode(), b"user.nothing")
+
+
+def fremovexattr():
+    with open(scratch("frxattr")) as file:
+        return call(199, file.fileno(), b"user.nothing")
 
 
 def setxattrat():
