@@ -360,14 +360,14 @@ print(json.dumps({
 "#;
     let (done, _) = shared().try_python("egress:loopback-sockets", code, &["--network", "loopback"]);
     let seen: Value = serde_json::from_str(&done.stdout).unwrap_or_else(|error| panic!("{error}: {}", done.stderr));
-    let unsupported = "EAFNOSUPPORT";
+    let invalid = "EINVAL";
     assert_eq!(
         seen,
         json!({
             "tcp": 0, "tcp6": 0, "unix pair": 0, "both families": 0,
-            "udp": unsupported, "udp6": unsupported, "raw": unsupported, "raw6": unsupported, "ping": unsupported,
-            "mptcp": unsupported, "sctp": unsupported, "netlink": unsupported, "packet": unsupported,
-            "vsock": unsupported, "alg": unsupported, "inet pair": unsupported,
+            "udp": invalid, "udp6": invalid, "raw": invalid, "raw6": invalid, "ping": invalid,
+            "mptcp": invalid, "sctp": invalid, "netlink": invalid, "packet": invalid,
+            "vsock": invalid, "alg": invalid, "inet pair": "EAFNOSUPPORT",
             "low port": "EACCES", "address of others": "EADDRNOTAVAIL", "multicast": "EPERM",
             "tls of the kernel": "EPERM", "filter of packets": "EPERM", "interfaces": ["lo"],
         })

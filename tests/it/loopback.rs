@@ -63,6 +63,20 @@ manager.shutdown()
 }
 
 #[test]
+fn a_notebook_runs_with_a_kernel_of_its_own() {
+    let code = r#"
+import nbformat
+from nbclient import NotebookClient
+notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(6 * 7)")])
+NotebookClient(notebook, kernel_name="python3", timeout=600).execute()
+print(notebook.cells[0].outputs[0].text.strip())
+"#;
+    let requirements = "nbclient\nnbformat\nipykernel\n";
+    let (done, _) = run("loopback:notebook", code, Some(requirements), &["--pids", "128"]);
+    assert_eq!((done.code, done.stdout.as_str()), (0, "42\n"), "{}", done.stderr);
+}
+
+#[test]
 fn the_loopback_of_the_host_and_of_other_runs_is_out_of_reach() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
