@@ -193,7 +193,7 @@ pub(super) fn limits_met(finished: &Finished, confinement: &Confinement, place: 
     for full in &finished.full {
         let (place, lack, limit) = match full {
             Full::Tmp(lack) => ("/tmp", lack, format!("{} (--tmp-size)", confinement.tmp_size)),
-            Full::Shm(lack) => ("/dev/shm", lack, Bytes(SHM_BYTES).to_string()),
+            Full::Shm(lack) => ("/dev/shm", lack, format!("{} (--shm-size)", confinement.shm_size)),
             Full::Output(lack) if place == OutputPlace::Memory => {
                 ("/output", lack, format!("{} (--output-size)", confinement.output_size))
             }

@@ -65,7 +65,7 @@ pub(super) fn make_root(room: &RoomOrders) -> Result<UnfinishedRoot, Failure> {
         .lowers
         .first()
         .ok_or_else(|| ("find scaffold".to_owned(), io::ErrorKind::NotFound.into()))?;
-    let hosts = hosts_layer(scaffold, &hosts::hosts_file(room))?;
+    let hosts = hosts_layer(scaffold, &hosts::hosts_file(&room.hostname, room.network, &room.egress))?;
     let lowers = &[&[hosts], room.lowers.as_slice()].concat();
     let root = match overlay(lowers, scaffold) {
         Err((_, error)) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
