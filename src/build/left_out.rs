@@ -47,6 +47,18 @@ const BY_TOOLS: [&str; 17] = [
 /// What makes a directory a virtual environment (PEP 405), or one of conda.
 const OF_ENVIRONMENTS: [&str; 2] = ["pyvenv.cfg", "conda-meta/history"];
 
+/// What such a directory has at its top, on any system.
+const IN_ENVIRONMENTS: [&str; 8] = [
+    "bin",
+    "include",
+    "lib",
+    "lib64",
+    "pyvenv.cfg",
+    "Include",
+    "Lib",
+    "Scripts",
+];
+
 /// How the patterns of a file are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Dialect {
@@ -69,8 +81,9 @@ pub(super) struct LeftOut {
     pub paths: Vec<String>,
     /// How many there were.
     pub count: u64,
-    /// The first of them that was left out for being an environment.
+    /// The first of them that was left out for being an environment; the function's own directory may be one.
     environment: Option<String>,
+    is_environment: bool,
 }
 
 impl LeftOut {
@@ -88,16 +101,25 @@ impl LeftOut {
             let matcher = compile(&text, dialect).map_err(|error| (file, error))?;
             return Ok(Self {
                 patterns: Some(Patterns { file, matcher }),
+                is_environment: is_environment(&root),
                 ..Self::default()
             });
         }
-        Ok(Self::default())
+        Ok(Self {
+            is_environment: is_environment(&root),
+            ..Self::default()
+        })
     }
 
     /// Whether the entry `name` at `path`, which lies beside `names`, is left out; if so it is noted.
     pub(super) fn takes(&mut self, path: &str, name: &str, kind: FileType, names: &[OsString]) -> bool {
         // What Python writes beside each source is not worth a word. Without a source it is the module.
         if name == "__pycache__" || self.is_cached(path, names) {
+            return true;
+        }
+        if self.is_environment && name == path && IN_ENVIRONMENTS.contains(&name) {
+            self.environment.get_or_insert_with(|| ".".to_owned());
+            self.note(path);
             return true;
         }
         let taken =
@@ -111,8 +133,7 @@ impl LeftOut {
     /// Whether the directory that is open as `directory` and lies at `path` is an environment, whose programs and packages
     /// are this machine's; if so it is left out and noted.
     pub(super) fn takes_environment(&mut self, path: &str, directory: impl AsFd) -> bool {
-        let is_file = |name: &&str| matches!(tree::look(&directory, *name), Ok((FileType::RegularFile, _)));
-        let taken = OF_ENVIRONMENTS.iter().any(is_file);
+        let taken = is_environment(directory);
         if taken {
             self.note(path);
             self.environment.get_or_insert_with(|| path.to_owned());
@@ -176,6 +197,12 @@ impl Patterns {
         }
         self.matcher.matched_path_or_any_parents(path, false).is_ignore()
     }
+}
+
+/// Whether the directory that is open as `directory` is an environment.
+fn is_environment(directory: impl AsFd) -> bool {
+    let is_file = |name: &&str| matches!(tree::look(&directory, *name), Ok((FileType::RegularFile, _)));
+    OF_ENVIRONMENTS.iter().any(is_file)
 }
 
 fn read_patterns(root: impl AsFd, file: &str) -> io::Result<Option<String>> {
@@ -341,6 +368,14 @@ mod tests {
             left_out.summary().unwrap(),
             "0.csv, 1.csv, 2.csv, 3.csv, 4.csv and 2 more (see .gantryignore)"
         );
+    }
+
+    #[test]
+    fn an_environment_made_in_the_functions_own_directory_is_left_out() {
+        let paths = ["bin/", "lib/", "pyvenv.cfg", "lib64", "src/lib/", "user_function.py"];
+        let all = takes("pyvenv.cfg", "home = /usr/bin\n", &paths);
+        assert_eq!(all, [true, true, true, true, false, false]);
+        assert_eq!(takes("other", "", &paths), [false; 6]);
     }
 
     #[test]

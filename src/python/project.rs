@@ -196,6 +196,10 @@ fn elsewhere(find: Find<'_>, entry: &str) -> Option<ProjectError> {
         )
     })
     .or_else(|| {
+        let names = text("setup.py").map(of_setup_script).unwrap_or_default();
+        found("setup.py", names, Lists::Other)
+    })
+    .or_else(|| {
         let mut files = ["environment.yml", "environment.yaml"].into_iter();
         files.find_map(|file| found(file, text(file).map(of_conda).unwrap_or_default(), Lists::Other))
     })
@@ -253,6 +257,22 @@ fn of_setup(text: &str) -> Vec<String> {
     // What goes on is indented.
     let rest = lines.take_while(|line| line.trim().is_empty() || line.starts_with([' ', '\t']));
     of_lines(&first.into_iter().chain(rest).collect::<Vec<_>>().join("\n"))
+}
+
+/// `install_requires` of `setup.py`, as far as it is a list of texts: nothing of it is executed.
+fn of_setup_script(text: &str) -> Vec<String> {
+    let list = text
+        .split_once("install_requires")
+        .and_then(|(_, rest)| rest.trim_start().strip_prefix('='));
+    let list = list
+        .and_then(|rest| rest.trim_start().strip_prefix('['))
+        .unwrap_or_default();
+    let list = list.split(']').next().unwrap_or_default();
+    let texts = list.split(['"', '\'']).skip(1).step_by(2);
+    texts
+        .filter(|text| !text.trim().is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The dependencies of a conda environment besides Python and pip themselves.
@@ -314,6 +334,12 @@ mod tests {
             ("Pipfile", "[packages]\nsix = '*'\n[requires]\npython_version = '3.11'\n", "six", Lists::Pipenv),
             ("setup.cfg", "[metadata]\nname = f\n[options]\ninstall_requires =\n    # why\n    six\n    numpy<2\npackages = find:\n", "six, numpy", Lists::Other),
             ("setup.cfg", "[options]\ninstall_requires = six\n", "six", Lists::Other),
+            (
+                "setup.py",
+                "setup(\n    name='f',\n    install_requires = ['six>=1', \"numpy\"],\n)\n",
+                "six, numpy",
+                Lists::Other,
+            ),
             ("environment.yml", conda, "numpy, six", Lists::Other),
             ("user_function.py", script, "six", Lists::Other),
             ("requirements.in", "# what\nsix\n", "six", Lists::Other),
@@ -334,6 +360,8 @@ mod tests {
             (PYPROJECT, "rubbish ["),
             ("Pipfile", "[dev-packages]\npytest = '*'\n"),
             ("setup.cfg", "[flake8]\nmax-line-length = 9\n"),
+            ("setup.py", "setup(name='f', install_requires=[])\n"),
+            ("setup.py", "setup(name='f', install_requires=read())\n"),
             ("environment.yml", "dependencies:\n  - python=3.11\n"),
             ("user_function.py", "# dependencies = ['six']\n"),
         ] {
