@@ -15,7 +15,7 @@ use crate::common::wait::{eventually, is_so};
 /// gantry's own binary as the only file of an image: it needs no other, and `wait` waits.
 fn bundle(scratch: &Path, words: &[&str]) -> Bundle {
     let (scaffold, layer) = (scratch.join("scaffold"), scratch.join("layer"));
-    for place in ["dev", "proc", "tmp", "output", "input", "run/secrets"] {
+    for place in ["dev", "proc", "sys", "tmp", "output", "input", "run/secrets"] {
         fs::create_dir_all(scaffold.join(place)).unwrap();
     }
     fs::create_dir_all(&layer).unwrap();
