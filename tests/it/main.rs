@@ -29,6 +29,7 @@ mod doctor;
 mod egress;
 mod endings;
 mod examples;
+mod failures;
 mod first_hour;
 mod hostile;
 mod index;
