@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
+use crate::archive::elf;
 use crate::archive::tar_reader::{read_layer, Change};
 use crate::archive::zip::Zip;
 use crate::archive::{check_foreign_path, check_path, deb};
@@ -14,7 +15,6 @@ use crate::oci::{
     parse_config, parse_index, parse_manifest, put_in_index, to_canonical_json, Compression, DiffId, Reference,
 };
 use crate::policy::ExtractionLimits;
-use crate::python::elf;
 use crate::python::requirements::Requirements;
 use crate::sandbox::{orders, wire};
 

@@ -1,6 +1,6 @@
 //! Writes one layer: a tar whose bytes depend on its entries alone, as a gzip blob, and in the same pass as a tree.
 //!
-//! ustar headers, pax records only for names that need them; owner, mode and size are the caller's, times are zero.
+//! ustar headers, pax records only for names that need them; owner, mode and size are the caller's, times are all the same.
 //! Entries come in the order of their paths' bytes with `/` sorting first, so that a directory precedes its contents;
 //! another order is an error, for it would give other bytes. Missing parents are written once, mode 0755. The diff id,
 //! the blob's digest and the tree are made from one pass over the contents.
@@ -18,7 +18,10 @@ use crate::policy::{ExtractionLimits, Kind};
 const SPLICE_FROM: usize = 4096;
 /// Version of the bytes that come out for the same entries: headers, order, where members end, the compressor and its
 /// level. Part of the key of every layer that is made here; the `libdeflater` of Cargo.lock belongs to it.
-pub const FORMAT: &str = "2";
+pub const FORMAT: &str = "3";
+/// The time of every entry: 1980-01-02. A zip holds no time before 1980, and a program that packs its own files would fail;
+/// the second day is in 1980 in every time zone.
+const TIME: u64 = 315_619_200;
 const BLOCK: usize = 512;
 const ZEROES: [u8; BLOCK] = [0; BLOCK];
 
@@ -262,7 +265,7 @@ impl<'a, W: Write> LayerWriter<'a, W> {
         header.set_mode(mode);
         header.set_uid(u64::from(self.owner));
         header.set_gid(u64::from(self.owner));
-        header.set_mtime(0);
+        header.set_mtime(TIME);
         header.set_size(size);
         let mut records = Vec::new();
         if header.set_path(path).is_err() {
@@ -397,7 +400,7 @@ mod tests {
             let mut contents = Vec::new();
             entry.read_to_end(&mut contents).unwrap();
             assert_eq!(entry.header().uid().unwrap(), 1000);
-            assert_eq!(entry.header().mtime().unwrap(), 0);
+            assert_eq!(entry.header().mtime().unwrap(), TIME);
             seen.push((String::from_utf8(entry.path_bytes().into_owned()).unwrap(), contents));
         }
         let names: Vec<_> = seen.iter().map(|(name, _)| name.as_str()).collect();

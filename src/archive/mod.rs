@@ -2,6 +2,7 @@
 //! (ar + tar). Nothing here opens a path: readers and writers are handed in.
 
 pub mod deb;
+pub(crate) mod elf;
 mod ending;
 mod gzip;
 pub mod layer;

@@ -4,14 +4,14 @@
 //! order of the packages must not decide, and nothing may be reached through a link. Paths are those after usrmerge
 //! everywhere, so that a definition names each place once.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 
 use super::debian::LockedDeb;
 use super::definition::{Shape, Variant};
-use super::synthesise::{self, MERGED};
+use super::synthesise;
+use super::usrmerge::merged;
 use crate::archive::deb::{self, DebEntry, DebError};
 use crate::archive::layer::{order, LayerError, LayerWriter, TreeSink, WrittenLayer};
 use crate::policy::{ExtractionLimits, Kind};
@@ -154,18 +154,6 @@ fn is_wanted(variant: &Variant, path: &str) -> bool {
         .strip_prefix("usr/bin/")
         .is_some_and(|name| variant.definition.drop_bin.iter().any(|drop| drop == name));
     !program && !variant.definition.drop.iter().any(dropped)
-}
-
-/// The place of `path` after usrmerge; none for the directories that it turned into links.
-pub(super) fn merged(path: &str) -> Option<Cow<'_, str>> {
-    let (top, below) = path
-        .split_once('/')
-        .map_or((path, None), |(top, below)| (top, Some(below)));
-    match (MERGED.contains(&top), below) {
-        (true, Some(below)) => Some(Cow::Owned(format!("usr/{top}/{below}"))),
-        (true, None) => None,
-        (false, _) => Some(Cow::Borrowed(path)),
-    }
 }
 
 /// Adds an entry at its place after usrmerge; says what it conflicts with.

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use super::synthesise::SITE_LINE;
+use super::synthesise::{site_link, SITE, SITE_LINE};
 use super::BaseError;
 use crate::archive::layer::{order, LayerError, LayerWriter, TreeSink, WrittenLayer};
 use crate::oci::Digest;
@@ -74,6 +74,7 @@ impl Foreign {
         if let Some(place) = base.lacks(&site)? {
             lacks.insert(place, Lack::File(SITE_LINE.as_bytes().to_vec()));
         }
+        lacks.extend(base.lacks_site(&site_link(version))?);
         // The interpreter of the programs of wheels.
         if let Some(place) = base.lacks("usr/bin/python3")? {
             lacks.insert(place, Lack::Link(python.clone()));
@@ -155,6 +156,15 @@ impl Base<'_> {
             Found::File(_) => Ok(None),
             Found::Nothing(place) => Ok(Some(place)),
             _ => Err(self.refused(path, "it is neither a file nor a place for one")),
+        }
+    }
+
+    /// The link by which Python knows where packages are, unless it is there.
+    fn lacks_site(&self, path: &str) -> Result<Option<(String, Lack)>, BaseError> {
+        match self.find(path, LastLink::Keep)? {
+            Found::Nothing(place) => Ok(Some((place, Lack::Link(SITE.to_owned())))),
+            Found::Link(_) => Ok(None),
+            _ => Err(self.refused(path, "it is no link to /opt/py/site, where packages are put")),
         }
     }
 
@@ -256,6 +266,7 @@ mod tests {
             lacks(&foreign),
             [
                 ("etc/passwd", passwd),
+                ("opt/py/lib/python3.11/site-packages", "-> /opt/py/site".to_owned()),
                 ("usr/bin/python", link.clone()),
                 ("usr/bin/python3", link),
                 ("usr/lib/python3/dist-packages/gantry.pth", SITE_LINE.to_owned()),
@@ -274,6 +285,7 @@ mod tests {
             "opt/python/bin/python -> python3.11",
             "usr/bin/python3 -> /usr/local/bin/python",
             "opt/python/lib/python3.11/site-packages/gantry.pth",
+            "opt/py/lib/python3.11/site-packages -> /opt/py/site",
             "etc/passwd = a:x:1000:1:::\n",
         ];
         let foreign = survey(&base, Some("/opt/py/bin:/usr/local/bin")).unwrap();

@@ -10,10 +10,12 @@ mod assemble;
 mod debian;
 mod definition;
 mod foreign;
+mod loader_cache;
 mod packages;
 mod relock;
 mod synthesise;
 mod system;
+mod usrmerge;
 
 use std::collections::BTreeMap;
 use std::io;

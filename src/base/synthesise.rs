@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::loader_cache::{LoaderCache, PLACE};
+use super::usrmerge::MERGED;
 use crate::archive::deb::DebEntry;
-
-/// Directories that usrmerge turned into links (Debian policy since 12).
-pub(super) const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
 
 const CERTIFICATES: &str = "usr/share/ca-certificates/mozilla/";
 const PASSWD: &str = "root:x:0:0:root:/root:/usr/sbin/nologin\nmecapy:x:1000:1000:mecapy:/app:/usr/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n";
@@ -15,11 +14,23 @@ const NSSWITCH: &str =
 const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost\n";
 /// A site directory, not only a path: the `.pth` files of packages in it work. The prefix is where the data of wheels lie,
 /// and packages look for theirs below it; the standard library is found by `sys.base_prefix`, as in a virtual environment.
-pub(super) const SITE_LINE: &str =
-    "import site, sys; sys.prefix = sys.exec_prefix = '/opt/py'; site.addsitedir('/opt/py/site')\n";
+/// So `site` and `sysconfig` name the directory as that of one, which is a link ([`site_link`]), and it is imported from
+/// by that name.
+pub(super) const SITE_LINE: &str = "import site, sys; sys.prefix = sys.exec_prefix = '/opt/py'; \
+    site.PREFIXES.insert(0, '/opt/py'); \
+    site.addsitedir('/opt/py/lib/python%d.%d/site-packages' % sys.version_info[:2])\n";
+/// Where packages are, whatever the Python: their layers do not depend on it.
+pub(super) const SITE: &str = "/opt/py/site";
+const LOCAL_TIME: &str = "Etc/UTC";
+
+/// The name by which Python `python` knows [`SITE`].
+pub(super) fn site_link(python: &str) -> String {
+    format!("opt/py/lib/python{python}/site-packages")
+}
 
 /// Adds what is missing to a tree of packages with Python `python`, such as `3.11`; says what it expected and did not find.
 pub(super) fn complete(entries: &mut BTreeMap<String, DebEntry>, python: &str) -> Result<(), String> {
+    link(entries, &site_link(python), SITE);
     let python = format!("python{python}");
     if !entries.contains_key(&format!("usr/bin/{python}")) {
         return Err(format!("there is no usr/bin/{python}"));
@@ -51,11 +62,13 @@ pub(super) fn complete(entries: &mut BTreeMap<String, DebEntry>, python: &str) -
     for directory in ["tmp", "var/tmp"] {
         entries.insert(directory.to_owned(), DebEntry::Directory { mode: 0o1777 });
     }
+    link(entries, "etc/localtime", &format!("/usr/share/zoneinfo/{LOCAL_TIME}"));
     link(entries, "usr/bin/python", &python);
     link(entries, "usr/bin/python3", &python);
     file(entries, "etc/ssl/certs/ca-certificates.crt", &bundle);
     file(entries, "usr/lib/python3/dist-packages/gantry.pth", SITE_LINE);
     for (path, text) in [
+        ("etc/timezone", format!("{LOCAL_TIME}\n").as_str()),
         ("etc/passwd", PASSWD),
         ("etc/group", GROUP),
         ("etc/nsswitch.conf", NSSWITCH),
@@ -63,6 +76,11 @@ pub(super) fn complete(entries: &mut BTreeMap<String, DebEntry>, python: &str) -
     ] {
         file(entries, path, text);
     }
+    let cache = DebEntry::File {
+        mode: 0o644,
+        contents: LoaderCache::scan(entries).to_bytes(),
+    };
+    entries.insert(PLACE.to_owned(), cache);
     Ok(())
 }
 

@@ -21,6 +21,11 @@ import os
 FULL = 3
 NAME_MAX = 255
 
+# Where wheels lie, and the name by which they are imported: a link that every base has (src/base/synthesise.rs).
+# Bytecode that has another name than it is imported by is gone through once more at every import.
+SITE = "/opt/py/site/"
+NAMED = "/opt/py/lib/python%d.%d/site-packages/" % sys.version_info[:2]
+
 
 def arguments(argv):
     options = {"--skip": []}
@@ -54,7 +59,8 @@ def compile_one(path):
     with open(path, "rb") as file:
         source = file.read()
     try:
-        code = compile(source, path, "exec", dont_inherit=True, optimize=0)
+        name = NAMED + path[len(SITE):] if path.startswith(SITE) else path
+        code = compile(source, name, "exec", dont_inherit=True, optimize=0)
         data = external._code_to_hash_pyc(code, importlib.util.source_hash(source), False)
     except Exception as error:
         return None, None, json.dumps({

@@ -13,10 +13,10 @@ use std::path::Path;
 use memchr::memmem;
 use serde::{Deserialize, Serialize};
 
-use super::elf;
 use super::layers::WheelLayer;
 use super::loading::{Lack, Loader, Object, WheelObjects};
 use super::wheel::{normalise, Record, SITE};
+use crate::archive::elf;
 use crate::progress::Progress;
 use crate::store::{BuiltLayer, Key, Memo, Roots, Step, Store, StoreError};
 

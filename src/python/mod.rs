@@ -12,7 +12,6 @@ pub(crate) mod choose;
 pub(crate) mod compile;
 mod compiled;
 mod effort;
-pub(crate) mod elf;
 pub(crate) mod full_version;
 pub(crate) mod layers;
 pub(crate) mod libraries;

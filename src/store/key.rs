@@ -87,10 +87,10 @@ impl Step {
     /// The version of what the step makes; 0 for a step that never had one, whose keys hold none.
     pub const fn format(self) -> u32 {
         match self {
-            Self::CodeLayer => 1,
-            Self::WheelLayer => 2,
-            Self::BaseLayer => 3,
-            Self::GlueLayer => 3,
+            Self::CodeLayer => 2,
+            Self::WheelLayer => 3,
+            Self::BaseLayer => 4,
+            Self::GlueLayer => 4,
             Self::BytecodeLayer => 0,
             // 1 was made of `Debug` text, 2 had no warnings and no full version of Python.
             Self::Lock => 3,
@@ -229,10 +229,10 @@ mod tests {
     #[test]
     fn keys_of_stores_made_before_stay_what_they_are() {
         for (step, bytes) in [
-            (Step::CodeLayer, "gantry code layer\x001\0a\0b"),
-            (Step::WheelLayer, "gantry wheel layer\x002\0a\0b"),
-            (Step::BaseLayer, "gantry base layer\x003\0a\0b"),
-            (Step::GlueLayer, "gantry glue\x003\0a\0b"),
+            (Step::CodeLayer, "gantry code layer\x002\0a\0b"),
+            (Step::WheelLayer, "gantry wheel layer\x003\0a\0b"),
+            (Step::BaseLayer, "gantry base layer\x004\0a\0b"),
+            (Step::GlueLayer, "gantry glue\x004\0a\0b"),
             (Step::BytecodeLayer, "gantry bytecode layer\0a\0b"),
             (Step::Relock, "gantry relock\x001\0a\0b"),
             (Step::Libraries, "gantry libraries\x002\0a\0b"),

@@ -504,6 +504,7 @@ fn a_base_gets_what_it_lacks() {
     // No `python` and no `python3`, nothing of ours, and only the whiteouts say so.
     let entries = serde_json::json!({
         "etc/passwd": "root:x:0:0:root:/root:/bin/sh",
+        "opt/py/lib": null,
         "opt/py/site": null,
         "usr/bin/python": null,
         "usr/bin/python3": null,

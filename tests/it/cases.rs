@@ -1,6 +1,7 @@
 //! Functions that engineers brought and that did not run: each is a directory of `tests/cases/`, built and run as its
 //! author would. A file of this folder holds those of one area.
 
+mod base;
 mod builder;
 mod inputs;
 mod machine;

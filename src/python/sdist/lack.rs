@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
-use crate::python::elf;
+use crate::archive::elf;
 use crate::python::resolve::GLIBC;
 use crate::python::wheel::{Wheel, WheelError};
 

@@ -109,6 +109,18 @@ pub(crate) fn layer_key(wheels: &[Digest]) -> Key {
         .finish()
 }
 
+/// Where the file `rest` of a wheel's data goes. `lib/python3.11/site-packages` of a base is a link to the site directory,
+/// which a directory of a layer above would hide.
+fn data_target(rest: &str) -> String {
+    let site = rest
+        .strip_prefix("lib/python")
+        .and_then(|rest| rest.split_once("/site-packages/"));
+    match site {
+        Some((version, inside)) if !version.contains('/') => format!("{SITE}/{inside}"),
+        _ => format!("{PREFIX}/{rest}"),
+    }
+}
+
 /// The project and version in a wheel's file name, as written there; none when it is not of the form
 /// `name-version[-build]-python-abi-platform.whl`.
 pub(crate) fn name_and_version(file_name: &str) -> Option<(&str, &str)> {
@@ -267,7 +279,7 @@ impl Wheel {
                     match kind {
                         "purelib" | "platlib" => format!("{SITE}/{rest}"),
                         "headers" => format!("{PREFIX}/include/{name}/{rest}"),
-                        "data" => format!("{PREFIX}/{rest}"),
+                        "data" => data_target(rest),
                         "scripts" => {
                             executable = true;
                             source = scripts::rewrite(&self.read(entry)?).map_or(source, Source::Bytes);

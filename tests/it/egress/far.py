@@ -1,10 +1,12 @@
 """A machine of the small internet: says which of its addresses was connected to, sends back what it gets, and knows names.
 
-far.py FIFO LOG [dns]: a line in FIFO when ready, a line in LOG for each connection. Ends by itself after two minutes.
+far.py FIFO LOG [dns] [tls=FILE]: a line in FIFO when ready, a line in LOG for each connection; with the key and the
+certificate in FILE it also speaks https. Ends by itself after two minutes.
 """
 import signal
 import socket
 import socketserver
+import ssl
 import sys
 import threading
 
@@ -31,6 +33,19 @@ class Echo(socketserver.BaseRequestHandler):
         self.request.sendall(f"{address}:{port}\n".encode())
         while data := self.request.recv(65536):
             self.request.sendall(data)
+
+
+class Https(socketserver.StreamRequestHandler):
+    def setup(self):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(TLS)
+        self.request = context.wrap_socket(self.request, server_side=True)
+        super().setup()
+
+    def handle(self):
+        while self.rfile.readline().strip():
+            pass
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
 
 
 class Dns(socketserver.BaseRequestHandler):
@@ -65,6 +80,8 @@ class Server(socketserver.ThreadingTCPServer):
 FIFO, LOG = sys.argv[1:3]
 signal.alarm(120)
 servers = [Server(("0.0.0.0", port), Echo) for port in (8080, 8443)]
+for TLS in (word[4:] for word in sys.argv[3:] if word.startswith("tls=")):
+    servers.append(Server(("0.0.0.0", 8444), Https))
 if "dns" in sys.argv[3:]:
     servers.append(socketserver.ThreadingUDPServer(("0.0.0.0", 53), Dns))
 for server in servers:

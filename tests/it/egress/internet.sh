@@ -3,7 +3,7 @@
 #
 # Both are network namespaces of a user namespace; start this under `unshare --user --map-root-user --net --mount`. The
 # neighbour also has a private and a link-local address, and answers for names; DIR gets a line in `far` for each
-# connection to it, and in `near` for each to this machine itself.
+# connection to it, and in `near` for each to this machine itself. It speaks https when DIR has a `tls.pem`.
 set -eu
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 here=$(dirname "$0") dir=$1
@@ -13,7 +13,9 @@ trap 'kill $far $near 2>/dev/null || true' EXIT
 mkfifo "$dir/far.ready" "$dir/near.ready"
 : >"$dir/far"
 : >"$dir/near"
-unshare --net python3 "$here/far.py" "$dir/far.ready" "$dir/far" dns &
+tls=''
+[ ! -e "$dir/tls.pem" ] || tls="tls=$dir/tls.pem"
+unshare --net python3 "$here/far.py" "$dir/far.ready" "$dir/far" dns $tls &
 far=$!
 python3 "$here/far.py" "$dir/near.ready" "$dir/near" &
 near=$!

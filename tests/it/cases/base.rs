@@ -1,0 +1,210 @@
+//! What Debian's packages set up on a machine and a base has too: functions read character sets, find libraries and
+//! programs, pack their own files, and trust the usual authorities.
+
+use std::process::Command;
+
+use serde_json::{json, Value};
+
+use super::{assert_prints, case, case_with};
+use crate::common::{function, shared, tool};
+
+#[test]
+fn the_parts_of_python_that_debian_ships_by_themselves_are_there() {
+    assert_prints(&case("distutils-util"), "True True\n");
+}
+
+#[test]
+fn libraries_of_the_base_are_found_by_name() {
+    assert_prints(&case("find-library"), "libc.so.6 libz.so.1 libgomp.so.1\n");
+}
+
+#[test]
+fn a_file_in_another_character_set_is_read() {
+    assert_prints(&case("stata-latin1"), "['Zürich', 'Besançon']\n");
+}
+
+#[test]
+fn which_is_a_command_of_the_slim_base() {
+    let (done, _) = case_with("which-in-slim", &["--base", "python-3.11-slim"], &[]);
+    assert_prints(&done, "/usr/bin/python3\n");
+}
+
+#[test]
+fn a_function_packs_its_own_files_in_every_runtime() {
+    assert_prints(&case("zip-of-own-files"), "['user_function.py']\n");
+    // Another runtime gives files the times of the layers.
+    let (gantry, scratch) = (shared(), tempfile::tempdir().unwrap());
+    let (layout, bundle) = (scratch.path().join("layout"), scratch.path().join("bundle"));
+    gantry.ok([
+        "push",
+        "case-zip-of-own-files:1",
+        &format!("oci:{}:x", layout.display()),
+    ]);
+    let mut umoci = Command::new("umoci");
+    umoci.args(["unpack", "--rootless", "--image", &format!("{}:x", layout.display())]);
+    tool(umoci.arg(&bundle));
+    let pack = "import os, sys, zipfile\nwith zipfile.ZipFile('packed.zip', 'w') as packed:\n    for folder, _, files in os.walk('rootfs'):\n        for name in files:\n            path = os.path.join(folder, name)\n            if os.path.isfile(path) and not os.path.islink(path): packed.write(path)\nprint(len(packed.namelist()) > 1000)\n";
+    // Where it was still the day before.
+    let mut python = Command::new("python3");
+    python.args(["-c", pack]).env("TZ", "UTC+12").current_dir(&bundle);
+    let packed = tool(&mut python);
+    tool(Command::new("chmod").args(["-R", "u+rwX"]).arg(&bundle));
+    assert_eq!(packed, "True\n");
+}
+
+/// What `code` prints as JSON on the base `base`; the image is called `name`.
+fn on_base(base: &str, name: &str, code: &str, requirements: Option<&str>) -> Value {
+    let gantry = shared();
+    let dir = function(code, requirements);
+    gantry.ok(["build", dir.path().to_str().unwrap(), "--base", base, "--tag", name]);
+    let done = gantry.run(&[name]);
+    assert_eq!(done.code, 0, "{}{}", done.stdout, done.stderr);
+    serde_json::from_str(&done.stdout).unwrap_or_else(|error| panic!("{error}: {}", done.stdout))
+}
+
+#[test]
+fn what_the_system_is_asked_for_is_there() {
+    let code = r#"
+import ctypes, datetime, getpass, grp, importlib, json, locale, mimetypes, os, pwd, socket, ssl, subprocess, sys, time, zoneinfo
+from ctypes.util import find_library
+
+libc = ctypes.CDLL(None)
+libc.iconv_open.restype = ctypes.c_void_p
+def converts(name):
+    return libc.iconv_open(b"UTF-8", name.encode()) != ctypes.c_void_p(-1).value
+def colors(term):
+    # A process has one terminal.
+    ask = "import curses, sys; curses.setupterm(sys.argv[1]); print(curses.tigetnum('colors'))"
+    return int(subprocess.run([sys.executable, "-c", ask, term], capture_output=True).stdout)
+def imports(name):
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        return str(error)
+
+libraries = ["c", "m", "z", "ssl", "crypto", "stdc++", "gomp", "ffi", "sqlite3", "bz2", "lzma", "expat", "uuid", "nothing"]
+charsets = ["WINDOWS-1252", "ISO-8859-15", "CP437", "CP850", "SHIFT_JIS", "EUC-JP", "GB18030", "BIG5", "KOI8-R", "UTF-16LE", "NO-SUCH"]
+modules = ["lib2to3.pgen2.driver", "lib2to3.fixer_base", "distutils.core", "readline", "dbm.ndbm", "sqlite3", "venv", "wsgiref", "xml.etree", "crypt"]
+print(json.dumps({
+    "libraries": [find_library(name) for name in libraries],
+    "loads": all(ctypes.CDLL(find_library(name)) for name in libraries[:-1]),
+    "charsets": {name for name in charsets if not converts(name)}.__repr__(),
+    "terminals": [colors(term) for term in ("xterm", "xterm-256color", "screen", "tmux", "linux", "vt100", "dumb")],
+    "time": [time.tzname, os.path.realpath("/etc/localtime"), open("/etc/timezone").read()],
+    "zone": str(zoneinfo.ZoneInfo("Europe/Paris").utcoffset(datetime.datetime(2024, 7, 1))),
+    "user": [getpass.getuser(), pwd.getpwuid(os.getuid()).pw_dir, grp.getgrgid(os.getgid()).gr_name],
+    "locale": locale.setlocale(locale.LC_ALL, ""),
+    "types": [mimetypes.guess_type("a." + end)[0] for end in ("csv", "webp", "md")],
+    "service": socket.getservbyname("https"),
+    "authorities": ssl.create_default_context().cert_store_stats()["x509_ca"] > 100,
+    "paths": [os.path.exists(path) for path in (ssl.get_default_verify_paths().cafile, ssl.get_default_verify_paths().capath, "/usr/lib/ssl/openssl.cnf")],
+    "missing": [found for found in map(imports, modules) if found],
+}))
+"#;
+    let seen = on_base("python-3.11", "case-system:1", code, None);
+    let expected = json!({
+        "libraries": ["libc.so.6", "libm.so.6", "libz.so.1", "libssl.so.3", "libcrypto.so.3", "libstdc++.so.6", "libgomp.so.1",
+            "libffi.so.8", "libsqlite3.so.0", "libbz2.so.1.0", "liblzma.so.5", "libexpat.so.1", "libuuid.so.1", null],
+        "loads": true,
+        "charsets": "{'NO-SUCH'}",
+        "terminals": [8, 256, 8, 8, 8, -1, -1],
+        "time": [["UTC", "UTC"], "/usr/share/zoneinfo/Etc/UTC", "Etc/UTC\n"],
+        "zone": "2:00:00",
+        "user": ["mecapy", "/app", "mecapy"],
+        "locale": "C.UTF-8",
+        "types": ["text/csv", "image/webp", "text/markdown"],
+        "service": 443,
+        "authorities": true,
+        "paths": [true, true, true],
+        "missing": [],
+    });
+    assert_eq!(seen, expected, "{seen:#}");
+}
+
+/// A cache that is what ldconfig would write knows all libraries, in the order in which the loader searches.
+const OWN_CACHE: &str = r#"
+import json, subprocess
+def listed(*more):
+    shown = subprocess.run(["/sbin/ldconfig", "-p", *more], capture_output=True, text=True, check=True).stdout
+    return [line for line in shown.splitlines() if line.startswith("\t")]
+subprocess.run(["/sbin/ldconfig", "-X", "-C", "/tmp/own.cache"], check=True)
+ours, theirs = listed(), listed("-C", "/tmp/own.cache")
+print(json.dumps([len(ours) > 40, [line for line in zip(ours, theirs) if line[0] != line[1]], len(ours) - len(theirs)]))
+"#;
+
+#[test]
+fn the_cache_of_the_loader_is_what_ldconfig_would_write() {
+    for base in ["python-3.11", "python-3.11-slim"] {
+        assert_eq!(
+            on_base(base, &format!("case-cache-{base}:1"), OWN_CACHE, None),
+            json!([true, [], 0]),
+            "{base}"
+        );
+    }
+}
+
+#[test]
+fn the_slim_base_has_the_programs_of_a_slim_image() {
+    let code = r#"
+import json, os, shutil, subprocess
+os.chdir("/tmp")
+def sh(line):
+    done = subprocess.run(line, shell=True, capture_output=True, text=True)
+    return (done.stdout + done.stderr).strip()
+print(json.dumps([
+    sh("echo 1 2 | awk '{print $2}'"), sh("echo x | nawk '{print $1 NR}'"),
+    sh("echo one > a; tar -czf a.tgz a; rm a; tar -xzf a.tgz; cat a; gzip a; zcat a.gz; gunzip a.gz; echo two > b; diff a b"),
+    sh("echo Zürich | iconv -t latin1 | wc -c"), sh("getent passwd 1000 | cut -d: -f1"), sh("locale -a"),
+    sh("find /etc -name os-release | xargs basename"), sh("echo abc | sed s/b/x/ | grep -c axc"), sh("hostname | wc -l"),
+    sh("openssl version | cut -d' ' -f1"), sh("getconf PAGESIZE"), sh("ldd /usr/bin/python3.11 | grep -c 'not found'"),
+    sh("which which awk sh no-such"), [name for name in ("env", "xargs", "cmp", "bash", "date", "sort") if not shutil.which(name)],
+]))
+"#;
+    let seen = on_base("python-3.11-slim", "case-programs:1", code, None);
+    let expected = json!([
+        "2",
+        "x1",
+        "one\none\n1c1\n< one\n---\n> two",
+        "7",
+        "mecapy",
+        "C\nC.utf8\nPOSIX",
+        "os-release",
+        "1",
+        "1",
+        "OpenSSL",
+        "4096",
+        "0",
+        "/usr/bin/which\n/usr/bin/awk\n/usr/bin/sh",
+        [],
+    ]);
+    assert_eq!(seen, expected, "{seen:#}");
+}
+
+#[test]
+fn python_knows_the_directory_of_its_packages() {
+    let code = r#"
+import distutils.sysconfig, json, os, site, six, sys, sysconfig
+where = os.path.dirname(six.__file__)
+print(json.dumps([
+    where, where in sys.path, site.getsitepackages()[0] == where,
+    [sysconfig.get_path(name) == where for name in ("purelib", "platlib")],
+    [sysconfig.get_path(name) for name in ("scripts", "data", "stdlib")],
+    # Its bytecode is used, and says the name that it was imported by.
+    os.path.exists(six.__cached__), six.with_metaclass.__code__.co_filename == six.__file__,
+    os.path.realpath(where),
+]))
+"#;
+    let seen = on_base("python-3.11", "case-site:1", code, Some("six==1.16.0\n"));
+    let site = "/opt/py/lib/python3.11/site-packages";
+    let expected = json!([
+        site,
+        true,
+        true,
+        [true, true],
+        ["/opt/py/bin", "/opt/py", "/usr/lib/python3.11"],
+        true,
+        true,
+        "/opt/py/site",
+    ]);
+    assert_eq!(seen, expected);
+}
