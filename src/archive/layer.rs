@@ -498,7 +498,7 @@ mod tests {
         let written = writer.finish().unwrap();
         assert_eq!(
             written.diff_id.hex(),
-            "5df97cd6fcf7ddf393afe1e7f709a8174d94e8fc5d4ed9dfcfd63d590ded1cdd"
+            "f5eb249b9bf6d1a43ea5d0747fb9ca942a772bdaa98a7e4108175c250062f212"
         );
         assert_eq!(
             written.digest.hex(),

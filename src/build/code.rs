@@ -149,7 +149,7 @@ mod tests {
         // A promise: another value gives every function another image.
         assert_eq!(
             written.diff_id.to_string(),
-            "sha256:91d8128dffa10837004abcfe4cd464ed3772fa60176a10b64e521325c3d2db1a"
+            "sha256:099a6fadda9f6a211f9df82eff043c8e7b38f0cca4ecfc03dcb70c0148218e7f"
         );
     }
 }
