@@ -201,9 +201,10 @@ impl RunSection {
         let listed = !egress.is_empty();
         let egress = if listed { egress } else { self.egress.clone() };
         match mode.or(self.network).unwrap_or(NetworkMode::None) {
-            NetworkMode::None | NetworkMode::Loopback if listed => {
-                Err("egress HOST:PORT needs network egress".to_owned())
-            }
+            NetworkMode::None | NetworkMode::Loopback if listed => Err(
+                "egress HOST:PORT needs the network as well: `--network egress`, or \"network\": \"egress\" in a job"
+                    .to_owned(),
+            ),
             NetworkMode::None => Ok(Network::None),
             NetworkMode::Loopback if self.loopback_allowed == Some(false) => {
                 Err("loopback_allowed of this machine's configuration is false".to_owned())
@@ -428,10 +429,10 @@ mod tests {
         );
         assert!(network("", None, &["a.example:1"])
             .unwrap_err()
-            .contains("needs network egress"));
+            .contains("needs the network as well"));
         assert!(network("", none, &["a.example:1"])
             .unwrap_err()
-            .contains("needs network egress"));
+            .contains("needs the network as well"));
         assert!(network("", egress, &[]).unwrap_err().contains("at least one"));
         let defaults = "[run]\nnetwork = \"egress\"\negress = [\"d.example:2\"]\n";
         assert_eq!(network(defaults, None, &[]), Ok(vec!["d.example:2".to_owned()]));

@@ -144,6 +144,7 @@ fn the_outcome_has_every_field_and_every_promise() {
         "output",
         "enforced",
         "error",
+        "notes",
         "gantry_version",
         "id",
         "attempt",
