@@ -222,7 +222,7 @@ fn refusals_say_the_document_and_the_rule() {
         ),
         (
             r#"{"image": "a:1", "egress": ["a.example:1"]}"#,
-            "egress HOST:PORT needs the network as well",
+            "egress HOST:PORT needs the network as well: `--network egress`, or \"network\": \"egress\" in a job",
         ),
     ] {
         let error = parse(text).unwrap().request(&machine(""), &bounds("")).unwrap_err();
