@@ -278,7 +278,9 @@ fn warnings(wheel: &str, lack: &Lack, package_of: PackageOf<'_>) -> Vec<String> 
 
 /// Which system packages have `libraries`, as far as that is known.
 fn remedy(libraries: &[&str], package_of: PackageOf<'_>) -> String {
-    let packages: BTreeSet<String> = libraries.iter().filter_map(|library| package_of(library)).collect();
+    // `libGL.so` comes with compilers alone; what opens it takes `libGL.so.1` as well.
+    let package_of = |library: &&str| package_of(library).or_else(|| package_of(&format!("{library}.1")));
+    let packages: BTreeSet<String> = libraries.iter().filter_map(package_of).collect();
     match packages.is_empty() {
         true => String::new(),
         false => {

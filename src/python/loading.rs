@@ -133,6 +133,7 @@ impl<'a> Loader<'a> {
                 }
             }
         }
+        lack.opened.retain(|name| !lack.missing.contains(name));
         lack
     }
 
