@@ -12,7 +12,7 @@ fn plain(line: &str) -> String {
         Some((said, place)) => format!(
             "{} (line {})",
             plain_without_place(said),
-            place.replacen(" column", ", column", 1)
+            place.replace(", column", " column").replacen(" column", ", column", 1)
         ),
         None => plain_without_place(line),
     }
@@ -127,5 +127,6 @@ mod tests {
         let toml = "TOML parse error at line 1, column 8\n  |\n1 | cpus = []\n  |        ^^\ninvalid type: sequence, expected f64\n";
         let plain = in_plain_words(toml);
         assert!(plain.contains("expected a number such as 1.5, not a list"), "{plain}");
+        assert!(plain.starts_with("TOML parse error (line 1, column 8)\n"), "{plain}");
     }
 }
