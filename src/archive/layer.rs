@@ -502,7 +502,7 @@ mod tests {
         );
         assert_eq!(
             written.digest.hex(),
-            "d0789f31162123f5392fcfd0e83c4ca7b9d84c979570d925520e24934d5cf745"
+            "ae6cf608b1fe18d9df3a9f4b335acc8df04f01b729e560ee4e8139dca7c460b6"
         );
     }
 

@@ -30,7 +30,7 @@ fn in_small_internet(command: &Command) -> Seen {
     in_internet_of(command, None)
 }
 
-/// The same with https at port 8444 of the neighbour, when `tls` has a key and a certificate.
+/// As there, with https at port 8444 of the neighbour, when `tls` has a key and a certificate.
 fn in_internet_of(command: &Command, tls: Option<&str>) -> Seen {
     let scratch = tempfile::tempdir().unwrap();
     if let Some(tls) = tls {
