@@ -1,5 +1,5 @@
 //! HTTP for builds: bounded, retried, over TLS with the system's certificates. Knows no disk. Beside it, in files of
-//! their own, the forwarding of a run's connections ([`Forwarder`]) and whom they may reach ([`World`]).
+//! their own, the forwarding of a run's connections ([`Forwarder`]) and whom they may reach ([`world`]).
 //!
 //! A request is tried again, with growing pauses, on connection errors, 429 and 5xx; `Retry-After` is honoured up to a
 //! bound. What another try cannot mend is not tried again: a certificate nobody vouches for, a redirect from https to
