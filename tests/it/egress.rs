@@ -435,10 +435,10 @@ except OSError as error:
 fn mistakes_are_refused_before_anything_starts() {
     let gantry = shared();
     let cases: [(&[&str], &str); 9] = [
-        (&["--egress", "service.example.org:80"], "needs network egress"),
+        (&["--egress", "service.example.org:80"], "needs the network as well"),
         (
             &["--network", "none", "--egress", "service.example.org:80"],
-            "needs network egress",
+            "needs the network as well",
         ),
         (&["--network", "egress"], "at least one"),
         (&["--network", "egress", "--egress", "localhost:80"], "localhost"),
@@ -490,7 +490,7 @@ fn a_job_lists_its_egress_and_the_machine_bounds_it() {
     for (egress, network, says) in [
         (json!(["c.example.org:443"]), "egress", "egress_allowed"),
         (json!(["a.example.org:80"]), "egress", "egress_allowed"),
-        (json!(["a.example.org:443"]), "none", "needs network egress"),
+        (json!(["a.example.org:443"]), "none", "needs the network as well"),
         (json!(["10.0.0.1:443"]), "egress", "private"),
         (json!([]), "egress", "at least one"),
     ] {
