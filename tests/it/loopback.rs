@@ -165,7 +165,11 @@ fn the_machine_may_forbid_it_and_egress_is_something_else() {
     ];
     let refused = shared().run(&both);
     assert_eq!(refused.code, 125);
-    assert!(refused.stderr.contains("needs the network as well"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("needs the network as well"),
+        "{}",
+        refused.stderr
+    );
 }
 
 #[test]
