@@ -55,7 +55,7 @@
 //! [`ops::run`] runs it; the outcome is there whether or not the run came about:
 //!
 //! ```no_run
-//! use gantry::ops::{self, Admission, RunRequest, Take, Ticket};
+//! use gantry::ops::{self, Admission, OutputPlace, RunRequest, Take, Ticket};
 //! use gantry::policy::Confinement;
 //! use gantry::sandbox::{Signals, Stdin, Stdout};
 //! use gantry::store::Store;
@@ -66,6 +66,7 @@
 //!     reference: "beam:1".parse()?,
 //!     input: None,
 //!     output: Some("results".into()),
+//!     output_place: OutputPlace::Memory,
 //!     take: Take::Whole,
 //!     stdin: Stdin::Empty,
 //!     env: Vec::new(),
