@@ -268,7 +268,7 @@ fn a_signal_that_the_caller_ignores_does_not_end_the_run() {
 fn a_reader_that_stalls_keeps_nobody_from_stopping_the_run() {
     let gantry = shared();
     gantry.build(
-        function("while True: print('x' * 1000)\n", None).path(),
+        function("while True: print('x' * 100000)\n", None).path(),
         "endings:stall",
     );
     let mut child = gantry
@@ -285,7 +285,7 @@ fn a_reader_that_stalls_keeps_nobody_from_stopping_the_run() {
         .spawn()
         .unwrap();
     let out = child.stdout.take().unwrap();
-    // Full: a pipe has 64 KiB, and gantry writes by the 4 KiB.
+    // Full: a pipe has 64 KiB in pages, and small pieces of output would take a page each.
     let is_full = || is_so(rustix::io::ioctl_fionread(&out).unwrap() >= 60 << 10, "there is room");
     eventually("the pipe does not fill", is_full);
     // More than one: the first ends the run, what is not read yet would still be passed on.
