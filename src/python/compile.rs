@@ -11,7 +11,7 @@ pub(crate) use super::compiled::CompiledTree;
 use super::effort::{Amount, Effort};
 use crate::policy::{Bytes, Confinement, Kind, Promise};
 use crate::sandbox::{
-    self, collect, Bundle, CollectError, CollectLimits, Collected, End, Finished, Purpose, SandboxError, Sink, Stdin,
+    self, collect, Bundle, CollectError, CollectLimits, Collected, End, Finished, Purpose, SandboxError, Sink,
 };
 use crate::store::{Store, StoreError};
 
@@ -242,31 +242,18 @@ impl Compiler {
     fn bundle(&self, layers: Vec<PathBuf>, argv: Vec<String>, effort: Effort) -> Bundle {
         let mut lowers = vec![self.scaffold.clone()];
         lowers.extend(layers);
-        Bundle {
-            lowers,
-            argv,
-            env: [("PATH", "/usr/local/bin:/usr/bin:/bin"), ENVIRONMENT]
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .to_vec(),
-            // Empty: the interpreter starts with its directory among those it imports from.
-            cwd: "/tmp".to_owned(),
-            hostname: "build".to_owned(),
-            input: None,
-            output: None,
-            stdin: Stdin::Empty,
-            secrets: Vec::new(),
-            purpose: Purpose::Compilation,
-            confinement: Confinement {
-                output_size: effort.output,
-                timeout: effort.time,
-                memory: effort.memory,
-                #[allow(clippy::cast_precision_loss, reason = "a handful of jobs")]
-                cpus: self.jobs as f64,
-                // Compiling executes nothing of the sources; the interpreter alone decides what it uses.
-                allow_degraded: &self.allow_degraded | &[Promise::Memory, Promise::Cpu, Promise::Processes].into(),
-                ..Confinement::default()
-            },
-        }
+        let confinement = Confinement {
+            output_size: effort.output,
+            timeout: effort.time,
+            memory: effort.memory,
+            #[allow(clippy::cast_precision_loss, reason = "a handful of jobs")]
+            cpus: self.jobs as f64,
+            // Compiling executes nothing of the sources; the interpreter alone decides what it uses.
+            allow_degraded: &self.allow_degraded | &[Promise::Memory, Promise::Cpu, Promise::Processes].into(),
+            ..Confinement::default()
+        };
+        let env = [("PATH", "/usr/local/bin:/usr/bin:/bin"), ENVIRONMENT];
+        Bundle::of_build(Purpose::Compilation, lowers, argv, &env, confinement)
     }
 }
 

@@ -59,6 +59,33 @@ pub struct Bundle {
 }
 
 impl Bundle {
+    /// What makes a part of an image: `argv` with `env` in `/tmp`, and nothing that a run has.
+    pub(crate) fn of_build(
+        purpose: Purpose,
+        lowers: Vec<PathBuf>,
+        argv: Vec<String>,
+        env: &[(&str, &str)],
+        confinement: Confinement,
+    ) -> Self {
+        Self {
+            lowers,
+            argv,
+            env: env
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            // Empty: an interpreter starts with its directory among those it imports from.
+            cwd: "/tmp".to_owned(),
+            hostname: "build".to_owned(),
+            input: None,
+            output: None,
+            stdin: Stdin::Empty,
+            secrets: Vec::new(),
+            purpose,
+            confinement,
+        }
+    }
+
     /// Refuses what no sandbox can run.
     ///
     /// # Errors

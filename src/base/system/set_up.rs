@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::error::SystemError;
 use super::unpacking::Unpacked;
 use crate::policy::{Bytes, Confinement, Promise};
-use crate::sandbox::{self, collect, Bundle, CollectLimits, Collected, End, Purpose, Sink, Stdin};
+use crate::sandbox::{self, collect, Bundle, CollectLimits, Collected, End, Purpose, Sink};
 
 /// The script that runs the programs, with the base's own Python.
 pub(super) const SCRIPT: &str = include_str!("set_up.py");
@@ -57,28 +57,16 @@ pub(super) fn set_up(unpacked: &Unpacked, room: &Room<'_>) -> Result<BTreeMap<St
         // Of update-mime-database: nothing of it has to outlive a power loss.
         ("PKGSYSTEM_ENABLE_FSYNC", "0"),
     ];
-    let bundle = Bundle {
-        lowers,
-        argv: argv.map(str::to_owned).to_vec(),
-        env: environment
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .to_vec(),
-        cwd: "/tmp".to_owned(),
-        hostname: "build".to_owned(),
-        input: None,
-        output: None,
-        stdin: Stdin::Empty,
-        secrets: Vec::new(),
-        purpose: Purpose::Compilation,
-        confinement: Confinement {
-            output_size: OUTPUT,
-            timeout: TIMEOUT,
-            memory: MEMORY,
-            // The programs are Debian's, signed, as is the Python that compiles bytecode.
-            allow_degraded: room.allow_degraded | &[Promise::Memory, Promise::Cpu, Promise::Processes].into(),
-            ..Confinement::default()
-        },
+    let confinement = Confinement {
+        output_size: OUTPUT,
+        timeout: TIMEOUT,
+        memory: MEMORY,
+        // The programs are Debian's, signed, as is the Python that compiles bytecode.
+        allow_degraded: room.allow_degraded | &[Promise::Memory, Promise::Cpu, Promise::Processes].into(),
+        ..Confinement::default()
     };
+    let argv = argv.map(str::to_owned).to_vec();
+    let bundle = Bundle::of_build(Purpose::Compilation, lowers, argv, &environment, confinement);
     let finished = sandbox::run(&bundle, Sink::Capture)?;
     if finished.end != End::Exited(0) {
         let said: String = String::from_utf8_lossy(&finished.stderr).chars().take(2000).collect();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::SdistError;
 use crate::policy::{Bytes, Confinement, Promise};
 use crate::python::resolve::LockedSdist;
-use crate::sandbox::{self, collect, Bundle, CollectLimits, Collected, End, Finished, Purpose, Sink, Stdin};
+use crate::sandbox::{self, collect, Bundle, CollectLimits, Collected, End, Finished, Purpose, Sink};
 use crate::sys::signal;
 
 /// The script that builds a wheel with the base's own Python, in the sandbox.
@@ -94,18 +94,10 @@ pub(super) fn build(
     ];
     let mut argv: Vec<String> = script.map(str::to_owned).to_vec();
     argv.extend(requires.map(|requires| serde_json::json!(requires).to_string()));
+    let confinement = confinement(time.of_one(), allow_degraded);
     let bundle = Bundle {
-        lowers,
-        argv,
-        env: environment(),
-        cwd: "/tmp".to_owned(),
-        hostname: "build".to_owned(),
         input: Some(input.to_owned()),
-        output: None,
-        stdin: Stdin::Empty,
-        secrets: Vec::new(),
-        purpose: Purpose::PackageBuild,
-        confinement: confinement(time.of_one(), allow_degraded),
+        ..Bundle::of_build(Purpose::PackageBuild, lowers, argv, &ENVIRONMENT, confinement)
     };
     let began = Instant::now();
     let finished = sandbox::run(&bundle, Sink::Capture);
@@ -118,17 +110,13 @@ pub(super) fn build(
 }
 
 /// Every build gets this environment, so that it never makes a difference to the bytes.
-fn environment() -> Vec<(String, String)> {
-    [
-        ("PATH", "/opt/py/bin:/usr/local/bin:/usr/bin:/bin"),
-        ("HOME", "/tmp"),
-        ("LANG", "C.UTF-8"),
-        ("PYTHONHASHSEED", "0"),
-        ("SOURCE_DATE_EPOCH", EPOCH),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .to_vec()
-}
+const ENVIRONMENT: [(&str, &str); 5] = [
+    ("PATH", "/opt/py/bin:/usr/local/bin:/usr/bin:/bin"),
+    ("HOME", "/tmp"),
+    ("LANG", "C.UTF-8"),
+    ("PYTHONHASHSEED", "0"),
+    ("SOURCE_DATE_EPOCH", EPOCH),
+];
 
 fn confinement(timeout: Duration, allow_degraded: &BTreeSet<Promise>) -> Confinement {
     Confinement {
