@@ -10,17 +10,19 @@ use std::time::Duration;
 
 use crate::policy::Bytes;
 
-/// Bytecode has 0.5 to 1.5 bytes for each of its source, tables of numbers up to 5.
+/// Bytecode of whole packages has 1.1 to 1.5 bytes for each of its source (measured on the standard library and on dask with
+/// what it needs), single files up to 10.
 const OUTPUT_PER_BYTE: u64 = 8;
 /// For a function of some lines, and the lists of what does not compile.
 const OUTPUT_FLOOR: u64 = 64 << 20;
-/// Output is memory: four times that of the largest package known (tensorflow, 19,000 files).
+/// Output is memory; packages of 250 MB of sources reach it.
 const OUTPUT_MOST: u64 = 2 << 30;
-/// A megabyte takes half a second of one processor; a hundred builds at once share two.
+/// A megabyte takes 0.2 to 0.35 s of one processor (measured); a hundred builds at once share two.
 const TIME_PER_MEGABYTE: Duration = Duration::from_secs(10);
 /// Far above what one file takes on a machine that does a hundred other things.
 const TIME_FLOOR: Duration = Duration::from_secs(300);
-/// Every job may hold the tree of a large source, which has a hundred times its size. The output comes on top.
+/// Every job may hold the tree of a large source, which has 140 times its size (measured on a list of 7 MB). The output
+/// comes on top.
 const MEMORY_FLOOR: u64 = 2560 << 20;
 
 /// The sources of one request.
