@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use crate::policy::{is_loopback, Baseline, Time};
+use crate::policy::{is_loopback, normalise, Baseline, Time};
 
 /// `[index]`.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -92,8 +92,7 @@ fn normalised(name: &str) -> Option<String> {
     if !is_end(name.chars().next()) || !is_end(name.chars().next_back()) || !name.chars().all(is_of_name) {
         return None;
     }
-    let parts = name.split(['.', '_', '-']).filter(|part| !part.is_empty());
-    Some(parts.collect::<Vec<_>>().join("-").to_ascii_lowercase())
+    Some(normalise(name))
 }
 
 /// Refuses credentials that stand in the address, lack a part, or would be sent in the clear.

@@ -3,8 +3,8 @@
 use crate::base::{Allowed, BaseSettings};
 use crate::config::{secret_variable, Config, Environment, ExtraSection, IndexSection};
 use crate::net::{Address, Credentials};
+use crate::policy::normalise;
 use crate::python::resolve::{ExtraIndex, LockError, Login, Resolver};
-use crate::python::wheel::normalise;
 
 /// Where bases come from.
 pub fn base_settings(config: &Config) -> BaseSettings {

@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::layers::WheelLayer;
 use super::loading::{Lack, Loader, Object, WheelObjects};
-use super::wheel::{normalise, Record, SITE};
+use super::wheel::{Record, SITE};
 use crate::archive::elf;
+use crate::policy::normalise;
 use crate::progress::Progress;
 use crate::store::{BuiltLayer, Key, Memo, Roots, Step, Store, StoreError};
 

@@ -9,8 +9,8 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::wheel::{is_either, is_idle, normalise, Record, SharedFiles, WheelError, SITE};
-use crate::policy::Kind;
+use super::wheel::{is_either, is_idle, Record, SharedFiles, WheelError, SITE};
+use crate::policy::{normalise, Kind};
 use crate::store::StoreError;
 
 /// Files larger than this are neither a namespace's nor a README: they are compared by size first.

@@ -11,8 +11,8 @@ use std::str::FromStr;
 
 use pep508_rs::{MarkerTree, Requirement as Pep508, VerbatimUrl, VersionOrUrl};
 
-use super::wheel::normalise;
 use crate::oci::Digest;
+use crate::policy::normalise;
 use crate::policy::Kind;
 use crate::store::{Key, Step};
 use entries::{decoded, logical_lines};

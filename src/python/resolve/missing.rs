@@ -1,6 +1,6 @@
 //! Which package has no wheel, from uv's explanation of why it found no answer.
 
-use crate::python::wheel::normalise;
+use crate::policy::normalise;
 
 /// A package without wheels, as uv speaks of it.
 #[derive(Debug, PartialEq, Eq)]

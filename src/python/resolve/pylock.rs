@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::locked::{Lock, LockError, LockedSdist, LockedWheel};
 use crate::oci::Digest;
-use crate::python::wheel::normalise;
+use crate::policy::normalise;
 
 /// Minor version of the base's glibc, 2.36: wheels that want a newer one do not load.
 pub(crate) const GLIBC: u32 = 36;

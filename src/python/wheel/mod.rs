@@ -16,7 +16,7 @@ use std::io::Write;
 use crate::archive::layer::{self, order, LayerError, LayerWriter, TreeSink, WrittenLayer};
 use crate::archive::zip::{Entry, Zip, ZipError};
 use crate::oci::Digest;
-use crate::policy::{ExtractionLimits, Kind};
+use crate::policy::{normalise, ExtractionLimits, Kind};
 use crate::store::{Key, Step};
 
 pub(crate) use record::Record;
@@ -136,12 +136,6 @@ pub(crate) fn name_and_version(file_name: &str) -> Option<(&str, &str)> {
         && parts.iter().all(|part| !part.is_empty() && part.bytes().all(plain))
         && [name, version].into_iter().all(starts_well);
     fits.then_some((name, version))
-}
-
-/// PEP 503: lower case, runs of `-_.` are one `-`.
-pub(crate) fn normalise(name: &str) -> String {
-    let parts = name.split(['-', '_', '.']).filter(|part| !part.is_empty());
-    parts.collect::<Vec<_>>().join("-").to_lowercase()
 }
 
 impl Wheel {
