@@ -41,22 +41,11 @@ print(json.dumps({"wall": time.monotonic() - begun, "cpu": used.ru_utime + used.
 /// An index of wheels that are made up: `large-*` have a layer each, the others share one. No connection is faster than
 /// the bytes per second it is started with.
 const SERVER: &str = r#"
-import base64, hashlib, http.server, io, json, os, random, sys, time, zipfile
+import hashlib, http.server, json, os, random, sys, time
 log, rate, names = open(sys.argv[1], "w", buffering=1), int(sys.argv[2]), sys.argv[3:]
 def wheel(name):
     module, data = name.replace("-", "_"), random.Random(name).randbytes((5 << 18) if name.startswith("large") else 1000)
-    info = f"{module}-1.0.dist-info/"
-    files = {f"{module}/__init__.py": f"name = '{name}'\n".encode(), f"{module}/data.bin": data,
-        info + "METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n".encode(),
-        info + "WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"}
-    def record(path, data):
-        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
-        return f"{path},sha256={digest},{len(data)}\n"
-    files[info + "RECORD"] = ("".join(record(*file) for file in files.items()) + info + "RECORD,,\n").encode()
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        for path, data in files.items(): archive.writestr(path, data)
-    return f"{module}-1.0-py3-none-any.whl", out.getvalue()
+    return made_wheel(name, "1.0", {f"{module}/__init__.py": f"name = '{name}'\n".encode(), f"{module}/data.bin": data})
 wheels = {name: wheel(name) for name in names}
 files = dict(wheels.values())
 class Index(http.server.BaseHTTPRequestHandler):

@@ -12,20 +12,9 @@ const PASSWORD: &str = "h0rse%41/battery";
 /// An index that demands Basic authentication, and beside it a server of files that demands nothing. The index has one
 /// wheel, `honest`, which it serves itself, and one, `elsewhere`, for which it redirects to the other server.
 const SERVER: &str = r#"
-import base64, hashlib, http.server, io, json, sys, threading, zipfile
+import base64, hashlib, http.server, json, sys, threading
 log, wanted = open(sys.argv[1], "w", buffering=1), "Basic " + base64.b64encode(sys.argv[2].encode()).decode()
-def wheel(name):
-    out, info = io.BytesIO(), f"{name}-1.0.dist-info/"
-    files = {f"{name}.py": f"print('{name}')\n", info + "METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
-        info + "WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"}
-    def record(path, text):
-        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
-        return f"{path},sha256={digest},{len(text)}\n"
-    files[info + "RECORD"] = "".join(record(*file) for file in files.items()) + info + "RECORD,,\n"
-    with zipfile.ZipFile(out, "w") as archive:
-        for path, text in files.items(): archive.writestr(path, text)
-    return out.getvalue()
-wheels = {f"{name}-1.0-py3-none-any.whl": wheel(name) for name in ("honest", "elsewhere")}
+wheels = dict(made_wheel(name, "1.0", {f"{name}.py": f"print('{name}')\n".encode()}) for name in ("honest", "elsewhere"))
 class Files(http.server.BaseHTTPRequestHandler):
     role = "files"
     def log_message(self, *arguments): pass

@@ -112,21 +112,11 @@ fn a_wheel_of_native_instructions_is_for_the_platforms_processors() {
 /// Two indexes. The main one wants nobody's name, and has a `torch` that nobody shall get. The other wants a password;
 /// it has torch as PyTorch's has it, without sizes, and newer packages of the main one's names.
 const INDEXES: &str = r#"
-import base64, hashlib, http.server, io, sys, threading, zipfile
+import base64, hashlib, http.server, sys, threading
 log, wanted = open(sys.argv[1], "w", buffering=1), "Basic " + base64.b64encode(sys.argv[2].encode()).decode()
 def wheel(name, version, *requires):
-    out, info = io.BytesIO(), f"{name}-{version}.dist-info/"
-    needs = "".join(f"Requires-Dist: {need}\n" for need in requires)
     text = f"class ones:\n    def __init__(self, n): self.n = n\n    def sum(self): return self\n    def item(self): return float(self.n)\n__version__ = '{version}'\n"
-    files = {f"{name}.py": text, info + "METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}",
-        info + "WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"}
-    def record(path, text):
-        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
-        return f"{path},sha256={digest},{len(text)}\n"
-    files[info + "RECORD"] = "".join(record(*file) for file in files.items()) + info + "RECORD,,\n"
-    with zipfile.ZipFile(out, "w") as archive:
-        for path, text in files.items(): archive.writestr(path, text)
-    return f"{name}-{version}-py3-none-any.whl", out.getvalue()
+    return made_wheel(name, version, {f"{name}.py": text.encode()}, *requires)
 class Index(http.server.BaseHTTPRequestHandler):
     def log_message(self, *arguments): pass
     def answer(self, status, body=b"", kind="text/html", **headers):

@@ -5,6 +5,24 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
+/// What every script begins with: `made_wheel(name, version, files, *requires)` is the name and the bytes of a wheel of
+/// `files`, path -> bytes.
+const WHEELS: &str = r#"
+import base64, hashlib, io, zipfile
+def made_wheel(name, version, files, *requires):
+    out, info = io.BytesIO(), f"{name.replace('-', '_')}-{version}.dist-info/"
+    needs = "".join(f"Requires-Dist: {need}\n" for need in requires)
+    files = {**files, info + "METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}".encode(),
+        info + "WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"}
+    def record(path, data):
+        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
+        return f"{path},sha256={digest},{len(data)}\n"
+    files[info + "RECORD"] = ("".join(record(*file) for file in files.items()) + info + "RECORD,,\n").encode()
+    with zipfile.ZipFile(out, "w") as archive:
+        for path, data in files.items(): archive.writestr(path, data)
+    return info.removesuffix(".dist-info/") + "-py3-none-any.whl", out.getvalue()
+"#;
+
 /// A server that is stopped when this is dropped.
 pub struct Server {
     child: Child,
@@ -18,7 +36,11 @@ impl Server {
     pub fn python<S: AsRef<OsStr>>(script: &str, args: impl IntoIterator<Item = S>) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let mut command = Command::new("python3");
-        command.args(["-c", script]).arg(scratch.path().join("log")).args(args);
+        command
+            .arg("-c")
+            .arg(format!("{WHEELS}{script}"))
+            .arg(scratch.path().join("log"))
+            .args(args);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut port = String::new();
         BufReader::new(child.stdout.take().unwrap())
