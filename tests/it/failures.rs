@@ -282,7 +282,9 @@ const SITUATIONS: &[(&str, Make)] = &[
         scene.gantry("build f")
     }),
     ("A function with a syntax error", |scene| {
-        scene.write("f/user_function.py", "print(1\n");
+        // A code that no store has seen, whose layer is made anew.
+        let code = format!("print(1\n# {}\n", scene.directory.path().display());
+        scene.write("f/user_function.py", &code);
         scene.gantry("build f")
     }),
     (
