@@ -23,7 +23,8 @@ const REST: u32 = 3;
 /// Most processor time of a look; processor time, so that a busy machine ends no run. 60 processes that share 1 GB take
 /// as long.
 const BUDGET: Duration = Duration::from_millis(200);
-/// Longest look by the clock: one that has to wait for the workload's locks is given up and tried again.
+/// Longest look by the clock, without the time in which a busy machine did not let us run: one that has to wait for the
+/// workload's locks is given up and tried again.
 const PATIENCE: Duration = Duration::from_millis(300);
 /// After so many looks in a row that were given up, a run counts as one that cannot be watched.
 const MOST_GIVEN_UP: u32 = 6;
@@ -169,7 +170,7 @@ impl Watch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LookEnded {
     Whole,
-    /// Something could not be read in time, or we did not run: this says nothing about the workload.
+    /// Something could not be read in time.
     OutOfTime,
     /// The workload has too many processes or mappings to look at.
     OutOfBudget,
@@ -186,8 +187,9 @@ struct Held {
     mappings: usize,
     tasks: u64,
     began: Instant,
-    /// Processor time of this thread at the beginning.
+    /// Processor time of this thread at the beginning, and what it had waited for a processor.
     spent: Duration,
+    queued: Duration,
     budget: Duration,
     patience: Duration,
     ended: LookEnded,
@@ -203,6 +205,7 @@ impl Held {
             tasks: 0,
             began: Instant::now(),
             spent: processor_time(),
+            queued: queued_time(),
             budget,
             patience,
             ended: LookEnded::Whole,
@@ -243,10 +246,21 @@ impl Held {
     fn goes_on(&mut self) -> bool {
         if self.mappings > MOST_MAPPINGS || processor_time().saturating_sub(self.spent) > self.budget {
             self.ended = LookEnded::OutOfBudget;
-        } else if self.began.elapsed() > self.patience && self.ended == LookEnded::Whole {
+        } else if self.ended == LookEnded::Whole && self.is_held_up() {
             self.ended = LookEnded::OutOfTime;
         }
         self.ended == LookEnded::Whole
+    }
+
+    /// Whether something other than a busy machine made us wait.
+    fn is_held_up(&self) -> bool {
+        let elapsed = self.began.elapsed();
+        elapsed > self.patience && self.has_waited(elapsed, queued_time())
+    }
+
+    /// Whether it is too long that we neither ran nor, `queued` since the thread began, could have run.
+    fn has_waited(&self, elapsed: Duration, queued: Duration) -> bool {
+        elapsed.saturating_sub(queued.saturating_sub(self.queued)) > self.patience
     }
 
     /// Adds the memory of the process or thread at `place`; false when it has none to show.
@@ -298,6 +312,17 @@ impl Held {
 /// Processor time of this thread.
 fn processor_time() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
+}
+
+/// How long this thread could have run and had no processor; nothing where the kernel does not say.
+fn queued_time() -> Duration {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    Duration::from_nanos(queued_nanoseconds(&text).unwrap_or_default())
+}
+
+/// The second number of `/proc/PID/schedstat` (sched-stats.rst of the kernel).
+fn queued_nanoseconds(schedstat: &str) -> Option<u64> {
+    schedstat.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Inode and end, as [`inode_and_end`], of a mapping of shared memory without a name. Its owner may have given it one that
@@ -408,6 +433,18 @@ mod tests {
             Watch::new(0, Output::Memory).look(pid, AMPLE, AMPLE).1,
             LookEnded::Whole
         );
+    }
+
+    #[test]
+    fn a_busy_machine_ends_no_run() {
+        let second = Duration::from_secs(1);
+        let held = Held::new(AMPLE, Duration::from_millis(300));
+        let queued = held.queued;
+        assert!(held.has_waited(second, queued), "the workload made us wait");
+        assert!(!held.has_waited(second, queued + Duration::from_millis(700)));
+        assert!(held.has_waited(second, queued + Duration::from_millis(699)));
+        assert_eq!(queued_nanoseconds("547496 120786 1\n"), Some(120_786));
+        assert_eq!(queued_nanoseconds(""), None);
     }
 
     #[test]
