@@ -16,7 +16,7 @@ use crate::ops::doctor::find_remedy;
 use crate::ops::{ImagesError, RunError, SecretError, SlotError};
 use crate::policy::{causes, Promise};
 use crate::python::project::{Lists, ProjectError};
-use crate::python::resolve::LockError;
+use crate::python::resolve::{find_absent, find_meant, LockError, Meant};
 use crate::python::sdist::SdistError;
 use crate::python::wheel::WheelError;
 use crate::sandbox::{NoCaller, SandboxError};
@@ -44,7 +44,36 @@ pub(super) fn hint(error: &CommandError) -> Option<Cow<'static, str>> {
         | SandboxError::Io { .. }
         | SandboxError::Lost { .. } => None,
     });
-    refused.map(Cow::Owned).or_else(|| of_all(error).map(Cow::Borrowed))
+    let meant = || causes(error).find_map(|cause| of_name(cause.downcast_ref()?));
+    refused
+        .or_else(meant)
+        .map(Cow::Owned)
+        .or_else(|| of_all(error).map(Cow::Borrowed))
+}
+
+/// What a requirement was meant for, where it has another name.
+fn of_name(error: &LockError) -> Option<String> {
+    let name = match error {
+        LockError::NoWheel { package, .. } => package.split(' ').next().map(str::to_owned),
+        LockError::Unsatisfiable { explanation } => find_absent(explanation),
+        LockError::Unavailable { .. }
+        | LockError::TooLarge { .. }
+        | LockError::Index(_)
+        | LockError::NoUv { .. }
+        | LockError::Hash { .. }
+        | LockError::Answer { .. }
+        | LockError::Run(_)
+        | LockError::Question { .. }
+        | LockError::Offer { .. }
+        | LockError::OldUv { .. }
+        | LockError::UvUnavailable { .. }
+        | LockError::Password { .. }
+        | LockError::Store(_) => None,
+    }?;
+    Some(match find_meant(&name)? {
+        Meant::Package(package) => format!("instead of {name}, ask for {package}"),
+        Meant::Python => format!("{name} is part of Python: leave it out of requirements.txt"),
+    })
 }
 
 /// The literal option that goes on without the promises that are `lost`, and what would keep them on this machine.

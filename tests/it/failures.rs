@@ -312,6 +312,16 @@ const SITUATIONS: &[(&str, Make)] = &[
         scene.write("f/.dockerignore", "other.txt\n");
         scene.gantry("build f")
     }),
+    ("A requirement by the name of its module", |scene| {
+        scene.write("f/user_function.py", "import sklearn\n");
+        scene.write("f/requirements.txt", "sklearn\n");
+        scene.gantry("build f")
+    }),
+    ("A requirement that is part of Python", |scene| {
+        scene.write("f/user_function.py", "import json\n");
+        scene.write("f/requirements.txt", "json\n");
+        scene.gantry("build f")
+    }),
     ("A pattern that is none", |scene| {
         scene.write("f/user_function.py", "");
         scene.write("f/.gantryignore", "*.csv\n[z-a]\n");
