@@ -33,8 +33,8 @@
 //! let request = BuildRequest {
 //!     directory: "examples/beam".into(),
 //!     tag: Some("beam:1".parse()?),
-//!     base: ops::default_variant().to_owned(),
-//!     python: "3.11".to_owned(),
+//!     base: None,
+//!     python: None,
 //!     labels: Vec::new(),
 //!     allow_files: Vec::new(),
 //!     allows_sdists: false,
@@ -46,7 +46,7 @@
 //!     base_settings: ops::base_settings(&config),
 //!     allowed_packages: ops::allowed_packages(&config),
 //! };
-//! let report = ops::build(&store, &request, &|| ops::resolver(&config, &environment, "3.11"), &Silent)?;
+//! let report = ops::build(&store, &request, &|| ops::resolver(&config, &environment), &Silent)?;
 //! println!("{}", report.digest);
 //! # Ok(())
 //! # }

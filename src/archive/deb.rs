@@ -468,6 +468,11 @@ pub(crate) mod fixture {
         add(tar, path, tar::EntryType::Symlink, b"", target);
     }
 
+    /// Another name for a file.
+    pub(crate) fn hard_link(tar: &mut Data, path: &str, target: &str) {
+        add(tar, path, tar::EntryType::Link, b"", target);
+    }
+
     /// Any entry, under any name, with set-id bits.
     pub(crate) fn add(tar: &mut Data, path: &str, kind: tar::EntryType, contents: &[u8], link: &str) {
         add_raw(tar, path.as_bytes(), kind, contents, link);

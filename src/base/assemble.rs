@@ -10,6 +10,7 @@ use std::io::{Read, Seek, Write};
 
 use super::debian::LockedDeb;
 use super::definition::{Shape, Variant};
+use super::interpreter::{self, InterpreterError};
 use super::synthesise;
 use super::usrmerge::merged;
 use crate::archive::deb::{self, DebEntry, DebError};
@@ -43,6 +44,9 @@ pub enum AssembleError {
         /// What is missing.
         reason: String,
     },
+    /// The archive of an interpreter is refused.
+    #[error("{0}")]
+    Interpreter(#[from] InterpreterError),
     /// The layer cannot be written.
     #[error("{0}")]
     Layer(#[from] LayerError),
@@ -53,20 +57,29 @@ impl AssembleError {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Deb { source, .. } => source.kind(),
+            Self::Interpreter(source) => source.kind(),
             Self::Layer(source) => source.kind(),
             Self::Read { .. } | Self::Conflict { .. } | Self::Incomplete { .. } => Kind::Failed,
         }
     }
 }
 
-/// Assembles `variant` from its packages, given in the order of its lock.
+/// What a variant is assembled from.
+pub(super) struct Parts<'a> {
+    /// Its packages, in the order of its lock.
+    pub debs: &'a [File],
+    /// The archive of its interpreter, verified, when it has one.
+    pub interpreter: Option<Vec<u8>>,
+}
+
+/// Assembles `variant`.
 pub(super) fn assemble(
     variant: &Variant,
-    debs: &[File],
+    parts: &Parts<'_>,
     out: impl Write,
     tree: Option<&mut dyn TreeSink>,
 ) -> Result<WrittenLayer, AssembleError> {
-    let read = read_all(variant, debs)?;
+    let read = read_all(variant, parts.debs)?;
     let mut entries = BTreeMap::new();
     for (locked, deb) in variant.lock.iter().zip(read) {
         for (path, entry) in deb.entries {
@@ -84,12 +97,22 @@ pub(super) fn assemble(
         };
         entries.insert(format!("var/lib/dpkg/status.d/{}", locked.name), status);
     }
+    if let (Some(pin), Some(packed)) = (&variant.definition.interpreter, &parts.interpreter) {
+        for (path, entry) in interpreter::read(pin, packed.as_slice())? {
+            merge(&mut entries, &path, entry).map_err(|reason| AssembleError::Conflict {
+                name: variant.name.clone(),
+                package: pin.file_name(),
+                path,
+                reason,
+            })?;
+        }
+    }
     for (path, target) in &variant.definition.links {
         let target = target.clone();
         entries.insert(path.clone(), DebEntry::Symlink { target });
     }
     if variant.definition.kind == Shape::Root {
-        synthesise::complete(&mut entries, &variant.definition.python).map_err(|reason| AssembleError::Incomplete {
+        synthesise::complete(&mut entries, &variant.definition).map_err(|reason| AssembleError::Incomplete {
             name: variant.name.clone(),
             reason,
         })?;

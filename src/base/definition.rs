@@ -4,13 +4,15 @@
 //! pins each package by path, size and sha256. Both are part of this binary. Assembly is a pure function of them:
 //! packages -> one sorted tree -> one layer. A definition may instead name a parent and wheels: its base is that of the
 //! parent, and its lock pins the wheels, which become the same layers as those of any function that requires them. The
-//! toolchain that source distributions are built with is made of packages, too, but is no base: its layer lies on one.
+//! toolchains that source distributions are built with are made of packages, too, but are no bases: their layer lies on
+//! one. Nothing but definitions names a Python version.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::debian::{parse_locked, LockedDeb};
+use super::debian::LockedDeb;
+use crate::oci::Digest;
 use crate::policy::Kind;
 use crate::store::{Key, LayerNote, Step};
 
@@ -22,55 +24,92 @@ impl LayerNote for BaseNote {
     const FOLDER: &'static str = "base";
 }
 
-/// Name, definition and lock of each variant; the first is the default.
-const VARIANTS: [(&str, &str, &str); 4] = [
-    (
-        "python-3.11",
-        include_str!("../../rootfs/python-3.11.toml"),
-        include_str!("../../rootfs/python-3.11.lock"),
-    ),
-    (
-        "python-3.11-slim",
-        include_str!("../../rootfs/python-3.11-slim.toml"),
-        include_str!("../../rootfs/python-3.11-slim.lock"),
-    ),
-    (
-        "python-3.11-numpy",
-        include_str!("../../rootfs/python-3.11-numpy.toml"),
-        include_str!("../../rootfs/python-3.11-numpy.lock"),
-    ),
-    (
-        "python-3.11-scipy",
-        include_str!("../../rootfs/python-3.11-scipy.toml"),
-        include_str!("../../rootfs/python-3.11-scipy.lock"),
-    ),
-];
-
-/// The toolchain's definition and lock.
-const TOOLCHAIN: (&str, &str, &str) = (
-    "toolchain",
-    include_str!("../../rootfs/toolchain.toml"),
-    include_str!("../../rootfs/toolchain.lock"),
-);
-
 /// What a file of `rootfs` says.
 #[derive(Debug)]
-enum Written {
-    Packages(Definition),
+pub(super) enum Written {
+    Packages(Box<PackageDefinition>),
     Wheels(WheelDefinition),
 }
 
 /// Wheels on top of another variant.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WheelDefinition {
+pub(super) struct WheelDefinition {
     /// For people.
     #[serde(rename = "description")]
     _description: String,
     /// The variant that has the packages.
-    parent: String,
+    pub parent: String,
     /// `name==version` each.
-    wheels: Vec<String>,
+    pub wheels: Vec<String>,
+}
+
+/// Packages, and what of them is left out; lists are added to those of the definitions that it names.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PackageDefinition {
+    pub description: String,
+    /// The Python in it; that of `extends` by default.
+    pub python: Option<String>,
+    /// The Debian suite; likewise.
+    pub suite: Option<String>,
+    /// The definition whose packages it has, too.
+    pub extends: Option<String>,
+    /// The definition that leaves out and links the same, where its own Python's version stands for this one's.
+    pub like: Option<String>,
+    pub packages: Vec<String>,
+    #[serde(default)]
+    pub drop: Vec<String>,
+    #[serde(default)]
+    pub drop_bin: Vec<String>,
+    #[serde(default)]
+    pub kind: Shape,
+    #[serde(default)]
+    pub links: BTreeMap<String, String>,
+    pub interpreter: Option<InterpreterDefinition>,
+}
+
+/// An archive of an interpreter, by address and hash or by the definition that has it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct InterpreterDefinition {
+    pub of: Option<String>,
+    pub url: Option<String>,
+    pub sha256: Option<String>,
+    pub keep: Vec<String>,
+    pub drop: Vec<String>,
+}
+
+/// An archive of an interpreter, whose files join those of the packages.
+#[derive(Debug, Clone)]
+pub(crate) struct Interpreter {
+    /// Where it is, unless the configuration names a mirror that has it.
+    pub url: String,
+    /// SHA-256 of the file.
+    pub sha256: Digest,
+    /// Paths in it that alone are taken; all when there are none.
+    pub keep: Vec<String>,
+    /// Paths in it that are left out. Those that end with `/` are meant with everything below, those that end with `*`
+    /// with everything that starts so.
+    pub drop: Vec<String>,
+}
+
+impl Interpreter {
+    /// What it is called where it is.
+    pub(crate) fn file_name(&self) -> String {
+        let name = self.url.rsplit('/').next().unwrap_or(&self.url);
+        name.replace("%2B", "+")
+    }
+
+    /// Whether the file or directory at `path` of it goes into the base.
+    pub(super) fn is_wanted(&self, path: &str) -> bool {
+        let names = |rule: &String| match (rule.strip_suffix('/'), rule.strip_suffix('*')) {
+            (Some(directory), _) => path == directory || path.starts_with(rule),
+            (None, Some(start)) => path.starts_with(start),
+            (None, None) => path == rule,
+        };
+        (self.keep.is_empty() || self.keep.iter().any(names)) && !self.drop.iter().any(names)
+    }
 }
 
 /// What the assembled packages are.
@@ -85,8 +124,7 @@ pub(crate) enum Shape {
 }
 
 /// What a base is made of.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub(crate) struct Definition {
     /// For people.
     pub description: String,
@@ -94,19 +132,28 @@ pub(crate) struct Definition {
     pub python: String,
     /// The Debian suite.
     pub suite: String,
-    /// Package names; the lock is made of them, and held against them by a test.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the lock says exactly which"))]
+    /// Package names; the lock is made of them, and held against them.
     pub packages: Vec<String>,
     /// Paths left out; those that end with `/` with everything below.
     pub drop: Vec<String>,
     /// Programs of `usr/bin` left out.
     pub drop_bin: Vec<String>,
     /// What it is.
-    #[serde(default)]
     pub kind: Shape,
     /// Links to make: path -> target.
-    #[serde(default)]
     pub links: BTreeMap<String, String>,
+    /// The archive that has its Python, when Debian's packages have none.
+    pub interpreter: Option<Interpreter>,
+}
+
+impl Definition {
+    /// The absolute directory that its Python is installed in.
+    pub(crate) fn prefix(&self) -> &'static str {
+        match self.interpreter {
+            Some(_) => "/usr/local",
+            None => "/usr",
+        }
+    }
 }
 
 /// A variant that can be built.
@@ -139,82 +186,27 @@ impl VariantError {
     }
 }
 
-/// The names of all variants, the default first.
-pub(crate) fn variant_names() -> Vec<&'static str> {
-    VARIANTS.iter().map(|(name, _, _)| *name).collect()
-}
-
-/// The name of the variant that functions are built on unless told otherwise.
-pub fn default_variant() -> &'static str {
-    let [(name, _, _), ..] = VARIANTS;
-    name
-}
-
-/// The Python of the [`default_variant`], such as `3.11`: the one that is wanted of any base unless told otherwise.
-pub(crate) fn default_python() -> &'static str {
-    let name = default_variant();
-    name.strip_prefix("python-").unwrap_or(name)
-}
-
-/// A variant by its name; none when there is no such variant.
-pub(crate) fn find_variant(name: &str) -> Result<Option<Variant>, VariantError> {
-    let found = VARIANTS.into_iter().find(|(known, _, _)| *known == name);
-    found.map(parse).transpose()
-}
-
-/// What source distributions are built with, besides the base they are built for.
-pub(crate) fn toolchain() -> Result<Variant, VariantError> {
-    parse(TOOLCHAIN)
-}
-
-fn parse((name, definition, lock): (&str, &str, &str)) -> Result<Variant, VariantError> {
-    let error = |reason: String| VariantError {
-        name: name.to_owned(),
-        reason,
-    };
-    let written = if definition.contains("\nparent = ") {
-        toml::from_str(definition).map(Written::Wheels)
-    } else {
-        toml::from_str(definition).map(Written::Packages)
-    };
-    let bad_line = |line: &str| error(format!("lock line {line:?}"));
-    match written.map_err(|cause| error(cause.to_string()))? {
-        Written::Packages(definition) => {
-            let lock = lock
-                .lines()
-                .map(|line| parse_locked(line).ok_or_else(|| bad_line(line)));
-            Ok(Variant {
-                name: name.to_owned(),
-                definition,
-                lock: lock.collect::<Result<Vec<_>, _>>()?,
-                packages_of: name.to_owned(),
-                wheels: Vec::new(),
-            })
-        }
-        Written::Wheels(definition) => {
-            let parent = find_variant(&definition.parent)?.filter(|parent| parent.wheels.is_empty());
-            let parent =
-                parent.ok_or_else(|| error(format!("no variant of packages is called {:?}", definition.parent)))?;
-            let wheels: Vec<String> = lock.lines().map(str::to_owned).collect();
-            let named = |line: &String| {
-                let mut fields = line.split(' ');
-                Some(format!("{}=={}", fields.next()?, fields.next()?))
-            };
-            let locked = wheels.iter().map(|line| named(line).ok_or_else(|| bad_line(line)));
-            let locked = locked.collect::<Result<Vec<_>, _>>()?;
-            if locked != definition.wheels {
-                return Err(error("its lock has other wheels than its definition".to_owned()));
-            }
-            Ok(Variant {
-                name: name.to_owned(),
-                wheels,
-                ..parent
-            })
+impl Written {
+    pub(super) fn parse(text: &str) -> Result<Self, toml::de::Error> {
+        if text.contains("\nparent = ") {
+            toml::from_str(text).map(Self::Wheels)
+        } else {
+            toml::from_str(text).map(Self::Packages)
         }
     }
 }
 
 impl Variant {
+    /// The minor version of its C library, which decides which wheels load.
+    pub(crate) fn glibc(&self) -> Result<u32, VariantError> {
+        let libc = self.lock.iter().find(|deb| deb.name == "libc6");
+        let minor = libc.and_then(|deb| deb.version.strip_prefix("2.")?.split('-').next()?.parse().ok());
+        minor.ok_or_else(|| VariantError {
+            name: self.name.clone(),
+            reason: "its lock has no glibc 2.x".to_owned(),
+        })
+    }
+
     /// For people: what its packages make.
     pub(crate) fn title(&self) -> String {
         match self.definition.kind {
@@ -246,61 +238,16 @@ impl Variant {
         for deb in &self.lock {
             key = key.with(deb.sha256.to_string());
         }
+        if let Some(interpreter) = &definition.interpreter {
+            key = key.with(interpreter.sha256.to_string());
+            for path in &interpreter.keep {
+                key = key.with("keep").with(path);
+            }
+            for path in &interpreter.drop {
+                key = key.with("drop").with(path);
+            }
+        }
         // Keys of earlier versions end in a NUL.
         key.with("").finish()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn packages_of_debian_say_which_python_they_have() {
-        let variant = find_variant("python-3.11-scipy").unwrap().unwrap();
-        assert_eq!(variant.full_version(), Some("3.11.2"));
-        assert_eq!(toolchain().unwrap().full_version(), None);
-    }
-
-    #[test]
-    fn every_variant_has_a_lock_for_exactly_its_packages() {
-        let bases = variant_names()
-            .into_iter()
-            .map(|name| find_variant(name).unwrap().unwrap());
-        for variant in bases.chain([toolchain().unwrap()]) {
-            let mut wanted = variant.definition.packages.clone();
-            wanted.sort();
-            let mut locked: Vec<String> = variant.lock.iter().map(|deb| deb.name.clone()).collect();
-            locked.sort();
-            assert_eq!(wanted, locked, "{}", variant.name);
-        }
-        assert!(find_variant("no-such").unwrap().is_none());
-    }
-
-    #[test]
-    fn a_variant_with_wheels_has_the_very_packages_of_its_parent() {
-        let plain = find_variant("python-3.11").unwrap().unwrap();
-        let scipy = find_variant("python-3.11-scipy").unwrap().unwrap();
-        assert_eq!(scipy.key(), plain.key());
-        assert_eq!(
-            (scipy.packages_of.as_str(), plain.packages_of.as_str()),
-            ("python-3.11", "python-3.11")
-        );
-        let numpy = find_variant("python-3.11-numpy").unwrap().unwrap();
-        assert_eq!(numpy.wheels, scipy.wheels[..1], "both share numpy's layer");
-        assert!(plain.wheels.is_empty() && scipy.wheels[1].starts_with("scipy "));
-    }
-
-    #[test]
-    fn the_default_variant_has_the_default_python() {
-        let default = find_variant(default_variant()).unwrap().unwrap();
-        assert_eq!(default.definition.python, default_python());
-    }
-
-    #[test]
-    fn the_toolchain_is_no_base() {
-        assert!(find_variant("toolchain").unwrap().is_none());
-        assert!(!variant_names().contains(&"toolchain"));
-        assert_eq!(toolchain().unwrap().definition.kind, Shape::Addition);
     }
 }

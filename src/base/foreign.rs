@@ -28,11 +28,27 @@ const LOADERS: [&str; 4] = [
     "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
 ];
 
+/// glibc itself, likewise.
+const LIBRARIES: [&str; 4] = [
+    "lib64/libc.so.6",
+    "usr/lib64/libc.so.6",
+    "lib/x86_64-linux-gnu/libc.so.6",
+    "usr/lib/x86_64-linux-gnu/libc.so.6",
+];
+/// The largest have two megabytes.
+const MAX_LIBRARY: u64 = 16 << 20;
+/// That of manylinux2014, the oldest platform that wheels are made for.
+const OLDEST: u32 = 17;
+
 /// A foreign base that functions can run on once it has what it lacks.
 #[derive(Debug)]
 pub(super) struct Foreign {
     /// Absolute path of the interpreter.
     pub python: String,
+    /// Its version, such as `3.11`.
+    pub version: String,
+    /// The minor version of its C library.
+    pub glibc: u32,
     /// What its processes get as `PATH`.
     pub path: String,
     lacks: BTreeMap<String, Lack>,
@@ -45,8 +61,14 @@ enum Lack {
 }
 
 impl Foreign {
-    /// Looks at the base called `name`, with `path` as the `PATH` of its configuration.
-    pub(super) fn survey(name: &str, stack: &LayerStack, version: &str, path: Option<&str>) -> Result<Self, BaseError> {
+    /// Looks at the base called `name`, with `path` as the `PATH` of its configuration, for the first of the Python
+    /// `versions`; what lies in `/usr/local` comes before what the distribution has.
+    pub(super) fn survey(
+        name: &str,
+        stack: &LayerStack,
+        versions: &[String],
+        path: Option<&str>,
+    ) -> Result<Self, BaseError> {
         let base = Base { name, stack };
         if !base.has_one_of(&LOADERS)? {
             return Err(BaseError::NoGlibc {
@@ -54,17 +76,20 @@ impl Foreign {
                 loaders: LOADERS.map(|loader| format!("/{loader}")).join(", "),
             });
         }
-        let (mut python, mut real) = (None, String::new());
+        let mut found = None;
         for directory in ["usr/local/bin", "usr/bin"] {
-            let candidate = format!("{directory}/python{version}");
-            if let (None, Found::File(file)) = (&python, base.find(&candidate, LastLink::Follow)?) {
-                (python, real) = (Some((directory, format!("/{candidate}"))), file);
+            for version in versions {
+                let candidate = format!("{directory}/python{version}");
+                if let (None, Found::File(file)) = (&found, base.find(&candidate, LastLink::Follow)?) {
+                    found = Some((directory, version.clone(), format!("/{candidate}"), file));
+                }
             }
         }
-        let (directory, python) = python.ok_or_else(|| BaseError::NoPython {
+        let (directory, version, python, real) = found.ok_or_else(|| BaseError::NoPython {
             name: name.to_owned(),
-            python: version.to_owned(),
+            python: versions.join(" or "),
         })?;
+        let glibc = base.glibc()?;
         let own_path = path.unwrap_or(DEFAULT_PATH);
         let mut lacks = BTreeMap::new();
         let site = match directory {
@@ -74,7 +99,7 @@ impl Foreign {
         if let Some(place) = base.lacks(&site)? {
             lacks.insert(place, Lack::File(SITE_LINE.as_bytes().to_vec()));
         }
-        lacks.extend(base.lacks_site(&site_link(version))?);
+        lacks.extend(base.lacks_site(&site_link(&version))?);
         // The interpreter of the programs of wheels.
         if let Some(place) = base.lacks("usr/bin/python3")? {
             lacks.insert(place, Lack::Link(python.clone()));
@@ -87,7 +112,13 @@ impl Foreign {
             true => own_path.to_owned(),
             false => format!("{SCRIPTS}:{own_path}"),
         };
-        Ok(Self { python, path, lacks })
+        Ok(Self {
+            python,
+            version,
+            glibc,
+            path,
+            lacks,
+        })
     }
 
     /// Whether it lacks nothing.
@@ -116,6 +147,19 @@ impl Foreign {
         }
         writer.finish()
     }
+}
+
+/// The minor version in what glibc prints when it is executed: `GNU C Library (...) stable release version 2.36.`
+fn banner(library: &[u8]) -> Option<u32> {
+    const BEGIN: &[u8] = b"GNU C Library ";
+    const VERSION: &[u8] = b" release version 2.";
+    let begin = library.windows(BEGIN.len()).position(|window| window == BEGIN)?;
+    let line = library.get(begin..)?.split(|byte| *byte == b'\n').next()?;
+    let line = line.get(..line.len().min(1000))?;
+    let at = line.windows(VERSION.len()).position(|window| window == VERSION)?;
+    let digits = line.get(at + VERSION.len()..)?;
+    let digits: Vec<u8> = digits.iter().copied().take_while(u8::is_ascii_digit).collect();
+    std::str::from_utf8(&digits).ok()?.parse().ok()
 }
 
 struct Base<'a> {
@@ -148,6 +192,23 @@ impl Base<'_> {
             }
         }
         Ok(false)
+    }
+
+    /// The minor version of its C library by what that says of itself; of one that does not say, the oldest that wheels
+    /// of today are made for.
+    fn glibc(&self) -> Result<u32, BaseError> {
+        for path in LIBRARIES {
+            let Found::File(file) = self.find(path, LastLink::Follow)? else {
+                continue;
+            };
+            let bytes = self.stack.read(&file, MAX_LIBRARY).map_err(|source| BaseError::Read {
+                name: self.name.to_owned(),
+                path: path.to_owned(),
+                source,
+            })?;
+            return Ok(banner(&bytes).unwrap_or(OLDEST));
+        }
+        Ok(OLDEST)
     }
 
     /// Where the file at `path` has to be put, when it is not there.
@@ -238,7 +299,7 @@ mod tests {
             }
         }
         let stack = LayerStack::open([scratch.path().to_owned()]).unwrap();
-        Foreign::survey("the-base", &stack, "3.11", path)
+        Foreign::survey("the-base", &stack, &["3.11".to_owned(), "3.13".to_owned()], path)
     }
 
     fn lacks(foreign: &Foreign) -> Vec<(&str, String)> {
@@ -272,6 +333,43 @@ mod tests {
                 ("usr/lib/python3/dist-packages/gantry.pth", SITE_LINE.to_owned()),
             ]
         );
+    }
+
+    #[test]
+    fn a_base_without_a_wish_gives_the_python_that_comes_first_in_its_path() {
+        let python = |what: &[&str]| {
+            let foreign = survey(&[&[LOADER, "etc/passwd"][..], what].concat(), None).unwrap();
+            (foreign.version, foreign.python)
+        };
+        let found = |version: &str, path: &str| (version.to_owned(), path.to_owned());
+        assert_eq!(python(&["usr/bin/python3.13"]), found("3.13", "/usr/bin/python3.13"));
+        let both = python(&["usr/bin/python3.11", "usr/local/bin/python3.13"]);
+        assert_eq!(both, found("3.13", "/usr/local/bin/python3.13"));
+    }
+
+    #[test]
+    fn the_c_library_says_its_version() {
+        let own = fs::read("/usr/lib/x86_64-linux-gnu/libc.so.6").unwrap();
+        let said = std::process::Command::new("/usr/lib/x86_64-linux-gnu/libc.so.6")
+            .output()
+            .unwrap();
+        let said = String::from_utf8(said.stdout).unwrap();
+        assert!(
+            said.contains(&format!("release version 2.{}.", banner(&own).unwrap())),
+            "{said}"
+        );
+        assert_eq!(banner(b"x GNU C Library (X) stable release version 2.41.\n"), Some(41));
+        for other in [
+            &b""[..],
+            b"GNU C Library (X)\n release version 2.41",
+            b"GNU C Library (X) release version 2.x",
+        ] {
+            assert_eq!(banner(other), None);
+        }
+        let base = [LOADER, "usr/bin/python3.11", "etc/passwd"];
+        assert_eq!(survey(&base, None).unwrap().glibc, OLDEST);
+        let libc = "usr/lib64/libc.so.6 = GNU C Library (X) stable release version 2.34.";
+        assert_eq!(survey(&[&base[..], &[libc]].concat(), None).unwrap().glibc, 34);
     }
 
     #[test]

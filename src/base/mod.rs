@@ -9,7 +9,9 @@
 mod assemble;
 mod debian;
 mod definition;
+mod definitions;
 mod foreign;
+mod interpreter;
 mod loader_cache;
 mod packages;
 mod relock;
@@ -23,8 +25,8 @@ use std::path::PathBuf;
 
 pub(crate) use assemble::AssembleError;
 pub(crate) use debian::{MirrorError, SignatureError};
-pub use definition::default_variant;
-pub(crate) use definition::{default_python, find_variant, toolchain, variant_names, Variant, VariantError};
+pub(crate) use definition::{Variant, VariantError};
+pub(crate) use definitions::{default_variant, Definitions};
 pub(crate) use relock::RelockError;
 pub(crate) use system::read_fuzzed_script;
 pub(crate) use system::{
@@ -52,6 +54,10 @@ pub struct BaseSettings {
     pub security_mirror: Option<Address>,
     /// Configured keys of both.
     pub keyring: Option<PathBuf>,
+    /// Configured mirror of the archives that bring interpreters.
+    pub interpreter_mirror: Option<Address>,
+    /// Configured directory of more definitions.
+    pub definitions: Option<PathBuf>,
 }
 
 /// A base, ready to build on.
@@ -66,6 +72,10 @@ pub(crate) struct BaseImage {
     pub standard_library: Option<String>,
     /// Absolute path of the interpreter inside.
     pub python: String,
+    /// Its version, such as `3.11`.
+    pub version: String,
+    /// The minor version of its C library, glibc.
+    pub glibc: u32,
     /// Names the interpreter for bytecode.
     pub interpreter: Digest,
     /// Environment of its configuration.
@@ -122,14 +132,19 @@ pub enum BaseError {
         path: String,
         source: io::Error,
     },
-    /// A variant has one Python.
-    #[error("use base {name}: it has Python {has}, not {wanted}; name another image with --base")]
-    OtherPython {
+    /// No definition has compilers and headers for it.
+    #[error("use base {name}: there is no toolchain for its Python {python}, so packages that have no wheel cannot be built")]
+    NoToolchain {
         name: String,
         /// Its Python.
-        has: String,
-        /// The wanted one.
+        python: String,
+    },
+    /// No variant has that Python.
+    #[error("use Python {wanted}: no variant has it, only {pythons}; name an image that has it with --base")]
+    UnknownPython {
         wanted: String,
+        /// What there is.
+        pythons: String,
     },
     /// The definition is damaged.
     #[error("{0}")]
@@ -146,6 +161,21 @@ pub enum BaseError {
     /// The archive's index gives no lock.
     #[error("{0}")]
     Relock(#[from] RelockError),
+    /// The archive of an interpreter cannot be downloaded.
+    #[error("download {file}, the interpreter of base {name}")]
+    Interpreter {
+        name: String,
+        file: String,
+        source: NetError,
+    },
+    /// It is another file than the one that is pinned.
+    #[error("download {file}, the interpreter of base {name}: it has {got}, the definition pins {expected}")]
+    OtherInterpreter {
+        name: String,
+        file: String,
+        got: Digest,
+        expected: Digest,
+    },
     /// The packages do not make a base.
     #[error("{0}")]
     Assemble(#[from] AssembleError),
@@ -170,11 +200,13 @@ impl BaseError {
             | Self::NoGlibc { .. }
             | Self::Refused { .. }
             | Self::Read { .. }
-            | Self::OtherPython { .. } => Kind::Failed,
+            | Self::OtherInterpreter { .. }
+            | Self::NoToolchain { .. }
+            | Self::UnknownPython { .. } => Kind::Failed,
             Self::Layer(source) => source.kind(),
             Self::Variant(source) => source.kind(),
             Self::Mirror(source) => source.kind(),
-            Self::Net(source) => source.kind(),
+            Self::Net(source) | Self::Interpreter { source, .. } => source.kind(),
             Self::Fetch(source) => source.kind(),
             Self::Relock(source) => source.kind(),
             Self::Assemble(source) => source.kind(),
@@ -191,12 +223,63 @@ struct Maker<'a> {
     progress: &'a dyn Progress,
 }
 
-/// The base called `name` (a variant or a reference) with Python `python`, made or imported when it is not there. The
-/// wheels of a variant are not among its layers: they belong with those of the function.
+/// What a base was asked for as, understood.
+#[derive(Debug, Clone)]
+pub(crate) enum Chosen {
+    /// One of ours.
+    Variant(Box<Variant>),
+    /// Somebody's image; the versions of Python of which it must have one.
+    Foreign(Reference, Vec<String>),
+}
+
+/// The base called `name` (a variant or a reference; none for the default) with Python `python`: a variant that has
+/// another one stands for the one that has it.
+pub(crate) fn choose(definitions: &Definitions, name: Option<&str>, python: Option<&str>) -> Result<Chosen, BaseError> {
+    let default = default_variant();
+    let name = name.unwrap_or(default);
+    if let Some(variant) = definitions.find(name)? {
+        let Some(wanted) = python else {
+            return Ok(Chosen::Variant(variant.into()));
+        };
+        let other = definitions.find_other(&variant, wanted)?;
+        let other = other.map(|other| Chosen::Variant(other.into()));
+        return match other {
+            Some(other) => Ok(other),
+            None => Err(BaseError::UnknownPython {
+                wanted: wanted.to_owned(),
+                pythons: definitions.pythons()?.join(", "),
+            }),
+        };
+    }
+    let reference: Reference = name.parse().map_err(|source| BaseError::Name {
+        name: name.to_owned(),
+        variants: names(definitions),
+        source,
+    })?;
+    let pythons = match python {
+        Some(python) => vec![python.to_owned()],
+        None => definitions.pythons()?,
+    };
+    Ok(Chosen::Foreign(reference, pythons))
+}
+
+/// The names of all variants, for people.
+fn names(definitions: &Definitions) -> String {
+    let variants = definitions.variants().unwrap_or_default();
+    let names: Vec<String> = variants.into_iter().map(|variant| variant.name).collect();
+    names.join(", ")
+}
+
+fn names_in(settings: &BaseSettings) -> String {
+    let definitions = Definitions::load(settings.definitions.as_deref()).unwrap_or_default();
+    names(&definitions)
+}
+
+/// The base that was `chosen`, made or imported when it is not there. The wheels of a variant are not among its layers:
+/// they belong with those of the function.
 pub(crate) fn ensure_base(
     store: &Store,
-    name: &str,
-    python: &str,
+    chosen: &Chosen,
     settings: &BaseSettings,
     progress: &dyn Progress,
 ) -> Result<BaseImage, BaseError> {
@@ -205,31 +288,16 @@ pub(crate) fn ensure_base(
         settings,
         progress,
     };
-    if let Some(variant) = find_variant(name)? {
-        if variant.definition.python != python {
-            let has = variant.definition.python.clone();
-            return Err(BaseError::OtherPython {
-                name: name.to_owned(),
-                has,
-                wanted: python.to_owned(),
-            });
-        }
-        return maker.variant(&variant);
+    match chosen {
+        Chosen::Variant(variant) => maker.variant(variant),
+        Chosen::Foreign(reference, pythons) => maker.foreign(reference, pythons),
     }
-    let reference: Reference = name.parse().map_err(|source| {
-        let variants = variant_names().join(", ");
-        BaseError::Name {
-            name: name.to_owned(),
-            variants,
-            source,
-        }
-    })?;
-    maker.foreign(name, &reference, python)
 }
 
-/// The layer of the toolchain that source distributions are built with, made when it is not there.
+/// The layer of `toolchain`, which source distributions are built with, made when it is not there.
 pub(crate) fn ensure_toolchain(
     store: &Store,
+    toolchain: &Variant,
     settings: &BaseSettings,
     progress: &dyn Progress,
 ) -> Result<BuiltLayer, BaseError> {
@@ -238,7 +306,7 @@ pub(crate) fn ensure_toolchain(
         settings,
         progress,
     };
-    packages.ensure(&toolchain()?)
+    packages.ensure(toolchain)
 }
 
 impl Maker<'_> {
@@ -249,13 +317,15 @@ impl Maker<'_> {
             progress: self.progress,
         };
         let layer = packages.ensure(variant)?;
-        let version = &variant.definition.python;
+        let (version, prefix) = (&variant.definition.python, variant.definition.prefix());
         Ok(BaseImage {
             name: variant.name.clone(),
             interpreter: layer.descriptor.digest,
             layers: vec![layer],
-            standard_library: Some(format!("/usr/lib/python{version}")),
-            python: format!("/usr/bin/python{version}"),
+            standard_library: Some(format!("{prefix}/lib/python{version}")),
+            python: format!("{prefix}/bin/python{version}"),
+            version: version.clone(),
+            glibc: variant.glibc()?,
             env: vec![
                 "PATH=/opt/py/bin:/usr/local/bin:/usr/bin:/bin".to_owned(),
                 "LANG=C.UTF-8".to_owned(),
@@ -264,7 +334,8 @@ impl Maker<'_> {
         })
     }
 
-    fn foreign(&self, name: &str, reference: &Reference, python: &str) -> Result<BaseImage, BaseError> {
+    fn foreign(&self, reference: &Reference, pythons: &[String]) -> Result<BaseImage, BaseError> {
+        let name = &reference.to_string();
         let image = match reference {
             // Every build on it asks: what was imported once is not read again.
             Reference::Layout { dir, tag } => {
@@ -275,7 +346,7 @@ impl Maker<'_> {
                 let digest = self.store.names().find(reference)?;
                 self.store.images().open(&digest.ok_or_else(|| BaseError::Unknown {
                     reference: reference.to_string(),
-                    variants: variant_names().join(", "),
+                    variants: names_in(self.settings),
                 })?)?
             }
         };
@@ -292,7 +363,7 @@ impl Maker<'_> {
         let mut env = image.config.config.env.clone().unwrap_or_default();
         // A later entry wins, as in the sandbox.
         let path = env.iter().rev().find_map(|entry| entry.strip_prefix("PATH="));
-        let foreign = Foreign::survey(name, &stack, python, path)?;
+        let foreign = Foreign::survey(name, &stack, pythons, path)?;
         env.retain(|entry| !entry.starts_with("PATH="));
         env.insert(0, format!("PATH={}", foreign.path));
         if !foreign.is_complete() {
@@ -302,6 +373,8 @@ impl Maker<'_> {
             name: name.to_owned(),
             layers,
             python: foreign.python,
+            version: foreign.version,
+            glibc: foreign.glibc,
             standard_library: None,
             interpreter: image.digest,
             env,

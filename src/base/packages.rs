@@ -1,17 +1,23 @@
 //! The layer of a variant's Debian packages, those of a base or of the toolchain: of the pinned ones, else, once those
 //! have left the archive, of the ones that its signed index has now.
 
+use std::io::Read;
 use std::path::Path;
 
-use super::assemble::assemble;
+use super::assemble::{assemble, Parts};
 use super::debian::{find_mirrors, Configured, LockedDeb, Mirrors};
-use super::definition::{BaseNote, Variant};
+use super::definition::{BaseNote, Interpreter, Variant};
+use super::definitions::Definitions;
 use super::relock::{changes, relock, relock_key, Relocked};
 use super::{BaseError, BaseSettings};
 use crate::net::{Address, Client};
+use crate::oci::Digest;
 use crate::progress::Progress;
 use crate::store::{ensure_layer, find_layer, BuiltLayer, Flight, LayerWanted, Store, Task};
 use crate::transfer::{fetch, FetchError, FetchItem};
+
+/// The largest archives of interpreters, with debug information, have some hundred megabytes.
+const MAX_INTERPRETER: u64 = 512 << 20;
 
 /// What layers of packages are made with.
 pub(super) struct Packages<'a> {
@@ -34,7 +40,8 @@ impl Packages<'_> {
             security: self.settings.security_mirror.as_ref(),
             keyring: self.settings.keyring.as_deref(),
         };
-        let mirrors = find_mirrors(&pinned.definition.suite, configured, Path::new("/etc/apt"))?;
+        let releases = Definitions::load(self.settings.definitions.as_deref())?.suites()?;
+        let mirrors = find_mirrors(&pinned.definition.suite, &releases, configured, Path::new("/etc/apt"))?;
         match self.assemble(pinned, &mirrors) {
             Ok(layer) => Ok(layer),
             Err(BaseError::Fetch(error)) if is_gone(&error) => self.relock(pinned, &mirrors, error),
@@ -98,11 +105,54 @@ impl Packages<'_> {
         };
         let connect = || Ok::<_, BaseError>(Client::new()?);
         let debs = fetch(self.store, connect, &fetch_items(variant, mirrors), self.progress)?;
+        let interpreter = match &variant.definition.interpreter {
+            Some(pin) => Some(self.interpreter(&variant.packages_of, pin)?),
+            None => None,
+        };
+        let parts = Parts {
+            debs: &debs,
+            interpreter,
+        };
         self.progress.step("Assembling", &reason);
         let (layer, _) = ensure_layer(self.store, wanted, self.progress, |blob, tree| {
-            Ok::<_, BaseError>((assemble(variant, &debs, blob, Some(tree))?, BaseNote))
+            Ok::<_, BaseError>((assemble(variant, &parts, blob, Some(tree))?, BaseNote))
         })?;
         Ok(layer)
+    }
+}
+
+impl Packages<'_> {
+    /// The archive that `pin` names for base `name`, from the store or from the network, and no other bytes.
+    fn interpreter(&self, name: &str, pin: &Interpreter) -> Result<Vec<u8>, BaseError> {
+        let (downloads, file) = (self.store.downloads(), pin.file_name());
+        if let Some(mut there) = downloads.find_whole(&pin.sha256) {
+            let mut bytes = Vec::new();
+            if there.read_to_end(&mut bytes).is_ok() && Digest::of(&bytes) == pin.sha256 {
+                return Ok(bytes);
+            }
+        }
+        let url = match &self.settings.interpreter_mirror {
+            Some(mirror) => Address::new(format!("{}/{file}", mirror.as_str().trim_end_matches('/'))),
+            None => Address::new(&pin.url),
+        };
+        self.progress.step("Downloading", &file);
+        let bytes = Client::new()?.get(url.as_str(), MAX_INTERPRETER);
+        let bytes = bytes.map_err(|source| BaseError::Interpreter {
+            name: name.to_owned(),
+            file: file.clone(),
+            source,
+        })?;
+        let got = Digest::of(&bytes);
+        if got != pin.sha256 {
+            return Err(BaseError::OtherInterpreter {
+                name: name.to_owned(),
+                file,
+                got,
+                expected: pin.sha256,
+            });
+        }
+        downloads.put(&bytes)?;
+        Ok(bytes)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::definition::Definition;
 use super::loader_cache::{LoaderCache, PLACE};
 use super::usrmerge::MERGED;
 use crate::archive::deb::DebEntry;
@@ -28,13 +29,27 @@ pub(super) fn site_link(python: &str) -> String {
     format!("opt/py/lib/python{python}/site-packages")
 }
 
-/// Adds what is missing to a tree of packages with Python `python`, such as `3.11`; says what it expected and did not find.
-pub(super) fn complete(entries: &mut BTreeMap<String, DebEntry>, python: &str) -> Result<(), String> {
-    link(entries, &site_link(python), SITE);
-    let python = format!("python{python}");
-    if !entries.contains_key(&format!("usr/bin/{python}")) {
-        return Err(format!("there is no usr/bin/{python}"));
+/// Adds what is missing to a tree of packages that is made by `definition`; says what it expected and did not find.
+pub(super) fn complete(entries: &mut BTreeMap<String, DebEntry>, definition: &Definition) -> Result<(), String> {
+    link(entries, &site_link(&definition.python), SITE);
+    let python = format!("python{}", definition.python);
+    let prefix = definition.prefix();
+    let program = format!("{}/bin/{python}", prefix.trim_start_matches('/'));
+    if !entries.contains_key(&program) {
+        return Err(format!("there is no {program}"));
     }
+    let (python, site) = match definition.interpreter {
+        Some(_) => {
+            // Where the OpenSSL that is built into such an interpreter looks; Debian's has a link of its own package.
+            link(entries, "etc/ssl/cert.pem", "certs/ca-certificates.crt");
+            (
+                format!("../local/bin/{python}"),
+                format!("usr/local/lib/{python}/site-packages"),
+            )
+        }
+        // Debian's Python looks into a directory for all of its versions.
+        None => (python, "usr/lib/python3/dist-packages".to_owned()),
+    };
     let bundle = certificates(entries)?;
     // The single files have served their purpose.
     entries.retain(|path, _| !path.starts_with("usr/share/ca-certificates/"));
@@ -66,7 +81,7 @@ pub(super) fn complete(entries: &mut BTreeMap<String, DebEntry>, python: &str) -
     link(entries, "usr/bin/python", &python);
     link(entries, "usr/bin/python3", &python);
     file(entries, "etc/ssl/certs/ca-certificates.crt", &bundle);
-    file(entries, "usr/lib/python3/dist-packages/gantry.pth", SITE_LINE);
+    file(entries, &format!("{site}/gantry.pth"), SITE_LINE);
     for (path, text) in [
         ("etc/timezone", format!("{LOCAL_TIME}\n").as_str()),
         ("etc/passwd", PASSWD),

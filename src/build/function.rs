@@ -218,10 +218,10 @@ impl Function {
         }
     }
 
-    /// What it requires, by the file of `origin`, for Python `python`.
-    pub(crate) fn requirements(&self, origin: Origin, python: &str) -> Result<Requirements, ProjectError> {
+    /// What it requires, by the file of `origin`, for one of the Python versions `pythons`.
+    pub(crate) fn requirements(&self, origin: Origin, pythons: &[String]) -> Result<Requirements, ProjectError> {
         let find = |path: &str| Some(self.find_file(path)?.contents.as_slice());
-        project::requirements(&find, ENTRY_POINT, origin, python)
+        project::requirements(&find, ENTRY_POINT, origin, pythons)
     }
 
     /// The system packages that it asks for; none when it names none.

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use super::BuildError;
 use crate::base::{
-    self, check_allowed, ensure_base, ensure_system, ensure_toolchain, Allowed, BaseImage, BaseSettings, Shipped,
-    SystemLayer, SystemRequest, SystemWish, Variant,
+    self, check_allowed, ensure_base, ensure_system, ensure_toolchain, Allowed, BaseError, BaseImage, BaseSettings,
+    Chosen, Definitions, Shipped, SystemLayer, SystemRequest, SystemWish, Variant,
 };
 use crate::policy::{Baseline, Bytes, Promise};
 use crate::progress::{timed, Later};
@@ -18,7 +18,7 @@ use crate::python::full_version::find_version;
 use crate::python::layers::{download, ensure_layers, WheelLayer};
 use crate::python::pins::{self, check_size, largest, PinnedWheel};
 use crate::python::requirements::Requirements;
-use crate::python::resolve::{LockError, Resolver, LARGE_IMAGE, MAX_IMAGE};
+use crate::python::resolve::{LockError, Resolver, Target, LARGE_IMAGE, MAX_IMAGE};
 use crate::python::sdist::{Bench, Toolchain, ToolchainError};
 use crate::python::supply::Supply;
 use crate::python::{libraries, Interpreter, PythonError};
@@ -34,10 +34,10 @@ const AT_ONCE: usize = 2;
 
 /// Which base and which packages an image is made of.
 pub(crate) struct Wanted<'a> {
-    /// A variant or a reference.
-    pub base: &'a str,
-    /// The Python that the base must have, such as `3.11`.
-    pub python: &'a str,
+    /// A variant or a reference; the default when there is none.
+    pub base: Option<&'a str>,
+    /// The Python that the base must have, such as `3.11`; that of the base when there is none.
+    pub python: Option<&'a str>,
     /// Where packages of the base come from.
     pub settings: &'a BaseSettings,
     /// What the function requires.
@@ -63,33 +63,52 @@ pub(crate) struct Parts {
     pub is_large: bool,
 }
 
+/// The versions of Python of which the base called `base` has one, before it is made or imported.
+pub(crate) fn pythons(
+    base: Option<&str>,
+    python: Option<&str>,
+    settings: &BaseSettings,
+) -> Result<Vec<String>, BuildError> {
+    let definitions = Definitions::load(settings.definitions.as_deref()).map_err(BaseError::from)?;
+    Ok(match base::choose(&definitions, base, python)? {
+        Chosen::Variant(variant) => vec![variant.definition.python.clone()],
+        Chosen::Foreign(_, pythons) => pythons,
+    })
+}
+
 /// Makes base and wheels, unless they are there.
 pub(crate) fn ensure_parts(wanted: &Wanted<'_>, supply: &Supply<'_>, compiler: &Compiler) -> Result<Parts, BuildError> {
-    let variant = base::find_variant(wanted.base)?;
+    let definitions = Definitions::load(wanted.settings.definitions.as_deref()).map_err(BaseError::from)?;
+    let chosen = base::choose(&definitions, wanted.base, wanted.python)?;
     let shipped = Shipped::read()?;
     if let Some((wish, allowed)) = wanted.system {
         // Before anything is downloaded.
         check_allowed(wish, allowed, &shipped)?;
     }
-    let pins = pins::parse_all(variant.iter().flat_map(|variant| &variant.wheels))?;
     // What is to say of the base is said after what is to say of the wheels, whichever is made first.
     let later = Later::new(supply.progress);
     let beside = Supply {
         progress: &later,
         ..*supply
     };
-    let full_version = variant.as_ref().and_then(Variant::full_version);
-    let (base, system, wheels) = match (wanted.sdists, full_version) {
-        (None, Some(full_version)) => {
-            let resolver = || for_python(supply, full_version);
-            let resolving = Supply {
-                resolver: &resolver,
-                ..*supply
-            };
+    let full_version = match &chosen {
+        Chosen::Variant(variant) => variant.full_version(),
+        Chosen::Foreign(..) => None,
+    };
+    let make = || ensure(&chosen, wanted, &beside);
+    let (base, system, wheels) = match (&chosen, wanted.sdists, full_version) {
+        (Chosen::Variant(variant), None, Some(full_version)) => {
             // The base and the wheels do not depend on each other: on two cores both are made at once.
+            let pins = pins::parse_all(&variant.wheels)?;
+            let target = Target {
+                python: full_version.to_owned(),
+                glibc: variant.glibc().map_err(BaseError::from)?,
+            };
             let (base, wheels) = std::thread::scope(|scope| {
-                let base = scope.spawn(|| ensure(wanted, &beside));
-                let wheels = ensure_wheels(&resolving, wanted.requirements, &pins, None);
+                let base = scope.spawn(make);
+                let wheels = for_target(supply, &target, |supply| {
+                    ensure_wheels(supply, wanted.requirements, &pins, None)
+                });
                 (
                     base.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
                     wheels,
@@ -98,24 +117,30 @@ pub(crate) fn ensure_parts(wanted: &Wanted<'_>, supply: &Supply<'_>, compiler: &
             let (base, system) = base?;
             (base, system, wheels?)
         }
-        (sdists, full_version) => {
-            // Wheels may have to be built on the base, or the base be asked which Python it has.
-            let (base, system) = ensure(wanted, &beside)?;
+        (chosen, sdists, full_version) => {
+            // What a foreign base has is known once it is there, and wheels may have to be built on any.
+            let (base, system) = make()?;
+            let pins = match chosen {
+                Chosen::Variant(variant) => pins::parse_all(&variant.wheels)?,
+                Chosen::Foreign(..) => Vec::new(),
+            };
             let full_version = match full_version {
                 Some(full_version) => full_version.to_owned(),
-                None if wanted.requirements.wanted.is_empty() => wanted.python.to_owned(),
+                None if wanted.requirements.wanted.is_empty() => base.version.clone(),
                 None => find_version(supply.store, compiler, &interpreter_of(&base))?
-                    .unwrap_or_else(|| wanted.python.to_owned()),
+                    .unwrap_or_else(|| base.version.clone()),
             };
-            let resolver = || for_python(supply, &full_version);
-            let supply = &Supply {
-                resolver: &resolver,
-                ..*supply
+            let target = Target {
+                python: full_version,
+                glibc: base.glibc,
             };
-            let wheels = match sdists {
-                Some(allow_degraded) => on_bench(wanted, supply, compiler, &base, &pins, allow_degraded)?,
-                None => ensure_wheels(supply, wanted.requirements, &pins, None)?,
-            };
+            let wheels = for_target(supply, &target, |supply| match sdists {
+                Some(allow_degraded) => {
+                    let toolchain = toolchain_of(&definitions, chosen, &base)?;
+                    on_bench(wanted, supply, compiler, &base, &toolchain, &pins, allow_degraded)
+                }
+                None => ensure_wheels(supply, wanted.requirements, &pins, None),
+            })?;
             (base, system, wheels)
         }
     };
@@ -135,19 +160,14 @@ pub(crate) fn ensure_parts(wanted: &Wanted<'_>, supply: &Supply<'_>, compiler: &
     })
 }
 
-/// The resolver of `supply`, for exactly the Python `full_version`.
-fn for_python(supply: &Supply<'_>, full_version: &str) -> Result<Resolver, LockError> {
-    let resolver = (supply.resolver)()?;
-    Ok(Resolver {
-        python: full_version.to_owned(),
-        ..resolver
-    })
-}
-
-/// The base, and the system packages that lie on it.
-fn ensure(wanted: &Wanted<'_>, supply: &Supply<'_>) -> Result<(BaseImage, Option<SystemLayer>), BuildError> {
+/// The base that was `chosen`, and the system packages that lie on it.
+fn ensure(
+    chosen: &Chosen,
+    wanted: &Wanted<'_>,
+    supply: &Supply<'_>,
+) -> Result<(BaseImage, Option<SystemLayer>), BuildError> {
     let (store, progress) = (supply.store, supply.progress);
-    let make = || ensure_base(store, wanted.base, wanted.python, wanted.settings, progress);
+    let make = || ensure_base(store, chosen, wanted.settings, progress);
     let base = timed(progress, "base", make)?;
     let Some((wish, allowed)) = wanted.system else {
         return Ok((base, None));
@@ -165,21 +185,48 @@ fn ensure(wanted: &Wanted<'_>, supply: &Supply<'_>) -> Result<(BaseImage, Option
     Ok((base, Some(system)))
 }
 
-/// Wheels of the requirements; those of packages that have none are built on `base`.
+/// Does something with a supply whose resolver is asked for wheels that fit `target`.
+fn for_target<T>(supply: &Supply<'_>, target: &Target, make: impl FnOnce(&Supply<'_>) -> T) -> T {
+    let resolver = || -> Result<Resolver, LockError> {
+        Ok(Resolver {
+            target: target.clone(),
+            ..(supply.resolver)()?
+        })
+    };
+    make(&Supply {
+        resolver: &resolver,
+        ..*supply
+    })
+}
+
+/// What packages are built with for `base`.
+fn toolchain_of(definitions: &Definitions, chosen: &Chosen, base: &BaseImage) -> Result<Variant, BaseError> {
+    let interpreter = match chosen {
+        Chosen::Variant(variant) => variant.definition.interpreter.as_ref(),
+        Chosen::Foreign(..) => None,
+    };
+    let found = definitions.toolchain(&base.version, interpreter)?;
+    found.ok_or_else(|| BaseError::NoToolchain {
+        name: base.name.clone(),
+        python: base.version.clone(),
+    })
+}
+
+/// Wheels of the requirements; those of packages that have none are built on `base` with `toolchain`.
 fn on_bench(
     wanted: &Wanted<'_>,
     supply: &Supply<'_>,
     compiler: &Compiler,
     base: &BaseImage,
+    toolchain: &Variant,
     pins: &[PinnedWheel],
     allow_degraded: &BTreeSet<Promise>,
 ) -> Result<(Vec<WheelLayer>, bool), BuildError> {
     // Build backends import much of the standard library.
     let mut interpreter = interpreter_of(base);
     interpreter.layers.extend(ensure_stdlib(base, supply, compiler)?);
-    let toolchain = base::toolchain()?;
     let layer = || {
-        ensure_toolchain(supply.store, wanted.settings, supply.progress).map_err(|error| ToolchainError {
+        ensure_toolchain(supply.store, toolchain, wanted.settings, supply.progress).map_err(|error| ToolchainError {
             kind: error.kind(),
             source: error.into(),
         })
@@ -189,7 +236,7 @@ fn on_bench(
         toolchain: Toolchain {
             // Pinned packages that were locked again are updates of the same release: no other toolchain.
             key: toolchain.key(),
-            suite: toolchain.definition.suite,
+            suite: toolchain.definition.suite.clone(),
             layer: &layer,
         },
         baseline: wanted.baseline,

@@ -254,9 +254,9 @@ pub(super) struct BuildArgs {
     /// Build on this image of the store, or oci:DIR[:TAG], or a variant of `gantry base ls`
     #[arg(long, value_name = "REF")]
     pub base: Option<String>,
-    /// Python version
-    #[arg(long, default_value = crate::base::default_python(), value_name = "VERSION")]
-    pub python: String,
+    /// Python version: chooses the variant that has it, and what is taken of another base [default: that of the base]
+    #[arg(long, value_name = "VERSION")]
+    pub python: Option<String>,
     /// Label of the image; repeatable
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
     pub labels: Vec<(String, String)>,

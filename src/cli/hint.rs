@@ -238,6 +238,9 @@ fn has_no_local_version(explanation: &str) -> bool {
 fn of_base(error: &BaseError) -> Option<&'static str> {
     match error {
         BaseError::Mirror(_) => Some("set `mirror` and `security_mirror` under [base] in the configuration"),
+        BaseError::Interpreter { .. } | BaseError::OtherInterpreter { .. } => {
+            Some("set `interpreter_mirror` under [base] in the configuration to a place that has this very file; python-3.11 and python-3.13 need none")
+        }
         BaseError::Fetch(FetchError::Net { source, .. }) if source.is_not_found() => {
             Some("the archive's index still lists this package: try again later; --base takes any other image")
         }
@@ -248,7 +251,8 @@ fn of_base(error: &BaseError) -> Option<&'static str> {
         | BaseError::NoGlibc { .. }
         | BaseError::Refused { .. }
         | BaseError::Read { .. }
-        | BaseError::OtherPython { .. }
+        | BaseError::NoToolchain { .. }
+        | BaseError::UnknownPython { .. }
         | BaseError::Variant(_)
         | BaseError::Net(_)
         | BaseError::Relock(_)

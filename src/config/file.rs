@@ -102,6 +102,10 @@ pub struct BaseSection {
     /// Keys that may sign the indexes of these archives, as gpgv takes them; default: what the apt sources say, else
     /// Debian's.
     pub(crate) keyring: Option<PathBuf>,
+    /// Where archives of interpreters are; default: where their definitions say.
+    pub(crate) interpreter_mirror: Option<String>,
+    /// Directory of more definitions of bases.
+    pub(crate) definitions: Option<PathBuf>,
 }
 
 /// `[store]`.

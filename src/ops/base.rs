@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use crate::base::{default_python, BaseSettings};
+use crate::base::BaseSettings;
 use crate::build::parts::{ensure_parts, ensure_parts_bytecode, Wanted};
 use crate::build::BuildError;
 use crate::oci::Digest;
@@ -65,8 +65,8 @@ pub fn build_base(
         lock_age: LOCK_AGE,
     };
     let wanted = Wanted {
-        base: &request.name,
-        python: default_python(),
+        base: Some(&request.name),
+        python: None,
         settings: &request.settings,
         requirements: &Requirements::default(),
         system: None,

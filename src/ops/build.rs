@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::base::{Allowed, BaseSettings, SystemPackage, SystemWish};
 use crate::build::function::Function;
 use crate::build::image::{check_size, ensure_image, large_image, Created, ImageSettings};
-use crate::build::parts::{ensure_parts, ensure_parts_bytecode, interpreter_of, Wanted};
+use crate::build::parts::{ensure_parts, ensure_parts_bytecode, interpreter_of, pythons, Wanted};
 use crate::build::{code, secrets, BuildError};
 use crate::oci::{Digest, Reference};
 use crate::policy::{Baseline, Promise};
@@ -29,10 +29,11 @@ pub struct BuildRequest {
     pub directory: PathBuf,
     /// The image's name.
     pub tag: Option<Reference>,
-    /// A variant or a reference.
-    pub base: String,
-    /// The Python that the base must have, such as `3.11`.
-    pub python: String,
+    /// A variant or a reference; the default variant when there is none.
+    pub base: Option<String>,
+    /// The Python that the base must have, such as `3.11`; whichever the base has when there is none. A variant that has
+    /// another one stands for the one that has it.
+    pub python: Option<String>,
     /// Labels.
     pub labels: Vec<(String, String)>,
     /// Files the secret check lets pass.
@@ -108,7 +109,12 @@ pub fn build(
         progress.step("Leaving out", summary);
     }
     function.warn_of_idle(progress);
-    let requirements = function.requirements(request.origin, &request.python)?;
+    let pythons = pythons(
+        request.base.as_deref(),
+        request.python.as_deref(),
+        &request.base_settings,
+    )?;
+    let requirements = function.requirements(request.origin, &pythons)?;
     let system_wish = function.system_wish()?;
     for path in secrets::allowed_in_vain(&function, &request.allow_files) {
         progress.warn(&format!(
@@ -160,8 +166,8 @@ pub fn build(
 impl BuildRequest {
     fn wanted<'a>(&'a self, requirements: &'a Requirements, system: Option<&'a SystemWish>) -> Wanted<'a> {
         Wanted {
-            base: &self.base,
-            python: &self.python,
+            base: self.base.as_deref(),
+            python: self.python.as_deref(),
             settings: &self.base_settings,
             requirements,
             system: system.map(|wish| (wish, &self.allowed_packages)),

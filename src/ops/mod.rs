@@ -22,7 +22,7 @@ mod take_output;
 mod threads;
 mod ticket;
 
-pub use crate::base::{default_variant, Allowed, SystemPackage};
+pub use crate::base::{Allowed, SystemPackage};
 pub use crate::build::image::Created;
 pub use crate::python::project::Origin;
 pub use crate::python::resolve::LOCK_AGE;

@@ -13,6 +13,8 @@ pub fn base_settings(config: &Config) -> BaseSettings {
         mirror: base.mirror.clone().map(Address::new),
         security_mirror: base.security_mirror.clone().map(Address::new),
         keyring: base.keyring.clone(),
+        interpreter_mirror: base.interpreter_mirror.clone().map(Address::new),
+        definitions: base.definitions.clone(),
     }
 }
 
@@ -24,15 +26,14 @@ pub fn allowed_packages(config: &Config) -> Allowed {
     }
 }
 
-/// What resolves requirements for `python`, a version such as 3.11.
+/// What resolves requirements; the base says for which Python.
 ///
 /// # Errors
 ///
 /// [`LockError`] when the index of the configuration is no address, or its password cannot be read.
-pub fn resolver(config: &Config, environment: &Environment, python: &str) -> Result<Resolver, LockError> {
+pub fn resolver(config: &Config, environment: &Environment) -> Result<Resolver, LockError> {
     Ok(Resolver {
         uv: config.index.uv.clone(),
-        python: python.to_owned(),
         index: index(&config.index)?.map(Address::new),
         extra: config.index.extra.iter().map(extra).collect::<Result<_, _>>()?,
         path: environment.path.clone(),

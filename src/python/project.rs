@@ -75,16 +75,16 @@ impl ProjectError {
     }
 }
 
-/// What a function requires by the file of `origin`, for Python `python`, such as 3.11; `find` returns its files by path
+/// What a function requires by the file of `origin`, for one of the Python versions `pythons`; `find` returns its files by path
 /// and `entry` is that of its script.
 pub(crate) fn requirements(
     find: Find<'_>,
     entry: &str,
     origin: Origin,
-    python: &str,
+    pythons: &[String],
 ) -> Result<Requirements, ProjectError> {
     if origin == Origin::Pyproject {
-        return of_pyproject(find, python);
+        return of_pyproject(find, pythons);
     }
     if find(FILE).is_none() {
         if let Some(error) = elsewhere(find, entry) {
@@ -94,7 +94,7 @@ pub(crate) fn requirements(
     Ok(Requirements::read(find)?)
 }
 
-fn of_pyproject(find: Find<'_>, python: &str) -> Result<Requirements, ProjectError> {
+fn of_pyproject(find: Find<'_>, pythons: &[String]) -> Result<Requirements, ProjectError> {
     let refuse = |reason: String| ProjectError::Pyproject { reason };
     let contents = find(PYPROJECT).ok_or_else(|| refuse("there is no such file".to_owned()))?;
     let text = text_of(contents).ok_or_else(|| refuse(format!("it is no UTF-8, or over {MAX_BYTES} bytes")))?;
@@ -120,7 +120,7 @@ fn of_pyproject(find: Find<'_>, python: &str) -> Result<Requirements, ProjectErr
             "its dependencies are dynamic: only the package's own code knows them".to_owned(),
         ));
     }
-    check_python(project, python).map_err(refuse)?;
+    check_python(project, pythons).map_err(refuse)?;
     let lines = match project.get("dependencies") {
         None => Vec::new(),
         Some(Value::Array(all)) => all
@@ -143,22 +143,25 @@ fn of_pyproject(find: Find<'_>, python: &str) -> Result<Requirements, ProjectErr
     Ok(found)
 }
 
-/// Refuses a project that no release of Python `python` can run.
-fn check_python(project: &Table, python: &str) -> Result<(), String> {
+/// Refuses a project that no release of any of the Python versions `pythons` can run.
+fn check_python(project: &Table, pythons: &[String]) -> Result<(), String> {
     let Some(wanted) = project.get("requires-python").and_then(Value::as_str) else {
         return Ok(());
     };
     let specifiers: pep440_rs::VersionSpecifiers = wanted
         .parse()
         .map_err(|_| "its requires-python is no version specifier".to_owned())?;
-    // Which release of 3.11 the base has is no matter here: some are accepted, or none.
-    let accepts = |release: u32| {
-        let version = format!("{python}.{release}").parse::<pep440_rs::Version>();
-        version.is_ok_and(|version| specifiers.contains(&version))
+    // Which release of a version the base has is no matter here: some are accepted, or none.
+    let accepts = |python: &String| {
+        let all = (0..100).map(|release| format!("{python}.{release}").parse::<pep440_rs::Version>());
+        all.flatten().any(|version| specifiers.contains(&version))
     };
-    match (0..100).any(accepts) {
+    match pythons.iter().any(accepts) {
         true => Ok(()),
-        false => Err(format!("it requires Python {wanted}, and the base has {python}")),
+        false => Err(format!(
+            "it requires Python {wanted}, and the base has {}",
+            pythons.join(" or ")
+        )),
     }
 }
 
@@ -321,7 +324,7 @@ mod tests {
             let mut files = files.iter();
             files.find(|(other, _)| *other == path).map(|(_, text)| text.as_bytes())
         };
-        requirements(&find, "user_function.py", origin, "3.11")
+        requirements(&find, "user_function.py", origin, &["3.11".to_owned()])
     }
 
     #[test]

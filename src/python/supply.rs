@@ -51,7 +51,7 @@ pub(crate) fn lock_wheels(
 /// Says that the resolver is about to be asked, and which index it asks.
 pub(crate) fn announce(progress: &dyn Progress, resolver: &Resolver, requirements: &Requirements) {
     let count = requirements.wanted.len();
-    let object = format!("{count} requirements for Python {}", resolver.python);
+    let object = format!("{count} requirements for Python {}", resolver.target.python);
     // An index that cannot be found is the resolver's error, in a moment.
     let index = resolver.index().ok().flatten();
     let of = index.map(|index| format!(" at {} ({})", index.url, index.source));

@@ -56,6 +56,14 @@ fn all_variants_are_listed() {
         "python-3.11-slim",
         "python-3.11-numpy",
         "python-3.11-scipy",
+        "python-3.12",
+        "python-3.12-slim",
+        "python-3.12-numpy",
+        "python-3.12-scipy",
+        "python-3.13",
+        "python-3.13-slim",
+        "python-3.13-numpy",
+        "python-3.13-scipy",
     ];
     let names: Vec<&str> = listed
         .lines()

@@ -1,22 +1,25 @@
-//! The four examples, as a user would build and run them, and every way a function can end.
+//! The four examples, as a user would build and run them on each Python, and every way a function can end.
 
 use std::fs;
 
-use crate::common::{example, function, shared};
+use crate::common::{example, function, shared, PYTHONS};
 use serde_json::json;
 
 fn prints_what_it_should(name: &str) {
-    let gantry = shared();
-    gantry.build(&example(name), &format!("{name}:1"));
-    let (done, outcome) = gantry.run_with_outcome(&[&format!("{name}:1")]);
-    let expected = fs::read_to_string(example(name).join("expected.txt")).unwrap();
-    assert_eq!(
-        (done.code, done.stdout.as_str()),
-        (0, expected.as_str()),
-        "{}",
-        done.stderr
-    );
-    assert_eq!(outcome["status"], "ok");
+    let (gantry, directory) = (shared(), example(name));
+    let expected = fs::read_to_string(directory.join("expected.txt")).unwrap();
+    for python in PYTHONS {
+        let tag = format!("{name}:{python}");
+        gantry.ok(["build", directory.to_str().unwrap(), "--tag", &tag, "--python", python]);
+        let (done, outcome) = gantry.run_with_outcome(&[&tag]);
+        assert_eq!(
+            (done.code, done.stdout.as_str()),
+            (0, expected.as_str()),
+            "on Python {python}: {}",
+            done.stderr
+        );
+        assert_eq!(outcome["status"], "ok");
+    }
 }
 
 #[test]
@@ -36,29 +39,28 @@ fn ode_runs() {
 
 #[test]
 fn series_reads_its_input_and_writes_its_output() {
-    let gantry = shared();
-    gantry.build(&example("series"), "series:1");
-    let out = tempfile::tempdir().unwrap();
-    let input = example("series").join("input");
-    let done = gantry.run(&[
-        "--input",
-        input.to_str().unwrap(),
-        "--output",
-        out.path().to_str().unwrap(),
-        "series:1",
-    ]);
-    let expected = fs::read_to_string(example("series").join("expected.txt")).unwrap();
-    assert_eq!((done.code, done.stdout), (0, expected), "{}", done.stderr);
-    let summary = fs::read_to_string(out.path().join("summary.csv")).unwrap();
-    assert_eq!(
-        summary,
-        fs::read_to_string(example("series").join("expected_summary.csv")).unwrap()
-    );
-    assert_eq!(
-        fs::read_dir(out.path()).unwrap().count(),
-        1,
-        "only the summary is left in the output directory"
-    );
+    let (gantry, directory) = (shared(), example("series"));
+    let expected = |file: &str| fs::read_to_string(directory.join(file)).unwrap();
+    let input = directory.join("input");
+    for python in PYTHONS {
+        let (tag, out) = (format!("series:{python}"), tempfile::tempdir().unwrap());
+        gantry.ok(["build", directory.to_str().unwrap(), "--tag", &tag, "--python", python]);
+        let (input, output) = (input.to_str().unwrap(), out.path().to_str().unwrap());
+        let done = gantry.run(&["--input", input, "--output", output, &tag]);
+        assert_eq!(
+            (done.code, done.stdout),
+            (0, expected("expected.txt")),
+            "on Python {python}: {}",
+            done.stderr
+        );
+        let summary = fs::read_to_string(out.path().join("summary.csv")).unwrap();
+        assert_eq!(summary, expected("expected_summary.csv"));
+        assert_eq!(
+            fs::read_dir(out.path()).unwrap().count(),
+            1,
+            "only the summary is left in the output directory"
+        );
+    }
 }
 
 #[test]

@@ -39,6 +39,7 @@ mod loopback;
 mod patience;
 mod places;
 mod programs;
+mod pythons;
 mod refusals;
 mod repair;
 mod reports;

@@ -4,7 +4,10 @@ use super::*;
 use crate::archive::deb::fixture::{deb, directory, file, symlink, Data};
 
 fn variant(packages: usize) -> Variant {
-    let mut variant = super::super::definition::find_variant("python-3.11").unwrap().unwrap();
+    let mut variant = crate::base::definitions::Definitions::default()
+        .find("python-3.11")
+        .unwrap()
+        .unwrap();
     variant.lock.truncate(packages);
     variant
 }
@@ -51,7 +54,15 @@ fn assemble_into(debs: &[Vec<u8>], tree: &mut Recorder) -> Result<(WrittenLayer,
         })
         .collect();
     let mut out = Vec::new();
-    let written = assemble(&variant(debs.len()), &files, &mut out, Some(tree))?;
+    let written = assemble(
+        &variant(debs.len()),
+        &Parts {
+            debs: &files,
+            interpreter: None,
+        },
+        &mut out,
+        Some(tree),
+    )?;
     Ok((written, out))
 }
 
@@ -175,14 +186,26 @@ fn refuses_packages_that_do_not_go_together() {
 
 #[test]
 fn the_toolchain_has_its_files_and_links_and_nothing_that_makes_a_root() {
-    let mut toolchain = super::super::definition::toolchain().unwrap();
+    let mut toolchain = crate::base::definitions::Definitions::default()
+        .toolchain("3.11", None)
+        .unwrap()
+        .unwrap();
     toolchain.lock.truncate(1);
     let mut bytes = tempfile::tempfile().unwrap();
     bytes
         .write_all(&deb(&|tar| file(tar, "./usr/bin/g++", b"g++")))
         .unwrap();
     let mut tree = Recorder::default();
-    assemble(&toolchain, &[bytes], Vec::new(), Some(&mut tree)).unwrap();
+    assemble(
+        &toolchain,
+        &Parts {
+            debs: &[bytes],
+            interpreter: None,
+        },
+        Vec::new(),
+        Some(&mut tree),
+    )
+    .unwrap();
     assert_eq!(tree.0["usr/bin/c++"].1, "g++");
     assert_eq!(tree.0["usr/bin/g++"].1, "g++");
     for path in ["etc/passwd", "bin", "tmp", "usr/bin/python3", "opt"] {

@@ -74,12 +74,21 @@ impl Mirrors {
     }
 }
 
-/// The mirrors of `suite`: those configured, else those of the apt sources below `apt` (usually `/etc/apt`).
-pub(crate) fn find_mirrors(suite: &str, configured: Configured<'_>, apt: &Path) -> Result<Mirrors, MirrorError> {
+/// The mirrors of `suite`: those configured, else those of the apt sources below `apt` (usually `/etc/apt`). An archive
+/// has all of the `releases`: sources that name another one of them lead to it, too.
+pub(crate) fn find_mirrors(
+    suite: &str,
+    releases: &[String],
+    configured: Configured<'_>,
+    apt: &Path,
+) -> Result<Mirrors, MirrorError> {
     let sources = read_sources(apt);
     let find = |uri: Option<&Address>, part: &'static str| {
-        let wanted = format!("{suite}{part}");
-        let source = sources.iter().find(|source| source.suites.contains(&wanted));
+        let of = |release: &str| {
+            let wanted = format!("{release}{part}");
+            sources.iter().find(|source| source.suites.contains(&wanted))
+        };
+        let source = of(suite).or_else(|| releases.iter().find_map(|release| of(release)));
         // Of a configured address the apt sources know nothing, not even whose keys it takes.
         let signed_by = source
             .filter(|_| uri.is_none())
@@ -210,7 +219,7 @@ mod tests {
             main,
         };
         let find = |suite: &str, configured: Configured<'_>, apt: &tempfile::TempDir| {
-            find_mirrors(suite, configured, apt.path())
+            find_mirrors(suite, &[], configured, apt.path())
         };
         let scratch = apt(&[
             ("sources.list.d/third.list", third),
@@ -242,5 +251,8 @@ mod tests {
             .iter()
             .all(|mirror| mirror.keyring == Path::new("/keys.gpg")));
         assert!(find("trixie", Configured::default(), &scratch).is_err());
+        let releases = ["bookworm".to_owned(), "trixie".to_owned()];
+        let other = find_mirrors("trixie", &releases, Configured::default(), scratch.path());
+        assert_eq!(other.unwrap(), expected, "the archive of one release has the others");
     }
 }

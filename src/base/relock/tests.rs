@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::archive::deb::fixture::{gzip_of, xz_of};
-use crate::base::definition::find_variant;
+use crate::base::definitions::Definitions;
 
 /// 2026-07-11 12:00:00 UTC.
 const NOW: u64 = 1_783_771_200;
@@ -175,7 +175,7 @@ impl FakeArchive {
 
 /// a 1 and b 1-1, pinned.
 fn variant() -> Variant {
-    let mut variant = find_variant("python-3.11").unwrap().unwrap();
+    let mut variant = Definitions::default().find("python-3.11").unwrap().unwrap();
     variant.lock.truncate(2);
     for (deb, (name, version)) in variant.lock.iter_mut().zip([("a", "1"), ("b", "1-1")]) {
         (deb.name, deb.version) = (name.to_owned(), version.to_owned());

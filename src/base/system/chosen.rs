@@ -12,6 +12,7 @@ use super::shipped::{Shipped, TEXT};
 use super::wish::SystemWish;
 use super::SystemRequest;
 use crate::base::debian::{find_mirrors, Configured, LockedDeb, Mirrors, Offer};
+use crate::base::definitions::Definitions;
 use crate::base::relock::read_index;
 use crate::base::BaseSettings;
 use crate::net::{Address, Client};
@@ -73,7 +74,13 @@ impl<'a> Choice<'a> {
             security: self.settings.security_mirror.as_ref(),
             keyring: self.settings.keyring.as_deref(),
         };
-        Ok(find_mirrors(&self.installed.suite, configured, Path::new("/etc/apt"))?)
+        // A damaged definition was refused when the base was chosen.
+        let definitions = Definitions::load(self.settings.definitions.as_deref());
+        let releases = definitions
+            .and_then(|definitions| definitions.suites())
+            .unwrap_or_default();
+        let apt = Path::new("/etc/apt");
+        Ok(find_mirrors(&self.installed.suite, &releases, configured, apt)?)
     }
 
     /// The packages that are remembered while that is younger than `age`, else those of the index. While the archive is

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::base::{default_python, find_variant, variant_names, BaseError};
+use crate::base::{BaseError, Definitions, Variant};
 use crate::build::BuildError;
 use crate::cli::args::{BaseBuildArgs, BaseCommand, Format};
 use crate::cli::error::CommandError;
@@ -18,29 +18,34 @@ use crate::policy::Verbosity;
 pub(super) fn base(session: &Session, command: &BaseCommand, report: Option<&Report>) -> Result<u8, CommandError> {
     match command {
         BaseCommand::Ls { format } => match format.wanted() {
-            Format::Json => print_json(&variant_names()),
-            Format::Table if session.verbosity == Verbosity::Quiet => print_line(&variant_names().join("\n")),
-            Format::Table => print_line(&table(["NAME", "PYTHON", "DESCRIPTION"], variants()?)),
+            Format::Json => print_json(&names(&variants(session)?)),
+            Format::Table if session.verbosity == Verbosity::Quiet => {
+                print_line(&names(&variants(session)?).join("\n"))
+            }
+            Format::Table => print_line(&table(["NAME", "PYTHON", "DESCRIPTION"], variants(session)?)),
         },
         BaseCommand::Build(args) => build(session, args, report),
     }
 }
 
 /// A row for each variant.
-fn variants() -> Result<Vec<[String; 3]>, CommandError> {
-    let mut rows = Vec::new();
-    for name in variant_names() {
-        let found = find_variant(name).map_err(BaseError::from).map_err(BuildError::from)?;
-        rows.extend(found.map(|variant| {
-            let wheels = variant.wheels.iter().filter_map(|line| line.split_whitespace().next());
-            let description = match wheels.collect::<Vec<_>>().join(", ") {
-                none if none.is_empty() => variant.definition.description,
-                wheels => format!("{}, with {wheels}", variant.definition.description),
-            };
-            [variant.name, variant.definition.python, description]
-        }));
-    }
-    Ok(rows)
+fn variants(session: &Session) -> Result<Vec<[String; 3]>, CommandError> {
+    let definitions = Definitions::load(session.config.base.definitions.as_deref());
+    let found = definitions.and_then(|definitions| definitions.variants());
+    let found = found.map_err(BaseError::from).map_err(BuildError::from)?;
+    let row = |variant: Variant| {
+        let wheels = variant.wheels.iter().filter_map(|line| line.split_whitespace().next());
+        let description = match wheels.collect::<Vec<_>>().join(", ") {
+            none if none.is_empty() => variant.definition.description,
+            wheels => format!("{}, with {wheels}", variant.definition.description),
+        };
+        [variant.name, variant.definition.python, description]
+    };
+    Ok(found.into_iter().map(row).collect())
+}
+
+fn names(rows: &[[String; 3]]) -> Vec<&str> {
+    rows.iter().map(|[name, ..]| name.as_str()).collect()
 }
 
 fn build(session: &Session, args: &BaseBuildArgs, report: Option<&Report>) -> Result<u8, CommandError> {
@@ -51,7 +56,7 @@ fn build(session: &Session, args: &BaseBuildArgs, report: Option<&Report>) -> Re
         settings: ops::base_settings(&session.config),
         allow_degraded: session.allow_degraded(&args.allow_degraded),
     };
-    let resolver = || ops::resolver(&session.config, &session.environment, default_python());
+    let resolver = || ops::resolver(&session.config, &session.environment);
     let made = ops::build_base(&session.store, &request, &resolver, &narrator);
     narrator.finish();
     let base = made?;

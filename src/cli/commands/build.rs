@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use crate::base::default_variant;
 use crate::build::image::Created;
 use crate::cli::args::BuildArgs;
 use crate::cli::error::CommandError;
@@ -23,7 +22,7 @@ pub(super) fn build(session: &Session, args: &BuildArgs, report: Option<&Report>
     let request = BuildRequest {
         directory: args.dir.clone(),
         tag: args.tag.clone(),
-        base: args.base.clone().unwrap_or_else(|| default_variant().to_owned()),
+        base: args.base.clone(),
         python: args.python.clone(),
         labels: args.labels.clone(),
         allow_files: args.allow_files.clone(),
@@ -43,7 +42,7 @@ pub(super) fn build(session: &Session, args: &BuildArgs, report: Option<&Report>
         base_settings: ops::base_settings(config),
         allowed_packages: ops::allowed_packages(config),
     };
-    let resolver = || ops::resolver(config, environment, &args.python);
+    let resolver = || ops::resolver(config, environment);
     let narrator = Narrator::new(session.verbosity);
     let built = ops::build(&session.store, &request, &resolver, &narrator);
     narrator.finish();

@@ -10,12 +10,10 @@ use super::extra::{self, ExtraIndex};
 use super::index::{is_index_variable, Index};
 use super::locked::{LockError, LockedWheel};
 use super::programs::MAX_MESSAGE;
+use super::target::Target;
 use crate::net::Credentials;
 use crate::store::{Store, StoreError};
 use crate::sys::program::{Program, ProgramError};
-
-/// glibc of the base is 2.36; uv's newest platform that is not newer.
-pub(super) const PLATFORM: &str = "x86_64-manylinux_2_36";
 
 /// Warnings that are passed on; honest answers have one or two.
 const MOST_WARNINGS: usize = 20;
@@ -48,8 +46,8 @@ pub(super) struct Question<'a> {
 pub(super) struct Asker<'a> {
     /// The program.
     pub uv: &'a Path,
-    /// Python version that wheels are wanted for.
-    pub python: &'a str,
+    /// What wheels are wanted for.
+    pub target: &'a Target,
     /// The index to ask; none for uv's own default.
     pub index: Option<&'a Index>,
     /// The indexes beside it.
@@ -83,7 +81,8 @@ pub(super) fn ask(store: &Store, asker: &Asker<'_>, question: &Question<'_>) -> 
     let others = asker.network.iter().filter(|(name, _)| !is_index_variable(name));
     let mut program = Program::new(asker.uv, asker.deadline)
         .args(["pip", "compile", "requirements.in", "--format", "pylock.toml"])
-        .args(["--python-platform", PLATFORM, "--python-version", asker.python])
+        .args(["--python-platform", &asker.target.platform()])
+        .args(["--python-version", &asker.target.python])
         .args([
             "--no-header",
             "--no-progress",

@@ -16,6 +16,7 @@ mod other_name;
 mod programs;
 mod pylock;
 mod resolver;
+mod target;
 pub(crate) mod uv;
 
 pub use age::LOCK_AGE;
@@ -23,5 +24,6 @@ pub(crate) use age::{young_lock, Wish};
 pub(crate) use extra::{ExtraIndex, Login};
 pub(crate) use locked::{Lock, LockError, LockedSdist, LockedWheel, LARGE_IMAGE, MAX_IMAGE};
 pub(crate) use other_name::{find_absent, find_meant, Meant};
-pub(crate) use pylock::{fits_where_built, GLIBC};
+pub(crate) use pylock::fits_where_built;
 pub(crate) use resolver::{Resolution, Resolver};
+pub(crate) use target::Target;

@@ -8,11 +8,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::locked::{Lock, LockError, LockedSdist, LockedWheel};
+use super::target::Target;
 use crate::oci::Digest;
 use crate::policy::normalise;
-
-/// Minor version of the base's glibc, 2.36: wheels that want a newer one do not load.
-pub(crate) const GLIBC: u32 = 36;
 
 /// What the resolver answers, read.
 #[derive(Debug, Clone, Deserialize)]
@@ -51,18 +49,18 @@ impl Pylock {
         })
     }
 
-    /// Fills in the sizes of the files that fit Python `python` and that the index gave no size for, as `size_of` finds
+    /// Fills in the sizes of the files that fit `target` and that the index gave no size for, as `size_of` finds
     /// them by address.
     pub(super) fn with_sizes(
         mut self,
-        python: &str,
+        target: &Target,
         size_of: &dyn Fn(&str) -> Result<u64, LockError>,
     ) -> Result<Self, LockError> {
-        let minor = minor_of(python);
+        let minor = target.minor();
         let is_wheel = |file: &PylockFile| {
             let name = file_name(&file.url);
             name.zip(minor)
-                .is_some_and(|(name, minor)| rank(&name, minor).is_some())
+                .is_some_and(|(name, minor)| rank(&name, minor, target.glibc).is_some())
         };
         for package in &mut self.packages {
             let wheels = package.wheels.iter_mut().filter(|file| is_wheel(file));
@@ -76,16 +74,17 @@ impl Pylock {
     }
 }
 
-/// Takes a wheel of each package for a Python version. Where the user gave hashes, wheels that have one come first.
+/// Takes a wheel of each package for `target`. Where the user gave hashes, wheels that have one come first.
 /// `built` are the wheels of this machine that the resolver was offered.
 pub(super) fn take(
     pylock: Pylock,
-    python: &str,
+    target: &Target,
     hashes: &BTreeMap<String, Vec<Digest>>,
     built: &[LockedWheel],
 ) -> Result<Lock, LockError> {
     let answer = |reason: String| LockError::Answer { reason };
-    let minor = minor_of(python).ok_or_else(|| answer(format!("Python {python} is no version 3.x")))?;
+    let minor = target.minor();
+    let minor = minor.ok_or_else(|| answer(format!("Python {} is no version 3.x", target.python)))?;
     let mut wheels = Vec::new();
     for package in pylock.packages {
         let what = format!("{} {}", package.name, package.version.as_deref().unwrap_or_default());
@@ -109,7 +108,7 @@ pub(super) fn take(
             .into_iter()
             .filter_map(|wheel| {
                 let file_name = file_name(&wheel.url).filter(|name| name.ends_with(".whl"))?;
-                Some(((listed(&wheel), rank(&file_name, minor)?), wheel))
+                Some(((listed(&wheel), rank(&file_name, minor, target.glibc)?), wheel))
             })
             .max_by_key(|(rank, _)| *rank);
         let (_, wheel) = best.ok_or_else(|| answer(format!("{what} has no wheel in the lock")))?;
@@ -164,15 +163,14 @@ pub(super) fn take_sdist(mut pylock: Pylock, name: &str) -> Result<LockedSdist, 
     })
 }
 
-/// Whether a wheel that was built in the sandbox fits CPython `python` there, by its tags: `linux_x86_64` is what
+/// Whether a wheel that was built in the sandbox fits `target`, where it was built, by its tags: `linux_x86_64` is what
 /// builders call the platform that they are on.
-pub(crate) fn fits_where_built(file_name: &str, python: &str) -> bool {
-    let there = file_name.replace("-linux_x86_64.whl", &format!("-manylinux_2_{GLIBC}_x86_64.whl"));
-    minor_of(python).is_some_and(|minor| rank(&there, minor).is_some())
-}
-
-fn minor_of(python: &str) -> Option<u32> {
-    python.split('.').nth(1)?.parse().ok()
+pub(crate) fn fits_where_built(file_name: &str, target: &Target) -> bool {
+    let platform = format!("-manylinux_2_{}_x86_64.whl", target.glibc);
+    let there = file_name.replace("-linux_x86_64.whl", &platform);
+    target
+        .minor()
+        .is_some_and(|minor| rank(&there, minor, target.glibc).is_some())
 }
 
 /// The file name of an address, with `%2B` and the like decoded.
@@ -200,11 +198,11 @@ fn public(url: &str) -> Option<String> {
     Some(format!("{scheme}://{host}/{path}"))
 }
 
-/// How well a wheel fits CPython 3.`minor` on linux/amd64, the better the larger; none when not at all.
+/// How well a wheel fits CPython 3.`minor` on linux/amd64 with glibc 2.`newest`, the better the larger; none when not at all.
 ///
 /// The order of PEP 425 as pip has it: this very ABI, the stable ABI from the newest on, pure Python; then the newest C
 /// library that the base has.
-fn rank(file_name: &str, minor: u32) -> Option<(u32, u32, u32)> {
+fn rank(file_name: &str, minor: u32, newest: u32) -> Option<(u32, u32, u32)> {
     let mut tags = file_name.strip_suffix(".whl")?.rsplitn(4, '-');
     let (platforms, abis, pythons) = (tags.next()?, tags.next()?, tags.next()?);
     let number = |tag: &str, prefix: &str| tag.strip_prefix(prefix)?.parse::<u32>().ok();
@@ -229,7 +227,7 @@ fn rank(file_name: &str, minor: u32) -> Option<(u32, u32, u32)> {
         "manylinux1_x86_64" => Some(5),
         "manylinux2010_x86_64" => Some(12),
         "manylinux2014_x86_64" => Some(17),
-        _ => number(tag.strip_suffix("_x86_64")?, "manylinux_2_").filter(|minor| *minor <= GLIBC),
+        _ => number(tag.strip_suffix("_x86_64")?, "manylinux_2_").filter(|minor| *minor <= newest),
     };
     Some((best.0, best.1, platforms.split('.').filter_map(glibc).max()?))
 }
@@ -240,14 +238,21 @@ mod tests {
 
     fn parse(
         text: &str,
-        python: &str,
+        target: &Target,
         hashes: &BTreeMap<String, Vec<Digest>>,
         built: &[LockedWheel],
     ) -> Result<Lock, LockError> {
-        take(Pylock::read(text)?, python, hashes, built)
+        take(Pylock::read(text)?, target, hashes, built)
     }
 
     const ZERO: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+    fn of_debian_12() -> Target {
+        Target {
+            python: "3.11".to_owned(),
+            glibc: 36,
+        }
+    }
 
     fn pylock(wheels: &str) -> String {
         format!("lock-version = \"1.0\"\n[[packages]]\nname = \"My.Pkg\"\nversion = \"1.0\"\nwheels = [{wheels}]\n")
@@ -268,7 +273,7 @@ mod tests {
             "p-1.0-cp312-cp312-manylinux_2_17_x86_64.whl",
         ];
         let text = pylock(&all.map(wheel).join(","));
-        let lock = parse(&text, "3.11", &BTreeMap::new(), &[]).unwrap();
+        let lock = parse(&text, &of_debian_12(), &BTreeMap::new(), &[]).unwrap();
         assert_eq!(
             (lock.wheels[0].name.as_str(), lock.wheels[0].file_name.as_str()),
             ("my-pkg", all[2])
@@ -292,7 +297,7 @@ mod tests {
         ] {
             assert!(
                 matches!(
-                    parse(&text, "3.11", &BTreeMap::new(), &[]),
+                    parse(&text, &of_debian_12(), &BTreeMap::new(), &[]),
                     Err(LockError::Answer { .. })
                 ),
                 "{text}"
@@ -315,16 +320,24 @@ mod tests {
             Ok(7)
         };
         let read = || Pylock::read(&text).unwrap();
-        let complete = read().with_sizes("3.11", &size_of).unwrap();
+        let complete = read().with_sizes(&of_debian_12(), &size_of).unwrap();
         assert_eq!(asked.take(), [format!("https://example.org/x/{ours}")]);
-        let lock = take(complete, "3.11", &BTreeMap::new(), &[]).unwrap();
+        let lock = take(complete, &of_debian_12(), &BTreeMap::new(), &[]).unwrap();
         assert_eq!(
             (lock.wheels[0].size, lock.wheels[0].file_name.contains("+cpu")),
             (7, true)
         );
         let away = |_: &str| Err(LockError::Answer { reason: String::new() });
-        assert!(read().with_sizes("3.11", &away).is_err());
-        assert!(read().with_sizes("3.12", &|_| Ok(7)).is_ok());
+        assert!(read().with_sizes(&of_debian_12(), &away).is_err());
+        assert!(read()
+            .with_sizes(
+                &Target {
+                    python: "3.12".to_owned(),
+                    glibc: 36
+                },
+                &|_| Ok(7)
+            )
+            .is_ok());
     }
 
     #[test]
@@ -340,17 +353,23 @@ mod tests {
             sha256: format!("sha256:{ZERO}").parse().unwrap(),
             sdist: Some(Digest::of(b"sdist")),
         };
-        let lock = parse(&pylock(&local), "3.11", &BTreeMap::new(), std::slice::from_ref(&built)).unwrap();
+        let lock = parse(
+            &pylock(&local),
+            &of_debian_12(),
+            &BTreeMap::new(),
+            std::slice::from_ref(&built),
+        )
+        .unwrap();
         assert_eq!(lock.wheels, std::slice::from_ref(&built));
         let other = LockedWheel {
             sha256: Digest::of(b"other"),
             ..built.clone()
         };
-        assert!(parse(&pylock(&local), "3.11", &BTreeMap::new(), &[other]).is_err());
+        assert!(parse(&pylock(&local), &of_debian_12(), &BTreeMap::new(), &[other]).is_err());
         // The same bytes from the index are the index's.
         let lock = parse(
             &pylock(&wheel("p-1.0-py3-none-any.whl")),
-            "3.11",
+            &of_debian_12(),
             &BTreeMap::new(),
             &[built],
         )
@@ -391,7 +410,7 @@ mod tests {
             "p-1-py3-none-any.whl",
             "p-1-cp38-abi3-linux_x86_64.whl",
         ] {
-            assert!(fits_where_built(name, "3.11"), "{name}");
+            assert!(fits_where_built(name, &of_debian_12()), "{name}");
         }
         for name in [
             "p-1-cp312-cp312-linux_x86_64.whl",
@@ -399,7 +418,7 @@ mod tests {
             "p-1-py2-none-any.whl",
             "p.whl",
         ] {
-            assert!(!fits_where_built(name, "3.11"), "{name}");
+            assert!(!fits_where_built(name, &of_debian_12()), "{name}");
         }
     }
 
@@ -415,8 +434,8 @@ mod tests {
             "p-1-py3-none-manylinux_2_5_x86_64.whl",
             "p-1-py2.py3-none-any.whl",
         ];
-        assert!(ranked.iter().all(|name| rank(name, 11).is_some()));
-        assert!(ranked.is_sorted_by_key(|name| std::cmp::Reverse(rank(name, 11))));
+        assert!(ranked.iter().all(|name| rank(name, 11, 36).is_some()));
+        assert!(ranked.is_sorted_by_key(|name| std::cmp::Reverse(rank(name, 11, 36))));
         for name in [
             "p-1-cp312-abi3-manylinux_2_17_x86_64.whl",
             "p-1-cp312-cp312-manylinux_2_17_x86_64.whl",
@@ -431,8 +450,32 @@ mod tests {
             "p-1-pp311-pypy311_pp73-manylinux_2_17_x86_64.whl",
             "p.whl",
         ] {
-            assert_eq!(rank(name, 11), None, "{name}");
+            assert_eq!(rank(name, 11, 36), None, "{name}");
         }
+    }
+
+    #[test]
+    fn the_python_and_the_c_library_of_the_base_decide() {
+        let newer = Target {
+            python: "3.13".to_owned(),
+            glibc: 41,
+        };
+        for name in [
+            "p-1-cp313-cp313-linux_x86_64.whl",
+            "p-1-cp313-cp313-manylinux_2_41_x86_64.whl",
+            "p-1-cp38-abi3-linux_x86_64.whl",
+        ] {
+            assert!(fits_where_built(name, &newer), "{name}");
+        }
+        for name in [
+            "p-1-cp311-cp311-linux_x86_64.whl",
+            "p-1-cp313-cp313t-linux_x86_64.whl",
+            "p-1-cp313-cp313-manylinux_2_42_x86_64.whl",
+            "p-1-cp313-cp313-musllinux_1_2_x86_64.whl",
+        ] {
+            assert!(!fits_where_built(name, &newer), "{name}");
+        }
+        assert!(!fits_where_built("p-1-py3-none-any.whl", &Target::default()));
     }
 
     #[test]
@@ -443,12 +486,18 @@ mod tests {
             wheel("p-1.0-cp311-cp311-manylinux_2_17_x86_64.whl")
         ));
         let listed: Digest = format!("sha256:{one}").parse().unwrap();
-        let lock = parse(&text, "3.11", &[("my-pkg".to_owned(), vec![listed])].into(), &[]).unwrap();
+        let lock = parse(
+            &text,
+            &of_debian_12(),
+            &[("my-pkg".to_owned(), vec![listed])].into(),
+            &[],
+        )
+        .unwrap();
         assert_eq!(lock.wheels[0].sha256, listed);
         assert_eq!(lock.wheels[0].url, "https://example.org/x/p-1.0-py3-none-any.whl");
         let lock = parse(
             &text,
-            "3.11",
+            &of_debian_12(),
             &[("my-pkg".to_owned(), vec![Digest::of(b"")])].into(),
             &[],
         )

@@ -10,13 +10,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use super::ask::{ask, Answer, Asker, Question, PLATFORM};
+use super::ask::{ask, Answer, Asker, Question};
 use super::extra::{self, ExtraIndex};
 use super::index::{Index, Places};
 use super::locked::{Lock, LockError, LockedSdist, LockedWheel};
 use super::missing::{missing_wheel, MissingWheel};
 use super::programs::Deadlines;
 use super::pylock::{self, Pylock};
+use super::target::Target;
 use super::uv::{find_uv, UvPlaces};
 use crate::net::{Address, Client, Credentials};
 use crate::oci::Digest;
@@ -37,8 +38,8 @@ pub enum Resolution {
 pub struct Resolver {
     /// The program of the configuration.
     pub uv: Option<PathBuf>,
-    /// Full Python version of the base, such as `3.11.2`: markers may depend on all of it.
-    pub python: String,
+    /// What of the base decides which wheels fit, its Python by its full version: markers may depend on all of it.
+    pub target: Target,
     /// Index of the configuration; may hold credentials, so it never becomes an argument.
     pub index: Option<Address>,
     /// The indexes beside it.
@@ -63,7 +64,7 @@ impl fmt::Debug for Resolver {
         let variables: Vec<&String> = self.network.iter().map(|(name, _)| name).collect();
         f.debug_struct("Resolver")
             .field("uv", &self.uv)
-            .field("python", &self.python)
+            .field("target", &self.target)
             .field("index", &self.index)
             .field("extra", &self.extra)
             .field("network", &variables)
@@ -89,11 +90,8 @@ impl Resolver {
             .map(|(_, value)| value.to_string_lossy());
         let index = self.places().key();
         let extra = extra::key(&self.extra);
-        format!(
-            "{} {PLATFORM} {index} {}{extra}",
-            self.python,
-            newer.unwrap_or_default()
-        )
+        let (python, platform) = (&self.target.python, self.target.platform());
+        format!("{python} {platform} {index} {}{extra}", newer.unwrap_or_default())
     }
 
     /// What the indexes want to see, from our own downloads as well.
@@ -149,7 +147,7 @@ impl Resolver {
     fn ask(&self, store: &Store, question: &Question<'_>) -> Result<Answer, LockError> {
         let asker = Asker {
             uv: self.uv(store)?,
-            python: &self.python,
+            target: &self.target,
             index: self.index()?,
             extra: &self.extra,
             path: self.path.as_ref(),
@@ -250,8 +248,8 @@ impl Resolver {
             }
             other => other?,
         };
-        let pylock = Pylock::read(&answer.lock)?.with_sizes(&self.python, &|url| self.size_of(url))?;
-        let mut lock = pylock::take(pylock, &self.python, &requirements.hashes, built)?;
+        let pylock = Pylock::read(&answer.lock)?.with_sizes(&self.target, &|url| self.size_of(url))?;
+        let mut lock = pylock::take(pylock, &self.target, &requirements.hashes, built)?;
         lock.warnings = answer.warnings;
         check_hashes(&lock, requirements)?;
         Ok(Resolution::Locked(lock))
@@ -280,7 +278,7 @@ impl Resolver {
         };
         let answer = self.ask(store, &question);
         let lock =
-            answer.and_then(|answer| pylock::take(Pylock::read(&answer.lock)?, &self.python, &BTreeMap::new(), &[]));
+            answer.and_then(|answer| pylock::take(Pylock::read(&answer.lock)?, &self.target, &BTreeMap::new(), &[]));
         let newest = match lock {
             Ok(lock) => lock
                 .wheels
@@ -295,7 +293,7 @@ impl Resolver {
                 .join(" ")
                 .trim_end()
                 .to_owned(),
-            python: self.python.clone(),
+            python: self.target.python.clone(),
             newest: newest.unwrap_or_default() + &needed.unwrap_or_default(),
         }
     }
@@ -337,7 +335,7 @@ impl Resolver {
             Err(LockError::Unsatisfiable { .. }) => return Ok(None),
             other => other?,
         };
-        let pylock = Pylock::read(&answer.lock)?.with_sizes(&self.python, &|url| self.size_of(url))?;
+        let pylock = Pylock::read(&answer.lock)?.with_sizes(&self.target, &|url| self.size_of(url))?;
         let sdist = pylock::take_sdist(pylock, name)?;
         match extra::find(&self.extra, name) {
             Some(index) if !index.lists(name, &sdist.sha256)? => {

@@ -5,7 +5,6 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::archive::elf;
-use crate::python::resolve::GLIBC;
 use crate::python::wheel::{Wheel, WheelError};
 
 /// Where a base has its libraries.
@@ -19,8 +18,9 @@ const LIBRARIES: [&str; 7] = [
     "lib",
 ];
 
-/// What `wheel` needs and neither it nor the base, unpacked in `trees`, has: the toolchain is not there at run time.
-pub(super) fn find_lack(wheel: &Wheel, trees: &[PathBuf]) -> Result<Option<String>, WheelError> {
+/// What `wheel` needs and neither it nor the base, unpacked in `trees` and with glibc 2.`glibc`, has: the toolchain is not
+/// there at run time.
+pub(super) fn find_lack(wheel: &Wheel, trees: &[PathBuf], glibc: u32) -> Result<Option<String>, WheelError> {
     let mut there: BTreeSet<String> = wheel.base_names().map(str::to_owned).collect();
     for tree in trees {
         let entries = LIBRARIES
@@ -36,14 +36,14 @@ pub(super) fn find_lack(wheel: &Wheel, trees: &[PathBuf]) -> Result<Option<Strin
     let mut lack = None;
     wheel.each_file(&mut |name, contents| {
         if lack.is_none() {
-            lack = missing_at_run_time(contents, &there).map(|reason| format!("its {name}: {reason}"));
+            lack = missing_at_run_time(contents, &there, glibc).map(|reason| format!("its {name}: {reason}"));
         }
     })?;
     Ok(lack)
 }
 
-/// What `contents` need that a base with the libraries `there` has not.
-fn missing_at_run_time(contents: &[u8], there: &BTreeSet<String>) -> Option<String> {
+/// What `contents` need that a base with the libraries `there` and glibc 2.`glibc` has not.
+fn missing_at_run_time(contents: &[u8], there: &BTreeSet<String>, glibc: u32) -> Option<String> {
     let needs = match elf::read(contents) {
         Ok(needs) => needs?,
         Err(reason) => return Some(reason.to_owned()),
@@ -53,9 +53,9 @@ fn missing_at_run_time(contents: &[u8], there: &BTreeSet<String>) -> Option<Stri
     }
     let too_new = needs.versions.iter().find(|version| {
         let minor = version.strip_prefix("GLIBC_2.").and_then(|rest| rest.split('.').next());
-        minor.is_some_and(|minor| minor.parse::<u32>().is_ok_and(|minor| minor > GLIBC))
+        minor.is_some_and(|minor| minor.parse::<u32>().is_ok_and(|minor| minor > glibc))
     });
-    too_new.map(|version| format!("it needs {version}; the C library of the base is 2.{GLIBC}"))
+    too_new.map(|version| format!("it needs {version}; the C library of the base is 2.{glibc}"))
 }
 
 #[cfg(test)]
@@ -67,10 +67,13 @@ mod tests {
         let library = fs::read("/usr/lib/x86_64-linux-gnu/libm.so.6").unwrap();
         let base = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
         let loader = "ld-linux-x86-64.so.2";
-        assert_eq!(missing_at_run_time(&library, &base(&["libc.so.6", loader])), None);
-        let reason = missing_at_run_time(&library, &base(&[loader])).unwrap();
+        let both = base(&["libc.so.6", loader]);
+        assert_eq!(missing_at_run_time(&library, &both, 36), None);
+        let old = missing_at_run_time(&library, &both, 1).unwrap();
+        assert!(old.contains("the C library of the base is 2.1"), "{old}");
+        let reason = missing_at_run_time(&library, &base(&[loader]), 36).unwrap();
         assert!(reason.contains("libc.so.6"), "{reason}");
-        assert_eq!(missing_at_run_time(b"text", &base(&[])), None);
-        assert!(missing_at_run_time(b"\x7fELF", &base(&[])).is_some());
+        assert_eq!(missing_at_run_time(b"text", &base(&[]), 36), None);
+        assert!(missing_at_run_time(b"\x7fELF", &base(&[]), 36).is_some());
     }
 }

@@ -271,11 +271,10 @@ impl Workshop<'_> {
         if !fits {
             return Err(result(sdist, &format!("the wheel is called {file_name}")));
         }
-        if !fits_where_built(&file_name, &self.resolver.python) {
-            return Err(result(
-                sdist,
-                &format!("{file_name} is not for Python {} on linux/amd64", self.resolver.python),
-            ));
+        let target = &self.resolver.target;
+        if !fits_where_built(&file_name, target) {
+            let reason = format!("{file_name} is not for Python {} on linux/amd64", target.python);
+            return Err(result(sdist, &reason));
         }
         // Looked at before it is anywhere that it could be found.
         let scratch = store.scratch()?;
@@ -294,7 +293,7 @@ impl Workshop<'_> {
         let trees = layers
             .map(|layer| store.trees().path(&layer.diff_id))
             .collect::<Vec<_>>();
-        let lacks = lack::find_lack(&wheel, &trees).map_err(wheel_error)?;
+        let lacks = lack::find_lack(&wheel, &trees, target.glibc).map_err(wheel_error)?;
         if let Some(lack) = lacks {
             return Err(result(sdist, &lack));
         }

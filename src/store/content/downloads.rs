@@ -121,12 +121,21 @@ impl<'a> Downloads<'a> {
 
     /// A finished download that is whole.
     pub fn find(self, digest: &Digest, size: u64) -> Option<File> {
+        let file = self.find_whole(digest)?;
+        let fits = file.metadata().is_ok_and(|metadata| metadata.len() == size);
+        fits.then_some(file)
+    }
+
+    /// [`find`](Self::find) for a file whose size nobody said.
+    pub fn find_whole(self, digest: &Digest) -> Option<File> {
         let path = Content::Download.path(self.disk, digest);
         let file = File::open(&path).ok()?;
         Disk::note_use(&path);
-        let fits = file.metadata().is_ok_and(|metadata| metadata.len() == size);
         // What cannot be told is downloaded again.
-        (fits && Content::Download.is_whole(self.disk, digest).unwrap_or(false)).then_some(file)
+        Content::Download
+            .is_whole(self.disk, digest)
+            .unwrap_or(false)
+            .then_some(file)
     }
 
     /// Keeps bytes that were made here as if they had been downloaded; idempotent.

@@ -169,6 +169,9 @@ pub fn function(code: &str, requirements: Option<&str>) -> tempfile::TempDir {
     dir
 }
 
+/// The Pythons that functions are run on whatever they are about.
+pub const PYTHONS: [&str; 2] = ["3.11", "3.13"];
+
 /// A directory of `examples/`.
 pub fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)
