@@ -114,6 +114,11 @@ pub(super) enum Command {
         /// Whose
         shell: Shell,
     },
+    /// Print the help of gantry, or of one of its commands
+    Help {
+        /// The command's words, such as: images rm
+        command: Vec<String>,
+    },
     /// Print the manual page of gantry, or of one of its commands
     Man {
         /// The command's words, such as: base build

@@ -1,4 +1,4 @@
-//! Answers arguments that clap refuses: exit code and report are those of the command that was typed, as far as its words
+//! Answers arguments that clap refuses, and those that ask for help, which are refused to clap as well: exit code and report are those of the command that was typed, as far as its words
 //! can be understood.
 
 use std::ffi::OsString;
@@ -61,6 +61,20 @@ pub(super) fn answer(error: clap::Error, arguments: &[OsString]) -> u8 {
         (true, false) => CANNOT_RUN,
         (true, true) => run::refused(String::new()).code(ExitCodes::ByStatus),
         (false, _) => code,
+    }
+}
+
+/// Prints the help of the command that `words` name, as `--help` behind them does. A name that is none is a mistake like any
+/// other, with clap's suggestion; it is not one of the command that the words lead to, so no report is written.
+pub(super) fn help(words: &[String]) -> u8 {
+    let asked = ["gantry"]
+        .into_iter()
+        .chain(words.iter().map(String::as_str))
+        .chain(["--help"]);
+    match Cli::command().try_get_matches_from(asked) {
+        // Words that are values of options, such as `--`: the help of gantry has the commands.
+        Ok(_) => help(&[]),
+        Err(error) => answer(error, &[]),
     }
 }
 
@@ -141,7 +155,7 @@ mod tests {
             ("gantry --config=run images", "images", None),
             ("gantry --oops run --report r", "run", Some("r")),
             ("gantry build --config run --report r", "build", Some("r")),
-            ("gantry help run --report r", "", None),
+            ("gantry help run --report r", "help", None),
             ("gantry -- run --report r", "", None),
             ("gantry images ls --report r", "images ls", None),
             ("gantry doctor --hold a b c run --report r", "doctor", None),

@@ -77,6 +77,10 @@ pub fn main() -> ExitCode {
             drop(signals);
             ended(commands::version(&format), None)
         }
+        Command::Help { command } => {
+            drop(signals);
+            ExitCode::from(mistake::help(&command))
+        }
         Command::Completions { shell } => {
             drop(signals);
             ended(shell::completions(shell), None)

@@ -210,6 +210,50 @@ fn what_is_there_is_removed_and_what_is_missing_is_named() {
 }
 
 #[test]
+fn help_is_a_command_and_says_what_the_option_says() {
+    let gantry = Gantry::new();
+    for words in [
+        &[][..],
+        &["run"],
+        &["build"],
+        &["images"],
+        &["images", "rm"],
+        &["base", "build"],
+        &["help"],
+    ] {
+        let by_command = gantry.gantry([&["help"], words].concat());
+        let by_option = gantry.gantry([words, &["--help"]].concat());
+        assert_eq!((by_command.code, by_command.stderr.as_str()), (0, ""), "{words:?}");
+        assert!(
+            by_command.stdout.contains("Usage: gantry"),
+            "{words:?}: {}",
+            by_command.stdout
+        );
+        assert_eq!(by_command.stdout, by_option.stdout, "{words:?}");
+    }
+    assert!(
+        gantry.ok(["--help"]).contains("\n  help "),
+        "the list of commands has it"
+    );
+    for (words, meant) in [(&["help", "biuld"][..], "build"), (&["help", "images", "rmm"], "rm")] {
+        let done = gantry.gantry(words);
+        assert_eq!((done.code, done.stdout.as_str()), (2, ""), "{words:?}");
+        assert!(
+            done.stderr.contains("unrecognized subcommand"),
+            "{words:?}: {}",
+            done.stderr
+        );
+        assert!(
+            done.stderr.contains(&format!("'{meant}'")),
+            "{words:?}: {}",
+            done.stderr
+        );
+    }
+    assert_eq!(gantry.gantry(["help", "no-such-command"]).code, 2);
+    assert!(!gantry.root.exists(), "help makes no store");
+}
+
+#[test]
 fn the_help_of_run_has_the_default_of_every_limit() {
     let help = Gantry::new().ok(["run", "--help"]);
     for (option, default) in [
@@ -300,6 +344,31 @@ fn the_version_says_what_this_gantry_reads_and_was_made_for() {
     ] {
         assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
     }
+}
+
+#[test]
+fn a_directory_of_somebody_else_does_not_become_a_store() {
+    let gantry = Gantry::new();
+    fs::create_dir_all(&gantry.root).unwrap();
+    fs::write(gantry.root.join("thesis.tex"), "").unwrap();
+    let done = gantry.gantry(["images", "ls"]);
+    assert_eq!(done.code, 1);
+    for part in [
+        "it is not empty, and no store: \"thesis.tex\" is in it",
+        "hint: set GANTRY_ROOT",
+    ] {
+        assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
+    }
+    assert_eq!(fs::read_dir(&gantry.root).unwrap().count(), 1, "nothing is made there");
+    // A disk of its own, and what a killed gantry had begun to make.
+    fs::remove_file(gantry.root.join("thesis.tex")).unwrap();
+    for folder in ["lost+found", ".snapshot", "blobs/sha256", "tmp"] {
+        fs::create_dir_all(gantry.root.join(folder)).unwrap();
+    }
+    assert!(gantry.ok(["images", "ls"]).starts_with("NAME"));
+    // What is put into a store later is no reason to refuse it.
+    fs::write(gantry.root.join("notes.txt"), "").unwrap();
+    gantry.ok(["images", "ls"]);
 }
 
 #[test]

@@ -59,6 +59,7 @@ fn only_a_run_is_refused_as_one() {
     }
     for args in [
         &["help", "run", "--report", place][..],
+        &["help", "runn", "--report", place],
         &["images", "run", "--report", place],
         &["--", "run", "--report", place],
     ] {
