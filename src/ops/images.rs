@@ -135,6 +135,17 @@ pub fn show(store: &Store, reference: &Reference) -> Result<Image, ImagesError> 
     Ok(store.images().open(&digest)?)
 }
 
+/// The names that the image `digest` has in the store.
+///
+/// # Errors
+///
+/// [`StoreError`] when the names cannot be read.
+pub fn names_of(store: &Store, digest: &Digest) -> Result<Vec<String>, StoreError> {
+    let names = store.names().list()?.into_iter();
+    let names = names.filter(|(_, named)| named.as_ref() == Some(digest));
+    Ok(names.map(|(name, _)| name.to_string()).collect())
+}
+
 /// Every named image, those that are damaged as well, and those without a name that are kept for a day.
 ///
 /// # Errors
@@ -195,11 +206,7 @@ pub fn remove(store: &Store, reference: &Reference, removal: Removal) -> Result<
         Some(_) => store.names().find(reference)?.ok_or_else(unknown)?,
         None => return Err(unknown()),
     };
-    let names = store.names().list()?.into_iter();
-    let names: Vec<String> = names
-        .filter(|(_, named)| *named == Some(digest))
-        .map(|(name, _)| name.to_string())
-        .collect();
+    let names = names_of(store, &digest)?;
     if !names.is_empty() {
         return Err(ImagesError::HasNames {
             reference: reference.to_string(),

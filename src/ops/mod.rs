@@ -30,11 +30,12 @@ pub use crate::python::resolve::LOCK_AGE;
 pub use action::{Action, Advice};
 pub use base::{build_base, BaseReport, BaseRequest};
 pub use build::{build, BuildReport, BuildRequest};
-pub use deadline::ends_at;
+pub use deadline::ends;
 pub use doctor::DoctorError;
 pub use gc::{find_garbage, remove_garbage, GarbageWanted};
 pub use images::{
-    copy, list, load, load_file, pull, push, remove, save, save_file, show, Copied, ImageSummary, ImagesError, Removal,
+    copy, list, load, load_file, names_of, pull, push, remove, save, save_file, show, Copied, ImageSummary,
+    ImagesError, Removal,
 };
 pub use interrupt::{unless_signalled, Worked};
 pub use job::{read_job, CallerMode, JobError, Pull, Wanted};

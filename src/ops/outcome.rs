@@ -185,7 +185,7 @@ impl Outcome {
                 format!("stopped by {}", signal::describe(signal.number())),
             ),
             Stop::CallerEnded { .. } => (Code::CallerEnded, stop.to_string()),
-            Stop::Deadline { .. } => (Code::Deadline, stop.to_string()),
+            Stop::Deadline { .. } => (Code::Deadline, format!("{stop} (--deadline)")),
         };
         (self.code, self.error) = (Some(code), Some(why));
         (self.status, self.exit_code) = match (stop, start) {

@@ -18,7 +18,7 @@ use super::run_error::RunError;
 use super::secret::{self, SecretWanted};
 use super::slots::{Admission, Slot};
 use super::status::Status;
-use super::take_output::{self, Taken};
+use super::take_output::{self, TakeError, Taken};
 use super::threads;
 use super::ticket::Ticket;
 use crate::build::image::is_of_function;
@@ -100,6 +100,9 @@ pub fn run(store: &Store, request: &RunRequest, signals: &Signals) -> (Outcome, 
     let result = account.run(store, request, signals);
     signals.enter("finish");
     let (outcome, error) = account.conclude(request, result);
+    if outcome.code == Some(Code::Deadline) {
+        account.let_output_go();
+    }
     (outcome.concluded(), error)
 }
 
@@ -115,6 +118,15 @@ struct Account {
 }
 
 impl Account {
+    /// Frees what the function left in memory, in the background: that takes half a second for a gigabyte, and the outcome of a
+    /// run whose time is over cannot wait for it.
+    fn let_output_go(&mut self) {
+        if let Some(output) = self.finished.as_mut().and_then(|finished| finished.output.take()) {
+            // Without a thread it is freed here.
+            drop(std::thread::Builder::new().spawn(move || drop(output)));
+        }
+    }
+
     fn run(&mut self, store: &Store, request: &RunRequest, signals: &Signals) -> Result<(), RunError> {
         let _slot = self.slot(store, request, signals)?;
         signals.enter("resolve");
@@ -175,8 +187,12 @@ impl Account {
             .filter(|_| request.take.wants(finished.end, ending.status));
         if let Some((directory, output)) = directory.zip(output) {
             let size = request.confinement.output_size;
-            let taken = take_output::take(store, output, directory, size, &mut || signals.take());
+            let taken = take_output::take(store, output, directory, size, &mut || signals.take_while_taking());
             self.phases.teardown += milliseconds(taking.elapsed());
+            if let Err(TakeError::Stopped { .. }) = &taken {
+                let note = "nothing of /output is taken: the run was to end before all of it was copied";
+                self.notes.push(note.to_owned());
+            }
             self.taken = Some(taken?);
         }
         match finished.unwritable.take() {

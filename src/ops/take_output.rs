@@ -26,8 +26,9 @@ use crate::sys::tree;
 const ENTRIES: u64 = 100_000;
 /// Deepest directory that is taken: two descriptors are held for each level.
 const DEPTH: usize = 64;
-/// Bytes copied between two looks for a signal.
-const CHUNK: u64 = 8 << 20;
+/// Bytes copied between two looks for a stop. A slow disk takes some ten milliseconds for them, which a deadline has; the look
+/// takes two system calls.
+const CHUNK: u64 = 1 << 20;
 
 /// Why nothing was taken.
 #[derive(Debug, thiserror::Error)]

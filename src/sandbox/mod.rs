@@ -37,7 +37,7 @@ pub use inside::{filter_install_time, init_main, is_init, LANDLOCK_ABI};
 pub use launch::{Launcher, Native, Start};
 pub use orders::Obstacle;
 pub use outside::{
-    collect, run, run_with_doors, sweep, Beat, Caller, CgroupError, CollectError, CollectLimits, Collected, Door, End,
-    Excess, Finished, Full, Lack, NoCaller, OpenDoors, Sandbox, Signals, Sink, Stdout, Stop, StopSignal, Subtree,
-    Usage,
+    collect, run, run_with_doors, sweep, Beat, Caller, CgroupError, CollectError, CollectLimits, Collected, Deadline,
+    Door, End, Excess, Finished, Full, Lack, NoCaller, OpenDoors, Sandbox, Signals, Sink, Stdout, Stop, StopSignal,
+    Subtree, Usage,
 };

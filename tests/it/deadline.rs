@@ -1,8 +1,9 @@
 //! A deadline covers everything: what is waited for before the function, the function, and what comes after it.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{json, Value};
@@ -51,7 +52,7 @@ fn a_function_that_is_at_work_at_the_deadline_has_timed_out() {
             (&outcome["status"], &outcome["exit_code"], &outcome["signal"]),
             (&json!("timeout"), &json!(124), &json!(null))
         );
-        let error = format!("the deadline, {deadline} after the start of gantry, passed");
+        let error = format!("the deadline, {deadline} after the start of gantry, passed (--deadline)");
         assert_eq!(outcome["error"], error);
         let phases = outcome["phases_ms"].as_object().unwrap().values();
         let spent = Duration::from_secs_f64(phases.map(|phase| phase.as_f64().unwrap()).sum::<f64>() / 1e3);
@@ -61,6 +62,68 @@ fn a_function_that_is_at_work_at_the_deadline_has_timed_out() {
         );
         return;
     }
+}
+
+#[test]
+fn results_that_are_not_there_by_the_deadline_are_not_taken() {
+    let gantry = shared();
+    let code = "import time\nopen('/output/result', 'w').write('half')\nprint('up', flush=True)\ntime.sleep(600)\n";
+    gantry.build(function(code, None).path(), "deadline:results");
+    let scratch = tempfile::tempdir().unwrap();
+    let (directory, report) = (scratch.path().join("results"), scratch.path().join("outcome.json"));
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("result"), "whole").unwrap();
+    // As long as it takes to start here.
+    for deadline in [2, 10, 60] {
+        let mut command = run(
+            gantry,
+            &["--output-partial", "--deadline", &format!("{deadline}s"), "--output"],
+        );
+        command
+            .arg(&directory)
+            .arg("--report")
+            .arg(&report)
+            .arg("deadline:results");
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let spawned = Instant::now();
+        let mut up = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap())
+            .read_line(&mut up)
+            .unwrap();
+        if up.is_empty() {
+            child.wait().unwrap();
+            continue;
+        }
+        // gantry is held up until its time is over: what comes then is too late, however fast it is.
+        send(&child, Signal::STOP);
+        let over = Duration::from_secs(deadline);
+        eventually("the deadline passes", || {
+            is_so(spawned.elapsed() > over, spawned.elapsed())
+        });
+        send(&child, Signal::CONT);
+        let done = done(child.wait_with_output().unwrap());
+        let outcome: Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
+        assert_eq!(done.code, 124, "{}", done.stderr);
+        assert_eq!(
+            (&outcome["status"], &outcome["code"]),
+            (&json!("timeout"), &json!("deadline"))
+        );
+        assert_eq!(
+            (&outcome["output"]["files"], &outcome["started"]),
+            (&json!(null), &json!(true))
+        );
+        let note = "nothing of /output is taken: the run was to end before all of it was copied";
+        assert!(done.stderr.contains(note), "{}", done.stderr);
+        assert_eq!(outcome["notes"], json!([note]));
+        assert_eq!(fs::read_to_string(directory.join("result")).unwrap(), "whole");
+        assert_eq!(
+            fs::read_dir(&directory).unwrap().count(),
+            1,
+            "nothing half-copied stays"
+        );
+        return;
+    }
+    panic!("it is not up within a minute");
 }
 
 #[test]
@@ -90,7 +153,7 @@ fn a_store_that_somebody_holds_is_not_waited_for_longer() {
     );
     assert_eq!(
         outcome["error"],
-        "the deadline, 300ms after the start of gantry, passed"
+        "the deadline, 300ms after the start of gantry, passed (--deadline)"
     );
     // Nor does it keep gantry from its end by a signal.
     let mut command = run(&gantry, &["deadline:tiny"]);

@@ -127,9 +127,7 @@ fn prepare(
         let Some(deadline) = deadline.map(Duration::from) else {
             return Ok(());
         };
-        signals
-            .end_at(ops::ends_at(begun, deadline), deadline)
-            .map_err(no_signals)
+        signals.end_by(ops::ends(begun, deadline)).map_err(no_signals)
     };
     end_by(args.deadline, signals)?;
     let birth = if args.job.is_some() { birth } else { birth.without_job() };

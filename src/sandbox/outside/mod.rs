@@ -29,7 +29,7 @@ pub use finished::{End, Finished, Usage};
 pub use output::{collect, CollectError, CollectLimits, Collected};
 pub use output_watch::Excess;
 pub use rooms::{Full, Lack};
-pub use signals::{Beat, Signals};
+pub use signals::{Beat, Deadline, Signals};
 pub use stop::{Stop, StopSignal};
 pub use supervise::{Sandbox, Sink, Stdout};
 

@@ -25,17 +25,21 @@ pub struct Signals {
     /// Readable when one of the following is, or the pipe.
     gate: Option<OwnedFd>,
     caller: Option<Caller>,
-    deadline: Option<Deadline>,
+    deadline: Option<(Deadline, OwnedFd)>,
     pulse: Option<Pulse>,
     /// The caller's end and the deadline are told once, as a signal is.
     told: Cell<bool>,
 }
 
-#[derive(Debug)]
-struct Deadline {
-    at: Instant,
-    of: Duration,
-    timer: OwnedFd,
+/// When the parts of a run are ended so that all of it is over in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadline {
+    /// The time for everything together.
+    pub of: Duration,
+    /// When the workload is ended.
+    pub run: Instant,
+    /// When the taking of its results is ended.
+    pub taking: Instant,
 }
 
 /// Something that is done now and then while one waits.
@@ -105,15 +109,16 @@ impl Signals {
         Ok(())
     }
 
-    /// A moment `at` which it is a stop that the time `of` is over; of several the last one counts.
-    pub fn end_at(&mut self, at: Instant, of: Duration) -> io::Result<()> {
+    /// From `deadline.run` on it is a stop that its time is over; of several deadlines the last one counts.
+    pub fn end_by(&mut self, deadline: Deadline) -> io::Result<()> {
         // None is a timer that never strikes: 1 ns is "now".
-        let left = at
+        let left = deadline
+            .run
             .saturating_duration_since(Instant::now())
             .max(Duration::from_nanos(1));
         let timer = timer(left, Duration::ZERO)?;
         epoll::add(self.gate()?, &timer, EventData::new_u64(0), EventFlags::IN)?;
-        self.deadline = Some(Deadline { at, of, timer });
+        self.deadline = Some((deadline, timer));
         Ok(())
     }
 
@@ -158,12 +163,17 @@ impl Signals {
         // What stays readable would make every further wait a busy one.
         if let Some(gate) = &self.gate {
             let caller = self.caller.as_ref().map(AsFd::as_fd);
-            let deadline = self.deadline.as_ref().map(|deadline| deadline.timer.as_fd());
+            let deadline = self.deadline.as_ref().map(|(_, timer)| timer.as_fd());
             for descriptor in [caller, deadline].into_iter().flatten() {
                 let _ = epoll::delete(gate, descriptor);
             }
         }
         Some(stop)
+    }
+
+    /// What ends the taking of results: a stop that has not been told, and a deadline that has, once no time is left.
+    pub fn take_while_taking(&self) -> Option<Stop> {
+        self.take().or_else(|| self.is_over(|deadline| deadline.taking))
     }
 
     /// Waits for `longest` at most, or until there is something to [take](Self::take), and takes it.
@@ -185,8 +195,12 @@ impl Signals {
         if let Some(caller) = self.caller.as_ref().filter(is_readable) {
             return Some(Stop::CallerEnded { pid: caller.pid() });
         }
-        let over = self.deadline.as_ref().filter(|deadline| Instant::now() >= deadline.at);
-        over.map(|deadline| Stop::Deadline { of: deadline.of })
+        self.is_over(|deadline| deadline.run)
+    }
+
+    fn is_over(&self, part: impl Fn(&Deadline) -> Instant) -> Option<Stop> {
+        let (deadline, _) = self.deadline.as_ref()?;
+        (Instant::now() >= part(deadline)).then_some(Stop::Deadline { of: deadline.of })
     }
 
     fn gate(&mut self) -> io::Result<&OwnedFd> {
@@ -260,17 +274,50 @@ mod tests {
     fn a_deadline_is_told_once_and_is_not_waited_for_again() {
         let mut signals = Signals::ignored();
         let of = Duration::from_millis(5);
-        signals.end_at(Instant::now() + of, of).unwrap();
         let long = Duration::from_secs(60);
+        let run = Instant::now() + of;
+        signals
+            .end_by(Deadline {
+                of,
+                run,
+                taking: run + long,
+            })
+            .unwrap();
         assert_eq!(signals.wait(long).unwrap(), Some(Stop::Deadline { of }));
         assert!(!is_ready(&signals));
         assert_eq!(signals.take(), None);
+        assert_eq!(signals.take_while_taking(), None, "results have time yet");
+    }
+
+    #[test]
+    fn a_deadline_that_was_told_ends_the_taking_of_results_as_well() {
+        let mut signals = Signals::ignored();
+        let (of, now) = (Duration::from_secs(1), Instant::now());
+        signals
+            .end_by(Deadline {
+                of,
+                run: now,
+                taking: now,
+            })
+            .unwrap();
+        assert_eq!(signals.take(), Some(Stop::Deadline { of }));
+        assert_eq!(signals.take(), None);
+        for _ in 0..2 {
+            assert_eq!(signals.take_while_taking(), Some(Stop::Deadline { of }));
+        }
     }
 
     #[test]
     fn a_deadline_that_is_over_strikes_at_once() {
         let mut signals = Signals::ignored();
-        signals.end_at(Instant::now(), Duration::from_secs(1)).unwrap();
+        let (of, now) = (Duration::from_secs(1), Instant::now());
+        signals
+            .end_by(Deadline {
+                of,
+                run: now,
+                taking: now,
+            })
+            .unwrap();
         let stop = signals.wait(Duration::from_secs(60)).unwrap();
         assert!(matches!(stop, Some(Stop::Deadline { .. })));
     }
