@@ -50,7 +50,7 @@ pub(crate) fn ensure_layers(
         reason: "code",
     };
     let (code, _) = ensure_layer(store, wanted, progress, |blob, tree| {
-        progress.step("Building", &format!("code of {}", directory.display()));
+        progress.step("Packing", &format!("code of {}", directory.display()));
         Ok::<_, BuildError>((write_layer(function, blob, Some(tree))?, CodeNote))
     })?;
     let sources = Sources {

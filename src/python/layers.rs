@@ -123,6 +123,7 @@ fn find_addresses(supply: &Supply<'_>, pins: &[PinnedWheel]) -> Result<BTreeMap<
     if let Some(Addresses(lock)) = supply.store.memos().find(&key)? {
         return Ok(pins::addresses(pins, &lock)?);
     }
+    resolver.ensure(supply.store, supply.progress)?;
     supply.progress.step("Resolving", "the wheels of the base");
     let lock = resolver.resolve(supply.store, &requirements)?;
     let addresses = pins::addresses(pins, &lock)?;
@@ -168,7 +169,7 @@ fn ensure(store: &Store, group: &Group, progress: &dyn Progress) -> Result<Wheel
         reason: &reason,
     };
     let (layer, note) = ensure_layer(store, wanted, progress, |blob, tree| {
-        progress.step("Building", &reason);
+        progress.step("Packing", &reason);
         let open = |pin: &PinnedWheel| {
             let missing = || StoreError::NoBlob { digest: pin.sha256 };
             let file = store.downloads().find(&pin.sha256, pin.size).ok_or_else(missing)?;

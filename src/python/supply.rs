@@ -40,7 +40,7 @@ pub(crate) fn lock_wheels(
         keys: &[key],
     };
     let make = || {
-        announce(supply.progress, resolver, requirements);
+        announce(supply, resolver, requirements)?;
         with_or_without(pins, requirements, |requirements| {
             Ok(resolver.resolve(supply.store, requirements)?)
         })
@@ -48,13 +48,19 @@ pub(crate) fn lock_wheels(
     young_lock(&wish, |_| true, |_| key, make)
 }
 
-/// Says that the resolver is about to be asked, and which index it asks.
-pub(crate) fn announce(progress: &dyn Progress, resolver: &Resolver, requirements: &Requirements) {
+/// Says that the resolver is about to be asked, and which index it asks; fetches the resolver before, where there is none.
+pub(crate) fn announce(supply: &Supply<'_>, resolver: &Resolver, requirements: &Requirements) -> Result<(), LockError> {
+    if requirements.wanted.is_empty() {
+        // Nobody is asked.
+        return Ok(());
+    }
+    resolver.ensure(supply.store, supply.progress)?;
     let count = requirements.wanted.len();
-    let object = format!("{count} requirements for Python {}", resolver.target.python);
-    // An index that cannot be found is the resolver's error, in a moment.
-    let index = resolver.index().ok().flatten();
-    let of = index.map(|index| format!(" at {} ({})", index.url, index.source));
+    let plural = if count == 1 { "" } else { "s" };
+    let object = format!("{count} requirement{plural} for Python {}", resolver.target.python);
+    let of = resolver
+        .index()?
+        .map(|index| format!(" at {} ({})", index.url, index.source));
     let further = resolver
         .extra
         .iter()
@@ -62,7 +68,9 @@ pub(crate) fn announce(progress: &dyn Progress, resolver: &Resolver, requirement
     let further: String = further
         .map(|index| format!(", {} at {}", index.packages.join(" "), index.url))
         .collect();
-    progress.step("Resolving", &(object + &of.unwrap_or_default() + &further));
+    let object = object + &of.unwrap_or_default() + &further;
+    supply.progress.step("Resolving", &object);
+    Ok(())
 }
 
 /// The lock of `requirements` with the versions of `pins`. When there is none, the one without them: the answer, or the

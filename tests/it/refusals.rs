@@ -450,7 +450,7 @@ fn a_build_that_fails_replaces_the_report_of_an_earlier_one() {
     // A place that cannot be written is found before anything is done.
     let done = build(&scratch.path().join("none/report.json"));
     assert_eq!(
-        (done.code, done.stderr.contains("Building")),
+        (done.code, done.stderr.contains("Packing")),
         (1, false),
         "{}",
         done.stderr

@@ -189,7 +189,7 @@ fn a_pure_package_is_built_and_the_next_build_starts_no_sandbox() {
 
     let (again, second) = builds(gantry, dir.path(), "pure:1");
     assert_eq!(second["digest"], report["digest"]);
-    for verb in ["Building", "Reading", "Resolving", "Compiling", "Assembling"] {
+    for verb in ["Building", "Packing", "Reading", "Resolving", "Compiling", "Assembling"] {
         assert!(!again.stderr.contains(verb), "{}", again.stderr);
     }
     // Another function that needs it has another lock, and the same wheel without building it.

@@ -230,7 +230,7 @@ fn versions_are_asked_for_again_when_they_are_old() {
     grow_old(&world, None);
     let (fourth, said, asked) = build(&world, dir.path(), &[]);
     assert_eq!((&fourth, asked), (&third, 1));
-    assert!(!said.contains("Building") && !said.contains("Compiling"), "{said}");
+    assert!(!said.contains("Packing") && !said.contains("Compiling"), "{said}");
     assert_eq!(build(&world, dir.path(), &[]).2, 0);
 
     world.configure("gantry/config.toml", "[index]\nmax_age = \"1h\"\n");
@@ -306,7 +306,7 @@ fn a_library_that_is_nowhere_is_named_when_the_image_is_built() {
     assert!(said.contains(warning), "{said}");
     // Remembered, and said each time.
     let (_, said, _) = build(&world, dir.path(), &[]);
-    assert!(said.contains(warning) && !said.contains("Building"), "{said}");
+    assert!(said.contains(warning) && !said.contains("Packing"), "{said}");
     // OpenMP is in the base.
     let done = world.gantry.run(&["thing:1"]);
     assert_eq!((done.code, done.stdout.as_str()), (0, "True\n"), "{}", done.stderr);

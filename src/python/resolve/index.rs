@@ -59,6 +59,14 @@ pub enum IndexError {
         /// Its address, without credentials.
         url: String,
     },
+    /// Its address is of another protocol.
+    #[error("choose the package index: {place} names {url}, and an index is an address that begins with https:// or http://")]
+    Protocol {
+        /// Who names it.
+        place: String,
+        /// Its address, without credentials.
+        url: String,
+    },
     /// A file that may name it cannot be understood.
     #[error("choose the package index: read {path}: {reason}")]
     File {
@@ -82,7 +90,7 @@ impl IndexError {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Run(source) => kind_of(source),
-            Self::Several { .. } | Self::File { .. } | Self::Pip { .. } => Kind::Failed,
+            Self::Several { .. } | Self::Protocol { .. } | Self::File { .. } | Self::Pip { .. } => Kind::Failed,
         }
     }
 }
@@ -132,6 +140,17 @@ impl Places<'_> {
 
     /// The index to ask; none for the resolver's own default.
     pub(super) fn find(&self) -> Result<Option<Index>, IndexError> {
+        let found = self.named()?;
+        match found.as_ref().filter(|index| !is_of_the_web(index.url.as_str())) {
+            None => Ok(found),
+            Some(index) => Err(IndexError::Protocol {
+                place: index.source.clone(),
+                url: index.url.shown(),
+            }),
+        }
+    }
+
+    fn named(&self) -> Result<Option<Index>, IndexError> {
         let from = |url: String, source: &str| Index {
             url: Address::new(url),
             source: source.to_owned(),
@@ -215,6 +234,15 @@ impl Places<'_> {
 /// Whether a variable names an index: the resolver is told the one that was chosen, and sees none of these.
 pub(super) fn is_index_variable(name: &str) -> bool {
     ONE.contains(&name) || MORE.contains(&name)
+}
+
+/// Whether downloads can come from `url`.
+fn is_of_the_web(url: &str) -> bool {
+    let begins = |scheme: &str| {
+        let begin = url.get(..scheme.len());
+        begin.is_some_and(|begin| begin.eq_ignore_ascii_case(scheme))
+    };
+    begins("https://") || begins("http://")
 }
 
 fn several(place: String, url: String) -> IndexError {

@@ -21,6 +21,7 @@ use super::target::Target;
 use super::uv::{find_uv, UvPlaces};
 use crate::net::{Address, Client, Credentials};
 use crate::oci::Digest;
+use crate::progress::{Progress, Silent};
 use crate::python::requirements::Requirements;
 use crate::store::Store;
 
@@ -128,7 +129,13 @@ impl Resolver {
         }
     }
 
-    fn uv(&self, store: &Store) -> Result<&Path, LockError> {
+    /// Makes sure that there are an index and a uv to ask; tells when uv has to be fetched.
+    pub fn ensure(&self, store: &Store, progress: &dyn Progress) -> Result<(), LockError> {
+        self.index()?;
+        self.uv(store, progress).map(drop)
+    }
+
+    fn uv(&self, store: &Store, progress: &dyn Progress) -> Result<&Path, LockError> {
         let find = || {
             let places = UvPlaces {
                 configured: self.uv.as_deref(),
@@ -136,7 +143,7 @@ impl Resolver {
                 network: &self.network,
                 deadlines: self.deadlines,
             };
-            find_uv(store, &places)
+            find_uv(store, &places, progress)
         };
         match self.found.uv.get() {
             Some(uv) => Ok(uv),
@@ -146,7 +153,7 @@ impl Resolver {
 
     fn ask(&self, store: &Store, question: &Question<'_>) -> Result<Answer, LockError> {
         let asker = Asker {
-            uv: self.uv(store)?,
+            uv: self.uv(store, &Silent)?,
             target: &self.target,
             index: self.index()?,
             extra: &self.extra,

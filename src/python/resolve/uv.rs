@@ -16,7 +16,7 @@ use super::programs::{Deadlines, MAX_MESSAGE};
 use crate::archive::zip::Zip;
 use crate::oci::Digest;
 use crate::policy::ExtractionLimits;
-use crate::progress::Silent;
+use crate::progress::Progress;
 use crate::store::{Flight, Store, Task};
 use crate::sys::program::{Program, ProgramError};
 use crate::sys::replace::Replacement;
@@ -42,7 +42,7 @@ pub(crate) struct UvPlaces<'a> {
 
 /// uv: the configured one, else the first on `path` that is new enough, else the one fetched before, else fetched now
 /// with the machine's pip. Runs those it looks at, to ask for their versions.
-pub(crate) fn find_uv(store: &Store, places: &UvPlaces<'_>) -> Result<PathBuf, LockError> {
+pub(crate) fn find_uv(store: &Store, places: &UvPlaces<'_>, progress: &dyn Progress) -> Result<PathBuf, LockError> {
     let version = |uv: &Path| version(uv, places.deadlines.words);
     if let Some(uv) = places.configured {
         // One that cannot be run is an error when it is.
@@ -73,7 +73,7 @@ pub(crate) fn find_uv(store: &Store, places: &UvPlaces<'_>) -> Result<PathBuf, L
     }
     let task = Task {
         does: "fetches uv",
-        progress: &Silent,
+        progress,
     };
     let mut single = Some(store.locks().exclusive(Flight::Tool(&folder), task)?);
     if target.exists() {
@@ -81,6 +81,11 @@ pub(crate) fn find_uv(store: &Store, places: &UvPlaces<'_>) -> Result<PathBuf, L
     }
     // The one we waited for failed. All that waited for it try at once, rather than to fail one after the other.
     single.take_if(|single| single.has_waited());
+    let object = format!(
+        "{}, which resolves requirements, with pip",
+        folder.replacen('-', " ", 1)
+    );
+    progress.step("Downloading", &object);
     fetch_uv(store, places, &target)?;
     Ok(target)
 }
@@ -201,6 +206,7 @@ fn is_network_failure(said: &str) -> bool {
 mod tests {
     use super::*;
     use crate::policy::Kind;
+    use crate::progress::Silent;
 
     fn places<'a>(configured: Option<&'a Path>, path: &'a OsString) -> UvPlaces<'a> {
         UvPlaces {
@@ -229,7 +235,7 @@ mod tests {
         let store = Store::open(&store.path().join("store")).unwrap();
         let silent = program("uv", "/bin/sleep 1000");
         let uv = silent.path().join("uv");
-        let error = find_uv(&store, &places(Some(&uv), &OsString::new())).unwrap_err();
+        let error = find_uv(&store, &places(Some(&uv), &OsString::new()), &Silent).unwrap_err();
         assert!(
             matches!(error, LockError::Run(ProgramError::Deadline { .. })),
             "{error:?}"
@@ -243,7 +249,7 @@ mod tests {
         let answers = program("uv", "echo uv 0.11.0");
         let path = std::env::join_paths([silent.path(), answers.path()]).unwrap();
         assert_eq!(
-            find_uv(&store, &places(None, &path)).unwrap(),
+            find_uv(&store, &places(None, &path), &Silent).unwrap(),
             answers.path().join("uv")
         );
     }
@@ -254,7 +260,7 @@ mod tests {
         let store = Store::open(&store.path().join("store")).unwrap();
         let silent = program("python3", "/bin/sleep 1000");
         let path = silent.path().as_os_str().to_owned();
-        let error = find_uv(&store, &places(None, &path)).unwrap_err();
+        let error = find_uv(&store, &places(None, &path), &Silent).unwrap_err();
         assert!(
             matches!(error, LockError::Run(ProgramError::Deadline { .. })),
             "{error:?}"
@@ -278,7 +284,7 @@ mod tests {
         let strange = place("strange", "something else");
         let new = place("new", "uv 0.11.0 (x86_64-unknown-linux-gnu)");
         let all = std::env::join_paths([&old, &strange, &new].map(|uv| uv.parent().unwrap())).unwrap();
-        assert_eq!(find_uv(&store, &places(None, &all)).unwrap(), new);
+        assert_eq!(find_uv(&store, &places(None, &all), &Silent).unwrap(), new);
 
         let fetched = store
             .root()
@@ -287,12 +293,17 @@ mod tests {
         fs::create_dir_all(&fetched).unwrap();
         fs::write(fetched.join("uv"), "").unwrap();
         let outdated = std::env::join_paths([&old, &strange].map(|uv| uv.parent().unwrap())).unwrap();
-        assert_eq!(find_uv(&store, &places(None, &outdated)).unwrap(), fetched.join("uv"));
+        assert_eq!(
+            find_uv(&store, &places(None, &outdated), &Silent).unwrap(),
+            fetched.join("uv")
+        );
 
-        let refused = find_uv(&store, &places(Some(&old), &all)).unwrap_err().to_string();
+        let refused = find_uv(&store, &places(Some(&old), &all), &Silent)
+            .unwrap_err()
+            .to_string();
         assert!(refused.contains("0.10.12") && refused.contains("0.11"), "{refused}");
         let missing = Path::new("/nonexistent/uv");
-        assert_eq!(find_uv(&store, &places(Some(missing), &all)).unwrap(), missing);
+        assert_eq!(find_uv(&store, &places(Some(missing), &all), &Silent).unwrap(), missing);
     }
 
     #[test]

@@ -44,7 +44,7 @@ impl Workshop<'_> {
         let store = self.supply.store;
         let mut built: Vec<LockedWheel> = Vec::new();
         loop {
-            announce(self.supply.progress, self.resolver, requirements);
+            announce(self.supply, self.resolver, requirements)?;
             let missing = match self.resolver.attempt(store, requirements, &built)? {
                 Resolution::Locked(lock) => return Ok(lock),
                 Resolution::NoWheel(missing) => missing,

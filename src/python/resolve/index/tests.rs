@@ -123,6 +123,40 @@ fn further_indexes_are_refused_by_name_and_without_their_password() {
 }
 
 #[test]
+fn an_index_that_is_no_address_of_the_web_is_named_with_who_names_it() {
+    let (_scratch, path, files) = machine("echo \"global.index-url='file:///srv/simple'\"", "");
+    let variables = network(&[("UV_DEFAULT_INDEX", "ftp://me:secret@index.example.org/simple")]);
+    let mut places = Places {
+        configured: None,
+        network: &variables,
+        files: &files,
+        pip_files: &[],
+        path: Some(&path),
+        deadline: Duration::from_secs(60),
+    };
+    let error = places.find().unwrap_err();
+    assert!(
+        matches!(&error, IndexError::Protocol { place, url } if place == "UV_DEFAULT_INDEX" && url == "ftp://index.example.org/simple"),
+        "{error}"
+    );
+    places.network = &[];
+    let error = places.find().unwrap_err();
+    assert!(
+        matches!(&error, IndexError::Protocol { place, url } if place == "the configuration of pip" && url == "file:///srv/simple"),
+        "{error}"
+    );
+    for (url, is_fine) in [
+        ("HTTP://x", true),
+        ("https://x", true),
+        ("https:/x", false),
+        ("/srv", false),
+        ("é", false),
+    ] {
+        assert_eq!(is_of_the_web(url), is_fine, "{url}");
+    }
+}
+
+#[test]
 fn what_cannot_be_understood_is_no_default() {
     let (_scratch, path, files) = machine("echo broken >&2; exit 3", "index-url = 5\n");
     let mut places = Places {
