@@ -11,10 +11,10 @@ use super::error::CommandError;
 use crate::base::{BaseError, SignatureError, SystemError};
 use crate::build::function::FunctionError;
 use crate::build::BuildError;
-use crate::config::ConfigError;
+use crate::config::{ConfigError, Environment};
 use crate::ops::doctor::find_remedy;
-use crate::ops::{ImagesError, RunError, SecretError, SlotError};
-use crate::policy::{causes, Promise};
+use crate::ops::{ImagesError, JobError, RunError, SecretError, SlotError};
+use crate::policy::{causes, Bytes, Promise};
 use crate::python::project::{Lists, ProjectError};
 use crate::python::resolve::{find_absent, find_meant, LockError, Meant};
 use crate::python::sdist::SdistError;
@@ -28,6 +28,9 @@ const NO_USER_NAMESPACE: &str = "this machine does not let you make a user names
 const SMALLER: &str = "leave out packages; where another index has a package without GPU libraries, `[[index.extra]]` in the configuration names it";
 const OTHER_INDEX: &str = "versions with a + are of another index than the platform's; `[[index.extra]]` in the configuration names it, and the packages that come from it";
 const NO_IMAGE: &str = "`gantry images ls` lists the images; `gantry build DIR --tag NAME` makes one";
+const NO_FUNCTION: &str = "a function is a directory with user_function.py; name another: `gantry build DIR`";
+const NO_DIRECTORY: &str = "the directory of the file has to be there: `mkdir -p` makes it";
+const STORE: &str = "the store is $GANTRY_ROOT, else $XDG_DATA_HOME/gantry, else ~/.local/share/gantry: set GANTRY_ROOT to a directory that you may write";
 const FULL: &str = "`gantry cache gc` removes what no image and no later build needs; `gantry cache gc --all` all but what images need";
 
 type Cause<'a> = &'a (dyn Error + 'static);
@@ -49,6 +52,7 @@ pub(super) fn hint(error: &CommandError) -> Option<Cow<'static, str>> {
         .or_else(meant)
         .map(Cow::Owned)
         .or_else(|| of_all(error).map(Cow::Borrowed))
+        .or_else(|| store_is_full(error).then(of_full).map(Cow::Owned))
 }
 
 /// What a requirement was meant for, where it has another name.
@@ -76,6 +80,20 @@ fn of_name(error: &LockError) -> Option<String> {
     })
 }
 
+/// Which disk is full, and how much it has without what was being made, which is gone by now.
+fn of_full() -> String {
+    let root = Environment::read().store_root();
+    let free = root.as_deref().and_then(space::free);
+    match root.zip(free) {
+        Some((root, free)) => format!(
+            "the disk of the store, {}, has {} free, and this needs more; {FULL}",
+            root.display(),
+            Bytes(free)
+        ),
+        None => FULL.to_owned(),
+    }
+}
+
 /// The literal option that goes on without the promises that are `lost`, and what would keep them on this machine.
 fn of_lost(lost: &[(Promise, String)]) -> String {
     let names: Vec<&str> = lost.iter().map(|(promise, _)| promise.name()).collect();
@@ -97,7 +115,6 @@ fn of_all(error: Cause<'_>) -> Option<&'static str> {
     causes(error)
         .find_map(|cause| of_sandbox(cause.downcast_ref()?))
         .or_else(|| causes(error).find_map(of))
-        .or_else(|| store_is_full(error).then_some(FULL))
 }
 
 fn of(cause: Cause<'_>) -> Option<&'static str> {
@@ -113,6 +130,45 @@ fn of(cause: Cause<'_>) -> Option<&'static str> {
         .or_else(|| of_config(cause.downcast_ref()?))
         .or_else(|| of_store(cause.downcast_ref()?))
         .or_else(|| of_caller(cause.downcast_ref()?))
+        .or_else(|| of_job(cause.downcast_ref()?))
+        .or_else(|| of_file(cause.downcast_ref()?))
+}
+
+fn of_file(error: &CommandError) -> Option<&'static str> {
+    match error {
+        CommandError::File {
+            action: "write",
+            source,
+            ..
+        } if source.kind() == io::ErrorKind::NotFound => Some(NO_DIRECTORY),
+        CommandError::File { .. }
+        | CommandError::Config(_)
+        | CommandError::Store(_)
+        | CommandError::Build(_)
+        | CommandError::Run(_)
+        | CommandError::Doctor(_)
+        | CommandError::Images(_)
+        | CommandError::Usage(_)
+        | CommandError::Caller(_)
+        | CommandError::Job(_) => None,
+    }
+}
+
+fn of_job(error: &JobError) -> Option<&'static str> {
+    match error {
+        JobError::Read { .. } => {
+            Some("--job takes a file, or - for standard input; docs/formats.md has what stands in it")
+        }
+        JobError::NotAllowed(_) => {
+            Some("ask for less; whoever runs this machine raises the bound under [limits] in its configuration")
+        }
+        JobError::Document { .. }
+        | JobError::NoImage
+        | JobError::PullAlways
+        | JobError::Network { .. }
+        | JobError::Degraded { .. }
+        | JobError::SecretTwice { .. } => None,
+    }
 }
 
 fn of_caller(error: &NoCaller) -> Option<&'static str> {
@@ -149,9 +205,13 @@ fn of_build(error: &BuildError) -> Option<&'static str> {
         BuildError::System(SystemError::Unmet { .. }) => {
             Some("a base whose packages are older than the archive's is made anew with the next version of gantry, or by scripts/lock-base")
         }
-        BuildError::Function(FunctionError::NoEntryPoint { .. }) => {
-            Some("a function is a directory with user_function.py; name another: `gantry build DIR`")
+        BuildError::Function(FunctionError::NoEntryPoint { .. }) => Some(NO_FUNCTION),
+        BuildError::Function(FunctionError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Some(NO_FUNCTION)
         }
+        BuildError::Function(FunctionError::Link { .. }) => Some(
+            "put a copy of the file into the function's directory, or show its directory to the run with --input",
+        ),
         BuildError::Requirements(ProjectError::Elsewhere { lists, .. }) => Some(match lists {
             Lists::Project => "`gantry build --from pyproject` installs what it lists; an empty requirements.txt says that nothing is needed",
             Lists::Poetry => "`poetry export --output requirements.txt` writes it there; an empty requirements.txt says that nothing is needed",
@@ -288,10 +348,12 @@ fn of_run(error: &RunError) -> Option<&'static str> {
         RunError::Slot(SlotError::Io { .. }) => {
             Some("`slots_dir` under [run] in the configuration names a directory that gantry can write")
         }
+        RunError::NoCommand { .. } => Some("--entrypoint PROGRAM runs a program of the image; arguments follow the image"),
+        RunError::Input { .. } => Some("--input (`input` of a job) takes a directory that is there and that you may read"),
+        RunError::Output { .. } => {
+            Some("--output (`output` of a job) takes a directory that you may write; one that is not there is made")
+        }
         RunError::Slot(SlotError::Stopped { .. })
-        | RunError::NoCommand { .. }
-        | RunError::Input { .. }
-        | RunError::Output { .. }
         | RunError::Stream { .. }
         | RunError::Environment { .. }
         | RunError::Store(_)
@@ -307,7 +369,8 @@ fn of_secret(error: &SecretError) -> Option<&'static str> {
         SecretError::Read { .. } => Some(
             "the source of a secret is a file, env:VARIABLE or fd:N; its value itself is never an argument, where others on this machine could read it",
         ),
-        SecretError::Name { .. } | SecretError::NotSet { .. } | SecretError::TooLarge { .. } => None,
+        SecretError::NotSet { .. } => Some("set it, or take the value from a file or a descriptor: NAME=FILE, NAME=fd:N"),
+        SecretError::Name { .. } | SecretError::TooLarge { .. } => None,
     }
 }
 
@@ -317,6 +380,9 @@ fn of_images(error: &ImagesError) -> Option<&'static str> {
         ImagesError::Registry { .. } => Some(
             "`gantry save NAME FILE` writes an archive, which `skopeo copy oci-archive:FILE docker://...` brings to a registry; `skopeo copy docker://... oci-archive:FILE` and `gantry load FILE` bring one in",
         ),
+        ImagesError::File {
+            action: "write", source, ..
+        } if source.kind() == io::ErrorKind::NotFound => Some(NO_DIRECTORY),
         ImagesError::Archive { .. }
         | ImagesError::HasNames { .. }
         | ImagesError::NothingToPull { .. }
@@ -347,12 +413,14 @@ fn of_store(error: &StoreError) -> Option<&'static str> {
         StoreError::Version { .. } => Some(
             "use the gantry that made it, or set GANTRY_ROOT to another directory; `gantry version` says what this one reads",
         ),
+        StoreError::NotAStore { .. } => {
+            Some("set GANTRY_ROOT to a directory that is empty or not there; it becomes the store")
+        }
         StoreError::Io {
             action: "make directory",
             ..
-        } => Some(
-            "the store is $GANTRY_ROOT, else $XDG_DATA_HOME/gantry, else ~/.local/share/gantry: set GANTRY_ROOT to a directory that you may write",
-        ),
+        } => Some(STORE),
+        StoreError::Io { source, .. } if source.kind() == io::ErrorKind::NotADirectory => Some(STORE),
         StoreError::Io { .. }
         | StoreError::NoSpace { .. }
         | StoreError::NoBlob { .. }

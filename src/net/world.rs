@@ -5,6 +5,7 @@ use std::io;
 use std::net::IpAddr;
 
 use hickory_resolver::config::LookupIpStrategy;
+use hickory_resolver::net::NetError;
 use hickory_resolver::TokioResolver;
 
 use crate::policy::{canonical, refused_address};
@@ -38,7 +39,7 @@ impl World for Internet {
         let made = self.resolver.get_or_try_init(|| async { make_resolver() });
         // The dot at the end: no search list of this machine may turn the name into another one.
         let found = made.await?.lookup_ip(format!("{name}.")).await;
-        let mut addresses: Vec<IpAddr> = found.map_err(io::Error::other)?.iter().collect();
+        let mut addresses: Vec<IpAddr> = found.map_err(unanswered)?.iter().collect();
         // A machine without IPv6 often has IPv6 routes that lead nowhere.
         addresses.sort_by_key(IpAddr::is_ipv6);
         Ok(addresses)
@@ -59,6 +60,18 @@ impl World for Internet {
     }
 }
 
+/// The answer of the name servers, in words: the library quotes its question as the code has it.
+fn unanswered(error: NetError) -> io::Error {
+    if error.is_nx_domain() {
+        return io::Error::new(io::ErrorKind::NotFound, "the name servers know no such name");
+    }
+    if error.is_no_records_found() {
+        let text = "the name servers know no address of it";
+        return io::Error::new(io::ErrorKind::NotFound, text);
+    }
+    io::Error::other(error)
+}
+
 fn make_resolver() -> io::Result<TokioResolver> {
     let mut builder = TokioResolver::builder_tokio().map_err(io::Error::other)?;
     builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
@@ -67,7 +80,22 @@ fn make_resolver() -> io::Result<TokioResolver> {
 
 #[cfg(test)]
 mod tests {
+    use hickory_resolver::net::{DnsError, NoRecords};
+    use hickory_resolver::proto::op::{Query, ResponseCode};
+
     use super::*;
+
+    #[test]
+    fn what_the_name_servers_answer_is_said_in_words() {
+        for (code, says) in [
+            (ResponseCode::NXDomain, "the name servers know no such name"),
+            (ResponseCode::NoError, "the name servers know no address of it"),
+        ] {
+            let error = NetError::from(DnsError::NoRecordsFound(NoRecords::new(Query::default(), code)));
+            assert_eq!(unanswered(error).to_string(), says);
+        }
+        assert!(unanswered(NetError::Timeout).to_string().contains("time"));
+    }
 
     #[test]
     fn addresses_of_this_machine_and_of_nobody_are_refused() {

@@ -183,7 +183,7 @@ pub fn code_of_store(error: &StoreError) -> Code {
         StoreError::NotAName { .. } | StoreError::PinnedName { .. } | StoreError::Ambiguous { .. } => {
             Code::UnknownImage
         }
-        StoreError::Io { .. } | StoreError::Json { .. } => Code::StoreUnusable,
+        StoreError::Io { .. } | StoreError::Json { .. } | StoreError::NotAStore { .. } => Code::StoreUnusable,
     }
 }
 

@@ -113,7 +113,9 @@ impl FromStr for HostPort {
             text: text.to_owned(),
             reason: reason.to_owned(),
         };
-        let (host, port) = text.rsplit_once(':').ok_or_else(|| error("want HOST:PORT"))?;
+        let (host, port) = text
+            .rsplit_once(':')
+            .ok_or_else(|| error("want HOST:PORT, such as example.org:443"))?;
         if host.contains([':', '[']) {
             return Err(error("an IPv6 address cannot be listed; list its name"));
         }

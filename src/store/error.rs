@@ -1,5 +1,6 @@
 //! Why the store did not do what it was asked, and what the kernel says turned into that.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -39,6 +40,14 @@ pub enum StoreError {
         path: PathBuf,
         /// What the version file says.
         got: String,
+    },
+    /// A directory that is somebody else's.
+    #[error("make a store in {path}: it is not empty, and no store: {found:?} is in it")]
+    NotAStore {
+        /// The root.
+        path: PathBuf,
+        /// What a store has not.
+        found: OsString,
     },
     /// A blob that is not there.
     #[error("open blob {digest}: it is not in the store")]
@@ -159,6 +168,7 @@ impl StoreError {
             Self::Io { .. }
             | Self::NoSpace { .. }
             | Self::Version { .. }
+            | Self::NotAStore { .. }
             | Self::NoBlob { .. }
             | Self::Size { .. }
             | Self::Digest { .. }

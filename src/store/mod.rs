@@ -54,8 +54,10 @@ mod make;
 mod trees;
 mod usage;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -89,6 +91,27 @@ use crate::oci::LAYOUT_VERSION;
 pub const FORMAT: u32 = 1;
 const VERSION: &str = "gantry store 1\n";
 
+/// The folders of a new store.
+const FOLDERS: [&str; 13] = [
+    "blobs/sha256",
+    "refs/_local",
+    "unnamed",
+    "layers",
+    "snapshots",
+    "downloads",
+    "partial",
+    "leases",
+    "locks",
+    "stamps",
+    "tmp",
+    crate::journal::FOLDER,
+    "memo",
+];
+/// What else is in a store before its version is.
+const BESIDE: [&str; 4] = ["oci-layout", "index.json", "scaffold", "tools"];
+/// What is in an empty directory that is a disk of its own.
+const OF_A_DISK: &str = "lost+found";
+
 /// A store; cheap to open and to clone, safe to use from several threads and processes at once.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -99,7 +122,8 @@ impl Store {
     /// Opens the store at `root`, making it when it is not there. Reads one small file otherwise.
     ///
     /// # Errors
-    /// [`StoreError::Version`] when another version of gantry made it.
+    /// [`StoreError::Version`] when another version of gantry made it, [`StoreError::NotAStore`] for a directory with files of
+    /// somebody else.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let store = Self { disk: Disk::new(root) };
         let version = root.join("version");
@@ -239,21 +263,8 @@ impl Store {
     /// Makes an empty store. Idempotent: two processes may do it at once, and one may have been killed half-way.
     fn create(&self) -> Result<(), StoreError> {
         self.disk.make_root()?;
-        for folder in [
-            "blobs/sha256",
-            "refs/_local",
-            "unnamed",
-            "layers",
-            "snapshots",
-            "downloads",
-            "partial",
-            "leases",
-            "locks",
-            "stamps",
-            "tmp",
-            crate::journal::FOLDER,
-            "memo",
-        ] {
+        self.check_free()?;
+        for folder in FOLDERS {
             self.disk.make_folder(folder)?;
         }
         self.disk
@@ -263,6 +274,29 @@ impl Store {
         }
         // Last: its presence says that all of the above is there.
         self.disk.write_atomically(Path::new("version"), VERSION.as_bytes())
+    }
+
+    /// Whether a store may be made at the root: nothing is there but what another process makes of the same store just now,
+    /// or was making when it was killed. Hidden files are those of file systems and file managers.
+    fn check_free(&self) -> Result<(), StoreError> {
+        let error = || io_error("read", self.root());
+        let of_a_store = |name: &OsStr| {
+            let folders = FOLDERS.iter().filter_map(|folder| folder.split('/').next());
+            folders
+                .chain(BESIDE)
+                .chain(["version", OF_A_DISK])
+                .any(|known| name == known)
+        };
+        for entry in fs::read_dir(self.root()).map_err(error())? {
+            let name = entry.map_err(error())?.file_name();
+            if !of_a_store(&name) && !name.as_bytes().starts_with(b".") {
+                return Err(StoreError::NotAStore {
+                    path: self.root().to_owned(),
+                    found: name,
+                });
+            }
+        }
+        Ok(())
     }
 }
 

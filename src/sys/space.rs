@@ -1,15 +1,30 @@
-//! What the kernel says when a disk has no room left.
+//! How much room a disk has left, and what the kernel says when that is none.
 
 use std::io;
+use std::path::Path;
+
+use rustix::fs::statvfs;
 
 /// Whether `error` says that the file system is full, or that the user's quota on it is used up.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// The bytes that a user without rights can still write to the disk of `path`.
+pub(crate) fn free(path: &Path) -> Option<u64> {
+    let disk = statvfs(path).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_that_is_there_has_a_number_of_free_bytes() {
+        assert!(free(Path::new("/")).is_some());
+        assert_eq!(free(Path::new("/none")), None);
+    }
 
     #[test]
     fn a_used_up_quota_is_a_full_disk() {

@@ -31,6 +31,9 @@ fn the_digest_that_a_build_prints_is_a_reference_everywhere() {
     for part in [format!("gantry run {short} "), format!("gantry copy {short} NAME:TAG")] {
         assert!(said.contains(&part), "{said}");
     }
+    let table = gantry.ok(["images", "ls"]);
+    assert!(table.contains(&format!("\nsha256:{short} ")), "{table}");
+    assert!(table.lines().all(|line| line.len() <= 80), "{table}");
     let hex = &digest[7..];
     for reference in [&digest, short, &digest[..19], hex, &format!("beam@{digest}")] {
         let done = gantry.run(&[reference]);
@@ -43,6 +46,16 @@ fn the_digest_that_a_build_prints_is_a_reference_everywhere() {
         let shown: Value = serde_json::from_str(&gantry.ok(["images", "show", reference, "--json"])).unwrap();
         assert_eq!(shown["digest"], digest.as_str());
     }
+    // Once it has a name, a build without one says so.
+    gantry.ok(["copy", short, "called:1"]);
+    let (again, said) = build_unnamed(&gantry, "print('by its digest')\n");
+    assert_eq!(again, digest);
+    assert!(
+        said.contains("It is the image called:1. Run it: gantry run called:1"),
+        "{said}"
+    );
+    gantry.ok(["images", "rm", "called:1"]);
+    build_unnamed(&gantry, "print('by its digest')\n");
     let archive = gantry.home.join("image.tar");
     gantry.ok(["save", short, archive.to_str().unwrap()]);
     let other = Gantry::new();

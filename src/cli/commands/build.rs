@@ -65,9 +65,12 @@ pub(super) fn build(session: &Session, args: &BuildArgs, report: Option<&Report>
     ));
     if args.tag.is_none() {
         let id = short(&built.digest);
-        narrator.done(&format!(
-            "It has no name and is kept for a day. Run it: gantry run {id}   Name it: gantry copy {id} NAME:TAG"
-        ));
+        narrator.done(&match ops::names_of(&session.store, &built.digest).unwrap_or_default().as_slice() {
+            [] => {
+                format!("It has no name and is kept for a day. Run it: gantry run {id}   Name it: gantry copy {id} NAME:TAG")
+            }
+            names @ [name, ..] => format!("It is the image {}. Run it: gantry run {name}", names.join(", ")),
+        });
     }
     if report.is_some_and(Report::takes_standard_output) {
         return Ok(0);

@@ -56,8 +56,13 @@ pub(super) fn images(session: &Session, command: &ImagesCommand) -> Result<u8, C
 
 fn row(image: ImageSummary) -> [String; 5] {
     let or_none = |text: Option<String>| text.unwrap_or("-".to_owned());
+    // A digest in the place of a name is as short as it may be and a reference yet: the whole would break the line.
+    let name = match &image.digest {
+        Some(digest) if digest.to_string() == image.reference => format!("sha256:{}", short(digest)),
+        _ => image.reference,
+    };
     [
-        image.reference,
+        name,
         or_none(image.digest.as_ref().map(short)),
         or_none(image.size.map(|size| Bytes(size).to_string())),
         or_none(image.layers.map(|layers| layers.to_string())),

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::config::{Config, Environment};
 use crate::store::Store;
 use crate::sys::program::Program;
+use crate::sys::space;
 
 /// A program that says its version takes a second on a busy machine; pip is a whole Python.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -51,7 +52,6 @@ pub struct Tool {
 pub(super) fn look(store: &Store, config: &Config, environment: &Environment) -> Surroundings {
     let name = rustix::system::uname();
     let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
-    let disk = rustix::fs::statvfs(store.root()).ok();
     let find = |name: &str| find(name, environment.path.as_deref());
     let python = find("python3");
     let uv = config.index.uv.clone().or_else(|| find("uv"));
@@ -63,7 +63,7 @@ pub(super) fn look(store: &Store, config: &Config, environment: &Environment) ->
         gantry_version: env!("CARGO_PKG_VERSION"),
         kernel: format!("{} {}", text(name.sysname()), text(name.release())),
         store: store.root().to_owned(),
-        free_bytes: disk.map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize)),
+        free_bytes: space::free(store.root()),
         configuration: config.file().map(Path::to_owned),
         programs: vec![
             Tool {
