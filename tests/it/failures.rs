@@ -350,7 +350,8 @@ fn masked(text: &str, scene: &Scene) -> String {
     let text = text.replace(&format!("{scratch}/"), "").replace(scratch, ".");
     let text = text.replace(shared().root.to_str().unwrap(), "STORE");
     let mut lines = Vec::new();
-    for line in text.lines() {
+    // Of a machine without uv, and a store that has not fetched it yet.
+    for line in text.lines().filter(|line| !line.starts_with("Downloading uv ")) {
         // How much was seen when it was over.
         let line = match (line.find("out of memory: "), line.find(" seen, ")) {
             (Some(from), Some(to)) => format!("{}N MB{}", &line[..from + 15], &line[to..]),
