@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::common::{shared, Done};
+use crate::common::{shared, Done, PYTHONS};
 
 /// The directory of a case.
 fn directory(name: &str) -> PathBuf {
@@ -30,6 +30,27 @@ fn case_with(name: &str, build: &[&str], run: &[&str]) -> (Done, Value) {
     let words = ["build", directory.to_str().unwrap(), "--tag", &tag];
     gantry.ok([&words[..], build].concat());
     gantry.run_with_outcome(&[run, &[&tag]].concat())
+}
+
+/// Builds the case `name` on each Python and runs it as [`case_with`] does: it prints `expected`.
+fn prints_with(name: &str, build: &[&str], run: &[&str], expected: &str) {
+    for python in PYTHONS {
+        let (gantry, directory, tag) = (shared(), directory(name), format!("case-{name}:{python}"));
+        let words = ["build", directory.to_str().unwrap(), "--tag", &tag, "--python", python];
+        gantry.ok([&words[..], build].concat());
+        let (done, _) = gantry.run_with_outcome(&[run, &[&tag]].concat());
+        assert_eq!(
+            (done.code, done.stdout.as_str()),
+            (0, expected),
+            "on Python {python}: {}",
+            done.stderr
+        );
+    }
+}
+
+/// [`prints_with`] no more arguments.
+fn prints(name: &str, expected: &str) {
+    prints_with(name, &[], &[], expected);
 }
 
 /// Holds what `done` printed against `expected`, and its end against success.

@@ -5,8 +5,8 @@ use std::process::Command;
 
 use serde_json::{json, Value};
 
-use super::{assert_prints, case, case_with};
-use crate::common::{function, shared, tool};
+use super::{assert_prints, case, prints, prints_with};
+use crate::common::{function, shared, tool, PYTHONS};
 
 #[test]
 fn the_parts_of_python_that_debian_ships_by_themselves_are_there() {
@@ -15,29 +15,29 @@ fn the_parts_of_python_that_debian_ships_by_themselves_are_there() {
 
 #[test]
 fn libraries_of_the_base_are_found_by_name() {
-    assert_prints(&case("find-library"), "libc.so.6 libz.so.1 libgomp.so.1\n");
+    prints("find-library", "libc.so.6 libz.so.1 libgomp.so.1\n");
 }
 
 #[test]
 fn a_file_in_another_character_set_is_read() {
-    assert_prints(&case("stata-latin1"), "['Zürich', 'Besançon']\n");
+    prints("stata-latin1", "['Zürich', 'Besançon']\n");
 }
 
 #[test]
 fn which_is_a_command_of_the_slim_base() {
-    let (done, _) = case_with("which-in-slim", &["--base", "python-3.11-slim"], &[]);
-    assert_prints(&done, "/usr/bin/python3\n");
+    let slim = ["--base", "python-3.11-slim"];
+    prints_with("which-in-slim", &slim, &[], "/usr/bin/python3\n");
 }
 
 #[test]
 fn a_function_packs_its_own_files_in_every_runtime() {
-    assert_prints(&case("zip-of-own-files"), "['user_function.py']\n");
+    prints("zip-of-own-files", "['user_function.py']\n");
     // Another runtime gives files the times of the layers.
     let (gantry, scratch) = (shared(), tempfile::tempdir().unwrap());
     let (layout, bundle) = (scratch.path().join("layout"), scratch.path().join("bundle"));
     gantry.ok([
         "push",
-        "case-zip-of-own-files:1",
+        "case-zip-of-own-files:3.11",
         &format!("oci:{}:x", layout.display()),
     ]);
     let mut umoci = Command::new("umoci");
@@ -85,6 +85,8 @@ def imports(name):
 libraries = ["c", "m", "z", "ssl", "crypto", "stdc++", "gomp", "ffi", "sqlite3", "bz2", "lzma", "expat", "uuid", "nothing"]
 charsets = ["WINDOWS-1252", "ISO-8859-15", "CP437", "CP850", "SHIFT_JIS", "EUC-JP", "GB18030", "BIG5", "KOI8-R", "UTF-16LE", "NO-SUCH"]
 modules = ["lib2to3.pgen2.driver", "lib2to3.fixer_base", "distutils.core", "readline", "dbm.ndbm", "sqlite3", "venv", "wsgiref", "xml.etree", "crypt"]
+# What later Pythons have no more.
+modules = [name for name in modules if name.split(".")[0] in sys.stdlib_module_names]
 print(json.dumps({
     "libraries": [find_library(name) for name in libraries],
     "loads": all(ctypes.CDLL(find_library(name)) for name in libraries[:-1]),
@@ -95,13 +97,13 @@ print(json.dumps({
     "user": [getpass.getuser(), pwd.getpwuid(os.getuid()).pw_dir, grp.getgrgid(os.getgid()).gr_name],
     "locale": locale.setlocale(locale.LC_ALL, ""),
     "types": [mimetypes.guess_type("a." + end)[0] for end in ("csv", "webp", "md")],
+    "old zone": str(zoneinfo.ZoneInfo("US/Eastern")),
     "service": socket.getservbyname("https"),
     "authorities": ssl.create_default_context().cert_store_stats()["x509_ca"] > 100,
     "paths": [os.path.exists(path) for path in (ssl.get_default_verify_paths().cafile, ssl.get_default_verify_paths().capath, "/usr/lib/ssl/openssl.cnf")],
     "missing": [found for found in map(imports, modules) if found],
 }))
 "#;
-    let seen = on_base("python-3.11", "case-system:1", code, None);
     let expected = json!({
         "libraries": ["libc.so.6", "libm.so.6", "libz.so.1", "libssl.so.3", "libcrypto.so.3", "libstdc++.so.6", "libgomp.so.1",
             "libffi.so.8", "libsqlite3.so.0", "libbz2.so.1.0", "liblzma.so.5", "libexpat.so.1", "libuuid.so.1", null],
@@ -110,6 +112,7 @@ print(json.dumps({
         "terminals": [8, 256, 8, 8, 8, -1, -1],
         "time": [["UTC", "UTC"], "/usr/share/zoneinfo/Etc/UTC", "Etc/UTC\n"],
         "zone": "2:00:00",
+        "old zone": "US/Eastern",
         "user": ["mecapy", "/app", "mecapy"],
         "locale": "C.UTF-8",
         "types": ["text/csv", "image/webp", "text/markdown"],
@@ -118,7 +121,15 @@ print(json.dumps({
         "paths": [true, true, true],
         "missing": [],
     });
-    assert_eq!(seen, expected, "{seen:#}");
+    for python in PYTHONS {
+        let seen = on_base(
+            &format!("python-{python}"),
+            &format!("case-system:{python}"),
+            code,
+            None,
+        );
+        assert_eq!(seen, expected, "{python}: {seen:#}");
+    }
 }
 
 /// A cache that is what ldconfig would write knows all libraries, in the order in which the loader searches.
@@ -134,7 +145,7 @@ print(json.dumps([len(ours) > 40, [line for line in zip(ours, theirs) if line[0]
 
 #[test]
 fn the_cache_of_the_loader_is_what_ldconfig_would_write() {
-    for base in ["python-3.11", "python-3.11-slim"] {
+    for base in ["python-3.11", "python-3.11-slim", "python-3.13", "python-3.13-slim"] {
         assert_eq!(
             on_base(base, &format!("case-cache-{base}:1"), OWN_CACHE, None),
             json!([true, [], 0]),
@@ -156,11 +167,10 @@ print(json.dumps([
     sh("echo one > a; tar -czf a.tgz a; rm a; tar -xzf a.tgz; cat a; gzip a; zcat a.gz; gunzip a.gz; echo two > b; diff a b"),
     sh("echo Zürich | iconv -t latin1 | wc -c"), sh("getent passwd 1000 | cut -d: -f1"), sh("locale -a"),
     sh("find /etc -name os-release | xargs basename"), sh("echo abc | sed s/b/x/ | grep -c axc"), sh("hostname | wc -l"),
-    sh("openssl version | cut -d' ' -f1"), sh("getconf PAGESIZE"), sh("ldd /usr/bin/python3.11 | grep -c 'not found'"),
+    sh("openssl version | cut -d' ' -f1"), sh("getconf PAGESIZE"), sh("ldd /usr/bin/python3 | grep -c 'not found'"),
     sh("which which awk sh no-such"), [name for name in ("env", "xargs", "cmp", "bash", "date", "sort") if not shutil.which(name)],
 ]))
 "#;
-    let seen = on_base("python-3.11-slim", "case-programs:1", code, None);
     let expected = json!([
         "2",
         "x1",
@@ -177,13 +187,17 @@ print(json.dumps([
         "/usr/bin/which\n/usr/bin/awk\n/usr/bin/sh",
         [],
     ]);
-    assert_eq!(seen, expected, "{seen:#}");
+    for python in PYTHONS {
+        let (base, name) = (format!("python-{python}-slim"), format!("case-programs:{python}"));
+        let seen = on_base(&base, &name, code, None);
+        assert_eq!(seen, expected, "{python}: {seen:#}");
+    }
 }
 
 #[test]
 fn python_knows_the_directory_of_its_packages() {
     let code = r#"
-import distutils.sysconfig, json, os, site, six, sys, sysconfig
+import json, os, site, six, sys, sysconfig
 where = os.path.dirname(six.__file__)
 print(json.dumps([
     where, where in sys.path, site.getsitepackages()[0] == where,
@@ -194,17 +208,19 @@ print(json.dumps([
     os.path.realpath(where),
 ]))
 "#;
-    let seen = on_base("python-3.11", "case-site:1", code, Some("six==1.16.0\n"));
-    let site = "/opt/py/lib/python3.11/site-packages";
-    let expected = json!([
-        site,
-        true,
-        true,
-        [true, true],
-        ["/opt/py/bin", "/opt/py", "/usr/lib/python3.11"],
-        true,
-        true,
-        "/opt/py/site",
-    ]);
-    assert_eq!(seen, expected);
+    for python in PYTHONS {
+        let (base, name) = (format!("python-{python}"), format!("case-site:{python}"));
+        let seen = on_base(&base, &name, code, Some("six==1.16.0\n"));
+        let expected = json!([
+            format!("/opt/py/lib/python{python}/site-packages"),
+            true,
+            true,
+            [true, true],
+            ["/opt/py/bin", "/opt/py", format!("/usr/lib/python{python}")],
+            true,
+            true,
+            "/opt/py/site",
+        ]);
+        assert_eq!(seen, expected);
+    }
 }

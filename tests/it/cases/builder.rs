@@ -4,8 +4,8 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::{assert_prints, case, case_with, directory};
-use crate::common::{done, function, shared, Done};
+use super::{assert_prints, case_with, directory, prints};
+use crate::common::{done, function, shared, Done, PYTHONS};
 
 /// Builds the case `name` with `args` among the arguments: what was said, and the report.
 fn build(name: &str, args: &[&str]) -> (Done, Value) {
@@ -28,12 +28,15 @@ fn warnings(report: &Value) -> Vec<String> {
 
 #[test]
 fn a_package_of_fifteen_thousand_sources_has_its_bytecode() {
-    assert_prints(&case("plotly-many-files"), "traces 1\n");
+    prints("plotly-many-files", "traces 1\n");
 }
 
 #[test]
 fn markers_know_the_full_version_of_python() {
-    assert_prints(&case("full-version-marker"), "(3, 11, 2)\nsix\n");
+    for (python, expected) in [("3.11", "(3, 11, 2)\nsix\n"), ("3.13", "(3, 13, 5)\nsix\n")] {
+        let (done, _) = case_with("full-version-marker", &["--python", python], &[]);
+        assert_prints(&done, expected);
+    }
 }
 
 #[test]
@@ -49,9 +52,9 @@ fn the_python_of_somebody_elses_base_says_its_version_itself() {
 
 #[test]
 fn what_the_resolver_warns_of_is_said_at_each_build() {
-    // The second build asks nobody.
-    for _ in 0..2 {
-        let (done, report) = build("yanked-release", &[]);
+    // The second build for a Python asks nobody.
+    for python in [PYTHONS, PYTHONS].concat() {
+        let (done, report) = build("yanked-release", &["--python", python]);
         assert_eq!(done.code, 0, "{}", done.stderr);
         let warnings = warnings(&report);
         for parts in [
@@ -71,21 +74,23 @@ fn what_the_resolver_warns_of_is_said_at_each_build() {
 
 #[test]
 fn an_override_leaves_out_what_a_package_requires() {
-    assert_prints(&case("opencv-of-a-dependency"), "0\n");
+    prints("opencv-of-a-dependency", "0\n");
 }
 
 #[test]
 fn tests_that_two_wheels_bring_are_a_warning() {
-    let (done, report) = build("tests-of-two-wheels", &[]);
-    assert_eq!(done.code, 0, "{}", done.stderr);
-    let warnings = warnings(&report);
-    let says = |text: &String| {
-        ["cdflib", "libdyson", "/opt/py/site/tests"]
-            .iter()
-            .all(|part| text.contains(part))
-    };
-    assert_eq!(warnings.iter().filter(|text| says(text)).count(), 1, "{warnings:?}");
-    assert_prints(&case("tests-of-two-wheels"), "imported cdflib libdyson\n");
+    for python in PYTHONS {
+        let (done, report) = build("tests-of-two-wheels", &["--python", python]);
+        assert_eq!(done.code, 0, "{}", done.stderr);
+        let warnings = warnings(&report);
+        let says = |text: &String| {
+            ["cdflib", "libdyson", "/opt/py/site/tests"]
+                .iter()
+                .all(|part| text.contains(part))
+        };
+        assert_eq!(warnings.iter().filter(|text| says(text)).count(), 1, "{warnings:?}");
+    }
+    prints("tests-of-two-wheels", "imported cdflib libdyson\n");
 }
 
 #[test]

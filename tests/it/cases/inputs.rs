@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::cases::{assert_prints, case, case_with, directory};
+use crate::cases::{assert_prints, case, directory, prints, prints_with};
 use crate::common::server::Server;
-use crate::common::{function, shared, tool, tree, Done, Gantry};
+use crate::common::{function, shared, tool, tree, Done, Gantry, PYTHONS};
 
 /// A copy of the case `name`, for what git does not keep.
 fn copy(name: &str) -> tempfile::TempDir {
@@ -24,7 +24,7 @@ fn build(directory: &Path, tag: &str, args: &[&str]) -> Done {
 }
 
 /// Builds what is in `directory`, runs it, and returns what the build said.
-fn prints(directory: &Path, tag: &str, args: &[&str], expected: &str) -> String {
+fn directory_prints(directory: &Path, tag: &str, args: &[&str], expected: &str) -> String {
     let built = build(directory, tag, args);
     assert_eq!(built.code, 0, "{}", built.stderr);
     assert_prints(&shared().run(&[tag]), expected);
@@ -35,12 +35,14 @@ fn prints(directory: &Path, tag: &str, args: &[&str], expected: &str) -> String 
 fn an_empty_directory_is_part_of_the_function() {
     let copy = copy("empty-directory");
     fs::create_dir_all(copy.path().join("plugins")).unwrap();
-    prints(copy.path(), "case-empty-directory:1", &[], "[]\n");
+    for python in PYTHONS {
+        directory_prints(copy.path(), "case-empty-directory:1", &["--python", python], "[]\n");
+    }
     // So is one that a link leads to, and one below others.
     let dir = function("import os\nprint(os.listdir('alias'), os.listdir('a/b'))\n", None);
     fs::create_dir_all(dir.path().join("a/b/c")).unwrap();
     std::os::unix::fs::symlink("a/b/c", dir.path().join("alias")).unwrap();
-    prints(dir.path(), "case-empty-directory:2", &[], "[] ['c']\n");
+    directory_prints(dir.path(), "case-empty-directory:2", &[], "[] ['c']\n");
 }
 
 #[test]
@@ -56,16 +58,18 @@ fn a_virtual_environment_of_any_name_is_left_out_and_said() {
             .args(["-m", "venv", "--without-pip"])
             .arg(copy.path().join("env")),
     );
-    let said = prints(copy.path(), "case-venv:1", &[], "ok\n");
-    assert!(
-        said.contains("Leaving out env (env is a virtual environment)"),
-        "{said}"
-    );
+    for python in PYTHONS {
+        let said = directory_prints(copy.path(), "case-venv:1", &["--python", python], "ok\n");
+        assert!(
+            said.contains("Leaving out env (env is a virtual environment)"),
+            "{said}"
+        );
+    }
 }
 
 #[test]
 fn requirements_are_read_by_the_mark_of_their_encoding() {
-    assert_prints(&case("utf16-requirements"), "1.16.0\n");
+    prints("utf16-requirements", "1.16.0\n");
 }
 
 #[test]
@@ -81,8 +85,7 @@ fn what_a_pyproject_lists_is_installed_or_said() {
     ] {
         assert!(refused.stderr.contains(part), "{part}: {}", refused.stderr);
     }
-    let (done, _) = case_with("pyproject-only", &["--from", "pyproject"], &[]);
-    assert_prints(&done, "six\n");
+    prints_with("pyproject-only", &["--from", "pyproject"], &[], "six\n");
     // An empty list of requirements is an answer.
     let copy = copy("pyproject-only");
     fs::write(copy.path().join("requirements.txt"), "").unwrap();
@@ -105,8 +108,7 @@ fn requirements_that_are_a_directory_are_said() {
 
 #[test]
 fn a_wheel_of_native_instructions_is_for_the_platforms_processors() {
-    let (done, _) = case_with("native-instructions", &["--allow-sdist"], &[]);
-    assert_prints(&done, "(1, 1)\n");
+    prints_with("native-instructions", &["--allow-sdist"], &[], "(1, 1)\n");
 }
 
 /// Two indexes. The main one wants nobody's name, and has a `torch` that nobody shall get. The other wants a password;
@@ -168,8 +170,12 @@ fn with_indexes(packages: &str) -> (Gantry, Server) {
 }
 
 fn build_in(gantry: &Gantry, directory: &Path, tag: &str) -> Done {
+    build_on(gantry, directory, tag, "3.11")
+}
+
+fn build_on(gantry: &Gantry, directory: &Path, tag: &str, python: &str) -> Done {
     let mut command = gantry.command();
-    command.args(["build", directory.to_str().unwrap(), "--tag", tag]);
+    command.args(["build", directory.to_str().unwrap(), "--tag", tag, "--python", python]);
     command.env("CPU_PASSWORD", PASSWORD);
     crate::common::done(command.output().unwrap())
 }
@@ -202,6 +208,10 @@ fn a_variant_of_another_index_is_installed_from_there() {
         let is_data = path.starts_with(gantry.root.join("layers")) || path.starts_with(gantry.root.join("downloads"));
         assert!(is_data || !secret(&fs::read(path).unwrap()), "{path:?}");
     }
+
+    let later = build_on(&gantry, &directory("torch-cpu"), "torch:3.13", "3.13");
+    assert_eq!(later.code, 0, "{}", later.stderr);
+    assert_prints(&gantry.run(&["torch:3.13"]), "2.0\n");
 
     let missing = function("import torch\n", Some("torch==9.9\n"));
     let refused = build_in(&gantry, missing.path(), "torch:2");

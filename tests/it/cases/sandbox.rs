@@ -6,17 +6,17 @@ use std::process::Command;
 
 use serde_json::json;
 
-use super::{assert_prints, case, case_with};
-use crate::common::{function, shared, tool};
+use super::{assert_prints, case_with, prints, prints_with};
+use crate::common::{function, shared, tool, PYTHONS};
 
 #[test]
 fn a_thread_may_be_given_the_policy_that_it_has() {
-    assert_prints(&case("zmq-context"), "b'hello'\n");
+    prints("zmq-context", "b'hello'\n");
 }
 
 #[test]
 fn without_files_in_memory_wasmtime_copies() {
-    assert_prints(&case("wasmtime-memfd"), "5\n");
+    prints("wasmtime-memfd", "5\n");
 }
 
 #[test]
@@ -24,19 +24,20 @@ fn chromium_draws_a_picture_on_the_base_with_a_shell() {
     let output = tempfile::tempdir().unwrap();
     let taken = output.path().to_str().unwrap();
     let args = ["--output", taken, "--memory", "2G", "--tmp-size", "256M"];
-    let (done, _) = case_with("kaleido-image", &["--base", "python-3.11-slim"], &args);
-    assert_prints(&done, "True\n");
+    prints_with("kaleido-image", &["--base", "python-3.11-slim"], &args, "True\n");
 }
 
 #[test]
 fn what_was_printed_before_the_time_limit_is_there() {
-    let (done, _) = case_with("output-before-the-limit", &[], &["--timeout", "3s"]);
-    assert_eq!(
-        (done.code, done.stdout.as_str()),
-        (124, "step 1 done\n"),
-        "{}",
-        done.stderr
-    );
+    for python in PYTHONS {
+        let (done, _) = case_with("output-before-the-limit", &["--python", python], &["--timeout", "3s"]);
+        assert_eq!(
+            (done.code, done.stdout.as_str()),
+            (124, "step 1 done\n"),
+            "{}",
+            done.stderr
+        );
+    }
 }
 
 #[test]
@@ -49,7 +50,7 @@ fn directories_that_a_group_shares_can_be_copied() {
         assert_eq!(mode & 0o7777, 0o2775, "this file system keeps the bit");
     }
     let shown = input.path().to_str().unwrap();
-    assert_prints(&case_with("setgid-input", &[], &["--input", shown]).0, "['sub']\n");
+    prints_with("setgid-input", &[], &["--input", shown], "['sub']\n");
     let code = r#"
 import os, shutil, tarfile
 with tarfile.open("/tmp/all.tar", "w") as archive:
@@ -117,7 +118,7 @@ if __name__ == "__main__":
     with Pool(2) as pool:
         print(pool.map(square, range(4)))
 "#;
-    assert_prints(&case("shared-memory-64m"), "67108864\n");
+    prints("shared-memory-64m", "67108864\n");
     shared().build(function(code, Some("numpy\n")).path(), "cases:shm");
     let more = ["--shm-size", "200M", "--memory", "1G", "cases:shm", "150", "0"];
     assert_prints(&shared().run_with_outcome(&more).0, "157286400\n[0, 1, 4, 9]\n");
@@ -170,8 +171,7 @@ fn the_own_host_name_resolves_in_every_network() {
         &["--network", "loopback"],
         &["--network", "egress", "--egress", "service.example.org:80"],
     ] {
-        let (done, _) = case_with("own-hostname", &[], network);
-        assert_prints(&done, "127.0.0.1\n");
+        prints_with("own-hostname", &[], network, "127.0.0.1\n");
     }
 }
 
@@ -204,9 +204,11 @@ fn what_is_not_offered_is_refused_with_the_message_of_the_page() {
         ("pty-spawn", "out of pty devices"),
         ("fmu-in-tmp", "failed to map segment from shared object"),
     ] {
-        let done = case(name);
-        assert_eq!(done.code, 1, "{name}: {}", done.stderr);
-        assert!(done.stderr.contains(says), "{name}: {}", done.stderr);
+        for python in PYTHONS {
+            let (done, _) = case_with(name, &["--python", python], &[]);
+            assert_eq!(done.code, 1, "{name}: {}", done.stderr);
+            assert!(done.stderr.contains(says), "{name}: {}", done.stderr);
+        }
     }
 }
 

@@ -7,13 +7,13 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::{assert_prints, case, directory};
+use super::{directory, prints};
 use crate::bases::{hex, Key, Server};
 use crate::common::{done, function, shared, tool, Done};
 
 #[test]
 fn gmsh_has_its_libraries_and_the_build_nothing_to_warn_of() {
-    assert_prints(&case("gmsh-box"), "True\n");
+    prints("gmsh-box", "True\n");
     let scratch = tempfile::tempdir().unwrap();
     let report = scratch.path().join("report.json");
     let case = directory("gmsh-box");
@@ -39,12 +39,12 @@ fn gmsh_has_its_libraries_and_the_build_nothing_to_warn_of() {
 
 #[test]
 fn graphviz_draws() {
-    assert_prints(&case("graphviz-dot"), "2 True\nb'\\x89PNG'\n");
+    prints("graphviz-dot", "2 True\nb'\\x89PNG'\n");
 }
 
 #[test]
 fn numbers_are_written_as_in_france() {
-    assert_prints(&case("french-locale"), "1\u{202f}234,50\n");
+    prints("french-locale", "1\u{202f}234,50\n");
 }
 
 /// A function that asks for `packages`.
