@@ -169,9 +169,10 @@ fn is_wanted(variant: &Variant, path: &str) -> bool {
     if path.starts_with("usr/share/doc/") {
         return path.ends_with("/copyright");
     }
-    let dropped = |drop: &String| match drop.strip_suffix('/') {
-        Some(directory) => path == directory || path.starts_with(drop),
-        None => path == drop,
+    let dropped = |drop: &String| match (drop.strip_suffix('/'), drop.strip_suffix('*')) {
+        (Some(directory), _) => path == directory || path.starts_with(drop),
+        (None, Some(start)) => path.starts_with(start),
+        (None, None) => path == drop,
     };
     let program = path
         .strip_prefix("usr/bin/")

@@ -134,7 +134,7 @@ pub(crate) struct Definition {
     pub suite: String,
     /// Package names; the lock is made of them, and held against them.
     pub packages: Vec<String>,
-    /// Paths left out; those that end with `/` with everything below.
+    /// Paths left out; those that end with `/` with everything below, those that end with `*` with all that begin so.
     pub drop: Vec<String>,
     /// Programs of `usr/bin` left out.
     pub drop_bin: Vec<String>,

@@ -1,8 +1,8 @@
 //! `/etc/ld.so.cache`: which file the dynamic loader opens for the name of a library, as ldconfig(8) would write it.
 //!
 //! ctypes.util.find_library knows libraries from here alone, and the loader finds those of directories that it does not
-//! search by itself. A layer on top of a base has its own cache over the base's: [`LoaderCache::parse`] the one below,
-//! [`LoaderCache::scan`] the files of the layer, [`LoaderCache::add_below`].
+//! search by itself. The layer of system packages has its own cache over the base's: [`LoaderCache::parse`] the one
+//! below, [`LoaderCache::scan`] the files of the layer, [`LoaderCache::add_below`].
 //!
 //! ```text
 //! "glibc-ld.so.cache1.1" entries(4) bytes of strings(4) 2 0 0 0 extensions(4) 0(12)       glibc's dl-cache.h, all
@@ -10,11 +10,16 @@
 //! strings, each with a NUL                                                                path are offsets in the file
 //! ```
 //!
+//! Until glibc 2.31 an older list comes first: "ld.so-1.7.0" 0 entries(4), 12 bytes each, to a multiple of 8. It is skipped;
+//! offsets count from the magic of the second one.
+//!
 //! Entries are sorted, so the bytes depend on the libraries alone. There are none for variants of a library for newer
 //! processors (`glibc-hwcaps`): the plain one is found.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::io;
 
 use super::usrmerge::merged;
 use crate::archive::deb::DebEntry;
@@ -23,6 +28,10 @@ use crate::archive::elf;
 /// Where the file lies.
 pub(super) const PLACE: &str = "etc/ld.so.cache";
 const MAGIC: &[u8] = b"glibc-ld.so.cache1.1";
+/// Of the older list.
+const OLD_MAGIC: &[u8] = b"ld.so-1.7.0\0";
+const OLD_HEADER: usize = 16;
+const OLD_ENTRY: usize = 12;
 const HEADER: usize = 48;
 const ENTRY: usize = 24;
 /// A library of glibc for x86-64 (`FLAG_ELF_LIBC6 | FLAG_X8664_LIB64`).
@@ -40,6 +49,52 @@ const DIRECTORIES: [&str; 5] = [
 /// Longer chains of links are a circle, for the kernel too.
 const MOST_LINKS: usize = 40;
 
+/// Files of packages, by their paths after usrmerge, wherever they are kept.
+pub(super) trait PackageTree {
+    /// The names of what stands right in the directory `place`, which ends with `/`, in order.
+    fn names<'a>(&'a self, place: &'a str) -> Vec<&'a str>;
+    /// What stands at `path`; a file without its contents.
+    fn at(&self, path: &str) -> Option<Stands<'_>>;
+    /// The contents of the file at `path`, which is one.
+    fn contents(&self, path: &str) -> io::Result<Cow<'_, [u8]>>;
+}
+
+/// What stands at a path of a [`PackageTree`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stands<'a> {
+    Directory,
+    File,
+    /// A link to what it leads to.
+    Link(&'a str),
+}
+
+impl PackageTree for BTreeMap<String, DebEntry> {
+    fn names<'a>(&'a self, place: &'a str) -> Vec<&'a str> {
+        names_in(self.range(place.to_owned()..).map(|(path, _)| path.as_str()), place)
+    }
+
+    fn at(&self, path: &str) -> Option<Stands<'_>> {
+        Some(match self.get(path)? {
+            DebEntry::Directory { .. } => Stands::Directory,
+            DebEntry::File { .. } => Stands::File,
+            DebEntry::Symlink { target } => Stands::Link(target),
+        })
+    }
+
+    fn contents(&self, path: &str) -> io::Result<Cow<'_, [u8]>> {
+        match self.get(path) {
+            Some(DebEntry::File { contents, .. }) => Ok(Cow::Borrowed(contents)),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+}
+
+/// The names right in `place` of `paths`, which are in order and begin at `place`.
+pub(super) fn names_in<'a>(paths: impl Iterator<Item = &'a str>, place: &str) -> Vec<&'a str> {
+    let below = paths.map_while(|path| path.strip_prefix(place));
+    below.filter(|name| !name.contains('/')).collect()
+}
+
 /// Libraries by the name that programs ask for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct LoaderCache(BTreeMap<String, String>);
@@ -47,22 +102,38 @@ pub(super) struct LoaderCache(BTreeMap<String, String>);
 impl LoaderCache {
     /// The libraries of a tree of packages: those in Debian's directories, and in those that a file of its
     /// `/etc/ld.so.conf.d` names.
-    pub(super) fn scan(entries: &BTreeMap<String, DebEntry>) -> Self {
+    ///
+    /// # Errors
+    /// A file of the tree that cannot be read.
+    pub(super) fn scan(tree: &impl PackageTree) -> io::Result<Self> {
         let mut found = Self::default();
-        let named = configured(entries);
+        let named = configured(tree)?;
         for directory in named.iter().map(String::as_str).chain(DIRECTORIES) {
-            for (name, path) in libraries(entries, directory) {
+            for (name, path) in libraries(tree, directory)? {
                 // The first directory that has it counts.
                 found.0.entry(name).or_insert(path);
             }
         }
-        found
+        Ok(found)
+    }
+
+    /// Whether it lists no library.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The libraries that the cache `bytes` lists for this machine's kind of program.
-    #[allow(dead_code, reason = "the cache of a layer on a base starts from the base's")]
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
         const CUT: &str = "it is cut off or its offsets lead nowhere";
+        let bytes = match bytes.strip_prefix(OLD_MAGIC) {
+            Some(rest) => {
+                let count = rest.first_chunk().map(|count| u32::from_le_bytes(*count)).ok_or(CUT)?;
+                let count = usize::try_from(count).ok().filter(|count| *count <= MOST).ok_or(CUT)?;
+                let end = (OLD_HEADER + count * OLD_ENTRY).next_multiple_of(8);
+                bytes.get(end..).ok_or(CUT)?
+            }
+            None => bytes,
+        };
         if !bytes.starts_with(MAGIC) {
             return Err("it is no cache of glibc's loader");
         }
@@ -92,7 +163,6 @@ impl LoaderCache {
     }
 
     /// Adds the libraries of `below` whose names are not here.
-    #[allow(dead_code, reason = "the cache of a layer on a base starts from the base's")]
     pub(super) fn add_below(&mut self, below: Self) {
         for (name, path) in below.0 {
             self.0.entry(name).or_insert(path);
@@ -134,62 +204,63 @@ fn number(length: usize) -> [u8; 4] {
 }
 
 /// The directories that files of `etc/ld.so.conf.d` name, without the leading `/`.
-fn configured(entries: &BTreeMap<String, DebEntry>) -> Vec<String> {
+fn configured(tree: &impl PackageTree) -> io::Result<Vec<String>> {
     const FOLDER: &str = "etc/ld.so.conf.d/";
     let mut found = Vec::new();
-    let files = entries.range(FOLDER.to_owned()..);
-    for (path, entry) in files.take_while(|(path, _)| path.starts_with(FOLDER)) {
-        let (true, DebEntry::File { contents, .. }) = (path.ends_with(".conf"), entry) else {
+    for name in tree.names(FOLDER) {
+        let path = format!("{FOLDER}{name}");
+        if !name.ends_with(".conf") || tree.at(&path) != Some(Stands::File) {
             continue;
-        };
-        let text = String::from_utf8_lossy(contents);
+        }
+        let contents = tree.contents(&path)?;
+        let text = String::from_utf8_lossy(&contents);
         let lines = text
             .lines()
             .map(|line| line.split('#').next().unwrap_or_default().trim());
         found.extend(lines.filter_map(|line| Some(line.strip_prefix('/')?.trim_end_matches('/').to_owned())));
     }
-    found
+    Ok(found)
 }
 
 /// Name and path of the libraries right in `directory`.
-fn libraries(entries: &BTreeMap<String, DebEntry>, directory: &str) -> Vec<(String, String)> {
+fn libraries(tree: &impl PackageTree, directory: &str) -> io::Result<Vec<(String, String)>> {
     let Some(place) = merged(&format!("{directory}/")).map(|place| place.into_owned()) else {
-        return Vec::new();
+        return Ok(Vec::new());
     };
     let mut found = Vec::new();
-    for (path, entry) in entries.range(place.clone()..) {
-        let Some(file) = path.strip_prefix(&place) else { break };
-        if file.contains('/') || !(file.starts_with("lib") || file.starts_with("ld-")) || !file.contains(".so") {
+    for file in tree.names(&place) {
+        if !(file.starts_with("lib") || file.starts_with("ld-")) || !file.contains(".so") {
             continue;
         }
-        let Some(contents) = resolve(entries, path) else {
+        let path = format!("{place}{file}");
+        let Some(last) = resolve(tree, &path) else { continue };
+        let Ok(Some(read)) = elf::read(&tree.contents(&last)?) else {
             continue;
         };
-        let Ok(Some(read)) = elf::read(contents) else { continue };
         let own = read.name.unwrap_or_else(|| file.to_owned());
         // A link for the linker, `libz.so`, is a name of its own; any other file has that of the library in it.
-        let is_link = matches!(entry, DebEntry::Symlink { .. });
+        let is_link = matches!(tree.at(&path), Some(Stands::Link(_)));
         let name = match is_link && file.ends_with(".so") && own.starts_with(file) {
             true => file.to_owned(),
             false => own,
         };
-        let last = match entries.contains_key(&format!("{place}{name}")) {
-            true => name.clone(),
-            false => file.to_owned(),
+        let last = match tree.at(&format!("{place}{name}")) {
+            Some(_) => name.clone(),
+            None => file.to_owned(),
         };
         found.push((name, format!("/{directory}/{last}")));
     }
-    found
+    Ok(found)
 }
 
-/// The file that `path` leads to within the tree.
-fn resolve<'a>(entries: &'a BTreeMap<String, DebEntry>, path: &str) -> Option<&'a [u8]> {
+/// The path of the file that `path` leads to within the tree.
+fn resolve(tree: &impl PackageTree, path: &str) -> Option<String> {
     let mut path = path.to_owned();
     for _ in 0..MOST_LINKS {
-        match entries.get(&path)? {
-            DebEntry::File { contents, .. } => return Some(contents),
-            DebEntry::Directory { .. } => return None,
-            DebEntry::Symlink { target } => {
+        match tree.at(&path)? {
+            Stands::File => return Some(path),
+            Stands::Directory => return None,
+            Stands::Link(target) => {
                 let mut parts: Vec<&str> = match target.starts_with('/') {
                     true => Vec::new(),
                     false => path.rsplit_once('/').map(|(parent, _)| parent.split('/').collect())?,
@@ -277,7 +348,7 @@ mod tests {
     }
 
     fn listed(entries: &BTreeMap<String, DebEntry>) -> Vec<String> {
-        let cache = LoaderCache::scan(entries);
+        let cache = LoaderCache::scan(entries).unwrap();
         cache.0.iter().map(|(name, path)| format!("{name} {path}")).collect()
     }
 
@@ -328,6 +399,11 @@ mod tests {
         let below = of(&[("liba.so.1", "/lib/liba.so.1"), ("libb.so.1", "/lib/libb.so.1")]);
         assert_eq!(LoaderCache::parse(&below.to_bytes()), Ok(below.clone()));
         assert_eq!(LoaderCache::parse(&of(&[]).to_bytes()), Ok(of(&[])));
+        let mut both = b"ld.so-1.7.0\0\x01\0\0\0an old entryfour".to_vec();
+        both.extend(below.to_bytes());
+        assert_eq!(LoaderCache::parse(&both), Ok(below.clone()));
+        both[12] = 0xff;
+        assert!(LoaderCache::parse(&both).is_err() && LoaderCache::parse(&both[..20]).is_err());
         let mut above = of(&[("liba.so.1", "/opt/liba.so.1")]);
         above.add_below(below);
         assert_eq!(
@@ -345,7 +421,7 @@ mod tests {
     #[test]
     fn a_damaged_cache_is_refused_and_nothing_panics() {
         let good = tree(vec![]);
-        let good = LoaderCache::scan(&good).to_bytes();
+        let good = LoaderCache::scan(&good).unwrap().to_bytes();
         for length in 0..good.len() {
             assert!(LoaderCache::parse(&good[..length]).is_err(), "{length} bytes");
         }

@@ -13,6 +13,8 @@ const GROUP: &str = "root:x:0:\nmecapy:x:1000:\nnogroup:x:65534:\n";
 const NSSWITCH: &str =
     "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\nprotocols: files\n";
 const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost\n";
+const NETWORKS: &str = "default 0.0.0.0\nloopback 127.0.0.0\nlink-local 169.254.0.0\n";
+const SHELLS: [&str; 4] = ["/bin/sh", "/bin/bash", "/bin/rbash", "/bin/dash"];
 /// A site directory, not only a path: the `.pth` files of packages in it work. The prefix is where the data of wheels lie,
 /// and packages look for theirs below it; the standard library is found by `sys.base_prefix`, as in a virtual environment.
 /// So `site` and `sysconfig` name the directory as that of one, which is a link ([`site_link`]), and it is imported from
@@ -68,16 +70,29 @@ pub(super) fn complete(entries: &mut BTreeMap<String, DebEntry>, definition: &De
         "sys",
         "dev",
         "root",
+        "media",
+        "mnt",
+        "srv",
+        "usr/local/bin",
+        "usr/local/etc",
+        "usr/local/include",
+        "usr/local/lib",
+        "usr/local/sbin",
+        "usr/local/share",
+        "usr/local/src",
     ] {
         entries
             .entry(directory.to_owned())
             .or_insert(DebEntry::Directory { mode: 0o755 });
     }
     // With the sticky bit, for runtimes that mount nothing over it: several users share it.
-    for directory in ["tmp", "var/tmp"] {
+    for directory in ["tmp", "var/tmp", "run/lock"] {
         entries.insert(directory.to_owned(), DebEntry::Directory { mode: 0o1777 });
     }
     link(entries, "etc/localtime", &format!("/usr/share/zoneinfo/{LOCAL_TIME}"));
+    // Programs of before 2011 have their places below /var.
+    link(entries, "var/run", "/run");
+    link(entries, "var/lock", "/run/lock");
     link(entries, "usr/bin/python", &python);
     link(entries, "usr/bin/python3", &python);
     file(entries, "etc/ssl/certs/ca-certificates.crt", &bundle);
@@ -88,12 +103,21 @@ pub(super) fn complete(entries: &mut BTreeMap<String, DebEntry>, definition: &De
         ("etc/group", GROUP),
         ("etc/nsswitch.conf", NSSWITCH),
         ("etc/hosts", HOSTS),
+        ("etc/networks", NETWORKS),
     ] {
         file(entries, path, text);
     }
+    let shells = SHELLS
+        .iter()
+        .filter(|shell| entries.contains_key(&format!("usr{shell}")));
+    let shells: String = shells.map(|shell| format!("{shell}\n/usr{shell}\n")).collect();
+    if !shells.is_empty() {
+        file(entries, "etc/shells", &shells);
+    }
+    let cache = LoaderCache::scan(entries).map_err(|error| format!("list its libraries: {error}"))?;
     let cache = DebEntry::File {
         mode: 0o644,
-        contents: LoaderCache::scan(entries).to_bytes(),
+        contents: cache.to_bytes(),
     };
     entries.insert(PLACE.to_owned(), cache);
     Ok(())

@@ -89,7 +89,7 @@ impl Step {
         match self {
             Self::CodeLayer => 2,
             Self::WheelLayer => 3,
-            Self::BaseLayer => 4,
+            Self::BaseLayer => 5,
             Self::GlueLayer => 4,
             Self::BytecodeLayer => 0,
             // 1 was made of `Debug` text, 2 had no warnings and no full version of Python.
@@ -97,7 +97,8 @@ impl Step {
             Self::PythonVersion => 1,
             Self::Relock => 1,
             Self::SystemLock => 1,
-            Self::SystemLayer => 1,
+            // 1 had no list of libraries for the loader.
+            Self::SystemLayer => 2,
             // 1 knew names alone, not where libraries are looked for.
             Self::Libraries => 2,
             Self::Workshop => 1,
@@ -231,7 +232,7 @@ mod tests {
         for (step, bytes) in [
             (Step::CodeLayer, "gantry code layer\x002\0a\0b"),
             (Step::WheelLayer, "gantry wheel layer\x003\0a\0b"),
-            (Step::BaseLayer, "gantry base layer\x004\0a\0b"),
+            (Step::BaseLayer, "gantry base layer\x005\0a\0b"),
             (Step::GlueLayer, "gantry glue\x004\0a\0b"),
             (Step::BytecodeLayer, "gantry bytecode layer\0a\0b"),
             (Step::Relock, "gantry relock\x001\0a\0b"),

@@ -91,6 +91,9 @@ pub enum SystemError {
     /// A package cannot be read, or its files not be written.
     #[error("unpack system package {package}")]
     Unpack { package: String, source: io::Error },
+    /// A library of the packages cannot be read again.
+    #[error("list the libraries of system packages")]
+    ListLibraries { source: io::Error },
     /// A program of the packages failed.
     #[error("set up system packages in the sandbox: {reason}")]
     SetUp { reason: String },
@@ -136,6 +139,7 @@ impl SystemError {
             | Self::Excluded { .. }
             | Self::Odd { .. }
             | Self::Unpack { .. }
+            | Self::ListLibraries { .. }
             | Self::SetUp { .. } => Kind::Failed,
             Self::Deb { source, .. } => source.kind(),
             Self::Sandbox(source) => source.kind(),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! packages.txt -> wish -> allowed? (shipped, configuration) -> closure (offer, installed) -> chosen: the lock
-//!              -> unpacking (maintainer, alternatives) -> set_up in the sandbox -> one layer
+//!              -> unpacking (maintainer, alternatives) -> set_up in the sandbox, loader -> one layer
 //! ```
 //!
 //! No maintainer script is run. What the known ones make is made here; a package with another one is refused by name.
@@ -13,6 +13,7 @@ mod closure;
 mod error;
 mod installed;
 mod likeness;
+mod loader;
 mod maintainer;
 mod set_up;
 mod shipped;
@@ -229,7 +230,7 @@ impl Maker<'_> {
     ) -> Result<crate::archive::layer::WrittenLayer, SystemError> {
         let mut unpacked = unpacking::unpack(packages, debs, self.shipped, self.store.trees().stage()?)?;
         unpacked.settle(&self.base.name, self.below)?;
-        let made = match set_up::is_needed(&unpacked) {
+        let mut made = match set_up::is_needed(&unpacked) {
             false => Default::default(),
             true => {
                 let room = Room {
@@ -241,6 +242,7 @@ impl Maker<'_> {
                 set_up::set_up(&unpacked, &room)?
             }
         };
+        made.extend(loader::cache(&unpacked, &self.base.name, self.below)?);
         unpacked.write(&made, blob, Some(tree))
     }
 

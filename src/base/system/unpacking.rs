@@ -3,6 +3,7 @@
 //! Two packages that install different files under one name are refused, as is a file in the place of another one of the
 //! base: nothing that is there may change by what comes on top. Paths are those after usrmerge.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
@@ -16,6 +17,7 @@ use super::shipped::Shipped;
 use crate::archive::deb::{self, DebEntry};
 use crate::archive::layer::{order, LayerError, LayerWriter, TreeSink, WrittenLayer};
 use crate::base::debian::LockedDeb;
+use crate::base::loader_cache::{names_in, PackageTree, Stands};
 use crate::base::usrmerge::merged;
 use crate::oci::Digest;
 use crate::policy::ExtractionLimits;
@@ -281,6 +283,26 @@ impl Unpacked {
             }
         }
         Ok(writer.finish()?)
+    }
+}
+
+impl PackageTree for Unpacked {
+    fn names<'a>(&'a self, place: &'a str) -> Vec<&'a str> {
+        let paths = self.entries.range(place.to_owned()..);
+        names_in(paths.map(|(path, _)| path.as_str()), place)
+    }
+
+    fn at(&self, path: &str) -> Option<Stands<'_>> {
+        Some(match &self.entries.get(path)?.0 {
+            Entry::Directory { .. } => Stands::Directory,
+            Entry::File { .. } => Stands::File,
+            Entry::Link { target } => Stands::Link(target),
+        })
+    }
+
+    fn contents(&self, path: &str) -> io::Result<Cow<'_, [u8]>> {
+        // No parent of it is a link: see `contents` below.
+        fs::read(self.path().join(path)).map(Cow::Owned)
     }
 }
 

@@ -83,14 +83,16 @@ def imports(name):
         return str(error)
 
 libraries = ["c", "m", "z", "ssl", "crypto", "stdc++", "gomp", "ffi", "sqlite3", "bz2", "lzma", "expat", "uuid", "nothing"]
-charsets = ["WINDOWS-1252", "ISO-8859-15", "CP437", "CP850", "SHIFT_JIS", "EUC-JP", "GB18030", "BIG5", "KOI8-R", "UTF-16LE", "NO-SUCH"]
+charsets = ["WINDOWS-1250", "WINDOWS-1252", "CP1258", "ISO-8859-15", "ISO-8859-16", "CP437", "CP850", "CP858", "CP874", "CP932", "SHIFT_JIS",
+    "EUC-JP", "EUC-KR", "EUC-TW", "EUC-CN", "ISO-2022-JP", "GB18030", "GBK", "BIG5", "BIG5-HKSCS", "KOI8-R", "KOI8-U", "MACINTOSH", "TIS-620",
+    "VISCII", "UTF-7", "UTF-16LE", "UTF-32BE", "IBM037", "IBM500", "IBM1047", "IBM1148", "EBCDIC-UK", "IBM1390", "NO-SUCH"]
 modules = ["lib2to3.pgen2.driver", "lib2to3.fixer_base", "distutils.core", "readline", "dbm.ndbm", "sqlite3", "venv", "wsgiref", "xml.etree", "crypt"]
 # What later Pythons have no more.
 modules = [name for name in modules if name.split(".")[0] in sys.stdlib_module_names]
 print(json.dumps({
     "libraries": [find_library(name) for name in libraries],
     "loads": all(ctypes.CDLL(find_library(name)) for name in libraries[:-1]),
-    "charsets": {name for name in charsets if not converts(name)}.__repr__(),
+    "charsets": [name for name in charsets if not converts(name)],
     "terminals": [colors(term) for term in ("xterm", "xterm-256color", "screen", "tmux", "linux", "vt100", "dumb")],
     "time": [time.tzname, os.path.realpath("/etc/localtime"), open("/etc/timezone").read()],
     "zone": str(zoneinfo.ZoneInfo("Europe/Paris").utcoffset(datetime.datetime(2024, 7, 1))),
@@ -101,6 +103,8 @@ print(json.dumps({
     "service": socket.getservbyname("https"),
     "authorities": ssl.create_default_context().cert_store_stats()["x509_ca"] > 100,
     "paths": [os.path.exists(path) for path in (ssl.get_default_verify_paths().cafile, ssl.get_default_verify_paths().capath, "/usr/lib/ssl/openssl.cnf")],
+    "places": [os.path.realpath(path) for path in ("/var/run", "/var/lock")] + [path for path in ("/srv", "/usr/local/lib", "/etc/shells") if os.path.exists(path)],
+    "network": open("/etc/networks").read().splitlines()[1],
     "missing": [found for found in map(imports, modules) if found],
 }))
 "#;
@@ -108,7 +112,7 @@ print(json.dumps({
         "libraries": ["libc.so.6", "libm.so.6", "libz.so.1", "libssl.so.3", "libcrypto.so.3", "libstdc++.so.6", "libgomp.so.1",
             "libffi.so.8", "libsqlite3.so.0", "libbz2.so.1.0", "liblzma.so.5", "libexpat.so.1", "libuuid.so.1", null],
         "loads": true,
-        "charsets": "{'NO-SUCH'}",
+        "charsets": ["EBCDIC-UK", "IBM1390", "NO-SUCH"],
         "terminals": [8, 256, 8, 8, 8, -1, -1],
         "time": [["UTC", "UTC"], "/usr/share/zoneinfo/Etc/UTC", "Etc/UTC\n"],
         "zone": "2:00:00",
@@ -119,6 +123,8 @@ print(json.dumps({
         "service": 443,
         "authorities": true,
         "paths": [true, true, true],
+        "places": ["/run", "/run/lock", "/srv", "/usr/local/lib"],
+        "network": "loopback 127.0.0.0",
         "missing": [],
     });
     for python in PYTHONS {
@@ -133,7 +139,7 @@ print(json.dumps({
 }
 
 /// A cache that is what ldconfig would write knows all libraries, in the order in which the loader searches.
-const OWN_CACHE: &str = r#"
+pub(super) const OWN_CACHE: &str = r#"
 import json, subprocess
 def listed(*more):
     shown = subprocess.run(["/sbin/ldconfig", "-p", *more], capture_output=True, text=True, check=True).stdout
@@ -168,7 +174,7 @@ print(json.dumps([
     sh("echo Zürich | iconv -t latin1 | wc -c"), sh("getent passwd 1000 | cut -d: -f1"), sh("locale -a"),
     sh("find /etc -name os-release | xargs basename"), sh("echo abc | sed s/b/x/ | grep -c axc"), sh("hostname | wc -l"),
     sh("openssl version | cut -d' ' -f1"), sh("getconf PAGESIZE"), sh("ldd /usr/bin/python3 | grep -c 'not found'"),
-    sh("which which awk sh no-such"), [name for name in ("env", "xargs", "cmp", "bash", "date", "sort") if not shutil.which(name)],
+    sh("which which awk sh no-such"), sh("head -3 /etc/shells | tail -2"), [name for name in ("env", "xargs", "cmp", "bash", "date", "sort") if not shutil.which(name)],
 ]))
 "#;
     let expected = json!([
@@ -185,6 +191,7 @@ print(json.dumps([
         "4096",
         "0",
         "/usr/bin/which\n/usr/bin/awk\n/usr/bin/sh",
+        "/usr/bin/sh\n/bin/bash",
         [],
     ]);
     for python in PYTHONS {
@@ -192,6 +199,32 @@ print(json.dumps([
         let seen = on_base(&base, &name, code, None);
         assert_eq!(seen, expected, "{python}: {seen:#}");
     }
+}
+
+#[test]
+fn a_base_has_at_most_60_megabytes_without_bytecode() {
+    let (gantry, scratch) = (shared(), tempfile::tempdir().unwrap());
+    let names: Vec<String> = serde_json::from_str(&gantry.ok(["base", "ls", "--json"])).unwrap();
+    // Those with wheels have the layer of the one without.
+    let names = names
+        .iter()
+        .filter(|name| !name.ends_with("-numpy") && !name.ends_with("-scipy"));
+    let sizes = names.map(|name| {
+        let report = scratch.path().join(name);
+        gantry.ok(["base", "build", name, "--report", report.to_str().unwrap()]);
+        let report: Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
+        // The bottom one; on it lies its bytecode.
+        let base = &report["layers"][0];
+        assert!(base["reason"].as_str().unwrap().starts_with("base "), "{base}");
+        let size = base["unpacked_bytes"].as_u64().unwrap();
+        (name.clone(), size)
+    });
+    let sizes: Vec<(String, u64)> = sizes.collect();
+    assert!(sizes.len() >= 2, "{sizes:?}");
+    assert!(
+        sizes.iter().all(|(_, size)| (30_000_000..=60_000_000).contains(size)),
+        "{sizes:?}"
+    );
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::{directory, prints};
+use super::base::OWN_CACHE;
+use super::{assert_prints, case, directory, prints};
 use crate::bases::{hex, Key, Server};
 use crate::common::{done, function, shared, tool, Done};
 
@@ -45,6 +46,18 @@ fn graphviz_draws() {
 #[test]
 fn numbers_are_written_as_in_france() {
     prints("french-locale", "1\u{202f}234,50\n");
+}
+
+/// Besides `find_library`, the whole list is what ldconfig would write.
+#[test]
+fn libraries_of_packages_are_found_by_name() {
+    assert_prints(&case("cairosvg-picture"), "libcairo.so.2 (80, 60)\n");
+    let ask =
+        "from ctypes.util import find_library\nprint(find_library('cairo'), find_library('blas'), find_library('z'))\n";
+    let dir = asking(&format!("{ask}{OWN_CACHE}"), "libcairo2\nlibblas3\n");
+    shared().build(dir.path(), "case-loader:1");
+    let done = shared().run(&["case-loader:1"]);
+    assert_prints(&done, "libcairo.so.2 libblas.so.3 libz.so.1\n[true, [], 0]\n");
 }
 
 /// A function that asks for `packages`.
