@@ -24,6 +24,7 @@ use std::io;
 use super::usrmerge::merged;
 use crate::archive::deb::DebEntry;
 use crate::archive::elf;
+use crate::store::{Found, LastLink, LayerStack};
 
 /// Where the file lies.
 pub(super) const PLACE: &str = "etc/ld.so.cache";
@@ -38,6 +39,8 @@ const ENTRY: usize = 24;
 const FLAGS: u32 = 0x303;
 /// A machine with everything has some thousand libraries.
 const MOST: usize = 1 << 16;
+/// Such a machine's file has 300 KB.
+const MOST_BYTES: u64 = 16 << 20;
 /// Debian's, in the order of its files below `/etc/ld.so.conf.d`, then what the loader searches anyhow.
 const DIRECTORIES: [&str; 5] = [
     "usr/local/lib",
@@ -117,13 +120,26 @@ impl LoaderCache {
         Ok(found)
     }
 
+    /// `libraries`: absolute path by name.
+    pub(super) fn of(libraries: BTreeMap<String, String>) -> Self {
+        Self(libraries)
+    }
+
+    /// What the list of the layers `stack` has; nothing when they have none. The inner error says why it is none.
+    pub(super) fn read(stack: &LayerStack) -> io::Result<Result<Self, &'static str>> {
+        match stack.find(PLACE, LastLink::Follow)? {
+            Found::File(at) => Ok(Self::parse(&stack.read(&at, MOST_BYTES)?)),
+            _ => Ok(Ok(Self::default())),
+        }
+    }
+
     /// Whether it lists no library.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// The libraries that the cache `bytes` lists for this machine's kind of program.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
+    fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
         const CUT: &str = "it is cut off or its offsets lead nowhere";
         let bytes = match bytes.strip_prefix(OLD_MAGIC) {
             Some(rest) => {

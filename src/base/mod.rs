@@ -13,6 +13,7 @@ mod definitions;
 mod foreign;
 mod interpreter;
 mod loader_cache;
+mod loader_layer;
 mod packages;
 mod relock;
 mod synthesise;
@@ -27,6 +28,7 @@ pub(crate) use assemble::AssembleError;
 pub(crate) use debian::{MirrorError, SignatureError};
 pub(crate) use definition::{Variant, VariantError};
 pub(crate) use definitions::{default_variant, Definitions};
+pub(crate) use loader_layer::ensure_loader_layer;
 pub(crate) use relock::RelockError;
 pub(crate) use system::read_fuzzed_script;
 pub(crate) use system::{

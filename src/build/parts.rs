@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use super::BuildError;
 use crate::base::{
-    self, check_allowed, ensure_base, ensure_system, ensure_toolchain, Allowed, BaseError, BaseImage, BaseSettings,
-    Chosen, Definitions, Shipped, SystemLayer, SystemRequest, SystemWish, Variant,
+    self, check_allowed, ensure_base, ensure_loader_layer, ensure_system, ensure_toolchain, Allowed, BaseError,
+    BaseImage, BaseSettings, Chosen, Definitions, Shipped, SystemLayer, SystemRequest, SystemWish, Variant,
 };
 use crate::policy::{Baseline, Bytes, Promise};
 use crate::progress::{timed, Later};
@@ -59,6 +59,8 @@ pub(crate) struct Parts {
     pub system: Option<SystemLayer>,
     /// The wheels of the requirements and of the base.
     pub wheels: Vec<WheelLayer>,
+    /// By which libraries of wheels are found by name, when there are any.
+    pub loader: Option<BuiltLayer>,
     /// Whether the wheels alone make the image a large one, which the user was told before they were downloaded.
     pub is_large: bool,
 }
@@ -146,16 +148,20 @@ pub(crate) fn ensure_parts(wanted: &Wanted<'_>, supply: &Supply<'_>, compiler: &
     };
     let (wheels, is_large) = wheels;
     later.tell();
-    let below = base
-        .layers
-        .iter()
-        .chain(system.iter().filter_map(|system| system.layer.as_ref()));
+    let below = base.layers.iter();
+    let below = below.chain(system.iter().filter_map(|system| system.layer.as_ref()));
+    let below: Vec<&BuiltLayer> = below.collect();
     let package_of = |library: &str| shipped.package_of(library).map(str::to_owned);
-    libraries::warn_of_missing(supply.store, below, &wheels, &package_of, supply.progress)?;
+    let store = supply.store;
+    let by_name = libraries::survey(store, below.iter().copied(), &wheels, &package_of, supply.progress)?;
+    let by_name = Some(by_name).filter(|libraries| !libraries.is_empty());
+    let list = |libraries| ensure_loader_layer(store, &base.name, &below, libraries, supply.progress);
+    let loader = by_name.map(list).transpose()?;
     Ok(Parts {
         base,
         system,
         wheels,
+        loader,
         is_large,
     })
 }

@@ -79,6 +79,7 @@ pub fn build_base(
     let mut layers = parts.base.layers.clone();
     layers.extend(stdlib);
     layers.extend(parts.wheels.iter().map(|made| made.layer.clone()));
+    layers.extend(parts.loader);
     layers.extend(compiled);
     Ok(BaseReport {
         schema: 1,

@@ -130,7 +130,7 @@ pub fn build(
     let (interpreter, source) = (interpreter_of(&parts.base), (&function, request.directory.as_path()));
     let make_code = || code::ensure_layers(store, &compiler, &interpreter, source, progress);
     let code = timed(progress, "code", make_code)?;
-    let wheels = parts.wheels.iter().map(|made| made.layer.clone());
+    let wheels = parts.wheels.iter().map(|made| made.layer.clone()).chain(parts.loader);
     let (system_packages, system) = parts
         .system
         .map_or_else(Default::default, |made| (made.packages, made.layer));

@@ -14,7 +14,7 @@ use memchr::memmem;
 use serde::{Deserialize, Serialize};
 
 use super::layers::WheelLayer;
-use super::loading::{Lack, Loader, Object, WheelObjects};
+use super::loading::{Lack, Loader, Object, WheelObjects, PREFIX_LIB};
 use super::wheel::{Record, SITE};
 use crate::archive::elf;
 use crate::policy::normalise;
@@ -80,19 +80,19 @@ impl Memo for Libraries {
 }
 
 /// Warns of libraries that `wheels` need and neither they nor the layers of the system, `base`, have. `package_of` knows the
-/// system package that has a library.
-pub(crate) fn warn_of_missing<'a>(
+/// system package that has a library. Returns the libraries that wheels put into `/opt/py/lib`, absolute path by name.
+pub(crate) fn survey<'a>(
     store: &Store,
     base: impl Iterator<Item = &'a BuiltLayer>,
     wheels: &[WheelLayer],
     package_of: PackageOf<'_>,
     progress: &dyn Progress,
-) -> Result<(), StoreError> {
+) -> Result<BTreeMap<String, String>, StoreError> {
     let of_wheels = wheels.iter().map(|made| libraries(store, &made.layer, of_wheels));
     let of_wheels = of_wheels.collect::<Result<Vec<_>, _>>()?;
     let wheels = || of_wheels.iter().flat_map(|layer| &layer.wheels);
     if wheels().all(|(_, wheel)| wheel.objects.is_empty() && wheel.opens.is_empty()) {
-        return Ok(());
+        return Ok(BTreeMap::new());
     }
     let mut there = BTreeSet::new();
     for layer in base {
@@ -101,7 +101,24 @@ pub(crate) fn warn_of_missing<'a>(
     let lacks = Loader::new(wheels(), &there).lacks();
     let warnings = lacks.iter().flat_map(|(wheel, lack)| warnings(wheel, lack, package_of));
     warnings.for_each(|warning| progress.warn(&warning));
-    Ok(())
+    Ok(of_prefix(wheels().flat_map(|(_, wheel)| &wheel.objects)))
+}
+
+/// The libraries among `objects` that lie in `/opt/py/lib`: absolute path by name, as ldconfig(8) would list them.
+fn of_prefix<'a>(objects: impl Iterator<Item = &'a Object>) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for object in objects {
+        let Some((PREFIX_LIB, file)) = object.path.rsplit_once('/') else {
+            continue;
+        };
+        let path = format!("/{}", object.path);
+        // A file of the very name counts before one that says to be it.
+        found.insert(file.to_owned(), path.clone());
+        if let Some(name) = &object.name {
+            found.entry(name.clone()).or_insert(path);
+        }
+    }
+    found
 }
 
 /// The libraries of `layer`, read by `scan` unless they are remembered.
@@ -419,8 +436,35 @@ mod tests {
     }
 
     #[test]
+    fn libraries_of_the_prefix_have_their_own_names_and_those_of_their_files() {
+        let object = |path: &str, name: Option<&str>| Object {
+            path: path.to_owned(),
+            name: name.map(str::to_owned),
+            ..Object::default()
+        };
+        let objects = [
+            object("opt/py/lib/libtbb.so", Some("libtbb.so.12")),
+            object("opt/py/lib/libtbb.so.12", Some("libtbb.so.12")),
+            object("opt/py/lib/libodd.so", Some("libodd.so.1")),
+            object("opt/py/lib/sub/libx.so", None),
+            object("opt/py/site/liby.so", None),
+        ];
+        let found: Vec<_> = of_prefix(objects.iter()).into_iter().collect();
+        let of = |name: &str, file: &str| (name.to_owned(), format!("/opt/py/lib/{file}"));
+        assert_eq!(
+            found,
+            [
+                of("libodd.so", "libodd.so"),
+                of("libodd.so.1", "libodd.so"),
+                of("libtbb.so", "libtbb.so"),
+                of("libtbb.so.12", "libtbb.so.12"),
+            ]
+        );
+    }
+
+    #[test]
     fn a_library_in_the_wrong_place_is_named_with_its_wheel() {
-        let place = ("tbb 2021".to_owned(), "opt/py/lib/libtbb.so.12".to_owned());
+        let place = ("tbb 2021".to_owned(), "opt/py/site/tbb.libs/libtbb.so.12".to_owned());
         let lack = Lack {
             misplaced: [("libtbb.so.12".to_owned(), place)].into(),
             opened: ["libGL.so.1".to_owned()].into(),
@@ -429,7 +473,7 @@ mod tests {
         let known = |library: &str| (library == "libGL.so.1").then(|| "libgl1".to_owned());
         let texts = warnings("a 1", &lack, &known);
         assert_eq!(texts.len(), 2, "{texts:?}");
-        let part = "a 1 needs libtbb.so.12, which tbb 2021 brings as /opt/py/lib/libtbb.so.12";
+        let part = "a 1 needs libtbb.so.12, which tbb 2021 brings as /opt/py/site/tbb.libs/libtbb.so.12";
         assert!(texts[0].contains(part), "{texts:?}");
         assert!(
             texts[1].contains("a 1 opens libGL.so.1") && texts[1].ends_with("one a line: libgl1"),

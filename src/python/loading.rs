@@ -9,10 +9,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde::{Deserialize, Serialize};
 
 /// Modules that their package tries to import and does without, by project and the start of their file name.
-const OPTIONAL: [(&str, &str); 1] = [
-    // Threads by TBB, of another wheel that puts its library where no loader looks.
+const OPTIONAL: [(&str, &str); 2] = [
+    // Threads by TBB, of a wheel that few functions have.
     ("numba", "tbbpool."),
+    // For an MPI that Debian's packages of functions are not.
+    ("mpi4py", "MPI.mpich."),
 ];
+
+/// Where wheels put libraries for everybody, by way of their data: the list of the loader has those of an image.
+pub(super) const PREFIX_LIB: &str = "opt/py/lib";
 
 /// A shared library or an extension module.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,7 +162,8 @@ impl<'a> Loader<'a> {
                     .chain(inherited)
                     .map(|directory| format!("{directory}/{need}"));
                 let found = places.into_iter().find_map(|place| self.by_path.get(place.as_str()));
-                match found {
+                let listed = || self.by_path.get(format!("{PREFIX_LIB}/{need}").as_str());
+                match found.or_else(|| listed().filter(|_| !self.base.contains(need))) {
                     Some(found) => {
                         names.insert(need);
                         pending.push_back(found);
@@ -270,6 +276,18 @@ mod tests {
     }
 
     #[test]
+    fn a_library_of_the_prefix_is_found_by_name() {
+        let module = object("site/a/m.so", &["libtbb.so.12"], &["opt"]);
+        let found = object("opt/py/lib/libtbb.so.12", &["libc.so.6"], &[]);
+        assert_eq!(
+            lacks(&[("a 1", wheel(&[module.clone()])), ("tbb 2", wheel(&[found]))]),
+            BTreeMap::new()
+        );
+        let lost = object("opt/py/lib/sub/libtbb.so.12", &[], &[]);
+        assert!(lacks(&[("a 1", wheel(&[module])), ("tbb 2", wheel(&[lost]))]).contains_key("a 1"));
+    }
+
+    #[test]
     fn a_library_that_is_loaded_already_is_not_looked_for() {
         let objects = [
             object("site/a/m.so", &["libx.so", "liby.so"], &["site/a.libs"]),
@@ -313,6 +331,11 @@ mod tests {
         let pool = [object("site/numba/tbbpool.cpython-311.so", &["libtbb.so.12"], &[])];
         assert_eq!(lacks(&[("numba 0.60", wheel(&pool))]), BTreeMap::new());
         assert!(lacks(&[("other 1", wheel(&pool))]).contains_key("other 1"));
+        let mut worlds = vec![object("site/mpi4py/MPI.mpich.cpython-311.so", &["libmpi.so.12"], &[])];
+        assert_eq!(lacks(&[("mpi4py 4.1.0", wheel(&worlds))]), BTreeMap::new());
+        worlds.push(object("site/mpi4py/MPI.openmpi.cpython-311.so", &["libmpi.so.40"], &[]));
+        let missing = &lacks(&[("mpi4py 4.1.0", wheel(&worlds))])["mpi4py 4.1.0"].missing;
+        assert_eq!(*missing, ["libmpi.so.40".to_owned()].into());
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub enum Step {
     SystemLock,
     /// System packages -> their layer, keyed in `base/system/mod.rs`. Raise it when the layer of the same packages changes.
     SystemLayer,
+    /// Layers of the system and libraries of wheels -> the layer of the loader's list, keyed in `base/loader_layer.rs`. Raise it when the list changes.
+    LoaderLayer,
     /// A layer -> the shared libraries in it, keyed in `python/libraries.rs`. Raise it when others are found.
     Libraries,
     /// An interpreter and a toolchain -> the set-up that builds wheels, which the next two depend on; all three are keyed in
@@ -66,7 +68,7 @@ enum Form {
 
 impl Step {
     /// Every step.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::CodeLayer,
         Self::WheelLayer,
         Self::BaseLayer,
@@ -77,6 +79,7 @@ impl Step {
         Self::Relock,
         Self::SystemLock,
         Self::SystemLayer,
+        Self::LoaderLayer,
         Self::Libraries,
         Self::Workshop,
         Self::SdistRecipe,
@@ -99,6 +102,7 @@ impl Step {
             Self::SystemLock => 1,
             // 1 had no list of libraries for the loader.
             Self::SystemLayer => 2,
+            Self::LoaderLayer => 1,
             // 1 knew names alone, not where libraries are looked for.
             Self::Libraries => 2,
             Self::Workshop => 1,
@@ -121,6 +125,7 @@ impl Step {
             Self::Relock => "relock",
             Self::SystemLock => "system lock",
             Self::SystemLayer => "system layer",
+            Self::LoaderLayer => "loader layer",
             Self::Libraries => "libraries",
             Self::Workshop => "sdist",
             Self::SdistRecipe => "sdist recipe",
@@ -141,7 +146,12 @@ impl Step {
             | Self::Workshop
             | Self::SdistRecipe
             | Self::SdistWheel => Form::Joined,
-            Self::Lock | Self::PythonVersion | Self::Image | Self::SystemLock | Self::SystemLayer => Form::Counted,
+            Self::Lock
+            | Self::PythonVersion
+            | Self::Image
+            | Self::SystemLock
+            | Self::SystemLayer
+            | Self::LoaderLayer => Form::Counted,
         }
     }
 }

@@ -294,6 +294,16 @@ fn two_builds_at_once_agree() {
 }
 
 #[test]
+fn libraries_that_wheels_put_below_the_prefix_are_found_by_name() {
+    let code = "import ctypes, ctypes.util\nprint(ctypes.util.find_library('tbb'), ctypes.util.find_library('z'))\nctypes.CDLL('libtbb.so.12')\nprint('/opt/py/lib/libtbb.so.12' in open('/proc/self/maps').read())\n";
+    let gantry = shared();
+    gantry.build(function(code, Some("tbb==2021.13.1\n")).path(), "by-name:1");
+    let done = gantry.run(&["by-name:1"]);
+    let expected = "libtbb.so.12 libz.so.1\nTrue\n";
+    assert_eq!((done.code, done.stdout.as_str()), (0, expected), "{}", done.stderr);
+}
+
+#[test]
 fn the_data_of_wheels_lie_below_the_prefix_of_python() {
     let code = "import ctypes, json, sys\nctypes.CDLL(sys.prefix + '/lib/libtbb.so.12')\nprint(sys.prefix, sys.exec_prefix, sys.base_prefix, json.__file__)\n";
     let gantry = shared();

@@ -5,10 +5,7 @@ use std::collections::BTreeMap;
 use super::error::SystemError;
 use super::unpacking::Unpacked;
 use crate::base::loader_cache::{LoaderCache, PLACE};
-use crate::store::{Found, LastLink, LayerStack};
-
-/// A machine with everything has 300 KB.
-const MOST: u64 = 16 << 20;
+use crate::store::LayerStack;
 
 /// The list with the libraries of `unpacked`, and those of the base, `below`, called `base`; none when `unpacked` has no
 /// library.
@@ -24,18 +21,14 @@ pub(super) fn cache(
     if cache.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let unreadable = |source| SystemError::ReadBase {
+    let listed = LoaderCache::read(below).map_err(|source| SystemError::ReadBase {
         base: base.to_owned(),
         path: PLACE.to_owned(),
         source,
-    };
-    if let Found::File(at) = below.find(PLACE, LastLink::Follow).map_err(unreadable)? {
-        let bytes = below.read(&at, MOST).map_err(unreadable)?;
-        let listed = LoaderCache::parse(&bytes).map_err(|reason| SystemError::Base {
-            base: base.to_owned(),
-            reason: format!("/{PLACE}: {reason}"),
-        })?;
-        cache.add_below(listed);
-    }
+    })?;
+    cache.add_below(listed.map_err(|reason| SystemError::Base {
+        base: base.to_owned(),
+        reason: format!("/{PLACE}: {reason}"),
+    })?);
     Ok([(PLACE.to_owned(), cache.to_bytes())].into())
 }

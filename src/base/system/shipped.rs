@@ -17,6 +17,8 @@ pub(crate) struct Shipped {
     allowed: BTreeMap<String, Vec<String>>,
     /// Paths that are left out of every package; those that end with `/` with everything below.
     drop: Vec<String>,
+    /// Path of a file -> lines that are added at its end.
+    added: BTreeMap<String, String>,
     /// Packages that only maintainer scripts need.
     left_out: Vec<String>,
     /// Packages with scripts that somebody has read.
@@ -77,6 +79,14 @@ impl Shipped {
         !self.drop.iter().any(drops)
     }
 
+    /// Adds to the file at `path` what belongs there.
+    pub(super) fn add_to(&self, path: &str, contents: &mut Vec<u8>) {
+        if let Some(lines) = self.added.get(path) {
+            // The last line of a file may have no end.
+            contents.extend(format!("\n{lines}\n").into_bytes());
+        }
+    }
+
     /// The links that the scripts of `package` would have made; none when nobody has read them.
     pub(super) fn checked(&self, package: &str) -> Option<&BTreeMap<String, String>> {
         let checked = self
@@ -121,6 +131,14 @@ mod tests {
             );
         }
         assert!(shipped.is_left_out("debconf") && shipped.package_of("libGL.so.1") == Some("libgl1"));
+        for (path, lines) in &shipped.added {
+            assert!(path.starts_with("etc/") && !lines.ends_with('\n'), "{path}");
+        }
+        let (mut settings, mut other) = (b"btl = self".to_vec(), Vec::new());
+        shipped.add_to("etc/openmpi/openmpi-mca-params.conf", &mut settings);
+        shipped.add_to("etc/other.conf", &mut other);
+        assert_eq!(settings, b"btl = self\ness_singleton_isolated = 1\n");
+        assert!(other.is_empty());
         for package in shipped.advice.keys() {
             assert!(
                 !distinct.contains(package.as_str()),

@@ -77,7 +77,7 @@ pub(super) fn unpack(
         let mut unpacked = unpacked.lock().unwrap_or_else(PoisonError::into_inner);
         for (path, entry) in deb.entries {
             if let Some(path) = merged(&path) {
-                unpacked.add(name, &path, entry)?;
+                unpacked.add(name, &path, amended(shipped, &path, entry))?;
             }
         }
         // As in our bases: scanners find what is installed.
@@ -97,6 +97,13 @@ pub(super) fn unpack(
         }
     }
     Ok(unpacked)
+}
+
+fn amended(shipped: &Shipped, path: &str, mut entry: DebEntry) -> DebEntry {
+    if let DebEntry::File { contents, .. } = &mut entry {
+        shipped.add_to(path, contents);
+    }
+    entry
 }
 
 fn read_all(mut file: &File) -> io::Result<Vec<u8>> {

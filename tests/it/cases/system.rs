@@ -48,6 +48,21 @@ fn numbers_are_written_as_in_france() {
     prints("french-locale", "1\u{202f}234,50\n");
 }
 
+#[test]
+fn a_report_has_its_pages() {
+    assert_prints(&case("weasyprint-pages"), "b'%PDF-' 2\n");
+}
+
+#[test]
+fn a_film_is_written_and_read() {
+    assert_prints(&case("ffmpeg-film"), "h264 320 25\n");
+}
+
+#[test]
+fn a_function_is_alone_in_its_world_of_mpi() {
+    assert_prints(&case("mpi-alone"), "Open MPI v4.1.4 0 1 [3]\n");
+}
+
 /// Besides `find_library`, the whole list is what ldconfig would write.
 #[test]
 fn libraries_of_packages_are_found_by_name() {
