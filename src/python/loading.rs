@@ -280,7 +280,10 @@ mod tests {
         let module = object("site/a/m.so", &["libtbb.so.12"], &["opt"]);
         let found = object("opt/py/lib/libtbb.so.12", &["libc.so.6"], &[]);
         assert_eq!(
-            lacks(&[("a 1", wheel(&[module.clone()])), ("tbb 2", wheel(&[found]))]),
+            lacks(&[
+                ("a 1", wheel(std::slice::from_ref(&module))),
+                ("tbb 2", wheel(&[found]))
+            ]),
             BTreeMap::new()
         );
         let lost = object("opt/py/lib/sub/libtbb.so.12", &[], &[]);
