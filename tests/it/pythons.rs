@@ -46,8 +46,9 @@ for name in sorted(sys.stdlib_module_names - {"antigravity", "this", "__main__"}
 print(" ".join(missing))
 "#;
 
-/// Parts for other systems, and those that no base has: graphics, and what installs pip.
-const ELSEWHERE: [&str; 21] = [
+/// Parts for other systems, and those that no base has: graphics, what installs pip, what a prompt is for, and what stands in for
+/// `_decimal`.
+const ELSEWHERE: [&str; 23] = [
     "_msi",
     "_overlapped",
     "_scproxy",
@@ -69,6 +70,8 @@ const ELSEWHERE: [&str; 21] = [
     "_android_support",
     "_ios_support",
     "_pyrepl",
+    "_pydecimal",
+    "pydoc_data",
 ];
 
 /// Modules of the standard library that should be there and are not.
