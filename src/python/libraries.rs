@@ -111,12 +111,12 @@ fn of_prefix<'a>(objects: impl Iterator<Item = &'a Object>) -> BTreeMap<String, 
         let Some((PREFIX_LIB, file)) = object.path.rsplit_once('/') else {
             continue;
         };
-        let path = format!("/{}", object.path);
-        // A file of the very name counts before one that says to be it.
-        found.insert(file.to_owned(), path.clone());
-        if let Some(name) = &object.name {
-            found.entry(name.clone()).or_insert(path);
+        let (name, path) = (object.name.as_deref().unwrap_or(file), format!("/{}", object.path));
+        // A file of the very name counts before one that says to be it. `libtbb.so` is a link for the linker elsewhere.
+        if file == name || file.ends_with(".so") {
+            found.insert(file.to_owned(), path.clone());
         }
+        found.entry(name.to_owned()).or_insert(path);
     }
     found
 }
@@ -444,6 +444,7 @@ mod tests {
         };
         let objects = [
             object("opt/py/lib/libtbb.so", Some("libtbb.so.12")),
+            object("opt/py/lib/libtbb.so.12.13", Some("libtbb.so.12")),
             object("opt/py/lib/libtbb.so.12", Some("libtbb.so.12")),
             object("opt/py/lib/libodd.so", Some("libodd.so.1")),
             object("opt/py/lib/sub/libx.so", None),
