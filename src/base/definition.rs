@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::debian::LockedDeb;
+use crate::net::Address;
 use crate::oci::Digest;
 use crate::policy::Kind;
 use crate::store::{Key, LayerNote, Step};
@@ -95,10 +96,25 @@ pub(crate) struct Interpreter {
 }
 
 impl Interpreter {
-    /// What it is called where it is.
+    /// What it is called, for people.
     pub(crate) fn file_name(&self) -> String {
-        let name = self.url.rsplit('/').next().unwrap_or(&self.url);
-        name.replace("%2B", "+")
+        self.last_segment().replace("%2B", "+")
+    }
+
+    /// Where it is on `mirror`: by the very name that its own address ends with, as some servers take a `+` for a space.
+    pub(super) fn address(&self, mirror: Option<&Address>) -> Address {
+        match mirror {
+            Some(mirror) => Address::new(format!(
+                "{}/{}",
+                mirror.as_str().trim_end_matches('/'),
+                self.last_segment()
+            )),
+            None => Address::new(&self.url),
+        }
+    }
+
+    fn last_segment(&self) -> &str {
+        self.url.rsplit('/').next().unwrap_or(&self.url)
     }
 
     /// Whether the file or directory at `path` of it goes into the base.
@@ -188,7 +204,7 @@ impl VariantError {
 
 impl Written {
     pub(super) fn parse(text: &str) -> Result<Self, toml::de::Error> {
-        if text.contains("\nparent = ") {
+        if toml::from_str::<toml::Table>(text)?.contains_key("parent") {
             toml::from_str(text).map(Self::Wheels)
         } else {
             toml::from_str(text).map(Self::Packages)
@@ -228,26 +244,87 @@ impl Variant {
     /// What the base's layer is keyed by.
     pub(crate) fn key(&self) -> Key {
         let definition = &self.definition;
-        let mut key = Key::of(Step::BaseLayer).with(&definition.suite);
-        for drop in definition.drop.iter().chain(&definition.drop_bin) {
-            key = key.with(drop);
-        }
-        for (path, target) in &definition.links {
-            key = key.with(path).with(target);
-        }
-        for deb in &self.lock {
-            key = key.with(deb.sha256.to_string());
-        }
+        let kind = match definition.kind {
+            Shape::Root => "root",
+            Shape::Addition => "addition",
+        };
+        let mut key = Key::of(Step::BaseLayer)
+            .with(kind)
+            .with(&definition.suite)
+            .with(&definition.python)
+            .with_list(&definition.drop)
+            .with_list(&definition.drop_bin)
+            .with_list(definition.links.iter().flat_map(|(path, target)| [path, target]))
+            .with_list(self.lock.iter().map(|deb| deb.sha256.to_string()));
         if let Some(interpreter) = &definition.interpreter {
-            key = key.with(interpreter.sha256.to_string());
-            for path in &interpreter.keep {
-                key = key.with("keep").with(path);
-            }
-            for path in &interpreter.drop {
-                key = key.with("drop").with(path);
-            }
+            key = key
+                .with(interpreter.sha256.to_string())
+                .with_list(&interpreter.keep)
+                .with_list(&interpreter.drop);
         }
-        // Keys of earlier versions end in a NUL.
-        key.with("").finish()
+        key.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_base_is_made_of_is_in_its_key() {
+        let list = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
+        let plain = Variant {
+            name: "mine".to_owned(),
+            definition: Definition {
+                description: String::new(),
+                python: "3.13".to_owned(),
+                suite: "trixie".to_owned(),
+                packages: Vec::new(),
+                drop: list(&["a", "openssl"]),
+                drop_bin: list(&["b"]),
+                kind: Shape::Root,
+                links: BTreeMap::new(),
+                interpreter: None,
+            },
+            lock: Vec::new(),
+            packages_of: "mine".to_owned(),
+            wheels: Vec::new(),
+        };
+        let pin = |keep: &[&str], drop: &[&str]| Interpreter {
+            url: "https://example.org/a".to_owned(),
+            sha256: Digest::of(b""),
+            keep: list(keep),
+            drop: list(drop),
+        };
+        let changes: [&dyn Fn(&mut Definition); 9] = [
+            &|_| {},
+            &|own| own.python = "3.12".to_owned(),
+            &|own| own.kind = Shape::Addition,
+            &|own| (own.drop, own.drop_bin) = (list(&["a"]), list(&["openssl", "b"])),
+            &|own| own.drop = list(&["openssl", "a"]),
+            &|own| (own.drop, own.links) = (Vec::new(), [("a".to_owned(), "openssl".to_owned())].into()),
+            &|own| own.interpreter = Some(pin(&[], &[])),
+            &|own| own.interpreter = Some(pin(&["a"], &[])),
+            &|own| own.interpreter = Some(pin(&[], &["a"])),
+        ];
+        let key = |change: &&dyn Fn(&mut Definition)| {
+            let mut variant = plain.clone();
+            change(&mut variant.definition);
+            variant.key()
+        };
+        let keys: std::collections::BTreeSet<Key> = changes.iter().map(key).collect();
+        assert_eq!(keys.len(), changes.len());
+    }
+
+    #[test]
+    fn the_parent_is_found_however_it_is_written() {
+        for text in [
+            "parent=\"a\"\nwheels = []\ndescription = \"x\"\n",
+            "description = \"x\"\nparent = \"a\"\nwheels = []\n",
+        ] {
+            assert!(matches!(Written::parse(text), Ok(Written::Wheels(_))), "{text}");
+        }
+        let packages = "description = \"\"\"\nparent = x\"\"\"\npackages = []\n";
+        assert!(matches!(Written::parse(packages), Ok(Written::Packages(_))));
     }
 }

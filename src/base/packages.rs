@@ -104,11 +104,12 @@ impl Packages<'_> {
             reason: &reason,
         };
         let connect = || Ok::<_, BaseError>(Client::new()?);
-        let debs = fetch(self.store, connect, &fetch_items(variant, mirrors), self.progress)?;
+        // First, as it may be out of reach.
         let interpreter = match &variant.definition.interpreter {
             Some(pin) => Some(self.interpreter(&variant.packages_of, pin)?),
             None => None,
         };
+        let debs = fetch(self.store, connect, &fetch_items(variant, mirrors), self.progress)?;
         let parts = Parts {
             debs: &debs,
             interpreter,
@@ -131,10 +132,7 @@ impl Packages<'_> {
                 return Ok(bytes);
             }
         }
-        let url = match &self.settings.interpreter_mirror {
-            Some(mirror) => Address::new(format!("{}/{file}", mirror.as_str().trim_end_matches('/'))),
-            None => Address::new(&pin.url),
-        };
+        let url = pin.address(self.settings.interpreter_mirror.as_ref());
         self.progress.step("Downloading", &file);
         let bytes = Client::new()?.get(url.as_str(), MAX_INTERPRETER);
         let bytes = bytes.map_err(|source| BaseError::Interpreter {

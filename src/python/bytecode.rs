@@ -11,15 +11,16 @@ use crate::oci::Digest;
 use crate::progress::Progress;
 use crate::store::{ensure_layer, BuiltLayer, Key, LayerNote, LayerWanted, Step, Store, StoreError};
 
-/// What a bytecode layer is keyed by: the layer of its sources, the interpreter's layer, and the script.
+/// What a bytecode layer is keyed by: the layer of its sources, the interpreter's layer and path, and the script.
 ///
-/// The interpreter is named by its layer, not by its version: another build of the same version might, one day, give
-/// other bytes.
-fn bytecode_key(sources: &Digest, interpreter: &Digest) -> Key {
+/// The interpreter is named by where it comes from, not by its version: another build of the same version might, one day, give
+/// other bytes. One image may have several, so its path counts, too.
+fn bytecode_key(sources: &Digest, interpreter: &Interpreter) -> Key {
     Key::of(Step::BytecodeLayer)
         .with(COMPILE_TREE)
         .with(sources.to_string())
-        .with(interpreter.to_string())
+        .with(interpreter.digest.to_string())
+        .with(&interpreter.path)
         .finish()
 }
 
@@ -79,7 +80,7 @@ pub(crate) fn ensure_bytecode<E>(
 where
     E: From<StoreError> + From<LayerError> + From<CompileError>,
 {
-    let key = bytecode_key(&sources.layer.descriptor.digest, &interpreter.digest);
+    let key = bytecode_key(&sources.layer.descriptor.digest, interpreter);
     let wanted = LayerWanted {
         key: &key,
         reason: sources.reason,
@@ -119,4 +120,27 @@ fn write_layer(
         writer.file(path, 0o644, contents)?;
     }
     writer.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_interpreters_of_one_image_share_no_bytecode() {
+        let digest = |text: &str| Digest::of(text.as_bytes());
+        let key = |image: &str, path: &str| {
+            let interpreter = Interpreter {
+                base: image.to_owned(),
+                layers: Vec::new(),
+                path: path.to_owned(),
+                digest: digest(image),
+            };
+            bytecode_key(&digest("sources"), &interpreter)
+        };
+        let (one, other) = ("/usr/local/bin/python3.13", "/usr/bin/python3.11");
+        assert_eq!(key("image", one), key("image", one));
+        assert_ne!(key("image", one), key("image", other));
+        assert_ne!(key("image", one), key("another", one));
+    }
 }

@@ -30,7 +30,7 @@ pub enum Step {
     /// A foreign base image -> the layer of what it lacks, keyed in `base/foreign.rs`. Raise it when something else is added.
     GlueLayer,
     /// Sources and interpreter -> the layer of their bytecode, keyed in `python/bytecode.rs`. The script that compiles is one of its inputs; raise it when
-    /// the script is called in another way. It has no version yet.
+    /// the script is called in another way.
     BytecodeLayer,
     /// Requirements and the resolver's settings -> a lock, keyed in `python/requirements.rs`. Raise it when the resolver is asked another question.
     Lock,
@@ -92,9 +92,11 @@ impl Step {
         match self {
             Self::CodeLayer => 2,
             Self::WheelLayer => 3,
-            Self::BaseLayer => 5,
+            // The inputs of 5 ran into each other.
+            Self::BaseLayer => 6,
             Self::GlueLayer => 4,
-            Self::BytecodeLayer => 0,
+            // Before, keys had no version, and did not say which interpreter of an image.
+            Self::BytecodeLayer => 1,
             // 1 was made of `Debug` text, 2 had no warnings and no full version of Python.
             Self::Lock => 3,
             Self::PythonVersion => 1,
@@ -105,7 +107,8 @@ impl Step {
             Self::LoaderLayer => 1,
             // 1 knew names alone, not where libraries are looked for.
             Self::Libraries => 2,
-            Self::Workshop => 1,
+            // 1 did not say which interpreter of an image.
+            Self::Workshop => 2,
             Self::Image => 1,
             Self::SdistRecipe => 0,
             Self::SdistWheel => 0,
@@ -138,7 +141,6 @@ impl Step {
         match self {
             Self::CodeLayer
             | Self::WheelLayer
-            | Self::BaseLayer
             | Self::GlueLayer
             | Self::BytecodeLayer
             | Self::Relock
@@ -146,7 +148,8 @@ impl Step {
             | Self::Workshop
             | Self::SdistRecipe
             | Self::SdistWheel => Form::Joined,
-            Self::Lock
+            Self::BaseLayer
+            | Self::Lock
             | Self::PythonVersion
             | Self::Image
             | Self::SystemLock
@@ -242,12 +245,11 @@ mod tests {
         for (step, bytes) in [
             (Step::CodeLayer, "gantry code layer\x002\0a\0b"),
             (Step::WheelLayer, "gantry wheel layer\x003\0a\0b"),
-            (Step::BaseLayer, "gantry base layer\x005\0a\0b"),
             (Step::GlueLayer, "gantry glue\x004\0a\0b"),
-            (Step::BytecodeLayer, "gantry bytecode layer\0a\0b"),
+            (Step::BytecodeLayer, "gantry bytecode layer\x001\0a\0b"),
             (Step::Relock, "gantry relock\x001\0a\0b"),
             (Step::Libraries, "gantry libraries\x002\0a\0b"),
-            (Step::Workshop, "gantry sdist\x001\0a\0b"),
+            (Step::Workshop, "gantry sdist\x002\0a\0b"),
             (Step::SdistRecipe, "gantry sdist recipe\0a\0b"),
             (Step::SdistWheel, "gantry sdist wheel\0a\0b"),
         ] {

@@ -197,7 +197,11 @@ pub(crate) fn lock_with_sdists(
         bench,
         resolver,
         // Pinned packages that were locked again are updates of the same release: no other workshop.
-        key: workshop_key(&bench.interpreter.digest, &bench.toolchain.key, bench.baseline),
+        key: workshop_key(
+            (&bench.interpreter.digest, &bench.interpreter.path),
+            &bench.toolchain.key,
+            bench.baseline,
+        ),
         toolchain: OnceCell::new(),
         time: TimeLeft::default(),
     };

@@ -43,11 +43,14 @@ impl Memo for Recipe {
     }
 }
 
-/// Names a set-up that wheels are built in: the base's interpreter, the toolchain, and the processors it compiles for.
-pub(super) fn workshop_key(interpreter: &Digest, toolchain: &Key, baseline: Baseline) -> Key {
+/// Names a set-up that wheels are built in: the base's interpreter, by its layer and its path, the toolchain, and the processors
+/// it compiles for.
+pub(super) fn workshop_key(interpreter: (&Digest, &str), toolchain: &Key, baseline: Baseline) -> Key {
+    let (layer, path) = interpreter;
     Key::of(Step::Workshop)
         .with(BUILD_WHEEL)
-        .with(interpreter.to_string())
+        .with(layer.to_string())
+        .with(path)
         .with(toolchain.to_string())
         .with(specs(baseline))
         .finish()
@@ -79,9 +82,11 @@ mod tests {
     fn a_wheel_depends_on_everything_that_was_there_to_build_it() {
         let digest = |text: &str| Digest::of(text.as_bytes());
         let toolchain = |text: &str| Key::of(Step::BaseLayer).with(text).finish();
-        let workshop_key = |base: &str, name: &str| workshop_key(&digest(base), &toolchain(name), Baseline::V2);
+        let workshop_key =
+            |base: &str, name: &str| workshop_key((&digest(base), "/bin/python"), &toolchain(name), Baseline::V2);
         let workshop = workshop_key("base", "toolchain");
-        let newer = super::workshop_key(&digest("base"), &toolchain("toolchain"), Baseline::V3);
+        let newer = super::workshop_key((&digest("base"), "/bin/python"), &toolchain("toolchain"), Baseline::V3);
+        let beside = super::workshop_key((&digest("base"), "/bin/another"), &toolchain("toolchain"), Baseline::V2);
         let key = wheel_key(&workshop, &digest("sdist"), &[digest("setuptools")]);
         let others = [
             wheel_key(
@@ -95,6 +100,7 @@ mod tests {
                 &[digest("setuptools")],
             ),
             wheel_key(&newer, &digest("sdist"), &[digest("setuptools")]),
+            wheel_key(&beside, &digest("sdist"), &[digest("setuptools")]),
             wheel_key(&workshop, &digest("other"), &[digest("setuptools")]),
             wheel_key(&workshop, &digest("sdist"), &[digest("other")]),
             wheel_key(&workshop, &digest("sdist"), &[]),
