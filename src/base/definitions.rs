@@ -145,14 +145,42 @@ impl Definitions {
         python: &str,
         interpreter: Option<&Interpreter>,
     ) -> Result<Option<Variant>, VariantError> {
-        let all = self.all.iter().map(|(name, _, _)| self.variant(name));
-        let mut all: Vec<Variant> = all.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
-        all.retain(|found| found.definition.kind == Shape::Addition && found.definition.python == python);
+        let mut all = self.additions()?;
+        all.retain(|found| found.definition.python == python);
         if let Some(interpreter) = interpreter {
             let of = |found: &Variant| found.definition.interpreter.as_ref().map(|own| own.sha256);
             all.retain(|found| of(found) == Some(interpreter.sha256));
         }
         Ok(all.into_iter().next())
+    }
+
+    /// The same for an image of Debian `suite` with Python `python` in `prefix`. An image that has the headers of its Python
+    /// takes any toolchain of that release without such.
+    pub(crate) fn toolchain_of_image(
+        &self,
+        python: &str,
+        prefix: &str,
+        suite: &str,
+        has_headers: bool,
+    ) -> Result<Option<Variant>, VariantError> {
+        let mut all = self.additions()?;
+        all.retain(|found| {
+            let own = &found.definition;
+            own.suite == suite
+                && match has_headers {
+                    true => own.interpreter.is_none(),
+                    false => own.python == python && own.prefix() == prefix,
+                }
+        });
+        // One of another Python only where there is none of this one.
+        all.sort_by_key(|found| found.definition.python != python);
+        Ok(all.into_iter().next())
+    }
+
+    fn additions(&self) -> Result<Vec<Variant>, VariantError> {
+        let all = self.all.iter().map(|(name, _, _)| self.variant(name));
+        let all = all.collect::<Result<Vec<_>, _>>()?.into_iter().flatten();
+        Ok(all.filter(|found| found.definition.kind == Shape::Addition).collect())
     }
 
     /// The versions of Python that there are variants with, that of the default first.
@@ -247,7 +275,7 @@ impl Definitions {
                     ))
                 }
             };
-            let ours = |text: String| text.replace(&theirs, &python);
+            let ours = |text: String| with_python(&text, &theirs, &python);
             let both = |model: Vec<String>, own: Vec<String>| -> Vec<String> {
                 model.into_iter().map(ours).chain(own).collect()
             };
@@ -313,6 +341,21 @@ impl Definitions {
     }
 }
 
+/// `text` with the version `ours` for `theirs` where it stands after the name of a program or a directory, such as
+/// `python3.11` or `pydoc3.11`: `ANSI_X3.110` has nothing to do with Python 3.11.
+fn with_python(text: &str, theirs: &str, ours: &str) -> String {
+    let mut done = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(theirs) {
+        let is_named = before.ends_with(|last: char| last.is_ascii_lowercase());
+        let is_whole = !after.starts_with(|next: char| next.is_ascii_digit());
+        done.push_str(before);
+        done.push_str(if is_named && is_whole { ours } else { theirs });
+        rest = after;
+    }
+    done + rest
+}
+
 fn written(name: &str, text: &str) -> Result<Written, VariantError> {
     Written::parse(text).map_err(|cause| error(name, cause.to_string()))
 }
@@ -337,7 +380,11 @@ mod tests {
         let definitions = Definitions::default();
         for (name, _, _) in ROOTFS {
             let variant = definitions.variant(name).unwrap().unwrap();
-            assert!(!variant.lock.is_empty() && variant.glibc().is_ok() || variant.definition.kind == Shape::Addition);
+            assert!(!variant.lock.is_empty(), "{name}");
+            assert!(
+                variant.glibc().is_ok() || variant.definition.kind == Shape::Addition,
+                "{name}"
+            );
         }
         assert!(definitions.find("no-such").unwrap().is_none());
         for python in definitions.pythons().unwrap() {
@@ -346,10 +393,18 @@ mod tests {
                 assert_eq!(find(&name).definition.python, python, "{name}");
             }
             let toolchain = definitions.toolchain(&python, None).unwrap().unwrap();
-            assert_eq!(
-                toolchain.definition.suite,
-                find(&format!("python-{python}")).definition.suite
-            );
+            let base = find(&format!("python-{python}-slim"));
+            assert_eq!(toolchain.definition.suite, base.definition.suite);
+            // What lies on the base replaces what is in it, and headers are those of its libraries.
+            let version = |variant: &Variant, name: &str| {
+                let deb = variant.lock.iter().find(|deb| deb.name == name);
+                deb.map(|deb| deb.version.clone())
+            };
+            assert_eq!(version(&toolchain, "libc6-dev"), version(&base, "libc6"));
+            for deb in &toolchain.lock {
+                let same = version(&base, &deb.name).is_none_or(|found| found == deb.version);
+                assert!(same, "{} for {python}", deb.name);
+            }
         }
     }
 
@@ -365,9 +420,16 @@ mod tests {
             (slim.definition.suite.as_str(), slim.definition.python.as_str()),
             ("trixie", "3.13")
         );
-        let drop = slim.definition.drop.iter().map(|path| path.replace("3.13", "3.11"));
-        assert_eq!(drop.collect::<Vec<_>>(), model.definition.drop);
-        assert!(plain.definition.drop_bin.contains(&"pydoc3.13".to_owned()));
+        for (ours, theirs) in slim.definition.drop.iter().zip(&model.definition.drop) {
+            let expected = theirs.replace("python3.11/", "python3.13/");
+            assert_eq!(*ours, expected);
+        }
+        assert_eq!(slim.definition.drop.len(), model.definition.drop.len());
+        let gconv = "usr/lib/x86_64-linux-gnu/gconv/ANSI_X3.110.so".to_owned();
+        assert!(slim.definition.drop.contains(&gconv), "no Python");
+        for name in ["pydoc3.13", "pygettext3.13"] {
+            assert!(plain.definition.drop_bin.contains(&name.to_owned()), "{name}");
+        }
     }
 
     #[test]
@@ -400,6 +462,32 @@ mod tests {
             ..plain.clone()
         };
         assert_ne!(without.key(), plain.key());
+    }
+
+    #[test]
+    fn an_image_takes_the_toolchain_of_its_release_and_no_headers_over_its_own() {
+        let definitions = Definitions::default();
+        let of = |python: &str, prefix: &str, suite: &str, has_headers: bool| {
+            let found = definitions.toolchain_of_image(python, prefix, suite, has_headers);
+            found.unwrap().map(|found| found.name)
+        };
+        for (python, prefix, suite, has_headers, expected) in [
+            // Images of Python's own, with headers in /usr/local, on either release.
+            ("3.11", "/usr/local", "trixie", true, Some("toolchain-3.13")),
+            ("3.12", "/usr/local", "trixie", true, Some("toolchain-3.13")),
+            ("3.12", "/usr/local", "bookworm", true, Some("toolchain")),
+            ("3.13", "/usr/local", "bookworm", true, Some("toolchain")),
+            // Ours, and Debian's own.
+            ("3.12", "/usr/local", "bookworm", false, Some("toolchain-3.12")),
+            ("3.11", "/usr", "bookworm", false, Some("toolchain")),
+            ("3.13", "/usr", "trixie", false, Some("toolchain-3.13")),
+            ("3.13", "/usr", "bookworm", false, None),
+            ("3.12", "/usr", "bookworm", false, None),
+            ("3.13", "/usr", "other", true, None),
+        ] {
+            let found = of(python, prefix, suite, has_headers);
+            assert_eq!(found.as_deref(), expected, "{python} in {prefix} on {suite}");
+        }
     }
 
     #[test]

@@ -35,6 +35,9 @@ const LIBRARIES: [&str; 4] = [
     "lib/x86_64-linux-gnu/libc.so.6",
     "usr/lib/x86_64-linux-gnu/libc.so.6",
 ];
+/// Says which distribution it is (os-release(5)).
+const RELEASE: &str = "usr/lib/os-release";
+const MAX_RELEASE: u64 = 64 << 10;
 /// The largest have two megabytes.
 const MAX_LIBRARY: u64 = 16 << 20;
 /// That of manylinux2014, the oldest platform that wheels are made for.
@@ -51,6 +54,10 @@ pub(super) struct Foreign {
     pub glibc: u32,
     /// What its processes get as `PATH`.
     pub path: String,
+    /// The release of Debian that it is.
+    pub suite: Option<String>,
+    /// Whether it has the headers of its Python.
+    pub has_headers: bool,
     lacks: BTreeMap<String, Lack>,
 }
 
@@ -90,6 +97,11 @@ impl Foreign {
             python: versions.join(" or "),
         })?;
         let glibc = base.glibc()?;
+        let headers = format!(
+            "{}/include/python{version}/Python.h",
+            directory.trim_end_matches("/bin")
+        );
+        let has_headers = base.has_one_of(&[&headers])?;
         let own_path = path.unwrap_or(DEFAULT_PATH);
         let mut lacks = BTreeMap::new();
         let site = match directory {
@@ -117,6 +129,8 @@ impl Foreign {
             version,
             glibc,
             path,
+            suite: base.suite()?,
+            has_headers,
             lacks,
         })
     }
@@ -209,6 +223,18 @@ impl Base<'_> {
             return Ok(banner(&bytes).unwrap_or(OLDEST));
         }
         Ok(OLDEST)
+    }
+
+    /// The code name of its release, when it says one.
+    fn suite(&self) -> Result<Option<String>, BaseError> {
+        let Found::File(file) = self.find(RELEASE, LastLink::Follow)? else {
+            return Ok(None);
+        };
+        // What cannot be read says nothing.
+        let text = self.stack.read(&file, MAX_RELEASE).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let name = text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+        Ok(name.map(|name| name.trim_matches('"').to_owned()))
     }
 
     /// Where the file at `path` has to be put, when it is not there.
@@ -309,6 +335,25 @@ mod tests {
         };
         let lacks = foreign.lacks.iter();
         lacks.map(|(path, lack)| (path.as_str(), shown(lack))).collect()
+    }
+
+    #[test]
+    fn an_image_says_what_packages_can_be_built_with() {
+        let of = |what: &[&str]| {
+            let files = [&[LOADER, "usr/bin/python3.11", "usr/local/bin/python3.12"][..], what].concat();
+            let found = survey(&files, None).unwrap();
+            (found.suite, found.has_headers)
+        };
+        assert_eq!(of(&[]), (None, false));
+        assert_eq!(
+            of(&[
+                "usr/lib/os-release = VERSION_CODENAME=trixie\n",
+                "usr/include/python3.11/Python.h"
+            ]),
+            (Some("trixie".to_owned()), false),
+            "those are of another Python"
+        );
+        assert!(of(&["usr/local/include/python3.12/Python.h"]).1);
     }
 
     #[test]

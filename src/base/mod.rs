@@ -78,12 +78,23 @@ pub(crate) struct BaseImage {
     pub version: String,
     /// The minor version of its C library, glibc.
     pub glibc: u32,
+    /// The release of Debian, when it is one.
+    pub suite: Option<String>,
+    /// Whether it has the headers of its Python.
+    pub has_headers: bool,
     /// Names the interpreter for bytecode.
     pub interpreter: Digest,
     /// Environment of its configuration.
     pub env: Vec<String>,
     /// Labels of its configuration.
     pub labels: BTreeMap<String, String>,
+}
+
+impl BaseImage {
+    /// The absolute directory that its Python is installed in.
+    fn prefix(&self) -> &str {
+        self.python.split("/bin/").next().unwrap_or_default()
+    }
 }
 
 /// Why there is no base.
@@ -148,6 +159,14 @@ pub enum BaseError {
         /// What there is.
         pythons: String,
     },
+    /// Others have it, but with other things in them.
+    #[error("use Python {wanted}: no variant is like {name} with it; those that have it are {variants}: name one with --base")]
+    NoneLikeIt {
+        name: String,
+        wanted: String,
+        /// Those that have that Python.
+        variants: String,
+    },
     /// The definition is damaged.
     #[error("{0}")]
     Variant(#[from] VariantError),
@@ -204,6 +223,7 @@ impl BaseError {
             | Self::Read { .. }
             | Self::OtherInterpreter { .. }
             | Self::NoToolchain { .. }
+            | Self::NoneLikeIt { .. }
             | Self::UnknownPython { .. } => Kind::Failed,
             Self::Layer(source) => source.kind(),
             Self::Variant(source) => source.kind(),
@@ -243,15 +263,23 @@ pub(crate) fn choose(definitions: &Definitions, name: Option<&str>, python: Opti
         let Some(wanted) = python else {
             return Ok(Chosen::Variant(variant.into()));
         };
-        let other = definitions.find_other(&variant, wanted)?;
-        let other = other.map(|other| Chosen::Variant(other.into()));
-        return match other {
-            Some(other) => Ok(other),
-            None => Err(BaseError::UnknownPython {
-                wanted: wanted.to_owned(),
+        if let Some(other) = definitions.find_other(&variant, wanted)? {
+            return Ok(Chosen::Variant(other.into()));
+        }
+        let mut variants = definitions.variants()?;
+        variants.retain(|variant| variant.definition.python == wanted);
+        let wanted = wanted.to_owned();
+        return Err(match variants.as_slice() {
+            [] => BaseError::UnknownPython {
+                wanted,
                 pythons: definitions.pythons()?.join(", "),
-            }),
-        };
+            },
+            some => BaseError::NoneLikeIt {
+                name: variant.name,
+                wanted,
+                variants: listed(some),
+            },
+        });
     }
     let reference: Reference = name.parse().map_err(|source| BaseError::Name {
         name: name.to_owned(),
@@ -267,8 +295,11 @@ pub(crate) fn choose(definitions: &Definitions, name: Option<&str>, python: Opti
 
 /// The names of all variants, for people.
 fn names(definitions: &Definitions) -> String {
-    let variants = definitions.variants().unwrap_or_default();
-    let names: Vec<String> = variants.into_iter().map(|variant| variant.name).collect();
+    listed(&definitions.variants().unwrap_or_default())
+}
+
+fn listed(variants: &[Variant]) -> String {
+    let names: Vec<&str> = variants.iter().map(|variant| variant.name.as_str()).collect();
     names.join(", ")
 }
 
@@ -294,6 +325,30 @@ pub(crate) fn ensure_base(
         Chosen::Variant(variant) => maker.variant(variant),
         Chosen::Foreign(reference, pythons) => maker.foreign(reference, pythons),
     }
+}
+
+/// What source distributions are built with on `base`, which was `chosen`.
+pub(crate) fn find_toolchain(
+    definitions: &Definitions,
+    chosen: &Chosen,
+    base: &BaseImage,
+) -> Result<Variant, BaseError> {
+    let python = base.version.as_str();
+    let found = match chosen {
+        Chosen::Variant(variant) => definitions.toolchain(python, variant.definition.interpreter.as_ref())?,
+        Chosen::Foreign(..) => {
+            let suite = base.suite.as_deref().unwrap_or_default();
+            match definitions.toolchain_of_image(python, base.prefix(), suite, base.has_headers)? {
+                Some(found) => Some(found),
+                // It is for another release, which is said once a package has to be built.
+                None => definitions.toolchain(python, None)?,
+            }
+        }
+    };
+    found.ok_or_else(|| BaseError::NoToolchain {
+        name: base.name.clone(),
+        python: python.to_owned(),
+    })
 }
 
 /// The layer of `toolchain`, which source distributions are built with, made when it is not there.
@@ -328,6 +383,8 @@ impl Maker<'_> {
             python: format!("{prefix}/bin/python{version}"),
             version: version.clone(),
             glibc: variant.glibc()?,
+            suite: Some(variant.definition.suite.clone()),
+            has_headers: false,
             env: vec![
                 "PATH=/opt/py/bin:/usr/local/bin:/usr/bin:/bin".to_owned(),
                 "LANG=C.UTF-8".to_owned(),
@@ -377,6 +434,8 @@ impl Maker<'_> {
             python: foreign.python,
             version: foreign.version,
             glibc: foreign.glibc,
+            suite: foreign.suite,
+            has_headers: foreign.has_headers,
             standard_library: None,
             interpreter: image.digest,
             env,

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use super::BuildError;
 use crate::base::{
-    self, check_allowed, ensure_base, ensure_loader_layer, ensure_system, ensure_toolchain, Allowed, BaseError,
-    BaseImage, BaseSettings, Chosen, Definitions, Shipped, SystemLayer, SystemRequest, SystemWish, Variant,
+    self, check_allowed, ensure_base, ensure_loader_layer, ensure_system, ensure_toolchain, find_toolchain, Allowed,
+    BaseError, BaseImage, BaseSettings, Chosen, Definitions, Shipped, SystemLayer, SystemRequest, SystemWish, Variant,
 };
 use crate::policy::{Baseline, Bytes, Promise};
 use crate::progress::{timed, Later};
@@ -82,6 +82,13 @@ pub(crate) fn pythons(
 pub(crate) fn ensure_parts(wanted: &Wanted<'_>, supply: &Supply<'_>, compiler: &Compiler) -> Result<Parts, BuildError> {
     let definitions = Definitions::load(wanted.settings.definitions.as_deref()).map_err(BaseError::from)?;
     let chosen = base::choose(&definitions, wanted.base, wanted.python)?;
+    if let (Chosen::Variant(variant), Some(name)) = (&chosen, wanted.base) {
+        if variant.name != name {
+            let python = &variant.definition.python;
+            let other = format!("{}, which is {name} with Python {python}", variant.name);
+            supply.progress.step("Using", &other);
+        }
+    }
     let shipped = Shipped::read()?;
     if let Some((wish, allowed)) = wanted.system {
         // Before anything is downloaded.
@@ -138,7 +145,7 @@ pub(crate) fn ensure_parts(wanted: &Wanted<'_>, supply: &Supply<'_>, compiler: &
             };
             let wheels = for_target(supply, &target, |supply| match sdists {
                 Some(allow_degraded) => {
-                    let toolchain = toolchain_of(&definitions, chosen, &base)?;
+                    let toolchain = find_toolchain(&definitions, chosen, &base)?;
                     on_bench(wanted, supply, compiler, &base, &toolchain, &pins, allow_degraded)
                 }
                 None => ensure_wheels(supply, wanted.requirements, &pins, None),
@@ -202,19 +209,6 @@ fn for_target<T>(supply: &Supply<'_>, target: &Target, make: impl FnOnce(&Supply
     make(&Supply {
         resolver: &resolver,
         ..*supply
-    })
-}
-
-/// What packages are built with for `base`.
-fn toolchain_of(definitions: &Definitions, chosen: &Chosen, base: &BaseImage) -> Result<Variant, BaseError> {
-    let interpreter = match chosen {
-        Chosen::Variant(variant) => variant.definition.interpreter.as_ref(),
-        Chosen::Foreign(..) => None,
-    };
-    let found = definitions.toolchain(&base.version, interpreter)?;
-    found.ok_or_else(|| BaseError::NoToolchain {
-        name: base.name.clone(),
-        python: base.version.clone(),
     })
 }
 

@@ -76,6 +76,9 @@ fn of_name(error: &LockError) -> Option<String> {
     }?;
     Some(match find_meant(&name)? {
         Meant::Package(package) => format!("instead of {name}, ask for {package}"),
+        Meant::Windows(package) => {
+            format!("{name} is part of {package}, which is for Windows alone: leave it out of requirements.txt")
+        }
         Meant::Python => format!("{name} is part of Python: leave it out of requirements.txt"),
     })
 }
@@ -299,7 +302,7 @@ fn of_base(error: &BaseError) -> Option<&'static str> {
     match error {
         BaseError::Mirror(_) => Some("set `mirror` and `security_mirror` under [base] in the configuration"),
         BaseError::Interpreter { .. } | BaseError::OtherInterpreter { .. } => {
-            Some("set `interpreter_mirror` under [base] in the configuration to a place that has this very file; python-3.11 and python-3.13 need none")
+            Some("set `interpreter_mirror` under [base] in the configuration to a place that has this very file; bases with a Python of Debian's need none")
         }
         BaseError::Fetch(FetchError::Net { source, .. }) if source.is_not_found() => {
             Some("the archive's index still lists this package: try again later; --base takes any other image")
@@ -312,6 +315,7 @@ fn of_base(error: &BaseError) -> Option<&'static str> {
         | BaseError::Refused { .. }
         | BaseError::Read { .. }
         | BaseError::NoToolchain { .. }
+        | BaseError::NoneLikeIt { .. }
         | BaseError::UnknownPython { .. }
         | BaseError::Variant(_)
         | BaseError::Net(_)

@@ -7,12 +7,14 @@ use crate::policy::normalise;
 pub(crate) enum Meant {
     /// The package that has the module of this name, or its wheels.
     Package(&'static str),
+    /// A module of this package, which is for Windows alone.
+    Windows(&'static str),
     /// A module of Python itself.
     Python,
 }
 
 /// Normalised names without a package, or without a wheel of it for any Python we know, and what has them.
-const PACKAGES: [(&str, &str); 23] = [
+const PACKAGES: [(&str, &str); 21] = [
     ("cv2", "opencv-python-headless"),
     ("dateutil", "python-dateutil"),
     ("faiss", "faiss-cpu"),
@@ -31,12 +33,13 @@ const PACKAGES: [(&str, &str); 23] = [
     ("sql", "sqlalchemy"),
     ("tensorflow-gpu", "tensorflow"),
     ("umap", "umap-learn"),
-    ("win32api", "pywin32, which is for Windows alone"),
-    ("win32com", "pywin32, which is for Windows alone"),
     ("xgb", "xgboost-cpu"),
     ("xlsx", "openpyxl"),
     ("yaml", "pyyaml"),
 ];
+
+/// Modules of packages that no function has.
+const WINDOWS: [(&str, &str); 2] = [("win32api", "pywin32"), ("win32com", "pywin32")];
 
 /// Modules that people list although Python has them. Names that are packages of the index as well are left out.
 const PYTHON: [&str; 28] = [
@@ -76,8 +79,13 @@ pub(crate) fn find_meant(name: &str) -> Option<Meant> {
     if PYTHON.contains(&name.as_str()) {
         return Some(Meant::Python);
     }
-    let (_, package) = PACKAGES.iter().find(|(known, _)| *known == name)?;
-    Some(Meant::Package(package))
+    let of = |all: &'static [(&'static str, &'static str)]| {
+        let found = all.iter().find(|(known, _)| *known == name);
+        found.map(|(_, package)| *package)
+    };
+    of(&PACKAGES)
+        .map(Meant::Package)
+        .or_else(|| of(&WINDOWS).map(Meant::Windows))
 }
 
 /// The package that is in no index, by uv's `explanation`.
@@ -95,6 +103,7 @@ mod tests {
     fn names_of_modules_lead_to_their_packages() {
         assert_eq!(find_meant("Sklearn"), Some(Meant::Package("scikit-learn")));
         assert_eq!(find_meant("mpl_toolkits"), Some(Meant::Package("matplotlib")));
+        assert_eq!(find_meant("win32api"), Some(Meant::Windows("pywin32")));
         assert_eq!(find_meant("json"), Some(Meant::Python));
         assert_eq!(find_meant("numpy"), None);
         let names = PACKAGES.map(|(name, _)| name);
