@@ -91,8 +91,12 @@ impl Resolver {
             .map(|(_, value)| value.to_string_lossy());
         let index = self.places().key();
         let extra = extra::key(&self.extra);
-        let (python, platform) = (&self.target.python, self.target.platform());
-        format!("{python} {platform} {index} {}{extra}", newer.unwrap_or_default())
+        // uv is asked by its own platforms; among the wheels that fit it, the very C library decides.
+        let (python, platform, glibc) = (&self.target.python, self.target.platform(), self.target.glibc);
+        format!(
+            "{python} {platform} 2.{glibc} {index} {}{extra}",
+            newer.unwrap_or_default()
+        )
     }
 
     /// What the indexes want to see, from our own downloads as well.
