@@ -101,11 +101,13 @@ pub(crate) fn survey<'a>(
     let lacks = Loader::new(wheels(), &there).lacks();
     let warnings = lacks.iter().flat_map(|(wheel, lack)| warnings(wheel, lack, package_of));
     warnings.for_each(|warning| progress.warn(&warning));
-    Ok(of_prefix(wheels().flat_map(|(_, wheel)| &wheel.objects)))
+    Ok(of_prefix(wheels().flat_map(|(_, wheel)| &wheel.objects), &there))
 }
 
-/// The libraries among `objects` that lie in `/opt/py/lib`: absolute path by name, as ldconfig(8) would list them.
-fn of_prefix<'a>(objects: impl Iterator<Item = &'a Object>) -> BTreeMap<String, String> {
+/// The libraries among `objects` that lie in `/opt/py/lib`: absolute path by name, as ldconfig(8) would list them. Not those
+/// that the system has, `there`: what the loader has a list of comes before the directories that it searches anyhow, and a base
+/// without a list has its libraries in these alone.
+fn of_prefix<'a>(objects: impl Iterator<Item = &'a Object>, there: &BTreeSet<String>) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for object in objects {
         let Some((PREFIX_LIB, file)) = object.path.rsplit_once('/') else {
@@ -118,6 +120,7 @@ fn of_prefix<'a>(objects: impl Iterator<Item = &'a Object>) -> BTreeMap<String, 
         }
         found.entry(name.to_owned()).or_insert(path);
     }
+    found.retain(|name, _| !there.contains(name));
     found
 }
 
@@ -450,7 +453,7 @@ mod tests {
             object("opt/py/lib/sub/libx.so", None),
             object("opt/py/site/liby.so", None),
         ];
-        let found: Vec<_> = of_prefix(objects.iter()).into_iter().collect();
+        let found: Vec<_> = of_prefix(objects.iter(), &BTreeSet::new()).into_iter().collect();
         let of = |name: &str, file: &str| (name.to_owned(), format!("/opt/py/lib/{file}"));
         assert_eq!(
             found,
@@ -461,6 +464,19 @@ mod tests {
                 of("libtbb.so.12", "libtbb.so.12"),
             ]
         );
+    }
+
+    #[test]
+    fn a_library_of_the_system_is_not_replaced_by_one_of_the_prefix() {
+        let object = |name: &str| Object {
+            path: format!("opt/py/lib/{name}"),
+            name: Some(name.to_owned()),
+            ..Object::default()
+        };
+        let objects = [object("libz.so.1"), object("libtbb.so.12")];
+        let there = ["libc.so.6".to_owned(), "libz.so.1".to_owned()].into();
+        let found = of_prefix(objects.iter(), &there);
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["libtbb.so.12"]);
     }
 
     #[test]
