@@ -75,7 +75,8 @@ impl Mirrors {
 }
 
 /// The mirrors of `suite`: those configured, else those of the apt sources below `apt` (usually `/etc/apt`). An archive
-/// has all of the `releases`: sources that name another one of them lead to it, too.
+/// has all of the `releases`: sources that name another one of them lead to it, too. Not their keys, which may be those of
+/// that release alone.
 pub(crate) fn find_mirrors(
     suite: &str,
     releases: &[String],
@@ -88,11 +89,10 @@ pub(crate) fn find_mirrors(
             let wanted = format!("{release}{part}");
             sources.iter().find(|source| source.suites.contains(&wanted))
         };
-        let source = of(suite).or_else(|| releases.iter().find_map(|release| of(release)));
+        let own = of(suite);
+        let source = own.or_else(|| releases.iter().find_map(|release| of(release)));
         // Of a configured address the apt sources know nothing, not even whose keys it takes.
-        let signed_by = source
-            .filter(|_| uri.is_none())
-            .and_then(|source| source.keyring.clone());
+        let signed_by = own.filter(|_| uri.is_none()).and_then(|source| source.keyring.clone());
         let keyring = configured.keyring.map(Path::to_owned).or(signed_by);
         let uri = uri.cloned().or_else(|| Some(source?.uri.clone()));
         let error = || MirrorError {
@@ -252,7 +252,12 @@ mod tests {
             .all(|mirror| mirror.keyring == Path::new("/keys.gpg")));
         assert!(find("trixie", Configured::default(), &scratch).is_err());
         let releases = ["bookworm".to_owned(), "trixie".to_owned()];
-        let other = find_mirrors("trixie", &releases, Configured::default(), scratch.path());
-        assert_eq!(other.unwrap(), expected, "the archive of one release has the others");
+        let other = find_mirrors("trixie", &releases, Configured::default(), scratch.path()).unwrap();
+        assert_eq!(
+            other.main,
+            mirror("http://a.example.org/debian", KEYRING),
+            "the archive of one release has the others, which others sign"
+        );
+        assert_eq!(other.security, expected.security);
     }
 }
