@@ -149,6 +149,10 @@ impl Signals {
     /// The first that has come. Several signals at once are one wish: systemd sends SIGTERM and SIGHUP together, and
     /// timeout(1) one to us and one to our group.
     pub fn take(&self) -> Option<Stop> {
+        self.take_by(|deadline| deadline.run)
+    }
+
+    fn take_by(&self, part: fn(&Deadline) -> Instant) -> Option<Stop> {
         if let Some(pulse) = self.pulse.as_ref().filter(|pulse| has_struck(&pulse.timer)) {
             (pulse.beat)(Beat::Still);
         }
@@ -158,7 +162,7 @@ impl Signals {
         if self.told.get() {
             return None;
         }
-        let stop = self.find_stop()?;
+        let stop = self.find_stop(part)?;
         self.told.set(true);
         // What stays readable would make every further wait a busy one.
         if let Some(gate) = &self.gate {
@@ -171,9 +175,11 @@ impl Signals {
         Some(stop)
     }
 
-    /// What ends the taking of results: a stop that has not been told, and a deadline that has, once no time is left.
+    /// What ends the taking of results: a stop that has not been told, and the deadline once the time for results is over, whether it
+    /// ended the workload or not.
     pub fn take_while_taking(&self) -> Option<Stop> {
-        self.take().or_else(|| self.is_over(|deadline| deadline.taking))
+        let taking = |deadline: &Deadline| deadline.taking;
+        self.take_by(taking).or_else(|| self.is_over(taking))
     }
 
     /// Waits for `longest` at most, or until there is something to [take](Self::take), and takes it.
@@ -191,14 +197,14 @@ impl Signals {
         numbers.get(..read)?.first().copied().and_then(StopSignal::from_byte)
     }
 
-    fn find_stop(&self) -> Option<Stop> {
+    fn find_stop(&self, part: fn(&Deadline) -> Instant) -> Option<Stop> {
         if let Some(caller) = self.caller.as_ref().filter(is_readable) {
             return Some(Stop::CallerEnded { pid: caller.pid() });
         }
-        self.is_over(|deadline| deadline.run)
+        self.is_over(part)
     }
 
-    fn is_over(&self, part: impl Fn(&Deadline) -> Instant) -> Option<Stop> {
+    fn is_over(&self, part: fn(&Deadline) -> Instant) -> Option<Stop> {
         let (deadline, _) = self.deadline.as_ref()?;
         (Instant::now() >= part(deadline)).then_some(Stop::Deadline { of: deadline.of })
     }
@@ -305,6 +311,21 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(signals.take_while_taking(), Some(Stop::Deadline { of }));
         }
+    }
+
+    #[test]
+    fn results_of_a_workload_that_ended_by_itself_have_as_much_time_as_those_of_one_that_was_ended() {
+        let mut signals = Signals::ignored();
+        let (of, now) = (Duration::from_secs(1), Instant::now());
+        let long = Duration::from_secs(60);
+        signals
+            .end_by(Deadline {
+                of,
+                run: now,
+                taking: now + long,
+            })
+            .unwrap();
+        assert_eq!(signals.take_while_taking(), None);
     }
 
     #[test]

@@ -252,7 +252,10 @@ impl Held {
         self.ended == LookEnded::Whole
     }
 
-    /// Whether something other than a busy machine made us wait.
+    /// Whether something other than a busy machine made us wait. The workload itself may be what keeps all processors busy,
+    /// and then looks are as seldom as its own weight among the others makes them; nothing tells that apart from a hundred runs
+    /// that begin at once, of which none may be ended for it. Such a run still is bounded: a look has a budget of processor time,
+    /// the pause after it follows from that time alone, and the run has its time limit.
     fn is_held_up(&self) -> bool {
         let elapsed = self.began.elapsed();
         elapsed > self.patience && self.has_waited(elapsed, queued_time())
