@@ -108,6 +108,22 @@ pub struct BaseSection {
     pub(crate) definitions: Option<PathBuf>,
 }
 
+impl BaseSection {
+    fn check(&self) -> Result<(), String> {
+        let Some(mirror) = &self.interpreter_mirror else {
+            return Ok(());
+        };
+        // It may hold a password, so it is not repeated.
+        let rest = mirror
+            .strip_prefix("https://")
+            .or_else(|| mirror.strip_prefix("http://"));
+        match rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/')) {
+            true => Ok(()),
+            false => Err("base.interpreter_mirror: expected a URL such as https://files.example.org/python".to_owned()),
+        }
+    }
+}
+
 /// `[store]`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -185,6 +201,7 @@ impl Config {
     fn check(&self) -> Result<(), String> {
         self.limits.check(&self.run.confinement())?;
         self.system.check()?;
+        self.base.check()?;
         self.index.check()
     }
 }
@@ -284,6 +301,24 @@ mod tests {
         let rows = table.lines().filter(|line| line.starts_with("| `"));
         let cell = |row: &str, at: usize| row.split('|').nth(at).unwrap().trim().trim_matches('`').to_owned();
         rows.map(|row| (cell(row, 1), cell(row, 3))).collect()
+    }
+
+    #[test]
+    fn a_mirror_of_interpreters_is_a_url() {
+        let check = |mirror: &str| {
+            let base = BaseSection {
+                interpreter_mirror: Some(mirror.to_owned()),
+                ..BaseSection::default()
+            };
+            base.check()
+        };
+        for mirror in ["https://files.example.org/python", "http://127.0.0.1:8000"] {
+            assert_eq!(check(mirror), Ok(()), "{mirror}");
+        }
+        for mirror in ["", "file:///srv/python", "/srv/python", "https://", "https:///python"] {
+            let reason = check(mirror).unwrap_err();
+            assert!(reason.contains("base.interpreter_mirror"), "{reason}");
+        }
     }
 
     #[test]
