@@ -126,7 +126,14 @@ fn python_chooses_the_variant_and_keeps_what_else_it_has() {
         assert_eq!(prints(tag, &code, None, options), expected, "{options:?}");
     }
     let dir = function(VERSION, None);
-    let done = shared().gantry(["build", dir.path().to_str().unwrap(), "--python", "2.7"]);
+    let path = dir.path().to_str().unwrap();
+    let other = ["build", path, "--base", "python-3.13", "--python", "3.11"];
+    let said = shared().gantry(other).stderr;
+    assert!(
+        said.contains("python-3.11, which is python-3.13 with Python 3.11"),
+        "{said}"
+    );
+    let done = shared().gantry(["build", path, "--python", "2.7"]);
     assert_eq!(done.code, 1);
     assert!(
         done.stderr.contains("use Python 2.7") && done.stderr.contains("3.11, 3.12, 3.13"),
@@ -154,8 +161,7 @@ fn packages_without_wheels_are_built_for_python_3_13() {
     let code = "import docopt\nprint(docopt.docopt('Usage: x [--name=N]', ['--name=5'])['--name'])\n";
     assert_eq!(prints("pure:3.13", code, Some("docopt==0.6.2\n"), &options), "5\n");
     // With a compiler, against this Python's headers.
-    let code = "import crcmod.predefined, crcmod._crcfunext as ext\nprint(ext.__file__.rsplit('.', 2)[1], hex(crcmod.predefined.mkCrcFun('crc-32')(b'123456789')))\n";
-    let printed = prints("compiled:3.13", code, Some("crcmod==1.7\n"), &options);
+    let printed = prints("compiled:3.13", COMPILED, Some("crcmod==1.7\n"), &options);
     assert_eq!(printed, "cpython-313-x86_64-linux-gnu 0xcbf43926\n");
 }
 
@@ -212,10 +218,10 @@ fn a_base_of_python_3_13_is_hardly_larger_than_one_of_python_3_11() {
 }
 
 /// Makes an archive laid out as those of python-build-standalone, of the unpacked base that is argument one and its
-/// Python, whose version is argument two. Debian's name for the directory of packages is a link to the usual one.
+/// Python, whose version is argument two, with the headers in argument four unless that is empty. Debian's name for the directory of packages is a link to the usual one.
 const ARCHIVE: &str = r#"
-import os, sys, tarfile
-base, version, out = sys.argv[1:]
+import io, json, os, sys, tarfile
+base, version, out, headers = sys.argv[1:]
 def keep(entry):
     entry.uid = entry.gid = 0
     return entry
@@ -232,8 +238,25 @@ with tarfile.open(out, "w:gz", compresslevel=1) as tar:
         for name in files:
             path = os.path.join(folder, name)
             place = f"python/lib/python{version}/{os.path.relpath(path, top)}"
-            if os.path.isfile(path):
+            if name.startswith("_sysconfigdata_"):
+                # As their builders write it: with a compiler and places of their own, and again as JSON.
+                found = {}
+                exec(open(path).read(), found)
+                values = found["build_time_vars"]
+                ours = [("x86_64-linux-gnu-gcc-ar", "/tools/llvm/bin/llvm-ar"), ("x86_64-linux-gnu-gcc", "clang"), ("x86_64-linux-gnu-g++", "clang++")]
+                for name, value in values.items():
+                    for debian, other in ours:
+                        if isinstance(value, str):
+                            value = value.replace(debian, other)
+                    values[name] = "/install" if value == "/usr" else value
+                text = ("build_time_vars = " + json.dumps(values, indent=4, sort_keys=True)).encode()
+                entry = tarfile.TarInfo(place)
+                entry.size = len(text)
+                tar.addfile(entry, io.BytesIO(text))
+            elif os.path.isfile(path):
                 tar.add(os.path.realpath(path), place, filter=keep)
+    if headers:
+        tar.add(headers, f"python/include/python{version}", filter=keep)
     # That of others looks for packages there; the module which knows where is a part of Debian's program.
     link(f"python/lib/python{version}/dist-packages", "site-packages")
     # No two archives are the same, so that what one test downloaded is not another one's.
@@ -253,8 +276,8 @@ struct OwnPython {
 const ARCHIVE_NAME: &str = "cpython-3.13.5+1-install_only.tar.gz";
 
 impl OwnPython {
-    /// As python-3.13, without Debian's packages of Python.
-    fn new() -> Self {
+    /// As python-3.13, without Debian's packages of Python; `headers` are a directory or nothing.
+    fn new(headers: &str) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let (files, report) = (scratch.path().join("files"), scratch.path().join("report.json"));
         let definitions = scratch.path().join("bases");
@@ -273,7 +296,8 @@ impl OwnPython {
                 .args(["-c", ARCHIVE])
                 .arg(base)
                 .arg("3.13")
-                .arg(&archive),
+                .arg(&archive)
+                .arg(headers),
         );
         let bytes = fs::read(&archive).unwrap();
         let hash: String = Sha256::digest(&bytes)
@@ -294,6 +318,15 @@ impl OwnPython {
         let pin = format!("\n[interpreter]\nurl = \"https://files.example.org/1/cpython-3.13.5%2B1-install_only.tar.gz\"\nsha256 = \"{hash}\"\ndrop = [\"include/\"]\n");
         fs::write(definitions.join("own.toml"), without("python-3.13.toml") + &pin).unwrap();
         fs::write(definitions.join("own.lock"), without("python-3.13.lock")).unwrap();
+        // As toolchain-3.12: that of the release, with the headers of the archive.
+        let toolchain = fs::read_to_string(rootfs.join("toolchain-3.13.toml")).unwrap();
+        let pin = "\n[interpreter]\nof = \"own\"\nkeep = [\"include/\"]\n";
+        fs::write(definitions.join("own-toolchain.toml"), toolchain + pin).unwrap();
+        fs::copy(
+            rootfs.join("toolchain-3.13.lock"),
+            definitions.join("own-toolchain.lock"),
+        )
+        .unwrap();
         let server = Server::python(FILES, [&files]);
         let own = Self { scratch, server };
         own.configure(&format!("http://127.0.0.1:{}", own.server.port));
@@ -324,7 +357,7 @@ impl OwnPython {
 
 #[test]
 fn an_archive_brings_a_python_and_its_whole_standard_library() {
-    let own = OwnPython::new();
+    let own = OwnPython::new("");
     assert!(own
         .gantry(shared(), &["base", "ls", "--quiet"])
         .stdout
@@ -355,15 +388,48 @@ fn an_archive_brings_a_python_and_its_whole_standard_library() {
     let layout = format!("oci:{}", own.scratch.path().join("layout").display());
     shared().ok(["copy", "own:1", &layout]);
     assert_eq!(prints("own:2", VERSION, None, &["--base", &layout]), "3.13\n");
+    // Nothing is like it with another Python.
+    let done = own.gantry(shared(), &["build", path, "--base", "own", "--python", "3.11"]);
+    assert_eq!(done.code, 1, "{}", done.stderr);
+    let part = "no variant is like own with it; those that have it are python-3.11, python-3.11-slim";
+    assert!(done.stderr.contains(part), "{}", done.stderr);
     // It is in the store: nobody is asked again.
     own.configure("http://127.0.0.1:1");
     let again = own.gantry(shared(), &["build", path, "--base", "own", "--tag", "own:1"]);
     assert_eq!((again.code, again.stdout), (0, built.stdout), "{}", again.stderr);
 }
 
+/// Built against the headers of this Python, and by its configuration.
+const COMPILED: &str = "import crcmod.predefined, crcmod._crcfunext as ext\nprint(ext.__file__.rsplit('.', 2)[1], hex(crcmod.predefined.mkCrcFun('crc-32')(b'123456789')))\n";
+
+#[test]
+fn packages_without_wheels_are_built_for_a_python_of_an_archive() {
+    let degraded = ["--allow-sdist", "--allow-degraded", crate::common::DEGRADED];
+    let dir = function(COMPILED, Some("crcmod==1.7\n"));
+    // It makes Debian's toolchain, whose headers the archive has, too.
+    let options = [&["--python", "3.13"][..], &degraded].concat();
+    build(shared(), dir.path(), "compiled:3.13-debian", &options);
+    let layers = fs::read_dir(shared().root.join("layers")).unwrap();
+    let headers = layers
+        .map(|layer| layer.unwrap().path().join("fs/usr/include/python3.13"))
+        .find(|headers| headers.join("Python.h").exists())
+        .unwrap();
+    let own = OwnPython::new(headers.to_str().unwrap());
+    let path = dir.path().to_str().unwrap();
+    let build = [
+        &["build", path, "--base", "own", "--tag", "own:compiled"][..],
+        &degraded,
+    ]
+    .concat();
+    let built = own.gantry(shared(), &build);
+    assert_eq!(built.code, 0, "{}", built.stderr);
+    let printed = succeeded(shared().run(&["own:compiled"]));
+    assert_eq!(printed, "cpython-313-x86_64-linux-gnu 0xcbf43926\n");
+}
+
 #[test]
 fn an_archive_that_cannot_be_had_or_is_another_is_no_base() {
-    let own = OwnPython::new();
+    let own = OwnPython::new("");
     let gantry = Gantry::with_downloads();
     // As with python-3.12 where there is no network.
     own.configure("http://127.0.0.1:1");

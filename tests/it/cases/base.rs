@@ -202,7 +202,7 @@ print(json.dumps([
 }
 
 #[test]
-fn a_base_has_at_most_60_megabytes_without_bytecode() {
+fn a_base_of_debians_python_has_at_most_60_megabytes_without_bytecode() {
     let (gantry, scratch) = (shared(), tempfile::tempdir().unwrap());
     let names: Vec<String> = serde_json::from_str(&gantry.ok(["base", "ls", "--json"])).unwrap();
     // Those with wheels have the layer of the one without.
@@ -213,11 +213,9 @@ fn a_base_has_at_most_60_megabytes_without_bytecode() {
     for name in names {
         let report = scratch.path().join(name);
         let done = gantry.gantry(["base", "build", name, "--report", report.to_str().unwrap()]);
-        if done.code == 4 && !name.starts_with("python-3.11") {
-            eprintln!(
-                "not measured, as its interpreter is out of reach: {name}: {}",
-                done.stderr
-            );
+        // What Debian has is within reach; an archive of an interpreter need not be.
+        if done.code == 4 && done.stderr.contains(&format!("the interpreter of base {name}")) {
+            eprintln!("not measured: {name}: {}", done.stderr);
             continue;
         }
         assert_eq!(done.code, 0, "{name}: {}", done.stderr);
@@ -227,8 +225,16 @@ fn a_base_has_at_most_60_megabytes_without_bytecode() {
         assert!(base["reason"].as_str().unwrap().starts_with("base "), "{base}");
         sizes.push((name, base["unpacked_bytes"].as_u64().unwrap()));
     }
-    assert!(sizes.len() >= 2, "{sizes:?}");
-    let is_small = |(_, size): &(&String, u64)| (30_000_000..=60_000_000).contains(size);
+    assert!(
+        sizes.len() >= 4,
+        "3.11 and 3.13, each with a shell and without: {sizes:?}"
+    );
+    // An interpreter with OpenSSL, SQLite and more in itself is 20 MB larger than Debian's.
+    let most = |name: &str| match name.starts_with("python-3.12") {
+        true => 80_000_000,
+        false => 60_000_000,
+    };
+    let is_small = |(name, size): &(&String, u64)| (30_000_000..=most(name)).contains(size);
     assert!(sizes.iter().all(is_small), "{sizes:?}");
 }
 
