@@ -46,3 +46,24 @@ fn a_resolver_is_printed_without_credentials() {
     );
     assert!(!printed.contains("hunter2"), "{printed}");
 }
+
+#[test]
+fn a_lock_is_of_one_c_library_even_where_uv_knows_no_difference() {
+    let of = |glibc: u32| {
+        let python = "3.13.5".to_owned();
+        let target = Target { python, glibc };
+        (
+            target.platform(),
+            Resolver {
+                target,
+                ..Resolver::default()
+            }
+            .settings(),
+        )
+    };
+    for (one, other) in [(40, 41), (17, 27), (28, 30)] {
+        let ((platform, settings), (same, others)) = (of(one), of(other));
+        assert_eq!(platform, same);
+        assert_ne!(settings, others, "2.{one} and 2.{other}");
+    }
+}
