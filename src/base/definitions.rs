@@ -154,7 +154,7 @@ impl Definitions {
         Ok(all.into_iter().next())
     }
 
-    /// The same for an image of Debian `suite` with Python `python` in `prefix`. An image that has the headers of its Python
+    /// What they are built with on an image of Debian `suite` with Python `python` in `prefix`. One that has the headers of its Python
     /// takes any toolchain of that release without such.
     pub(crate) fn toolchain_of_image(
         &self,
