@@ -153,7 +153,9 @@ pub enum BaseError {
         python: String,
     },
     /// No variant has that Python.
-    #[error("use Python {wanted}: no variant has it, only {pythons}; name an image that has it with --base")]
+    #[error(
+        "use Python {wanted}: bases have Python {pythons}, by these two numbers; name an image that has it with --base"
+    )]
     UnknownPython {
         wanted: String,
         /// What there is.

@@ -119,6 +119,8 @@ fn listed_hosts_are_reached_by_name_and_by_address_and_nothing_else_is() {
         ["11.0.0.1:8080", "11.0.0.1:8080", "11.0.0.1:8443", "11.0.0.1:8443"]
     );
     assert_eq!(seen.near, Vec::<String>::new());
+    let page = include_str!("../../docs/functions.md");
+    assert!(page.contains("`Connection refused`, `Network is unreachable`, or `Permission denied` from `connect`"));
     assert_eq!(seen.outcome["enforced"]["network"], "enforced");
     let (_, plain) = shared().try_python("egress:plain", "print(1)\n", &[]);
     let fields = |outcome: &Value| outcome.as_object().unwrap().keys().cloned().collect::<Vec<_>>();

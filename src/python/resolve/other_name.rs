@@ -14,9 +14,10 @@ pub(crate) enum Meant {
 }
 
 /// Normalised names without a package, or without a wheel of it for any Python we know, and what has them.
-const PACKAGES: [(&str, &str); 21] = [
+const PACKAGES: [(&str, &str); 23] = [
     ("cv2", "opencv-python-headless"),
     ("dateutil", "python-dateutil"),
+    ("distutils", "setuptools"),
     ("faiss", "faiss-cpu"),
     ("jpype", "jpype1"),
     ("mpl-toolkits", "matplotlib"),
@@ -25,6 +26,7 @@ const PACKAGES: [(&str, &str); 21] = [
     ("opencv", "opencv-python-headless"),
     ("opencv-python-contrib", "opencv-contrib-python-headless"),
     ("pil", "pillow"),
+    ("pkg-resources", "setuptools"),
     ("psycopg2", "psycopg2-binary"),
     ("pytables", "tables"),
     ("scikit", "scikit-learn"),
@@ -42,7 +44,7 @@ const PACKAGES: [(&str, &str); 21] = [
 const WINDOWS: [(&str, &str); 2] = [("win32api", "pywin32"), ("win32com", "pywin32")];
 
 /// Modules that people list although Python has them. Names that are packages of the index as well are left out.
-const PYTHON: [&str; 28] = [
+const PYTHON: [&str; 27] = [
     "collections",
     "copy",
     "csv",
@@ -68,7 +70,6 @@ const PYTHON: [&str; 28] = [
     "tempfile",
     "threading",
     "time",
-    "tkinter",
     "traceback",
     "urllib",
 ];

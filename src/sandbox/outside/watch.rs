@@ -21,8 +21,8 @@ const SOON: Duration = Duration::from_millis(5);
 /// After a long look the next one waits this many times as long: we take a quarter of a processor at most.
 const REST: u32 = 3;
 /// Most processor time of a look; processor time, so that a busy machine ends no run. 60 processes that share 1 GB take
-/// as long.
-const BUDGET: Duration = Duration::from_millis(200);
+/// half of it, and twice as much where others use the same caches.
+const BUDGET: Duration = Duration::from_millis(400);
 /// Longest look by the clock, without the time in which a busy machine did not let us run: one that has to wait for the
 /// workload's locks is given up and tried again.
 const PATIENCE: Duration = Duration::from_millis(300);

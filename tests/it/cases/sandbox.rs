@@ -222,6 +222,9 @@ def filled():
     with open("/tmp/full", "wb") as file:
         while True:
             file.write(b"x" * (1 << 20))
+def shared():
+    from multiprocessing import shared_memory
+    shared_memory.SharedMemory(create=True, size=100 << 20)
 def called(number):
     if libc.syscall(number, 0, 4096, 0o1600) < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
@@ -238,6 +241,7 @@ for attempt in (
     program,
     lambda: open("/app/new", "w"),
     filled,
+    shared,
     lambda: socket.socket(socket.AF_INET),
     lambda: socket.getaddrinfo("example.org", 80),
     pty.openpty,
@@ -275,6 +279,7 @@ print(ctypes.CDLL("/app/library.so").answer())
         "Permission denied",
         "Read-only file system",
         "No space left on device",
+        "File too large",
         "Address family not supported by protocol",
         "Temporary failure in name resolution",
         "out of pty devices",
