@@ -7,7 +7,8 @@
 //! 7 ops      one file per user-visible operation           the pipelines
 //! 6 build    function -> image                         directory -> Function -> Image
 //! 5 python   requirements -> lock -> wheel layers   base  definition or reference -> BaseImage
-//! 4 transfer images between places: store, layout, archive; downloads
+//! 4 transfer images between places: store, layout, archive, registry; downloads
+//! 3 registry the distribution protocol; no disk
 //! 2 store    blobs, layers, snapshots, leases   sandbox  confined execution
 //! 1 archive  tar, gzip, zstd, zip, deb   net  HTTP   journal  events   config  file + environment -> values
 //! 0 oci      vocabulary   policy  limits and kinds as data   progress   sys  the kernel edge, all unsafe
@@ -43,7 +44,7 @@
 //!     allow_degraded: BTreeSet::new(),
 //!     lock_age: LOCK_AGE,
 //!     created: Created::Fixed(std::time::UNIX_EPOCH),
-//!     base_settings: ops::base_settings(&config),
+//!     base_settings: ops::base_settings(&config, &environment),
 //!     allowed_packages: ops::allowed_packages(&config),
 //! };
 //! let report = ops::build(&store, &request, &|| ops::resolver(&config, &environment), &Silent)?;
@@ -55,7 +56,7 @@
 //! [`ops::run`] runs it; the outcome is there whether or not the run came about:
 //!
 //! ```no_run
-//! use gantry::ops::{self, Admission, OutputPlace, RunRequest, Take, Ticket};
+//! use gantry::ops::{self, Admission, Fetch, OutputPlace, RunRequest, Take, Ticket};
 //! use gantry::policy::Confinement;
 //! use gantry::sandbox::{Signals, Stdin, Stdout};
 //! use gantry::store::Store;
@@ -76,6 +77,7 @@
 //!     args: Vec::new(),
 //!     ticket: Ticket::default(),
 //!     admission: Admission::default(),
+//!     fetch: Fetch::default(),
 //!     stdout: Stdout::Own,
 //! };
 //! let (outcome, error) = ops::run(&store, &request, &Signals::watch()?);
@@ -88,12 +90,18 @@
 //! [`ops::remove`] are about those in the store:
 //!
 //! ```no_run
-//! use gantry::ops;
+//! use gantry::config::{Config, Environment};
+//! use gantry::ops::{self, Transport};
+//! use gantry::progress::Silent;
 //! use gantry::store::Store;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let environment = Environment::read();
+//! let registries = ops::registries(&Config::load(None, &environment)?, &environment);
 //! let store = Store::open("/var/lib/gantry".as_ref())?;
-//! ops::copy(&store, &"oci:/srv/images:beam".parse()?, Some(&"beam:1".parse()?))?;
+//! let transport = Transport::new(&store, &registries, &Silent);
+//! ops::copy(&transport, &"oci:/srv/images:beam".parse()?, &"beam:1".parse()?)?;
+//! ops::push(&transport, &"beam:1".parse()?, Some(&"registry.example.org/team/beam:1".parse()?))?;
 //! ops::save(&store, &"beam:1".parse()?, std::fs::File::create("beam.tar")?)?;
 //! for (name, digest) in ops::load(&store, std::fs::File::open("beam.tar")?, None)? {
 //!     println!("{name} {digest}");
@@ -134,6 +142,7 @@ pub mod ops;
 pub mod policy;
 pub mod progress;
 pub(crate) mod python;
+pub(crate) mod registry;
 pub mod sandbox;
 pub mod store;
 pub(crate) mod sys;

@@ -92,8 +92,8 @@ fn date(days: u64) -> (u64, u64, u64) {
     (year, month, day_of_year - (153 * shifted + 2) / 5 + 1)
 }
 
-/// The inverse of [`date`]; none for a month or a day that no year has, or a time before 1970.
-fn days(year: u64, month: u64, day: u64) -> Option<u64> {
+/// The days from 1970 to a date; none for a month or a day that no year has, or a time before 1970.
+pub(crate) fn days(year: u64, month: u64, day: u64) -> Option<u64> {
     if !(1..=12).contains(&month) || !(1..=31).contains(&day) || year > 9999 {
         return None;
     }

@@ -1,5 +1,6 @@
 //! HTTP for builds: bounded, retried, over TLS with the system's certificates. Knows no disk. Beside it, in files of
-//! their own, the forwarding of a run's connections ([`Forwarder`]) and whom they may reach ([`world`]).
+//! their own, the forwarding of a run's connections ([`Forwarder`]) and whom they may reach ([`world`]), and single exchanges
+//! for registries ([`Wire`]).
 //!
 //! A request is tried again, with growing pauses, on connection errors, 429 and 5xx; `Retry-After` is honoured up to a
 //! bound. What another try cannot mend is not tried again: a certificate nobody vouches for, a redirect from https to
@@ -8,6 +9,7 @@
 //! user, password or query.
 
 mod credentials;
+mod exchange;
 mod forward;
 mod world;
 
@@ -19,10 +21,14 @@ use std::time::Duration;
 use crate::policy::Kind;
 use reqwest::blocking::{Client as Http, Response};
 use reqwest::header::{CONTENT_RANGE, RANGE, RETRY_AFTER};
-use reqwest::{redirect, StatusCode, Url};
+use reqwest::{redirect, StatusCode};
 
 pub(crate) use credentials::{Address, Credentials};
+pub(crate) use exchange::{
+    is_same_server, trouble_of, Answer, Call, Payload, Trouble, Verb, Wire, WireError, WirePatience,
+};
 pub(crate) use forward::Forwarder;
+pub(crate) use reqwest::Url;
 pub(crate) use world::Internet;
 
 /// How long to wait for what.

@@ -72,7 +72,8 @@ fn unanswered(error: NetError) -> io::Error {
     io::Error::other(error)
 }
 
-fn make_resolver() -> io::Result<TokioResolver> {
+/// A resolver of this machine's name servers, which belongs to the runtime that it is made in.
+pub(super) fn make_resolver() -> io::Result<TokioResolver> {
     let mut builder = TokioResolver::builder_tokio().map_err(io::Error::other)?;
     builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     builder.build().map_err(io::Error::other)

@@ -1,0 +1,434 @@
+//! One HTTP exchange at a time, for who follows redirects, tries again and shows credentials by rules of its own: registries.
+//!
+//! A call goes to the address it names and nowhere else. Connections stay open between calls; each is HTTP/1.1, so that
+//! layers that are fetched at once do not share one. Where a server sends us is judged by [`Wire::vet`]: a name that leads to
+//! an address of a private network is refused unless the server itself is there, and a name that was let pass is connected
+//! to by the very addresses that were looked at.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::{self, Read};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use reqwest::blocking::{Body, Client as Http, Response};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::{redirect, Method, Url};
+
+use super::world::{make_resolver, Internet, World};
+use super::{failure, NetError};
+use crate::policy::is_loopback;
+
+/// Connections that wait for their next call, for each server: as many as there are transfers at once.
+const IDLE: usize = 16;
+/// The slowest upload that is not given up, in bytes a second: a layer of a gigabyte may take four hours and a half.
+const SLOWEST: u64 = 64 << 10;
+
+/// What is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Get,
+    Head,
+    Post,
+    Put,
+    Patch,
+}
+
+/// What goes with a call.
+pub(crate) enum Payload {
+    Empty,
+    Bytes(Vec<u8>),
+    /// Exactly `size` bytes.
+    Stream {
+        reader: Box<dyn Read + Send>,
+        size: u64,
+    },
+}
+
+/// One request.
+pub(crate) struct Call {
+    pub verb: Verb,
+    pub url: Url,
+    pub headers: Vec<(&'static str, String)>,
+    pub payload: Payload,
+}
+
+/// How long to wait for what.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WirePatience {
+    /// For a connection.
+    pub connect: Duration,
+    /// For an answer, and between two pieces of it.
+    pub stall: Duration,
+}
+
+/// What went wrong before there was an answer, or while it came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// Nobody accepts a connection there, or the name has no address.
+    Unreachable,
+    /// It accepts and says nothing.
+    Silent,
+    /// The connection broke.
+    Broken,
+    /// Its certificate is not accepted.
+    Untrusted,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{phase}: {source}")]
+pub(crate) struct WireError {
+    pub trouble: Trouble,
+    phase: &'static str,
+    source: io::Error,
+}
+
+/// An answer; reading it reads its body.
+pub(crate) struct Answer {
+    response: Response,
+}
+
+/// Makes calls. Cheap to clone, safe to use from several threads.
+#[derive(Clone)]
+pub(crate) struct Wire {
+    http: Http,
+    stall: Duration,
+    pinned: Arc<Pinned>,
+    /// Whether calls to an address go through a proxy, which then looks up names by itself.
+    is_proxied: fn(&str) -> bool,
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Wire")
+    }
+}
+
+impl Wire {
+    /// Sets up TLS with the certificates of the system. `is_proxied` says of an address whether it is reached by a proxy.
+    pub(crate) fn new(patience: WirePatience, is_proxied: fn(&str) -> bool) -> Result<Self, NetError> {
+        // Fails when it is installed already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let pinned = Arc::new(Pinned::default());
+        let http = Http::builder()
+            .connect_timeout(patience.connect)
+            // Of the blocking client: until the answer begins, and then for each read, not for the whole answer.
+            .timeout(patience.stall)
+            .redirect(redirect::Policy::none())
+            .http1_only()
+            .pool_max_idle_per_host(IDLE)
+            .dns_resolver(Arc::clone(&pinned))
+            .user_agent(concat!("gantry/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(NetError::Setup)?;
+        Ok(Self {
+            http,
+            stall: patience.stall,
+            pinned,
+            is_proxied,
+        })
+    }
+
+    /// Makes one call. An answer of any status is no error.
+    pub(crate) fn send(&self, call: Call) -> Result<Answer, WireError> {
+        let method = match call.verb {
+            Verb::Get => Method::GET,
+            Verb::Head => Method::HEAD,
+            Verb::Post => Method::POST,
+            Verb::Put => Method::PUT,
+            Verb::Patch => Method::PATCH,
+        };
+        let mut request = self.http.request(method, call.url);
+        for (name, value) in call.headers {
+            request = request.header(name, value);
+        }
+        request = match call.payload {
+            // Some servers want to be told that there is nothing.
+            Payload::Empty if call.verb == Verb::Post => request.header("content-length", "0"),
+            Payload::Empty => request,
+            Payload::Bytes(bytes) => request.body(bytes),
+            Payload::Stream { reader, size } => request
+                // The limit of a call with a body is one for all of it.
+                .timeout(self.stall + Duration::from_secs(size / SLOWEST))
+                .body(Body::sized(reader, size)),
+        };
+        match request.send() {
+            Ok(response) => Ok(Answer { response }),
+            Err(error) => Err(wire_error(error)),
+        }
+    }
+
+    /// Whether a server at `home` may send us to `target`: never from https to http, nor into a network that it is not
+    /// itself in.
+    ///
+    /// # Errors
+    ///
+    /// The text says why not.
+    pub(crate) fn vet(&self, home: &Url, target: &Url) -> Result<(), String> {
+        let is_plain = home.scheme() == "http" && target.scheme() == "http";
+        if target.scheme() != "https" && !(is_plain && target.host_str().is_some_and(is_loopback)) {
+            return Err(format!("it leads from {} to {}", home.scheme(), target.scheme()));
+        }
+        if !target.username().is_empty() || target.password().is_some() {
+            return Err("it holds a user or a password".to_owned());
+        }
+        let Some(host) = target.host_str() else {
+            return Err("it has no host".to_owned());
+        };
+        if is_same_server(home, target) {
+            return Ok(());
+        }
+        let is_name = literal(host).is_none();
+        if is_name && !is_loopback(host) && (self.is_proxied)(target.as_str()) {
+            return Ok(());
+        }
+        let of_home = || {
+            let host = home.host_str().unwrap_or_default();
+            let addresses = addresses_of(host).unwrap_or_default();
+            addresses.iter().find_map(|address| Internet::new().refusal(*address))
+        };
+        let addresses = addresses_of(host).map_err(|error| format!("its host {host} has no address: {error}"))?;
+        for address in &addresses {
+            let Some(what) = Internet::new().refusal(*address) else {
+                continue;
+            };
+            let is_fine = of_home().is_some_and(|own| own == what || (own == "loopback" && what == "private"));
+            if !is_fine {
+                return Err(format!("its host {host} has the address {address}, which is {what}"));
+            }
+        }
+        if is_name {
+            self.pinned.pin(host, addresses);
+        }
+        Ok(())
+    }
+}
+
+/// Whether two addresses are of one server, to which alone its credentials go.
+pub(crate) fn is_same_server(one: &Url, other: &Url) -> bool {
+    one.scheme() == other.scheme()
+        && one.host_str() == other.host_str()
+        && one.port_or_known_default() == other.port_or_known_default()
+}
+
+/// The address that `host` is when it is no name.
+fn literal(host: &str) -> Option<IpAddr> {
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    bare.unwrap_or(host).parse().ok()
+}
+
+fn addresses_of(host: &str) -> io::Result<Vec<IpAddr>> {
+    if let Some(address) = literal(host) {
+        return Ok(vec![address]);
+    }
+    if is_loopback(host) {
+        return Ok(vec![IpAddr::from([127, 0, 0, 1])]);
+    }
+    // A resolver belongs to the runtime that it was made in.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()?;
+    let found = runtime.block_on(async { make_resolver()?.lookup_ip(host).await.map_err(io::Error::other) })?;
+    Ok(found.iter().collect())
+}
+
+impl Answer {
+    /// HTTP status.
+    pub(crate) fn status(&self) -> u16 {
+        self.response.status().as_u16()
+    }
+
+    /// The first header of that name, if it is text.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.response.headers().get(name)?.to_str().ok()
+    }
+
+    /// All headers of that name that are text.
+    pub(crate) fn headers(&self, name: &str) -> Vec<&str> {
+        let all = self.response.headers().get_all(name).iter();
+        all.filter_map(|value| value.to_str().ok()).collect()
+    }
+
+    /// Bytes of the body, if the server says how many. Of a HEAD: of what a GET would bring.
+    pub(crate) fn size(&self) -> Option<u64> {
+        self.header("content-length")?.trim().parse().ok()
+    }
+
+    /// At most `most` bytes of the body.
+    pub(crate) fn bytes(&mut self, most: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        (&mut self.response).take(most).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+impl Read for Answer {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.response.read(buffer)
+    }
+}
+
+/// What a body that cannot be read any more means.
+pub(crate) fn trouble_of(error: &io::Error) -> Trouble {
+    match error.kind() {
+        io::ErrorKind::TimedOut => Trouble::Silent,
+        _ => {
+            let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<reqwest::Error>());
+            match inner {
+                Some(inner) if inner.is_timeout() => Trouble::Silent,
+                _ => Trouble::Broken,
+            }
+        }
+    }
+}
+
+fn wire_error(error: reqwest::Error) -> WireError {
+    let is_unreachable = error.is_connect();
+    let is_silent = error.is_timeout();
+    match failure(String::new(), error) {
+        NetError::Untrusted { source, .. } => WireError {
+            trouble: Trouble::Untrusted,
+            phase: "its certificate is not accepted",
+            source,
+        },
+        NetError::Transport { phase, source, .. } => WireError {
+            trouble: match (is_unreachable, is_silent) {
+                (true, _) => Trouble::Unreachable,
+                (false, true) => Trouble::Silent,
+                (false, false) => Trouble::Broken,
+            },
+            phase,
+            source,
+        },
+        other => WireError {
+            trouble: Trouble::Broken,
+            phase: "the request failed",
+            source: io::Error::other(other.to_string()),
+        },
+    }
+}
+
+/// Names that were vetted, with the addresses that were looked at; all others are looked up as usual.
+#[derive(Default)]
+struct Pinned {
+    names: Mutex<HashMap<String, Vec<IpAddr>>>,
+    /// Made at the first question, in the runtime of the connections.
+    resolver: Arc<tokio::sync::OnceCell<TokioResolver>>,
+}
+
+impl Pinned {
+    fn pin(&self, name: &str, addresses: Vec<IpAddr>) {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.insert(name.to_owned(), addresses);
+    }
+}
+
+impl Resolve for Pinned {
+    fn resolve(&self, name: Name) -> Resolving {
+        let pinned = {
+            let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+            names.get(name.as_str()).cloned()
+        };
+        let resolver = Arc::clone(&self.resolver);
+        Box::pin(async move {
+            let mut addresses = match pinned {
+                Some(addresses) => addresses,
+                None => {
+                    let resolver = resolver.get_or_try_init(|| async { make_resolver() }).await?;
+                    resolver.lookup_ip(name.as_str()).await?.iter().collect()
+                }
+            };
+            // A machine without IPv6 often has IPv6 routes that lead nowhere.
+            addresses.sort_by_key(IpAddr::is_ipv6);
+            let addresses = addresses.into_iter().map(|address| SocketAddr::new(address, 0));
+            Ok(Box::new(addresses) as Addrs)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wire() -> Wire {
+        let second = Duration::from_secs(1);
+        let patience = WirePatience {
+            connect: second,
+            stall: second,
+        };
+        Wire::new(patience, |_| false).unwrap()
+    }
+
+    #[test]
+    fn a_server_may_send_us_into_its_own_network_and_to_the_public_one() {
+        let wire = wire();
+        let vet = |home: &str, target: &str| wire.vet(&home.parse().unwrap(), &target.parse().unwrap());
+        for (home, target) in [
+            ("https://1.1.1.1/v2/", "https://8.8.8.8/blob?x=1"),
+            ("https://1.1.1.1/v2/", "https://1.1.1.1/other"),
+            ("https://10.0.0.1/v2/", "https://10.0.0.2/blob"),
+            ("https://10.0.0.1/v2/", "https://8.8.8.8/blob"),
+            ("http://127.0.0.1:5000/v2/", "http://127.0.0.1:6000/blob"),
+            ("http://localhost:5000/v2/", "http://127.0.0.1:6000/blob"),
+            ("http://127.0.0.1:5000/v2/", "https://10.0.0.2/blob"),
+            ("http://127.0.0.1:5000/v2/", "https://8.8.8.8/blob"),
+        ] {
+            assert_eq!(vet(home, target), Ok(()), "{home} -> {target}");
+        }
+        for (home, target, says) in [
+            ("https://1.1.1.1/v2/", "http://1.1.1.1/v2/", "from https to http"),
+            ("https://1.1.1.1/v2/", "http://8.8.8.8/blob", "from https to http"),
+            ("https://1.1.1.1/v2/", "ftp://8.8.8.8/blob", "from https to ftp"),
+            ("https://1.1.1.1/v2/", "file:///etc/passwd", "from https to file"),
+            ("https://1.1.1.1/v2/", "https://me:pw@8.8.8.8/", "user or a password"),
+            ("https://1.1.1.1/v2/", "https://10.0.0.1/", "private"),
+            ("https://1.1.1.1/v2/", "https://127.0.0.1/", "loopback"),
+            ("https://1.1.1.1/v2/", "https://[::1]/", "loopback"),
+            ("https://1.1.1.1/v2/", "https://localhost/", "loopback"),
+            ("https://1.1.1.1/v2/", "https://169.254.169.254/latest", "link-local"),
+            ("https://10.0.0.1/v2/", "https://169.254.169.254/", "link-local"),
+            ("https://10.0.0.1/v2/", "https://127.0.0.1/", "loopback"),
+            ("http://127.0.0.1:5000/v2/", "https://169.254.169.254/", "link-local"),
+            ("http://127.0.0.1:5000/v2/", "https://[fe80::1]/", "link-local"),
+            (
+                "http://127.0.0.1:5000/v2/",
+                "http://169.254.169.254/",
+                "from http to http",
+            ),
+            ("http://127.0.0.1:5000/v2/", "http://8.8.8.8/blob", "from http to http"),
+        ] {
+            let refused = vet(home, target).unwrap_err();
+            assert!(refused.contains(says), "{home} -> {target}: {refused}");
+        }
+    }
+
+    #[test]
+    fn a_name_without_an_address_is_refused_unless_a_proxy_looks_it_up() {
+        let wire = wire();
+        let (home, target) = (
+            "https://1.1.1.1/".parse().unwrap(),
+            "https://none.invalid/x".parse().unwrap(),
+        );
+        assert!(wire.vet(&home, &target).unwrap_err().contains("no address"));
+        let proxied = Wire {
+            is_proxied: |_| true,
+            ..wire
+        };
+        assert_eq!(proxied.vet(&home, &target), Ok(()));
+        let literal = "https://10.0.0.1/".parse().unwrap();
+        assert!(proxied.vet(&home, &literal).is_err(), "an address needs no looking up");
+    }
+
+    #[test]
+    fn a_server_is_scheme_host_and_port() {
+        let same = |one: &str, other: &str| is_same_server(&one.parse().unwrap(), &other.parse().unwrap());
+        assert!(same("https://a.example/x", "https://a.example:443/y"));
+        assert!(!same("https://a.example/", "https://a.example:444/"));
+        assert!(!same("https://a.example/", "http://a.example/"));
+        assert!(!same("https://a.example/", "https://a.example.evil/"));
+    }
+}

@@ -1,0 +1,182 @@
+//! Why a registry did not do what it was asked: what was asked of it, where, and what came of it. Never a credential.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::retry::{Failure, Step};
+use crate::net::NetError;
+use crate::policy::{Bytes, Kind};
+
+/// Why our credentials for a registry cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("find the credentials for {host}: {reason}")]
+pub(crate) struct LoginError {
+    /// The registry.
+    pub host: String,
+    /// What is wrong, and with which file, variable or program.
+    pub reason: String,
+}
+
+/// Why a registry did not do what it was asked.
+#[derive(Debug)]
+pub struct RegistryError {
+    /// A verb and its object: `fetch manifest`.
+    doing: &'static str,
+    /// Address without query, user and password.
+    url: String,
+    problem: Problem,
+}
+
+#[derive(Debug)]
+pub(super) enum Problem {
+    /// The network, or TLS.
+    Wire { failure: Failure, text: String },
+    /// An answer that says no.
+    Status {
+        failure: Failure,
+        status: u16,
+        said: String,
+        after: Option<Duration>,
+    },
+    /// It wants to know who we are, and does not know us, or not like this.
+    Denied { reason: String },
+    /// An answer that is not what the protocol says, or not what was promised.
+    Answer { reason: String },
+    /// More than is read.
+    TooLarge { limit: u64 },
+    /// It sends us where we do not go.
+    Redirect { reason: String },
+    /// Our own credentials.
+    Login(LoginError),
+    /// This machine.
+    Setup(NetError),
+}
+
+impl RegistryError {
+    pub(super) fn new(doing: &'static str, url: &str, problem: Problem) -> Self {
+        Self {
+            doing,
+            url: url.to_owned(),
+            problem,
+        }
+    }
+
+    /// The error of a body that is not what its digest says, or ends too early.
+    pub(crate) fn answer(doing: &'static str, url: &str, reason: String) -> Self {
+        Self::new(doing, url, Problem::Answer { reason })
+    }
+
+    /// The error of a body that broke off.
+    pub(crate) fn broken(doing: &'static str, url: &str, failure: Failure, text: String) -> Self {
+        Self::new(doing, url, Problem::Wire { failure, text })
+    }
+
+    /// The error of a machine that cannot do TLS.
+    pub(crate) fn setup(host: &str, error: NetError) -> Self {
+        Self::new("reach", host, Problem::Setup(error))
+    }
+
+    /// What sort of failure it is.
+    pub(crate) fn failure(&self) -> Failure {
+        match &self.problem {
+            Problem::Wire { failure, .. } | Problem::Status { failure, .. } => *failure,
+            Problem::Denied { .. } => Failure::Denied,
+            Problem::Answer { .. } => Failure::WrongBytes,
+            Problem::TooLarge { .. } => Failure::TooLarge,
+            Problem::Redirect { .. } => Failure::Redirect,
+            Problem::Login(_) => Failure::Login,
+            Problem::Setup(_) => Failure::Setup,
+        }
+    }
+
+    /// What it calls for.
+    pub(crate) fn step(&self) -> Step {
+        self.failure().step()
+    }
+
+    /// How long it asks to wait, if it does.
+    pub(crate) fn after(&self) -> Option<Duration> {
+        match &self.problem {
+            Problem::Status { after, .. } => *after,
+            _ => None,
+        }
+    }
+
+    /// The status of the answer, when that is what went wrong.
+    pub(crate) fn status(&self) -> Option<u16> {
+        match &self.problem {
+            Problem::Status { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// Whether what was asked for is not there.
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.failure() == Failure::NotFound
+    }
+
+    /// Kind of the error, as a program decides by it.
+    pub fn kind(&self) -> Kind {
+        match self.failure() {
+            Failure::Unreachable | Failure::Silent | Failure::Broken | Failure::ServerError | Failure::Busy => {
+                Kind::Unavailable
+            }
+            Failure::Unauthorized
+            | Failure::Denied
+            | Failure::NotFound
+            | Failure::WrongBytes
+            | Failure::Untrusted
+            | Failure::Redirect
+            | Failure::Login
+            | Failure::TooLarge
+            | Failure::Refused
+            | Failure::Setup => Kind::Failed,
+        }
+    }
+
+    /// The word for it in reports.
+    pub(crate) fn word(&self) -> &'static str {
+        match self.failure() {
+            Failure::Unreachable | Failure::Broken => "connection",
+            Failure::Silent => "timeout",
+            Failure::ServerError => "server_error",
+            Failure::Busy => "rate_limited",
+            Failure::Unauthorized | Failure::Denied | Failure::Login => "auth",
+            Failure::NotFound => "not_found",
+            Failure::WrongBytes => "digest_mismatch",
+            Failure::Untrusted | Failure::Redirect | Failure::TooLarge | Failure::Refused | Failure::Setup => "refused",
+        }
+    }
+}
+
+impl fmt::Display for RegistryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: ", self.doing, self.url)?;
+        match &self.problem {
+            Problem::Wire { text, .. } => f.write_str(text),
+            Problem::Status { status, said, .. } if said.is_empty() => write!(f, "the registry answers {status}"),
+            Problem::Status { status, said, .. } => write!(f, "the registry answers {status} ({said})"),
+            Problem::Denied { reason } => f.write_str(reason),
+            Problem::Answer { reason } => f.write_str(reason),
+            Problem::TooLarge { limit } => write!(f, "the answer is over {}", Bytes(*limit)),
+            Problem::Redirect { reason } => write!(f, "a redirect is refused: {reason}"),
+            Problem::Login(error) => error.fmt(f),
+            Problem::Setup(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for RegistryError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.problem {
+            Problem::Setup(error) => error.source(),
+            Problem::Login(_)
+            | Problem::Wire { .. }
+            | Problem::Status { .. }
+            | Problem::Denied { .. }
+            | Problem::Answer { .. }
+            | Problem::TooLarge { .. }
+            | Problem::Redirect { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! What is fetched of a repository: manifests, blobs, tags (distribution specification, "Pull" and "Content Discovery").
+//!
+//! A manifest is its raw bytes, and their digest is what they are called by. A blob is a stream of exactly as many bytes as
+//! were asked for; whoever reads it verifies it.
+
+use std::io::{self, Read};
+
+use serde::Deserialize;
+
+use super::client::{failure_of, plain, Access, Asked, Repository};
+use super::error::Problem;
+use super::RegistryError;
+use crate::net::{trouble_of, Answer, Call, Payload, Url, Verb};
+use crate::oci::{media_type, Descriptor, Digest, MAX_DOCUMENT_BYTES};
+
+/// The documents that gantry reads.
+const ACCEPT: [&str; 4] = [
+    media_type::MANIFEST,
+    media_type::INDEX,
+    media_type::DOCKER_MANIFEST,
+    media_type::DOCKER_INDEX,
+];
+/// A page of tags: names of 128 characters, a thousand and more of them.
+const MAX_PAGE: u64 = 1 << 20;
+/// Pages that are read. Tags are listed for people.
+const MAX_PAGES: usize = 20;
+/// Tags of one page. Some registries refuse more.
+const PAGE: usize = 1000;
+
+/// What a name means in a registry.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// Its digest and size, as the registry says.
+    Said(Descriptor),
+    /// The document itself: the registry does not say its digest without it.
+    Read(Descriptor, Vec<u8>),
+}
+
+/// A blob on its way: exactly the bytes that were asked for, or an error.
+pub(crate) struct BlobBody {
+    answer: Answer,
+    left: u64,
+}
+
+impl Read for BlobBody {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 || buffer.is_empty() {
+            return Ok(0);
+        }
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let count = self.answer.read(buffer.get_mut(..most).unwrap_or_default())?;
+        if count == 0 {
+            let reason = format!("it ends {} bytes early", self.left);
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, reason));
+        }
+        self.left -= count as u64;
+        Ok(count)
+    }
+}
+
+impl Repository {
+    /// What `tag` means. Where that is possible the document itself is not asked for.
+    pub(crate) fn resolve(&self, tag: &str) -> Result<Found, RegistryError> {
+        let asked = self.asked("resolve", &format!("manifests/{tag}"));
+        let head = self.exchange(&asked, &mut |url| call(Verb::Head, url));
+        match head {
+            Ok(answer) => {
+                let digest = answer
+                    .header("docker-content-digest")
+                    .and_then(|text| text.parse().ok());
+                let size = answer.size().filter(|size| *size > 0);
+                let name = content_type(&answer).filter(|name| is_document(name));
+                if let (Some(digest), Some(size), Some(name)) = (digest, size, name) {
+                    return Ok(Found::Said(Descriptor::new(&name, digest, size)));
+                }
+            }
+            // Some registries have no HEAD.
+            Err(error) if matches!(error.status(), Some(400 | 405 | 501)) => {}
+            Err(error) => return Err(error),
+        }
+        let (name, raw) = self.document(&asked)?;
+        Ok(Found::Read(
+            Descriptor::new(&name, Digest::of(&raw), raw.len() as u64),
+            raw,
+        ))
+    }
+
+    /// The manifest or index of a digest: its media type and its raw bytes, which have that digest.
+    pub(crate) fn manifest(&self, digest: &Digest) -> Result<(String, Vec<u8>), RegistryError> {
+        let asked = self.asked("fetch manifest", &format!("manifests/{digest}"));
+        let (name, raw) = self.document(&asked)?;
+        let got = Digest::of(&raw);
+        if got != *digest {
+            let reason = format!("its bytes have the digest {got}");
+            return Err(RegistryError::answer(asked.doing, &plain(&asked.url), reason));
+        }
+        Ok((name, raw))
+    }
+
+    fn document(&self, asked: &Asked<'_>) -> Result<(String, Vec<u8>), RegistryError> {
+        let mut answer = self.exchange(asked, &mut |url| call(Verb::Get, url))?;
+        let raw = self.bounded(asked, &mut answer, MAX_DOCUMENT_BYTES)?;
+        let said = content_type(&answer).filter(|name| is_document(name));
+        let name = said.unwrap_or_else(|| document_type(&raw));
+        Ok((name, raw))
+    }
+
+    /// A blob from its byte `from` on.
+    pub(crate) fn blob(&self, blob: &Descriptor, from: u64) -> Result<BlobBody, RegistryError> {
+        let asked = self.asked("fetch blob", &format!("blobs/{}", blob.digest));
+        let wrong = |reason: String| Err(RegistryError::answer(asked.doing, &plain(&asked.url), reason));
+        let answer = self.exchange(&asked, &mut |url| {
+            let mut call = call(Verb::Get, url);
+            call.headers.clear();
+            if from > 0 {
+                call.headers.push(("range", format!("bytes={from}-")));
+            }
+            call
+        });
+        let answer = match answer {
+            // What we have of it is as long as all that is there.
+            Err(error) if error.status() == Some(416) => {
+                return wrong(format!("it ends before byte {from}, and is {} bytes long", blob.size));
+            }
+            answer => answer?,
+        };
+        if answer.status() == 206 {
+            let range = answer.header("content-range").unwrap_or_default().to_owned();
+            let Some(end) = end_of(&range, from, blob.size) else {
+                return wrong(format!("it sends {range:?}, asked for byte {from} of {} on", blob.size));
+            };
+            let left = end - from + 1;
+            if answer.size().is_some_and(|size| size != left) {
+                return wrong(format!(
+                    "it sends {range:?} and says that this is another number of bytes"
+                ));
+            }
+            return Ok(BlobBody { answer, left });
+        }
+        if let Some(size) = answer.size().filter(|size| *size != blob.size) {
+            return wrong(format!(
+                "it is {size} bytes long, and its descriptor says {}",
+                blob.size
+            ));
+        }
+        let mut body = BlobBody {
+            answer,
+            left: blob.size,
+        };
+        // It sends all of it: what we have is passed over.
+        let passed = io::copy(&mut (&mut body).take(from), &mut io::sink());
+        passed.map(|_| ()).map_err(|error| self.broke(&asked, &error))?;
+        Ok(body)
+    }
+
+    /// Has the registry show that it has a blob.
+    ///
+    /// # Errors
+    ///
+    /// Also when it has none: [`RegistryError::is_not_found`].
+    pub(crate) fn prove_blob(&self, blob: &Descriptor, access: Access<'_>) -> Result<(), RegistryError> {
+        let asked = Asked {
+            access,
+            ..self.asked("look for blob", &format!("blobs/{}", blob.digest))
+        };
+        let answer = self.exchange(&asked, &mut |url| Call {
+            headers: Vec::new(),
+            ..call(Verb::Head, url)
+        })?;
+        match answer.size().filter(|size| *size != blob.size) {
+            Some(size) => {
+                let reason = format!("it is {size} bytes long, and its descriptor says {}", blob.size);
+                Err(RegistryError::answer(asked.doing, &plain(&asked.url), reason))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a blob is there, as the registry says to who may push.
+    pub(crate) fn has_blob(&self, blob: &Descriptor) -> Result<bool, RegistryError> {
+        match self.prove_blob(blob, Access::Push) {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The digest that `tag` means now, if it means anything.
+    pub(crate) fn digest_of(&self, tag: &str) -> Result<Option<Digest>, RegistryError> {
+        match self.resolve(tag) {
+            Ok(Found::Said(descriptor) | Found::Read(descriptor, _)) => Ok(Some(descriptor.digest)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The tags of the repository, sorted: all of them, or as many as some pages hold.
+    pub(crate) fn tags(&self) -> Result<Vec<String>, RegistryError> {
+        #[derive(Deserialize)]
+        struct Page {
+            tags: Option<Vec<String>>,
+        }
+        let mut asked = self.asked("list tags of", "tags/list");
+        asked.url.set_query(Some(&format!("n={PAGE}")));
+        let mut tags: Vec<String> = Vec::new();
+        for _ in 0..MAX_PAGES {
+            let mut answer = self.exchange(&asked, &mut |url| Call {
+                headers: Vec::new(),
+                ..call(Verb::Get, url)
+            })?;
+            let raw = self.bounded(&asked, &mut answer, MAX_PAGE)?;
+            let page: Page = serde_json::from_slice(&raw).map_err(|_| {
+                let reason = "the list of tags is no JSON as the specification has it".to_owned();
+                RegistryError::answer(asked.doing, &plain(&asked.url), reason)
+            })?;
+            tags.extend(page.tags.unwrap_or_default());
+            let next = answer.header("link").and_then(next_page);
+            let next = next.and_then(|link| asked.url.join(link).ok());
+            // A page of somewhere else, or the same again, is no page of this list.
+            match next.filter(|next| crate::net::is_same_server(next, &asked.url) && *next != asked.url) {
+                Some(next) => asked.url = next,
+                None => break,
+            }
+        }
+        tags.sort();
+        tags.dedup();
+        Ok(tags)
+    }
+
+    fn asked(&self, doing: &'static str, rest: &str) -> Asked<'static> {
+        Asked {
+            doing,
+            url: self.url(rest),
+            access: Access::Pull,
+        }
+    }
+
+    fn bounded(&self, asked: &Asked<'_>, answer: &mut Answer, limit: u64) -> Result<Vec<u8>, RegistryError> {
+        let too_large = || RegistryError::new(asked.doing, &plain(&asked.url), Problem::TooLarge { limit });
+        let said = answer.size();
+        if said.is_some_and(|size| size > limit) {
+            return Err(too_large());
+        }
+        let raw = answer.bytes(limit + 1).map_err(|error| self.broke(asked, &error))?;
+        let got = raw.len() as u64;
+        match said {
+            _ if got > limit => Err(too_large()),
+            Some(size) if size != got => {
+                let early = io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    format!("it ends {} bytes early", size - got),
+                );
+                Err(self.broke(asked, &early))
+            }
+            _ => Ok(raw),
+        }
+    }
+
+    fn broke(&self, asked: &Asked<'_>, error: &io::Error) -> RegistryError {
+        self.blob_broke(asked.doing, &asked.url, error)
+    }
+
+    fn blob_broke(&self, doing: &'static str, url: &Url, error: &io::Error) -> RegistryError {
+        let failure = failure_of(trouble_of(error));
+        RegistryError::broken(doing, &plain(url), failure, format!("the connection broke: {error}"))
+    }
+
+    /// The error of a blob's body that broke off.
+    pub(crate) fn broken_blob(&self, digest: &Digest, error: &io::Error) -> RegistryError {
+        self.blob_broke("fetch blob", &self.url(&format!("blobs/{digest}")), error)
+    }
+
+    /// The error of a blob whose bytes are not what they are called.
+    pub(crate) fn wrong_blob(&self, digest: &Digest, reason: String) -> RegistryError {
+        let url = plain(&self.url(&format!("blobs/{digest}")));
+        RegistryError::answer("fetch blob", &url, reason)
+    }
+}
+
+fn call(verb: Verb, url: Url) -> Call {
+    Call {
+        verb,
+        url,
+        headers: vec![("accept", ACCEPT.join(", "))],
+        payload: Payload::Empty,
+    }
+}
+
+fn content_type(answer: &Answer) -> Option<String> {
+    let name = answer.header("content-type")?.split(';').next()?;
+    Some(name.trim().to_ascii_lowercase())
+}
+
+fn is_document(name: &str) -> bool {
+    media_type::is_manifest(name) || media_type::is_index(name)
+}
+
+/// The media type of a document whose registry says none: what it says itself, else what its fields look like.
+pub(crate) fn document_type(raw: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Shape {
+        #[serde(rename = "mediaType")]
+        media_type: Option<String>,
+        manifests: Option<serde::de::IgnoredAny>,
+    }
+    match serde_json::from_slice(raw) {
+        Ok(Shape {
+            media_type: Some(name), ..
+        }) => name.chars().take(100).collect(),
+        Ok(Shape { manifests: Some(_), .. }) => media_type::INDEX.to_owned(),
+        _ => media_type::MANIFEST.to_owned(),
+    }
+}
+
+/// The last byte of `Content-Range: bytes FROM-END/SIZE` when it is of a part that begins at `from` of `size` bytes.
+fn end_of(range: &str, from: u64, size: u64) -> Option<u64> {
+    let (part, total) = range.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let (begin, end) = part.split_once('-')?;
+    let (begin, end) = (begin.parse::<u64>().ok()?, end.parse::<u64>().ok()?);
+    let fits = begin == from && end >= begin && end < size && (total == "*" || total.parse() == Ok(size));
+    fits.then_some(end)
+}
+
+/// The address of the next page in a `Link` header (RFC 8288).
+fn next_page(link: &str) -> Option<&str> {
+    let mut links = link
+        .split(',')
+        .filter_map(|link| link.trim().strip_prefix('<')?.split_once('>'));
+    let is_next = |rest: &str| {
+        let mut parameters = rest.split(';').filter_map(|parameter| parameter.trim().split_once('='));
+        parameters.any(|(name, value)| name.eq_ignore_ascii_case("rel") && value.trim_matches('"') == "next")
+    };
+    links.find(|(_, rest)| is_next(rest)).map(|(address, _)| address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_the_one_that_was_asked_for() {
+        for (range, end) in [
+            ("bytes 10-92/93", Some(92)),
+            ("bytes 10-20/93", Some(20)),
+            ("bytes 10-92/*", Some(92)),
+            ("bytes 0-92/93", None),
+            ("bytes 11-92/93", None),
+            ("bytes 10-93/93", None),
+            ("bytes 10-92/94", None),
+            ("bytes 10-9/93", None),
+            ("bytes */93", None),
+            ("10-92/93", None),
+            ("", None),
+        ] {
+            assert_eq!(end_of(range, 10, 93), end, "{range}");
+        }
+    }
+
+    #[test]
+    fn the_next_page_is_the_link_that_says_so() {
+        for (link, next) in [
+            (
+                "</v2/x/tags/list?last=b&n=2>; rel=\"next\"",
+                Some("/v2/x/tags/list?last=b&n=2"),
+            ),
+            ("<a>; rel=prev, <b>; title=x; REL=next", Some("b")),
+            ("<a>; rel=\"prev\"", None),
+            ("a; rel=next", None),
+            ("", None),
+        ] {
+            assert_eq!(next_page(link), next, "{link}");
+        }
+    }
+
+    #[test]
+    fn a_document_without_a_type_is_what_it_says_or_looks_like() {
+        assert_eq!(document_type(br#"{"mediaType":"x","manifests":[]}"#), "x");
+        assert_eq!(document_type(br#"{"manifests":[]}"#), media_type::INDEX);
+        assert_eq!(document_type(br#"{"layers":[]}"#), media_type::MANIFEST);
+        assert_eq!(document_type(b"<html>"), media_type::MANIFEST);
+    }
+}

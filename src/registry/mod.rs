@@ -1,0 +1,29 @@
+//! The client of the distribution protocol (OCI distribution specification 1.1): manifests, blobs, tags, uploads. Knows no disk.
+//!
+//! ```text
+//! challenge, login   what a registry asks for, and what one has            pure
+//! retry              what a failure means: the table                       pure
+//! token              tokens, each fetched once per process
+//! client             one request: who we are, where it leads, how it failed
+//! fetching, pushing  what is asked of a repository
+//! ```
+//!
+//! Everything a registry sends is a stranger's: answers are bounded, digests are those of the bytes that came, credentials
+//! go to the registry and to the place where it says tokens are had, and nowhere else. Trying again and trying elsewhere is
+//! for the caller, who knows the other places; [`RegistryError::step`] says which of both a failure calls for.
+
+mod challenge;
+mod client;
+mod error;
+mod fetching;
+mod login;
+mod pushing;
+mod retry;
+mod token;
+
+pub(crate) use client::{Access, Registry, RegistryPlace, Repository};
+pub(crate) use error::{LoginError, RegistryError};
+pub(crate) use fetching::{document_type, BlobBody, Found};
+pub(crate) use login::{of_pair, read_auth_file, with_login, AuthFile, Login, Said};
+pub(crate) use pushing::{Mounted, Upload};
+pub(crate) use retry::{pause, Failure, Step};
