@@ -16,6 +16,7 @@
 //!   memo/<folder>/<hex>.json    key -> result of a step, and what it needs
 //!   leases/<hex>            one per image: shared lock = in use, mtime = last use
 //!   locks/<name>            single flight between processes
+//!   registries/<host>.json  how registries did lately, for all processes (`transfer/circuit.rs`)
 //!   scaffold/               directories that are the sandbox's mount points; it lies on top of every image
 //!   tools/<program>-<version>/<program>, tools/<program>-cache/    programs that gantry fetched, and what they cache
 //!   journal/<year>-<month>-<day>.jsonl    what happened, a line per event; earlier versions counted days from 1970
@@ -86,6 +87,9 @@ use disk::Disk;
 use images::gc;
 
 use crate::oci::LAYOUT_VERSION;
+
+/// The folder of what is known of registries. A store of an older gantry has none.
+pub(crate) const REGISTRIES: &str = "registries";
 
 /// The version of the store's shape that this gantry makes and reads.
 pub const FORMAT: u32 = 1;

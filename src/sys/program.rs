@@ -1,6 +1,6 @@
 //! The one way to run a program of this machine: `uv`, `pip`, `gpgv`.
 //!
-//! A program gets a deadline, standard input from nowhere, output up to a limit, and an environment of exactly what it is
+//! A program gets a deadline, standard input from nowhere or a few bytes that it is given, output up to a limit, and an environment of exactly what it is
 //! given. It cannot gain privileges and has no descriptor of ours. When it has ended, at its deadline or by itself,
 //! nothing that it started is left; when gantry ends, by a signal or by SIGKILL, the program and all that it started end
 //! too ([`keeper`] says how). [`end_all`] ends all of them before gantry itself ends.
@@ -12,7 +12,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -21,7 +21,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
-use rustix::pipe::{pipe_with, PipeFlags};
+use rustix::pipe::{pipe_with, PipeFlags, PIPE_BUF};
 use rustix::process::{pidfd_open, Pid, PidfdFlags};
 
 use super::keeper;
@@ -40,6 +40,7 @@ pub(crate) struct Program {
     command: Command,
     deadline: Duration,
     limit: usize,
+    input: Vec<u8>,
 }
 
 /// Why a program gave no result.
@@ -100,6 +101,7 @@ impl Program {
             command,
             deadline,
             limit: OUTPUT,
+            input: Vec::new(),
         }
     }
 
@@ -147,9 +149,14 @@ impl Program {
     }
 
     /// Lets each of its two output streams hold `bytes` at most.
-    #[cfg(test)]
     pub(crate) fn output_limit(mut self, bytes: usize) -> Self {
         self.limit = bytes;
+        self
+    }
+
+    /// Gives it `bytes` on its standard input, at most 4096 of them; without it there is nothing.
+    pub(crate) fn input(mut self, bytes: &[u8]) -> Self {
+        self.input = bytes.iter().take(PIPE_BUF).copied().collect();
         self
     }
 
@@ -193,10 +200,16 @@ impl Program {
     fn start(&mut self) -> Result<Running, Failed> {
         let (watched, lifeline) = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
         keeper::put_between(&mut self.command, watched);
-        self.command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        let input = match self.input.is_empty() {
+            true => Stdio::null(),
+            false => {
+                let (reading, writing) = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
+                // It fits into the pipe, so nobody has to read for it to be written.
+                File::from(writing).write_all(&self.input)?;
+                Stdio::from(reading)
+            }
+        };
+        self.command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         // Listed under one lock with the start: either `end_all` finds the program, or it is not started.
         let mut live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
         if ENDING.load(Ordering::SeqCst) {

@@ -4,9 +4,11 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
+use super::downloads::{Download, Partial};
 use super::whole::Content;
 use crate::oci::{Descriptor, Digest, Hashed, Hasher};
 use crate::store::disk::fault;
+use crate::store::disk::locks::Task;
 use crate::store::disk::scratch::Scratch;
 use crate::store::disk::Disk;
 use crate::store::{check_descriptor, io_error, StoreError};
@@ -106,6 +108,32 @@ impl<'a> Blobs<'a> {
         let name = PathBuf::from("blobs/sha256").join(digest.hex());
         self.disk.write_atomically(&name, bytes)?;
         Ok(digest)
+    }
+
+    /// The blob of `digest` if it is there and whole, else the task to bring it from elsewhere. Waits for another process that
+    /// is at it. `size` is what it has to have, where that is known.
+    ///
+    /// # Errors
+    /// [`StoreError::Stalled`] when the one that is at it gets no byte for ten minutes.
+    pub fn claim(self, digest: &Digest, size: Option<u64>, task: Task<'_>) -> Result<Download, StoreError> {
+        if let Some(file) = self.whole(digest, size)? {
+            return Ok(Download::Whole(file));
+        }
+        let partial = Partial::take(self.disk, Content::Blob, digest, task)?;
+        // The one that we waited for may have finished it.
+        Ok(match self.whole(digest, size)? {
+            Some(file) => Download::Whole(file),
+            None => Download::Partial(Box::new(partial)),
+        })
+    }
+
+    fn whole(self, digest: &Digest, size: Option<u64>) -> Result<Option<File>, StoreError> {
+        let there = self.size(digest);
+        let fits = there.is_some() && (size.is_none() || size == there);
+        if !fits || !Content::Blob.is_whole(self.disk, digest)? {
+            return Ok(None);
+        }
+        self.open(digest).map(Some)
     }
 
     /// Whether the blob is there, of that size, and whole. One of another boot of the machine is read for that, once.

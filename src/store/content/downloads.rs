@@ -17,6 +17,8 @@ use crate::sys::lock::{self, Lock, Mode};
 #[derive(Debug)]
 pub struct Partial {
     disk: Disk,
+    /// What it will be.
+    content: Content,
     /// Of the file that is written.
     lock: Lock,
     path: PathBuf,
@@ -37,6 +39,30 @@ pub enum Download {
 }
 
 impl Partial {
+    /// What there is of `digest`, ours alone, to become `content`. What an earlier process left is hashed and kept.
+    pub(in crate::store) fn take(
+        disk: &Disk,
+        content: Content,
+        digest: &Digest,
+        task: Task<'_>,
+    ) -> Result<Self, StoreError> {
+        let path = disk.path("partial").join(digest.hex());
+        let (lock, _) = Locks::of(disk).wait_for(Rank::Download, Mode::Alone, &path, task)?;
+        let mut hasher = Hasher::new();
+        io::copy(&mut BufReader::with_capacity(1 << 20, lock.file()), &mut hasher).map_err(io_error("read", &path))?;
+        let target = content.path(disk, digest);
+        Ok(Self {
+            disk: disk.clone(),
+            content,
+            lock,
+            path,
+            target,
+            digest: *digest,
+            hasher,
+            has_name: true,
+        })
+    }
+
     /// Bytes that are there already.
     pub fn len(&self) -> u64 {
         self.hasher.bytes()
@@ -100,7 +126,7 @@ impl Partial {
         self.lock.unsign();
         let whole = File::open(&self.path).map_err(io_error("read", &self.path))?;
         let scratch = Scratch::new(&self.disk)?;
-        Content::Download.stamp(&self.disk, &self.digest, scratch.path())?;
+        self.content.stamp(&self.disk, &self.digest, scratch.path())?;
         fault::point(fault::Step::Download).map_err(io_error("write", &self.target))?;
         fs::rename(&self.path, &self.target).map_err(io_error("write", &self.target))?;
         self.has_name = false;
@@ -168,20 +194,7 @@ impl<'a> Downloads<'a> {
 
     /// The download of `digest`, ours alone. What an earlier process left is hashed and kept.
     pub(in crate::store) fn partial(self, digest: &Digest, task: Task<'_>) -> Result<Partial, StoreError> {
-        let path = self.disk.path("partial").join(digest.hex());
-        let (lock, _) = Locks::of(self.disk).wait_for(Rank::Download, Mode::Alone, &path, task)?;
-        let mut hasher = Hasher::new();
-        io::copy(&mut BufReader::with_capacity(1 << 20, lock.file()), &mut hasher).map_err(io_error("read", &path))?;
-        let target = Content::Download.path(self.disk, digest);
-        Ok(Partial {
-            disk: self.disk.clone(),
-            lock,
-            path,
-            target,
-            digest: *digest,
-            hasher,
-            has_name: true,
-        })
+        Partial::take(self.disk, Content::Download, digest, task)
     }
 }
 
