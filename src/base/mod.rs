@@ -42,7 +42,7 @@ use crate::oci::{Digest, ParseReferenceError, Reference};
 use crate::policy::Kind;
 use crate::progress::Progress;
 use crate::store::{ensure_layer, BuiltLayer, Image, LayerStack, LayerWanted, Store, StoreError};
-use crate::transfer::{ensure_copied, FetchError, Layout, TransferError};
+use crate::transfer::{ensure_copied, FetchError, Layout, Registries, Remote, TransferError};
 use definition::BaseNote;
 use foreign::Foreign;
 use packages::Packages;
@@ -60,6 +60,8 @@ pub struct BaseSettings {
     pub interpreter_mirror: Option<Address>,
     /// Configured directory of more definitions.
     pub definitions: Option<PathBuf>,
+    /// Where bases of registries come from.
+    pub registries: Registries,
 }
 
 /// A base, ready to build on.
@@ -401,8 +403,12 @@ impl Maker<'_> {
             // Every build on it asks: what was imported once is not read again.
             Reference::Layout { dir, tag } => {
                 let layout = Layout::new(self.store, dir);
-                ensure_copied(self.store, &layout, &layout.find(tag.as_deref())?)?
+                ensure_copied(self.store, &layout, &layout.find(tag.as_deref())?, self.progress)?
             }
+            Reference::Registry { .. } => match self.store.names().find(reference)? {
+                Some(digest) => self.store.images().open(&digest)?,
+                None => self.pull(reference)?,
+            },
             _ => {
                 let digest = self.store.names().find(reference)?;
                 self.store.images().open(&digest.ok_or_else(|| BaseError::Unknown {
@@ -443,6 +449,19 @@ impl Maker<'_> {
             env,
             labels: image.config.config.labels.clone().unwrap_or_default(),
         })
+    }
+
+    /// Brings a base from its registry, and keeps it under its name.
+    fn pull(&self, reference: &Reference) -> Result<Image, BaseError> {
+        self.progress.step("Pulling", &reference.to_string());
+        let remote = Remote::new(self.store, &self.settings.registries, reference, self.progress)?;
+        let image = ensure_copied(self.store, &remote, &remote.find()?, self.progress)?;
+        self.store.images().prepare(&image)?;
+        match reference.digest() {
+            Some(_) => self.store.names().keep_unnamed(&image.digest)?,
+            None => self.store.names().ensure(reference, &image.digest)?,
+        }
+        Ok(image)
     }
 
     fn glue(&self, image: &Image, foreign: &Foreign) -> Result<BuiltLayer, BaseError> {

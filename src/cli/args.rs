@@ -131,27 +131,46 @@ pub(super) enum Command {
 pub(super) enum StoreCommand {
     /// Build a function's directory into an image and print its digest
     Build(BuildArgs),
-    /// Copy an image from an image layout or an archive into the store
+    /// Copy an image from a registry, an image layout or an archive into the store
     Pull {
-        /// oci:DIR[:TAG] or oci-archive:FILE[:NAME]
+        /// HOST/REPOSITORY[:TAG][@DIGEST], oci:DIR[:TAG] or oci-archive:FILE[:NAME]
         reference: Place,
         /// Name of the image in the store; by default the one that it has there
         #[arg(short, long, value_parser = name)]
         tag: Option<Reference>,
+        #[command(flatten)]
+        moving: MovingArgs,
     },
-    /// Copy an image of the store into an image layout or an archive
+    /// Copy an image of the store to a registry, an image layout or an archive
     Push {
         /// The image
-        reference: Place,
-        /// oci:DIR[:TAG] or oci-archive:FILE[:NAME]
-        destination: Place,
+        reference: Reference,
+        /// HOST/REPOSITORY[:TAG], oci:DIR[:TAG] or oci-archive:FILE[:NAME] [default: the registry that the image's name is of]
+        destination: Option<Place>,
+        #[command(flatten)]
+        moving: MovingArgs,
     },
-    /// Copy an image between the store, image layouts and archives
+    /// Copy an image between the store, registries, image layouts and archives
     Copy {
-        /// NAME[:TAG], oci:DIR[:TAG] or oci-archive:FILE[:NAME]
+        /// NAME[:TAG], HOST/REPOSITORY[:TAG][@DIGEST], oci:DIR[:TAG] or oci-archive:FILE[:NAME]
         source: Place,
         /// As the source; a NAME names the image in the store
         destination: Place,
+        #[command(flatten)]
+        moving: MovingArgs,
+    },
+    /// Try a password at a registry and keep it where docker keeps it; the password comes from standard input
+    Login {
+        /// Its host, as it begins the names of its images
+        host: String,
+        /// User name there
+        #[arg(long, short)]
+        username: String,
+    },
+    /// List the registries in the order in which they are asked, and how each did lately
+    Registries {
+        #[command(flatten)]
+        format: FormatArgs,
     },
     /// Write an image to an OCI archive
     Save {
@@ -188,10 +207,12 @@ impl StoreCommand {
         match self {
             Self::Build(args) => args.report.as_deref(),
             Self::Base(BaseCommand::Build(args)) => args.report.as_deref(),
+            Self::Pull { moving, .. } | Self::Push { moving, .. } | Self::Copy { moving, .. } => {
+                moving.report.as_deref()
+            }
             Self::Base(BaseCommand::Ls { .. })
-            | Self::Pull { .. }
-            | Self::Push { .. }
-            | Self::Copy { .. }
+            | Self::Login { .. }
+            | Self::Registries { .. }
             | Self::Save { .. }
             | Self::Load { .. }
             | Self::Images(_)
@@ -199,6 +220,17 @@ impl StoreCommand {
             | Self::Doctor(_) => None,
         }
     }
+}
+
+/// The options of a command that moves an image.
+#[derive(Debug, Args)]
+pub(super) struct MovingArgs {
+    /// Ask the registry that is named and no other, whatever becomes of it
+    #[arg(long)]
+    pub no_failover: bool,
+    /// Write a JSON report
+    #[arg(long, value_name = "FILE", value_parser = outlet())]
+    pub report: Option<PathBuf>,
 }
 
 /// The commands about the configuration; none opens the store.
@@ -256,7 +288,7 @@ pub(super) struct BuildArgs {
     /// Name the image
     #[arg(long, short, value_name = "REF", value_parser = name)]
     pub tag: Option<Reference>,
-    /// Build on this image of the store, or oci:DIR[:TAG], or a variant of `gantry base ls`
+    /// Build on this image of the store, or HOST/REPOSITORY[:TAG], or oci:DIR[:TAG], or a variant of `gantry base ls`
     #[arg(long, value_name = "REF")]
     pub base: Option<String>,
     /// Python version: chooses the variant that has it, and what is taken of another base [default: that of the base]
@@ -344,9 +376,12 @@ pub(super) struct RunArgs {
     /// Program to run instead of the image's entry point and command; arguments follow it
     #[arg(long, value_name = "PROGRAM", value_parser = NonEmptyStringValueParser::new())]
     pub entrypoint: Option<String>,
-    /// When to pull
+    /// When to pull an image of a registry: when the store has not got it, whatever the store has, or not at all
     #[arg(long, value_name = "WHEN", default_value = "missing", value_parser = ["missing", "always", "never"])]
     pub pull: String,
+    /// Pull from the registry that is named and from no other, whatever becomes of it
+    #[arg(long)]
+    pub no_failover: bool,
     /// Write the outcome as JSON; - for standard output, which the function's then leaves for standard error; fd:N
     #[arg(long, value_name = "FILE", value_parser = outlet())]
     pub report: Option<PathBuf>,

@@ -19,6 +19,7 @@ use crate::python::project::{Lists, ProjectError};
 use crate::python::resolve::{find_absent, find_meant, LockError, Meant};
 use crate::python::sdist::SdistError;
 use crate::python::wheel::WheelError;
+use crate::registry::{Failure, RegistryError};
 use crate::sandbox::{NoCaller, SandboxError};
 use crate::store::StoreError;
 use crate::sys::space;
@@ -130,6 +131,7 @@ fn of(cause: Cause<'_>) -> Option<&'static str> {
         .or_else(|| of_signature(cause.downcast_ref()?))
         .or_else(|| of_run(cause.downcast_ref()?))
         .or_else(|| of_images(cause.downcast_ref()?))
+        .or_else(|| of_transfer(cause.downcast_ref()?))
         .or_else(|| of_config(cause.downcast_ref()?))
         .or_else(|| of_store(cause.downcast_ref()?))
         .or_else(|| of_caller(cause.downcast_ref()?))
@@ -360,6 +362,7 @@ fn of_run(error: &RunError) -> Option<&'static str> {
         RunError::Slot(SlotError::Stopped { .. })
         | RunError::Stream { .. }
         | RunError::Environment { .. }
+        | RunError::Pull(_)
         | RunError::Store(_)
         | RunError::Sandbox(_)
         | RunError::Collect(_)
@@ -381,9 +384,7 @@ fn of_secret(error: &SecretError) -> Option<&'static str> {
 fn of_images(error: &ImagesError) -> Option<&'static str> {
     match error {
         ImagesError::Unknown { .. } => Some(NO_IMAGE),
-        ImagesError::Registry { .. } => Some(
-            "`gantry save NAME FILE` writes an archive, which `skopeo copy oci-archive:FILE docker://...` brings to a registry; `skopeo copy docker://... oci-archive:FILE` and `gantry load FILE` bring one in",
-        ),
+        ImagesError::Transfer(error) => of_transfer(error),
         ImagesError::File {
             action: "write", source, ..
         } if source.kind() == io::ErrorKind::NotFound => Some(NO_DIRECTORY),
@@ -394,8 +395,50 @@ fn of_images(error: &ImagesError) -> Option<&'static str> {
         | ImagesError::Name { .. }
         | ImagesError::Unnamed { .. }
         | ImagesError::File { .. }
-        | ImagesError::Transfer(_)
         | ImagesError::Store(_) => None,
+    }
+}
+
+fn of_transfer(error: &TransferError) -> Option<&'static str> {
+    match error {
+        TransferError::Registry { failures, .. } => failures.iter().find_map(of_registry),
+        TransferError::PullOnly { .. } => Some(
+            "whoever may push has `role = \"push\"` for the registry under [[registry]] in the configuration; `gantry copy` brings the image elsewhere",
+        ),
+        TransferError::Immutable { .. } => Some("push it under another tag, or by its digest: HOST/REPOSITORY@sha256:..."),
+        TransferError::Io { .. }
+        | TransferError::NotAFile { .. }
+        | TransferError::NotADirectory { .. }
+        | TransferError::Document { .. }
+        | TransferError::NotFound { .. }
+        | TransferError::NoTag { .. }
+        | TransferError::Login { .. }
+        | TransferError::Busy { .. }
+        | TransferError::NotAnArchive { .. }
+        | TransferError::Entry { .. }
+        | TransferError::TooMany { .. }
+        | TransferError::Missing { .. }
+        | TransferError::Store(_) => None,
+    }
+}
+
+fn of_registry(error: &RegistryError) -> Option<&'static str> {
+    match error.failure() {
+        Failure::Denied | Failure::Unauthorized | Failure::Login => Some(
+            "`gantry login HOST` writes credentials where docker keeps them; `credentials` under [[registry]] in the configuration names others",
+        ),
+        Failure::Untrusted => Some("SSL_CERT_FILE names certificates that are accepted instead of the system's"),
+        Failure::Unreachable
+        | Failure::Silent
+        | Failure::Broken
+        | Failure::ServerError
+        | Failure::Busy
+        | Failure::NotFound
+        | Failure::WrongBytes
+        | Failure::Redirect
+        | Failure::TooLarge
+        | Failure::Refused
+        | Failure::Setup => None,
     }
 }
 

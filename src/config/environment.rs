@@ -31,6 +31,20 @@ const NETWORK: [&str; 17] = [
     "UV_EXCLUDE_NEWER",
 ];
 
+/// What credential helpers look at: where their keyring is, and how a person is asked for its password.
+const HELPERS: [&str; 10] = [
+    "HOME",
+    "XDG_RUNTIME_DIR",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "DBUS_SESSION_BUS_ADDRESS",
+    "DISPLAY",
+    "WAYLAND_DISPLAY",
+    "GNUPGHOME",
+    "GPG_TTY",
+    "PASSWORD_STORE_DIR",
+];
+
 /// Reads the variable that a user named as the source of a secret; none when it is not set.
 #[allow(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn secret_variable(name: &str) -> Option<Vec<u8>> {
@@ -103,6 +117,14 @@ pub struct Environment {
     pub config_directories: Option<OsString>,
     /// `$VIRTUAL_ENV`.
     pub virtual_environment: Option<PathBuf>,
+    /// `$REGISTRY_AUTH_FILE`, podman's.
+    registry_auth_file: Option<PathBuf>,
+    /// `$DOCKER_CONFIG`, a directory.
+    docker_config: Option<PathBuf>,
+    /// `$XDG_RUNTIME_DIR`.
+    runtime_directory: Option<PathBuf>,
+    /// Variables that credential helpers need to find what they keep.
+    helpers: Vec<(String, OsString)>,
     /// `$SOURCE_DATE_EPOCH` (reproducible-builds.org), as text.
     source_date_epoch: Option<String>,
     /// Variables that are passed on to programs that use the network; may hold credentials.
@@ -130,6 +152,13 @@ impl Environment {
             pip_config: path("PIP_CONFIG_FILE"),
             config_directories: get("XDG_CONFIG_DIRS"),
             virtual_environment: path("VIRTUAL_ENV"),
+            registry_auth_file: path("REGISTRY_AUTH_FILE"),
+            docker_config: path("DOCKER_CONFIG"),
+            runtime_directory: absolute("XDG_RUNTIME_DIR"),
+            helpers: HELPERS
+                .iter()
+                .filter_map(|name| Some(((*name).to_owned(), get(name)?)))
+                .collect(),
             source_date_epoch: get("SOURCE_DATE_EPOCH").map(|value| value.to_string_lossy().into_owned()),
             network: NETWORK
                 .iter()
@@ -218,6 +247,31 @@ impl Environment {
             self.pip_config.clone(),
         ];
         files.chain(others.into_iter().flatten()).collect()
+    }
+
+    /// Where credentials for registries are, in the order in which they count: `$REGISTRY_AUTH_FILE` alone, else docker's file
+    /// and those of podman.
+    pub fn login_files(&self) -> Vec<PathBuf> {
+        if let Some(file) = &self.registry_auth_file {
+            return vec![file.clone()];
+        }
+        let docker = || Some(self.home.as_ref()?.join(".docker"));
+        let files = [
+            self.docker_config
+                .clone()
+                .or_else(docker)
+                .map(|folder| folder.join("config.json")),
+            self.runtime_directory
+                .as_ref()
+                .map(|folder| folder.join("containers/auth.json")),
+            self.user_folder().map(|folder| folder.join("containers/auth.json")),
+        ];
+        files.into_iter().flatten().collect()
+    }
+
+    /// What credential helpers get of the environment.
+    pub fn of_helpers(&self) -> Vec<(String, OsString)> {
+        self.helpers.iter().chain(&self.network).cloned().collect()
     }
 
     fn user_folder(&self) -> Option<PathBuf> {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 use super::bounds::LimitsSection;
 use super::files::{layers, merged, Layer};
 use super::package_index::IndexSection;
+use super::registry_section::{check_registries, RegistrySection, TransferSection};
 use super::{ConfigError, Environment};
 use crate::policy::{
     with_limits, Bytes, Confinement, Egress, GivenLimits, HostPort, Network, NetworkMode, Promise, Room, Time, Wait,
@@ -33,11 +34,13 @@ pub struct Config {
     pub(crate) system: SystemSection,
     /// The store.
     pub(crate) store: StoreSection,
+    /// Registries.
+    pub(crate) registry: Vec<RegistrySection>,
+    /// How images move to and from them.
+    pub(crate) transfer: TransferSection,
     /// The file that was read.
     #[serde(skip)]
     file: Option<PathBuf>,
-    #[serde(rename = "registry")]
-    _registry: NotInThisVersion,
     #[serde(rename = "cache")]
     _cache: NotInThisVersion,
     #[serde(rename = "naming")]
@@ -202,6 +205,7 @@ impl Config {
         self.limits.check(&self.run.confinement())?;
         self.system.check()?;
         self.base.check()?;
+        check_registries(&self.registry)?;
         self.index.check()
     }
 }
@@ -325,15 +329,18 @@ mod tests {
     fn every_key_is_documented_and_every_documented_key_is_known() {
         let mut sections = known("");
         // Refused by name: see below.
-        sections.retain(|section| !["registry", "cache", "naming"].contains(&section.as_str()));
-        assert_eq!(sections, ["run", "limits", "index", "base", "system", "store"]);
+        sections.retain(|section| !["cache", "naming"].contains(&section.as_str()));
+        assert_eq!(
+            sections,
+            ["run", "limits", "index", "base", "system", "store", "registry", "transfer"]
+        );
         let whole = include_str!("../../docs/configuration.md");
         let example = whole.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
         load(example).unwrap();
         let example: toml::Table = toml::from_str(example).unwrap();
         assert_eq!(example.len(), sections.len());
         for section in &sections {
-            let heading = format!("[{section}]");
+            let heading = heading(section);
             let documented = documented(&heading);
             let keys: Vec<&str> = documented.iter().map(|(key, _)| key.as_str()).collect();
             let mut known = known(&heading);
@@ -345,7 +352,8 @@ mod tests {
             );
             known.retain(|key| !keys.contains(&key.as_str()));
             assert!(known.is_empty(), "{heading}: {known:?} are not documented");
-            let shown = example.get(section).unwrap().as_table().unwrap();
+            let shown = example.get(section).unwrap();
+            let shown = shown.get(0).unwrap_or(shown).as_table().unwrap();
             assert!(
                 keys.iter().all(|key| shown.contains_key(*key)),
                 "{heading}: the example lacks a key"
@@ -355,8 +363,21 @@ mod tests {
                 .iter()
                 .filter(|(_, default)| default.starts_with(['"', '[', '1', '6']))
             {
-                load(&format!("{heading}\n{key} = {default}\n")).unwrap();
+                let host = if section == "registry" {
+                    "host = \"a.example\"\n"
+                } else {
+                    ""
+                };
+                load(&format!("{heading}\n{host}{key} = {default}\n")).unwrap();
             }
+        }
+    }
+
+    /// How a section begins in a file.
+    fn heading(section: &str) -> String {
+        match section {
+            "registry" => "[[registry]]".to_owned(),
+            _ => format!("[{section}]"),
         }
     }
 
@@ -376,11 +397,12 @@ mod tests {
         let every: toml::Table = toml::from_str(&keys(&|_| true)).unwrap();
         load(&keys(&|_| true)).unwrap();
         let mut sections = known("");
-        sections.retain(|section| !["registry", "cache", "naming"].contains(&section.as_str()));
+        sections.retain(|section| !["cache", "naming"].contains(&section.as_str()));
         assert_eq!(every.len(), sections.len());
         for section in sections {
-            let mut missing = known(&format!("[{section}]"));
-            missing.retain(|key| every.get(&section).and_then(|section| section.get(key)).is_none());
+            let mut missing = known(&heading(&section));
+            let shown = every.get(&section).map(|shown| shown.get(0).unwrap_or(shown));
+            missing.retain(|key| shown.and_then(|section| section.get(key)).is_none());
             assert!(missing.is_empty(), "{section}: template.toml lacks {missing:?}");
         }
         let config = load(&keys(&|line| !line.ends_with("# example"))).unwrap();
@@ -418,11 +440,6 @@ mod tests {
             ("[cache]\nmax_bytes = \"40GB\"\n", "[cache]"),
             ("[cache]\n", "[cache]"),
             ("cache.max_images = 200\n", "cache.max_images"),
-            (
-                "[[registry]]\nhost = \"registry.example.org\"\npriority = 1\n",
-                "[[registry]]",
-            ),
-            ("registry = []\n", "registry = []"),
             ("[naming]\ntemplate = \"{registry}\"\n", "[naming]"),
         ] {
             let error = load(&format!("# one\n\n{section}")).unwrap_err();

@@ -7,6 +7,7 @@ mod error;
 mod file;
 mod files;
 mod package_index;
+mod registry_section;
 mod shown;
 
 pub use bounds::{Exceeded, LimitsSection};
@@ -14,4 +15,5 @@ pub use environment::{is_started_by_systemd, proxy_of, secret_variable, Environm
 pub use error::ConfigError;
 pub use file::{BaseSection, Config, RunSection, StoreSection};
 pub use package_index::{ExtraSection, IndexSection};
+pub use registry_section::{CredentialsSection, RegistrySection, RoleName, TransferSection};
 pub use shown::{template, Shown};

@@ -53,7 +53,13 @@ impl Shown {
         }
         let keys = defaults().map(|(section, key, default)| {
             let set = tables.iter().rev().find_map(|(table, path)| {
-                let value = table.get(section)?.get(key)?;
+                // What stands above the sections is of none.
+                let values = if section.is_empty() {
+                    Some(table)
+                } else {
+                    table.get(section)?.as_table()
+                };
+                let value = values?.get(key)?;
                 Some((value.clone(), path.clone()))
             });
             let (value, from) = set.map_or((default, None), |(value, path)| (Some(value), Some(path)));

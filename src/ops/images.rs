@@ -1,17 +1,11 @@
-//! Images of the store: listing, naming, and moving them in and out as layouts and archives.
-
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
-use std::path::Path;
+//! Images of the store: listing them, and taking their names away.
 
 use serde::Serialize;
 
-use crate::oci::{Descriptor, Digest, Place, Reference};
+use crate::oci::{Digest, Reference};
 use crate::policy::{one_line, Kind};
-use crate::store::{check_name, Image, Store, StoreError};
-use crate::sys::replace::Replacement;
-use crate::transfer::{copy_image, name_of, ArchiveSource, ArchiveTarget, Destination, Layout, Source, TransferError};
+use crate::store::{Image, Store, StoreError};
+use crate::transfer::TransferError;
 
 /// One image that can be run.
 #[derive(Debug, Serialize)]
@@ -48,22 +42,16 @@ pub enum ImagesError {
         names: String,
     },
     /// An image of the store, where one from elsewhere was asked for.
-    #[error("pull {reference}: a bare name is an image of this store; one comes in from oci:DIR[:TAG] or oci-archive:FILE[:NAME], and from no registry in this version")]
+    #[error("pull {reference}: a bare name is an image of this store; one comes in from HOST/REPOSITORY[:TAG], oci:DIR[:TAG] or oci-archive:FILE[:NAME]")]
     NothingToPull {
         /// As typed.
         reference: String,
     },
     /// A name of the store, where a place outside was asked for.
-    #[error("push to {name}: a bare name is in this store, and `gantry copy IMAGE {name}` gives it; an image goes out to oci:DIR[:TAG] or oci-archive:FILE[:NAME]")]
+    #[error("push to {name}: a bare name is in this store, and `gantry copy IMAGE {name}` gives it; an image goes out to HOST/REPOSITORY[:TAG], oci:DIR[:TAG] or oci-archive:FILE[:NAME]")]
     NotAPlace {
         /// As typed.
         name: String,
-    },
-    /// A registry.
-    #[error("reach {reference}: this version moves images through layouts (oci:DIR) and archives, not registries")]
-    Registry {
-        /// As typed.
-        reference: String,
     },
     /// A name in an archive that this store cannot keep.
     #[error("name the image of the archive: {name:?} is no reference; give one with --tag")]
@@ -112,7 +100,6 @@ impl ImagesError {
             Self::Transfer(error) | Self::Archive { source: error, .. } => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Unknown { .. }
-            | Self::Registry { .. }
             | Self::HasNames { .. }
             | Self::NothingToPull { .. }
             | Self::NotAPlace { .. }
@@ -218,286 +205,4 @@ pub fn remove(store: &Store, reference: &Reference, removal: Removal) -> Result<
         Removal::Done => store.names().forget_unnamed(&digest)?,
     };
     was_kept.then_some(()).ok_or_else(unknown)
-}
-
-/// Copies an image of a layout or an archive into the store, under `tag` or the name that it has there.
-///
-/// # Errors
-///
-/// [`ImagesError::NothingToPull`] for an image of the store; else as [`copy`].
-pub fn pull(store: &Store, source: &Place, tag: Option<&Reference>) -> Result<Copied, ImagesError> {
-    if let Place::Image(reference @ (Reference::Local { .. } | Reference::Digest { .. })) = source {
-        return Err(ImagesError::NothingToPull {
-            reference: reference.to_string(),
-        });
-    }
-    copy(store, source, tag.map(|tag| Place::Image(tag.clone())).as_ref())
-}
-
-/// Copies an image into a layout or an archive.
-///
-/// # Errors
-///
-/// [`ImagesError::NotAPlace`] for a destination that is a name of the store; else as [`copy`].
-pub fn push(store: &Store, source: &Place, destination: &Place) -> Result<Copied, ImagesError> {
-    if let Place::Image(name @ (Reference::Local { .. } | Reference::Digest { .. })) = destination {
-        return Err(ImagesError::NotAPlace { name: name.to_string() });
-    }
-    copy(store, source, Some(destination))
-}
-
-/// What was copied.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Copied {
-    /// The image.
-    pub digest: Digest,
-    /// The name that it has in the store from now on; none when it went elsewhere.
-    pub name: Option<Reference>,
-}
-
-/// Copies an image from one place to another. Without a destination the image of a layout or an archive
-/// gets the name in the store that it has there.
-///
-/// # Errors
-///
-/// [`ImagesError`]. A name is checked before anything is copied: an image without a name could be neither run nor removed.
-/// So are registries, which this version cannot reach, whatever the store calls by that name.
-pub fn copy(store: &Store, source: &Place, destination: Option<&Place>) -> Result<Copied, ImagesError> {
-    for place in [Some(source), destination].into_iter().flatten() {
-        if let Place::Image(Reference::Registry { .. }) = place {
-            return Err(ImagesError::Registry {
-                reference: place.to_string(),
-            });
-        }
-    }
-    if let Some(Place::Image(name @ (Reference::Local { .. } | Reference::Digest { .. }))) = destination {
-        check_name(name)?;
-    }
-    match source {
-        Place::Image(Reference::Layout { dir, tag }) => {
-            let from = Layout::new(store, dir);
-            let found = from.find(tag.as_deref())?;
-            let name = tag.as_deref().or(name_of(&found));
-            let from = Found {
-                store,
-                from: &from,
-                image: &found,
-                name,
-            };
-            from.copy(destination, || own_name(source, name))
-        }
-        Place::Archive { file, name } => {
-            let archive = open_archive(store, file)?;
-            let found = archive.find(name.as_deref()).map_err(|error| in_archive(file, error))?;
-            let name = name.as_deref().or(name_of(&found));
-            let from = Found {
-                store,
-                from: &archive,
-                image: &found,
-                name,
-            };
-            from.copy(destination, || own_name(source, name))
-        }
-        Place::Image(reference) => {
-            let image = show(store, reference)?;
-            let name = written_name(store, reference);
-            let from = Found {
-                store,
-                from: store,
-                image: &image.descriptor(),
-                name: name.as_deref(),
-            };
-            match destination {
-                Some(Place::Image(
-                    name @ (Reference::Local { .. } | Reference::Registry { .. } | Reference::Digest { .. }),
-                )) => keep(store, &image.digest, name),
-                None => Err(ImagesError::NothingToPull {
-                    reference: reference.to_string(),
-                }),
-                Some(Place::Image(Reference::Layout { .. }) | Place::Archive { .. }) => {
-                    from.copy(destination, || Ok(reference.clone()))
-                }
-            }
-        }
-    }
-}
-
-/// An image that was found at some place.
-struct Found<'a> {
-    store: &'a Store,
-    from: &'a dyn Source,
-    image: &'a Descriptor,
-    /// What it is called there.
-    name: Option<&'a str>,
-}
-
-impl Found<'_> {
-    /// Copies it to `destination`, else into the store under the name that `own_name` gives.
-    fn copy(
-        &self,
-        destination: Option<&Place>,
-        own_name: impl FnOnce() -> Result<Reference, ImagesError>,
-    ) -> Result<Copied, ImagesError> {
-        let elsewhere = |digest| Copied { digest, name: None };
-        let name = match destination {
-            Some(Place::Image(Reference::Layout { dir, tag })) => {
-                let to = Layout::new(self.store, dir);
-                return Ok(elsewhere(copy_image(self.from, self.image, &to, tag.as_deref())?));
-            }
-            Some(Place::Archive { file, name }) => {
-                let name = name.as_deref().or(self.name);
-                let copy = |to: &dyn Destination| Ok(copy_image(self.from, self.image, to, name)?);
-                return write_archive(self.store, file, copy).map(elsewhere);
-            }
-            Some(Place::Image(name)) => name.clone(),
-            None => own_name()?,
-        };
-        let digest = copy_image(self.from, self.image, self.store, None)?;
-        keep(self.store, &digest, &name)
-    }
-}
-
-/// Writes an archive, complete or not there.
-fn write_archive(
-    store: &Store,
-    file: &Path,
-    fill: impl FnOnce(&dyn Destination) -> Result<Digest, ImagesError>,
-) -> Result<Digest, ImagesError> {
-    let error = |source| ImagesError::File {
-        action: "write",
-        path: file.display().to_string(),
-        source,
-    };
-    // Nothing stays beside it when we are stopped.
-    let temporary = store.beside(file)?;
-    let mut out = Replacement::create(temporary.path().to_owned()).map_err(error)?;
-    let digest = fill(&ArchiveTarget::new(BufWriter::new(&mut out)))?;
-    out.place(file).map_err(error)?;
-    Ok(digest)
-}
-
-fn open_archive(store: &Store, file: &Path) -> Result<ArchiveSource, ImagesError> {
-    let archive = File::open(file).map_err(|source| ImagesError::File {
-        action: "open",
-        path: file.display().to_string(),
-        source,
-    })?;
-    ArchiveSource::read(store, BufReader::new(archive)).map_err(|error| in_archive(file, error))
-}
-
-fn in_archive(file: &Path, source: TransferError) -> ImagesError {
-    ImagesError::Archive {
-        path: file.display().to_string(),
-        source,
-    }
-}
-
-/// Unpacks an image of the store and names it.
-fn keep(store: &Store, digest: &Digest, name: &Reference) -> Result<Copied, ImagesError> {
-    store.images().prepare(&store.images().open(digest)?)?;
-    store.names().set(name, digest)?;
-    Ok(Copied {
-        digest: *digest,
-        name: Some(name.clone()),
-    })
-}
-
-/// The name in this store of the image that `source`, a layout or an archive, calls `name`.
-fn own_name(source: &Place, name: Option<&str>) -> Result<Reference, ImagesError> {
-    let unnamed = |reason| ImagesError::Unnamed {
-        place: source.to_string(),
-        reason,
-    };
-    let name = name.ok_or_else(|| unnamed("it has none there".to_owned()))?;
-    match name.parse() {
-        Ok(name @ Reference::Local { .. }) => Ok(name),
-        _ => Err(unnamed(format!("it is {name:?} there, which is no bare name"))),
-    }
-}
-
-/// The name of an image in an archive: as typed, with the tag it means. That is what `podman load` and others will call it.
-/// An image that was named by its digest has none.
-fn written_name(store: &Store, reference: &Reference) -> Option<String> {
-    // Digits that may begin a digest are a name when an image is called so.
-    let is_name =
-        reference.digest().is_none() && (reference.id().is_none() || store.names().has(reference).is_ok_and(|has| has));
-    is_name.then(|| reference.with_tag())
-}
-
-/// Writes an image as an OCI archive; returns its digest.
-///
-/// # Errors
-///
-/// [`ImagesError`]; what was written by then is no archive.
-pub fn save(store: &Store, reference: &Reference, out: impl Write + Send) -> Result<Digest, ImagesError> {
-    save_to(store, reference, &ArchiveTarget::new(out))
-}
-
-/// Writes an image as an OCI archive into `file`, complete or not there; returns its digest.
-///
-/// # Errors
-///
-/// [`ImagesError`]; what was there stays.
-pub fn save_file(store: &Store, reference: &Reference, file: &Path) -> Result<Digest, ImagesError> {
-    write_archive(store, file, |to| save_to(store, reference, to))
-}
-
-fn save_to(store: &Store, reference: &Reference, to: &dyn Destination) -> Result<Digest, ImagesError> {
-    let image = show(store, reference)?;
-    let name = written_name(store, reference);
-    Ok(copy_image(store, &image.descriptor(), to, name.as_deref())?)
-}
-
-/// Reads an OCI archive; its images get their names in it, or `tag`. An image with several names is copied once.
-///
-/// # Errors
-///
-/// [`ImagesError`]; names that were given by then stay.
-pub fn load(store: &Store, reader: impl Read, tag: Option<&Reference>) -> Result<Vec<(String, Digest)>, ImagesError> {
-    tag.map_or(Ok(()), check_name)?;
-    let archive = ArchiveSource::read(store, reader).map_err(|error| in_archive(Path::new("standard input"), error))?;
-    name_images(store, &archive, tag)
-}
-
-/// Reads the OCI archive `file`, as [`load`].
-///
-/// # Errors
-///
-/// As [`load`].
-pub fn load_file(store: &Store, file: &Path, tag: Option<&Reference>) -> Result<Vec<(String, Digest)>, ImagesError> {
-    tag.map_or(Ok(()), check_name)?;
-    name_images(store, &open_archive(store, file)?, tag)
-}
-
-fn name_images(
-    store: &Store,
-    archive: &ArchiveSource,
-    tag: Option<&Reference>,
-) -> Result<Vec<(String, Digest)>, ImagesError> {
-    let mut copied = BTreeMap::new();
-    for image in archive.images() {
-        let key = (image.digest, image.size, image.media_type.as_str());
-        if let std::collections::btree_map::Entry::Vacant(entry) = copied.entry(key) {
-            entry.insert(copy_image(archive, image, store, None)?);
-        }
-    }
-    let mut loaded = Vec::new();
-    for image in archive.images() {
-        let Some(digest) = copied.get(&(image.digest, image.size, image.media_type.as_str())) else {
-            continue;
-        };
-        let reference = match (tag, name_of(image)) {
-            (Some(tag), _) => tag.clone(),
-            (None, Some(name)) => name.parse().map_err(|_| ImagesError::Name { name: name.to_owned() })?,
-            (None, None) => {
-                store.images().prepare(&store.images().open(digest)?)?;
-                store.names().keep_unnamed(digest)?;
-                loaded.push((digest.to_string(), *digest));
-                continue;
-            }
-        };
-        keep(store, digest, &reference)?;
-        loaded.push((reference.to_string(), *digest));
-    }
-    Ok(loaded)
 }

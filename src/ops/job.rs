@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::image_fetch::{Fetch, Pull};
 use super::output_place::OutputPlace;
 use super::run::{RunRequest, Take};
 use super::secret::SecretWanted;
@@ -48,11 +49,14 @@ pub enum JobError {
     /// Nobody says which image.
     #[error("run needs an image")]
     NoImage,
-    /// There is no registry to pull from.
+    /// There is no registry to pull it from.
     #[error(
-        "pull always: this version runs images of the store; `gantry pull oci:DIR:TAG` or `gantry load` brings one in"
+        "pull always: {reference} is an image of this store alone; one of a registry is called HOST/REPOSITORY[:TAG]"
     )]
-    PullAlways,
+    PullAlways {
+        /// As typed.
+        reference: String,
+    },
     /// The network cannot be as it was asked for.
     #[error("{reason}")]
     Network {
@@ -85,7 +89,7 @@ impl JobError {
             Self::Read { .. }
             | Self::Document { .. }
             | Self::NoImage
-            | Self::PullAlways
+            | Self::PullAlways { .. }
             | Self::Network { .. }
             | Self::SecretTwice { .. } => Code::BadJob,
             Self::NotAllowed(_) | Self::Degraded { .. } => Code::NotAllowed,
@@ -98,24 +102,12 @@ impl JobError {
             Self::Read { .. }
             | Self::Document { .. }
             | Self::NoImage
-            | Self::PullAlways
+            | Self::PullAlways { .. }
             | Self::Network { .. }
             | Self::SecretTwice { .. } => Kind::Usage,
             Self::NotAllowed(_) | Self::Degraded { .. } => Kind::Refused,
         }
     }
-}
-
-/// When to pull; so far an image is run only from the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Pull {
-    /// When the store has not got the image.
-    Missing,
-    /// Whatever the store has.
-    Always,
-    /// An image that the store has not got is not run.
-    Never,
 }
 
 /// Whether a run ends with the process that called gantry.
@@ -210,8 +202,10 @@ impl Wanted {
     ///
     /// [`JobError`] names the key that this machine does not allow, or that contradicts another.
     pub fn request(self, machine: &RunSection, bounds: &LimitsSection) -> Result<RunRequest, JobError> {
-        if self.pull == Some(Pull::Always) {
-            return Err(JobError::PullAlways);
+        let reference = self.reference.ok_or(JobError::NoImage)?;
+        if self.pull == Some(Pull::Always) && !matches!(reference, Reference::Registry { .. }) {
+            let reference = reference.to_string();
+            return Err(JobError::PullAlways { reference });
         }
         for (at, secret) in self.secrets.iter().enumerate() {
             let mut earlier = self.secrets.iter().take(at);
@@ -258,7 +252,7 @@ impl Wanted {
             return Err(JobError::NotAllowed(exceeded));
         }
         Ok(RunRequest {
-            reference: self.reference.ok_or(JobError::NoImage)?,
+            reference,
             input,
             output: self.output,
             output_place: match self.output_on_disk {
@@ -277,6 +271,10 @@ impl Wanted {
             args: self.args,
             ticket: self.ticket.unwrap_or_default(),
             admission,
+            fetch: Fetch {
+                when: self.pull.unwrap_or(Pull::Missing),
+                ..Fetch::default()
+            },
             stdout: Stdout::Own,
         })
     }

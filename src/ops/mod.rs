@@ -3,12 +3,15 @@
 mod action;
 mod base;
 mod build;
+mod copies;
 mod deadline;
 pub mod doctor;
 mod gc;
+mod image_fetch;
 mod images;
 mod interrupt;
 mod job;
+mod known_registries;
 mod outcome;
 mod output_place;
 mod run;
@@ -26,25 +29,26 @@ pub use crate::base::{Allowed, SystemPackage};
 pub use crate::build::image::Created;
 pub use crate::python::project::Origin;
 pub use crate::python::resolve::LOCK_AGE;
+pub use crate::transfer::{Attempt, Failover, Registries};
 
 pub use action::{Action, Advice};
 pub use base::{build_base, BaseReport, BaseRequest};
 pub use build::{build, BuildReport, BuildRequest};
+pub use copies::{copy, load, load_file, pull, push, save, save_file, Copied, Transport};
 pub use deadline::ends;
 pub use doctor::DoctorError;
 pub use gc::{find_garbage, remove_garbage, GarbageWanted};
-pub use images::{
-    copy, list, load, load_file, names_of, pull, push, remove, save, save_file, show, Copied, ImageSummary,
-    ImagesError, Removal,
-};
+pub use image_fetch::{Fetch, Pull};
+pub use images::{list, names_of, remove, show, ImageSummary, ImagesError, Removal};
 pub use interrupt::{unless_signalled, Worked};
-pub use job::{read_job, CallerMode, JobError, Pull, Wanted};
+pub use job::{read_job, CallerMode, JobError, Wanted};
+pub use known_registries::{known_registries, KnownRegistry};
 pub use outcome::{ExitCodes, Outcome, CANNOT_RUN};
 pub use output_place::OutputPlace;
 pub use run::{run, RunRequest, Take};
 pub use run_error::{code_of_store, RunError};
 pub use secret::{SecretError, SecretWanted, Source};
-pub use settings::{allowed_packages, base_settings, resolver};
+pub use settings::{allowed_packages, base_settings, registries, resolver};
 pub use slots::{Admission, SlotError, Slots};
 pub use status::Status;
 pub use ticket::Ticket;

@@ -16,6 +16,7 @@ use crate::policy::{with_limits, Bytes, Code, Confinement, Kind, Level, NetworkM
 use crate::sandbox::{Stop, Usage};
 use crate::sys::clock;
 use crate::sys::signal;
+use crate::transfer::Attempt;
 
 /// Exit code when gantry could not run the workload, as that of `docker run` and `env`.
 pub const CANNOT_RUN: u8 = 125;
@@ -42,7 +43,7 @@ pub struct Outcome {
     /// `hit` when the image was ready, `miss` when it was not there, or had to be fetched or unpacked.
     pub cache: &'static str,
     /// Registries tried.
-    pub attempts: Vec<serde_json::Value>,
+    pub attempts: Vec<Attempt>,
     /// When gantry began: UTC, RFC 3339.
     pub started_at: String,
     /// Wall-clock milliseconds from there to this document.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::image_fetch::{Fetch, Fetched};
 use super::interrupt::{unless_signalled, Worked};
 use super::outcome::{milliseconds, ImageRan, LimitsInForce, Outcome, OutputReport, Phases, Start};
 use super::output_place::{OnDisk, OutputPlace};
@@ -27,6 +28,7 @@ use crate::oci::{Digest, ImageConfigBody, Reference};
 use crate::policy::{one_line, Code, Confinement, Network};
 use crate::sandbox::{self, Bundle, End, Finished, Place, Purpose, SandboxError, Secret, Signals, Sink, Stdin, Stdout};
 use crate::store::{Lease, Snapshot, Store};
+use crate::transfer::Attempt;
 
 /// `PATH` when neither the image nor the caller sets it.
 const DEFAULT_PATH: &str = "/opt/py/bin:/usr/local/bin:/usr/bin:/bin";
@@ -60,6 +62,8 @@ pub struct RunRequest {
     pub ticket: Ticket,
     /// How it gets a run slot.
     pub admission: Admission,
+    /// Whether the image is fetched from a registry first.
+    pub fetch: Fetch,
     /// Where its standard output goes.
     pub stdout: Stdout,
 }
@@ -91,6 +95,7 @@ pub fn run(store: &Store, request: &RunRequest, signals: &Signals) -> (Outcome, 
     let mut account = Account {
         digest: None,
         cache: "miss",
+        attempts: Vec::new(),
         phases: Phases::default(),
         command: Command::default(),
         finished: None,
@@ -110,6 +115,7 @@ pub fn run(store: &Store, request: &RunRequest, signals: &Signals) -> (Outcome, 
 struct Account {
     digest: Option<Digest>,
     cache: &'static str,
+    attempts: Vec<Attempt>,
     phases: Phases,
     command: Command,
     finished: Option<Finished>,
@@ -128,6 +134,7 @@ impl Account {
     }
 
     fn run(&mut self, store: &Store, request: &RunRequest, signals: &Signals) -> Result<(), RunError> {
+        self.fetch(store, request, signals)?;
         let _slot = self.slot(store, request, signals)?;
         signals.enter("resolve");
         let started = Instant::now();
@@ -232,7 +239,8 @@ impl Account {
         self.digest = Some(digest);
         let lease = store.locks().lease(&digest)?;
         if let Some(snapshot) = store.images().snapshot(&digest)? {
-            self.cache = "hit";
+            let was_fetched = !self.attempts.is_empty();
+            self.cache = if was_fetched { "miss" } else { "hit" };
             return Ok((snapshot, lease));
         }
         let unpacking = Instant::now();
@@ -241,6 +249,22 @@ impl Account {
         let unpacked = wait_for(signals, move || own.images().restore(&digest));
         self.phases.unpack = milliseconds(unpacking.elapsed());
         Ok((unpacked??, lease))
+    }
+
+    /// Brings the image from a registry, when that is asked for. Before there is a slot, which others can use meanwhile.
+    fn fetch(&mut self, store: &Store, request: &RunRequest, signals: &Signals) -> Result<(), RunError> {
+        if !request.fetch.is_wanted(store, &request.reference) {
+            return Ok(());
+        }
+        signals.enter("pull");
+        let pulling = Instant::now();
+        let (own, fetch, reference) = (store.clone(), request.fetch.clone(), request.reference.clone());
+        let fetched = wait_for(signals, move || fetch.fetch(&own, &reference));
+        self.phases.pull = milliseconds(pulling.elapsed());
+        let Fetched { result, attempts } = fetched?;
+        self.attempts = attempts;
+        self.digest = result.map_err(RunError::Pull)?.map(|copied| copied.digest);
+        Ok(())
     }
 
     /// Waits for a run slot, where this machine has a limited number of them.
@@ -310,6 +334,7 @@ impl Account {
             digest: self.digest,
         };
         outcome.cache = self.cache;
+        outcome.attempts.clone_from(&self.attempts);
         outcome.phases_ms = self.phases.clone();
         outcome.limits = Some(LimitsInForce::of(&request.confinement, request.output_place));
         (outcome.code, outcome.error) = (None, None);

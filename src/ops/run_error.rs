@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::images::ImagesError;
 use super::outcome::CANNOT_RUN;
 use super::secret::SecretError;
 use super::slots::SlotError;
@@ -11,6 +12,7 @@ use super::take_output::TakeError;
 use crate::policy::{Code, Kind};
 use crate::sandbox::{CollectError, SandboxError, Stop};
 use crate::store::StoreError;
+use crate::transfer::TransferError;
 
 /// Why a run did not happen, or why its results were not taken.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +62,9 @@ pub enum RunError {
         /// Its name.
         name: String,
     },
+    /// The image did not come from a registry.
+    #[error("{0}")]
+    Pull(#[source] ImagesError),
     /// The store failed.
     #[error("{0}")]
     Store(#[from] StoreError),
@@ -99,6 +104,7 @@ impl RunError {
             | Self::Stopped { .. } => Kind::Failed,
             Self::Environment { .. } => Kind::Usage,
             Self::Secret(error) => error.kind(),
+            Self::Pull(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Sandbox(error) => error.kind(),
             Self::Collect(error) => error.kind(),
@@ -132,6 +138,7 @@ impl RunError {
                 SlotError::Stopped { stop } => code_of_stop(*stop),
             },
             Self::Secret(error) => error.code(),
+            Self::Pull(error) => code_of_pull(error),
             Self::Store(error) => code_of_store(error),
             Self::Sandbox(error) => error.code(),
             Self::Collect(error) => error.code(),
@@ -163,6 +170,24 @@ fn code_of_stop(stop: Stop) -> Code {
         Stop::Signal(_) => Code::Stopped,
         Stop::CallerEnded { .. } => Code::CallerEnded,
         Stop::Deadline { .. } => Code::Deadline,
+    }
+}
+
+/// What a run says whose image did not come from a registry.
+fn code_of_pull(error: &ImagesError) -> Code {
+    match error {
+        ImagesError::Store(error) | ImagesError::Transfer(TransferError::Store(error)) => match error {
+            // What came is not what it should be: nothing of the store is.
+            StoreError::Size { .. }
+            | StoreError::Digest { .. }
+            | StoreError::DiffId { .. }
+            | StoreError::Layer { .. } => Code::BadImage,
+            other => code_of_store(other),
+        },
+        ImagesError::Transfer(TransferError::Document { .. } | TransferError::NotFound { .. }) => Code::BadImage,
+        ImagesError::Transfer(error) if error.is_not_found() => Code::UnknownImage,
+        ImagesError::Transfer(_) if error.kind().is_away() => Code::RegistryUnavailable,
+        _ => Code::RegistryRefused,
     }
 }
 

@@ -1,15 +1,81 @@
 //! What builds take from the configuration and the environment: nothing below `ops` sees either.
 
 use crate::base::{Allowed, BaseSettings};
-use crate::config::{secret_variable, Config, Environment, ExtraSection, IndexSection};
+use crate::config::{
+    proxy_of, secret_variable, Config, CredentialsSection, Environment, ExtraSection, IndexSection, RegistrySection,
+    RoleName,
+};
 use crate::net::{Address, Credentials};
 use crate::policy::normalise;
 use crate::python::resolve::{ExtraIndex, LockError, Login, Resolver};
+use crate::transfer::{Credential, LoginPlaces, Registries, RegistryEntry, Role, TransferRules};
+
+/// The registries of this machine, and who we are to them.
+pub fn registries(config: &Config, environment: &Environment) -> Registries {
+    let numbered = (1..).zip(&config.registry);
+    let entries = numbered.map(|(number, section)| entry(section, number)).collect();
+    let (given, usual) = (&config.transfer, TransferRules::default());
+    let count = |given: Option<u32>, usual: usize| given.and_then(|count| count.try_into().ok()).unwrap_or(usual);
+    let rules = TransferRules {
+        downloads: count(given.downloads.map(Into::into), usual.downloads),
+        uploads: count(given.uploads.map(Into::into), usual.uploads),
+        hedge: given.hedge.map_or(usual.hedge, Into::into),
+        stall: given.stall.map_or(usual.stall, Into::into),
+        connect: given.connect.map_or(usual.connect, Into::into),
+    };
+    let places = LoginPlaces {
+        files: environment.login_files(),
+        variable: Some(secret_variable),
+        path: environment.path.clone(),
+        helper_environment: environment.of_helpers(),
+    };
+    Registries::new(entries, rules, places, |url| proxy_of(url).is_some())
+}
+
+fn entry(section: &RegistrySection, number: u32) -> RegistryEntry {
+    RegistryEntry {
+        host: section.host.clone(),
+        priority: section.priority.unwrap_or(number),
+        role: match section.role {
+            Some(RoleName::Pull) => Role::Pull,
+            Some(RoleName::Push) | None => Role::Push,
+        },
+        credentials: section.credentials.as_ref().and_then(credential),
+        is_plain: section.plain_http,
+        chunk: section.chunk.map(Into::into),
+        immutable: section.immutable.clone(),
+    }
+}
+
+/// What the configuration names; it was checked that it is one of these.
+fn credential(section: &CredentialsSection) -> Option<Credential> {
+    let user = || section.user.clone().unwrap_or_default();
+    match section {
+        CredentialsSection { helper: Some(name), .. } => Some(Credential::Helper { name: name.clone() }),
+        CredentialsSection {
+            password_env: Some(variable),
+            ..
+        } => Some(Credential::Variable {
+            user: user(),
+            variable: variable.clone(),
+        }),
+        CredentialsSection {
+            password_file: Some(file),
+            ..
+        } => Some(Credential::PasswordFile {
+            user: user(),
+            file: file.clone(),
+        }),
+        CredentialsSection { anonymous: true, .. } => Some(Credential::Anonymous),
+        _ => None,
+    }
+}
 
 /// Where bases come from.
-pub fn base_settings(config: &Config) -> BaseSettings {
+pub fn base_settings(config: &Config, environment: &Environment) -> BaseSettings {
     let base = &config.base;
     BaseSettings {
+        registries: registries(config, environment),
         mirror: base.mirror.clone().map(Address::new),
         security_mirror: base.security_mirror.clone().map(Address::new),
         keyring: base.keyring.clone(),

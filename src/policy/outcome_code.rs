@@ -76,6 +76,10 @@ codes! {
     BadConfiguration = "bad_configuration";
     /// The store has no such image.
     UnknownImage = "unknown_image";
+    /// No registry could be reached, or each was too busy.
+    RegistryUnavailable = "registry_unavailable";
+    /// A registry refused: it does not know us, its certificate is not accepted, or its answers are not to be used.
+    RegistryRefused = "registry_refused";
     /// The image cannot be run: it has no command, or is made as no sandbox can use it.
     BadImage = "bad_image";
     /// The directory for `/input` cannot be used.

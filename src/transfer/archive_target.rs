@@ -5,7 +5,7 @@
 use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::peer::{Destination, Documents, Incoming};
+use super::peer::{Destination, Documents, Incoming, Reach};
 use super::TransferError;
 use crate::oci::{put_in_index, Descriptor, Digest, LAYOUT_VERSION, REF_NAME};
 
@@ -97,6 +97,15 @@ impl<W: Write + Send> Destination for ArchiveTarget<W> {
 
     fn has(&self, _: &Descriptor) -> Result<bool, TransferError> {
         Ok(false)
+    }
+
+    /// An archive is written from its beginning to its end.
+    fn at_once(&self, _: Reach) -> usize {
+        1
+    }
+
+    fn starts_over(&self) -> bool {
+        false
     }
 
     fn put(&self, layer: &Descriptor, incoming: &mut Incoming<'_>) -> Result<(), TransferError> {

@@ -4,8 +4,9 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::oci::ParseImageError;
+use crate::oci::{Digest, ParseImageError};
 use crate::policy::Kind;
+use crate::registry::RegistryError;
 use crate::store::StoreError;
 
 /// The index of a layout is locked for the time it takes to write a few kilobytes.
@@ -86,6 +87,44 @@ pub enum TransferError {
         /// Which.
         part: &'static str,
     },
+    /// No registry did what it was asked.
+    #[error("{}", listed(reference, failures))]
+    Registry {
+        /// The image, as typed.
+        reference: String,
+        /// What each of them said.
+        failures: Vec<RegistryError>,
+    },
+    /// The registries do not know the tag, and know others.
+    #[error("find {reference}: no registry has this tag; the repository has {}", .tags.join(", "))]
+    NoTag {
+        /// The image, as typed.
+        reference: String,
+        /// Some of them.
+        tags: Vec<String>,
+    },
+    /// A tag that is not moved means another image.
+    #[error("push {reference}: its tag means {there} already, and this machine's configuration does not move tags there (immutable)")]
+    Immutable {
+        /// The image, as typed.
+        reference: String,
+        /// What the tag means.
+        there: Digest,
+    },
+    /// Nothing is pushed there.
+    #[error("push to {host}: this machine's configuration only pulls from it (role = \"pull\")")]
+    PullOnly {
+        /// The registry.
+        host: String,
+    },
+    /// Credentials that were tried and are right cannot be kept.
+    #[error("keep the credentials for {host}: {reason}")]
+    Login {
+        /// The registry.
+        host: String,
+        /// Which file or program, and why not.
+        reason: String,
+    },
     /// The store failed, or a blob is not what it is called.
     #[error("{0}")]
     Store(#[from] StoreError),
@@ -96,6 +135,15 @@ impl TransferError {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Store(error) => error.kind(),
+            Self::PullOnly { .. } | Self::Immutable { .. } => Kind::Refused,
+            // One that may answer later is worth another try.
+            Self::Registry { failures, .. } => {
+                let kinds = || failures.iter().map(RegistryError::kind);
+                kinds()
+                    .find(|kind| kind.is_away())
+                    .or(kinds().next())
+                    .unwrap_or(Kind::Failed)
+            }
             Self::Busy { .. } => Kind::Busy,
             Self::TooMany { .. } => Kind::Refused,
             Self::Io { .. }
@@ -103,9 +151,38 @@ impl TransferError {
             | Self::NotADirectory { .. }
             | Self::Document { .. }
             | Self::NotFound { .. }
+            | Self::NoTag { .. }
+            | Self::Login { .. }
             | Self::NotAnArchive { .. }
             | Self::Entry { .. }
             | Self::Missing { .. } => Kind::Failed,
+        }
+    }
+}
+
+impl TransferError {
+    /// Whether every registry that was asked says that it has no such image.
+    pub(crate) fn is_not_found(&self) -> bool {
+        match self {
+            Self::Registry { failures, .. } => !failures.is_empty() && failures.iter().all(RegistryError::is_not_found),
+            Self::NoTag { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+/// What each registry said of an image.
+fn listed(reference: &str, failures: &[RegistryError]) -> String {
+    match failures {
+        [] => format!("reach {reference}: no registry could be asked"),
+        [one] => one.to_string(),
+        several => {
+            let all: Vec<String> = several.iter().map(ToString::to_string).collect();
+            format!(
+                "reach {reference}: no registry of {} did it: {}",
+                several.len(),
+                all.join("; ")
+            )
         }
     }
 }

@@ -4,25 +4,24 @@
 //! the documents by themselves and against each other, and that a layer is packed as its media type says. What a layer
 //! unpacks to is found out by whoever unpacks it.
 
-use std::io::Read;
-use std::path::Path;
-
-use super::peer::{Destination, Documents, Incoming, Source};
+use super::peer::{Destination, Documents, Incoming, Reach, Source, Tally};
 use super::TransferError;
 use crate::archive::tar_reader::check_compression;
 use crate::oci::{
     media_type, parse_config, parse_index, parse_manifest, Compression, Descriptor, Digest, ParseImageError,
     MAX_DOCUMENT_BYTES,
 };
+use crate::progress::Progress;
 use crate::store::{check_descriptor, StoreError};
+use crate::sys::pool;
 
 /// Indexes inside indexes: one level is common, more is a maze.
 const MAX_INDEX_DEPTH: usize = 4;
 
 /// Copies the image that `wanted` leads to, and calls it `name` there; returns the digest of its manifest.
 ///
-/// Of an index the image for linux/amd64 is copied. Layers that are there already are not written again, but `from` has to
-/// show that it has them.
+/// Of an index the image for linux/amd64 is copied. Layers go as many at once as both places take. Those that are there
+/// already are not written again, but `from` has to show that it has them.
 ///
 /// # Errors
 ///
@@ -32,32 +31,81 @@ pub fn copy_image(
     wanted: &Descriptor,
     to: &dyn Destination,
     name: Option<&str>,
+    progress: &dyn Progress,
 ) -> Result<Digest, TransferError> {
     let image = read_documents(from, wanted, 0)?;
     to.begin(&image)?;
-    for layer in image.layers() {
-        copy_layer(from, layer, to)?;
+    let mut layers = image.layers();
+    // A stranger's sizes may come to more than there is.
+    let total = layers
+        .iter()
+        .fold(0u64, |total, layer| total.saturating_add(layer.size));
+    let tally = Tally::new(progress, total);
+    let at_once = from.at_once().min(to.at_once(from.reach()));
+    if at_once > 1 {
+        // The longest first: what is begun last is over soon.
+        layers.sort_by_key(|layer| std::cmp::Reverse(layer.size));
     }
+    pool::each(at_once, &layers, |layer, _| copy_layer(from, layer, to, &tally))?;
     to.finish(&image, name)?;
     Ok(image.descriptor.digest)
 }
 
-fn copy_layer(from: &dyn Source, layer: &Descriptor, to: &dyn Destination) -> Result<(), TransferError> {
+fn copy_layer(
+    from: &dyn Source,
+    layer: &Descriptor,
+    to: &dyn Destination,
+    tally: &Tally<'_>,
+) -> Result<(), TransferError> {
     let place = from.place(&layer.digest);
     let compression = Compression::of_layer(layer).map_err(|source| TransferError::Document {
         path: place.clone(),
         source,
     })?;
-    let mut incoming = Incoming::new(layer, from.open(layer)?, place);
+    if from.reach() == Reach::Away && to.has(layer)? {
+        tally.add(layer.size);
+        return from.prove(layer);
+    }
+    loop {
+        let mut incoming = Incoming::new(layer, from, tally);
+        let copied = match to.resumes() && from.reach() == Reach::Away {
+            // It knows where to begin.
+            true => to.put(layer, &mut incoming),
+            false => copy_anew(from, layer, compression, &mut incoming, to),
+        };
+        match copied {
+            Err(error) if to.starts_over() && from.gives_again(layer, &error) => {}
+            other => return other,
+        }
+    }
+}
+
+fn copy_anew(
+    from: &dyn Source,
+    layer: &Descriptor,
+    compression: Compression,
+    incoming: &mut Incoming<'_>,
+    to: &dyn Destination,
+) -> Result<(), TransferError> {
+    check_start(layer, compression, incoming)?;
+    match from.reach() == Reach::Here && to.has(layer)? {
+        true => from.prove(layer),
+        false => to.put(layer, incoming),
+    }
+}
+
+/// Whether a layer that is read from its beginning is packed as its media type says.
+pub(super) fn check_start(
+    layer: &Descriptor,
+    compression: Compression,
+    incoming: &mut Incoming<'_>,
+) -> Result<(), TransferError> {
     let start = incoming.peek(Compression::MAGIC)?;
-    check_compression(compression, &start).map_err(|source| StoreError::Layer {
+    let checked = check_compression(compression, &start).map_err(|source| StoreError::Layer {
         digest: layer.digest,
         source,
-    })?;
-    match to.has(layer)? {
-        true => from.prove(layer),
-        false => to.put(layer, &mut incoming),
-    }
+    });
+    Ok(checked?)
 }
 
 /// Reads and checks manifest and configuration.
@@ -116,19 +164,7 @@ fn read_document(from: &dyn Source, document: &'static str, descriptor: &Descrip
         let source = ParseImageError::TooLarge { document, size };
         return Err(TransferError::Document { path, source });
     }
-    let bytes = read_small(&mut *from.open(descriptor)?, &path)?;
+    let bytes = from.read(descriptor)?;
     check_descriptor(descriptor, Digest::of(&bytes), bytes.len() as u64)?;
-    Ok(bytes)
-}
-
-/// The beginning of what `reader` gives: one byte more than the largest document.
-pub(super) fn read_small(reader: &mut dyn Read, path: &Path) -> Result<Vec<u8>, TransferError> {
-    let mut bytes = Vec::new();
-    let read = reader.take(MAX_DOCUMENT_BYTES + 1).read_to_end(&mut bytes);
-    read.map_err(|source| TransferError::Io {
-        action: "read",
-        path: path.to_owned(),
-        source,
-    })?;
     Ok(bytes)
 }

@@ -14,9 +14,9 @@ use rustix::fs::{flock, FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use super::error::PATIENCE;
-use super::image_copy::read_small;
 use super::named::choose;
 use super::peer::{Destination, Documents, Incoming, Source};
+use super::small;
 use super::TransferError;
 use crate::oci::{parse_index, parse_layout_version, put_in_index, Descriptor, Digest, LAYOUT_VERSION, REF_NAME};
 use crate::store::Store;
@@ -46,10 +46,10 @@ impl<'a> Layout<'a> {
     /// [`TransferError::NotFound`] with the names there are; an error of the two documents.
     pub fn find(&self, name: Option<&str>) -> Result<Descriptor, TransferError> {
         let path = self.directory.join("oci-layout");
-        let version = read_small(&mut open_plain(&path)?, &path)?;
+        let version = small::read_document(&mut open_plain(&path)?, &path)?;
         parse_layout_version(&version).map_err(|source| TransferError::Document { path, source })?;
         let path = self.directory.join("index.json");
-        let index = parse_index(&read_small(&mut open_plain(&path)?, &path)?);
+        let index = parse_index(&small::read_document(&mut open_plain(&path)?, &path)?);
         let index = index.map_err(|source| TransferError::Document { path, source })?;
         choose(&index.manifests, name).map_err(|reason| TransferError::NotFound {
             path: self.directory.to_owned(),
@@ -209,7 +209,7 @@ fn has_file(path: &Path, size: u64) -> bool {
 fn read_document(path: &Path) -> Result<Option<Vec<u8>>, TransferError> {
     match open_plain(path) {
         Err(TransferError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
-        file => read_small(&mut file?, path).map(Some),
+        file => small::read_document(&mut file?, path).map(Some),
     }
 }
 

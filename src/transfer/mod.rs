@@ -1,32 +1,48 @@
-//! Images between places (the store, image layouts, OCI archives; registries will be one more), and downloads.
+//! Images between places (the store, image layouts, OCI archives, registries), and downloads.
 //!
 //! ```text
 //! Source  --- copy_image: documents, then layers, each verified while it is read --->  Destination
 //! ```
 //!
 //! `pull`, `push`, `copy`, `save` and `load` are that one loop between two places. What a name means is each place's own:
-//! [`Layout::find`], [`ArchiveSource::images`], and the names of the store.
+//! [`Layout::find`], [`ArchiveSource::images`], [`Remote::find`], and the names of the store. [`Registries`] says which
+//! registries there are; an image is fetched from the first of them that answers, by a [`Remote`], and pushed to the one that
+//! is named, by a [`RemoteTarget`].
 
 mod archive_source;
 mod archive_start;
 mod archive_target;
+mod attempt;
+mod circuit;
 mod error;
 mod fetch;
 mod image_copy;
 mod layout;
 mod local;
+mod login_places;
 mod named;
 mod peer;
+mod persist;
+mod registries;
+mod remote;
+mod remote_target;
+mod small;
 
 pub use archive_source::ArchiveSource;
 pub use archive_target::ArchiveTarget;
+pub use attempt::Attempt;
+pub use circuit::{read_circuit, Circuit};
 pub use error::TransferError;
 pub use fetch::{fetch, FetchError, FetchItem};
 pub use image_copy::copy_image;
 pub use layout::Layout;
 pub use local::ensure_copied;
+pub use login_places::{Credential, LoginPlaces};
 pub use named::name_of;
-pub use peer::{Destination, Documents, Incoming, Peer, Source};
+pub use peer::{Destination, Documents, Incoming, Peer, Reach, Source, Tally};
+pub use registries::{Failover, Registries, RegistryEntry, Role, TransferRules};
+pub use remote::Remote;
+pub use remote_target::RemoteTarget;
 
 #[cfg(test)]
 mod tests;

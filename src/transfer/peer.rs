@@ -1,15 +1,28 @@
 //! What a place must be able to do for images to come from it and go to it.
 //!
-//! A layout and the store are both ends of a copy, a registry will be; an archive is a stream and only ever one of the two.
+//! A layout and the store are both ends of a copy; a registry is one of the two at a time, an archive is a stream and only
+//! ever one.
 //! What a name means is each place's own question, so finding an image is no part of these traits: a copy begins with a
 //! descriptor. All methods take `&self`: blobs of one image may be asked for and written by several threads.
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::small::read_document;
 use super::TransferError;
 use crate::oci::{Descriptor, Digest, Hashed, ImageConfig, Manifest};
+use crate::progress::Progress;
 use crate::store::{check_descriptor, copy, CopyError};
+
+/// How far away a place is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// On this machine: opening a blob costs nothing.
+    Here,
+    /// Behind a network: a blob is asked for once, and what came of it before is not asked for again.
+    Away,
+}
 
 /// A place that images are copied from.
 pub trait Source: Send + Sync {
@@ -20,8 +33,44 @@ pub trait Source: Send + Sync {
     /// When the blob is not there or cannot be opened.
     fn open(&self, blob: &Descriptor) -> Result<Box<dyn Read + '_>, TransferError>;
 
+    /// Opens a blob at its byte `from`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Source::open`].
+    fn open_at(&self, blob: &Descriptor, from: u64) -> Result<Box<dyn Read + '_>, TransferError> {
+        let mut reader = self.open(blob)?;
+        let passed = io::copy(&mut (&mut reader).take(from), &mut io::sink());
+        passed.map_err(|source| unreadable(&self.place(&blob.digest), source))?;
+        Ok(reader)
+    }
+
+    /// Reads a document of at most 4 MiB. Its bytes are not verified yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`Source::open`], and when it is longer than its descriptor may say.
+    fn read(&self, document: &Descriptor) -> Result<Vec<u8>, TransferError> {
+        read_document(&mut *self.open(document)?, &self.place(&document.digest))
+    }
+
     /// What a blob is called in messages.
     fn place(&self, digest: &Digest) -> PathBuf;
+
+    /// How far away it is.
+    fn reach(&self) -> Reach {
+        Reach::Here
+    }
+
+    /// How many blobs may be read at once.
+    fn at_once(&self) -> usize {
+        usize::MAX
+    }
+
+    /// Whether a blob is worth another try that failed by `error`; called once for each such failure.
+    fn gives_again(&self, _blob: &Descriptor, _error: &TransferError) -> bool {
+        false
+    }
 
     /// Shows that the place has a blob which the destination has already. A manifest is anybody's to write: who names the
     /// layer of somebody else's image must not get it for that.
@@ -30,12 +79,14 @@ pub trait Source: Send + Sync {
     ///
     /// When the blob is not there, or not what it is called.
     fn prove(&self, blob: &Descriptor) -> Result<(), TransferError> {
-        let mut incoming = Incoming::new(blob, self.open(blob)?, self.place(&blob.digest));
-        incoming.verify_into(&mut io::sink(), &|source| TransferError::Io {
-            action: "copy",
-            path: self.place(&blob.digest),
-            source,
-        })
+        let mut hashed = Hashed::new(io::sink());
+        let mut reader = self.open(blob)?.take(blob.size.saturating_add(1));
+        copy(&mut reader, &mut hashed).map_err(|error| {
+            let (CopyError::Read(source) | CopyError::Write(source)) = error;
+            unreadable(&self.place(&blob.digest), source)
+        })?;
+        let hasher = hashed.hasher;
+        Ok(check_descriptor(blob, hasher.clone().digest(), hasher.bytes())?)
     }
 }
 
@@ -55,7 +106,25 @@ pub trait Destination: Send + Sync {
     /// When that cannot be known.
     fn has(&self, layer: &Descriptor) -> Result<bool, TransferError>;
 
-    /// Writes a layer. Nothing is kept of it unless all of it came and is what its descriptor says.
+    /// How many layers may be written at once that come from so far.
+    fn at_once(&self, from: Reach) -> usize {
+        match from {
+            Reach::Here => 1,
+            Reach::Away => usize::MAX,
+        }
+    }
+
+    /// Whether a layer can be written again after a try that failed.
+    fn starts_over(&self) -> bool {
+        true
+    }
+
+    /// Whether it keeps what came of a layer from away, and goes on there.
+    fn resumes(&self) -> bool {
+        false
+    }
+
+    /// Writes a layer. Nothing is given its name unless all of it came and is what its descriptor says.
     ///
     /// # Errors
     ///
@@ -101,33 +170,117 @@ impl Documents {
     }
 }
 
-/// A blob on its way from a source: never more of it than one byte over what its descriptor says.
-pub struct Incoming<'a> {
-    blob: Descriptor,
-    reader: io::Take<Box<dyn Read + 'a>>,
-    place: PathBuf,
+/// How much of an image has come.
+pub struct Tally<'a> {
+    progress: &'a dyn Progress,
+    done: AtomicU64,
+    total: u64,
 }
 
-impl<'a> Incoming<'a> {
-    /// The blob that `reader` gives, called `place` in messages.
-    pub fn new(blob: &Descriptor, reader: Box<dyn Read + 'a>, place: PathBuf) -> Self {
+impl<'a> Tally<'a> {
+    /// Nothing of `total` bytes yet.
+    pub(super) fn new(progress: &'a dyn Progress, total: u64) -> Self {
         Self {
-            // One byte more than promised is enough to know that there are too many.
-            reader: reader.take(blob.size.saturating_add(1)),
-            blob: blob.clone(),
-            place,
+            progress,
+            done: AtomicU64::new(0),
+            total,
         }
     }
 
-    /// Reads at most `most` bytes of the beginning, which are given again by what is read next.
+    /// That many bytes more are there.
+    pub(super) fn add(&self, bytes: u64) {
+        let done = self.done.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        self.progress.bytes(done.min(self.total), self.total);
+    }
+
+    /// Who is told.
+    pub(super) fn progress(&self) -> &'a dyn Progress {
+        self.progress
+    }
+}
+
+/// A blob on its way from a source: never more of it than one byte over what its descriptor says. It is opened when it is
+/// first read.
+pub struct Incoming<'a> {
+    blob: Descriptor,
+    from: &'a dyn Source,
+    reader: Option<io::Take<Box<dyn Read + 'a>>>,
+    tally: &'a Tally<'a>,
+    /// Bytes that were counted.
+    counted: u64,
+}
+
+impl<'a> Incoming<'a> {
+    /// A blob of `from`.
+    pub(super) fn new(blob: &Descriptor, from: &'a dyn Source, tally: &'a Tally<'a>) -> Self {
+        Self {
+            blob: blob.clone(),
+            from,
+            reader: None,
+            tally,
+            counted: 0,
+        }
+    }
+
+    /// How far away it comes from.
+    pub(super) fn reach(&self) -> Reach {
+        self.from.reach()
+    }
+
+    /// Who is told of it.
+    pub(super) fn progress(&self) -> &'a dyn Progress {
+        self.tally.progress()
+    }
+
+    /// Begins anew, with the byte `at`. What is open and stands there goes on.
+    pub(super) fn start_at(&mut self, at: u64) -> Result<(), TransferError> {
+        let next = self.reader.take();
+        if let Some(reader) = next.filter(|reader| self.position(reader) == at) {
+            self.reader = Some(reader);
+            return Ok(());
+        }
+        let reader = self.from.open_at(&self.blob, at)?;
+        self.count(at);
+        // One byte more than promised is enough to know that there are too many.
+        self.reader = Some(reader.take(self.blob.size.saturating_add(1).saturating_sub(at)));
+        Ok(())
+    }
+
+    /// The number of the byte that `reader` gives next.
+    fn position(&self, reader: &io::Take<Box<dyn Read + 'a>>) -> u64 {
+        self.blob.size.saturating_add(1).saturating_sub(reader.limit())
+    }
+
+    /// Bytes up to `at` are there.
+    fn count(&mut self, at: u64) {
+        self.tally.add(at.saturating_sub(self.counted));
+        self.counted = self.counted.max(at);
+    }
+
+    /// Has the source show that it has the blob, as somebody else brought it meanwhile.
+    pub(super) fn prove(&mut self) -> Result<(), TransferError> {
+        self.count(self.blob.size);
+        self.from.prove(&self.blob)
+    }
+
+    fn opened(&mut self) -> Result<&mut io::Take<Box<dyn Read + 'a>>, TransferError> {
+        if self.reader.is_none() {
+            self.start_at(0)?;
+        }
+        let none = || (Box::new(io::empty()) as Box<dyn Read>).take(0);
+        Ok(self.reader.get_or_insert_with(none))
+    }
+
+    /// Reads at most `most` bytes of what is next, which are given again by what is read then.
     pub(super) fn peek(&mut self, most: usize) -> Result<Vec<u8>, TransferError> {
         let mut start = Vec::new();
-        let read = (&mut self.reader).take(most as u64).read_to_end(&mut start);
+        let read = self.opened()?.take(most as u64).read_to_end(&mut start);
         read.map_err(|source| self.unreadable(source))?;
-        let rest = std::mem::replace(&mut self.reader, (Box::new(io::empty()) as Box<dyn Read>).take(0));
-        let left = rest.limit().saturating_add(start.len() as u64);
-        let again: Box<dyn Read + 'a> = Box::new(io::Cursor::new(start.clone()).chain(rest.into_inner()));
-        self.reader = again.take(left);
+        if let Some(rest) = self.reader.take() {
+            let left = rest.limit().saturating_add(start.len() as u64);
+            let again: Box<dyn Read + 'a> = Box::new(io::Cursor::new(start.clone()).chain(rest.into_inner()));
+            self.reader = Some(again.take(left));
+        }
         Ok(start)
     }
 
@@ -141,7 +294,19 @@ impl<'a> Incoming<'a> {
         out: &mut dyn Write,
         unwritable: &dyn Fn(io::Error) -> TransferError,
     ) -> Result<(), TransferError> {
-        copy(&mut self.reader, out).map(drop).map_err(|error| match error {
+        self.opened()?;
+        let Some(mut reader) = self.reader.take() else {
+            return Ok(());
+        };
+        let at = self.position(&reader);
+        let mut counted = Counted {
+            out,
+            tally: self.tally,
+            at,
+            counted: &mut self.counted,
+        };
+        let copied = copy(&mut reader, &mut counted);
+        copied.map(drop).map_err(|error| match error {
             CopyError::Read(source) => self.unreadable(source),
             CopyError::Write(source) => unwritable(source),
         })
@@ -164,16 +329,51 @@ impl<'a> Incoming<'a> {
     }
 
     fn unreadable(&self, source: io::Error) -> TransferError {
-        TransferError::Io {
+        unreadable(&self.from.place(&self.blob.digest), source)
+    }
+}
+
+/// Writes on and counts, each byte of a blob once however often it comes.
+struct Counted<'a, 'b> {
+    out: &'a mut dyn Write,
+    tally: &'b Tally<'b>,
+    at: u64,
+    counted: &'a mut u64,
+}
+
+impl Write for Counted<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.out.write(bytes)?;
+        self.at += count as u64;
+        self.tally.add(self.at.saturating_sub(*self.counted));
+        *self.counted = self.at.max(*self.counted);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// The error of a blob at `place` that cannot be read: that of the place itself, where it says one.
+fn unreadable(place: &std::path::Path, source: io::Error) -> TransferError {
+    match source.downcast::<TransferError>() {
+        Ok(own) => own,
+        Err(source) => TransferError::Io {
             action: "copy",
-            path: self.place.clone(),
+            path: place.to_owned(),
             source,
-        }
+        },
     }
 }
 
 impl std::fmt::Debug for Incoming<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Incoming({} from {})", self.blob.digest, self.place.display())
+        write!(
+            f,
+            "Incoming({} from {})",
+            self.blob.digest,
+            self.from.place(&self.blob.digest).display()
+        )
     }
 }

@@ -6,18 +6,19 @@ use std::path::Path;
 use super::local::find_copied;
 use super::{copy_image, Layout, TransferError};
 use crate::oci::{DiffId, Digest};
+use crate::progress::Silent;
 use crate::store::tests::examples::{image, image_that_says, put, tar};
 use crate::store::tests::store;
 use crate::store::{Image, Store, StoreError};
 
 /// Copies an image of the store into a layout.
 pub(super) fn push(store: &Store, image: &Image, layout: &Path, name: Option<&str>) -> Result<(), TransferError> {
-    copy_image(store, &image.descriptor(), &Layout::new(store, layout), name).map(drop)
+    copy_image(store, &image.descriptor(), &Layout::new(store, layout), name, &Silent).map(drop)
 }
 
 pub(super) fn pull(store: &Store, layout: &Path, name: Option<&str>) -> Result<Image, TransferError> {
     let layout = Layout::new(store, layout);
-    let digest = copy_image(&layout, &layout.find(name)?, store, None)?;
+    let digest = copy_image(&layout, &layout.find(name)?, store, None, &Silent)?;
     Ok(store.images().open(&digest)?)
 }
 
@@ -104,6 +105,7 @@ fn an_image_goes_from_layout_to_layout_as_it_is() {
         &from.find(Some("a")).unwrap(),
         &Layout::new(&store, &two),
         Some("a"),
+        &Silent,
     )
     .unwrap();
     assert_eq!(copied, image.digest);

@@ -53,7 +53,7 @@ fn build(session: &Session, args: &BaseBuildArgs, report: Option<&Report>) -> Re
     let narrator = Narrator::new(session.verbosity);
     let request = BaseRequest {
         name: args.variant.clone(),
-        settings: ops::base_settings(&session.config),
+        settings: ops::base_settings(&session.config, &session.environment),
         allow_degraded: session.allow_degraded(&args.allow_degraded),
     };
     let resolver = || ops::resolver(&session.config, &session.environment);

@@ -39,7 +39,7 @@ pub(super) fn build(session: &Session, args: &BuildArgs, report: Option<&Report>
             Some(time) => Created::Fixed(time),
             None => Created::Now(sys::clock::now()),
         },
-        base_settings: ops::base_settings(config),
+        base_settings: ops::base_settings(config, environment),
         allowed_packages: ops::allowed_packages(config),
     };
     let resolver = || ops::resolver(config, environment);

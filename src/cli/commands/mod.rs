@@ -14,6 +14,8 @@ pub(crate) use about::version;
 pub(crate) use configuration::configuration;
 pub(crate) use doctor::hold;
 
+use moving::Moving;
+
 use crate::cli::args::{Globals, StoreCommand};
 use crate::cli::error::CommandError;
 use crate::cli::report::Report;
@@ -35,9 +37,21 @@ pub(super) fn dispatch(globals: &Globals, command: &StoreCommand, report: Option
     match command {
         StoreCommand::Build(args) => build::build(&session, args, report),
         StoreCommand::Base(command) => base::base(&session, command, report),
-        StoreCommand::Pull { reference, tag } => moving::pull(&session, reference, tag.as_ref()),
-        StoreCommand::Push { reference, destination } => moving::push(&session, reference, destination),
-        StoreCommand::Copy { source, destination } => moving::copy(&session, source, destination),
+        StoreCommand::Pull { reference, tag, moving } => {
+            moving::pull(&session, reference, tag.as_ref(), &Moving::new(moving, report))
+        }
+        StoreCommand::Push {
+            reference,
+            destination,
+            moving,
+        } => moving::push(&session, reference, destination.as_ref(), &Moving::new(moving, report)),
+        StoreCommand::Copy {
+            source,
+            destination,
+            moving,
+        } => moving::copy(&session, source, destination, &Moving::new(moving, report)),
+        StoreCommand::Login { host, username } => moving::login(&session, host, username),
+        StoreCommand::Registries { format } => moving::registries(&session, format),
         StoreCommand::Save { reference, file } => moving::save(&session, reference, file),
         StoreCommand::Load { file, tag } => moving::load(&session, file, tag.as_ref()),
         StoreCommand::Images(command) => images::images(&session, command),

@@ -1,32 +1,201 @@
 //! `gantry pull`, `push`, `copy`, `save` and `load`: images move in and out of the store.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
+use std::time::Instant;
 
+use serde::Serialize;
+
+use crate::cli::args::{Format, FormatArgs, MovingArgs};
 use crate::cli::error::CommandError;
 use crate::cli::escape::escape;
-use crate::cli::output::print_line;
+use crate::cli::output::{print_json, print_line};
+use crate::cli::progress::Narrator;
+use crate::cli::report::Report;
 use crate::cli::session::Session;
+use crate::cli::table::table;
 use crate::oci::{Place, Reference};
-use crate::ops;
+use crate::ops::{self, Attempt, Copied, Failover, ImagesError, KnownRegistry, Transport};
+use crate::policy::Verbosity;
+use crate::sys::clock::rfc3339;
+
+/// What the options of a command that moves an image say.
+pub(super) struct Moving<'a> {
+    failover: Failover,
+    report: Option<&'a Report>,
+}
+
+impl<'a> Moving<'a> {
+    /// What `args` say; the report is where it was begun.
+    pub(super) fn new(args: &MovingArgs, report: Option<&'a Report>) -> Self {
+        let failover = if args.no_failover {
+            Failover::Forbidden
+        } else {
+            Failover::Allowed
+        };
+        Self { failover, report }
+    }
+
+    /// Does `work`, says how it went in the report and in the journal, and prints the digest.
+    fn carry_out(
+        &self,
+        session: &Session,
+        kind: &'static str,
+        image: &str,
+        work: impl FnOnce(&Transport<'_>) -> Result<Copied, ImagesError>,
+        said: impl FnOnce(&Copied) -> Option<String>,
+    ) -> Result<u8, CommandError> {
+        let started = Instant::now();
+        let narrator = Narrator::new(session.verbosity);
+        let registries = ops::registries(&session.config, &session.environment).with_failover(self.failover);
+        let transport = Transport::new(&session.store, &registries, &narrator);
+        let done = work(&transport);
+        narrator.finish();
+        let digest = done.as_ref().ok().map(|copied| copied.digest.to_string());
+        let status = if done.is_ok() { "ok" } else { "failed" };
+        session.note(kind, image, digest, status, started);
+        let copied = done?;
+        if let Some(text) = said(&copied) {
+            let _ = writeln!(io::stderr(), "{}", escape(&text));
+        }
+        if let Some(report) = self.report {
+            report.write(&Moved {
+                schema: 1,
+                status: "ok",
+                digest: copied.digest.to_string(),
+                name: copied.name.as_ref().map(Reference::with_tag),
+                attempts: transport.attempts(),
+                seconds: started.elapsed().as_secs_f64(),
+            })?;
+            if report.takes_standard_output() {
+                return Ok(0);
+            }
+        }
+        print_line(&copied.digest)
+    }
+}
+
+/// The report of a command that moved an image.
+#[derive(Serialize)]
+struct Moved {
+    schema: u32,
+    status: &'static str,
+    digest: String,
+    name: Option<String>,
+    attempts: Vec<Attempt>,
+    seconds: f64,
+}
 
 /// Copies an image into the store, prints its digest and says its name.
-pub(super) fn pull(session: &Session, source: &Place, tag: Option<&Reference>) -> Result<u8, CommandError> {
-    let copied = ops::pull(&session.store, source, tag)?;
-    if let Some(name) = &copied.name {
-        let _ = writeln!(io::stderr(), "Pulled {} as {}", copied.digest, name.with_tag());
-    }
-    print_line(&copied.digest)
+pub(super) fn pull(
+    session: &Session,
+    source: &Place,
+    tag: Option<&Reference>,
+    moving: &Moving<'_>,
+) -> Result<u8, CommandError> {
+    let work = |transport: &Transport<'_>| ops::pull(transport, source, tag);
+    moving.carry_out(session, "pull", &source.to_string(), work, |copied| {
+        Some(match &copied.name {
+            Some(name) => format!("Pulled {} as {}", copied.digest, name.with_tag()),
+            None => format!("Pulled {}; it has no name and is kept for a day", copied.digest),
+        })
+    })
 }
 
 /// Copies an image out of the store and prints its digest.
-pub(super) fn push(session: &Session, source: &Place, destination: &Place) -> Result<u8, CommandError> {
-    print_line(&ops::push(&session.store, source, destination)?.digest)
+pub(super) fn push(
+    session: &Session,
+    source: &Reference,
+    destination: Option<&Place>,
+    moving: &Moving<'_>,
+) -> Result<u8, CommandError> {
+    let work = |transport: &Transport<'_>| ops::push(transport, source, destination);
+    let image = destination.map_or_else(|| source.to_string(), Place::to_string);
+    moving.carry_out(session, "push", &image, work, |_| None)
 }
 
 /// Copies an image and prints its digest.
-pub(super) fn copy(session: &Session, source: &Place, destination: &Place) -> Result<u8, CommandError> {
-    print_line(&ops::copy(&session.store, source, Some(destination))?.digest)
+pub(super) fn copy(
+    session: &Session,
+    source: &Place,
+    destination: &Place,
+    moving: &Moving<'_>,
+) -> Result<u8, CommandError> {
+    let work = |transport: &Transport<'_>| ops::copy(transport, source, destination);
+    moving.carry_out(session, "copy", &destination.to_string(), work, |_| None)
+}
+
+/// Prints the registries of this machine, whoever is asked first first.
+pub(super) fn registries(session: &Session, format: &FormatArgs) -> Result<u8, CommandError> {
+    let known = ops::known_registries(&session.store, &ops::registries(&session.config, &session.environment));
+    match format.wanted() {
+        Format::Json => print_json(&known),
+        Format::Table if session.verbosity == Verbosity::Quiet => known
+            .iter()
+            .try_for_each(|one| print_line(&one.host).map(drop))
+            .map(|()| 0),
+        Format::Table => {
+            let time = |seconds: Option<u64>| seconds.map_or("-".to_owned(), |seconds| rfc3339(seconds, ""));
+            let row = |one: &KnownRegistry| {
+                let state = match (one.is_away, &one.reason) {
+                    (true, Some(reason)) => format!("away ({reason})"),
+                    (true, None) => "away".to_owned(),
+                    (false, _) => "ok".to_owned(),
+                };
+                let priority = one.priority.to_string();
+                [
+                    one.host.clone(),
+                    priority,
+                    one.role.to_owned(),
+                    state,
+                    time(one.last_success),
+                    time(one.last_failure),
+                ]
+            };
+            print_line(&table(
+                ["HOST", "PRIORITY", "ROLE", "STATE", "LAST SUCCESS", "LAST FAILURE"],
+                known.iter().map(row).collect(),
+            ))
+        }
+    }
+}
+
+/// A password is a line of standard input that is not longer than this.
+const MAX_PASSWORD: u64 = 16 << 10;
+
+/// Tries a user and the password on standard input at a registry, and keeps them.
+pub(super) fn login(session: &Session, host: &str, user: &str) -> Result<u8, CommandError> {
+    let is_host = matches!(format!("{host}/x").parse(), Ok(Reference::Registry { host: parsed, .. }) if parsed == host);
+    if !is_host || user.is_empty() || user.contains(':') {
+        let reason = "login HOST --username USER: want a host as it begins the name of an image, such as registry.example.org, and a user without a colon";
+        return Err(CommandError::Usage(reason.to_owned()));
+    }
+    if io::stdin().is_terminal() {
+        let reason = format!("login {host}: the password comes from standard input, where nobody sees it: `gantry login {host} --username {user} <FILE`");
+        return Err(CommandError::Usage(reason));
+    }
+    let mut password = String::new();
+    let read = io::stdin().lock().take(MAX_PASSWORD).read_to_string(&mut password);
+    read.map_err(|source| CommandError::File {
+        action: "read",
+        path: "standard input".to_owned(),
+        source,
+    })?;
+    let password = password.trim_end_matches(['\r', '\n']);
+    if password.is_empty() {
+        let reason = format!("login {host}: there is no password on standard input");
+        return Err(CommandError::Usage(reason));
+    }
+    let registries = ops::registries(&session.config, &session.environment);
+    let place = registries.log_in(host, user, password).map_err(ImagesError::from)?;
+    let _ = writeln!(
+        io::stderr(),
+        "{} takes the password of {}; it is kept in {}",
+        host,
+        escape(user),
+        escape(&place)
+    );
+    Ok(0)
 }
 
 /// Writes an image to an archive, complete or not there; `-` is standard output, but no terminal.

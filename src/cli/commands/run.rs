@@ -15,8 +15,8 @@ use crate::cli::progress::tell_wait;
 use crate::cli::report::{self, Report};
 use crate::cli::session::Session;
 use crate::ops::{
-    self, CallerMode, ExitCodes, JobError, Outcome, Pull, RunError, RunRequest, SecretWanted, Status, Ticket, Wanted,
-    Worked,
+    self, CallerMode, ExitCodes, Failover, JobError, Outcome, Pull, RunError, RunRequest, SecretWanted, Status, Ticket,
+    Wanted, Worked,
 };
 use crate::policy::{one_line, Bytes, Code, Kind, Time, Verbosity};
 use crate::sandbox::{self, Signals, Stdin, Stdout};
@@ -160,6 +160,15 @@ fn prepare(
     end_by(wanted.deadline, signals)?;
     let mut request = wanted.request(&session.config.run, &session.config.limits)?;
     request.admission.tell = tell_wait;
+    let failover = if args.no_failover {
+        Failover::Forbidden
+    } else {
+        Failover::Allowed
+    };
+    request.fetch.registries = ops::registries(&session.config, &session.environment).with_failover(failover);
+    if session.verbosity > Verbosity::Quiet {
+        request.fetch.tell = say_of_pull;
+    }
     let is_taken = |path| heartbeat::outlet(path).is_standard_output();
     if report.is_some_and(Report::takes_standard_output) || args.progress.as_deref().is_some_and(is_taken) {
         request.stdout = Stdout::Error;
@@ -265,6 +274,11 @@ fn tell_everything(outcome: &Outcome) {
             say(&format!("{key}: {}", escape(&value)));
         }
     }
+}
+
+/// Says what is done before the function begins.
+fn say_of_pull(line: &str) {
+    say(&escape(line));
 }
 
 fn note(session: &Session, outcome: &Outcome, started: Instant) {

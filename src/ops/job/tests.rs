@@ -214,7 +214,7 @@ fn refusals_say_the_document_and_the_rule() {
     for (text, says) in [
         (
             r#"{"image": "a:1", "pull": "always"}"#,
-            "pull always: this version runs images of the store; `gantry pull oci:DIR:TAG` or `gantry load` brings one in",
+            "pull always: a:1 is an image of this store alone; one of a registry is called HOST/REPOSITORY[:TAG]",
         ),
         (
             r#"{"image": "a:1", "network": "egress"}"#,

@@ -12,7 +12,7 @@ fn load(store: &Store, bytes: &[u8]) -> Result<Vec<(Option<String>, Digest)>, Tr
     let archive = ArchiveSource::read(store, bytes)?;
     let images = archive.images().iter();
     let copied = images.map(|image| {
-        let digest = copy_image(&archive, image, store, None)?;
+        let digest = copy_image(&archive, image, store, None, &crate::progress::Silent)?;
         Ok((name_of(image).map(str::to_owned), digest))
     });
     copied.collect()

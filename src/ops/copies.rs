@@ -1,0 +1,408 @@
+//! Images move: pull, push, copy, save, load. One loop between two places, with what a name means at each.
+//!
+//! Where a name of a registry is typed, `pull` and `copy` mean the image in the registry; `push` and `save` send an image of
+//! the store, whatever it is called, and `push` without a destination to where its name says.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use super::images::{show, ImagesError};
+use crate::oci::{Descriptor, Digest, Place, Reference};
+use crate::progress::{Progress, Silent};
+use crate::store::{check_name, Store};
+use crate::sys::replace::Replacement;
+use crate::transfer::{
+    copy_image, ensure_copied, name_of, ArchiveSource, ArchiveTarget, Attempt, Destination, Layout, Reach, Registries,
+    Remote, RemoteTarget, Source, TransferError,
+};
+
+/// What images move with.
+pub struct Transport<'a> {
+    /// The store.
+    pub store: &'a Store,
+    /// The registries of this machine.
+    pub registries: &'a Registries,
+    /// Who is told.
+    pub progress: &'a dyn Progress,
+    attempts: Mutex<Vec<Attempt>>,
+}
+
+impl<'a> Transport<'a> {
+    /// Between `store` and other places.
+    pub fn new(store: &'a Store, registries: &'a Registries, progress: &'a dyn Progress) -> Self {
+        Self {
+            store,
+            registries,
+            progress,
+            attempts: Mutex::default(),
+        }
+    }
+
+    /// The registries that were asked so far, and how that went.
+    pub fn attempts(&self) -> Vec<Attempt> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, attempts: Vec<Attempt>) {
+        self.attempts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(attempts);
+    }
+}
+
+/// Where an image goes.
+#[derive(Clone, Copy)]
+enum Target<'a> {
+    /// Into the store, under a name, or the one that it has where it comes from.
+    Store(Option<&'a Reference>),
+    /// To where a place says: a name with a host is a registry.
+    Place(&'a Place),
+}
+
+/// Copies an image of a registry, a layout or an archive into the store, under `tag` or the name that it has there.
+///
+/// # Errors
+///
+/// [`ImagesError::NothingToPull`] for an image of the store; else as [`copy`].
+pub fn pull(transport: &Transport<'_>, source: &Place, tag: Option<&Reference>) -> Result<Copied, ImagesError> {
+    if let Place::Image(reference @ (Reference::Local { .. } | Reference::Digest { .. })) = source {
+        return Err(ImagesError::NothingToPull {
+            reference: reference.to_string(),
+        });
+    }
+    copy_to(transport, source, Target::Store(tag))
+}
+
+/// Copies an image of the store to a registry, a layout or an archive; without a destination to the registry that its name
+/// is of.
+///
+/// # Errors
+///
+/// [`ImagesError::NotAPlace`] for a destination that is a name of the store; else as [`copy`].
+pub fn push(transport: &Transport<'_>, source: &Reference, destination: Option<&Place>) -> Result<Copied, ImagesError> {
+    let own = Place::Image(source.clone());
+    let destination = destination.unwrap_or(&own);
+    if let Place::Image(name @ (Reference::Local { .. } | Reference::Digest { .. })) = destination {
+        return Err(ImagesError::NotAPlace { name: name.to_string() });
+    }
+    if matches!(source, Reference::Layout { .. }) {
+        return copy(transport, &own, destination);
+    }
+    from_store(transport, source, Target::Place(destination))
+}
+
+/// What was copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copied {
+    /// The image.
+    pub digest: Digest,
+    /// The name that it has in the store from now on; none when it went elsewhere.
+    pub name: Option<Reference>,
+}
+
+/// Copies an image from one place to another.
+///
+/// # Errors
+///
+/// [`ImagesError`]. A name is checked before anything is copied: an image without a name could be neither run nor removed.
+pub fn copy(transport: &Transport<'_>, source: &Place, destination: &Place) -> Result<Copied, ImagesError> {
+    copy_to(transport, source, Target::Place(destination))
+}
+
+fn copy_to(transport: &Transport<'_>, source: &Place, target: Target<'_>) -> Result<Copied, ImagesError> {
+    match target {
+        Target::Store(Some(name)) => check_name(name)?,
+        Target::Place(Place::Image(name @ (Reference::Local { .. } | Reference::Digest { .. }))) => check_name(name)?,
+        // A host that is only pulled from refuses before anything is fetched.
+        Target::Place(Place::Image(Reference::Registry { host, .. })) => {
+            transport.registries.may_push(host)?;
+        }
+        Target::Store(None) | Target::Place(_) => {}
+    }
+    let store = transport.store;
+    match source {
+        Place::Image(Reference::Layout { dir, tag }) => {
+            let from = Layout::new(store, dir);
+            let found = from.find(tag.as_deref())?;
+            let name = tag.as_deref().or(name_of(&found));
+            let from = Found {
+                transport,
+                from: &from,
+                image: &found,
+                name,
+            };
+            from.copy(target, || own_name(source, name))
+        }
+        Place::Archive { file, name } => {
+            let archive = open_archive(store, file)?;
+            let found = archive.find(name.as_deref()).map_err(|error| in_archive(file, error))?;
+            let name = name.as_deref().or(name_of(&found));
+            let from = Found {
+                transport,
+                from: &archive,
+                image: &found,
+                name,
+            };
+            from.copy(target, || own_name(source, name))
+        }
+        Place::Image(reference @ Reference::Registry { .. }) => from_registry(transport, reference, target),
+        Place::Image(reference @ (Reference::Local { .. } | Reference::Digest { .. })) => {
+            from_store(transport, reference, target)
+        }
+    }
+}
+
+fn from_registry(transport: &Transport<'_>, reference: &Reference, target: Target<'_>) -> Result<Copied, ImagesError> {
+    let Transport {
+        store,
+        registries,
+        progress,
+        ..
+    } = transport;
+    let remote = Remote::new(store, registries, reference, *progress)?;
+    progress.step("Pulling", &reference.to_string());
+    let name = reference.digest().is_none().then(|| reference.with_tag());
+    let copied = remote.find().map_err(ImagesError::from).and_then(|image| {
+        let from = Found {
+            transport,
+            from: &remote,
+            image: &image,
+            name: name.as_deref(),
+        };
+        from.copy(target, || Ok(reference.clone()))
+    });
+    transport.note(remote.attempts());
+    copied
+}
+
+fn from_store(transport: &Transport<'_>, reference: &Reference, target: Target<'_>) -> Result<Copied, ImagesError> {
+    let store = transport.store;
+    let image = show(store, reference)?;
+    let name = written_name(store, reference);
+    match target {
+        Target::Place(Place::Image(name @ (Reference::Local { .. } | Reference::Digest { .. }))) => {
+            keep(store, &image.digest, name)
+        }
+        Target::Store(_) => Err(ImagesError::NothingToPull {
+            reference: reference.to_string(),
+        }),
+        Target::Place(_) => {
+            let from = Found {
+                transport,
+                from: store,
+                image: &image.descriptor(),
+                name: name.as_deref(),
+            };
+            from.copy(target, || Ok(reference.clone()))
+        }
+    }
+}
+
+/// An image that was found at some place.
+struct Found<'a> {
+    transport: &'a Transport<'a>,
+    from: &'a dyn Source,
+    image: &'a Descriptor,
+    /// What it is called there.
+    name: Option<&'a str>,
+}
+
+impl Found<'_> {
+    /// Copies it to `target`; `own_name` gives its name in the store when there is no other.
+    fn copy(
+        &self,
+        target: Target<'_>,
+        own_name: impl FnOnce() -> Result<Reference, ImagesError>,
+    ) -> Result<Copied, ImagesError> {
+        let Transport {
+            store,
+            registries,
+            progress,
+            ..
+        } = *self.transport;
+        let elsewhere = |digest| Copied { digest, name: None };
+        let name = match target {
+            Target::Place(Place::Image(Reference::Layout { dir, tag })) => {
+                let to = Layout::new(store, dir);
+                let copied = copy_image(self.from, self.image, &to, tag.as_deref(), progress)?;
+                return Ok(elsewhere(copied));
+            }
+            Target::Place(Place::Archive { file, name }) => {
+                let name = name.as_deref().or(self.name);
+                let copy = |to: &dyn Destination| Ok(copy_image(self.from, self.image, to, name, progress)?);
+                return write_archive(store, file, copy).map(elsewhere);
+            }
+            Target::Place(Place::Image(reference @ Reference::Registry { .. })) => {
+                let to = RemoteTarget::new(store, registries, reference, progress)?;
+                progress.step("Pushing", &reference.to_string());
+                let copied = copy_image(self.from, self.image, &to, None, progress);
+                self.transport.note(to.attempts());
+                return Ok(elsewhere(copied?));
+            }
+            Target::Place(Place::Image(name)) | Target::Store(Some(name)) => name.clone(),
+            Target::Store(None) => own_name()?,
+        };
+        let digest = match self.from.reach() {
+            Reach::Here => copy_image(self.from, self.image, store, None, progress)?,
+            // What was pulled and unpacked before is not asked for again.
+            Reach::Away => ensure_copied(store, self.from, self.image, progress)?.digest,
+        };
+        keep(store, &digest, &name)
+    }
+}
+
+/// Writes an archive, complete or not there.
+fn write_archive(
+    store: &Store,
+    file: &Path,
+    fill: impl FnOnce(&dyn Destination) -> Result<Digest, ImagesError>,
+) -> Result<Digest, ImagesError> {
+    let error = |source| ImagesError::File {
+        action: "write",
+        path: file.display().to_string(),
+        source,
+    };
+    // Nothing stays beside it when we are stopped.
+    let temporary = store.beside(file)?;
+    let mut out = Replacement::create(temporary.path().to_owned()).map_err(error)?;
+    let digest = fill(&ArchiveTarget::new(BufWriter::new(&mut out)))?;
+    out.place(file).map_err(error)?;
+    Ok(digest)
+}
+
+fn open_archive(store: &Store, file: &Path) -> Result<ArchiveSource, ImagesError> {
+    let archive = File::open(file).map_err(|source| ImagesError::File {
+        action: "open",
+        path: file.display().to_string(),
+        source,
+    })?;
+    ArchiveSource::read(store, BufReader::new(archive)).map_err(|error| in_archive(file, error))
+}
+
+fn in_archive(file: &Path, source: TransferError) -> ImagesError {
+    ImagesError::Archive {
+        path: file.display().to_string(),
+        source,
+    }
+}
+
+/// Unpacks an image of the store and names it. One that was pulled by its digest has no name, and is kept for a day.
+fn keep(store: &Store, digest: &Digest, name: &Reference) -> Result<Copied, ImagesError> {
+    store.images().prepare(&store.images().open(digest)?)?;
+    if name.digest().is_some() {
+        store.names().keep_unnamed(digest)?;
+        return Ok(Copied {
+            digest: *digest,
+            name: None,
+        });
+    }
+    store.names().ensure(name, digest)?;
+    Ok(Copied {
+        digest: *digest,
+        name: Some(name.clone()),
+    })
+}
+
+/// The name in this store of the image that `source`, a layout or an archive, calls `name`.
+fn own_name(source: &Place, name: Option<&str>) -> Result<Reference, ImagesError> {
+    let unnamed = |reason| ImagesError::Unnamed {
+        place: source.to_string(),
+        reason,
+    };
+    let name = name.ok_or_else(|| unnamed("it has none there".to_owned()))?;
+    match name.parse() {
+        Ok(name @ Reference::Local { .. }) => Ok(name),
+        _ => Err(unnamed(format!("it is {name:?} there, which is no bare name"))),
+    }
+}
+
+/// The name of an image in an archive: as typed, with the tag it means. That is what `podman load` and others will call it.
+/// An image that was named by its digest has none.
+fn written_name(store: &Store, reference: &Reference) -> Option<String> {
+    // Digits that may begin a digest are a name when an image is called so.
+    let is_name =
+        reference.digest().is_none() && (reference.id().is_none() || store.names().has(reference).is_ok_and(|has| has));
+    is_name.then(|| reference.with_tag())
+}
+
+/// Writes an image as an OCI archive; returns its digest.
+///
+/// # Errors
+///
+/// [`ImagesError`]; what was written by then is no archive.
+pub fn save(store: &Store, reference: &Reference, out: impl Write + Send) -> Result<Digest, ImagesError> {
+    save_to(store, reference, &ArchiveTarget::new(out))
+}
+
+/// Writes an image as an OCI archive into `file`, complete or not there; returns its digest.
+///
+/// # Errors
+///
+/// [`ImagesError`]; what was there stays.
+pub fn save_file(store: &Store, reference: &Reference, file: &Path) -> Result<Digest, ImagesError> {
+    write_archive(store, file, |to| save_to(store, reference, to))
+}
+
+fn save_to(store: &Store, reference: &Reference, to: &dyn Destination) -> Result<Digest, ImagesError> {
+    let image = show(store, reference)?;
+    let name = written_name(store, reference);
+    Ok(copy_image(store, &image.descriptor(), to, name.as_deref(), &Silent)?)
+}
+
+/// Reads an OCI archive; its images get their names in it, or `tag`. An image with several names is copied once.
+///
+/// # Errors
+///
+/// [`ImagesError`]; names that were given by then stay.
+pub fn load(store: &Store, reader: impl Read, tag: Option<&Reference>) -> Result<Vec<(String, Digest)>, ImagesError> {
+    tag.map_or(Ok(()), check_name)?;
+    let archive = ArchiveSource::read(store, reader).map_err(|error| in_archive(Path::new("standard input"), error))?;
+    name_images(store, &archive, tag)
+}
+
+/// Reads the OCI archive `file`, as [`load`].
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn load_file(store: &Store, file: &Path, tag: Option<&Reference>) -> Result<Vec<(String, Digest)>, ImagesError> {
+    tag.map_or(Ok(()), check_name)?;
+    name_images(store, &open_archive(store, file)?, tag)
+}
+
+fn name_images(
+    store: &Store,
+    archive: &ArchiveSource,
+    tag: Option<&Reference>,
+) -> Result<Vec<(String, Digest)>, ImagesError> {
+    let mut copied = BTreeMap::new();
+    for image in archive.images() {
+        let key = (image.digest, image.size, image.media_type.as_str());
+        if let std::collections::btree_map::Entry::Vacant(entry) = copied.entry(key) {
+            entry.insert(copy_image(archive, image, store, None, &Silent)?);
+        }
+    }
+    let mut loaded = Vec::new();
+    for image in archive.images() {
+        let Some(digest) = copied.get(&(image.digest, image.size, image.media_type.as_str())) else {
+            continue;
+        };
+        let reference = match (tag, name_of(image)) {
+            (Some(tag), _) => tag.clone(),
+            (None, Some(name)) => name.parse().map_err(|_| ImagesError::Name { name: name.to_owned() })?,
+            (None, None) => {
+                store.images().prepare(&store.images().open(digest)?)?;
+                store.names().keep_unnamed(digest)?;
+                loaded.push((digest.to_string(), *digest));
+                continue;
+            }
+        };
+        keep(store, digest, &reference)?;
+        loaded.push((reference.to_string(), *digest));
+    }
+    Ok(loaded)
+}

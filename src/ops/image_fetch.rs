@@ -1,0 +1,100 @@
+//! Brings the image of a run from a registry, when that is asked for.
+
+use serde::Deserialize;
+
+use super::copies::{pull, Copied, Transport};
+use super::images::ImagesError;
+use crate::oci::{Place, Reference};
+use crate::progress::{Progress, Silent};
+use crate::store::Store;
+use crate::transfer::{Attempt, Registries};
+
+/// When an image of a registry is pulled before it is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pull {
+    /// When the store has not got the image.
+    Missing,
+    /// Whatever the store has.
+    Always,
+    /// An image that the store has not got is not run.
+    Never,
+}
+
+/// When an image of a registry is fetched before it is run, and with what.
+#[derive(Debug, Clone)]
+pub struct Fetch {
+    /// When.
+    pub when: Pull,
+    /// From where.
+    pub registries: Registries,
+    /// Is told what is done.
+    pub tell: fn(&str),
+}
+
+impl Default for Fetch {
+    /// What the store has not got is not run.
+    fn default() -> Self {
+        Self {
+            when: Pull::Never,
+            registries: Registries::default(),
+            tell: |_| (),
+        }
+    }
+}
+
+/// What came of it.
+pub(super) struct Fetched {
+    pub result: Result<Option<Copied>, ImagesError>,
+    pub attempts: Vec<Attempt>,
+}
+
+impl Fetch {
+    /// Whether the image of `reference` is to be fetched. A name of the store is not anywhere else.
+    pub(super) fn is_wanted(&self, store: &Store, reference: &Reference) -> bool {
+        let is_of_registry = matches!(reference, Reference::Registry { .. });
+        is_of_registry
+            && match self.when {
+                Pull::Always => true,
+                // A damaged name is given anew.
+                Pull::Missing => !matches!(store.names().find(reference), Ok(Some(_))),
+                Pull::Never => false,
+            }
+    }
+
+    /// Fetches the image of `reference`, unpacks it and names it so. What the store has of it is not fetched again.
+    pub(super) fn fetch(&self, store: &Store, reference: &Reference) -> Fetched {
+        let telling = Telling(self.tell);
+        let progress: &dyn Progress = &telling;
+        let transport = Transport::new(store, &self.registries, progress);
+        // Nothing names it yet, nor its layers.
+        let kept = store.locks().keep_collector_out();
+        let result = match kept {
+            Ok(_kept) => pull(&transport, &Place::Image(reference.clone()), None).map(Some),
+            Err(error) => Err(error.into()),
+        };
+        let attempts = transport.attempts();
+        Fetched { result, attempts }
+    }
+}
+
+/// Tells a person the steps and the warnings, beside the function's own output.
+struct Telling(fn(&str));
+
+impl Progress for Telling {
+    fn step(&self, verb: &str, object: &str) {
+        self.0(&format!("{verb} {object}"));
+    }
+
+    fn bytes(&self, done: u64, total: u64) {
+        Silent.bytes(done, total);
+    }
+
+    fn warn(&self, text: &str) {
+        self.0(&format!("warning: {text}"));
+    }
+
+    fn spent(&self, stage: &'static str, time: std::time::Duration) {
+        Silent.spent(stage, time);
+    }
+}

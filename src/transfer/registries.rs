@@ -1,0 +1,327 @@
+//! The registries of this machine: which there are, in which order they are asked, and what may be done with each.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::circuit::read_circuit;
+use super::login_places::{Credential, LoginPlaces};
+use super::TransferError;
+use crate::net::{Wire, WirePatience};
+use crate::policy::Bytes;
+use crate::registry::{of_pair, Registry, RegistryError, RegistryPlace};
+use crate::store::Store;
+
+/// What may be done with a registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Images are fetched and nothing else.
+    Pull,
+    /// Images are pushed as well.
+    Push,
+}
+
+/// A registry of the configuration.
+#[derive(Debug, Clone)]
+pub struct RegistryEntry {
+    /// Its host, with a port if that is another one than usual.
+    pub host: String,
+    /// The lower, the earlier it is asked.
+    pub priority: u32,
+    /// What may be done with it.
+    pub role: Role,
+    /// Credentials, when the configuration names some.
+    pub credentials: Option<Credential>,
+    /// Whether it is spoken to without TLS.
+    pub is_plain: bool,
+    /// Most bytes of one request of an upload, for a registry that takes no more.
+    pub chunk: Option<Bytes>,
+    /// Repositories in which no tag is moved; `*` stands for anything.
+    pub immutable: Vec<String>,
+}
+
+/// How images are moved to and from registries.
+#[derive(Debug, Clone)]
+pub struct TransferRules {
+    /// Layers that are fetched at once.
+    pub downloads: usize,
+    /// Layers that are pushed at once.
+    pub uploads: usize,
+    /// How long the first registry may be silent before the next one is asked as well; zero for ever.
+    pub hedge: Duration,
+    /// How long a registry may send nothing.
+    pub stall: Duration,
+    /// How long a connection may take.
+    pub connect: Duration,
+}
+
+impl Default for TransferRules {
+    fn default() -> Self {
+        Self {
+            downloads: 10,
+            uploads: 5,
+            hedge: Duration::from_millis(250),
+            stall: Duration::from_secs(30),
+            connect: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Whether another registry is asked when one is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Failover {
+    /// It is.
+    #[default]
+    Allowed,
+    /// The one that was named is the only one.
+    Forbidden,
+}
+
+/// The registries of this machine. Cheap to clone; connections and tokens are shared.
+#[derive(Clone, Default)]
+pub struct Registries {
+    shared: Arc<Shared>,
+    failover: Failover,
+}
+
+#[derive(Default)]
+struct Shared {
+    entries: Vec<RegistryEntry>,
+    rules: TransferRules,
+    places: LoginPlaces,
+    is_proxied: Option<fn(&str) -> bool>,
+    /// Made at the first request: reading the certificates of the system takes some milliseconds.
+    wire: Mutex<Option<Wire>>,
+    clients: Mutex<HashMap<String, Registry>>,
+}
+
+impl fmt::Debug for Registries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registries")
+            .field("entries", &self.shared.entries)
+            .field("failover", &self.failover)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Registries {
+    /// The registries `entries`, in the order of their priorities.
+    pub fn new(
+        mut entries: Vec<RegistryEntry>,
+        rules: TransferRules,
+        places: LoginPlaces,
+        is_proxied: fn(&str) -> bool,
+    ) -> Self {
+        entries.sort_by_key(|entry| entry.priority);
+        let shared = Shared {
+            entries,
+            rules,
+            places,
+            is_proxied: Some(is_proxied),
+            ..Shared::default()
+        };
+        Self {
+            shared: Arc::new(shared),
+            failover: Failover::Allowed,
+        }
+    }
+
+    /// These registries, with or without failing over.
+    pub fn with_failover(self, failover: Failover) -> Self {
+        Self { failover, ..self }
+    }
+
+    /// How images are moved.
+    pub(super) fn rules(&self) -> &TransferRules {
+        &self.shared.rules
+    }
+
+    /// The registries of the configuration, in the order of their priorities.
+    pub fn entries(&self) -> &[RegistryEntry] {
+        &self.shared.entries
+    }
+
+    /// What is said of `host`; of one that is not configured what holds for any.
+    pub(super) fn entry(&self, host: &str) -> RegistryEntry {
+        let known = self.shared.entries.iter().find(|entry| entry.host == host);
+        known.cloned().unwrap_or_else(|| RegistryEntry {
+            host: host.to_owned(),
+            priority: 0,
+            role: Role::Push,
+            credentials: None,
+            is_plain: false,
+            chunk: None,
+            immutable: Vec::new(),
+        })
+    }
+
+    /// Whom to ask for an image of `host`, the first first: all that are configured when it is one of them, those that were
+    /// away a moment ago last.
+    pub(super) fn candidates(&self, store: &Store, host: &str) -> Vec<String> {
+        let is_known = self.shared.entries.iter().any(|entry| entry.host == host);
+        if !is_known || self.failover == Failover::Forbidden {
+            return vec![host.to_owned()];
+        }
+        let mut hosts: Vec<String> = self.shared.entries.iter().map(|entry| entry.host.clone()).collect();
+        if hosts.len() > 1 {
+            hosts.sort_by_key(|host| read_circuit(store, host).is_open());
+        }
+        hosts
+    }
+
+    /// The client of a registry.
+    pub(super) fn client(&self, host: &str) -> Result<Registry, RegistryError> {
+        let mut clients = self.shared.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(host) {
+            return Ok(client.clone());
+        }
+        let entry = self.entry(host);
+        let place = RegistryPlace {
+            host: entry.host,
+            is_plain: entry.is_plain,
+        };
+        let (places, named) = (self.shared.places.clone(), entry.credentials);
+        let find_login = Arc::new(move |host: &str, repository: &str| places.find(host, repository, named.as_ref()));
+        let client = Registry::new(self.wire(host)?, &place, find_login)?;
+        clients.insert(host.to_owned(), client.clone());
+        Ok(client)
+    }
+
+    fn wire(&self, host: &str) -> Result<Wire, RegistryError> {
+        let mut wire = self.shared.wire.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(wire) = &*wire {
+            return Ok(wire.clone());
+        }
+        let patience = WirePatience {
+            connect: self.shared.rules.connect,
+            stall: self.shared.rules.stall,
+        };
+        let made = Wire::new(patience, self.shared.is_proxied.unwrap_or(|_| false));
+        let made = made.map_err(|error| RegistryError::setup(host, error))?;
+        Ok(wire.insert(made).clone())
+    }
+
+    /// Whether images may be pushed to `host`.
+    ///
+    /// # Errors
+    ///
+    /// [`TransferError::PullOnly`] when they may not.
+    pub fn may_push(&self, host: &str) -> Result<(), TransferError> {
+        match self.entry(host).role {
+            Role::Push => Ok(()),
+            Role::Pull => Err(TransferError::PullOnly { host: host.to_owned() }),
+        }
+    }
+
+    /// Tries a user and a password at the registry `host`, and keeps them as docker does; returns where.
+    ///
+    /// # Errors
+    ///
+    /// [`TransferError`]; nothing is kept then.
+    pub fn log_in(&self, host: &str, user: &str, password: &str) -> Result<String, TransferError> {
+        let failed = |error| TransferError::Registry {
+            reference: host.to_owned(),
+            failures: vec![error],
+        };
+        let entry = self.entry(host);
+        let place = RegistryPlace {
+            host: entry.host,
+            is_plain: entry.is_plain,
+        };
+        let login = of_pair(user, password);
+        let find_login = Arc::new(move |_: &str, _: &str| Ok(Some(login.clone())));
+        let client = self
+            .wire(host)
+            .and_then(|wire| Registry::new(wire, &place, find_login))
+            .map_err(failed)?;
+        client.check().map_err(failed)?;
+        let kept = self.shared.places.keep(host, user, password);
+        kept.map_err(|reason| TransferError::Login {
+            host: host.to_owned(),
+            reason,
+        })
+    }
+}
+
+/// Whether a pattern, in which `*` stands for any text, means `name`.
+pub(super) fn matches_pattern(pattern: &str, name: &str) -> bool {
+    let Some((start, rest)) = pattern.split_once('*') else {
+        return pattern == name;
+    };
+    let Some(mut left) = name.strip_prefix(start) else {
+        return false;
+    };
+    let mut parts: Vec<&str> = rest.split('*').collect();
+    let end = parts.pop().unwrap_or_default();
+    for part in parts {
+        match left.find(part) {
+            Some(at) => left = left.get(at + part.len()..).unwrap_or_default(),
+            None => return false,
+        }
+    }
+    left.ends_with(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::circuit::note_failure;
+    use super::*;
+    use crate::policy::Kind;
+    use crate::store::tests::store;
+
+    fn registries() -> Registries {
+        let entry = |host: &str, priority, role| RegistryEntry {
+            host: host.to_owned(),
+            priority,
+            role,
+            ..Registries::default().entry(host)
+        };
+        let entries = vec![
+            entry("backup.example", 2, Role::Pull),
+            entry("first.example", 1, Role::Push),
+        ];
+        Registries::new(entries, TransferRules::default(), LoginPlaces::default(), |_| false)
+    }
+
+    #[test]
+    fn a_registry_that_is_listed_stands_for_all_in_their_order() {
+        let (_scratch, store) = store();
+        let all = registries();
+        let hosts = |host: &str| all.candidates(&store, host);
+        assert_eq!(hosts("backup.example"), ["first.example", "backup.example"]);
+        assert_eq!(hosts("first.example"), ["first.example", "backup.example"]);
+        assert_eq!(hosts("other.example"), ["other.example"]);
+        note_failure(&store, "first.example", "timeout");
+        assert_eq!(hosts("first.example"), ["backup.example", "first.example"]);
+        let alone = all.clone().with_failover(Failover::Forbidden);
+        assert_eq!(alone.candidates(&store, "first.example"), ["first.example"]);
+    }
+
+    #[test]
+    fn nothing_is_pushed_where_the_configuration_only_pulls() {
+        let all = registries();
+        assert!(all.may_push("first.example").is_ok() && all.may_push("other.example").is_ok());
+        let refused = all.may_push("backup.example").unwrap_err();
+        assert!(matches!(&refused, TransferError::PullOnly { host } if host == "backup.example"));
+        assert_eq!(refused.kind(), Kind::Refused);
+    }
+
+    #[test]
+    fn a_star_stands_for_anything() {
+        for (pattern, name, fits) in [
+            ("base/*", "base/python", true),
+            ("base/*", "base/python/x", true),
+            ("base/*", "mecapy/base/python", false),
+            ("*/base/*", "mecapy/base/python", true),
+            ("a*b*c", "abc", true),
+            ("a*b*c", "acb", false),
+            ("*", "x", true),
+            ("base", "base", true),
+            ("base", "base/x", false),
+            ("ab*ba", "aba", false),
+        ] {
+            assert_eq!(matches_pattern(pattern, name), fits, "{pattern} {name}");
+        }
+    }
+}

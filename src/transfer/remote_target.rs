@@ -1,0 +1,491 @@
+//! A repository that an image is pushed to: what is there is not sent again, what lies in another repository of the registry
+//! is taken over there, the rest is uploaded, and the manifest comes last.
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::{Mutex, PoisonError};
+
+use super::attempt::{Attempt, Ledger};
+use super::circuit::{note_failure, note_success};
+use super::peer::{Destination, Documents, Incoming, Reach};
+use super::persist::{pause_before_retry, persist, sleep, Standing};
+use super::registries::{matches_pattern, Registries};
+use super::remote::of_registry;
+use super::TransferError;
+use crate::oci::{Descriptor, Digest, Reference};
+use crate::progress::Progress;
+use crate::registry::{Mounted, RegistryError, Repository, Step, Upload};
+use crate::store::{Store, StoreError};
+
+/// What is read of a source at a time, and how many of that wait for the network.
+const PIECE: usize = 256 << 10;
+const PIECES: usize = 4;
+/// One request of an upload where a registry takes no large ones. The smallest limit that is known is this one.
+const CHUNK: u64 = 4 << 20;
+/// Names of the store that are looked at for other repositories with a layer.
+const MOST_NAMES: usize = 200;
+
+/// A repository that an image is pushed to.
+pub struct RemoteTarget<'a> {
+    store: &'a Store,
+    progress: &'a dyn Progress,
+    repository: Repository,
+    /// As it was typed.
+    reference: Reference,
+    host: String,
+    name: String,
+    /// Under which the manifest is written.
+    tag: Option<String>,
+    chunk: Option<u64>,
+    is_immutable: bool,
+    at_once: usize,
+    ledger: Ledger,
+    /// Which repositories of the registry have which layers, as far as names of the store say; made at the first question.
+    elsewhere: Mutex<Option<HashMap<Digest, String>>>,
+}
+
+impl<'a> RemoteTarget<'a> {
+    /// The repository of `reference`. Nothing is asked of it yet.
+    ///
+    /// # Errors
+    ///
+    /// [`TransferError::PullOnly`] when nothing is pushed there.
+    pub fn new(
+        store: &'a Store,
+        registries: &Registries,
+        reference: &Reference,
+        progress: &'a dyn Progress,
+    ) -> Result<Self, TransferError> {
+        let (host, name) = of_registry(reference)?;
+        registries.may_push(host)?;
+        let client = registries.client(host).map_err(|error| failed(reference, error))?;
+        let entry = registries.entry(host);
+        Ok(Self {
+            store,
+            progress,
+            repository: client.repository(name),
+            reference: reference.clone(),
+            host: host.to_owned(),
+            name: name.to_owned(),
+            tag: match reference.digest() {
+                Some(_) => None,
+                None => Some(reference.tag_or_latest().to_owned()),
+            },
+            chunk: entry.chunk.map(|bytes| bytes.0),
+            is_immutable: entry.immutable.iter().any(|pattern| matches_pattern(pattern, name)),
+            at_once: registries.rules().uploads,
+            ledger: Ledger::default(),
+            elsewhere: Mutex::default(),
+        })
+    }
+
+    /// How the registry did.
+    pub fn attempts(&self) -> Vec<Attempt> {
+        self.ledger.attempts()
+    }
+
+    fn ask<T>(&self, work: impl FnMut() -> Result<T, RegistryError>) -> Result<T, TransferError> {
+        self.ledger.begins(&self.host);
+        self.note(persist(Standing::Last, work))
+    }
+
+    fn note<T>(&self, result: Result<T, RegistryError>) -> Result<T, TransferError> {
+        match result {
+            Ok(value) => {
+                if self.ledger.succeeds(&self.host) {
+                    note_success(self.store, &self.host);
+                }
+                Ok(value)
+            }
+            Err(error) => {
+                self.ledger.fails(&self.host, &error);
+                if error.failure().is_outage() {
+                    note_failure(self.store, &self.host, error.word());
+                }
+                Err(failed(&self.reference, error))
+            }
+        }
+    }
+
+    /// Another repository of the registry that has the layer, if the names of this store lead to one.
+    fn elsewhere(&self, digest: &Digest) -> Option<String> {
+        let mut known = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = known.get_or_insert_with(|| self.find_elsewhere());
+        known.get(digest).cloned()
+    }
+
+    fn find_elsewhere(&self) -> HashMap<Digest, String> {
+        let names = self.store.names().list().unwrap_or_default();
+        let others = names.into_iter().filter_map(|(name, digest)| match name {
+            Reference::Registry { host, repository, .. } => {
+                (host == self.host && repository != self.name).then_some((repository, digest?))
+            }
+            _ => None,
+        });
+        let mut found = HashMap::new();
+        for (repository, digest) in others.take(MOST_NAMES) {
+            let Ok(image) = self.store.images().open(&digest) else {
+                continue;
+            };
+            for layer in image.manifest.layers {
+                found.entry(layer.digest).or_insert_with(|| repository.clone());
+            }
+        }
+        found
+    }
+
+    /// Takes a layer over from another repository, or begins its upload; none when it is there then.
+    fn begin_upload(&self, digest: &Digest) -> Result<Option<Upload>, TransferError> {
+        if let Some(from) = self.elsewhere(digest) {
+            match self.ask_quietly(|| self.repository.mount(digest, &from)) {
+                Ok(Mounted::Done) => {
+                    self.progress
+                        .step("Mounting", &format!("layer {digest} of {}/{from}", self.host));
+                    return Ok(None);
+                }
+                Ok(Mounted::Not(upload)) => return Ok(Some(upload)),
+                // Who may not take it from there, or has no such thing as mounts, uploads it.
+                Err(error) if error.step() != Step::Retry => {}
+                Err(error) => return self.note(Err(error)),
+            }
+        }
+        self.ask(|| self.repository.begin_upload()).map(Some)
+    }
+
+    fn ask_quietly<T>(&self, work: impl FnMut() -> Result<T, RegistryError>) -> Result<T, RegistryError> {
+        self.ledger.begins(&self.host);
+        persist(Standing::Last, work)
+    }
+
+    /// Uploads a blob, in one piece where the registry takes it so.
+    fn upload(&self, blob: &Descriptor, mut upload: Upload, bytes: &mut dyn Bytes) -> Result<(), TransferError> {
+        let mut chunk = self.chunk;
+        let (mut at, mut tried) = (0, 0);
+        loop {
+            let sent = self.send(blob, &mut upload, at, chunk, bytes);
+            if let Some(error) = bytes.failure() {
+                return Err(error);
+            }
+            let error = match sent {
+                Ok(()) => return self.note(Ok(())),
+                Err(error) => error,
+            };
+            // Too large for one request (413), or for this registry's way of saying so (416).
+            if chunk.is_none() && matches!(error.status(), Some(413 | 416)) {
+                chunk = Some(CHUNK);
+                upload = self.ask(|| self.repository.begin_upload())?;
+                at = 0;
+                continue;
+            }
+            tried += 1;
+            let Some(pause) = pause_before_retry(&error, tried, Standing::Last) else {
+                return self.note(Err(error));
+            };
+            sleep(pause);
+            // Its last answer may be what was lost.
+            if self.ask(|| self.repository.has_blob(blob))? {
+                return Ok(());
+            }
+            at = match self.repository.upload_offset(&mut upload) {
+                Ok(offset) if offset > 0 && offset <= blob.size => offset,
+                // An upload that the registry does not know any more, or that would need to be believed, begins anew.
+                _ => {
+                    upload = self.ask(|| self.repository.begin_upload())?;
+                    0
+                }
+            };
+        }
+    }
+
+    fn send(
+        &self,
+        blob: &Descriptor,
+        upload: &mut Upload,
+        mut at: u64,
+        chunk: Option<u64>,
+        bytes: &mut dyn Bytes,
+    ) -> Result<(), RegistryError> {
+        let (digest, size, repository) = (&blob.digest, blob.size, &self.repository);
+        if at == 0 && chunk.is_none_or(|chunk| chunk >= size) {
+            let sending = &mut |open: &mut OpenBytes<'_>| repository.put_blob(upload, digest, size, open);
+            return bytes.pour(0, size, sending);
+        }
+        let least = upload.least_chunk;
+        while at < size {
+            let length = chunk.map_or(size - at, |chunk| chunk.max(least)).min(size - at);
+            let mut has = at;
+            bytes.pour(at, length, &mut |open| {
+                has = repository.put_chunk(upload, at, length, open)?;
+                Ok(())
+            })?;
+            // Where it has no more than before, nothing is gained by sending the same again at once.
+            if has <= at || has > size {
+                let reason = format!("it has {has} bytes after a part from byte {at} on");
+                return Err(repository.wrong_blob(digest, reason));
+            }
+            at = has;
+        }
+        repository.end_upload(upload, digest)
+    }
+}
+
+/// Opens the bytes of one request anew each time it is made.
+type OpenBytes<'a> = dyn FnMut() -> Box<dyn Read + Send> + 'a;
+/// Makes a request whose body `OpenBytes` gives.
+type Sending<'a> = dyn FnMut(&mut OpenBytes<'_>) -> Result<(), RegistryError> + Send + 'a;
+
+/// The bytes of a blob that is uploaded.
+trait Bytes {
+    /// Has `sending` make a request with `size` bytes from `at` on.
+    fn pour(&mut self, at: u64, size: u64, sending: &mut Sending<'_>) -> Result<(), RegistryError>;
+
+    /// Why the bytes cannot be had, when that is what went wrong.
+    fn failure(&mut self) -> Option<TransferError>;
+}
+
+/// A document that is in memory.
+struct Held<'a>(&'a [u8]);
+
+impl Bytes for Held<'_> {
+    fn pour(&mut self, at: u64, size: u64, sending: &mut Sending<'_>) -> Result<(), RegistryError> {
+        let from = usize::try_from(at).unwrap_or(usize::MAX);
+        let to = usize::try_from(at.saturating_add(size)).unwrap_or(usize::MAX);
+        let part = self.0.get(from..to).unwrap_or_default();
+        sending(&mut || Box::new(io::Cursor::new(part.to_vec())))
+    }
+
+    fn failure(&mut self) -> Option<TransferError> {
+        None
+    }
+}
+
+/// A layer that comes from another place, read by this thread while another one sends it.
+struct Poured<'a, 'b> {
+    incoming: &'a mut Incoming<'b>,
+    blob: &'a Descriptor,
+    failure: Option<TransferError>,
+}
+
+impl Bytes for Poured<'_, '_> {
+    fn pour(&mut self, at: u64, size: u64, sending: &mut Sending<'_>) -> Result<(), RegistryError> {
+        let (orders, wanted) = mpsc::channel::<SyncSender<Vec<u8>>>();
+        std::thread::scope(|scope| {
+            let sender = scope.spawn(move || {
+                // Dropped with the closure: then nobody wants any more.
+                sending(&mut || {
+                    let (tell, told) = mpsc::sync_channel(PIECES);
+                    let _ = orders.send(tell);
+                    Box::new(Pipe::new(told))
+                })
+            });
+            for out in wanted {
+                self.failure = self.feed(at, size, out).err();
+            }
+            sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    fn failure(&mut self) -> Option<TransferError> {
+        self.failure.take()
+    }
+}
+
+impl Poured<'_, '_> {
+    /// Reads `size` bytes from `at` on into `out`, until nobody reads there any more.
+    fn feed(&mut self, at: u64, size: u64, out: SyncSender<Vec<u8>>) -> Result<(), TransferError> {
+        let mut out = Pieces {
+            out,
+            left: size,
+            is_closed: false,
+        };
+        // Never shown: who closed it knows better.
+        let closed = |source| TransferError::Io {
+            action: "upload",
+            path: self.blob.digest.to_string().into(),
+            source,
+        };
+        self.incoming.start_at(at)?;
+        let copied = match at == 0 && size == self.blob.size {
+            true => self.incoming.verify_into(&mut out, &closed),
+            // What it is in the end is the registry's to find out.
+            false => self.incoming.copy_into(&mut out, &closed),
+        };
+        if out.is_closed {
+            Ok(())
+        } else {
+            copied
+        }
+    }
+}
+
+/// Hands bytes over to the thread that sends them.
+struct Pieces {
+    out: SyncSender<Vec<u8>>,
+    left: u64,
+    is_closed: bool,
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left)
+            .unwrap_or(usize::MAX)
+            .min(PIECE)
+            .min(bytes.len());
+        if most == 0 && self.left == 0 {
+            // More than is wanted: of a part the rest is another one's, of a whole it is too long.
+            self.is_closed = true;
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let piece = bytes.get(..most).unwrap_or_default();
+        if self.out.send(piece.to_vec()).is_err() {
+            self.is_closed = true;
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        crate::sys::lock::beat();
+        self.left -= most as u64;
+        Ok(most)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads what is handed over.
+struct Pipe {
+    told: Receiver<Vec<u8>>,
+    piece: io::Cursor<Vec<u8>>,
+}
+
+impl Pipe {
+    fn new(told: Receiver<Vec<u8>>) -> Self {
+        Self {
+            told,
+            piece: io::Cursor::new(Vec::new()),
+        }
+    }
+}
+
+impl Read for Pipe {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let count = self.piece.read(buffer)?;
+            if count > 0 || buffer.is_empty() {
+                return Ok(count);
+            }
+            match self.told.recv() {
+                Ok(piece) => self.piece = io::Cursor::new(piece),
+                // All of it, or the source failed: then the request ends too early, and the source says why.
+                Err(_) => return Ok(0),
+            }
+        }
+    }
+}
+
+impl Destination for RemoteTarget<'_> {
+    /// A tag that must not be moved is looked at before gigabytes are sent.
+    fn begin(&self, image: &Documents) -> Result<(), TransferError> {
+        let got = image.descriptor.digest;
+        match self.reference.digest() {
+            Some(expected) if *expected != got => {
+                let expected = *expected;
+                Err(StoreError::Digest { expected, got }.into())
+            }
+            _ => self.check_tag(image),
+        }
+    }
+
+    fn has(&self, layer: &Descriptor) -> Result<bool, TransferError> {
+        self.ask(|| self.repository.has_blob(layer))
+    }
+
+    fn at_once(&self, _: Reach) -> usize {
+        self.at_once
+    }
+
+    fn put(&self, layer: &Descriptor, incoming: &mut Incoming<'_>) -> Result<(), TransferError> {
+        let Some(upload) = self.begin_upload(&layer.digest)? else {
+            return Ok(());
+        };
+        self.progress.step("Pushing", &format!("layer {}", layer.digest));
+        let mut poured = Poured {
+            incoming,
+            blob: layer,
+            failure: None,
+        };
+        self.upload(layer, upload, &mut poured)
+    }
+
+    fn finish(&self, image: &Documents, _: Option<&str>) -> Result<(), TransferError> {
+        let config = &image.manifest.config;
+        if !self.ask(|| self.repository.has_blob(config))? {
+            let upload = self.ask(|| self.repository.begin_upload())?;
+            self.upload(config, upload, &mut Held(&image.config_raw))?;
+        }
+        self.check_tag(image)?;
+        let digest = image.descriptor.digest.to_string();
+        let reference = self.tag.as_deref().unwrap_or(&digest);
+        self.ask(|| {
+            self.repository
+                .put_manifest(reference, &image.descriptor.media_type, &image.manifest_raw)
+        })
+    }
+}
+
+impl RemoteTarget<'_> {
+    /// Refuses to move a tag that the configuration says is not moved.
+    fn check_tag(&self, image: &Documents) -> Result<(), TransferError> {
+        let Some(tag) = self.tag.as_deref().filter(|_| self.is_immutable) else {
+            return Ok(());
+        };
+        match self.ask(|| self.repository.digest_of(tag))? {
+            Some(there) if there != image.descriptor.digest => Err(TransferError::Immutable {
+                reference: self.reference.to_string(),
+                there,
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn failed(reference: &Reference, error: RegistryError) -> TransferError {
+    TransferError::Registry {
+        reference: reference.to_string(),
+        failures: vec![error],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_handed_over_arrives_and_no_more_than_is_wanted() {
+        let (tell, told) = mpsc::sync_channel(PIECES);
+        let mut pieces = Pieces {
+            out: tell,
+            left: 5,
+            is_closed: false,
+        };
+        assert!(pieces.write_all(b"abcdefg").is_err());
+        assert!(pieces.is_closed);
+        drop(pieces);
+        let mut text = String::new();
+        Pipe::new(told).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "abcde");
+    }
+
+    #[test]
+    fn whoever_does_not_read_any_more_ends_the_feeding() {
+        let (tell, told) = mpsc::sync_channel(PIECES);
+        drop(told);
+        let mut pieces = Pieces {
+            out: tell,
+            left: 5,
+            is_closed: false,
+        };
+        assert!(pieces.write_all(b"a").is_err());
+        assert!(pieces.is_closed);
+    }
+}
