@@ -239,6 +239,29 @@ fn made(code: Code) -> Option<Made> {
             run(shared().command(), &["--config", file.path().to_str().unwrap(), "a:1"])
         }
         Code::UnknownImage => degraded(&Gantry::new(), &["none:1"]),
+        Code::RegistryUnavailable => {
+            // Nobody listens there.
+            let dead = std::net::TcpListener::bind("127.0.0.1:0")
+                .unwrap()
+                .local_addr()
+                .unwrap();
+            let made = degraded(&Gantry::new(), &[&format!("{dead}/team/a:1")]);
+            assert_eq!(made.0.code, 4, "{}", made.0.stderr);
+            made
+        }
+        Code::RegistryRefused => {
+            let gantry = Gantry::new();
+            let file = gantry.home.join("refused.toml");
+            // A registry that asks for a password, which there is none of.
+            let registry = crate::registry::asks_for_a_password();
+            fs::write(
+                &file,
+                format!("[[registry]]\nhost = \"{}\"\nplain_http = true\n", registry.host),
+            )
+            .unwrap();
+            let config = file.to_str().unwrap();
+            degraded(&gantry, &["--config", config, &registry.name("team/a:1")])
+        }
         Code::BadImage => {
             let (gantry, image) = own();
             degraded(&gantry, &[image])

@@ -68,7 +68,13 @@ fn take(layout: &Path) -> Result<(), TransferError> {
     let scratch = tempfile::tempdir().unwrap();
     let store = Store::open(&scratch.path().join("store")).unwrap();
     let layout = Layout::new(&store, layout);
-    let digest = copy_image(&layout, &layout.find(Some("x"))?, &store, None)?;
+    let digest = copy_image(
+        &layout,
+        &layout.find(Some("x"))?,
+        &store,
+        None,
+        &gantry::progress::Silent,
+    )?;
     store.images().prepare(&store.images().open(&digest)?)?;
     Ok(())
 }

@@ -41,6 +41,7 @@ mod places;
 mod programs;
 mod pythons;
 mod refusals;
+mod registry;
 mod repair;
 mod reports;
 mod results;

@@ -272,7 +272,7 @@ fn unknown_configuration_is_refused_with_file_and_line() {
 fn a_section_of_the_configuration_that_would_do_nothing_is_refused_by_name_and_line() {
     let gantry = Gantry::new();
     let config = gantry.home.join("config.toml");
-    for section in ["[cache]\nmax_bytes = \"40GB\"\n", "[[registry]]\n", "[naming]\n"] {
+    for section in ["[cache]\nmax_bytes = \"40GB\"\n", "[naming]\n"] {
         fs::write(&config, format!("# limits\n{section}")).unwrap();
         let done = gantry.gantry(["--config", config.to_str().unwrap(), "images", "ls"]);
         assert_eq!(done.code, 2, "{}", done.stderr);

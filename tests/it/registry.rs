@@ -1,0 +1,18 @@
+//! Images move to and from registries, through the binary: a registry of this process that does what it is told, and the
+//! real one of the distribution.
+
+mod failing_over;
+mod fake;
+mod hostile_answers;
+mod images;
+mod logging_in;
+mod pulling;
+mod pushing;
+mod real;
+
+/// A registry that asks for a password.
+pub fn asks_for_a_password() -> fake::Fake {
+    let registry = fake::Fake::start();
+    registry.rule(|_, _| Some(fake::Reply::new(401, "").with("WWW-Authenticate", "Basic realm=x")));
+    registry
+}

@@ -1,0 +1,91 @@
+//! Images for registries, and stores that know them.
+
+use std::fs;
+
+use gantry::archive::layer::LayerWriter;
+use gantry::oci::{media_type, Descriptor, ImageConfig, ImageConfigBody, Manifest, RootFs};
+
+use super::fake::Fake;
+use crate::common::Gantry;
+
+/// Bytes that do not compress, another sequence for each seed.
+pub fn noise(seed: u64, size: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[0]
+    };
+    std::iter::repeat_with(next).take(size).collect()
+}
+
+/// An image of `gantry` with a layer for each entry: a file of that many bytes of noise of that seed. Returns its digest.
+pub fn image(gantry: &Gantry, name: &str, layers: &[(u64, usize)]) -> String {
+    let store = gantry::store::Store::open(&gantry.root).unwrap();
+    let (mut descriptors, mut diff_ids) = (Vec::new(), Vec::new());
+    for (seed, size) in layers {
+        let (mut blob, mut staging) = (store.blobs().writer().unwrap(), store.trees().stage().unwrap());
+        let mut writer = LayerWriter::new(&mut blob, Some(&mut staging), 0);
+        writer
+            .file(&format!("data/{seed}"), 0o644, &noise(*seed, *size))
+            .unwrap();
+        let written = writer.finish().unwrap();
+        blob.commit().unwrap();
+        staging.commit(&written.diff_id, &written.digest).unwrap();
+        descriptors.push(Descriptor::new(media_type::LAYER_GZIP, written.digest, written.size));
+        diff_ids.push(written.diff_id);
+    }
+    let config = ImageConfig {
+        architecture: "amd64".to_owned(),
+        os: "linux".to_owned(),
+        created: None,
+        config: ImageConfigBody::default(),
+        rootfs: RootFs {
+            kind: "layers".to_owned(),
+            diff_ids,
+        },
+        history: Vec::new(),
+    };
+    let (config, size) = store.images().put_config(&config).unwrap();
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: Some(media_type::MANIFEST.to_owned()),
+        config: Descriptor::new(media_type::CONFIG, config, size),
+        layers: descriptors,
+        annotations: Default::default(),
+    };
+    let digest = store.images().put_manifest(&manifest).unwrap();
+    store.images().prepare(&store.images().open(&digest).unwrap()).unwrap();
+    store.names().set(&name.parse().unwrap(), &digest).unwrap();
+    digest.to_string()
+}
+
+/// The layers of an image of a store, as registries call them.
+pub fn layers(gantry: &Gantry, digest: &str) -> Vec<(String, u64)> {
+    let raw = fs::read(gantry.root.join("blobs/sha256").join(&digest[7..])).unwrap();
+    let manifest: Manifest = serde_json::from_slice(&raw).unwrap();
+    let layer = |layer: &Descriptor| (layer.digest.to_string(), layer.size);
+    manifest.layers.iter().map(layer).collect()
+}
+
+/// An empty store whose configuration knows `fakes`, in their order, with `more` behind it.
+pub fn store_of(fakes: &[&Fake], more: &str) -> Gantry {
+    let gantry = Gantry::new();
+    let registry = |fake: &&Fake| format!("[[registry]]\nhost = \"{}\"\nplain_http = true\n", fake.host);
+    let all: String = fakes.iter().map(registry).collect();
+    configure(&gantry, &format!("{all}{more}"));
+    gantry
+}
+
+pub fn configure(gantry: &Gantry, text: &str) {
+    let folder = gantry.home.join(".config/gantry");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("config.toml"), text).unwrap();
+}
+
+/// What is left in `partial/`.
+pub fn partials(gantry: &Gantry) -> Vec<u64> {
+    let entries = fs::read_dir(gantry.root.join("partial")).unwrap();
+    entries.map(|entry| entry.unwrap().metadata().unwrap().len()).collect()
+}

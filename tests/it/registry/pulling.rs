@@ -1,0 +1,293 @@
+//! What a pull asks for, and how it goes on when an answer breaks off.
+
+use std::fs;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use super::fake::{Fake, Reply, Then};
+use super::images::{configure, image, layers, partials, store_of};
+use crate::common::{tree, Gantry};
+
+/// A registry with an image of two layers under `team/a:1`, and its digest.
+fn registry() -> (Fake, Gantry, String) {
+    let (fake, source) = (Fake::start(), Gantry::new());
+    let digest = image(&source, "a:1", &[(1, 200_000), (2, 3_000_000)]);
+    fake.hold(&source.root, &digest, "team/a", "1");
+    (fake, source, digest)
+}
+
+#[test]
+fn an_image_is_pulled_by_tag_and_by_digest_and_what_is_there_is_not_asked_for_again() {
+    let (fake, _, digest) = registry();
+    let gantry = store_of(&[&fake], "");
+    let reference = fake.name("team/a:1");
+    let pulled = gantry.gantry(["pull", &reference]);
+    assert_eq!(
+        (pulled.code, pulled.stdout.trim()),
+        (0, digest.as_str()),
+        "{}",
+        pulled.stderr
+    );
+    assert!(
+        pulled.stderr.contains(&format!("Pulled {digest} as {reference}")),
+        "{}",
+        pulled.stderr
+    );
+    assert_eq!(gantry.ok(["images", "ls", "-q"]).trim(), reference);
+    // The tag by HEAD, then each thing once.
+    assert_eq!((fake.count("HEAD", ""), fake.count("GET", "")), (1, 4));
+    assert_eq!(fake.count("GET", "/manifests/sha256:"), 1);
+    assert!(partials(&gantry).is_empty());
+
+    gantry.ok(["pull", &reference]);
+    assert_eq!((fake.count("HEAD", ""), fake.count("GET", "")), (2, 4));
+    let pinned = format!("{}@{digest}", fake.name("team/a"));
+    let pulled = gantry.gantry(["pull", &pinned]);
+    assert_eq!(pulled.code, 0, "{}", pulled.stderr);
+    assert!(pulled.stderr.contains("kept for a day"), "{}", pulled.stderr);
+    assert_eq!((fake.count("HEAD", ""), fake.count("GET", "")), (2, 4));
+    // Another name in the store, and another store by the digest alone.
+    gantry.ok(["pull", &reference, "--tag", "mine:1"]);
+    assert!(gantry.ok(["images", "ls", "-q"]).contains("mine:1"));
+    let other = store_of(&[&fake], "");
+    assert_eq!(other.ok(["pull", &pinned]).trim(), digest);
+    assert_eq!(fake.count("HEAD", ""), 3);
+}
+
+#[test]
+fn a_layer_that_is_there_is_shown_to_be_in_the_repository_and_not_sent() {
+    let (fake, source, _) = registry();
+    let more = image(&source, "b:1", &[(1, 200_000), (3, 1000)]);
+    fake.hold(&source.root, &more, "team/b", "1");
+    let gantry = store_of(&[&fake], "");
+    gantry.ok(["pull", &fake.name("team/a:1")]);
+    let shared = layers(&source, &more)[0].0.clone();
+    let before = fake.count("GET", &shared);
+    gantry.ok(["pull", &fake.name("team/b:1")]);
+    assert_eq!((fake.count("GET", &shared), fake.count("HEAD", &shared)), (before, 1));
+
+    // A manifest names it, and the registry has it not: the image is not put together of what others pulled.
+    let other = store_of(&[&fake], "");
+    other.ok(["pull", &fake.name("team/a:1")]);
+    fake.state.blobs.lock().unwrap().remove(&shared);
+    let refused = other.gantry(["pull", &fake.name("team/b:1")]);
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("look for blob") && refused.stderr.contains("404"),
+        "{}",
+        refused.stderr
+    );
+}
+
+#[test]
+fn a_layer_that_breaks_off_goes_on_at_its_next_byte() {
+    let (fake, source, digest) = registry();
+    let (layer, size) = layers(&source, &digest)[1].clone();
+    // Twice in the middle, each time a megabyte further.
+    for _ in 0..2 {
+        let (layer, mut left) = (layer.clone(), 1);
+        fake.rule(move |seen, state| {
+            (left > 0 && seen.is("GET", &layer)).then(|| {
+                left -= 1;
+                state.answer(seen, "").cut(1 << 20, Then::Close)
+            })
+        });
+    }
+    let gantry = store_of(&[&fake], "");
+    assert_eq!(gantry.ok(["pull", &fake.name("team/a:1")]).trim(), digest);
+    let ranges: Vec<String> = fake
+        .seen()
+        .iter()
+        .filter(|seen| seen.is("GET", &layer))
+        .map(|seen| seen.header("range").to_owned())
+        .collect();
+    assert_eq!(
+        ranges,
+        [
+            "".to_owned(),
+            format!("bytes={}-", 1 << 20),
+            format!("bytes={}-", 2 << 20)
+        ]
+    );
+    assert!(size > 2 << 20 && partials(&gantry).is_empty());
+}
+
+#[test]
+fn what_an_earlier_process_has_of_a_layer_is_not_fetched_again() {
+    let (fake, source, digest) = registry();
+    let (layer, size) = layers(&source, &digest)[1].clone();
+    let cut = layer.clone();
+    fake.rule(move |seen, state| {
+        let is_first = seen.is("GET", &cut) && seen.header("range").is_empty();
+        is_first.then(|| state.answer(seen, "").cut(2_000_000, Then::Stall))
+    });
+    let gantry = store_of(&[&fake], "");
+    let mut child = gantry
+        .command()
+        .args(["pull", &fake.name("team/a:1")])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let partial = gantry.root.join("partial").join(&layer[7..]);
+    crate::common::wait::eventually("the layer does not come", || match fs::metadata(&partial) {
+        Ok(found) if found.len() == 2_000_000 => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(gantry.ok(["pull", &fake.name("team/a:1")]).trim(), digest);
+    let last = fake
+        .seen()
+        .into_iter()
+        .filter(|seen| seen.is("GET", &layer))
+        .next_back()
+        .unwrap();
+    assert_eq!(last.header("range"), "bytes=2000000-");
+    assert!(size > 2_000_000 && partials(&gantry).is_empty());
+}
+
+#[test]
+fn a_server_without_ranges_sends_all_of_it_and_what_is_there_is_passed_over() {
+    let (fake, source, digest) = registry();
+    let (layer, _) = layers(&source, &digest)[1].clone();
+    let mut count = 0;
+    fake.rule(move |seen, state| {
+        if !seen.is("GET", &layer) {
+            return None;
+        }
+        count += 1;
+        let mut whole = seen.clone();
+        whole.headers.remove("range");
+        let reply = state.answer(&whole, "");
+        Some(if count == 1 {
+            reply.cut(1 << 20, Then::Close)
+        } else {
+            reply
+        })
+    });
+    let gantry = store_of(&[&fake], "");
+    assert_eq!(gantry.ok(["pull", &fake.name("team/a:1")]).trim(), digest);
+}
+
+#[test]
+fn a_run_pulls_what_is_missing_always_or_never() {
+    let (fake, source, digest) = registry();
+    let gantry = store_of(&[&fake], "");
+    let reference = fake.name("team/a:1");
+    let run = |when: &str| gantry.run_with_outcome(&["--pull", when, &reference, "true"]);
+
+    let (never, outcome) = run("never");
+    assert_eq!((never.code, &outcome["code"]), (125, &Value::from("unknown_image")));
+    assert!(fake.seen().is_empty() && outcome["attempts"] == Value::Array(Vec::new()));
+
+    // The image holds no program: that it is looked for is enough to know that the image is there.
+    let (missing, outcome) = run("missing");
+    assert_ne!(outcome["code"], "unknown_image", "{}", missing.stderr);
+    assert_eq!(outcome["image"]["digest"], digest.as_str());
+    assert_eq!(
+        (&outcome["cache"], &outcome["attempts"][0]["status"]),
+        (&"miss".into(), &"ok".into())
+    );
+    assert_eq!(outcome["attempts"][0]["registry"], fake.host.as_str());
+    assert!(outcome["phases_ms"]["pull"].as_f64().unwrap() > 0.0);
+    let asked = fake.seen().len();
+    let (_, outcome) = run("missing");
+    assert_eq!((fake.seen().len(), &outcome["cache"]), (asked, &"hit".into()));
+
+    // Always: the tag is looked at, and moved.
+    let newer = image(&source, "a:2", &[(1, 200_000), (4, 1000)]);
+    fake.hold(&source.root, &newer, "team/a", "1");
+    let (_, outcome) = run("always");
+    assert_eq!(outcome["image"]["digest"], newer.as_str());
+    let asked = fake.seen().len();
+    run("always");
+    assert_eq!(fake.seen().len(), asked + 1, "a tag that has not moved costs one HEAD");
+    let local = gantry.gantry(["run", "--pull", "always", "bare:1"]);
+    assert_eq!(local.code, 125);
+    assert!(
+        local.stderr.contains("an image of this store alone"),
+        "{}",
+        local.stderr
+    );
+}
+
+#[test]
+fn a_tag_that_is_not_there_is_answered_with_those_that_are() {
+    let (fake, ..) = registry();
+    let gantry = store_of(&[&fake], "");
+    let done = gantry.gantry(["pull", &fake.name("team/a:none")]);
+    assert_eq!((done.code, done.stdout.as_str()), (1, ""));
+    assert!(
+        done.stderr.contains("no registry has this tag") && done.stderr.contains("has 1"),
+        "{}",
+        done.stderr
+    );
+    let done = gantry.gantry(["pull", &fake.name("team/none:1")]);
+    assert_eq!(done.code, 1);
+    assert!(
+        done.stderr.contains("404") && done.stderr.contains("MANIFEST_UNKNOWN"),
+        "{}",
+        done.stderr
+    );
+    let (_, outcome) = gantry.run_with_outcome(&[&fake.name("team/none:1")]);
+    assert_eq!(outcome["code"], "unknown_image");
+    assert!(tree(&gantry.root.join("partial")).is_empty());
+}
+
+#[test]
+fn an_index_leads_to_the_image_for_this_platform() {
+    let (fake, source, digest) = registry();
+    let manifest = fs::read(source.root.join("blobs/sha256").join(&digest[7..])).unwrap();
+    let entry = |architecture: &str, digest: &str| {
+        serde_json::json!({"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest,
+            "size": manifest.len(), "platform": {"os": "linux", "architecture": architecture}})
+    };
+    let arm = gantry::oci::Digest::of(b"arm").to_string();
+    let index = serde_json::json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [entry("arm64", &arm), entry("amd64", &digest)]});
+    let raw = index.to_string().into_bytes();
+    let name = gantry::oci::Digest::of(&raw).to_string();
+    for reference in ["all", &name] {
+        let media_type = "application/vnd.oci.image.index.v1+json".to_owned();
+        let mut manifests = fake.state.manifests.lock().unwrap();
+        manifests.insert(("team/a".to_owned(), reference.to_owned()), (media_type, raw.clone()));
+    }
+    for reference in [fake.name("team/a:all"), format!("{}@{name}", fake.name("team/a"))] {
+        let gantry = store_of(&[&fake], "");
+        assert_eq!(gantry.ok(["pull", &reference]).trim(), digest, "{reference}");
+    }
+}
+
+#[test]
+fn a_registry_without_head_and_without_digests_is_read_all_the_same() {
+    let (fake, _, digest) = registry();
+    fake.rule(|seen, state| match seen.method.as_str() {
+        "HEAD" => Some(Reply::new(405, "")),
+        "GET" if seen.path.contains("/manifests/") => {
+            let mut reply = state.answer(seen, "");
+            reply.headers = vec![("Content-Type".to_owned(), "text/plain; charset=utf-8".to_owned())];
+            reply.length = None;
+            Some(reply.then(Then::Close))
+        }
+        _ => None,
+    });
+    let gantry = store_of(&[&fake], "");
+    assert_eq!(gantry.ok(["pull", &fake.name("team/a:1")]).trim(), digest);
+}
+
+#[test]
+fn ten_layers_come_at_once_or_as_many_as_the_configuration_says() {
+    let (fake, source) = (Fake::start(), Gantry::new());
+    let sizes: Vec<(u64, usize)> = (10..22).map(|seed| (seed, 5000)).collect();
+    let digest = image(&source, "many:1", &sizes);
+    fake.hold(&source.root, &digest, "many", "1");
+    for (more, most) in [("", 10), ("[transfer]\ndownloads = 3\n", 3)] {
+        let gate = fake.gate(most);
+        store_of(&[&fake], more).ok(["pull", &fake.name("many:1")]);
+        assert_eq!(gate.most(), most);
+    }
+    let gantry = Gantry::new();
+    configure(&gantry, "[transfer]\ndownloads = 0\n");
+    assert_eq!(gantry.gantry(["images", "ls"]).code, 2);
+}

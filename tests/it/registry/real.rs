@@ -1,0 +1,528 @@
+//! The registry of the distribution, with TLS and a password, and the tools of others on the other side.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use super::images::{configure, image, layers, partials};
+use crate::common::wait::eventually;
+use crate::common::{done, example, shared, tool, Gantry};
+
+/// `me:s3cret`, as htpasswd makes it (bcrypt).
+const PASSWORDS: &str = "me:BCRYPT\n";
+
+/// A registry with TLS and a password on a free port, ended with the test.
+pub struct Registry {
+    server: Child,
+    /// `localhost:PORT`.
+    pub host: String,
+    scratch: tempfile::TempDir,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Registry {
+    pub fn start() -> Self {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = |name: &str| scratch.path().join(name);
+        make_certificates(scratch.path());
+        fs::write(path("passwords"), PASSWORDS.replace("BCRYPT", &bcrypt())).unwrap();
+        let config = format!(
+            "version: 0.1\nlog: {{level: info, accesslog: {{disabled: false}}}}\nstorage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\nauth: {{htpasswd: {{realm: x, path: {}}}}}\nhttp: {{addr: \"127.0.0.1:0\", tls: {{certificate: {}, key: {}}}}}\n",
+            path("data").display(),
+            path("passwords").display(),
+            path("cert.pem").display(),
+            path("key.pem").display(),
+        );
+        fs::write(path("config.yml"), config).unwrap();
+        let mut server = Command::new("docker-registry")
+            .arg("serve")
+            .arg(path("config.yml"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        // The log says where it listens, the other stream who asked for what.
+        let streams: [Box<dyn std::io::Read + Send>; 2] = [
+            Box::new(server.stdout.take().unwrap()),
+            Box::new(server.stderr.take().unwrap()),
+        ];
+        for stream in streams {
+            let log = Arc::clone(&log);
+            std::thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    log.lock().unwrap().push(line);
+                }
+            });
+        }
+        let mut port = String::new();
+        eventually("the registry does not listen", || {
+            let log = log.lock().unwrap();
+            let said = log.iter().find_map(|line| line.split("listening on 127.0.0.1:").nth(1));
+            let Some(said) = said else {
+                return Err(format!("{log:?}"));
+            };
+            port = said.chars().take_while(char::is_ascii_digit).collect();
+            Ok(())
+        });
+        Self {
+            server,
+            host: format!("localhost:{port}"),
+            scratch,
+            log,
+        }
+    }
+
+    pub fn certificates(&self) -> PathBuf {
+        self.scratch.path().join("ca.pem")
+    }
+
+    /// How many requests of `method` it answered whose path ends in `end`.
+    fn count(&self, method: &str, end: &str) -> usize {
+        let line = format!("\"{method} /v2/");
+        let log = self.log.lock().unwrap();
+        log.iter()
+            .filter(|text| text.contains(&line) && text.contains(&format!("{end} HTTP")))
+            .count()
+    }
+
+    /// `gantry` of a store that knows the password and trusts the certificate.
+    fn command(&self, gantry: &Gantry) -> Command {
+        let mut command = gantry.command();
+        command.env("SSL_CERT_FILE", self.certificates()).env("KEY", "s3cret");
+        command
+    }
+
+    fn ok(&self, gantry: &Gantry, args: &[&str]) -> String {
+        let done = done(self.command(gantry).args(args).output().unwrap());
+        assert_eq!(
+            done.code,
+            0,
+            "{args:?}: {}\n{:?}",
+            done.stderr,
+            self.log.lock().unwrap().last()
+        );
+        done.stdout.trim().to_owned()
+    }
+
+    /// An empty store that knows the registry.
+    fn store(&self) -> Gantry {
+        let gantry = Gantry::new();
+        self.know(&gantry);
+        gantry
+    }
+
+    fn know(&self, gantry: &Gantry) {
+        let credentials = "credentials = { user = \"me\", password_env = \"KEY\" }";
+        configure(
+            gantry,
+            &format!("[[registry]]\nhost = \"{}\"\n{credentials}\n", self.host),
+        );
+    }
+
+    fn skopeo(&self) -> Command {
+        let mut command = Command::new("skopeo");
+        command.args(["--insecure-policy", "--tmpdir", env!("CARGO_TARGET_TMPDIR"), "copy"]);
+        let folder = self.scratch.path().join("certs");
+        fs::create_dir_all(&folder).unwrap();
+        fs::copy(self.certificates(), folder.join("ca.crt")).unwrap();
+        let folder = folder.to_str().unwrap().to_owned();
+        command.args(["--src-cert-dir", &folder, "--dest-cert-dir", &folder]);
+        command
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+fn bcrypt() -> String {
+    let script = "print crypt('s3cret', '$2y$05$abcdefghijklmnopqrstuu')";
+    let hash = tool(Command::new("perl").args(["-e", script]));
+    assert!(hash.starts_with("$2y$05$"), "{hash}");
+    hash
+}
+
+/// An authority of our own, and what it says of localhost.
+fn make_certificates(folder: &Path) {
+    let openssl = |args: &[&str]| {
+        tool(
+            Command::new("openssl")
+                .args(args)
+                .current_dir(folder)
+                .stderr(Stdio::null()),
+        )
+    };
+    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+    let mut authority = vec![
+        "req",
+        "-x509",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=test authority",
+        "-keyout",
+        "ca.key",
+        "-out",
+        "ca.pem",
+    ];
+    authority.extend(key);
+    openssl(&authority);
+    let mut request = vec![
+        "req",
+        "-subj",
+        "/CN=localhost",
+        "-keyout",
+        "key.pem",
+        "-out",
+        "request.pem",
+    ];
+    request.extend(key);
+    openssl(&request);
+    fs::write(folder.join("names"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n").unwrap();
+    openssl(&[
+        "x509",
+        "-req",
+        "-days",
+        "2",
+        "-in",
+        "request.pem",
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-CAcreateserial",
+        "-extfile",
+        "names",
+        "-out",
+        "cert.pem",
+    ]);
+}
+
+#[test]
+fn what_is_pushed_over_tls_with_a_password_runs_on_the_other_side() {
+    let registry = Registry::start();
+    let source = shared();
+    let digest = source.build(&example("hello"), "registry:1");
+    let remote = format!("{}/team/hello:1", registry.host);
+    // A store of its own, so that the configuration of the shared one stays as it is.
+    let builder = registry.store();
+    let layout = format!("oci:{}:registry:1", source.root.display());
+    assert_eq!(registry.ok(&builder, &["copy", &layout, &remote]), digest);
+
+    let worker = registry.store();
+    let mut command = registry.command(&worker);
+    let ran = done(
+        command
+            .args(["run", "--allow-degraded", crate::common::DEGRADED, &remote])
+            .output()
+            .unwrap(),
+    );
+    let expected = fs::read_to_string(example("hello").join("expected.txt")).unwrap();
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (0, expected.as_str()),
+        "{}",
+        ran.stderr
+    );
+
+    // skopeo takes it as it is, and we what skopeo brings.
+    let scratch = tempfile::tempdir().unwrap();
+    let back = format!("oci:{}:back", scratch.path().join("back").display());
+    tool(
+        registry
+            .skopeo()
+            .args(["--src-creds", "me:s3cret", &format!("docker://{remote}"), &back]),
+    );
+    let other = Gantry::new();
+    assert_eq!(other.ok(["copy", &back, "back:1"]).trim(), digest);
+    let theirs = format!("{}/team/theirs:1", registry.host);
+    tool(
+        registry
+            .skopeo()
+            .args(["--dest-creds", "me:s3cret", &back, &format!("docker://{theirs}")]),
+    );
+    assert_eq!(registry.ok(&registry.store(), &["pull", &theirs]), digest);
+    // Also in docker's words for an image.
+    let docker = format!("{}/team/docker:1", registry.host);
+    tool(registry.skopeo().args([
+        "--format",
+        "v2s2",
+        "--dest-creds",
+        "me:s3cret",
+        &back,
+        &format!("docker://{docker}"),
+    ]));
+    let worker = registry.store();
+    let mut command = registry.command(&worker);
+    let ran = done(
+        command
+            .args(["run", "--allow-degraded", crate::common::DEGRADED, &docker])
+            .output()
+            .unwrap(),
+    );
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (0, expected.as_str()),
+        "{}",
+        ran.stderr
+    );
+
+    // Without the password, and without the certificate.
+    let stranger = Gantry::new();
+    let mut command = registry.command(&stranger);
+    let refused = done(command.args(["pull", &remote]).output().unwrap());
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains("user and a password"), "{}", refused.stderr);
+    let refused = done(
+        registry
+            .store()
+            .command()
+            .args(["pull", &remote])
+            .env("KEY", "s3cret")
+            .output()
+            .unwrap(),
+    );
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains("certificate"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_function_is_built_on_a_base_of_a_registry() {
+    let registry = Registry::start();
+    let source = shared();
+    let builder = registry.store();
+    source.build(&example("hello"), "registry-base:1");
+    let layout = format!("oci:{}:registry-base:1", source.root.display());
+    let base = format!("{}/base/python:3.11-slim", registry.host);
+    registry.ok(&builder, &["copy", &layout, &base]);
+    let function = crate::common::function("print('on a base of a registry')\n", None);
+    let gantry = registry.store();
+    let dir = function.path().to_str().unwrap();
+    let built = done(
+        registry
+            .command(&gantry)
+            .args([
+                "build",
+                dir,
+                "--base",
+                &base,
+                "--tag",
+                "mine:1",
+                "--allow-degraded",
+                crate::common::DEGRADED,
+            ])
+            .output()
+            .unwrap(),
+    );
+    assert_eq!(built.code, 0, "{}", built.stderr);
+    assert!(gantry.ok(["images", "ls", "-q"]).contains(&base));
+    let ran = gantry.run(&["mine:1"]);
+    assert_eq!(ran.stdout, "on a base of a registry\n", "{}", ran.stderr);
+}
+
+#[test]
+fn fifty_that_pull_one_image_ask_for_each_blob_once() {
+    let registry = Registry::start();
+    let source = registry.store();
+    let digest = image(
+        &source,
+        "a:1",
+        &[(1, 20_000_000), (2, 5_000_000), (3, 1000), (4, 100_000)],
+    );
+    let remote = format!("{}/team/a:1", registry.host);
+    registry.ok(&source, &["push", "a:1", &remote]);
+    let one = registry.store();
+    let started = Instant::now();
+    registry.ok(&one, &["pull", &remote]);
+    eprintln!("one pull of 25 MB: {:?}", started.elapsed());
+    let before: Vec<usize> = layers(&source, &digest)
+        .iter()
+        .map(|(layer, _)| registry.count("GET", layer))
+        .collect();
+
+    let gantry = registry.store();
+    let started = Instant::now();
+    let children: Vec<Child> = (0..50)
+        .map(|_| {
+            let mut command = registry.command(&gantry);
+            command
+                .args(["pull", &remote])
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for child in children {
+        let pulled = done(child.wait_with_output().unwrap());
+        assert_eq!(
+            (pulled.code, pulled.stdout.trim()),
+            (0, digest.as_str()),
+            "{}",
+            pulled.stderr
+        );
+    }
+    eprintln!("fifty pulls of it at once: {:?}", started.elapsed());
+    for ((layer, _), before) in layers(&source, &digest).iter().zip(before) {
+        assert_eq!(registry.count("GET", layer) - before, 1, "{layer}");
+    }
+    assert!(partials(&gantry).is_empty());
+}
+
+#[test]
+fn images_that_share_layers_in_different_order_are_pulled_at_once() {
+    let registry = Registry::start();
+    let source = registry.store();
+    let seeds = [1, 2, 3, 4, 5, 6];
+    let names: Vec<String> = (0..6)
+        .map(|turn| {
+            let mut order = seeds;
+            order.rotate_left(turn);
+            let layers: Vec<(u64, usize)> = order.iter().map(|seed| (*seed, 300_000)).collect();
+            let name = format!("{}/team/i{turn}:1", registry.host);
+            image(&source, &name, &layers);
+            registry.ok(&source, &["push", &name]);
+            name
+        })
+        .collect();
+    let gantry = registry.store();
+    let children: Vec<Child> = (0..24)
+        .map(|at| {
+            let mut command = registry.command(&gantry);
+            command
+                .args(["pull", &names[at % names.len()]])
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped());
+            command.spawn().unwrap()
+        })
+        .collect();
+    for child in children {
+        let pulled = done(child.wait_with_output().unwrap());
+        assert_eq!(pulled.code, 0, "{}", pulled.stderr);
+    }
+    assert_eq!(gantry.ok(["images", "ls", "-q"]).lines().count(), names.len());
+}
+
+#[test]
+fn a_pull_and_a_push_that_are_killed_are_made_good_by_the_next() {
+    let registry = Registry::start();
+    let source = registry.store();
+    let digest = image(&source, "a:1", &[(1, 8_000_000), (2, 4_000_000), (3, 1000)]);
+    for turn in 0..6 {
+        let remote = format!("{}/team/k{turn}:1", registry.host);
+        kill_after(registry.command(&source).args(["push", "a:1", &remote]), turn);
+        assert_eq!(registry.ok(&source, &["push", "a:1", &remote]), digest);
+        let gantry = registry.store();
+        kill_after(registry.command(&gantry).args(["pull", &remote]), turn);
+        assert_eq!(registry.ok(&gantry, &["pull", &remote]), digest);
+        gantry.ok(["cache", "gc"]);
+        assert!(partials(&gantry).is_empty());
+        // Nothing of it is damaged: all of it can be had from here.
+        let back = format!("{}/team/back{turn}:1", registry.host);
+        assert_eq!(registry.ok(&gantry, &["push", &remote, &back]), digest);
+    }
+}
+
+#[test]
+fn every_command_of_the_page_does_what_it_says() {
+    let (registry, backup) = (Registry::start(), Registry::start());
+    let gantry = Gantry::new();
+    // What the page means by a function and by a password.
+    let there = tempfile::tempdir().unwrap();
+    let certificates = [registry.certificates(), backup.certificates()].map(|path| fs::read_to_string(path).unwrap());
+    fs::write(there.path().join("authorities"), certificates.concat()).unwrap();
+    fs::write(there.path().join("password"), "s3cret\n").unwrap();
+    fs::create_dir(there.path().join("function")).unwrap();
+    fs::write(
+        there.path().join("function/user_function.py"),
+        "print('from a registry')\n",
+    )
+    .unwrap();
+    // The base is there, as on a machine that has built something.
+    let base = format!("oci:{}", there.path().join("base").display());
+    let of_base = crate::common::function("print(1)\n", None);
+    shared().build(of_base.path(), "registry-page:1");
+    shared().ok(["push", "registry-page:1", &format!("{base}:x")]);
+    gantry.ok(["pull", &format!("{base}:x"), "--tag", "base:1"]);
+
+    let page = include_str!("../../../docs/registry-setup.md");
+    let blocks: Vec<&str> = page
+        .split("```sh\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
+    assert_eq!(blocks.len(), 2, "the page has lost its commands");
+    let bin = Path::new(env!("CARGO_BIN_EXE_gantry")).parent().unwrap();
+    let mut out = String::new();
+    for block in blocks {
+        let block = block.replace("gantry build function", "gantry build function --base base:1");
+        let shown = done(
+            Command::new("bash")
+                .args(["-euo", "pipefail", "-c", &block])
+                .current_dir(there.path())
+                .env_clear()
+                .env("HOME", &gantry.home)
+                .env("GANTRY_ROOT", &gantry.root)
+                .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
+                .env("SSL_CERT_FILE", there.path().join("authorities"))
+                .env("REGISTRY", &registry.host)
+                .env("BACKUP", &backup.host)
+                .output()
+                .unwrap(),
+        );
+        assert_eq!(shown.code, 0, "{block}\n{}\n{}", shown.stdout, shown.stderr);
+        out.push_str(&shown.stdout);
+    }
+    assert!(out.contains("from a registry\n"), "{out}");
+    assert_eq!(registry.count("PUT", "/manifests/v1"), 1);
+    assert_eq!(backup.count("PUT", "/manifests/v1"), 1);
+    let kept = gantry.home.join(".docker/config.json");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&kept).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(fs::read_to_string(&kept).unwrap().contains(&backup.host));
+
+    // The configurations of the page are ones.
+    for text in page
+        .split("```toml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+    {
+        let file = there.path().join("config.toml");
+        fs::write(&file, text).unwrap();
+        gantry.ok(["config", "check", file.to_str().unwrap()]);
+    }
+    // A password that is wrong is not kept.
+    fs::write(there.path().join("wrong"), "hunter2\n").unwrap();
+    let before = fs::read_to_string(&kept).unwrap();
+    let mut command = registry.command(&gantry);
+    command.args(["login", &registry.host, "-u", "me"]);
+    let wrong = done(
+        command
+            .stdin(fs::File::open(there.path().join("wrong")).unwrap())
+            .output()
+            .unwrap(),
+    );
+    assert_eq!(wrong.code, 1, "{}", wrong.stderr);
+    assert!(
+        wrong.stderr.contains("not accepted") && !wrong.stderr.contains("hunter2"),
+        "{}",
+        wrong.stderr
+    );
+    assert_eq!(fs::read_to_string(&kept).unwrap(), before);
+}
+
+/// Kills it once it has written something, a little later each turn: by what it says on standard error, not by the clock.
+fn kill_after(command: &mut Command, turn: usize) {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let _ = lines.take(1 + turn).count();
+    let _ = child.kill();
+    child.wait().unwrap();
+}
