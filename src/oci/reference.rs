@@ -183,13 +183,13 @@ pub(super) fn foreign_transport(text: &str) -> Option<&'static str> {
             "docker-archive: is not read or written by gantry, which knows NAME[:TAG], oci:DIR[:TAG] and oci-archive:FILE[:NAME]; `skopeo copy docker-archive:FILE oci-archive:NEW` converts one",
         ),
         "docker" if rest.starts_with("//") => {
-            Some("docker:// is a registry, and this version moves images through layouts (oci:DIR[:TAG]) and archives, not registries")
+            Some("docker:// is how other tools name a registry; gantry knows NAME[:TAG], HOST/REPOSITORY[:TAG], oci:DIR[:TAG] and oci-archive:FILE[:NAME]")
         }
         "dir" | "containers-storage" | "docker-daemon" | "ostree" | "sif" | "tarball" => Some(
             "it is a transport of other tools; gantry knows NAME[:TAG], oci:DIR[:TAG] and oci-archive:FILE[:NAME], and skopeo copies between both. An image that an earlier version of gantry named so goes by its digest: `gantry images ls` shows both",
         ),
         _ if text.contains("://") => Some(
-            "it is a URL; gantry knows NAME[:TAG], oci:DIR[:TAG] and oci-archive:FILE[:NAME], and no registries in this version",
+            "it is a URL; gantry knows NAME[:TAG], HOST/REPOSITORY[:TAG], oci:DIR[:TAG] and oci-archive:FILE[:NAME]",
         ),
         _ => None,
     }
