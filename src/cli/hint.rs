@@ -8,6 +8,7 @@ use std::error::Error;
 use std::io;
 
 use super::error::CommandError;
+use super::registry_hint::of_transfer;
 use crate::base::{BaseError, SignatureError, SystemError};
 use crate::build::function::FunctionError;
 use crate::build::BuildError;
@@ -19,7 +20,6 @@ use crate::python::project::{Lists, ProjectError};
 use crate::python::resolve::{find_absent, find_meant, LockError, Meant};
 use crate::python::sdist::SdistError;
 use crate::python::wheel::WheelError;
-use crate::registry::{Failure, RegistryError};
 use crate::sandbox::{NoCaller, SandboxError};
 use crate::store::StoreError;
 use crate::sys::space;
@@ -169,7 +169,7 @@ fn of_job(error: &JobError) -> Option<&'static str> {
         }
         JobError::Document { .. }
         | JobError::NoImage
-        | JobError::PullAlways
+        | JobError::PullAlways { .. }
         | JobError::Network { .. }
         | JobError::Degraded { .. }
         | JobError::SecretTwice { .. } => None,
@@ -386,7 +386,9 @@ fn of_images(error: &ImagesError) -> Option<&'static str> {
         ImagesError::Unknown { .. } => Some(NO_IMAGE),
         ImagesError::Transfer(error) => of_transfer(error),
         ImagesError::File {
-            action: "write", source, ..
+            action: "write",
+            source,
+            ..
         } if source.kind() == io::ErrorKind::NotFound => Some(NO_DIRECTORY),
         ImagesError::Archive { .. }
         | ImagesError::HasNames { .. }
@@ -396,49 +398,6 @@ fn of_images(error: &ImagesError) -> Option<&'static str> {
         | ImagesError::Unnamed { .. }
         | ImagesError::File { .. }
         | ImagesError::Store(_) => None,
-    }
-}
-
-fn of_transfer(error: &TransferError) -> Option<&'static str> {
-    match error {
-        TransferError::Registry { failures, .. } => failures.iter().find_map(of_registry),
-        TransferError::PullOnly { .. } => Some(
-            "whoever may push has `role = \"push\"` for the registry under [[registry]] in the configuration; `gantry copy` brings the image elsewhere",
-        ),
-        TransferError::Immutable { .. } => Some("push it under another tag, or by its digest: HOST/REPOSITORY@sha256:..."),
-        TransferError::Io { .. }
-        | TransferError::NotAFile { .. }
-        | TransferError::NotADirectory { .. }
-        | TransferError::Document { .. }
-        | TransferError::NotFound { .. }
-        | TransferError::NoTag { .. }
-        | TransferError::Login { .. }
-        | TransferError::Busy { .. }
-        | TransferError::NotAnArchive { .. }
-        | TransferError::Entry { .. }
-        | TransferError::TooMany { .. }
-        | TransferError::Missing { .. }
-        | TransferError::Store(_) => None,
-    }
-}
-
-fn of_registry(error: &RegistryError) -> Option<&'static str> {
-    match error.failure() {
-        Failure::Denied | Failure::Unauthorized | Failure::Login => Some(
-            "`gantry login HOST` writes credentials where docker keeps them; `credentials` under [[registry]] in the configuration names others",
-        ),
-        Failure::Untrusted => Some("SSL_CERT_FILE names certificates that are accepted instead of the system's"),
-        Failure::Unreachable
-        | Failure::Silent
-        | Failure::Broken
-        | Failure::ServerError
-        | Failure::Busy
-        | Failure::NotFound
-        | Failure::WrongBytes
-        | Failure::Redirect
-        | Failure::TooLarge
-        | Failure::Refused
-        | Failure::Setup => None,
     }
 }
 

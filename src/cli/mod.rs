@@ -14,6 +14,7 @@ mod outlet;
 mod output;
 mod progress;
 mod proxy;
+mod registry_hint;
 mod report;
 mod session;
 mod shell;

@@ -6,7 +6,7 @@ use crate::store::Store;
 use crate::transfer::{read_circuit, Registries, Role};
 
 /// A registry of the configuration.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct KnownRegistry {
     /// Its host.
     pub host: String,
@@ -24,6 +24,17 @@ pub struct KnownRegistry {
     pub last_failure: Option<u64>,
     /// When it last did what it was asked, to the minute.
     pub last_success: Option<u64>,
+}
+
+impl KnownRegistry {
+    /// How it did lately, in a word or two.
+    pub fn state(&self) -> String {
+        match (self.is_away, &self.reason) {
+            (true, Some(reason)) => format!("away ({reason})"),
+            (true, None) => "away".to_owned(),
+            (false, _) => "ok".to_owned(),
+        }
+    }
 }
 
 /// The registries of this machine, whoever is asked first first.

@@ -189,6 +189,9 @@ impl<'a> Tally<'a> {
 
     /// That many bytes more are there.
     pub(super) fn add(&self, bytes: u64) {
+        if bytes == 0 {
+            return;
+        }
         let done = self.done.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
         self.progress.bytes(done.min(self.total), self.total);
     }

@@ -59,6 +59,13 @@ fn render(diagnosis: &Diagnosis) -> String {
     ] {
         line(name, "", &value, &[]);
     }
+    for registry in &around.registries {
+        let evidence = format!(
+            "{}, priority {}, role {}",
+            registry.host, registry.priority, registry.role
+        );
+        line("registry", &registry.state(), &evidence, &[]);
+    }
     for tool in &around.programs {
         let state = if tool.path.is_some() { "there" } else { "not there" };
         let path = tool.path.as_ref().map(|path| path.display().to_string());

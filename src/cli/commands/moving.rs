@@ -137,17 +137,12 @@ pub(super) fn registries(session: &Session, format: &FormatArgs) -> Result<u8, C
         Format::Table => {
             let time = |seconds: Option<u64>| seconds.map_or("-".to_owned(), |seconds| rfc3339(seconds, ""));
             let row = |one: &KnownRegistry| {
-                let state = match (one.is_away, &one.reason) {
-                    (true, Some(reason)) => format!("away ({reason})"),
-                    (true, None) => "away".to_owned(),
-                    (false, _) => "ok".to_owned(),
-                };
                 let priority = one.priority.to_string();
                 [
                     one.host.clone(),
                     priority,
                     one.role.to_owned(),
-                    state,
+                    one.state(),
                     time(one.last_success),
                     time(one.last_failure),
                 ]

@@ -1,5 +1,5 @@
-//! What gantry works with on this machine: its version, the kernel, the store and its disk, the configuration, and the
-//! programs that builds need.
+//! What gantry works with on this machine: its version, the kernel, the store and its disk, the configuration, registries,
+//! and the programs that builds need.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -9,6 +9,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::config::{Config, Environment};
+use crate::ops::known_registries::{known_registries, KnownRegistry};
+use crate::ops::settings::registries;
 use crate::store::Store;
 use crate::sys::program::Program;
 use crate::sys::space;
@@ -31,6 +33,8 @@ pub struct Surroundings {
     pub free_bytes: Option<u64>,
     /// The configuration file that was read; none when there is none.
     pub configuration: Option<PathBuf>,
+    /// The registries of the configuration, whoever is asked first first.
+    pub registries: Vec<KnownRegistry>,
     /// The programs of this machine that builds use.
     pub programs: Vec<Tool>,
 }
@@ -65,6 +69,7 @@ pub(super) fn look(store: &Store, config: &Config, environment: &Environment) ->
         store: store.root().to_owned(),
         free_bytes: space::free(store.root()),
         configuration: config.file().map(Path::to_owned),
+        registries: known_registries(store, &registries(config, environment)),
         programs: vec![
             Tool {
                 name: "uv",

@@ -80,6 +80,8 @@ fn the_second_registry_has_it_when_the_first_is_away() {
         (&dead.as_str().into(), &true.into())
     );
     assert!(gantry.ok(["registries"]).contains("away (connection)"));
+    let diagnosis: Value = serde_json::from_str(&gantry.gantry(["doctor", "--json"]).stdout).unwrap();
+    assert_eq!(diagnosis["surroundings"]["registries"], known);
 
     // Whoever wants this one alone gets it or nothing.
     let done = gantry.gantry(["pull", "--no-failover", &format!("{dead}/team/none:1")]);

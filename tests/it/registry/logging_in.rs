@@ -31,7 +31,8 @@ fn wants_tokens(fake: &Fake, challenge: &'static str) -> Arc<Mutex<Vec<String>>>
                 // As one registry answers to a wrong password.
                 return Some(Reply::new(404, ""));
             }
-            handed.push(format!("t{}", handed.len()));
+            let number = handed.len();
+            handed.push(format!("t{number}"));
             let token = handed.last().unwrap();
             return Some(Reply::new(
                 200,

@@ -213,7 +213,9 @@ fn what_is_pushed_over_tls_with_a_password_runs_on_the_other_side() {
     let remote = format!("{}/team/hello:1", registry.host);
     // A store of its own, so that the configuration of the shared one stays as it is.
     let builder = registry.store();
-    let layout = format!("oci:{}:registry:1", source.root.display());
+    let there = tempfile::tempdir().unwrap();
+    let layout = format!("oci:{}:x", there.path().join("layout").display());
+    source.ok(["push", "registry:1", &layout]);
     assert_eq!(registry.ok(&builder, &["copy", &layout, &remote]), digest);
 
     let worker = registry.store();
@@ -299,7 +301,9 @@ fn a_function_is_built_on_a_base_of_a_registry() {
     let source = shared();
     let builder = registry.store();
     source.build(&example("hello"), "registry-base:1");
-    let layout = format!("oci:{}:registry-base:1", source.root.display());
+    let there = tempfile::tempdir().unwrap();
+    let layout = format!("oci:{}:x", there.path().join("layout").display());
+    source.ok(["push", "registry-base:1", &layout]);
     let base = format!("{}/base/python:3.11-slim", registry.host);
     registry.ok(&builder, &["copy", &layout, &base]);
     let function = crate::common::function("print('on a base of a registry')\n", None);
