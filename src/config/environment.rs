@@ -70,8 +70,12 @@ pub fn proxy_of(url: &str) -> Option<(String, String)> {
 fn proxy_among(url: &str, get: &dyn Fn(&str) -> Option<String>) -> Option<(String, String)> {
     let (scheme, rest) = url.split_once("://")?;
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    let host = authority
+        .rsplit_once(':')
+        .map_or(authority, |(host, _)| host)
+        .to_ascii_lowercase();
     let exempt = ["NO_PROXY", "no_proxy"].into_iter().find_map(get).unwrap_or_default();
+    let exempt = exempt.to_ascii_lowercase();
     let is_exempt = |entry: &str| {
         let entry = entry.trim().trim_start_matches("*.").trim_start_matches('.');
         entry == "*" || (!entry.is_empty() && (host == entry || host.ends_with(&format!(".{entry}"))))

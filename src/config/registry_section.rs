@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer};
 
-use crate::oci::Reference;
+use crate::oci::{normal_host, Reference};
 use crate::policy::{is_loopback, Room, Time, Wait};
 
 /// Transfers of one image at once; more of them only wait for each other.
@@ -102,13 +102,16 @@ pub(super) fn check_registries(sections: &[RegistrySection]) -> Result<(), Strin
     for (at, section) in sections.iter().enumerate() {
         let host = &section.host;
         let name = format!("registry {host:?}");
-        let is_host =
-            matches!(format!("{host}/x").parse(), Ok(Reference::Registry { host: parsed, .. }) if parsed == *host);
+        let is_host = matches!(format!("{host}/x").parse(), Ok(Reference::Registry { host: parsed, .. }) if parsed == normal_host(host));
         if !is_host {
             let like = "want a host as it begins the name of an image, such as registry.example.org or localhost:5000";
             return Err(format!("{name}: {like}"));
         }
-        if sections.iter().take(at).any(|other| other.host == *host) {
+        if sections
+            .iter()
+            .take(at)
+            .any(|other| normal_host(&other.host) == normal_host(host))
+        {
             return Err(format!("{name} is listed twice"));
         }
         let bare = host.rsplit_once(':').map_or(host.as_str(), |(bare, _)| bare);

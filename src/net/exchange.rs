@@ -4,27 +4,42 @@
 //! layers that are fetched at once do not share one. Where a server sends us is judged by [`Wire::vet`]: a name that leads to
 //! an address of a private network is refused unless the server itself is there, and a name that was let pass is connected
 //! to by the very addresses that were looked at.
+//!
+//! What goes to this machine goes there by itself, whatever proxy the environment names. Nobody is waited for without end: an
+//! answer that is read whole has a deadline, a long one a lowest speed, and an upload ends when nothing of it is taken.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{mpsc, Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
-use reqwest::blocking::{Body, Client as Http, Response};
+use reqwest::blocking::{Body, Client as Http, RequestBuilder, Response};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::HeaderMap;
 use reqwest::{redirect, Method, Url};
 
+use super::watched::Watched;
 use super::world::{make_resolver, Internet, World};
 use super::{failure, NetError};
 use crate::policy::is_loopback;
+use crate::sys::lock::beat;
 
 /// Connections that wait for their next call, for each server: as many as there are transfers at once.
 const IDLE: usize = 16;
-/// The slowest upload that is not given up, in bytes a second: a layer of a gigabyte may take four hours and a half.
+/// The slowest upload that is not given up, in bytes a second: a layer of a gigabyte may take four hours and a half. Also the
+/// slowest answer that is read whole.
 const SLOWEST: u64 = 64 << 10;
+/// The fewest bytes a second of an answer that is long.
+const SLOWEST_LONG: u64 = 1 << 10;
+/// Bytes that are on their way when the last one of an upload was handed to the system.
+const IN_FLIGHT: u64 = 4 << 20;
+/// Between two looks at an upload.
+const LOOK: Duration = Duration::from_millis(200);
+/// What is read of the answer to an upload.
+const MAX_ANSWER: u64 = 64 << 10;
 
 /// What is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +90,8 @@ pub(crate) enum Trouble {
     Broken,
     /// Its certificate is not accepted.
     Untrusted,
+    /// This machine cannot do TLS.
+    Setup,
 }
 
 /// Why there is no answer.
@@ -88,14 +105,19 @@ pub(crate) struct WireError {
 
 /// An answer; reading it reads its body.
 pub(crate) struct Answer {
-    response: Response,
+    status: u16,
+    headers: HeaderMap,
+    body: Box<dyn Read + Send>,
+    stall: Duration,
 }
 
 /// Makes calls. Cheap to clone, safe to use from several threads.
 #[derive(Clone)]
 pub(crate) struct Wire {
-    http: Http,
-    stall: Duration,
+    /// By the proxies of the environment, and past them. Each is made at its first call: reading the certificates of the
+    /// system takes some milliseconds.
+    clients: Arc<[OnceLock<Http>; 2]>,
+    patience: WirePatience,
     pinned: Arc<Pinned>,
     /// Whether calls to an address go through a proxy, which then looks up names by itself.
     is_proxied: fn(&str) -> bool,
@@ -108,28 +130,42 @@ impl fmt::Debug for Wire {
 }
 
 impl Wire {
-    /// Sets up TLS with the certificates of the system. `is_proxied` says of an address whether it is reached by a proxy.
-    pub(crate) fn new(patience: WirePatience, is_proxied: fn(&str) -> bool) -> Result<Self, NetError> {
+    /// A wire on which nothing was said yet. `is_proxied` says of an address whether it is reached by a proxy.
+    pub(crate) fn new(patience: WirePatience, is_proxied: fn(&str) -> bool) -> Self {
+        Self {
+            clients: Arc::default(),
+            patience,
+            pinned: Arc::default(),
+            is_proxied,
+        }
+    }
+
+    /// The client for an address. What is for this machine is for no proxy: a password would leave it in clear text.
+    fn client(&self, url: &Url) -> Result<&Http, WireError> {
+        let is_here = url.host_str().is_some_and(is_loopback);
+        let [proxied, direct] = &*self.clients;
+        let place = if is_here { direct } else { proxied };
+        if let Some(client) = place.get() {
+            return Ok(client);
+        }
         // Fails when it is installed already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let pinned = Arc::new(Pinned::default());
-        let http = Http::builder()
-            .connect_timeout(patience.connect)
+        let builder = Http::builder()
+            .connect_timeout(self.patience.connect)
             // Of the blocking client: until the answer begins, and then for each read, not for the whole answer.
-            .timeout(patience.stall)
+            .timeout(self.patience.stall)
             .redirect(redirect::Policy::none())
             .http1_only()
             .pool_max_idle_per_host(IDLE)
-            .dns_resolver(Arc::clone(&pinned))
-            .user_agent(concat!("gantry/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(NetError::Setup)?;
-        Ok(Self {
-            http,
-            stall: patience.stall,
-            pinned,
-            is_proxied,
-        })
+            .dns_resolver(Arc::clone(&self.pinned))
+            .user_agent(concat!("gantry/", env!("CARGO_PKG_VERSION")));
+        let builder = if is_here { builder.no_proxy() } else { builder };
+        let made = builder.build().map_err(|error| WireError {
+            trouble: Trouble::Setup,
+            phase: "TLS cannot be set up",
+            source: io::Error::other(error),
+        })?;
+        Ok(place.get_or_init(|| made))
     }
 
     /// Makes one call. An answer of any status is no error.
@@ -141,7 +177,7 @@ impl Wire {
             Verb::Put => Method::PUT,
             Verb::Patch => Method::PATCH,
         };
-        let mut request = self.http.request(method, call.url);
+        let mut request = self.client(&call.url)?.request(method, call.url);
         for (name, value) in call.headers {
             request = request.header(name, value);
         }
@@ -150,14 +186,77 @@ impl Wire {
             Payload::Empty if call.verb == Verb::Post => request.header("content-length", "0"),
             Payload::Empty => request,
             Payload::Bytes(bytes) => request.body(bytes),
-            Payload::Stream { reader, size } => request
-                // The limit of a call with a body is one for all of it.
-                .timeout(self.stall + Duration::from_secs(size / SLOWEST))
-                .body(Body::sized(reader, size)),
+            Payload::Stream { reader, size } => return self.upload(request, reader, size),
         };
-        match request.send() {
-            Ok(response) => Ok(Answer { response }),
-            Err(error) => Err(wire_error(error)),
+        let response = request.send().map_err(wire_error)?;
+        Ok(Answer {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            body: Box::new(response),
+            stall: self.patience.stall,
+        })
+    }
+
+    /// Sends a body from a thread of its own, and looks how much of it is taken. What is left behind ends by its own limit,
+    /// which is one for the whole call.
+    fn upload(&self, request: RequestBuilder, reader: Box<dyn Read + Send>, size: u64) -> Result<Answer, WireError> {
+        let stall = self.patience.stall;
+        let whole = stall * 2 + Duration::from_secs(size.saturating_add(IN_FLIGHT) / SLOWEST);
+        let watched = Watched::new(reader);
+        let request = request.timeout(whole).body(Body::sized(watched.clone(), size));
+        let (tell, told) = mpsc::channel();
+        let (tell_body, told_body) = mpsc::channel();
+        let sending = move || match request.send() {
+            Ok(mut response) => {
+                let _ = tell.send(Ok((response.status().as_u16(), response.headers().clone())));
+                let _ = tell_body.send(read_words(&mut response));
+            }
+            Err(error) => {
+                let _ = tell.send(Err(error));
+            }
+        };
+        let broken = |source| WireError {
+            trouble: Trouble::Broken,
+            phase: "the upload cannot be started",
+            source,
+        };
+        std::thread::Builder::new().spawn(sending).map_err(broken)?;
+        let (mut had, mut since) = (0, Instant::now());
+        loop {
+            match told.recv_timeout(LOOK.min(stall)) {
+                Ok(answer) => {
+                    let (status, headers) = answer.map_err(wire_error)?;
+                    // An answer without its words is one all the same.
+                    let words = told_body.recv_timeout(stall).unwrap_or_default();
+                    return Ok(Answer {
+                        status,
+                        headers,
+                        body: Box::new(io::Cursor::new(words)),
+                        stall,
+                    });
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    return Err(broken(io::Error::other("the thread that sends has ended")));
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => beat(),
+            }
+            let taken = watched.taken();
+            let flight = if taken >= size {
+                size.min(IN_FLIGHT) / SLOWEST
+            } else {
+                0
+            };
+            if taken > had || watched.is_read() {
+                (had, since) = (taken, Instant::now());
+            } else if since.elapsed() > stall + Duration::from_secs(flight) {
+                watched.end();
+                let reason = format!("nothing of the upload is taken for {} s", since.elapsed().as_secs());
+                return Err(WireError {
+                    trouble: Trouble::Silent,
+                    phase: "the server does not answer",
+                    source: io::Error::new(io::ErrorKind::TimedOut, reason),
+                });
+            }
         }
     }
 
@@ -236,20 +335,28 @@ fn addresses_of(host: &str) -> io::Result<Vec<IpAddr>> {
     Ok(found.iter().collect())
 }
 
+/// What an answer says in its body, as far as it came.
+fn read_words(response: &mut Response) -> Vec<u8> {
+    let mut words = Vec::new();
+    // What broke off is as good as what is there.
+    let _ = response.take(MAX_ANSWER).read_to_end(&mut words);
+    words
+}
+
 impl Answer {
     /// HTTP status.
     pub(crate) fn status(&self) -> u16 {
-        self.response.status().as_u16()
+        self.status
     }
 
     /// The first header of that name, if it is text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.response.headers().get(name)?.to_str().ok()
+        self.headers.get(name)?.to_str().ok()
     }
 
     /// All headers of that name that are text.
     pub(crate) fn headers(&self, name: &str) -> Vec<&str> {
-        let all = self.response.headers().get_all(name).iter();
+        let all = self.headers.get_all(name).iter();
         all.filter_map(|value| value.to_str().ok()).collect()
     }
 
@@ -258,17 +365,62 @@ impl Answer {
         self.header("content-length")?.trim().parse().ok()
     }
 
-    /// At most `most` bytes of the body.
+    /// At most `most` bytes of the body, all of them within the time that so many may take.
     pub(crate) fn bytes(&mut self, most: u64) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        (&mut self.response).take(most).read_to_end(&mut bytes)?;
+        let expected = self.size().map_or(most, |size| size.min(most));
+        let (began, limit) = (Instant::now(), self.stall + Duration::from_secs(expected / SLOWEST));
+        let (mut bytes, mut piece) = (Vec::new(), [0; 8 << 10]);
+        while (bytes.len() as u64) < most {
+            let count = match self.body.read(&mut piece) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read?,
+            };
+            if count == 0 {
+                break;
+            }
+            bytes.extend_from_slice(piece.get(..count).unwrap_or_default());
+            beat();
+            if began.elapsed() > limit {
+                let reason = format!("it is not there after {} s", limit.as_secs());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
+            }
+        }
+        bytes.truncate(usize::try_from(most).unwrap_or(usize::MAX));
         Ok(bytes)
+    }
+
+    /// Passes over `count` bytes, unless they come too slowly.
+    pub(crate) fn pass(&mut self, mut count: u64) -> io::Result<()> {
+        let (mut looked, mut came, mut piece) = (Instant::now(), 0_u64, vec![0; 64 << 10]);
+        while count > 0 {
+            let most = usize::try_from(count).unwrap_or(usize::MAX).min(piece.len());
+            let got = match self.body.read(piece.get_mut(..most).unwrap_or_default()) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read?,
+            };
+            if got == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            beat();
+            (count, came) = (count - got as u64, came + got as u64);
+            let waited = looked.elapsed();
+            if waited >= self.stall {
+                if came < SLOWEST_LONG.saturating_mul(waited.as_secs().max(1)) {
+                    return Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "it sends less than a kilobyte a second",
+                    ));
+                }
+                (looked, came) = (Instant::now(), 0);
+            }
+        }
+        Ok(())
     }
 }
 
 impl Read for Answer {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.response.read(buffer)
+        self.body.read(buffer)
     }
 }
 
@@ -360,7 +512,7 @@ mod tests {
             connect: second,
             stall: second,
         };
-        Wire::new(patience, |_| false).unwrap()
+        Wire::new(patience, |_| false)
     }
 
     #[test]

@@ -11,6 +11,7 @@
 mod credentials;
 mod exchange;
 mod forward;
+mod watched;
 mod world;
 
 use std::error::Error as _;

@@ -16,6 +16,7 @@
 //! would look like a file or a registry that was never written.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -34,7 +35,7 @@ const ALGORITHM: &str = "sha256";
 /// The registered algorithms (OCI image specification, "Descriptors"). A name like one would pass for a digest.
 const ALGORITHMS: [&str; 2] = [ALGORITHM, "sha512"];
 
-/// A parsed reference; printing it gives the text back.
+/// A parsed reference; printing it gives the text back, with the host of a registry in its usual spelling.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Reference {
     /// An image of a registry, whether or not it is in the store.
@@ -241,10 +242,11 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
         });
     };
     check_host(host)?;
+    let host = normal_host(host);
     let (repository, tag) = split_tag(path)?;
     check_repository(repository)?;
     Ok(Reference::Registry {
-        host: host.to_owned(),
+        host,
         repository: repository.to_owned(),
         tag,
         digest,
@@ -285,6 +287,25 @@ fn is_id(text: &str) -> bool {
 
 fn is_host(first: &str) -> bool {
     first == "localhost" || first.contains(['.', ':'])
+}
+
+/// Whether a host is an address of this machine.
+fn is_here(name: &str) -> bool {
+    name.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback())
+}
+
+/// The one spelling of a host, so that what is said of one holds however it is typed: lower case, no zeros before the port, and
+/// no port 443 behind a name that is a host without it. On this machine any port may be spoken to without TLS, so it stays.
+pub(crate) fn normal_host(host: &str) -> String {
+    let host = host.to_ascii_lowercase();
+    let Some((name, port)) = host.split_once(':') else {
+        return host;
+    };
+    match port.parse::<u16>() {
+        Ok(443) if name.contains('.') && !is_here(name) => name.to_owned(),
+        Ok(port) => format!("{name}:{port}"),
+        Err(_) => host,
+    }
 }
 
 fn check_host(host: &str) -> Result<(), &'static str> {

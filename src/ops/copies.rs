@@ -15,8 +15,8 @@ use crate::progress::{Progress, Silent};
 use crate::store::{check_name, Store};
 use crate::sys::replace::Replacement;
 use crate::transfer::{
-    copy_image, ensure_copied, name_of, ArchiveSource, ArchiveTarget, Attempt, Destination, Layout, Reach, Registries,
-    Remote, RemoteTarget, Source, TransferError,
+    copy_image, ensure_copied, name_of, ArchiveSource, ArchiveTarget, Attempt, Destination, Failover, Layout, Reach,
+    Registries, Remote, RemoteTarget, Source, TransferError,
 };
 
 /// What images move with.
@@ -163,7 +163,14 @@ fn from_registry(transport: &Transport<'_>, reference: &Reference, target: Targe
         progress,
         ..
     } = transport;
-    let remote = Remote::new(store, registries, reference, *progress)?;
+    // What another registry says of a tag is not what is copied, and the destination may be that other registry.
+    let registries = match target {
+        Target::Place(Place::Image(Reference::Registry { .. })) => {
+            (*registries).clone().with_failover(Failover::Forbidden)
+        }
+        Target::Place(_) | Target::Store(_) => (*registries).clone(),
+    };
+    let remote = Remote::new(store, &registries, reference, *progress)?;
     progress.step("Pulling", &reference.to_string());
     let name = reference.digest().is_none().then(|| reference.with_tag());
     let copied = remote.find().map_err(ImagesError::from).and_then(|image| {

@@ -1,6 +1,7 @@
 //! One request to a registry: it says who we are when it is asked, follows where it may, and says how it failed.
 //!
-//! Credentials go to the registry itself and to the realm that it names for tokens, and after a redirect to nobody. Requests
+//! Credentials go to the registry itself and to the realm that it names for tokens ([`check_realm`]), and after a redirect to
+//! nobody. Requests
 //! for a repository are made of names that were parsed, so no part of an address is a stranger's but what a registry sends
 //! in `Location`, and that is judged by [`Wire::vet`].
 
@@ -9,21 +10,16 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use serde::Deserialize;
-
 use super::challenge::{parse_challenges, Challenge};
 use super::error::Problem;
 use super::login::{FindLogin, Login};
-use super::retry::{retry_after, Failure};
-use super::token::{token_call, token_form, Token, TokenFor, Tokens};
-use super::RegistryError;
-use crate::net::{is_same_server, Answer, Call, Payload, Trouble, Url, Verb, Wire, WireError};
+use super::retry::Failure;
+use super::said::{failed, failure_of, plain, refusal, shown, MAX_WORDS};
+use super::token::{check_realm, is_scope_of, token_call, token_form, Token, TokenFor, Tokens};
+use super::{LoginError, RegistryError};
+use crate::net::{is_same_server, Answer, Call, Payload, Url, Verb, Wire};
 
 const MAX_REDIRECTS: u32 = 5;
-/// What is read of an error, and of an answer with a token.
-const MAX_WORDS: u64 = 64 << 10;
-/// What is shown of it.
-const SHOWN: usize = 200;
 
 /// Where a registry is.
 #[derive(Debug, Clone)]
@@ -45,8 +41,10 @@ struct Inner {
     origin: Url,
     wire: Wire,
     find_login: FindLogin,
-    /// By repository; found once.
-    logins: Mutex<HashMap<String, Option<Login>>>,
+    /// By repository; looked for once, as a helper that does not answer takes its time each time.
+    logins: Mutex<HashMap<String, Result<Option<Login>, LoginError>>>,
+    /// The first place elsewhere that it named for tokens, which is the only one.
+    realm: Mutex<Option<Url>>,
     /// What it asks for, as far as that was met.
     asks: Mutex<Option<Asks>>,
     /// The tokens that it asked for itself, by repository and access.
@@ -125,6 +123,7 @@ impl Registry {
             wire,
             find_login,
             logins: Mutex::default(),
+            realm: Mutex::default(),
             asks: Mutex::default(),
             wanted: Mutex::default(),
             tokens: Tokens::default(),
@@ -347,14 +346,11 @@ impl Repository {
         let inner = &*self.registry.inner;
         // Held while it is found: a helper is run once.
         let mut logins = inner.logins.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(login) = logins.get(&self.name) {
-            return Ok(login.clone());
-        }
-        let found = (inner.find_login)(&inner.host, &self.name);
-        let found =
-            found.map_err(|error| RegistryError::new(asked.doing, &plain(&asked.url), Problem::Login(error)))?;
-        logins.insert(self.name.clone(), found.clone());
-        Ok(found)
+        let found = logins
+            .entry(self.name.clone())
+            .or_insert_with(|| (inner.find_login)(&inner.host, &self.name));
+        let wrong = |error| RegistryError::new(asked.doing, &plain(&asked.url), Problem::Login(error));
+        found.clone().map_err(wrong)
     }
 
     fn basic(&self, asked: &Asked<'_>) -> Result<Option<Shown>, RegistryError> {
@@ -373,10 +369,10 @@ impl Repository {
             Access::Push => vec![format!("repository:{own}:pull,push")],
             Access::Mount { from } => vec![format!("repository:{own}:pull,push"), format!("repository:{from}:pull")],
         };
-        // What the registry misses counts over what we think.
+        // What the registry misses counts over what we think, as long as it is about this repository.
         if let Some(scope) = scope.filter(|scope| !scopes.iter().any(|known| known == scope)) {
             let is_less = scope == format!("repository:{own}:push") || scope == format!("repository:{own}:pull");
-            if !is_less {
+            if !is_less && is_scope_of(scope, own) {
                 scopes.insert(0, scope.to_owned());
             }
         }
@@ -398,6 +394,10 @@ impl Repository {
         let denied = |reason| RegistryError::new(DOING, &shown(&wanted.realm), Problem::Denied { reason });
         let realm = Url::parse(&wanted.realm).map_err(|error| denied(format!("that is no address: {error}")))?;
         inner.wire.vet(&inner.origin, &realm).map_err(denied)?;
+        if login.is_some() {
+            let mut first = inner.realm.lock().unwrap_or_else(PoisonError::into_inner);
+            check_realm(&inner.origin, &mut first, &realm).map_err(|reason| denied(reason.to_owned()))?;
+        }
         let answer = match login {
             Some(Login::Identity(token)) => {
                 let answer = self.send_token_call(DOING, &realm, token_form(&realm, wanted, token))?;
@@ -471,105 +471,5 @@ impl Shown {
             Self::Basic(header) => header.clone(),
             Self::Token(token) => format!("Bearer {token}"),
         }
-    }
-}
-
-/// The error of an answer that is no success.
-fn refusal(doing: &'static str, url: &Url, is_home: bool, status: u16, mut answer: Answer) -> RegistryError {
-    let header = answer.header("retry-after").map(str::to_owned);
-    let body = answer.bytes(MAX_WORDS).unwrap_or_default();
-    let body = String::from_utf8_lossy(&body);
-    let failure = match Failure::of_status(status) {
-        // A link that the registry gave is good for some minutes: it is asked for another one.
-        Failure::Unauthorized | Failure::Denied | Failure::Refused if !is_home => Failure::Broken,
-        // A second 401 is no question any more.
-        Failure::Unauthorized => Failure::Denied,
-        failure => failure,
-    };
-    let problem = Problem::Status {
-        failure,
-        status,
-        said: said(&body),
-        after: retry_after(header.as_deref(), &body),
-    };
-    RegistryError::new(doing, &plain(url), problem)
-}
-
-/// What a registry says of its errors, as far as it can be shown.
-fn said(body: &str) -> String {
-    #[derive(Deserialize)]
-    struct Errors {
-        errors: Vec<OneError>,
-    }
-    #[derive(Deserialize)]
-    struct OneError {
-        #[serde(default)]
-        code: String,
-        #[serde(default)]
-        message: String,
-    }
-    let Ok(Errors { errors }) = serde_json::from_str(body) else {
-        return String::new();
-    };
-    let all: Vec<String> = errors
-        .iter()
-        .map(|one| format!("{} {}", one.code, one.message))
-        .collect();
-    let all = all.join("; ");
-    let plain = all
-        .trim()
-        .chars()
-        .map(|character| if character.is_control() { ' ' } else { character });
-    plain.take(SHOWN).collect()
-}
-
-fn failed(doing: &'static str, url: &Url, error: &WireError) -> RegistryError {
-    let problem = Problem::Wire {
-        failure: failure_of(error.trouble),
-        text: error.to_string(),
-    };
-    RegistryError::new(doing, &plain(url), problem)
-}
-
-/// What a failure of the network is.
-pub(super) fn failure_of(trouble: Trouble) -> Failure {
-    match trouble {
-        Trouble::Unreachable => Failure::Unreachable,
-        Trouble::Silent => Failure::Silent,
-        Trouble::Broken => Failure::Broken,
-        Trouble::Untrusted => Failure::Untrusted,
-    }
-}
-
-/// An address for messages: no user, password, query or fragment.
-pub(super) fn plain(url: &Url) -> String {
-    let mut url = url.clone();
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    url.set_query(None);
-    url.set_fragment(None);
-    shown(url.as_str())
-}
-
-fn shown(text: &str) -> String {
-    text.chars()
-        .filter(|character| !character.is_control())
-        .take(SHOWN)
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_error_shows_what_the_registry_says_and_no_more() {
-        let errors = r#"{"errors":[{"code":"DENIED","message":"no\u001b[31m way","detail":{}},{"code":"X"}]}"#;
-        assert_eq!(said(errors), "DENIED no [31m way; X");
-        assert_eq!(said("<html>"), "");
-        let long = format!(r#"{{"errors":[{{"code":"{}"}}]}}"#, "x".repeat(1000));
-        assert_eq!(said(&long).len(), SHOWN);
-        let url = Url::parse("https://me:pw@a.example/v2/x?token=1#f").unwrap();
-        assert_eq!(plain(&url), "https://a.example/v2/x");
     }
 }

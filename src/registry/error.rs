@@ -4,11 +4,10 @@ use std::fmt;
 use std::time::Duration;
 
 use super::retry::{Failure, Step};
-use crate::net::NetError;
 use crate::policy::{Bytes, Kind};
 
 /// Why our credentials for a registry cannot be had.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("find the credentials for {host}: {reason}")]
 pub(crate) struct LoginError {
     /// The registry.
@@ -18,7 +17,7 @@ pub(crate) struct LoginError {
 }
 
 /// Why a registry did not do what it was asked.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RegistryError {
     /// A verb and its object: `fetch manifest`.
     doing: &'static str,
@@ -27,7 +26,7 @@ pub struct RegistryError {
     problem: Problem,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Problem {
     /// The network, or TLS.
     Wire { failure: Failure, text: String },
@@ -48,8 +47,6 @@ pub(super) enum Problem {
     Redirect { reason: String },
     /// Our own credentials.
     Login(LoginError),
-    /// This machine.
-    Setup(NetError),
 }
 
 impl RegistryError {
@@ -71,9 +68,16 @@ impl RegistryError {
         Self::new(doing, url, Problem::Wire { failure, text })
     }
 
-    /// The error of a machine that cannot do TLS.
-    pub(crate) fn setup(host: &str, error: NetError) -> Self {
-        Self::new("reach", host, Problem::Setup(error))
+    /// The error of an answer that asks to wait.
+    #[cfg(test)]
+    pub(crate) fn busy(url: &str, after: Option<Duration>) -> Self {
+        let problem = Problem::Status {
+            failure: Failure::Busy,
+            status: 429,
+            said: String::new(),
+            after,
+        };
+        Self::new("fetch", url, problem)
     }
 
     /// What sort of failure it is.
@@ -85,7 +89,6 @@ impl RegistryError {
             Problem::TooLarge { .. } => Failure::TooLarge,
             Problem::Redirect { .. } => Failure::Redirect,
             Problem::Login(_) => Failure::Login,
-            Problem::Setup(_) => Failure::Setup,
         }
     }
 
@@ -161,22 +164,8 @@ impl fmt::Display for RegistryError {
             Problem::TooLarge { limit } => write!(f, "the answer is over {}", Bytes(*limit)),
             Problem::Redirect { reason } => write!(f, "a redirect is refused: {reason}"),
             Problem::Login(error) => error.fmt(f),
-            Problem::Setup(error) => error.fmt(f),
         }
     }
 }
 
-impl std::error::Error for RegistryError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.problem {
-            Problem::Setup(error) => error.source(),
-            Problem::Login(_)
-            | Problem::Wire { .. }
-            | Problem::Status { .. }
-            | Problem::Denied { .. }
-            | Problem::Answer { .. }
-            | Problem::TooLarge { .. }
-            | Problem::Redirect { .. } => None,
-        }
-    }
-}
+impl std::error::Error for RegistryError {}

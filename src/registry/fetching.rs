@@ -7,8 +7,9 @@ use std::io::{self, Read};
 
 use serde::Deserialize;
 
-use super::client::{failure_of, plain, Access, Asked, Repository};
+use super::client::{Access, Asked, Repository};
 use super::error::Problem;
+use super::said::{failure_of, plain, shown};
 use super::RegistryError;
 use crate::net::{trouble_of, Answer, Call, Payload, Url, Verb};
 use crate::oci::{media_type, Descriptor, Digest, MAX_DOCUMENT_BYTES};
@@ -23,7 +24,7 @@ const ACCEPT: [&str; 4] = [
 /// A page of tags: names of 128 characters, a thousand and more of them.
 const MAX_PAGE: u64 = 1 << 20;
 /// Pages that are read. Tags are listed for people.
-const MAX_PAGES: usize = 20;
+const MAX_PAGES: usize = 5;
 /// Tags of one page. Some registries refuse more.
 const PAGE: usize = 1000;
 
@@ -39,6 +40,8 @@ pub(crate) enum Found {
 /// A blob on its way: exactly the bytes that were asked for, or an error.
 pub(crate) struct BlobBody {
     answer: Answer,
+    /// Bytes that come before those that were asked for.
+    before: u64,
     left: u64,
 }
 
@@ -46,6 +49,10 @@ impl Read for BlobBody {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.left == 0 || buffer.is_empty() {
             return Ok(0);
+        }
+        match std::mem::take(&mut self.before) {
+            0 => {}
+            before => self.answer.pass(before)?,
         }
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
         let count = self.answer.read(buffer.get_mut(..most).unwrap_or_default())?;
@@ -125,7 +132,7 @@ impl Repository {
             answer => answer?,
         };
         if answer.status() == 206 {
-            let range = answer.header("content-range").unwrap_or_default().to_owned();
+            let range = shown(answer.header("content-range").unwrap_or_default());
             let Some(end) = end_of(&range, from, blob.size) else {
                 return wrong(format!("it sends {range:?}, asked for byte {from} of {} on", blob.size));
             };
@@ -135,7 +142,11 @@ impl Repository {
                     "it sends {range:?} and says that this is another number of bytes"
                 ));
             }
-            return Ok(BlobBody { answer, left });
+            return Ok(BlobBody {
+                answer,
+                before: 0,
+                left,
+            });
         }
         if let Some(size) = answer.size().filter(|size| *size != blob.size) {
             return wrong(format!(
@@ -143,14 +154,12 @@ impl Repository {
                 blob.size
             ));
         }
-        let mut body = BlobBody {
+        // It sends all of it: what we have is passed over when it is read.
+        Ok(BlobBody {
             answer,
-            left: blob.size,
-        };
-        // It sends all of it: what we have is passed over.
-        let passed = io::copy(&mut (&mut body).take(from), &mut io::sink());
-        passed.map(|_| ()).map_err(|error| self.broke(&asked, &error))?;
-        Ok(body)
+            before: from.min(blob.size),
+            left: blob.size.saturating_sub(from),
+        })
     }
 
     /// Has the registry show that it has a blob.

@@ -4,12 +4,13 @@
 //! challenge, login   what a registry asks for, and what one has            pure
 //! retry              what a failure means: the table                       pure
 //! token              tokens, each fetched once per process
+//! said               what a registry says of its errors
 //! client             one request: who we are, where it leads, how it failed
 //! fetching, pushing  what is asked of a repository
 //! ```
 //!
 //! Everything a registry sends is a stranger's: answers are bounded, digests are those of the bytes that came, credentials
-//! go to the registry and to the place where it says tokens are had, and nowhere else. Trying again and trying elsewhere is
+//! go to the registry and to the one place where it says tokens are had, and nowhere else. Trying again and trying elsewhere is
 //! for the caller, who knows the other places; [`RegistryError::step`] says which of both a failure calls for.
 
 mod challenge;
@@ -19,6 +20,7 @@ mod fetching;
 mod login;
 mod pushing;
 mod retry;
+mod said;
 mod token;
 
 pub(crate) use client::{Access, Registry, RegistryPlace, Repository};
@@ -26,4 +28,4 @@ pub(crate) use error::{LoginError, RegistryError};
 pub(crate) use fetching::{document_type, BlobBody, Found};
 pub(crate) use login::{of_pair, read_auth_file, with_login, AuthFile, Login, Said};
 pub(crate) use pushing::{Mounted, Upload};
-pub(crate) use retry::{pause, Failure, Step};
+pub(crate) use retry::{asked_pause, pause, Failure, Step};

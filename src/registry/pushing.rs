@@ -6,7 +6,8 @@
 
 use std::io::Read;
 
-use super::client::{plain, Access, Asked, Repository};
+use super::client::{Access, Asked, Repository};
+use super::said::{plain, shown};
 use super::RegistryError;
 use crate::net::{Answer, Call, Payload, Url, Verb};
 use crate::oci::Digest;
@@ -145,7 +146,7 @@ impl Repository {
             return Ok(0);
         };
         offset_of(range).ok_or_else(|| {
-            let reason = format!("it says that it has the bytes {range:?}");
+            let reason = format!("it says that it has the bytes {:?}", shown(range));
             RegistryError::answer(asked.doing, &plain(&asked.url), reason)
         })
     }

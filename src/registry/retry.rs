@@ -35,7 +35,7 @@ pub(crate) enum Step {
     Refresh,
     /// The next registry is asked.
     Next,
-    /// No registry would answer otherwise.
+    /// No registry can be asked.
     Fatal,
 }
 
@@ -91,13 +91,13 @@ const TABLE: [(Failure, Step, &str); 15] = [
     ),
     (
         Failure::TooLarge,
-        Step::Fatal,
-        "an answer without end, or a manifest that no registry has to take",
+        Step::Next,
+        "an answer without end: another registry has the one that was meant",
     ),
     (
         Failure::Refused,
-        Step::Fatal,
-        "400, 405, 413: the request itself is wrong, for any registry",
+        Step::Next,
+        "400, 402, 405, 451 and all others: what stands before one registry stands before no other",
     ),
     (Failure::Setup, Step::Fatal, "this machine cannot do TLS"),
 ];
@@ -120,6 +120,12 @@ impl Failure {
             499 | 500 | 502 | 503 | 504 | 520..=599 => Self::ServerError,
             _ => Self::Refused,
         }
+    }
+
+    /// Whether another registry may say what a tag means when this one fails so. A path may be somebody else's there, so one
+    /// that answers counts, whatever it answers: only an outage leads on. What is called by its digest is the same everywhere.
+    pub(crate) fn leads_on_by_tag(self) -> bool {
+        self.is_outage() || self == Self::Busy
     }
 
     /// Whether it says that the registry is away, and not something about the request.
@@ -156,6 +162,16 @@ pub(crate) fn pause(tried: u32) -> Duration {
     // Without randomness the pause is still right, only less polite.
     let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::NONBLOCK);
     whole / 2 + whole / 2 * u32::from(random[0]) / 255
+}
+
+/// The pause after the `tried`th try of a request whose answer asks to wait: not less than that, not less than it would be
+/// otherwise, and not the same for all that were turned away together.
+pub(crate) fn asked_pause(asked: Duration, tried: u32) -> Duration {
+    let own = pause(tried);
+    if asked <= own {
+        return own;
+    }
+    asked + own
 }
 
 /// How long an answer asks to wait: its header in seconds or as a date, else what its body says.
@@ -214,36 +230,58 @@ mod tests {
 
     #[test]
     fn every_failure_has_one_row() {
-        for (at, (failure, step, why)) in TABLE.iter().enumerate() {
-            assert!(
-                !TABLE.iter().take(at).any(|(other, ..)| other == failure),
-                "{failure:?}"
-            );
-            assert_eq!(failure.step(), *step);
-            assert!(!why.is_empty());
-        }
+        let of = |step: Step| -> Vec<Failure> {
+            let rows = TABLE.iter().filter(|row| row.1 == step);
+            rows.map(|(failure, ..)| *failure).collect()
+        };
+        let tried_again = [
+            Failure::Unreachable,
+            Failure::Silent,
+            Failure::Broken,
+            Failure::ServerError,
+            Failure::Busy,
+            Failure::WrongBytes,
+        ];
+        let left = [
+            Failure::Denied,
+            Failure::NotFound,
+            Failure::Untrusted,
+            Failure::Redirect,
+            Failure::Login,
+            Failure::TooLarge,
+            Failure::Refused,
+        ];
+        assert_eq!(of(Step::Retry), tried_again);
+        assert_eq!(of(Step::Refresh), [Failure::Unauthorized]);
+        assert_eq!(of(Step::Next), left);
+        assert_eq!(of(Step::Fatal), [Failure::Setup]);
+        let by_tag = TABLE.iter().filter(|row| row.0.leads_on_by_tag());
+        assert_eq!(by_tag.map(|row| row.0).collect::<Vec<_>>(), tried_again[..5]);
     }
 
     #[test]
     fn a_status_is_of_one_sort() {
         for (status, failure, step) in [
-            (400, Failure::Refused, Step::Fatal),
+            (400, Failure::Refused, Step::Next),
+            (402, Failure::Refused, Step::Next),
             (401, Failure::Unauthorized, Step::Refresh),
             (403, Failure::Denied, Step::Next),
             (404, Failure::NotFound, Step::Next),
-            (405, Failure::Refused, Step::Fatal),
+            (405, Failure::Refused, Step::Next),
+            (406, Failure::Refused, Step::Next),
             (408, Failure::Busy, Step::Retry),
             (410, Failure::NotFound, Step::Next),
-            (413, Failure::Refused, Step::Fatal),
-            (416, Failure::Refused, Step::Fatal),
+            (413, Failure::Refused, Step::Next),
+            (416, Failure::Refused, Step::Next),
             (425, Failure::Busy, Step::Retry),
             (429, Failure::Busy, Step::Retry),
             (500, Failure::ServerError, Step::Retry),
-            (501, Failure::Refused, Step::Fatal),
+            (451, Failure::Refused, Step::Next),
+            (501, Failure::Refused, Step::Next),
             (502, Failure::ServerError, Step::Retry),
             (503, Failure::ServerError, Step::Retry),
             (504, Failure::ServerError, Step::Retry),
-            (505, Failure::Refused, Step::Fatal),
+            (505, Failure::Refused, Step::Next),
             (522, Failure::ServerError, Step::Retry),
         ] {
             assert_eq!(
@@ -283,6 +321,23 @@ mod tests {
         );
         let future = retry_after(Some("Fri, 31 Dec 2999 00:00:00 GMT"), "").unwrap();
         assert!(future > Duration::from_secs(1 << 30));
+    }
+
+    #[test]
+    fn a_pause_that_is_asked_for_shortens_none() {
+        for tried in 1..8 {
+            let least = FIRST.saturating_mul(1 << (tried - 1)).min(LONGEST) / 2 - Duration::from_nanos(9);
+            for asked in [Duration::ZERO, Duration::from_micros(880), Duration::from_secs(15)] {
+                let pause = asked_pause(asked, tried);
+                assert!(
+                    pause >= asked.max(least) && pause <= asked + LONGEST,
+                    "{tried} {asked:?}: {pause:?}"
+                );
+            }
+        }
+        let second = Duration::from_secs(15);
+        let different: std::collections::BTreeSet<_> = (0..50).map(|_| asked_pause(second, 3)).collect();
+        assert!(different.len() > 1, "not all come back in the same instant");
     }
 
     #[test]

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use crate::net::{Call, Payload, Url, Verb};
+use super::RegistryError;
+use crate::net::{is_same_server, Call, Payload, Url, Verb};
+use crate::policy::is_loopback;
 
 /// How long a token lasts that does not say so (token authentication specification of CNCF distribution).
 const DEFAULT_LIFE: Duration = Duration::from_secs(60);
@@ -66,7 +68,14 @@ impl Token {
 /// The tokens of one registry.
 #[derive(Default)]
 pub(super) struct Tokens {
-    by_use: Mutex<HashMap<TokenFor, Arc<Mutex<Option<Token>>>>>,
+    by_use: Mutex<HashMap<TokenFor, Arc<Mutex<Kept>>>>,
+}
+
+/// What came of the last try.
+#[derive(Default)]
+struct Kept {
+    token: Option<Token>,
+    failed: Option<(Instant, RegistryError)>,
 }
 
 impl Tokens {
@@ -74,25 +83,75 @@ impl Tokens {
     ///
     /// # Errors
     ///
-    /// That of `fetch`; the next one that asks tries again.
-    pub(super) fn get<E>(
+    /// That of `fetch`, for all that waited for it: a silent server costs its time-out once. The next one that asks tries again.
+    pub(super) fn get(
         &self,
         wanted: &TokenFor,
         refused: Option<&str>,
-        fetch: impl FnOnce() -> Result<Token, E>,
-    ) -> Result<String, E> {
+        fetch: impl FnOnce() -> Result<Token, RegistryError>,
+    ) -> Result<String, RegistryError> {
+        let asked = Instant::now();
         let place = {
             let mut all = self.by_use.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(all.entry(wanted.clone()).or_default())
         };
         let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
         let fine = |token: &&Token| token.until > Instant::now() && Some(token.value.as_str()) != refused;
-        if let Some(token) = place.as_ref().filter(fine) {
+        if let Some(token) = place.token.as_ref().filter(fine) {
             return Ok(token.value.clone());
         }
-        let token = place.insert(fetch()?);
-        Ok(token.value.clone())
+        if let Some((_, error)) = place.failed.as_ref().filter(|(when, _)| *when > asked) {
+            return Err(error.clone());
+        }
+        match fetch() {
+            Ok(token) => Ok(place.token.insert(token).value.clone()),
+            Err(error) => {
+                place.failed = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
     }
+}
+
+/// Whether our credentials may go to `realm`, which the registry at `origin` names for tokens. `first` is the one that it named
+/// first in this process: a registry that is taken over, or a server in front of it, does not gain a password by naming
+/// another place.
+///
+/// # Errors
+///
+/// The text says why not.
+pub(super) fn check_realm(origin: &Url, first: &mut Option<Url>, realm: &Url) -> Result<(), &'static str> {
+    if is_same_server(origin, realm) {
+        return Ok(());
+    }
+    if realm.scheme() != "https" {
+        return Err("it is reached without TLS, and no credentials go there");
+    }
+    if realm.host_str().is_none_or(is_loopback) {
+        return Err("it is another server of this machine, and no credentials go there");
+    }
+    if realm.host_str() == origin.host_str() {
+        return Ok(());
+    }
+    match first {
+        Some(first) if is_same_server(first, realm) => Ok(()),
+        Some(_) => Err("the registry named another place for tokens before, and credentials go to that one alone"),
+        None => {
+            *first = Some(realm.clone());
+            Ok(())
+        }
+    }
+}
+
+/// Whether all that `scope` is about is to pull from the repository `own` and to push to it.
+pub(super) fn is_scope_of(scope: &str, own: &str) -> bool {
+    scope.split(' ').all(|one| {
+        let actions = one
+            .strip_prefix("repository:")
+            .and_then(|rest| rest.strip_prefix(own))
+            .and_then(|rest| rest.strip_prefix(':'));
+        actions.is_some_and(|actions| actions.split(',').all(|action| matches!(action, "pull" | "push")))
+    })
 }
 
 /// The request for a token, with the header that shows who we are, if we are anybody.
@@ -139,6 +198,7 @@ pub(super) fn token_form(realm: &Url, wanted: &TokenFor, identity: &str) -> Call
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
+    use super::super::retry::Failure;
     use super::*;
 
     fn wanted() -> TokenFor {
@@ -162,9 +222,9 @@ mod tests {
                 scope.spawn(|| {
                     let got = tokens.get(&wanted(), None, || {
                         fetched.fetch_add(1, Ordering::Relaxed);
-                        Ok::<_, ()>(token("one", ""))
+                        Ok(token("one", ""))
                     });
-                    assert_eq!(got.as_deref(), Ok("one"));
+                    assert_eq!(got.unwrap(), "one");
                 });
             }
         });
@@ -174,11 +234,11 @@ mod tests {
     #[test]
     fn a_token_that_is_old_or_refused_is_fetched_again() {
         let tokens = Tokens::default();
-        let get = |refused, value: &str, life: &str| tokens.get(&wanted(), refused, || Ok::<_, ()>(token(value, life)));
-        assert_eq!(get(None, "one", ",\"expires_in\":300").as_deref(), Ok("one"));
-        assert_eq!(get(None, "two", "").as_deref(), Ok("one"));
-        assert_eq!(get(Some("zero"), "two", "").as_deref(), Ok("one"));
-        assert_eq!(get(Some("one"), "two", "").as_deref(), Ok("two"));
+        let get = |refused, value: &str, life: &str| tokens.get(&wanted(), refused, || Ok(token(value, life))).unwrap();
+        assert_eq!(get(None, "one", ",\"expires_in\":300"), "one");
+        assert_eq!(get(None, "two", ""), "one");
+        assert_eq!(get(Some("zero"), "two", ""), "one");
+        assert_eq!(get(Some("one"), "two", ""), "two");
         let old = Token {
             value: "old".to_owned(),
             until: Instant::now(),
@@ -187,13 +247,94 @@ mod tests {
             service: Some("s".to_owned()),
             ..wanted()
         };
-        assert_eq!(tokens.get(&other, None, || Ok::<_, ()>(old)).as_deref(), Ok("old"));
-        assert_eq!(
-            tokens.get(&other, None, || Ok::<_, ()>(token("new", ""))).as_deref(),
-            Ok("new")
-        );
-        let failed = tokens.get(&wanted(), Some("two"), || Err("no"));
-        assert_eq!(failed, Err("no"));
+        assert_eq!(tokens.get(&other, None, || Ok(old)).unwrap(), "old");
+        assert_eq!(tokens.get(&other, None, || Ok(token("new", ""))).unwrap(), "new");
+    }
+
+    #[test]
+    fn a_failure_is_that_of_all_who_waited_and_of_nobody_after_them() {
+        let (tokens, fetched) = (Tokens::default(), AtomicU32::new(0));
+        let silent = || {
+            RegistryError::broken(
+                "get a token from",
+                "https://a.example/",
+                Failure::Silent,
+                "no".to_owned(),
+            )
+        };
+        let (begun, begins) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| {
+                tokens.get(&wanted(), None, || {
+                    fetched.fetch_add(1, Ordering::Relaxed);
+                    begun.send(()).unwrap();
+                    // Until the other one waits.
+                    while Arc::strong_count(tokens.by_use.lock().unwrap().get(&wanted()).unwrap()) < 3 {
+                        std::thread::yield_now();
+                    }
+                    Err(silent())
+                })
+            });
+            begins.recv().unwrap();
+            let second = tokens.get(&wanted(), None, || {
+                fetched.fetch_add(1, Ordering::Relaxed);
+                Err(silent())
+            });
+            assert_eq!(second.unwrap_err().failure(), Failure::Silent);
+            assert_eq!(first.join().unwrap().unwrap_err().failure(), Failure::Silent);
+        });
+        assert_eq!(fetched.into_inner(), 1);
+        assert_eq!(tokens.get(&wanted(), None, || Ok(token("one", ""))).unwrap(), "one");
+    }
+
+    #[test]
+    fn credentials_go_to_one_realm_by_tls_and_to_the_registry() {
+        let url = |text: &str| Url::parse(text).unwrap();
+        let home = url("https://registry.example.org/");
+        let mut first = None;
+        let mut check = |home: &Url, realm: &str| check_realm(home, &mut first, &url(realm));
+        assert!(check(&home, "https://registry.example.org/token").is_ok());
+        assert!(check(&home, "https://registry.example.org:5001/token").is_ok());
+        for (realm, says) in [
+            ("http://registry.example.org/token", "without TLS"),
+            ("http://auth.example.org/token", "without TLS"),
+            ("https://127.0.0.1/token", "this machine"),
+        ] {
+            assert!(check(&home, realm).unwrap_err().contains(says), "{realm}");
+        }
+        assert!(check(&home, "https://auth.example.org/token").is_ok());
+        assert!(check(&home, "https://auth.example.org/other").is_ok());
+        for realm in ["https://evil.example/token", "https://auth.example.org:444/token"] {
+            assert!(check(&home, realm).unwrap_err().contains("before"), "{realm}");
+        }
+        let here = url("http://127.0.0.1:5000/");
+        let mut first = None;
+        let mut check = |realm: &str| check_realm(&here, &mut first, &url(realm));
+        assert!(check("http://127.0.0.1:5000/token").is_ok());
+        assert!(check("http://127.0.0.1:6000/token").is_err());
+        assert!(check("https://127.0.0.1:6000/token").is_err());
+    }
+
+    #[test]
+    fn a_scope_is_of_one_repository_and_of_two_actions() {
+        for scope in [
+            "repository:team/a:pull",
+            "repository:team/a:pull,push",
+            "repository:team/a:push repository:team/a:pull",
+        ] {
+            assert!(is_scope_of(scope, "team/a"), "{scope}");
+        }
+        for scope in [
+            "",
+            "registry:catalog:*",
+            "repository:team/a:delete",
+            "repository:team/a:*",
+            "repository:team/ab:pull",
+            "repository:team/b:pull",
+            "repository:team/a:pull repository:team/b:pull",
+        ] {
+            assert!(!is_scope_of(scope, "team/a"), "{scope}");
+        }
     }
 
     #[test]

@@ -77,9 +77,16 @@ fn fetch_layer(store: &Store, layer: &Descriptor, incoming: &mut Incoming<'_>) -
         Download::Whole(_) => return incoming.prove(),
         Download::Partial(partial) => *partial,
     };
-    if partial.len() > layer.size {
+    if partial.len() == layer.size && !partial.is_empty() && partial.is_right() {
+        // All of it came, and its process ended before it got its name. Nobody gets it who could not have fetched it.
+        incoming.prove()?;
+        partial.commit(layer.size)?;
+        return Ok(());
+    }
+    if partial.len() >= layer.size {
         partial.restart()?;
     }
+    partial.check_room(layer.size)?;
     incoming.start_at(partial.len())?;
     if partial.is_empty() {
         let compression = Compression::of_layer(layer).map_err(|source| TransferError::Document {

@@ -13,6 +13,7 @@ mod archive_source;
 mod archive_start;
 mod archive_target;
 mod attempt;
+mod candidates;
 mod circuit;
 mod error;
 mod fetch;
@@ -25,6 +26,7 @@ mod peer;
 mod persist;
 mod registries;
 mod remote;
+mod remote_blob;
 mod remote_target;
 mod small;
 

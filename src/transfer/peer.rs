@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::small::read_document;
+use super::small::{read_document, unreadable};
 use super::TransferError;
 use crate::oci::{Descriptor, Digest, Hashed, ImageConfig, Manifest};
 use crate::progress::Progress;
@@ -41,7 +41,7 @@ pub trait Source: Send + Sync {
     fn open_at(&self, blob: &Descriptor, from: u64) -> Result<Box<dyn Read + '_>, TransferError> {
         let mut reader = self.open(blob)?;
         let passed = io::copy(&mut (&mut reader).take(from), &mut io::sink());
-        passed.map_err(|source| unreadable(&self.place(&blob.digest), source))?;
+        passed.map_err(|source| unreadable("copy", &self.place(&blob.digest), source))?;
         Ok(reader)
     }
 
@@ -83,7 +83,7 @@ pub trait Source: Send + Sync {
         let mut reader = self.open(blob)?.take(blob.size.saturating_add(1));
         copy(&mut reader, &mut hashed).map_err(|error| {
             let (CopyError::Read(source) | CopyError::Write(source)) = error;
-            unreadable(&self.place(&blob.digest), source)
+            unreadable("copy", &self.place(&blob.digest), source)
         })?;
         let hasher = hashed.hasher;
         Ok(check_descriptor(blob, hasher.clone().digest(), hasher.bytes())?)
@@ -332,7 +332,7 @@ impl<'a> Incoming<'a> {
     }
 
     fn unreadable(&self, source: io::Error) -> TransferError {
-        unreadable(&self.from.place(&self.blob.digest), source)
+        unreadable("copy", &self.from.place(&self.blob.digest), source)
     }
 }
 
@@ -355,18 +355,6 @@ impl Write for Counted<'_, '_> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
-    }
-}
-
-/// The error of a blob at `place` that cannot be read: that of the place itself, where it says one.
-fn unreadable(place: &std::path::Path, source: io::Error) -> TransferError {
-    match source.downcast::<TransferError>() {
-        Ok(own) => own,
-        Err(source) => TransferError::Io {
-            action: "copy",
-            path: place.to_owned(),
-            source,
-        },
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::registry::{pause, Failure, RegistryError, Step};
+use crate::registry::{asked_pause, pause, Failure, RegistryError, Step};
 
 /// Tries where there is no other registry: 0.1 to 0.2, 0.4, 0.8 and 1.6 s of pauses.
 const TRIES: u32 = 5;
@@ -41,10 +41,11 @@ pub(super) fn pause_before_retry(error: &RegistryError, tried: u32, standing: St
         Standing::Last => LONGEST_PAUSE,
         Standing::OneOfSeveral => LONGEST_BESIDE,
     };
-    let pause = error
-        .after()
-        .map_or_else(|| pause(tried), |asked| asked.max(Duration::from_millis(1)));
-    (pause <= longest).then_some(pause)
+    match error.after() {
+        Some(asked) if asked > longest => None,
+        Some(asked) => Some(asked_pause(asked, tried)),
+        None => Some(pause(tried).min(longest)),
+    }
 }
 
 /// Does `work` until it succeeds, or fails in a way that another try does not mend, or has failed often enough.
@@ -110,6 +111,23 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_registry_that_asks_for_less_is_not_stormed_and_one_that_asks_for_too_much_is_left() {
+        let after = |after: Duration, tried, standing| {
+            pause_before_retry(&RegistryError::busy("https://a.example/", Some(after)), tried, standing)
+        };
+        for tried in 1..TRIES {
+            let least = Duration::from_millis(99) * 2_u32.pow(tried - 1);
+            for asked in [Duration::ZERO, Duration::from_micros(880)] {
+                let pause = after(asked, tried, Standing::Last).unwrap();
+                assert!(pause >= least, "{tried} {asked:?}: {pause:?}");
+            }
+        }
+        assert!(after(LONGEST_PAUSE, 1, Standing::Last).unwrap() > LONGEST_PAUSE);
+        assert_eq!(after(LONGEST_PAUSE + Duration::from_millis(1), 1, Standing::Last), None);
+        assert_eq!(after(LONGEST_PAUSE, 1, Standing::OneOfSeveral), None);
     }
 
     #[test]

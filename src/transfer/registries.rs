@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::circuit::read_circuit;
 use super::login_places::{Credential, LoginPlaces};
 use super::TransferError;
 use crate::net::{Wire, WirePatience};
+use crate::oci::normal_host;
 use crate::policy::Bytes;
 use crate::registry::{of_pair, Registry, RegistryError, RegistryPlace};
 use crate::store::Store;
@@ -91,8 +92,7 @@ struct Shared {
     rules: TransferRules,
     places: LoginPlaces,
     is_proxied: Option<fn(&str) -> bool>,
-    /// Made at the first request: reading the certificates of the system takes some milliseconds.
-    wire: Mutex<Option<Wire>>,
+    wire: OnceLock<Wire>,
     clients: Mutex<HashMap<String, Registry>>,
 }
 
@@ -113,6 +113,9 @@ impl Registries {
         places: LoginPlaces,
         is_proxied: fn(&str) -> bool,
     ) -> Self {
+        for entry in &mut entries {
+            entry.host = normal_host(&entry.host);
+        }
         entries.sort_by_key(|entry| entry.priority);
         let shared = Shared {
             entries,
@@ -183,23 +186,18 @@ impl Registries {
         };
         let (places, named) = (self.shared.places.clone(), entry.credentials);
         let find_login = Arc::new(move |host: &str, repository: &str| places.find(host, repository, named.as_ref()));
-        let client = Registry::new(self.wire(host)?, &place, find_login)?;
+        let client = Registry::new(self.wire(), &place, find_login)?;
         clients.insert(host.to_owned(), client.clone());
         Ok(client)
     }
 
-    fn wire(&self, host: &str) -> Result<Wire, RegistryError> {
-        let mut wire = self.shared.wire.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(wire) = &*wire {
-            return Ok(wire.clone());
-        }
+    fn wire(&self) -> Wire {
         let patience = WirePatience {
             connect: self.shared.rules.connect,
             stall: self.shared.rules.stall,
         };
-        let made = Wire::new(patience, self.shared.is_proxied.unwrap_or(|_| false));
-        let made = made.map_err(|error| RegistryError::setup(host, error))?;
-        Ok(wire.insert(made).clone())
+        let new = || Wire::new(patience, self.shared.is_proxied.unwrap_or(|_| false));
+        self.shared.wire.get_or_init(new).clone()
     }
 
     /// Whether images may be pushed to `host`.
@@ -220,6 +218,7 @@ impl Registries {
     ///
     /// [`TransferError`]; nothing is kept then.
     pub fn log_in(&self, host: &str, user: &str, password: &str) -> Result<String, TransferError> {
+        let host = &normal_host(host);
         let failed = |error| TransferError::Registry {
             reference: host.to_owned(),
             failures: vec![error],
@@ -231,10 +230,7 @@ impl Registries {
         };
         let login = of_pair(user, password);
         let find_login = Arc::new(move |_: &str, _: &str| Ok(Some(login.clone())));
-        let client = self
-            .wire(host)
-            .and_then(|wire| Registry::new(wire, &place, find_login))
-            .map_err(failed)?;
+        let client = Registry::new(self.wire(), &place, find_login).map_err(failed)?;
         client.check().map_err(failed)?;
         let kept = self.shared.places.keep(host, user, password);
         kept.map_err(|reason| TransferError::Login {

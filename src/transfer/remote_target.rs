@@ -7,15 +7,15 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Mutex, PoisonError};
 
 use super::attempt::{Attempt, Ledger};
+use super::candidates::of_registry;
 use super::circuit::{note_failure, note_success};
 use super::peer::{Destination, Documents, Incoming, Reach};
 use super::persist::{pause_before_retry, persist, sleep, Standing};
 use super::registries::{matches_pattern, Registries};
-use super::remote::of_registry;
 use super::TransferError;
 use crate::oci::{Descriptor, Digest, Reference};
 use crate::progress::Progress;
-use crate::registry::{Mounted, RegistryError, Repository, Step, Upload};
+use crate::registry::{Failure, Mounted, RegistryError, Repository, Upload};
 use crate::store::{Store, StoreError};
 
 /// What is read of a source at a time, and how many of that wait for the network.
@@ -23,6 +23,10 @@ const PIECE: usize = 256 << 10;
 const PIECES: usize = 4;
 /// One request of an upload where a registry takes no large ones. The smallest limit that is known is this one.
 const CHUNK: u64 = 4 << 20;
+/// An upload that got so much further before it broke was worth it.
+const WORTH_IT: u64 = 1 << 20;
+/// Times that an upload goes on elsewhere because the registry has other bytes of it than it said.
+const MOST_WRONG: u32 = 2;
 /// Names of the store that are looked at for other repositories with a layer.
 const MOST_NAMES: usize = 200;
 
@@ -138,31 +142,26 @@ impl<'a> RemoteTarget<'a> {
     /// Takes a layer over from another repository, or begins its upload; none when it is there then.
     fn begin_upload(&self, digest: &Digest) -> Result<Option<Upload>, TransferError> {
         if let Some(from) = self.elsewhere(digest) {
-            match self.ask_quietly(|| self.repository.mount(digest, &from)) {
+            match self.repository.mount(digest, &from) {
                 Ok(Mounted::Done) => {
                     self.progress
                         .step("Mounting", &format!("layer {digest} of {}/{from}", self.host));
                     return Ok(None);
                 }
                 Ok(Mounted::Not(upload)) => return Ok(Some(upload)),
-                // Who may not take it from there, or has no such thing as mounts, uploads it.
-                Err(error) if error.step() != Step::Retry => {}
-                Err(error) => return self.note(Err(error)),
+                // Who may not take it from there, or where mounts do not work, uploads it.
+                Err(_) => {}
             }
         }
         self.ask(|| self.repository.begin_upload()).map(Some)
     }
 
-    fn ask_quietly<T>(&self, work: impl FnMut() -> Result<T, RegistryError>) -> Result<T, RegistryError> {
-        self.ledger.begins(&self.host);
-        persist(Standing::Last, work)
-    }
-
     /// Uploads a blob, in one piece where the registry takes it so.
     fn upload(&self, blob: &Descriptor, mut upload: Upload, bytes: &mut dyn Bytes) -> Result<(), TransferError> {
         let mut chunk = self.chunk;
-        let (mut at, mut tried) = (0, 0);
+        let (mut at, mut tried, mut wrong, mut furthest) = (0, 0, 0, 0);
         loop {
+            let began = at;
             let sent = self.send(blob, &mut upload, at, chunk, bytes);
             if let Some(error) = bytes.failure() {
                 return Err(error);
@@ -172,10 +171,26 @@ impl<'a> RemoteTarget<'a> {
                 Err(error) => error,
             };
             // Too large for one request (413), or for this registry's way of saying so (416).
-            if chunk.is_none() && matches!(error.status(), Some(413 | 416)) {
+            if at == 0 && chunk.is_none() && matches!(error.status(), Some(413 | 416)) {
                 chunk = Some(CHUNK);
                 upload = self.ask(|| self.repository.begin_upload())?;
-                at = 0;
+                continue;
+            }
+            // One that says so before all of it was sent may end the connection, and its answer is lost.
+            if error.failure() == Failure::Broken && blob.size > CHUNK {
+                chunk = chunk.or(Some(CHUNK));
+            }
+            // What it said to have is not what it has: it is asked again, and in the end it gets all of it anew.
+            let is_offset_wrong = (began > 0 || chunk.is_some()) && matches!(error.status(), Some(400 | 416));
+            if is_offset_wrong && wrong < MOST_WRONG {
+                wrong += 1;
+                at = match error.status() {
+                    Some(416) if wrong < MOST_WRONG => self.offset(blob, &mut upload),
+                    _ => 0,
+                };
+                if at == 0 {
+                    upload = self.ask(|| self.repository.begin_upload())?;
+                }
                 continue;
             }
             tried += 1;
@@ -187,15 +202,21 @@ impl<'a> RemoteTarget<'a> {
             if self.ask(|| self.repository.has_blob(blob))? {
                 return Ok(());
             }
-            at = match self.repository.upload_offset(&mut upload) {
-                Ok(offset) if offset > 0 && offset <= blob.size => offset,
-                // An upload that the registry does not know any more, or that would need to be believed, begins anew.
-                _ => {
-                    upload = self.ask(|| self.repository.begin_upload())?;
-                    0
-                }
-            };
+            at = self.offset(blob, &mut upload);
+            if at == 0 {
+                upload = self.ask(|| self.repository.begin_upload())?;
+            }
+            if at >= WORTH_IT.saturating_add(furthest) {
+                (tried, furthest) = (0, at);
+            }
         }
+    }
+
+    /// The byte at which an upload goes on; 0 for one that begins anew, as the registry does not know it any more, or says
+    /// what cannot be.
+    fn offset(&self, blob: &Descriptor, upload: &mut Upload) -> u64 {
+        let said = self.repository.upload_offset(upload);
+        said.ok().filter(|offset| *offset <= blob.size).unwrap_or_default()
     }
 
     fn send(

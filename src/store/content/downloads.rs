@@ -73,6 +73,34 @@ impl Partial {
         self.len() == 0
     }
 
+    /// Whether what is there has the digest that it should have.
+    pub fn is_right(&self) -> bool {
+        self.hasher.clone().digest() == self.digest
+    }
+
+    /// Whether the disk has room for what is missing of `size` bytes. Whoever says how large something is that comes from
+    /// elsewhere may say anything: a disk is not filled to find out.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`] when it has not.
+    pub fn check_room(&self, size: u64) -> Result<(), StoreError> {
+        let missing = size.saturating_sub(self.len());
+        // A file system that does not say how full it is refuses when it is.
+        let Ok(found) = rustix::fs::fstatvfs(self.lock.file()) else {
+            return Ok(());
+        };
+        let room = found.f_bavail.saturating_mul(found.f_frsize);
+        if missing <= room {
+            return Ok(());
+        }
+        let reason = format!("{missing} bytes are to come, and the disk has room for {room}");
+        Err(io_error("write", &self.path)(io::Error::new(
+            io::ErrorKind::StorageFull,
+            reason,
+        )))
+    }
+
     /// Moves the file's time without adding a byte.
     #[cfg(test)]
     pub(in crate::store) fn touch(&self) {

@@ -20,12 +20,18 @@ fn pair() -> (Fake, Fake, Gantry, String) {
     (one, two, source, digest)
 }
 
+/// Nobody is overtaken because the machine is busy.
+const PATIENT: &str = "[transfer]\nhedge = \"20s\"\n";
+
 /// Pulls `team/a:1` of `host`, which must succeed, and returns the attempts in the report and the time it took.
 fn pull(gantry: &Gantry, host: &str, digest: &str) -> (Value, Duration) {
+    pull_named(gantry, &format!("{host}/team/a:1"), digest)
+}
+
+fn pull_named(gantry: &Gantry, reference: &str, digest: &str) -> (Value, Duration) {
     let report = gantry.home.join("report.json");
     let started = Instant::now();
-    let reference = format!("{host}/team/a:1");
-    let done = gantry.gantry(["pull", &reference, "--report", report.to_str().unwrap()]);
+    let done = gantry.gantry(["pull", reference, "--report", report.to_str().unwrap()]);
     let took = started.elapsed();
     assert_eq!((done.code, done.stdout.trim()), (0, digest), "{}", done.stderr);
     let report: Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
@@ -95,13 +101,17 @@ fn a_registry_that_answers_with_errors_is_left() {
         (500, "", "server_error"),
         (503, "", "server_error"),
         (429, "toomanyrequests: retry-after: 90s", "rate_limited"),
+        (400, "", "refused"),
+        (402, "", "refused"),
         (403, "", "auth"),
         (404, "", "not_found"),
+        (406, "", "refused"),
+        (451, "", "refused"),
     ] {
         let (one, two, _, digest) = pair();
         one.rule(move |_, _| Some(Reply::new(status, body)));
-        let gantry = store_of(&[&one, &two], "");
-        let (attempts, took) = pull(&gantry, &one.host, &digest);
+        let gantry = store_of(&[&one, &two], PATIENT);
+        let (attempts, took) = pull_named(&gantry, &format!("{}/team/a@{digest}", one.host), &digest);
         assert_eq!(
             (&attempts[0]["reason"], &attempts[1]["status"]),
             (&reason.into(), &"ok".into()),
@@ -158,7 +168,6 @@ fn a_registry_that_accepts_and_says_nothing_costs_a_quarter_of_a_second() {
     );
     assert!(attempts[0]["error"].as_str().unwrap().contains("250 ms"));
     eprintln!("black hole: {took:?}");
-    assert!(took < Duration::from_secs(20), "the first is not waited for: {took:?}");
 
     // By itself it is given up when its time is over.
     let gantry = Gantry::new();
@@ -183,7 +192,7 @@ fn a_registry_that_dies_in_mid_layer_is_gone_on_from_elsewhere() {
             state.answer(seen, "").cut(2_000_000, Then::Close)
         })
     });
-    let gantry = store_of(&[&one, &two], "");
+    let gantry = store_of(&[&one, &two], PATIENT);
     let (attempts, took) = pull(&gantry, &one.host, &digest);
     assert_eq!(
         (&attempts[0]["reason"], &attempts[1]["status"]),
@@ -212,7 +221,7 @@ fn wrong_bytes_are_asked_for_once_more_and_then_elsewhere() {
     let (layer, _) = layers(&source, &digest)[0].clone();
     let own = layer.clone();
     one.rule(move |seen, state| seen.is("GET", &own).then(|| wrong(seen, state)));
-    let gantry = store_of(&[&one, &two], "");
+    let gantry = store_of(&[&one, &two], PATIENT);
     let (attempts, _) = pull(&gantry, &one.host, &digest);
     assert_eq!(one.count("GET", &layer), 2);
     assert_eq!(attempts[0]["reason"], "digest_mismatch", "{attempts}");
@@ -245,4 +254,97 @@ fn the_priorities_say_who_is_asked_first() {
     // A host that is not listed stands for itself.
     let done = gantry.gantry(["pull", "localhost:1/team/a:1"]);
     assert!(done.code != 0 && !done.stderr.contains(&two.host), "{}", done.stderr);
+}
+
+#[test]
+fn a_tag_that_a_registry_does_not_give_is_nobody_elses_to_give() {
+    for status in [404, 401, 403, 400] {
+        let (one, two, _, digest) = pair();
+        one.rule(move |seen, _| {
+            seen.path
+                .contains("/team/a/manifests/1")
+                .then(|| Reply::new(status, ""))
+        });
+        let gantry = store_of(&[&one, &two], PATIENT);
+        let done = gantry.gantry(["pull", &one.name("team/a:1")]);
+        assert_eq!((done.code, done.stdout.as_str()), (1, ""), "{status}: {}", done.stderr);
+        assert!(two.seen().is_empty(), "{status}: the next registry is not asked");
+        // In an outage it is, and so it is when the name is one of its own.
+        one.rule(|_, _| Some(Reply::new(503, "")));
+        pull(&gantry, &one.host, &digest);
+    }
+    let (one, two, _, digest) = pair();
+    one.rule(|seen, _| seen.is("HEAD", "/manifests/").then(|| Reply::new(404, "")));
+    let gantry = store_of(&[&one, &two], PATIENT);
+    pull(&gantry, &two.host, &digest);
+}
+
+#[test]
+fn a_tag_means_what_the_first_registry_says_though_the_second_is_faster() {
+    let (one, two, source, digest) = pair();
+    let other = image(&source, "b:1", &[(3, 1000)]);
+    two.hold(&source.root, &other, "team/a", "1");
+    let state = std::sync::Arc::clone(&two.state);
+    one.rule(move |seen, _| {
+        // It answers when the other one was asked.
+        while seen.is("HEAD", "/manifests/1") && state.seen_count() == 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        None
+    });
+    let gantry = store_of(&[&one, &two], "[transfer]\nhedge = \"4s\"\n");
+    pull(&gantry, &one.host, &digest);
+    assert_eq!(two.count("HEAD", "/manifests/1"), 1);
+}
+
+#[test]
+fn a_registry_that_is_silent_about_blobs_alone_is_overtaken() {
+    let (one, two, _, digest) = pair();
+    one.rule(|seen, _| seen.is("GET", "/blobs/").then(|| Reply::nothing().then(Then::Stall)));
+    let gantry = store_of(&[&one, &two], "[transfer]\nstall = \"100s\"\n");
+    let (attempts, took) = pull(&gantry, &one.host, &digest);
+    assert_eq!(attempts[0]["reason"], "timeout", "{attempts}");
+    assert!(attempts[0]["error"].as_str().unwrap().contains("250 ms"), "{attempts}");
+    eprintln!("silent about blobs: {took:?}");
+}
+
+#[test]
+fn a_registry_that_fails_at_the_configuration_is_unavailable() {
+    let (one, _, source, digest) = pair();
+    let raw = fs::read(source.root.join("blobs/sha256").join(&digest[7..])).unwrap();
+    let manifest: gantry::oci::Manifest = serde_json::from_slice(&raw).unwrap();
+    let config = manifest.config.digest.to_string();
+    one.rule(move |seen, _| {
+        seen.is("GET", &config)
+            .then(|| Reply::new(503, "").with("Retry-After", "3600"))
+    });
+    let gantry = store_of(&[&one], "");
+    let done = gantry.gantry(["pull", &one.name("team/a:1")]);
+    assert_eq!(done.code, 4, "{}", done.stderr);
+    assert!(done.stderr.contains("answers 503"), "{}", done.stderr);
+}
+
+#[test]
+fn a_copy_reads_the_registry_that_is_typed() {
+    let (one, two, source, _) = pair();
+    let (old, new) = (
+        image(&source, "old:1", &[(4, 1000)]),
+        image(&source, "new:1", &[(5, 1000)]),
+    );
+    one.hold(&source.root, &new, "team/x", "1");
+    two.hold(&source.root, &old, "team/x", "1");
+    let gantry = store_of(&[&one, &two], PATIENT);
+    let (first, second) = (one.name("team/x:1"), two.name("team/x:1"));
+    // Away as far as the store knows: the other one would be asked first.
+    one.rule(|seen, _| {
+        seen.is("HEAD", "/team/none/")
+            .then(|| Reply::new(503, "").with("Retry-After", "3600"))
+    });
+    gantry.gantry(["pull", "--no-failover", &one.name("team/none:1")]);
+    assert_eq!(gantry.ok(["copy", &first, &second]).trim(), new);
+    assert_eq!(two.digest_of("team/x", "1"), Some(new.clone()));
+    // And back: what the backup has is what the primary gets.
+    two.hold(&source.root, &old, "team/x", "1");
+    assert_eq!(gantry.ok(["copy", &second, &first]).trim(), old);
+    assert_eq!(one.digest_of("team/x", "1"), Some(old));
 }

@@ -95,15 +95,19 @@ impl Reply {
 
 type Rule = Box<dyn FnMut(&Seen, &State) -> Option<Reply> + Send>;
 
+/// A media type and the bytes.
+type Document = (String, Vec<u8>);
+
 /// What the registry holds.
 #[derive(Default)]
 pub struct State {
     pub blobs: Mutex<HashMap<String, Vec<u8>>>,
     /// By repository and tag or digest.
-    pub manifests: Mutex<HashMap<(String, String), (String, Vec<u8>)>>,
+    pub manifests: Mutex<HashMap<(String, String), Document>>,
     uploads: Mutex<HashMap<String, Vec<u8>>>,
     seen: Mutex<Vec<Seen>>,
     rules: Mutex<Vec<Rule>>,
+    early: Mutex<Vec<Rule>>,
     gate: Mutex<Option<Arc<Gate>>>,
     is_over: AtomicBool,
 }
@@ -168,6 +172,11 @@ impl Fake {
     /// Answers what `rule` has an answer for; a later rule counts over an earlier one.
     pub fn rule(&self, rule: impl FnMut(&Seen, &State) -> Option<Reply> + Send + 'static) {
         self.state.rules.lock().unwrap().insert(0, Box::new(rule));
+    }
+
+    /// As [`rule`](Self::rule), by what comes before the body, which is not read then: the connection ends or stays silent.
+    pub fn early(&self, rule: impl FnMut(&Seen, &State) -> Option<Reply> + Send + 'static) {
+        self.state.early.lock().unwrap().insert(0, Box::new(rule));
     }
 
     /// Answers the first `count` requests of `method` whose path has `part` with `reply`.
@@ -240,7 +249,22 @@ impl Drop for Fake {
 fn serve(stream: TcpStream, state: &State, host: &str) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut out = stream;
-    while let Some(seen) = read_request(&mut reader) {
+    while let Some(mut seen) = read_head(&mut reader) {
+        let early = {
+            let mut rules = state.early.lock().unwrap();
+            rules.iter_mut().find_map(|rule| rule(&seen, state))
+        };
+        if let Some(reply) = early {
+            state.seen.lock().unwrap().push(seen.clone());
+            send(&mut out, &seen, &reply);
+            if reply.then == Then::Stall {
+                stall(state);
+            }
+            return;
+        }
+        if !read_body(&mut reader, &mut seen) {
+            return;
+        }
         state.seen.lock().unwrap().push(seen.clone());
         let ruled = {
             let mut rules = state.rules.lock().unwrap();
@@ -256,23 +280,21 @@ fn serve(stream: TcpStream, state: &State, host: &str) {
         if let Some(gate) = &gate {
             gate.leave();
         }
-        if !sent {
-            return;
-        }
         match reply.then {
-            Then::Go => {}
-            Then::Close => return,
-            Then::Stall => {
-                while !state.is_over.load(Ordering::Relaxed) {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-                return;
-            }
+            Then::Go if sent => {}
+            Then::Go | Then::Close => return,
+            Then::Stall => return stall(state),
         }
     }
 }
 
-fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Seen> {
+fn stall(state: &State) {
+    while !state.is_over.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn read_head(reader: &mut BufReader<TcpStream>) -> Option<Seen> {
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;
     let mut words = line.split_whitespace();
@@ -286,19 +308,18 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Seen> {
         };
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
-    let length = headers
-        .get("content-length")
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(0);
-    let mut body = vec![0; length];
-    // What broke off is no request.
-    reader.read_exact(&mut body).ok()?;
     Some(Seen {
         method,
         path,
         headers,
-        body,
+        body: Vec::new(),
     })
+}
+
+/// What broke off is no request.
+fn read_body(reader: &mut BufReader<TcpStream>, seen: &mut Seen) -> bool {
+    seen.body = vec![0; seen.header("content-length").parse().unwrap_or(0)];
+    reader.read_exact(&mut seen.body).is_ok()
 }
 
 fn send(out: &mut TcpStream, seen: &Seen, reply: &Reply) -> bool {
@@ -338,6 +359,11 @@ fn error(status: u16, code: &str) -> Reply {
 }
 
 impl State {
+    /// Requests so far.
+    pub fn seen_count(&self) -> usize {
+        self.seen.lock().unwrap().len()
+    }
+
     /// What a registry should answer.
     pub fn answer(&self, seen: &Seen, host: &str) -> Reply {
         let (path, query) = seen.path.split_once('?').unwrap_or((&seen.path, ""));

@@ -189,6 +189,14 @@ fn a_realm_that_is_not_to_be_trusted_gets_nothing() {
         assert_eq!(pulled.code, 1, "{}", pulled.stderr);
         assert!(pulled.stderr.contains(says), "{realm}: {}", pulled.stderr);
     }
+    // Another server of this machine is another one's.
+    let ((fake, ..), thief) = (registry(), Fake::start());
+    let challenge = format!("Bearer realm=\"http://{}/token\"", thief.host);
+    fake.rule(move |_, _| Some(Reply::new(401, "").with("WWW-Authenticate", challenge.clone())));
+    let pulled = with_key(&store(&fake, NAMED), &["pull", &fake.name("team/a:1")]);
+    assert_eq!(pulled.code, 1, "{}", pulled.stderr);
+    assert!(pulled.stderr.contains("no credentials go there"), "{}", pulled.stderr);
+    assert!(thief.seen().is_empty());
     // One that sends us on does not get the password there.
     let (fake, ..) = registry();
     let thief = Fake::start();
@@ -284,4 +292,27 @@ fn without_tls_nothing_is_said_to_a_registry_unless_the_configuration_says_so() 
     let refused = gantry.gantry(["images", "ls"]);
     assert_eq!(refused.code, 2);
     assert!(refused.stderr.contains("loopback"), "{}", refused.stderr);
+}
+
+#[test]
+fn what_is_for_this_machine_goes_through_no_proxy() {
+    let (fake, _, digest) = registry();
+    fake.rule(|seen, _| {
+        (seen.header("authorization") != BASIC).then(|| Reply::new(401, "").with("WWW-Authenticate", "Basic realm=x"))
+    });
+    let proxy = Fake::start();
+    let gantry = store(&fake, NAMED);
+    let mut command = gantry.command();
+    command.args(["pull", &fake.name("team/a:1")]).env("KEY", "s3cret");
+    for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY"] {
+        command.env(name, format!("http://{}", proxy.host));
+    }
+    let pulled = done(command.env_remove("NO_PROXY").env_remove("no_proxy").output().unwrap());
+    assert!(proxy.seen().is_empty(), "{:?}", proxy.seen());
+    assert_eq!(
+        (pulled.code, pulled.stdout.trim()),
+        (0, digest.as_str()),
+        "{}",
+        pulled.stderr
+    );
 }

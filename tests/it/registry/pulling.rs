@@ -137,12 +137,7 @@ fn what_an_earlier_process_has_of_a_layer_is_not_fetched_again() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert_eq!(gantry.ok(["pull", &fake.name("team/a:1")]).trim(), digest);
-    let last = fake
-        .seen()
-        .into_iter()
-        .filter(|seen| seen.is("GET", &layer))
-        .next_back()
-        .unwrap();
+    let last = fake.seen().into_iter().rfind(|seen| seen.is("GET", &layer)).unwrap();
     assert_eq!(last.header("range"), "bytes=2000000-");
     assert!(size > 2_000_000 && partials(&gantry).is_empty());
 }

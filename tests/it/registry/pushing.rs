@@ -1,6 +1,6 @@
 //! What a push sends, and what it does not send again.
 
-use super::fake::{Fake, Reply};
+use super::fake::{Fake, Reply, Then};
 use super::images::{configure, image, layers, store_of};
 use crate::common::Gantry;
 
@@ -98,7 +98,12 @@ fn a_layer_that_another_repository_has_is_mounted() {
     assert!(sent < 10_000, "{sent} bytes were sent");
 
     // A registry that will not: 202 is an upload that has begun, an error is no reason to give up.
-    for reply in [None, Some(Reply::new(403, "")), Some(Reply::new(405, ""))] {
+    for reply in [
+        None,
+        Some(Reply::new(403, "")),
+        Some(Reply::new(405, "")),
+        Some(Reply::new(503, "")),
+    ] {
         let other = Fake::start();
         let gantry = store_of(&[&other], "");
         let (one, two) = (other.name("team/one:1"), other.name("team/two:1"));
@@ -209,8 +214,14 @@ fn a_registry_that_is_only_pulled_from_is_not_pushed_to() {
             fake.host
         ),
     );
-    for args in [["push", "a:1"], ["copy", "a:1"]] {
-        let done = gantry.gantry(args.into_iter().chain([fake.name("team/a:1").as_str()]));
+    let plain = fake.name("team/a:1");
+    let (name, port) = fake.host.split_once(':').unwrap();
+    let spelled = format!("{name}:0{port}/team/a:1");
+    for args in [["push", "a:1"], ["copy", "a:1"]]
+        .iter()
+        .flat_map(|args| [(args, &spelled), (args, &plain)])
+    {
+        let done = gantry.gantry(args.0.iter().copied().chain([args.1.as_str()]));
         assert_eq!((done.code, done.stdout.as_str()), (3, ""), "{}", done.stderr);
         assert!(done.stderr.contains("role = \"pull\""), "{}", done.stderr);
     }
@@ -283,4 +294,42 @@ fn a_copy_goes_from_registry_to_registry_and_to_every_other_place() {
     // And from a layout to a registry.
     gantry.ok(["copy", &layout, &two.name("copies/b:1")]);
     assert_eq!(two.digest_of("copies/b", "1"), Some(digest));
+}
+
+#[test]
+fn an_answer_that_comes_before_the_body_ends_in_chunks() {
+    const LIMIT: u64 = 4 << 20;
+    let fake = Fake::start();
+    let gantry = store_of(&[&fake], "");
+    let digest = image(&gantry, "a:1", &[(1, 9_000_000)]);
+    fake.early(|seen, _| {
+        let length = seen.header("content-length").parse::<u64>().unwrap_or(0);
+        (length > LIMIT).then(|| Reply::new(413, "").then(Then::Close))
+    });
+    gantry.ok(["push", "a:1", &fake.name("team/a:1")]);
+    assert_eq!(fake.count("PATCH", ""), 3);
+    pulls_back(&fake, "team/a:1", &digest);
+}
+
+#[test]
+fn an_upload_that_goes_on_at_a_wrong_byte_begins_anew() {
+    let fake = Fake::start();
+    let (gantry, digest) = source(&[&fake], "");
+    let mut is_lost = false;
+    fake.rule(move |seen, _| {
+        let is_it = !is_lost && seen.is("PUT", "/uploads/") && seen.body.len() > 1_000_000;
+        is_lost |= is_it;
+        is_it.then(Reply::nothing)
+    });
+    // It says that it has what it has not.
+    fake.rule(|seen, _| {
+        seen.is("GET", "/uploads/").then(|| {
+            Reply::new(204, "")
+                .with("Location", format!("http://{}{}", seen.header("host"), seen.path))
+                .with("Range", "0-99999")
+        })
+    });
+    gantry.ok(["push", "a:1", &fake.name("team/a:1")]);
+    assert_eq!(fake.count("GET", "/uploads/"), 2, "it is asked once more");
+    pulls_back(&fake, "team/a:1", &digest);
 }

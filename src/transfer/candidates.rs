@@ -1,0 +1,454 @@
+//! The registries that may have an image: in which order they are asked, who is left, and who is asked as well while the
+//! first is silent.
+//!
+//! What is called by its digest is the same everywhere, and the first answer counts. A tag is not: a path may be another one's
+//! at the next registry. So the answer of the registry that was typed counts, whatever it is, and another one is asked for a tag
+//! only when that one is away or silent.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::attempt::{Attempt, Ledger};
+use super::circuit::{note_failure, note_success};
+use super::persist::{persist, Standing};
+use super::registries::Registries;
+use super::TransferError;
+use crate::oci::{Digest, Reference};
+use crate::progress::Progress;
+use crate::registry::{Failure, RegistryError, Repository, Step};
+use crate::store::Store;
+use crate::sys::lock::beat;
+
+/// A tag that another registry answered for counts when the first was silent for so many times the hedge.
+const HEDGES_OF_TAG: u32 = 2;
+
+/// What is asked of a repository, in a thread of its own.
+pub(super) type Work<T> = dyn Fn(&Repository) -> Result<T, RegistryError> + Send + Sync;
+
+/// What is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Subject {
+    /// What a name means, which each registry says for itself.
+    Tag,
+    /// What is the same at all of them.
+    Digest,
+}
+
+impl Subject {
+    /// Whether the next registry is asked when one fails so.
+    fn leads_on(self, failure: Failure) -> bool {
+        match self {
+            Self::Digest => failure.step() != Step::Fatal,
+            Self::Tag => failure.leads_on_by_tag(),
+        }
+    }
+}
+
+/// The registries that may have an image.
+pub(super) struct Candidates<'a> {
+    store: &'a Store,
+    progress: &'a dyn Progress,
+    /// As it was typed.
+    reference: Reference,
+    all: Vec<Candidate>,
+    /// The index of the one that was typed.
+    named: usize,
+    /// Indices of the candidates, whoever is asked first first.
+    order: Mutex<Vec<usize>>,
+    ledger: Ledger,
+    hedge: Duration,
+    pub(super) stall: Duration,
+}
+
+struct Candidate {
+    repository: Repository,
+    /// Given up for the rest of this image.
+    is_gone: AtomicBool,
+}
+
+/// What several registries were asked at once.
+struct Race<T> {
+    first: usize,
+    tell: Sender<(usize, Result<T, RegistryError>)>,
+    told: Receiver<(usize, Result<T, RegistryError>)>,
+    /// Who has not answered yet.
+    silent: Vec<usize>,
+    failures: Vec<(usize, RegistryError)>,
+    /// An answer that waits for the first registry's.
+    held: Option<(usize, T)>,
+}
+
+impl<'a> Candidates<'a> {
+    /// Those of `reference`. Nothing is asked of anybody yet.
+    ///
+    /// # Errors
+    ///
+    /// [`TransferError::NotFound`] for a reference that is of no registry.
+    pub(super) fn new(
+        store: &'a Store,
+        registries: &Registries,
+        reference: &Reference,
+        progress: &'a dyn Progress,
+    ) -> Result<Self, TransferError> {
+        let (host, name) = of_registry(reference)?;
+        let hosts = registries.candidates(store, host);
+        let candidate = |host: &String| {
+            let client = registries
+                .client(host)
+                .map_err(|error| failed(reference, vec![error]))?;
+            Ok::<_, TransferError>(Candidate {
+                repository: client.repository(name),
+                is_gone: AtomicBool::new(false),
+            })
+        };
+        let all = hosts.iter().map(candidate).collect::<Result<Vec<_>, _>>()?;
+        let rules = registries.rules();
+        Ok(Self {
+            store,
+            progress,
+            reference: reference.clone(),
+            order: Mutex::new((0..all.len()).collect()),
+            named: hosts.iter().position(|one| one == host).unwrap_or_default(),
+            all,
+            ledger: Ledger::default(),
+            hedge: rules.hedge,
+            stall: rules.stall,
+        })
+    }
+
+    /// Who was asked so far.
+    pub(super) fn attempts(&self) -> Vec<Attempt> {
+        self.ledger.attempts()
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.all.len()
+    }
+
+    /// The repository of one of them.
+    pub(super) fn repository(&self, index: usize) -> Option<&Repository> {
+        self.all.get(index).map(|candidate| &candidate.repository)
+    }
+
+    /// Who is asked first.
+    pub(super) fn first(&self) -> Option<&Repository> {
+        self.order().first().and_then(|index| self.repository(*index))
+    }
+
+    /// Those that are asked, the first first.
+    fn order(&self) -> Vec<usize> {
+        let order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_there = |index: &usize| {
+            self.all
+                .get(*index)
+                .is_some_and(|one| !one.is_gone.load(Ordering::Relaxed))
+        };
+        let there: Vec<usize> = order.iter().copied().filter(is_there).collect();
+        // All were given up: nobody knows better than to ask them again.
+        if there.is_empty() {
+            order.clone()
+        } else {
+            there
+        }
+    }
+
+    /// Whoever answered when the first was silent is asked first from now on.
+    fn prefer(&self, index: usize) {
+        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        order.sort_by_key(|other| *other != index);
+    }
+
+    /// Notes that one gave wrong bytes; it is asked last from now on.
+    pub(super) fn gave_wrong(&self, index: usize, digest: &Digest, why: String) {
+        let Some(repository) = self.repository(index) else {
+            return;
+        };
+        self.ledger
+            .fails(repository.host(), &repository.wrong_blob(digest, why));
+        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        order.sort_by_key(|other| *other == index);
+    }
+
+    /// Whether there is somebody else to ask.
+    pub(super) fn standing(&self, index: usize) -> Standing {
+        match self.order().iter().any(|other| *other != index) {
+            true => Standing::OneOfSeveral,
+            false => Standing::Last,
+        }
+    }
+
+    /// The error of all of them.
+    pub(super) fn failed(&self, failures: Vec<RegistryError>) -> TransferError {
+        failed(&self.reference, failures)
+    }
+
+    /// What `work` comes to at the first registry that answers, and which that is.
+    pub(super) fn ask<T>(
+        &self,
+        subject: Subject,
+        work: &dyn Fn(&Repository) -> Result<T, RegistryError>,
+    ) -> Result<(usize, T), TransferError> {
+        let mut failures = Vec::new();
+        let order = self.order();
+        for (at, index) in order.iter().enumerate() {
+            let Some(repository) = self.repository(*index) else {
+                continue;
+            };
+            let standing = if at + 1 == order.len() {
+                Standing::Last
+            } else {
+                Standing::OneOfSeveral
+            };
+            self.ledger.begins(repository.host());
+            match persist(standing, || work(repository)) {
+                Ok(value) => {
+                    self.succeeds(*index);
+                    return Ok((*index, value));
+                }
+                Err(error) => {
+                    self.give_up(subject, *index, &error);
+                    let is_over = self.is_over(subject, *index, &error);
+                    failures.push(error);
+                    if is_over {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(self.failed(failures))
+    }
+
+    /// Whether nobody else is asked when one fails so: what a tag means is for the registry to say that was typed.
+    fn is_over(&self, subject: Subject, index: usize, error: &RegistryError) -> bool {
+        (index == self.named || subject == Subject::Digest) && !subject.leads_on(error.failure())
+    }
+
+    /// As [`ask`](Self::ask), but whoever is silent for too long is not waited for: the next one is asked as well, and the
+    /// first answer counts; for a tag that of the first registry, when it comes in time.
+    pub(super) fn ask_first<T: Send + 'static>(
+        &self,
+        subject: Subject,
+        work: Arc<Work<T>>,
+    ) -> Result<(usize, T), TransferError> {
+        let order = self.order();
+        let Some(first) = order
+            .first()
+            .copied()
+            .filter(|_| order.len() > 1 && !self.hedge.is_zero())
+        else {
+            return self.ask(subject, &|repository| work(repository));
+        };
+        let (tell, told) = mpsc::channel();
+        let mut race = Race {
+            first,
+            tell,
+            told,
+            silent: Vec::new(),
+            failures: Vec::new(),
+            held: None,
+        };
+        let (began, mut asked) = (Instant::now(), Instant::now());
+        let until_first_counts = began + self.hedge * HEDGES_OF_TAG;
+        let mut waiting = order.iter().copied();
+        let mut is_next_due = true;
+        loop {
+            if std::mem::take(&mut is_next_due) {
+                if let Some(index) = waiting.next() {
+                    asked = Instant::now();
+                    self.start(index, &work, &mut race);
+                }
+            }
+            let is_last = waiting.len() == 0;
+            let until = match (&race.held, is_last) {
+                (Some(_), _) => until_first_counts,
+                (None, true) => asked + self.stall * 2,
+                (None, false) => asked + self.hedge,
+            };
+            match race.next(until) {
+                Some((index, Ok(value))) => {
+                    let counts = subject == Subject::Digest || index == first || !race.silent.contains(&first);
+                    if counts || Instant::now() >= until_first_counts {
+                        return Ok(self.won(subject, index, value, &race));
+                    }
+                    race.held = Some((index, value));
+                }
+                Some((index, Err(error))) => {
+                    let is_over = self.is_over(subject, index, &error);
+                    race.failures.push((index, error));
+                    if is_over {
+                        return Err(self.lost(subject, race));
+                    }
+                    is_next_due = true;
+                }
+                None if race.held.is_none() && !is_last => is_next_due = true,
+                None if race.held.is_none() => break,
+                None => {}
+            }
+            let is_time = Instant::now() >= until_first_counts || !race.silent.contains(&first);
+            if let Some((index, value)) = race.held.take_if(|_| is_time) {
+                return Ok(self.won(subject, index, value, &race));
+            }
+            if waiting.len() == 0 && race.silent.is_empty() {
+                break;
+            }
+        }
+        // Once more, and with patience, when that can mend it.
+        let is_mendable = |(_, error): &(usize, RegistryError)| error.step() == Step::Retry;
+        if race.silent.is_empty() && race.failures.iter().any(is_mendable) {
+            return self.ask(subject, &|repository| work(repository));
+        }
+        for index in std::mem::take(&mut race.silent) {
+            let Some(repository) = self.repository(index) else {
+                continue;
+            };
+            let text = format!("it does not answer within {} s", (self.stall * 2).as_secs());
+            let error = RegistryError::broken("ask", repository.host(), Failure::Silent, text);
+            race.failures.push((index, error));
+        }
+        Err(self.lost(subject, race))
+    }
+
+    fn start<T: Send + 'static>(&self, index: usize, work: &Arc<Work<T>>, race: &mut Race<T>) {
+        let Some(repository) = self.repository(index) else {
+            return;
+        };
+        self.ledger.begins(repository.host());
+        let (own_repository, own, tell) = (repository.clone(), Arc::clone(work), race.tell.clone());
+        // Left behind when another one is faster: it ends by the time that a registry may be silent.
+        let asked = std::thread::Builder::new().spawn(move || {
+            let _ = tell.send((index, own(&own_repository)));
+        });
+        if asked.is_err() {
+            let _ = race.tell.send((index, work(repository)));
+        }
+        race.silent.push(index);
+    }
+
+    fn won<T>(&self, subject: Subject, index: usize, value: T, race: &Race<T>) -> (usize, T) {
+        for (other, error) in &race.failures {
+            self.give_up(subject, *other, error);
+        }
+        self.succeeds(index);
+        for other in &race.silent {
+            self.was_silent(*other);
+        }
+        if race.first != index {
+            self.prefer(index);
+        }
+        (index, value)
+    }
+
+    fn lost<T>(&self, subject: Subject, race: Race<T>) -> TransferError {
+        for (index, error) in &race.failures {
+            self.give_up(subject, *index, error);
+        }
+        self.failed(race.failures.into_iter().map(|(_, error)| error).collect())
+    }
+
+    fn succeeds(&self, index: usize) {
+        let Some(repository) = self.repository(index) else {
+            return;
+        };
+        if self.ledger.succeeds(repository.host()) {
+            note_success(self.store, repository.host());
+        }
+    }
+
+    fn was_silent(&self, index: usize) {
+        let Some(repository) = self.repository(index) else {
+            return;
+        };
+        let ms = self.hedge.as_millis();
+        let why = format!("no answer within {ms} ms, and another registry was faster");
+        self.ledger.gives_up(repository.host(), "timeout", why);
+    }
+
+    /// Notes why a registry did not do it. One that is away, or does not know us, is not asked again for this image.
+    pub(super) fn give_up(&self, subject: Subject, index: usize, error: &RegistryError) {
+        let Some(candidate) = self.all.get(index) else { return };
+        let host = candidate.repository.host();
+        self.ledger.fails(host, error);
+        let failure = error.failure();
+        if failure.is_outage() {
+            note_failure(self.store, host, error.word());
+        }
+        let is_about_it = !matches!(failure, Failure::NotFound | Failure::WrongBytes | Failure::TooLarge);
+        if is_about_it {
+            candidate.is_gone.store(true, Ordering::Relaxed);
+        }
+        let leads_on = !self.is_over(subject, index, error) && self.standing(index) == Standing::OneOfSeveral;
+        if leads_on && failure != Failure::NotFound {
+            self.progress.warn(&format!("{error}; asking the next registry"));
+        }
+    }
+}
+
+impl<T> Race<T> {
+    /// The next answer, if one comes in time. Whoever waits for a lock of ours sees meanwhile that we are alive.
+    fn next(&mut self, until: Instant) -> Option<(usize, Result<T, RegistryError>)> {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.told.recv_timeout(left.min(Duration::from_secs(1))) {
+                Ok(answer) => {
+                    self.silent.retain(|other| *other != answer.0);
+                    return Some(answer);
+                }
+                Err(RecvTimeoutError::Timeout) if !left.is_zero() => beat(),
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+/// Host and repository of a reference.
+pub(super) fn of_registry(reference: &Reference) -> Result<(&str, &str), TransferError> {
+    match reference {
+        Reference::Registry { host, repository, .. } => Ok((host, repository)),
+        Reference::Local { .. } | Reference::Digest { .. } | Reference::Layout { .. } => Err(TransferError::NotFound {
+            path: reference.to_string().into(),
+            reason: "it is no image of a registry".to_owned(),
+        }),
+    }
+}
+
+fn failed(reference: &Reference, failures: Vec<RegistryError>) -> TransferError {
+    TransferError::Registry {
+        reference: reference.to_string(),
+        failures,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_leads_on_in_an_outage_alone_and_a_digest_whatever_a_registry_says() {
+        for (failure, by_tag, by_digest) in [
+            (Failure::Unreachable, true, true),
+            (Failure::Silent, true, true),
+            (Failure::Broken, true, true),
+            (Failure::ServerError, true, true),
+            (Failure::Busy, true, true),
+            (Failure::Unauthorized, false, true),
+            (Failure::Denied, false, true),
+            (Failure::NotFound, false, true),
+            (Failure::WrongBytes, false, true),
+            (Failure::Untrusted, false, true),
+            (Failure::Redirect, false, true),
+            (Failure::Login, false, true),
+            (Failure::TooLarge, false, true),
+            (Failure::Refused, false, true),
+            (Failure::Setup, false, false),
+        ] {
+            assert_eq!(
+                (Subject::Tag.leads_on(failure), Subject::Digest.leads_on(failure)),
+                (by_tag, by_digest),
+                "{failure:?}"
+            );
+        }
+    }
+}

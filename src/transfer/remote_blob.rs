@@ -1,0 +1,152 @@
+//! A blob as a stream of its bytes, from whichever registries give them.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::candidates::{Candidates, Subject};
+use super::persist::{pause_before_retry, sleep, Standing};
+use super::TransferError;
+use crate::oci::Descriptor;
+use crate::registry::{BlobBody, Repository};
+
+/// A connection that brought this much before it broke was worth it.
+const WORTH_IT: u64 = 1 << 20;
+/// The fewest bytes a second that a registry is worth waiting for, over the time that it may be silent.
+const SLOWEST: u64 = 1 << 10;
+
+/// Notes of a blob who gave it.
+pub(super) type NoteGiver<'a> = dyn Fn(usize) + Send + 'a;
+
+/// A blob that is read from the registries, at whatever byte the one before broke off.
+pub(super) struct RemoteBlob<'a> {
+    candidates: &'a Candidates<'a>,
+    note_giver: Box<NoteGiver<'a>>,
+    blob: Descriptor,
+    at: u64,
+    body: Option<(usize, BlobBody)>,
+    /// Where the connection that is open now began.
+    since: u64,
+    /// Connections in a row that broke without having brought much.
+    broken: u32,
+    /// Registries in a row that were given up without having brought much.
+    given_up: usize,
+    /// When it was last looked how fast it is, and what had come by then.
+    looked: (Instant, u64),
+}
+
+impl<'a> RemoteBlob<'a> {
+    pub(super) fn new(
+        candidates: &'a Candidates<'a>,
+        blob: &Descriptor,
+        at: u64,
+        note_giver: impl Fn(usize) + Send + 'a,
+    ) -> Self {
+        Self {
+            candidates,
+            note_giver: Box::new(note_giver),
+            blob: blob.clone(),
+            at,
+            body: None,
+            since: at,
+            broken: 0,
+            given_up: 0,
+            looked: (Instant::now(), at),
+        }
+    }
+
+    fn connect(&mut self) -> Result<(), TransferError> {
+        let (at, blob) = (self.at, self.blob.clone());
+        let work = Arc::new(move |repository: &Repository| repository.blob(&blob, at));
+        let (index, body) = self.candidates.ask_first(Subject::Digest, work)?;
+        (self.note_giver)(index);
+        self.body = Some((index, body));
+        self.since = at;
+        self.looked = (Instant::now(), at);
+        Ok(())
+    }
+
+    /// What is done about a connection that broke: another one, at once when another registry may have it.
+    fn broke(&mut self, index: usize, error: &io::Error) -> Result<(), TransferError> {
+        self.body = None;
+        if self.at - self.since >= WORTH_IT {
+            (self.broken, self.given_up) = (1, 0);
+        } else {
+            self.broken += 1;
+        }
+        let candidates = self.candidates;
+        let Some(repository) = candidates.repository(index) else {
+            return Ok(());
+        };
+        let error = repository.broken_blob(&self.blob.digest, error);
+        let standing = candidates.standing(index);
+        match pause_before_retry(&error, self.broken, standing) {
+            Some(_) if standing == Standing::OneOfSeveral => Ok(()),
+            Some(pause) => {
+                sleep(pause);
+                Ok(())
+            }
+            None => {
+                candidates.give_up(Subject::Digest, index, &error);
+                (self.broken, self.given_up) = (0, self.given_up + 1);
+                match standing {
+                    // Those that were given up by others are asked again, but not without end.
+                    Standing::OneOfSeveral if self.given_up < candidates.count() => Ok(()),
+                    Standing::OneOfSeveral | Standing::Last => Err(candidates.failed(vec![error])),
+                }
+            }
+        }
+    }
+
+    /// Whether what comes is too slow to be waited for.
+    fn is_too_slow(&mut self) -> bool {
+        let (when, had) = self.looked;
+        if when.elapsed() < self.candidates.stall {
+            return false;
+        }
+        self.looked = (Instant::now(), self.at);
+        self.at - had < SLOWEST.saturating_mul(when.elapsed().as_secs().max(1))
+    }
+}
+
+impl Read for RemoteBlob<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if self.at >= self.blob.size || buffer.is_empty() {
+                return Ok(0);
+            }
+            if self.body.is_none() {
+                self.connect().map_err(io::Error::other)?;
+            }
+            let Some((index, body)) = &mut self.body else { continue };
+            let index = *index;
+            let read = match body.read(buffer) {
+                // A part that ends before the blob does.
+                Ok(0) if self.at - self.since >= WORTH_IT => {
+                    self.body = None;
+                    self.given_up = 0;
+                    continue;
+                }
+                // A registry that gives it byte by byte would be asked as often as it has bytes.
+                Ok(0) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a part ends early")),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read,
+            };
+            let trouble = match read {
+                Ok(count) => {
+                    self.at += count as u64;
+                    if !self.is_too_slow() {
+                        return Ok(count);
+                    }
+                    // What came is counted: it is given by the next call, so it must not be lost.
+                    self.body = None;
+                    let slow = io::Error::new(io::ErrorKind::TimedOut, "it sends less than a kilobyte a second");
+                    self.broke(index, &slow).map_err(io::Error::other)?;
+                    return Ok(count);
+                }
+                Err(error) => error,
+            };
+            self.broke(index, &trouble).map_err(io::Error::other)?;
+        }
+    }
+}
