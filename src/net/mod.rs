@@ -361,15 +361,20 @@ fn failure(url: String, error: reqwest::Error) -> NetError {
 }
 
 fn is_certificate_error(error: &reqwest::Error) -> bool {
-    causes_of(error).any(|current| {
-        // The TLS error travels inside an input/output error, which does not name it as its source.
-        let inner = current.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        matches!(
-            tls.or_else(|| current.downcast_ref()),
-            Some(rustls::Error::InvalidCertificate(_))
-        )
-    })
+    let is_one = |cause| matches!(tls_error(cause), Some(rustls::Error::InvalidCertificate(_)));
+    causes_of(error).any(is_one)
+}
+
+/// The error of TLS that `cause` is, or that travels inside it: an input/output error, which may itself be inside another,
+/// does not name what it holds as its source.
+fn tls_error<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut at = cause;
+    loop {
+        if let Some(tls) = at.downcast_ref() {
+            return Some(tls);
+        }
+        at = at.downcast_ref::<io::Error>()?.get_ref()?;
+    }
 }
 
 /// The error and its causes, without the address: that may hold a password.

@@ -229,3 +229,15 @@ fn credentials_are_for_whom_they_can_be_kept_from_others() {
         assert_eq!(url.password().is_some(), fits, "{other}");
     }
 }
+
+#[test]
+fn an_error_of_tls_is_found_however_deep_it_travels() {
+    let unknown = || rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+    let once = io::Error::new(io::ErrorKind::InvalidData, unknown());
+    let twice = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, unknown()));
+    for error in [once, twice] {
+        assert_eq!(tls_error(&error), Some(&unknown()));
+    }
+    assert_eq!(tls_error(&io::Error::other("no")), None);
+    assert_eq!(tls_error(&io::Error::from(io::ErrorKind::TimedOut)), None);
+}
