@@ -65,11 +65,22 @@ impl Read for BlobBody {
     }
 }
 
-impl Repository {
+/// What a repository holds.
+#[derive(Clone, Copy)]
+pub(crate) struct Contents<'a> {
+    repository: &'a Repository,
+}
+
+impl<'a> Contents<'a> {
+    /// Those of `repository`.
+    pub(crate) fn of(repository: &'a Repository) -> Self {
+        Self { repository }
+    }
+
     /// What `tag` means. Where that is possible the document itself is not asked for.
-    pub(crate) fn resolve(&self, tag: &str) -> Result<Found, RegistryError> {
+    pub(crate) fn resolve(self, tag: &str) -> Result<Found, RegistryError> {
         let asked = self.asked("resolve", &format!("manifests/{tag}"));
-        let head = self.exchange(&asked, &mut |url| call(Verb::Head, url));
+        let head = self.repository.exchange(&asked, &mut |url| call(Verb::Head, url));
         match head {
             Ok(answer) => {
                 let digest = answer
@@ -93,7 +104,7 @@ impl Repository {
     }
 
     /// The manifest or index of a digest: its media type and its raw bytes, which have that digest.
-    pub(crate) fn manifest(&self, digest: &Digest) -> Result<(String, Vec<u8>), RegistryError> {
+    pub(crate) fn manifest(self, digest: &Digest) -> Result<(String, Vec<u8>), RegistryError> {
         let asked = self.asked("fetch manifest", &format!("manifests/{digest}"));
         let (name, raw) = self.document(&asked)?;
         let got = Digest::of(&raw);
@@ -104,8 +115,8 @@ impl Repository {
         Ok((name, raw))
     }
 
-    fn document(&self, asked: &Asked<'_>) -> Result<(String, Vec<u8>), RegistryError> {
-        let mut answer = self.exchange(asked, &mut |url| call(Verb::Get, url))?;
+    fn document(self, asked: &Asked<'_>) -> Result<(String, Vec<u8>), RegistryError> {
+        let mut answer = self.repository.exchange(asked, &mut |url| call(Verb::Get, url))?;
         let raw = self.bounded(asked, &mut answer, MAX_DOCUMENT_BYTES)?;
         let said = content_type(&answer).filter(|name| is_document(name));
         let name = said.unwrap_or_else(|| document_type(&raw));
@@ -113,10 +124,10 @@ impl Repository {
     }
 
     /// A blob from its byte `from` on.
-    pub(crate) fn blob(&self, blob: &Descriptor, from: u64) -> Result<BlobBody, RegistryError> {
+    pub(crate) fn blob(self, blob: &Descriptor, from: u64) -> Result<BlobBody, RegistryError> {
         let asked = self.asked("fetch blob", &format!("blobs/{}", blob.digest));
         let wrong = |reason: String| Err(RegistryError::answer(asked.doing, &plain(&asked.url), reason));
-        let answer = self.exchange(&asked, &mut |url| {
+        let answer = self.repository.exchange(&asked, &mut |url| {
             let mut call = call(Verb::Get, url);
             call.headers.clear();
             if from > 0 {
@@ -167,12 +178,12 @@ impl Repository {
     /// # Errors
     ///
     /// Also when it has none: [`RegistryError::is_not_found`].
-    pub(crate) fn prove_blob(&self, blob: &Descriptor, access: Access<'_>) -> Result<(), RegistryError> {
+    pub(crate) fn prove_blob(self, blob: &Descriptor, access: Access<'_>) -> Result<(), RegistryError> {
         let asked = Asked {
             access,
             ..self.asked("look for blob", &format!("blobs/{}", blob.digest))
         };
-        let answer = self.exchange(&asked, &mut |url| Call {
+        let answer = self.repository.exchange(&asked, &mut |url| Call {
             headers: Vec::new(),
             ..call(Verb::Head, url)
         })?;
@@ -186,7 +197,7 @@ impl Repository {
     }
 
     /// Whether a blob is there, as the registry says to who may push.
-    pub(crate) fn has_blob(&self, blob: &Descriptor) -> Result<bool, RegistryError> {
+    pub(crate) fn has_blob(self, blob: &Descriptor) -> Result<bool, RegistryError> {
         match self.prove_blob(blob, Access::Push) {
             Ok(()) => Ok(true),
             Err(error) if error.is_not_found() => Ok(false),
@@ -195,7 +206,7 @@ impl Repository {
     }
 
     /// The digest that `tag` means now, if it means anything.
-    pub(crate) fn digest_of(&self, tag: &str) -> Result<Option<Digest>, RegistryError> {
+    pub(crate) fn digest_of(self, tag: &str) -> Result<Option<Digest>, RegistryError> {
         match self.resolve(tag) {
             Ok(Found::Said(descriptor) | Found::Read(descriptor, _)) => Ok(Some(descriptor.digest)),
             Err(error) if error.is_not_found() => Ok(None),
@@ -204,7 +215,7 @@ impl Repository {
     }
 
     /// The tags of the repository, sorted: all of them, or as many as some pages hold.
-    pub(crate) fn tags(&self) -> Result<Vec<String>, RegistryError> {
+    pub(crate) fn tags(self) -> Result<Vec<String>, RegistryError> {
         #[derive(Deserialize)]
         struct Page {
             tags: Option<Vec<String>>,
@@ -213,7 +224,7 @@ impl Repository {
         asked.url.set_query(Some(&format!("n={PAGE}")));
         let mut tags: Vec<String> = Vec::new();
         for _ in 0..MAX_PAGES {
-            let mut answer = self.exchange(&asked, &mut |url| Call {
+            let mut answer = self.repository.exchange(&asked, &mut |url| Call {
                 headers: Vec::new(),
                 ..call(Verb::Get, url)
             })?;
@@ -236,15 +247,15 @@ impl Repository {
         Ok(tags)
     }
 
-    fn asked(&self, doing: &'static str, rest: &str) -> Asked<'static> {
+    fn asked(self, doing: &'static str, rest: &str) -> Asked<'static> {
         Asked {
             doing,
-            url: self.url(rest),
+            url: self.repository.url(rest),
             access: Access::Pull,
         }
     }
 
-    fn bounded(&self, asked: &Asked<'_>, answer: &mut Answer, limit: u64) -> Result<Vec<u8>, RegistryError> {
+    fn bounded(self, asked: &Asked<'_>, answer: &mut Answer, limit: u64) -> Result<Vec<u8>, RegistryError> {
         let too_large = || RegistryError::new(asked.doing, &plain(&asked.url), Problem::TooLarge { limit });
         let said = answer.size();
         if said.is_some_and(|size| size > limit) {
@@ -265,23 +276,23 @@ impl Repository {
         }
     }
 
-    fn broke(&self, asked: &Asked<'_>, error: &io::Error) -> RegistryError {
+    fn broke(self, asked: &Asked<'_>, error: &io::Error) -> RegistryError {
         self.blob_broke(asked.doing, &asked.url, error)
     }
 
-    fn blob_broke(&self, doing: &'static str, url: &Url, error: &io::Error) -> RegistryError {
+    fn blob_broke(self, doing: &'static str, url: &Url, error: &io::Error) -> RegistryError {
         let failure = failure_of(trouble_of(error));
         RegistryError::broken(doing, &plain(url), failure, format!("the connection broke: {error}"))
     }
 
     /// The error of a blob's body that broke off.
-    pub(crate) fn broken_blob(&self, digest: &Digest, error: &io::Error) -> RegistryError {
-        self.blob_broke("fetch blob", &self.url(&format!("blobs/{digest}")), error)
+    pub(crate) fn broken_blob(self, digest: &Digest, error: &io::Error) -> RegistryError {
+        self.blob_broke("fetch blob", &self.repository.url(&format!("blobs/{digest}")), error)
     }
 
     /// The error of a blob whose bytes are not what they are called.
-    pub(crate) fn wrong_blob(&self, digest: &Digest, reason: String) -> RegistryError {
-        let url = plain(&self.url(&format!("blobs/{digest}")));
+    pub(crate) fn wrong_blob(self, digest: &Digest, reason: String) -> RegistryError {
+        let url = plain(&self.repository.url(&format!("blobs/{digest}")));
         RegistryError::answer("fetch blob", &url, reason)
     }
 }

@@ -25,7 +25,7 @@ mod token;
 
 pub(crate) use client::{Access, Registry, RegistryPlace, Repository};
 pub(crate) use error::{LoginError, RegistryError};
-pub(crate) use fetching::{document_type, BlobBody, Found};
+pub(crate) use fetching::{document_type, BlobBody, Contents, Found};
 pub(crate) use login::{of_pair, read_auth_file, with_login, AuthFile, Login, Said};
-pub(crate) use pushing::{Mounted, Upload};
+pub(crate) use pushing::{Mounted, Pushes, Upload};
 pub(crate) use retry::{asked_pause, pause, Failure, Step};

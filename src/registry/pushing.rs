@@ -29,17 +29,28 @@ pub(crate) enum Mounted {
     Not(Upload),
 }
 
-impl Repository {
+/// What is sent to a repository.
+#[derive(Clone, Copy)]
+pub(crate) struct Pushes<'a> {
+    repository: &'a Repository,
+}
+
+impl<'a> Pushes<'a> {
+    /// To `repository`.
+    pub(crate) fn to(repository: &'a Repository) -> Self {
+        Self { repository }
+    }
+
     /// Takes a blob over from another repository of the registry, or begins its upload.
-    pub(crate) fn mount(&self, digest: &Digest, from: &str) -> Result<Mounted, RegistryError> {
-        let mut asked = self.pushed("mount blob", self.url("blobs/uploads/"));
+    pub(crate) fn mount(self, digest: &Digest, from: &str) -> Result<Mounted, RegistryError> {
+        let mut asked = self.pushed("mount blob", self.repository.url("blobs/uploads/"));
         asked.access = Access::Mount { from };
         asked
             .url
             .query_pairs_mut()
             .append_pair("mount", &digest.to_string())
             .append_pair("from", from);
-        let answer = self.exchange(&asked, &mut |url| empty(Verb::Post, url))?;
+        let answer = self.repository.exchange(&asked, &mut |url| empty(Verb::Post, url))?;
         match answer.status() {
             201 => Ok(Mounted::Done),
             _ => self.upload(&asked, &answer).map(Mounted::Not),
@@ -47,22 +58,22 @@ impl Repository {
     }
 
     /// Begins the upload of a blob.
-    pub(crate) fn begin_upload(&self) -> Result<Upload, RegistryError> {
-        let asked = self.pushed("begin an upload to", self.url("blobs/uploads/"));
-        let answer = self.exchange(&asked, &mut |url| empty(Verb::Post, url))?;
+    pub(crate) fn begin_upload(self) -> Result<Upload, RegistryError> {
+        let asked = self.pushed("begin an upload to", self.repository.url("blobs/uploads/"));
+        let answer = self.repository.exchange(&asked, &mut |url| empty(Verb::Post, url))?;
         self.upload(&asked, &answer)
     }
 
     /// Uploads all of a blob by one request, of which `open` gives the bytes, and ends the upload.
     pub(crate) fn put_blob(
-        &self,
+        self,
         upload: &Upload,
         digest: &Digest,
         size: u64,
         open: &mut dyn FnMut() -> Box<dyn Read + Send>,
     ) -> Result<(), RegistryError> {
         let asked = self.pushed("upload blob to", ended(&upload.location, digest));
-        let answer = self.exchange(&asked, &mut |url| Call {
+        let answer = self.repository.exchange(&asked, &mut |url| Call {
             headers: vec![("content-type", "application/octet-stream".to_owned())],
             payload: Payload::Stream { reader: open(), size },
             ..empty(Verb::Put, url)
@@ -72,14 +83,14 @@ impl Repository {
 
     /// Uploads the bytes of a blob from `at` on that `open` gives, `size` of them; returns how many bytes the registry has of it then.
     pub(crate) fn put_chunk(
-        &self,
+        self,
         upload: &mut Upload,
         at: u64,
         size: u64,
         open: &mut dyn FnMut() -> Box<dyn Read + Send>,
     ) -> Result<u64, RegistryError> {
         let asked = self.pushed("upload a part to", upload.location.clone());
-        let answer = self.exchange(&asked, &mut |url| Call {
+        let answer = self.repository.exchange(&asked, &mut |url| Call {
             headers: vec![
                 ("content-type", "application/octet-stream".to_owned()),
                 ("content-range", format!("{at}-{}", (at + size).saturating_sub(1))),
@@ -87,24 +98,24 @@ impl Repository {
             payload: Payload::Stream { reader: open(), size },
             ..empty(Verb::Patch, url)
         })?;
-        upload.location = self.location(&asked, answer.header("location"))?;
+        upload.location = self.repository.location(&asked, answer.header("location"))?;
         self.offset(&asked, &answer)
     }
 
     /// How many bytes the registry has of an upload.
-    pub(crate) fn upload_offset(&self, upload: &mut Upload) -> Result<u64, RegistryError> {
+    pub(crate) fn upload_offset(self, upload: &mut Upload) -> Result<u64, RegistryError> {
         let asked = self.pushed("look at an upload to", upload.location.clone());
-        let answer = self.exchange(&asked, &mut |url| empty(Verb::Get, url))?;
+        let answer = self.repository.exchange(&asked, &mut |url| empty(Verb::Get, url))?;
         if answer.header("location").is_some() {
-            upload.location = self.location(&asked, answer.header("location"))?;
+            upload.location = self.repository.location(&asked, answer.header("location"))?;
         }
         self.offset(&asked, &answer)
     }
 
     /// Ends an upload all of whose bytes are there.
-    pub(crate) fn end_upload(&self, upload: &Upload, digest: &Digest) -> Result<(), RegistryError> {
+    pub(crate) fn end_upload(self, upload: &Upload, digest: &Digest) -> Result<(), RegistryError> {
         let asked = self.pushed("end an upload to", ended(&upload.location, digest));
-        let answer = self.exchange(&asked, &mut |url| Call {
+        let answer = self.repository.exchange(&asked, &mut |url| Call {
             payload: Payload::Bytes(Vec::new()),
             ..empty(Verb::Put, url)
         })?;
@@ -112,9 +123,9 @@ impl Repository {
     }
 
     /// Writes a manifest under a tag, or under its digest.
-    pub(crate) fn put_manifest(&self, reference: &str, media_type: &str, raw: &[u8]) -> Result<(), RegistryError> {
-        let asked = self.pushed("write manifest", self.url(&format!("manifests/{reference}")));
-        let answer = self.exchange(&asked, &mut |url| Call {
+    pub(crate) fn put_manifest(self, reference: &str, media_type: &str, raw: &[u8]) -> Result<(), RegistryError> {
+        let asked = self.pushed("write manifest", self.repository.url(&format!("manifests/{reference}")));
+        let answer = self.repository.exchange(&asked, &mut |url| Call {
             headers: vec![("content-type", media_type.to_owned())],
             payload: Payload::Bytes(raw.to_vec()),
             ..empty(Verb::Put, url)
@@ -122,7 +133,7 @@ impl Repository {
         self.taken(&asked, &answer, &Digest::of(raw))
     }
 
-    fn pushed(&self, doing: &'static str, url: Url) -> Asked<'static> {
+    fn pushed(self, doing: &'static str, url: Url) -> Asked<'static> {
         Asked {
             doing,
             url,
@@ -130,18 +141,18 @@ impl Repository {
         }
     }
 
-    fn upload(&self, asked: &Asked<'_>, answer: &Answer) -> Result<Upload, RegistryError> {
+    fn upload(self, asked: &Asked<'_>, answer: &Answer) -> Result<Upload, RegistryError> {
         let least = answer
             .header("oci-chunk-min-length")
             .and_then(|text| text.trim().parse().ok());
         Ok(Upload {
-            location: self.location(asked, answer.header("location"))?,
+            location: self.repository.location(asked, answer.header("location"))?,
             least_chunk: least.unwrap_or_default(),
         })
     }
 
     /// `Range: 0-END`, with or without `bytes=` before it; no bytes when there is none.
-    fn offset(&self, asked: &Asked<'_>, answer: &Answer) -> Result<u64, RegistryError> {
+    fn offset(self, asked: &Asked<'_>, answer: &Answer) -> Result<u64, RegistryError> {
         let Some(range) = answer.header("range") else {
             return Ok(0);
         };
@@ -152,7 +163,7 @@ impl Repository {
     }
 
     /// Whether what the registry took is what was sent, as far as it says.
-    fn taken(&self, asked: &Asked<'_>, answer: &Answer, digest: &Digest) -> Result<(), RegistryError> {
+    fn taken(self, asked: &Asked<'_>, answer: &Answer, digest: &Digest) -> Result<(), RegistryError> {
         let said = answer.header("docker-content-digest");
         match said.map(str::parse::<Digest>) {
             Some(Ok(got)) if got != *digest => {

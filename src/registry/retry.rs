@@ -29,7 +29,7 @@ pub(crate) enum Failure {
 /// What is done about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// The same registry is asked again, after a pause; in the end the next one.
+    /// This registry is asked again, after a pause; in the end the next one.
     Retry,
     /// A new token is fetched, once, and the request is made again at once.
     Refresh,

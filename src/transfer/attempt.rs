@@ -19,7 +19,7 @@ pub struct Attempt {
     pub ms: f64,
     /// Why it was given up, in a word; none when it was not.
     pub reason: Option<&'static str>,
-    /// The same in a sentence.
+    /// Why, in a sentence.
     pub error: Option<String>,
 }
 

@@ -17,7 +17,7 @@ use super::registries::Registries;
 use super::TransferError;
 use crate::oci::{Digest, Reference};
 use crate::progress::Progress;
-use crate::registry::{Failure, RegistryError, Repository, Step};
+use crate::registry::{Contents, Failure, RegistryError, Repository, Step};
 use crate::store::Store;
 use crate::sys::lock::beat;
 
@@ -167,7 +167,7 @@ impl<'a> Candidates<'a> {
             return;
         };
         self.ledger
-            .fails(repository.host(), &repository.wrong_blob(digest, why));
+            .fails(repository.host(), &Contents::of(repository).wrong_blob(digest, why));
         let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         order.sort_by_key(|other| *other == index);
     }

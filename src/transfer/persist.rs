@@ -8,7 +8,7 @@ use crate::registry::{asked_pause, pause, Failure, RegistryError, Step};
 const TRIES: u32 = 5;
 /// A registry may ask for more patience than this; then the request fails, and the caller may come back later.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
-/// The same where another registry can be asked instead.
+/// And no longer than this where another registry can be asked instead.
 const LONGEST_BESIDE: Duration = Duration::from_millis(300);
 
 /// Whether there is somebody else to ask.

@@ -19,7 +19,7 @@ use super::small::read_document;
 use super::TransferError;
 use crate::oci::{media_type, Descriptor, Digest, Reference, MAX_DOCUMENT_BYTES};
 use crate::progress::Progress;
-use crate::registry::{document_type, Access, Found, Repository};
+use crate::registry::{document_type, Access, Contents, Found, Repository};
 use crate::store::{Download, Store, StoreError, Task};
 
 /// Tags that are named in an error.
@@ -78,7 +78,7 @@ impl<'a> Remote<'a> {
             return Ok(Descriptor::new(&document_type(&raw), *digest, raw.len() as u64));
         }
         let tag = self.reference.tag_or_latest().to_owned();
-        let work = Arc::new(move |repository: &Repository| repository.resolve(&tag));
+        let work = Arc::new(move |repository: &Repository| Contents::of(repository).resolve(&tag));
         let found = self.candidates.ask_first(Subject::Tag, work);
         let found = found.map_err(|error| match error.is_not_found() {
             true => self.no_tag(error),
@@ -97,7 +97,9 @@ impl<'a> Remote<'a> {
     /// people, and it says nothing of a registry that it does not list them.
     fn no_tag(&self, error: TransferError) -> TransferError {
         let first = self.candidates.first();
-        let tags = first.and_then(|repository| repository.tags().ok()).unwrap_or_default();
+        let tags = first
+            .and_then(|repository| Contents::of(repository).tags().ok())
+            .unwrap_or_default();
         if tags.is_empty() {
             return error;
         }
@@ -127,7 +129,7 @@ impl<'a> Remote<'a> {
             Download::Partial(mut partial) => {
                 partial.restart()?;
                 let own = *digest;
-                let work = Arc::new(move |repository: &Repository| repository.manifest(&own));
+                let work = Arc::new(move |repository: &Repository| Contents::of(repository).manifest(&own));
                 let (_, (_, raw)) = self.candidates.ask_first(Subject::Digest, work)?;
                 partial.append(&raw)?;
                 partial.commit(raw.len() as u64)?;
@@ -204,7 +206,7 @@ impl Source for Remote<'_> {
     /// no registry would have taken.
     fn prove(&self, blob: &Descriptor) -> Result<(), TransferError> {
         let blob = blob.clone();
-        let work = Arc::new(move |repository: &Repository| repository.prove_blob(&blob, Access::Pull));
+        let work = Arc::new(move |repository: &Repository| Contents::of(repository).prove_blob(&blob, Access::Pull));
         self.candidates.ask_first(Subject::Digest, work).map(drop)
     }
 

@@ -8,7 +8,7 @@ use super::candidates::{Candidates, Subject};
 use super::persist::{pause_before_retry, sleep, Standing};
 use super::TransferError;
 use crate::oci::Descriptor;
-use crate::registry::{BlobBody, Repository};
+use crate::registry::{BlobBody, Contents, Repository};
 
 /// A connection that brought this much before it broke was worth it.
 const WORTH_IT: u64 = 1 << 20;
@@ -57,7 +57,7 @@ impl<'a> RemoteBlob<'a> {
 
     fn connect(&mut self) -> Result<(), TransferError> {
         let (at, blob) = (self.at, self.blob.clone());
-        let work = Arc::new(move |repository: &Repository| repository.blob(&blob, at));
+        let work = Arc::new(move |repository: &Repository| Contents::of(repository).blob(&blob, at));
         let (index, body) = self.candidates.ask_first(Subject::Digest, work)?;
         (self.note_giver)(index);
         self.body = Some((index, body));
@@ -78,7 +78,7 @@ impl<'a> RemoteBlob<'a> {
         let Some(repository) = candidates.repository(index) else {
             return Ok(());
         };
-        let error = repository.broken_blob(&self.blob.digest, error);
+        let error = Contents::of(repository).broken_blob(&self.blob.digest, error);
         let standing = candidates.standing(index);
         match pause_before_retry(&error, self.broken, standing) {
             Some(_) if standing == Standing::OneOfSeveral => Ok(()),

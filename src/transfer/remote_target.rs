@@ -15,7 +15,7 @@ use super::registries::{matches_pattern, Registries};
 use super::TransferError;
 use crate::oci::{Descriptor, Digest, Reference};
 use crate::progress::Progress;
-use crate::registry::{Failure, Mounted, RegistryError, Repository, Upload};
+use crate::registry::{Contents, Failure, Mounted, Pushes, RegistryError, Repository, Upload};
 use crate::store::{Store, StoreError};
 
 /// What is read of a source at a time, and how many of that wait for the network.
@@ -142,7 +142,7 @@ impl<'a> RemoteTarget<'a> {
     /// Takes a layer over from another repository, or begins its upload; none when it is there then.
     fn begin_upload(&self, digest: &Digest) -> Result<Option<Upload>, TransferError> {
         if let Some(from) = self.elsewhere(digest) {
-            match self.repository.mount(digest, &from) {
+            match Pushes::to(&self.repository).mount(digest, &from) {
                 Ok(Mounted::Done) => {
                     self.progress
                         .step("Mounting", &format!("layer {digest} of {}/{from}", self.host));
@@ -153,7 +153,7 @@ impl<'a> RemoteTarget<'a> {
                 Err(_) => {}
             }
         }
-        self.ask(|| self.repository.begin_upload()).map(Some)
+        self.ask(|| Pushes::to(&self.repository).begin_upload()).map(Some)
     }
 
     /// Uploads a blob, in one piece where the registry takes it so.
@@ -173,7 +173,7 @@ impl<'a> RemoteTarget<'a> {
             // Too large for one request (413), or for this registry's way of saying so (416).
             if at == 0 && chunk.is_none() && matches!(error.status(), Some(413 | 416)) {
                 chunk = Some(CHUNK);
-                upload = self.ask(|| self.repository.begin_upload())?;
+                upload = self.ask(|| Pushes::to(&self.repository).begin_upload())?;
                 continue;
             }
             // One that says so before all of it was sent may end the connection, and its answer is lost.
@@ -189,7 +189,7 @@ impl<'a> RemoteTarget<'a> {
                     _ => 0,
                 };
                 if at == 0 {
-                    upload = self.ask(|| self.repository.begin_upload())?;
+                    upload = self.ask(|| Pushes::to(&self.repository).begin_upload())?;
                 }
                 continue;
             }
@@ -199,12 +199,12 @@ impl<'a> RemoteTarget<'a> {
             };
             sleep(pause);
             // Its last answer may be what was lost.
-            if self.ask(|| self.repository.has_blob(blob))? {
+            if self.ask(|| Contents::of(&self.repository).has_blob(blob))? {
                 return Ok(());
             }
             at = self.offset(blob, &mut upload);
             if at == 0 {
-                upload = self.ask(|| self.repository.begin_upload())?;
+                upload = self.ask(|| Pushes::to(&self.repository).begin_upload())?;
             }
             if at >= WORTH_IT.saturating_add(furthest) {
                 (tried, furthest) = (0, at);
@@ -215,7 +215,7 @@ impl<'a> RemoteTarget<'a> {
     /// The byte at which an upload goes on; 0 for one that begins anew, as the registry does not know it any more, or says
     /// what cannot be.
     fn offset(&self, blob: &Descriptor, upload: &mut Upload) -> u64 {
-        let said = self.repository.upload_offset(upload);
+        let said = Pushes::to(&self.repository).upload_offset(upload);
         said.ok().filter(|offset| *offset <= blob.size).unwrap_or_default()
     }
 
@@ -229,7 +229,7 @@ impl<'a> RemoteTarget<'a> {
     ) -> Result<(), RegistryError> {
         let (digest, size, repository) = (&blob.digest, blob.size, &self.repository);
         if at == 0 && chunk.is_none_or(|chunk| chunk >= size) {
-            let sending = &mut |open: &mut OpenBytes<'_>| repository.put_blob(upload, digest, size, open);
+            let sending = &mut |open: &mut OpenBytes<'_>| Pushes::to(repository).put_blob(upload, digest, size, open);
             return bytes.pour(0, size, sending);
         }
         let least = upload.least_chunk;
@@ -237,17 +237,17 @@ impl<'a> RemoteTarget<'a> {
             let length = chunk.map_or(size - at, |chunk| chunk.max(least)).min(size - at);
             let mut has = at;
             bytes.pour(at, length, &mut |open| {
-                has = repository.put_chunk(upload, at, length, open)?;
+                has = Pushes::to(repository).put_chunk(upload, at, length, open)?;
                 Ok(())
             })?;
             // Where it has no more than before, nothing is gained by sending the same again at once.
             if has <= at || has > size {
                 let reason = format!("it has {has} bytes after a part from byte {at} on");
-                return Err(repository.wrong_blob(digest, reason));
+                return Err(Contents::of(repository).wrong_blob(digest, reason));
             }
             at = has;
         }
-        repository.end_upload(upload, digest)
+        Pushes::to(repository).end_upload(upload, digest)
     }
 }
 
@@ -418,7 +418,7 @@ impl Destination for RemoteTarget<'_> {
     }
 
     fn has(&self, layer: &Descriptor) -> Result<bool, TransferError> {
-        self.ask(|| self.repository.has_blob(layer))
+        self.ask(|| Contents::of(&self.repository).has_blob(layer))
     }
 
     fn at_once(&self, _: Reach) -> usize {
@@ -440,16 +440,15 @@ impl Destination for RemoteTarget<'_> {
 
     fn finish(&self, image: &Documents, _: Option<&str>) -> Result<(), TransferError> {
         let config = &image.manifest.config;
-        if !self.ask(|| self.repository.has_blob(config))? {
-            let upload = self.ask(|| self.repository.begin_upload())?;
+        if !self.ask(|| Contents::of(&self.repository).has_blob(config))? {
+            let upload = self.ask(|| Pushes::to(&self.repository).begin_upload())?;
             self.upload(config, upload, &mut Held(&image.config_raw))?;
         }
         self.check_tag(image)?;
         let digest = image.descriptor.digest.to_string();
         let reference = self.tag.as_deref().unwrap_or(&digest);
         self.ask(|| {
-            self.repository
-                .put_manifest(reference, &image.descriptor.media_type, &image.manifest_raw)
+            Pushes::to(&self.repository).put_manifest(reference, &image.descriptor.media_type, &image.manifest_raw)
         })
     }
 }
@@ -460,7 +459,7 @@ impl RemoteTarget<'_> {
         let Some(tag) = self.tag.as_deref().filter(|_| self.is_immutable) else {
             return Ok(());
         };
-        match self.ask(|| self.repository.digest_of(tag))? {
+        match self.ask(|| Contents::of(&self.repository).digest_of(tag))? {
             Some(there) if there != image.descriptor.digest => Err(TransferError::Immutable {
                 reference: self.reference.to_string(),
                 there,
