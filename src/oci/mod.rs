@@ -7,16 +7,20 @@ mod config_body;
 mod descriptor;
 mod digest;
 mod document;
+mod function_name;
 mod location;
 mod manifest;
 mod reference;
 mod shared_index;
+mod tag_template;
+mod template;
 
 pub use compression::Compression;
 pub use config_body::ImageConfigBody;
 pub use descriptor::{media_type, Descriptor, REF_NAME};
 pub use digest::{DiffId, Digest, Hashed, Hasher, ParseDigestError};
 pub use document::{to_canonical_json, ParseImageError, MAX_DOCUMENT_BYTES};
+pub use function_name::{Field, FunctionName, NamingError};
 pub use location::{archive_file, Place};
 pub use manifest::{
     parse_config, parse_index, parse_layout_version, parse_manifest, ImageConfig, ImageIndex, Manifest, RootFs,
@@ -25,3 +29,5 @@ pub use manifest::{
 pub(crate) use reference::normal_host;
 pub use reference::{ParseReferenceError, Reference};
 pub use shared_index::put_in_index;
+pub use tag_template::TagTemplate;
+pub use template::Template;
