@@ -34,6 +34,7 @@
 //! let request = BuildRequest {
 //!     directory: "examples/beam".into(),
 //!     tag: Some("beam:1".parse()?),
+//!     naming: None,
 //!     base: None,
 //!     python: None,
 //!     labels: Vec::new(),

@@ -56,17 +56,17 @@ pub(crate) struct ImageSettings {
     pub command: Vec<String>,
 }
 
-/// Makes the image of `layers`, gives it the name `tag`, and returns its digest. An image that is there already is that one
+/// Makes the image of `layers`, gives it the names `names`, and returns its digest. An image that is there already is that one
 /// when nothing differs but a time that nobody asked for. An image without a name is kept for a day.
 pub(crate) fn ensure_image(
     store: &Store,
     layers: &[BuiltLayer],
     settings: &ImageSettings,
-    tag: Option<&Reference>,
+    names: &[Reference],
 ) -> Result<Digest, BuildError> {
     let config = config(layers, settings);
     let key = image_key(layers, &config)?;
-    let digest = match find_unchanged(store, &key, layers, &config, settings.created, tag) {
+    let digest = match find_unchanged(store, &key, layers, &config, settings.created, names.first()) {
         Some(digest) => digest,
         None => {
             let (config, config_size) = store.images().put_config(&config)?;
@@ -78,9 +78,9 @@ pub(crate) fn ensure_image(
     // From here on the image is used by its name; until then the lease keeps it from being collected.
     let _lease = store.locks().lease(&digest)?;
     store.images().prepare(&store.images().open(&digest)?)?;
-    match tag {
-        Some(tag) => store.names().ensure(tag, &digest)?,
-        None => store.names().keep_unnamed(&digest)?,
+    match names {
+        [] => store.names().keep_unnamed(&digest)?,
+        names => names.iter().try_for_each(|name| store.names().ensure(name, &digest))?,
     }
     Ok(digest)
 }

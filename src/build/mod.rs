@@ -10,6 +10,7 @@
 pub(crate) mod code;
 mod entry;
 pub(crate) mod function;
+pub(crate) mod function_naming;
 pub(crate) mod image;
 mod left_out;
 mod links;
@@ -19,6 +20,7 @@ mod syntax;
 
 use crate::archive::layer::LayerError;
 use crate::base::{BaseError, SystemError, VariantError};
+use crate::oci::NamingError;
 use crate::policy::{Bytes, Kind};
 use crate::python::compile::CompileError;
 use crate::python::project::ProjectError;
@@ -68,6 +70,9 @@ pub enum BuildError {
         /// Bytes of its layers.
         size: u64,
     },
+    /// The function cannot be named so.
+    #[error("{0}")]
+    Naming(#[from] NamingError),
     /// The store failed.
     #[error("{0}")]
     Store(#[from] StoreError),
@@ -79,6 +84,7 @@ impl BuildError {
         match self {
             Self::Secrets { .. } | Self::TooLarge { .. } => Kind::Refused,
             Self::Syntax { .. } => Kind::Failed,
+            Self::Naming(_) => Kind::Usage,
             Self::Function(source) => source.kind(),
             Self::Requirements(source) => source.kind(),
             Self::Python(source) => source.kind(),

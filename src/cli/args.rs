@@ -294,6 +294,18 @@ pub(super) struct BuildArgs {
     /// Python version: chooses the variant that has it, and what is taken of another base [default: that of the base]
     #[arg(long, value_name = "VERSION")]
     pub python: Option<String>,
+    /// Name the image as [naming] of the configuration says, with the labels of the platform: the function's id
+    #[arg(long, value_name = "ID", requires_all = ["user", "function_version"])]
+    pub function: Option<String>,
+    /// Whose function it is
+    #[arg(long, value_name = "ID", requires = "function")]
+    pub user: Option<String>,
+    /// Version of the function
+    #[arg(long, value_name = "VERSION", requires = "function")]
+    pub function_version: Option<String>,
+    /// Commit that the function's code is of
+    #[arg(long, value_name = "HEX", requires = "function")]
+    pub commit: Option<String>,
     /// Label of the image; repeatable
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
     pub labels: Vec<(String, String)>,

@@ -13,6 +13,7 @@ use crate::base::{BaseError, SignatureError, SystemError};
 use crate::build::function::FunctionError;
 use crate::build::BuildError;
 use crate::config::{ConfigError, Environment};
+use crate::oci::NamingError;
 use crate::ops::doctor::find_remedy;
 use crate::ops::{ImagesError, JobError, RunError, SecretError, SlotError};
 use crate::policy::{causes, Bytes, Promise};
@@ -224,6 +225,13 @@ fn of_build(error: &BuildError) -> Option<&'static str> {
             Lists::Other => "write what comes from the package index into requirements.txt; an empty one says that nothing is needed",
         }),
         BuildError::Function(FunctionError::Directory { .. }) => Some("requirements.txt lists packages, one a line; `-r DIRECTORY/FILE` in it includes another file"),
+        BuildError::Naming(NamingError::Value { field: "registry", .. }) => Some(
+            "`registry` under [naming] of the configuration, or a [[registry]] that may be pushed to, says where images of functions go",
+        ),
+        BuildError::Naming(NamingError::Value { field: "namespace", .. }) => {
+            Some("`namespace` under [naming] of the configuration says it")
+        }
+        BuildError::Naming(NamingError::Value { field: "commit", .. }) => Some("--commit says it"),
         BuildError::Function(_)
         | BuildError::Requirements(_)
         | BuildError::Syntax { .. }
@@ -231,6 +239,7 @@ fn of_build(error: &BuildError) -> Option<&'static str> {
         | BuildError::Base(_)
         | BuildError::System(_)
         | BuildError::Layer(_)
+        | BuildError::Naming(_)
         | BuildError::Store(_) => None,
     }
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::bounds::LimitsSection;
 use super::files::{layers, merged, Layer};
+use super::naming_section::NamingSection;
 use super::package_index::IndexSection;
 use super::registry_section::{check_registries, RegistrySection, TransferSection};
 use super::{ConfigError, Environment};
@@ -38,13 +39,13 @@ pub struct Config {
     pub(crate) registry: Vec<RegistrySection>,
     /// How images move to and from them.
     pub(crate) transfer: TransferSection,
+    /// Names of functions' images.
+    pub(crate) naming: NamingSection,
     /// The file that was read.
     #[serde(skip)]
     file: Option<PathBuf>,
     #[serde(rename = "cache")]
     _cache: NotInThisVersion,
-    #[serde(rename = "naming")]
-    _naming: NotInThisVersion,
 }
 
 /// A section that the design has and this version has not. Nobody shall believe in a limit that is not there, so it is
@@ -206,6 +207,7 @@ impl Config {
         self.system.check()?;
         self.base.check()?;
         check_registries(&self.registry)?;
+        self.naming.check()?;
         self.index.check()
     }
 }
@@ -329,10 +331,10 @@ mod tests {
     fn every_key_is_documented_and_every_documented_key_is_known() {
         let mut sections = known("");
         // Refused by name: see below.
-        sections.retain(|section| !["cache", "naming"].contains(&section.as_str()));
+        sections.retain(|section| section != "cache");
         assert_eq!(
             sections,
-            ["run", "limits", "index", "base", "system", "store", "registry", "transfer"]
+            ["run", "limits", "index", "base", "system", "store", "registry", "transfer", "naming"]
         );
         let whole = include_str!("../../docs/configuration.md");
         let example = whole.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
@@ -397,7 +399,7 @@ mod tests {
         let every: toml::Table = toml::from_str(&keys(&|_| true)).unwrap();
         load(&keys(&|_| true)).unwrap();
         let mut sections = known("");
-        sections.retain(|section| !["cache", "naming"].contains(&section.as_str()));
+        sections.retain(|section| section != "cache");
         assert_eq!(every.len(), sections.len());
         for section in sections {
             let mut missing = known(&heading(&section));
@@ -440,7 +442,6 @@ mod tests {
             ("[cache]\nmax_bytes = \"40GB\"\n", "[cache]"),
             ("[cache]\n", "[cache]"),
             ("cache.max_images = 200\n", "cache.max_images"),
-            ("[naming]\ntemplate = \"{registry}\"\n", "[naming]"),
         ] {
             let error = load(&format!("# one\n\n{section}")).unwrap_err();
             let ConfigError::Parse { reason, .. } = &error else {

@@ -105,6 +105,31 @@ impl Reference {
         }
     }
 
+    /// The same image name with another tag, and without a digest.
+    ///
+    /// # Errors
+    ///
+    /// The rule that `tag` breaks.
+    pub(crate) fn tagged(&self, tag: &str) -> Result<Self, &'static str> {
+        check_tag(tag)?;
+        let tag = Some(tag.to_owned());
+        Ok(match self.clone() {
+            Self::Registry { host, repository, .. } => Self::Registry {
+                host,
+                repository,
+                tag,
+                digest: None,
+            },
+            Self::Local { name, .. } => Self::Local {
+                name,
+                tag,
+                digest: None,
+            },
+            Self::Layout { dir, .. } => Self::Layout { dir, tag },
+            Self::Digest { .. } => return Err("a digest has no tag"),
+        })
+    }
+
     /// The digest in the text, if any.
     pub fn digest(&self) -> Option<&Digest> {
         match self {

@@ -34,6 +34,20 @@ impl Template {
         self.pieces.contains(&Piece::Field(field))
     }
 
+    /// Whether each function has a repository of its own, so that a tag such as `latest` is one function's.
+    pub fn has_a_repository_for_each(&self) -> bool {
+        let is_tag = |piece: &&Piece| matches!(piece, Piece::Text(text) if text.contains(':'));
+        let repository = self
+            .pieces
+            .iter()
+            .rposition(|piece| is_tag(&piece))
+            .unwrap_or(self.pieces.len());
+        let before = self.pieces.get(..repository).unwrap_or_default();
+        [Field::User, Field::Id]
+            .iter()
+            .all(|field| before.contains(&Piece::Field(*field)))
+    }
+
     /// The name of `function`.
     ///
     /// # Errors
@@ -254,6 +268,17 @@ mod tests {
         };
         let name = template.name(&dashed).unwrap().to_string();
         assert_eq!(template.read(&name), Some(dashed));
+    }
+
+    #[test]
+    fn it_is_known_where_the_function_stands() {
+        assert!(PLATFORM.parse::<Template>().unwrap().has_a_repository_for_each());
+        for text in [
+            "{registry}/{user}:{id}-v{version}",
+            "functions:{user}-func-{id}-v{version}",
+        ] {
+            assert!(!text.parse::<Template>().unwrap().has_a_repository_for_each(), "{text}");
+        }
     }
 
     #[test]

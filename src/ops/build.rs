@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::base::{Allowed, BaseSettings, SystemPackage, SystemWish};
 use crate::build::function::Function;
+use crate::build::function_naming::FunctionNaming;
 use crate::build::image::{check_size, ensure_image, large_image, Created, ImageSettings};
 use crate::build::parts::{ensure_parts, ensure_parts_bytecode, interpreter_of, pythons, Wanted};
 use crate::build::{code, secrets, BuildError};
@@ -29,6 +30,8 @@ pub struct BuildRequest {
     pub directory: PathBuf,
     /// The image's name.
     pub tag: Option<Reference>,
+    /// The platform's names for it, besides.
+    pub naming: Option<FunctionNaming>,
     /// A variant or a reference; the default variant when there is none.
     pub base: Option<String>,
     /// The Python that the base must have, such as `3.11`; whichever the base has when there is none. A variant that has
@@ -65,6 +68,8 @@ pub struct BuildReport {
     pub status: &'static str,
     /// The image's name.
     pub reference: Option<String>,
+    /// All its names.
+    pub references: Vec<String>,
     /// The image.
     pub digest: Digest,
     /// Its layers, base first.
@@ -96,6 +101,7 @@ pub fn build(
     progress: &dyn Progress,
 ) -> Result<BuildReport, BuildError> {
     request.tag.as_ref().map_or(Ok(()), check_name)?;
+    request.naming.as_ref().map_or(Ok(()), FunctionNaming::check)?;
     let progress = &Recorder::new(progress);
     let compiler = Compiler::new(store, request.allow_degraded.clone())?;
     let supply = Supply {
@@ -130,6 +136,7 @@ pub fn build(
     let (interpreter, source) = (interpreter_of(&parts.base), (&function, request.directory.as_path()));
     let make_code = || code::ensure_layers(store, &compiler, &interpreter, source, progress);
     let code = timed(progress, "code", make_code)?;
+    let names = request.names(&code)?;
     let wheels = parts.wheels.iter().map(|made| made.layer.clone()).chain(parts.loader);
     let (system_packages, system) = parts
         .system
@@ -142,16 +149,17 @@ pub fn build(
     }
     let settings = ImageSettings {
         env: parts.base.env,
-        labels: parts.base.labels.into_iter().chain(request.labels.clone()).collect(),
+        labels: parts.base.labels.into_iter().chain(request.labels()).collect(),
         created: request.created,
         command: vec!["python".to_owned(), "user_function.py".to_owned()],
     };
-    let make_image = || ensure_image(store, &layers, &settings, request.tag.as_ref());
+    let make_image = || ensure_image(store, &layers, &settings, &names);
     let digest = timed(progress, "image", make_image)?;
     Ok(BuildReport {
         schema: 1,
         status: "ok",
-        reference: request.tag.as_ref().map(Reference::to_string),
+        reference: names.first().map(Reference::to_string),
+        references: names.iter().map(Reference::to_string).collect(),
         digest,
         size,
         unpacked_bytes: layers.iter().map(|layer| layer.unpacked_bytes).sum(),
@@ -164,6 +172,21 @@ pub fn build(
 }
 
 impl BuildRequest {
+    /// The names of the image whose code's layers are `code`.
+    fn names(&self, code: &[BuiltLayer]) -> Result<Vec<Reference>, BuildError> {
+        let mut names: Vec<Reference> = self.tag.iter().cloned().collect();
+        if let (Some(naming), Some(code)) = (&self.naming, code.first()) {
+            names.extend(naming.names(&code.diff_id)?);
+        }
+        Ok(names)
+    }
+
+    /// The labels of the image; what was asked for counts.
+    fn labels(&self) -> impl Iterator<Item = (String, String)> + '_ {
+        let of_function = self.naming.iter().flat_map(FunctionNaming::labels);
+        of_function.chain(self.labels.iter().cloned())
+    }
+
     fn wanted<'a>(&'a self, requirements: &'a Requirements, system: Option<&'a SystemWish>) -> Wanted<'a> {
         Wanted {
             base: self.base.as_deref(),

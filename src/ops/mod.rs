@@ -12,6 +12,7 @@ mod images;
 mod interrupt;
 mod job;
 mod known_registries;
+mod naming;
 mod outcome;
 mod output_place;
 mod run;
@@ -26,6 +27,7 @@ mod threads;
 mod ticket;
 
 pub use crate::base::{Allowed, SystemPackage};
+pub use crate::build::function_naming::FunctionNaming;
 pub use crate::build::image::Created;
 pub use crate::python::project::Origin;
 pub use crate::python::resolve::LOCK_AGE;
@@ -43,6 +45,7 @@ pub use images::{list, names_of, remove, show, ImageSummary, ImagesError, Remova
 pub use interrupt::{unless_signalled, Worked};
 pub use job::{read_job, CallerMode, JobError, Wanted};
 pub use known_registries::{known_registries, KnownRegistry};
+pub use naming::{function_naming, FunctionIds};
 pub use outcome::{ExitCodes, Outcome, CANNOT_RUN};
 pub use output_place::OutputPlace;
 pub use run::{run, RunRequest, Take};

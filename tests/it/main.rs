@@ -36,6 +36,7 @@ mod index;
 mod interop;
 mod left_out;
 mod loopback;
+mod names;
 mod patience;
 mod places;
 mod programs;

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use crate::build::function_naming::FunctionNaming;
 use crate::build::image::Created;
+use crate::build::BuildError;
 use crate::cli::args::BuildArgs;
 use crate::cli::error::CommandError;
 use crate::cli::output::print_line;
@@ -10,10 +12,25 @@ use crate::cli::progress::Narrator;
 use crate::cli::report::Report;
 use crate::cli::session::Session;
 use crate::cli::table::short;
-use crate::ops::{self, BuildRequest};
+use crate::ops::{self, BuildRequest, FunctionIds};
 use crate::policy::Bytes;
 use crate::python::resolve::LOCK_AGE;
 use crate::sys;
+
+/// How the platform names the image, when the arguments say which function it is.
+fn function_naming(session: &Session, args: &BuildArgs) -> Result<Option<FunctionNaming>, CommandError> {
+    let (Some(function), Some(user), Some(version)) = (&args.function, &args.user, &args.function_version) else {
+        return Ok(None);
+    };
+    let ids = FunctionIds {
+        function: function.clone(),
+        user: user.clone(),
+        version: version.clone(),
+        commit: args.commit.clone(),
+    };
+    let naming = ops::function_naming(&session.config, ids).map_err(BuildError::from)?;
+    Ok(Some(naming))
+}
 
 /// Builds an image and prints the digest of its manifest.
 pub(super) fn build(session: &Session, args: &BuildArgs, report: Option<&Report>) -> Result<u8, CommandError> {
@@ -22,6 +39,7 @@ pub(super) fn build(session: &Session, args: &BuildArgs, report: Option<&Report>
     let request = BuildRequest {
         directory: args.dir.clone(),
         tag: args.tag.clone(),
+        naming: function_naming(session, args)?,
         base: args.base.clone(),
         python: args.python.clone(),
         labels: args.labels.clone(),
