@@ -5,7 +5,7 @@ use std::str::FromStr;
 use super::function_name::{Field, FunctionName, NamingError};
 use super::template::{refuse, split, Piece};
 
-/// Further tags of an image that a [`Template`] names, such as `latest`, `v{version}` or `sha-{commit}`.
+/// Further tags of an image that a [`Template`](super::Template) names, such as `latest`, `v{version}` or `sha-{commit}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TagTemplate {
     pieces: Vec<Piece>,
@@ -16,7 +16,7 @@ impl TagTemplate {
     ///
     /// # Errors
     ///
-    /// [`NamingError::Value`], as [`Template::name`].
+    /// [`NamingError::Value`], as [`Template::name`](super::Template::name).
     pub fn tag(&self, function: &FunctionName) -> Result<Option<String>, NamingError> {
         let mut tag = String::new();
         for piece in &self.pieces {
