@@ -147,8 +147,9 @@ pub(super) enum StoreCommand {
         reference: Reference,
         /// HOST/REPOSITORY[:TAG], oci:DIR[:TAG] or oci-archive:FILE[:NAME] [default: the registry that the image's name is of]
         destination: Option<Place>,
-        #[command(flatten)]
-        moving: MovingArgs,
+        /// Write a JSON report
+        #[arg(long, value_name = "FILE", value_parser = outlet())]
+        report: Option<PathBuf>,
     },
     /// Copy an image between the store, registries, image layouts and archives
     Copy {
@@ -207,9 +208,8 @@ impl StoreCommand {
         match self {
             Self::Build(args) => args.report.as_deref(),
             Self::Base(BaseCommand::Build(args)) => args.report.as_deref(),
-            Self::Pull { moving, .. } | Self::Push { moving, .. } | Self::Copy { moving, .. } => {
-                moving.report.as_deref()
-            }
+            Self::Push { report, .. } => report.as_deref(),
+            Self::Pull { moving, .. } | Self::Copy { moving, .. } => moving.report.as_deref(),
             Self::Base(BaseCommand::Ls { .. })
             | Self::Login { .. }
             | Self::Registries { .. }
@@ -222,7 +222,7 @@ impl StoreCommand {
     }
 }
 
-/// The options of a command that moves an image.
+/// The options of a command that fetches an image.
 #[derive(Debug, Args)]
 pub(super) struct MovingArgs {
     /// Ask the registry that is named and no other, whatever becomes of it

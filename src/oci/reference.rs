@@ -105,7 +105,7 @@ impl Reference {
         }
     }
 
-    /// The same image name with another tag, and without a digest.
+    /// This name with `tag` in place of its tag, and without a digest.
     ///
     /// # Errors
     ///

@@ -43,8 +43,8 @@ pub(super) fn dispatch(globals: &Globals, command: &StoreCommand, report: Option
         StoreCommand::Push {
             reference,
             destination,
-            moving,
-        } => moving::push(&session, reference, destination.as_ref(), &Moving::new(moving, report)),
+            report: _,
+        } => moving::push(&session, reference, destination.as_ref(), &Moving::of_own(report)),
         StoreCommand::Copy {
             source,
             destination,

@@ -36,6 +36,12 @@ impl<'a> Moving<'a> {
         Self { failover, report }
     }
 
+    /// The image is one of the store, which no registry is asked for.
+    pub(super) fn of_own(report: Option<&'a Report>) -> Self {
+        let failover = Failover::Allowed;
+        Self { failover, report }
+    }
+
     /// Does `work`, says how it went in the report and in the journal, and prints the digest.
     fn carry_out(
         &self,
