@@ -18,7 +18,9 @@ impl Source for Store {
     fn open_at(&self, blob: &Descriptor, from: u64) -> Result<Box<dyn Read + '_>, TransferError> {
         let mut file = self.blobs().open(&blob.digest)?;
         let path = self.blobs().path(&blob.digest);
-        file.seek(SeekFrom::Start(from)).map_err(io_error("read", &path))?;
+        if from > 0 {
+            file.seek(SeekFrom::Start(from)).map_err(io_error("read", &path))?;
+        }
         Ok(Box::new(file))
     }
 

@@ -272,7 +272,7 @@ fn unknown_configuration_is_refused_with_file_and_line() {
 fn a_section_of_the_configuration_that_would_do_nothing_is_refused_by_name_and_line() {
     let gantry = Gantry::new();
     let config = gantry.home.join("config.toml");
-    for section in ["[cache]\nmax_bytes = \"40GB\"\n", "[naming]\n"] {
+    for section in ["[cache]\nmax_bytes = \"40GB\"\n", "[cache]\n"] {
         fs::write(&config, format!("# limits\n{section}")).unwrap();
         let done = gantry.gantry(["--config", config.to_str().unwrap(), "images", "ls"]);
         assert_eq!(done.code, 2, "{}", done.stderr);
@@ -381,7 +381,10 @@ fn a_full_disk_names_the_way_out_and_leaves_nothing() {
     assert_eq!((done.code, done.stdout.as_str()), (1, ""), "{}", done.stderr);
     assert!(
         (done.stderr.contains("no space") || done.stderr.contains("No space"))
-            && done.stderr.contains("hint: `gantry cache gc`")
+            && done.stderr.contains("hint: the disk of the store, ")
+            && done
+                .stderr
+                .contains(" free, and this needs more; `gantry cache gc` removes")
             && done.stderr.contains("`gantry cache gc --all`"),
         "{}",
         done.stderr
