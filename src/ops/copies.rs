@@ -124,30 +124,27 @@ fn copy_to(transport: &Transport<'_>, source: &Place, target: Target<'_>) -> Res
         Target::Store(None) | Target::Place(_) => {}
     }
     let store = transport.store;
+    let copy_found = |from: &dyn Source, image: &Descriptor, name: Option<&str>| {
+        let found = Found {
+            transport,
+            from,
+            image,
+            name,
+        };
+        found.copy(target, || own_name(source, name))
+    };
     match source {
         Place::Image(Reference::Layout { dir, tag }) => {
             let from = Layout::new(store, dir);
             let found = from.find(tag.as_deref())?;
             let name = tag.as_deref().or(name_of(&found));
-            let from = Found {
-                transport,
-                from: &from,
-                image: &found,
-                name,
-            };
-            from.copy(target, || own_name(source, name))
+            copy_found(&from, &found, name)
         }
         Place::Archive { file, name } => {
             let archive = open_archive(store, file)?;
             let found = archive.find(name.as_deref()).map_err(|error| in_archive(file, error))?;
             let name = name.as_deref().or(name_of(&found));
-            let from = Found {
-                transport,
-                from: &archive,
-                image: &found,
-                name,
-            };
-            from.copy(target, || own_name(source, name))
+            copy_found(&archive, &found, name)
         }
         Place::Image(reference @ Reference::Registry { .. }) => from_registry(transport, reference, target),
         Place::Image(reference @ (Reference::Local { .. } | Reference::Digest { .. })) => {

@@ -276,6 +276,15 @@ mod tests {
         poll(&mut events, Some(&now)).unwrap() > 0
     }
 
+    /// The run's time is over, and that of its results after `more`; and how long it was to take.
+    fn told_to_end(more: Duration) -> (Signals, Duration) {
+        let mut signals = Signals::ignored();
+        let (of, run) = (Duration::from_secs(1), Instant::now());
+        let taking = run + more;
+        signals.end_by(Deadline { of, run, taking }).unwrap();
+        (signals, of)
+    }
+
     #[test]
     fn a_deadline_is_told_once_and_is_not_waited_for_again() {
         let mut signals = Signals::ignored();
@@ -297,15 +306,7 @@ mod tests {
 
     #[test]
     fn a_deadline_that_was_told_ends_the_taking_of_results_as_well() {
-        let mut signals = Signals::ignored();
-        let (of, now) = (Duration::from_secs(1), Instant::now());
-        signals
-            .end_by(Deadline {
-                of,
-                run: now,
-                taking: now,
-            })
-            .unwrap();
+        let (signals, of) = told_to_end(Duration::ZERO);
         assert_eq!(signals.take(), Some(Stop::Deadline { of }));
         assert_eq!(signals.take(), None);
         for _ in 0..2 {
@@ -315,30 +316,13 @@ mod tests {
 
     #[test]
     fn results_of_a_workload_that_ended_by_itself_have_as_much_time_as_those_of_one_that_was_ended() {
-        let mut signals = Signals::ignored();
-        let (of, now) = (Duration::from_secs(1), Instant::now());
-        let long = Duration::from_secs(60);
-        signals
-            .end_by(Deadline {
-                of,
-                run: now,
-                taking: now + long,
-            })
-            .unwrap();
+        let (signals, _) = told_to_end(Duration::from_secs(60));
         assert_eq!(signals.take_while_taking(), None);
     }
 
     #[test]
     fn a_deadline_that_is_over_strikes_at_once() {
-        let mut signals = Signals::ignored();
-        let (of, now) = (Duration::from_secs(1), Instant::now());
-        signals
-            .end_by(Deadline {
-                of,
-                run: now,
-                taking: now,
-            })
-            .unwrap();
+        let (signals, _) = told_to_end(Duration::ZERO);
         let stop = signals.wait(Duration::from_secs(60)).unwrap();
         assert!(matches!(stop, Some(Stop::Deadline { .. })));
     }
