@@ -117,6 +117,8 @@ pub(crate) struct Wire {
     /// By the proxies of the environment, and past them. Each is made at its first call: reading the certificates of the
     /// system takes some milliseconds.
     clients: Arc<[OnceLock<Http>; 2]>,
+    /// Held while one is made: those that need it at once wait for it instead of making their own.
+    making: Arc<Mutex<()>>,
     patience: WirePatience,
     pinned: Arc<Pinned>,
     /// Whether calls to an address go through a proxy, which then looks up names by itself.
@@ -134,6 +136,7 @@ impl Wire {
     pub(crate) fn new(patience: WirePatience, is_proxied: fn(&str) -> bool) -> Self {
         Self {
             clients: Arc::default(),
+            making: Arc::default(),
             patience,
             pinned: Arc::default(),
             is_proxied,
@@ -145,6 +148,10 @@ impl Wire {
         let is_here = url.host_str().is_some_and(is_loopback);
         let [proxied, direct] = &*self.clients;
         let place = if is_here { direct } else { proxied };
+        if let Some(client) = place.get() {
+            return Ok(client);
+        }
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = place.get() {
             return Ok(client);
         }
