@@ -46,7 +46,11 @@ pub fn copy_image(
         // The longest first: what is begun last is over soon.
         layers.sort_by_key(|layer| std::cmp::Reverse(layer.size));
     }
-    pool::each(at_once, &layers, |layer, _| copy_layer(from, layer, to, &tally))?;
+    let blobs: Vec<Option<&Descriptor>> = [None].into_iter().chain(layers.into_iter().map(Some)).collect();
+    pool::each(at_once, &blobs, |blob, _| match blob {
+        Some(layer) => copy_layer(from, layer, to, &tally),
+        None => to.put_config(&image),
+    })?;
     to.finish(&image, name)?;
     Ok(image.descriptor.digest)
 }

@@ -131,6 +131,15 @@ pub trait Destination: Send + Sync {
     /// Either side's, each with its own place.
     fn put(&self, layer: &Descriptor, incoming: &mut Incoming<'_>) -> Result<(), TransferError>;
 
+    /// Writes the configuration beside the layers, where that saves time; elsewhere [`Self::finish`] writes it.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    fn put_config(&self, _image: &Documents) -> Result<(), TransferError> {
+        Ok(())
+    }
+
     /// Writes configuration and manifest, in this order: once the manifest is there, everything it names is. Then the
     /// image is called `name` there, if that is given and the place keeps names.
     ///

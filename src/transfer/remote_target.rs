@@ -438,12 +438,16 @@ impl Destination for RemoteTarget<'_> {
         self.upload(layer, upload, &mut poured)
     }
 
-    fn finish(&self, image: &Documents, _: Option<&str>) -> Result<(), TransferError> {
+    fn put_config(&self, image: &Documents) -> Result<(), TransferError> {
         let config = &image.manifest.config;
-        if !self.ask(|| Contents::of(&self.repository).has_blob(config))? {
-            let upload = self.ask(|| Pushes::to(&self.repository).begin_upload())?;
-            self.upload(config, upload, &mut Held(&image.config_raw))?;
+        if self.ask(|| Contents::of(&self.repository).has_blob(config))? {
+            return Ok(());
         }
+        let upload = self.ask(|| Pushes::to(&self.repository).begin_upload())?;
+        self.upload(config, upload, &mut Held(&image.config_raw))
+    }
+
+    fn finish(&self, image: &Documents, _: Option<&str>) -> Result<(), TransferError> {
         self.check_tag(image)?;
         let digest = image.descriptor.digest.to_string();
         let reference = self.tag.as_deref().unwrap_or(&digest);
