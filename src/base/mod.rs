@@ -32,7 +32,8 @@ pub(crate) use loader_layer::ensure_loader_layer;
 pub(crate) use relock::RelockError;
 pub(crate) use system::read_fuzzed_script;
 pub(crate) use system::{
-    check_allowed, ensure_system, Shipped, SystemError, SystemLayer, SystemRequest, SystemWish, FILE as SYSTEM_FILE,
+    check_allowed, ensure_system, warn_of_mistaken, Shipped, SystemError, SystemLayer, SystemRequest, SystemWish,
+    FILE as SYSTEM_FILE,
 };
 pub use system::{Allowed, SystemPackage};
 

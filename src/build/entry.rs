@@ -3,12 +3,16 @@
 /// The platform's entry point.
 pub(crate) const ENTRY_POINT: &str = "user_function.py";
 
-/// A warning for an entry point that only defines things: `python user_function.py` would end at once, without a word and
-/// without an error. None for one that does something, or that is read here as if it did.
+/// A warning for an entry point that only defines things, or is empty: `python user_function.py` would end at once, without
+/// a word and without an error. None for one that does something, or that is read here as if it did.
 pub(super) fn warn_of_idle(source: &[u8]) -> Option<String> {
     let source = std::str::from_utf8(source).ok()?;
+    let statements = top_level(source);
+    if statements.iter().all(|line| line.starts_with('#')) {
+        return Some(format!("{ENTRY_POINT} is empty: a run of it ends at once"));
+    }
     let mut first = None;
-    for line in top_level(source) {
+    for line in statements {
         let mut words = line.split(|c: char| !(c.is_alphanumeric() || c == '_'));
         let name = match (words.next()?, words.next()) {
             ("def", name) => name,
@@ -36,7 +40,7 @@ const KEYWORDS: [&str; 12] = [
 ];
 
 /// The lines that begin a statement of the module: not indented, and not inside brackets or a string of several lines.
-fn top_level(source: &str) -> Vec<&str> {
+pub(super) fn top_level(source: &str) -> Vec<&str> {
     let mut lines = Vec::new();
     let mut depth = 0_i64;
     let mut quote: Option<&str> = None;
@@ -89,12 +93,15 @@ mod tests {
             let warning = warn_of_idle(source.as_bytes()).unwrap();
             assert!(warning.contains("defines main but"), "{warning}");
         }
+        for source in ["", "\n  \n", "# what it will do\n"] {
+            let warning = warn_of_idle(source.as_bytes()).unwrap();
+            assert!(warning.contains("is empty"), "{warning}");
+        }
     }
 
     #[test]
     fn whatever_may_do_something_is_left_in_peace() {
         for source in [
-            "",
             "print(1)\n",
             "import a\n",
             "X = 1\n",

@@ -12,6 +12,7 @@ mod entry;
 pub(crate) mod function;
 pub(crate) mod function_naming;
 pub(crate) mod image;
+pub(crate) mod imports;
 mod left_out;
 mod links;
 pub(crate) mod parts;

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::base::{Allowed, BaseSettings, SystemPackage, SystemWish};
+use crate::base::{warn_of_mistaken, Allowed, BaseSettings, SystemPackage, SystemWish};
 use crate::build::function::Function;
 use crate::build::function_naming::FunctionNaming;
 use crate::build::image::{check_size, ensure_image, large_image, Created, ImageSettings};
 use crate::build::parts::{ensure_parts, ensure_parts_bytecode, interpreter_of, pythons, Wanted};
-use crate::build::{code, secrets, BuildError};
+use crate::build::{code, imports, secrets, BuildError};
 use crate::oci::{Digest, Reference};
 use crate::policy::{Baseline, Promise};
 use crate::progress::{timed, Progress, Recorder};
@@ -122,6 +122,9 @@ pub fn build(
     )?;
     let requirements = function.requirements(request.origin, &pythons)?;
     let system_wish = function.system_wish()?;
+    if let Some(warning) = warn_of_mistaken(|path| function.find_file(path).is_some()) {
+        progress.warn(&warning);
+    }
     for path in secrets::allowed_in_vain(&function, &request.allow_files) {
         progress.warn(&format!(
             "--allow-file {path}: the function has no such file (a path inside its directory, no pattern)"
@@ -147,6 +150,8 @@ pub fn build(
     if let (false, Some(warning)) = (parts.is_large, large_image(&layers)) {
         progress.warn(&warning);
     }
+    let trees: Vec<_> = layers.iter().map(|layer| store.trees().path(&layer.diff_id)).collect();
+    imports::warn_of_missing(&function, &trees, progress);
     let settings = ImageSettings {
         env: parts.base.env,
         labels: parts.base.labels.into_iter().chain(request.labels()).collect(),

@@ -71,3 +71,21 @@ fn a_function_that_only_defines_things_is_warned_of() {
     let done = gantry.gantry(["build", dir.path().to_str().unwrap(), "--tag", "busy:1"]);
     assert!(!done.stderr.contains("calls nothing"), "{}", done.stderr);
 }
+
+#[test]
+fn what_a_function_imports_and_nothing_has_is_warned_of() {
+    let gantry = Gantry::with_downloads();
+    let source = "import json, sklearn\nimport helper\ntry:\n    import nothing\nexcept ImportError:\n    pass\nimport six\nprint(1)\n";
+    let dir = function(source, Some("six\n"));
+    std::fs::write(dir.path().join("helper.py"), "").unwrap();
+    std::fs::write(dir.path().join("package.txt"), "libgl1\n").unwrap();
+    let done = gantry.gantry(["build", dir.path().to_str().unwrap(), "--tag", "missing:1"]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    for warning in [
+        "user_function.py imports sklearn, which nothing in the image has",
+        "such as scikit-learn",
+        "package.txt is not read: Debian packages are listed in packages.txt",
+    ] {
+        assert!(done.stderr.contains(warning), "{warning}: {}", done.stderr);
+    }
+}

@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use error::SystemError;
 pub(crate) use maintainer::read_fuzzed_script;
 pub(crate) use shipped::Shipped;
-pub(crate) use wish::{SystemWish, FILE};
+pub(crate) use wish::{warn_of_mistaken, SystemWish, FILE};
 
 use super::debian::{LockedDeb, Mirrors};
 use super::packages::{address_of, is_gone};

@@ -5,12 +5,20 @@ use crate::base::debian::is_package_name;
 
 /// The file in the function.
 pub(crate) const FILE: &str = "packages.txt";
+/// Files that people mean to be it, or that other platforms read instead.
+const MISTAKEN: [&str; 5] = ["package.txt", "Packages.txt", "packages.txt.txt", "apt.txt", "Aptfile"];
 /// Bytes of the file: every package that is allowed by default, each with a comment, takes a tenth.
 const MAX_FILE: usize = 64 << 10;
 /// Packages; what they need comes on top.
 const MOST: usize = 200;
 /// Characters of a line that are shown.
 const SHOWN: usize = 60;
+
+/// A warning for a function that has another file where this one is meant; `has` says whether it has a file.
+pub(crate) fn warn_of_mistaken(has: impl Fn(&str) -> bool) -> Option<String> {
+    let mistaken = MISTAKEN.into_iter().find(|name| !has(FILE) && has(name))?;
+    Some(format!("{mistaken} is not read: Debian packages are listed in {FILE}"))
+}
 
 /// The packages that a function asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -77,6 +85,17 @@ fn why_not(line: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_name_of_the_file_is_warned_of() {
+        let warning = warn_of_mistaken(|name| name == "package.txt").unwrap();
+        assert_eq!(
+            warning,
+            "package.txt is not read: Debian packages are listed in packages.txt"
+        );
+        assert_eq!(warn_of_mistaken(|name| [FILE, "apt.txt"].contains(&name)), None);
+        assert_eq!(warn_of_mistaken(|_| false), None);
+    }
 
     fn refused(text: &[u8]) -> (usize, String) {
         match SystemWish::read(text) {
