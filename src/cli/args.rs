@@ -11,7 +11,8 @@ use std::time::Duration;
 use clap::builder::{NonEmptyStringValueParser, PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::outlet::checked;
+use super::moving_args::{CopyArgs, MovingArgs};
+use super::outlet::outlet;
 use crate::oci::{archive_file, Place, Reference};
 use crate::ops::Source;
 use crate::policy::{
@@ -152,14 +153,7 @@ pub(super) enum StoreCommand {
         report: Option<PathBuf>,
     },
     /// Copy an image between the store, registries, image layouts and archives
-    Copy {
-        /// NAME[:TAG], HOST/REPOSITORY[:TAG][@DIGEST], oci:DIR[:TAG] or oci-archive:FILE[:NAME]
-        source: Place,
-        /// As the source; a NAME names the image in the store
-        destination: Place,
-        #[command(flatten)]
-        moving: MovingArgs,
-    },
+    Copy(CopyArgs),
     /// Try a password at a registry and keep it where docker keeps it; the password comes from standard input
     Login {
         /// Its host, as it begins the names of its images
@@ -180,7 +174,7 @@ pub(super) enum StoreCommand {
         #[arg(value_parser = PathBufValueParser::new().try_map(archive_file))]
         file: PathBuf,
     },
-    /// Read the images of an OCI archive into the store
+    /// Read the images of an archive into the store: of `gantry save`, `podman save` or `docker save`
     Load {
         /// The archive; - for standard input
         #[arg(value_parser = PathBufValueParser::new().try_map(archive_file))]
@@ -209,7 +203,7 @@ impl StoreCommand {
             Self::Build(args) => args.report.as_deref(),
             Self::Base(BaseCommand::Build(args)) => args.report.as_deref(),
             Self::Push { report, .. } => report.as_deref(),
-            Self::Pull { moving, .. } | Self::Copy { moving, .. } => moving.report.as_deref(),
+            Self::Pull { moving, .. } | Self::Copy(CopyArgs { moving, .. }) => moving.report.as_deref(),
             Self::Base(BaseCommand::Ls { .. })
             | Self::Login { .. }
             | Self::Registries { .. }
@@ -220,17 +214,6 @@ impl StoreCommand {
             | Self::Doctor(_) => None,
         }
     }
-}
-
-/// The options of a command that fetches an image.
-#[derive(Debug, Args)]
-pub(super) struct MovingArgs {
-    /// Ask the registry that is named and no other, whatever becomes of it
-    #[arg(long)]
-    pub no_failover: bool,
-    /// Write a JSON report
-    #[arg(long, value_name = "FILE", value_parser = outlet())]
-    pub report: Option<PathBuf>,
 }
 
 /// The commands about the configuration; none opens the store.
@@ -406,11 +389,6 @@ pub(super) struct RunArgs {
     /// Arguments for the image's command; `--` before them only if the first begins with -
     #[arg(last = true, value_name = "ARG")]
     pub args: Vec<String>,
-}
-
-/// Takes a path, or what stands for a descriptor.
-fn outlet() -> impl TypedValueParser<Value = PathBuf> {
-    PathBufValueParser::new().try_map(|path| checked(&path).map(|()| path))
 }
 
 macro_rules! limit_args {

@@ -10,6 +10,7 @@ mod escape;
 mod heartbeat;
 mod hint;
 mod mistake;
+mod moving_args;
 mod outlet;
 mod output;
 mod progress;

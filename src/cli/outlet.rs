@@ -3,8 +3,9 @@
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use rustix::fs::{fcntl_getfl, OFlags};
 
 use crate::sys::process::duplicate;
@@ -38,6 +39,11 @@ impl<'a> Outlet<'a> {
     pub(super) fn is_standard_output(self) -> bool {
         self == Self::Descriptor(STANDARD_OUTPUT)
     }
+}
+
+/// Takes a path, or what stands for a descriptor.
+pub(super) fn outlet() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| checked(&path).map(|()| path))
 }
 
 /// Takes `path` as an option's value: what begins as a descriptor and is none would be a file that nobody looks for.

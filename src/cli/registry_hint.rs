@@ -22,6 +22,9 @@ pub(super) fn of_transfer(error: &TransferError) -> Option<&'static str> {
         | TransferError::Entry { .. }
         | TransferError::TooMany { .. }
         | TransferError::Missing { .. }
+        | TransferError::ArchivedLayer { .. }
+        | TransferError::Referrers { .. }
+        | TransferError::Contended { .. }
         | TransferError::Store(_) => None,
     }
 }

@@ -65,6 +65,9 @@ pub struct Descriptor {
     /// Free-form notes, in key order.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// In an index: what sort of artifact it is, when it is no image.
+    #[serde(rename = "artifactType", default, skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
     /// In an index: which machine the manifest is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
@@ -93,6 +96,7 @@ impl Descriptor {
             digest,
             size,
             annotations: BTreeMap::new(),
+            artifact_type: None,
             platform: None,
             urls: Vec::new(),
             data: None,

@@ -85,6 +85,13 @@ macro_rules! digest_type {
 digest_type!(Digest);
 digest_type!(DiffId);
 
+impl DiffId {
+    /// Of a layer that is not compressed: what is shipped is what it unpacks to.
+    pub fn of_plain(layer: &Digest) -> Self {
+        Self(layer.0)
+    }
+}
+
 fn parse(text: &str) -> Option<[u8; 32]> {
     let hex = text.strip_prefix("sha256:")?.as_bytes();
     if hex.len() != 64 {

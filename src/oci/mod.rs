@@ -2,10 +2,12 @@
 //!
 //! Everything here is an immutable value; parsing validates, printing is the inverse of parsing.
 
+mod artifact;
 mod compression;
 mod config_body;
 mod descriptor;
 mod digest;
+mod docker_archive;
 mod document;
 mod function_name;
 mod location;
@@ -15,10 +17,14 @@ mod shared_index;
 mod tag_template;
 mod template;
 
+pub use artifact::{
+    companion_tags, fallback_tag, is_companion_tag, listed, parse_artifact, parse_referrers, with_referrers, Artifact,
+};
 pub use compression::Compression;
 pub use config_body::ImageConfigBody;
 pub use descriptor::{media_type, Descriptor, REF_NAME};
 pub use digest::{DiffId, Digest, Hashed, Hasher, ParseDigestError};
+pub use docker_archive::{parse_docker_archive, DockerImage};
 pub use document::{to_canonical_json, ParseImageError, MAX_DOCUMENT_BYTES};
 pub use function_name::{Field, FunctionName, NamingError};
 pub use location::{archive_file, Place};

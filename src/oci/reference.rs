@@ -206,7 +206,7 @@ pub(super) fn foreign_transport(text: &str) -> Option<&'static str> {
     let (transport, rest) = text.split_once(':').unwrap_or((text, ""));
     match transport {
         "docker-archive" => Some(
-            "docker-archive: is not read or written by gantry, which knows NAME[:TAG], oci:DIR[:TAG] and oci-archive:FILE[:NAME]; `skopeo copy docker-archive:FILE oci-archive:NEW` converts one",
+            "docker-archive: is no place that gantry knows, which are NAME[:TAG], oci:DIR[:TAG] and oci-archive:FILE[:NAME]; `gantry load FILE` reads an archive of `docker save` or `podman save`",
         ),
         "docker" if rest.starts_with("//") => {
             Some("docker:// is how other tools name a registry; gantry knows NAME[:TAG], HOST/REPOSITORY[:TAG], oci:DIR[:TAG] and oci-archive:FILE[:NAME]")

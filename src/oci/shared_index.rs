@@ -20,7 +20,7 @@ const MANIFESTS: &str = "manifests";
 /// Returns the index `raw`, or a new one, with `entry` at its end.
 ///
 /// An entry of the same name is replaced. An entry without a name replaces one that says nothing but type, digest and size:
-/// that is what the last copy without a name left.
+/// that is what the last copy without a name left. An artifact without a name replaces itself.
 ///
 /// # Errors
 ///
@@ -45,10 +45,9 @@ pub fn put_in_index(raw: Option<&[u8]>, entry: &Descriptor) -> Result<Vec<u8>, P
         Some(text) => serde_json::from_str(text).map_err(json)?,
         None => Vec::new(),
     };
-    let name = entry.annotations.get(REF_NAME).map(String::as_str);
     let mut kept = Vec::new();
     for other in manifests.drain(..) {
-        if !is_replaced(other.get(), name).map_err(json)? {
+        if !is_replaced(other.get(), entry).map_err(json)? {
             kept.push(other);
         }
     }
@@ -70,17 +69,22 @@ pub fn put_in_index(raw: Option<&[u8]>, entry: &Descriptor) -> Result<Vec<u8>, P
     Ok(out)
 }
 
-/// Whether a new entry called `name` takes the place of the entry `text`.
-fn is_replaced(text: &str, name: Option<&str>) -> Result<bool, serde_json::Error> {
+/// Whether `entry` takes the place of the entry `text`.
+fn is_replaced(text: &str, entry: &Descriptor) -> Result<bool, serde_json::Error> {
     #[derive(Deserialize)]
     struct Named {
+        digest: Option<String>,
         #[serde(default)]
         annotations: BTreeMap<String, serde_json::Value>,
     }
-    let Named { annotations } = serde_json::from_str(text)?;
+    let Named { digest, annotations } = serde_json::from_str(text)?;
+    let name = entry.annotations.get(REF_NAME).map(String::as_str);
     let other = annotations.get(REF_NAME).and_then(serde_json::Value::as_str);
     if name.is_some() {
         return Ok(other == name);
+    }
+    if entry.artifact_type.is_some() {
+        return Ok(other.is_none() && digest.as_deref() == Some(&*entry.digest.to_string()));
     }
     let keys: BTreeMap<String, IgnoredAny> = serde_json::from_str(text)?;
     Ok(keys

@@ -15,8 +15,8 @@ use crate::progress::{Progress, Silent};
 use crate::store::{check_name, Store};
 use crate::sys::replace::Replacement;
 use crate::transfer::{
-    copy_image, ensure_copied, name_of, ArchiveSource, ArchiveTarget, Attempt, Destination, Failover, Layout, Reach,
-    Registries, Remote, RemoteTarget, Source, TransferError,
+    copy_image, copy_image_with, ensure_copied, name_of, ArchiveSource, ArchiveTarget, Attempt, Companions,
+    Destination, Failover, Layout, Nearby, Reach, Registries, Remote, RemoteTarget, Source, TransferError,
 };
 
 /// What images move with.
@@ -27,6 +27,8 @@ pub struct Transport<'a> {
     pub registries: &'a Registries,
     /// Who is told.
     pub progress: &'a dyn Progress,
+    /// What becomes of what refers to an image that is copied between places outside the store, which keeps none of it.
+    pub companions: Companions,
     attempts: Mutex<Vec<Attempt>>,
 }
 
@@ -37,6 +39,7 @@ impl<'a> Transport<'a> {
             store,
             registries,
             progress,
+            companions: Companions::Along,
             attempts: Mutex::default(),
         }
     }
@@ -171,9 +174,17 @@ fn from_registry(transport: &Transport<'_>, reference: &Reference, target: Targe
     progress.step("Pulling", &reference.to_string());
     let name = reference.digest().is_none().then(|| reference.with_tag());
     let copied = remote.find().map_err(ImagesError::from).and_then(|image| {
+        let nearby = Nearby { store, remote: &remote };
+        // What comes into the store is fetched by it; what goes past it need not come from far.
+        let from: &dyn Source = match target {
+            Target::Place(
+                Place::Image(Reference::Registry { .. } | Reference::Layout { .. }) | Place::Archive { .. },
+            ) => &nearby,
+            Target::Place(_) | Target::Store(_) => &remote,
+        };
         let from = Found {
             transport,
-            from: &remote,
+            from,
             image: &image,
             name: name.as_deref(),
         };
@@ -232,18 +243,18 @@ impl Found<'_> {
         let name = match target {
             Target::Place(Place::Image(Reference::Layout { dir, tag })) => {
                 let to = Layout::new(store, dir);
-                let copied = copy_image(self.from, self.image, &to, tag.as_deref(), progress)?;
+                let copied = self.send(&to, tag.as_deref())?;
                 return Ok(elsewhere(copied));
             }
             Target::Place(Place::Archive { file, name }) => {
                 let name = name.as_deref().or(self.name);
-                let copy = |to: &dyn Destination| Ok(copy_image(self.from, self.image, to, name, progress)?);
+                let copy = |to: &dyn Destination| Ok(self.send(to, name)?);
                 return write_archive(store, file, copy).map(elsewhere);
             }
             Target::Place(Place::Image(reference @ Reference::Registry { .. })) => {
                 let to = RemoteTarget::new(store, registries, reference, progress)?;
                 progress.step("Pushing", &reference.to_string());
-                let copied = copy_image(self.from, self.image, &to, None, progress);
+                let copied = self.send(&to, None);
                 self.transport.note(to.attempts());
                 return Ok(elsewhere(copied?));
             }
@@ -256,6 +267,14 @@ impl Found<'_> {
             Reach::Away => ensure_copied(store, self.from, self.image, progress)?.digest,
         };
         keep(store, &digest, &name)
+    }
+
+    /// Copies it out of the store or past it.
+    fn send(&self, to: &dyn Destination, name: Option<&str>) -> Result<Digest, TransferError> {
+        let Transport {
+            companions, progress, ..
+        } = *self.transport;
+        copy_image_with(companions, self.from, self.image, to, name, progress)
     }
 }
 

@@ -21,12 +21,6 @@ const ACCEPT: [&str; 4] = [
     media_type::DOCKER_MANIFEST,
     media_type::DOCKER_INDEX,
 ];
-/// A page of tags: names of 128 characters, a thousand and more of them.
-const MAX_PAGE: u64 = 1 << 20;
-/// Pages that are read. Tags are listed for people.
-const MAX_PAGES: usize = 5;
-/// Tags of one page. Some registries refuse more.
-const PAGE: usize = 1000;
 
 /// What a name means in a registry.
 #[derive(Debug)]
@@ -115,9 +109,19 @@ impl<'a> Contents<'a> {
         Ok((name, raw))
     }
 
+    /// The document that `tag` means now, if it means anything.
+    pub(crate) fn find_document(self, tag: &str) -> Result<Option<Vec<u8>>, RegistryError> {
+        let asked = self.asked("fetch manifest", &format!("manifests/{tag}"));
+        match self.document(&asked) {
+            Ok((_, raw)) => Ok(Some(raw)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     fn document(self, asked: &Asked<'_>) -> Result<(String, Vec<u8>), RegistryError> {
         let mut answer = self.repository.exchange(asked, &mut |url| call(Verb::Get, url))?;
-        let raw = self.bounded(asked, &mut answer, MAX_DOCUMENT_BYTES)?;
+        let raw = bounded(asked, &mut answer, MAX_DOCUMENT_BYTES)?;
         let said = content_type(&answer).filter(|name| is_document(name));
         let name = said.unwrap_or_else(|| document_type(&raw));
         Ok((name, raw))
@@ -205,46 +209,18 @@ impl<'a> Contents<'a> {
         }
     }
 
-    /// The digest that `tag` means now, if it means anything.
-    pub(crate) fn digest_of(self, tag: &str) -> Result<Option<Digest>, RegistryError> {
+    /// What `tag` means now, if it means anything.
+    pub(crate) fn find(self, tag: &str) -> Result<Option<Descriptor>, RegistryError> {
         match self.resolve(tag) {
-            Ok(Found::Said(descriptor) | Found::Read(descriptor, _)) => Ok(Some(descriptor.digest)),
+            Ok(Found::Said(descriptor) | Found::Read(descriptor, _)) => Ok(Some(descriptor)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// The tags of the repository, sorted: all of them, or as many as some pages hold.
-    pub(crate) fn tags(self) -> Result<Vec<String>, RegistryError> {
-        #[derive(Deserialize)]
-        struct Page {
-            tags: Option<Vec<String>>,
-        }
-        let mut asked = self.asked("list tags of", "tags/list");
-        asked.url.set_query(Some(&format!("n={PAGE}")));
-        let mut tags: Vec<String> = Vec::new();
-        for _ in 0..MAX_PAGES {
-            let mut answer = self.repository.exchange(&asked, &mut |url| Call {
-                headers: Vec::new(),
-                ..call(Verb::Get, url)
-            })?;
-            let raw = self.bounded(&asked, &mut answer, MAX_PAGE)?;
-            let page: Page = serde_json::from_slice(&raw).map_err(|_| {
-                let reason = "the list of tags is no JSON as the specification has it".to_owned();
-                RegistryError::answer(asked.doing, &plain(&asked.url), reason)
-            })?;
-            tags.extend(page.tags.unwrap_or_default());
-            let next = answer.header("link").and_then(next_page);
-            let next = next.and_then(|link| asked.url.join(link).ok());
-            // A page of somewhere else, or the same again, is no page of this list.
-            match next.filter(|next| crate::net::is_same_server(next, &asked.url) && *next != asked.url) {
-                Some(next) => asked.url = next,
-                None => break,
-            }
-        }
-        tags.sort();
-        tags.dedup();
-        Ok(tags)
+    /// The digest that `tag` means now, if it means anything.
+    pub(crate) fn digest_of(self, tag: &str) -> Result<Option<Digest>, RegistryError> {
+        Ok(self.find(tag)?.map(|descriptor| descriptor.digest))
     }
 
     fn asked(self, doing: &'static str, rest: &str) -> Asked<'static> {
@@ -255,39 +231,9 @@ impl<'a> Contents<'a> {
         }
     }
 
-    fn bounded(self, asked: &Asked<'_>, answer: &mut Answer, limit: u64) -> Result<Vec<u8>, RegistryError> {
-        let too_large = || RegistryError::new(asked.doing, &plain(&asked.url), Problem::TooLarge { limit });
-        let said = answer.size();
-        if said.is_some_and(|size| size > limit) {
-            return Err(too_large());
-        }
-        let raw = answer.bytes(limit + 1).map_err(|error| self.broke(asked, &error))?;
-        let got = raw.len() as u64;
-        match said {
-            _ if got > limit => Err(too_large()),
-            Some(size) if size != got => {
-                let early = io::Error::new(
-                    io::ErrorKind::UnexpectedEof,
-                    format!("it ends {} bytes early", size - got),
-                );
-                Err(self.broke(asked, &early))
-            }
-            _ => Ok(raw),
-        }
-    }
-
-    fn broke(self, asked: &Asked<'_>, error: &io::Error) -> RegistryError {
-        self.blob_broke(asked.doing, &asked.url, error)
-    }
-
-    fn blob_broke(self, doing: &'static str, url: &Url, error: &io::Error) -> RegistryError {
-        let failure = failure_of(trouble_of(error));
-        RegistryError::broken(doing, &plain(url), failure, format!("the connection broke: {error}"))
-    }
-
     /// The error of a blob's body that broke off.
     pub(crate) fn broken_blob(self, digest: &Digest, error: &io::Error) -> RegistryError {
-        self.blob_broke("fetch blob", &self.repository.url(&format!("blobs/{digest}")), error)
+        broke("fetch blob", &self.repository.url(&format!("blobs/{digest}")), error)
     }
 
     /// The error of a blob whose bytes are not what they are called.
@@ -295,6 +241,31 @@ impl<'a> Contents<'a> {
         let url = plain(&self.repository.url(&format!("blobs/{digest}")));
         RegistryError::answer("fetch blob", &url, reason)
     }
+}
+
+/// The body of an answer of at most `limit` bytes, all of it.
+pub(super) fn bounded(asked: &Asked<'_>, answer: &mut Answer, limit: u64) -> Result<Vec<u8>, RegistryError> {
+    let too_large = || RegistryError::new(asked.doing, &plain(&asked.url), Problem::TooLarge { limit });
+    let broke = |error: &io::Error| broke(asked.doing, &asked.url, error);
+    let said = answer.size();
+    if said.is_some_and(|size| size > limit) {
+        return Err(too_large());
+    }
+    let raw = answer.bytes(limit + 1).map_err(|error| broke(&error))?;
+    let got = raw.len() as u64;
+    match said {
+        _ if got > limit => Err(too_large()),
+        Some(size) if size != got => {
+            let early = format!("it ends {} bytes early", size - got);
+            Err(broke(&io::Error::new(io::ErrorKind::UnexpectedEof, early)))
+        }
+        _ => Ok(raw),
+    }
+}
+
+fn broke(doing: &'static str, url: &Url, error: &io::Error) -> RegistryError {
+    let failure = failure_of(trouble_of(error));
+    RegistryError::broken(doing, &plain(url), failure, format!("the connection broke: {error}"))
 }
 
 fn call(verb: Verb, url: Url) -> Call {
@@ -341,18 +312,6 @@ fn end_of(range: &str, from: u64, size: u64) -> Option<u64> {
     fits.then_some(end)
 }
 
-/// The address of the next page in a `Link` header (RFC 8288).
-fn next_page(link: &str) -> Option<&str> {
-    let mut links = link
-        .split(',')
-        .filter_map(|link| link.trim().strip_prefix('<')?.split_once('>'));
-    let is_next = |rest: &str| {
-        let mut parameters = rest.split(';').filter_map(|parameter| parameter.trim().split_once('='));
-        parameters.any(|(name, value)| name.eq_ignore_ascii_case("rel") && value.trim_matches('"') == "next")
-    };
-    links.find(|(_, rest)| is_next(rest)).map(|(address, _)| address)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -373,22 +332,6 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(end_of(range, 10, 93), end, "{range}");
-        }
-    }
-
-    #[test]
-    fn the_next_page_is_the_link_that_says_so() {
-        for (link, next) in [
-            (
-                "</v2/x/tags/list?last=b&n=2>; rel=\"next\"",
-                Some("/v2/x/tags/list?last=b&n=2"),
-            ),
-            ("<a>; rel=prev, <b>; title=x; REL=next", Some("b")),
-            ("<a>; rel=\"prev\"", None),
-            ("a; rel=next", None),
-            ("", None),
-        ] {
-            assert_eq!(next_page(link), next, "{link}");
         }
     }
 

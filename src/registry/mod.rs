@@ -6,7 +6,7 @@
 //! token              tokens, each fetched once per process
 //! said               what a registry says of its errors
 //! client             one request: who we are, where it leads, how it failed
-//! fetching, pushing  what is asked of a repository
+//! fetching, pushing, listing  what is asked of a repository
 //! ```
 //!
 //! Everything a registry sends is a stranger's: answers are bounded, digests are those of the bytes that came, credentials
@@ -17,6 +17,7 @@ mod challenge;
 mod client;
 mod error;
 mod fetching;
+mod listing;
 mod login;
 mod pushing;
 mod retry;
@@ -26,6 +27,7 @@ mod token;
 pub(crate) use client::{Access, Registry, RegistryPlace, Repository};
 pub(crate) use error::{LoginError, RegistryError};
 pub(crate) use fetching::{document_type, BlobBody, Contents, Found};
+pub(crate) use listing::Listing;
 pub(crate) use login::{of_pair, read_auth_file, with_login, AuthFile, Login, Said};
 pub(crate) use pushing::{Mounted, Pushes, Upload};
 pub(crate) use retry::{asked_pause, pause, Failure, Step};

@@ -124,13 +124,30 @@ impl<'a> Pushes<'a> {
 
     /// Writes a manifest under a tag, or under its digest.
     pub(crate) fn put_manifest(self, reference: &str, media_type: &str, raw: &[u8]) -> Result<(), RegistryError> {
+        self.put_document(reference, media_type, raw).map(drop)
+    }
+
+    fn put_document(self, reference: &str, media_type: &str, raw: &[u8]) -> Result<Answer, RegistryError> {
         let asked = self.pushed("write manifest", self.repository.url(&format!("manifests/{reference}")));
         let answer = self.repository.exchange(&asked, &mut |url| Call {
             headers: vec![("content-type", media_type.to_owned())],
             payload: Payload::Bytes(raw.to_vec()),
             ..empty(Verb::Put, url)
         })?;
-        self.taken(&asked, &answer, &Digest::of(raw))
+        self.taken(&asked, &answer, &Digest::of(raw))?;
+        Ok(answer)
+    }
+
+    /// Writes a manifest that refers to another one; returns whether the registry says that it lists it there.
+    pub(crate) fn put_referrer(
+        self,
+        reference: &str,
+        media_type: &str,
+        raw: &[u8],
+        subject: &Digest,
+    ) -> Result<bool, RegistryError> {
+        let answer = self.put_document(reference, media_type, raw)?;
+        Ok(answer.header("oci-subject").map(str::trim) == Some(&subject.to_string()))
     }
 
     fn pushed(self, doing: &'static str, url: Url) -> Asked<'static> {

@@ -27,10 +27,7 @@ const STRANGERS: [(&[u8], &str); 5] = [
         b"BZh",
         "it is compressed with bzip2, and gantry reads archives as they are: `bzip2 -dc FILE | gantry load -`",
     ),
-    (
-        b"PK",
-        "it is a zip file; gantry reads OCI archives, which are tar files",
-    ),
+    (b"PK", "it is a zip file; archives of images are tar files"),
 ];
 
 /// Reads the first header and returns the whole stream again; an error says what it is instead.
@@ -58,7 +55,7 @@ fn stranger(first: &[u8]) -> Option<&'static str> {
     }
     let known = STRANGERS.iter().find(|(magic, _)| first.starts_with(magic));
     Some(known.map_or(
-        "it is no tar archive; gantry reads OCI archives, as `gantry save` and `podman save --format oci-archive` write them",
+        "it is no tar archive; gantry reads what `gantry save`, `podman save` and `docker save` write",
         |(_, found)| found,
     ))
 }

@@ -2,10 +2,12 @@
 //!
 //! The bytes depend on the image and its name alone: blobs in the order of their digests, times and owners zero.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::peer::{Destination, Documents, Incoming, Reach};
+use super::layout::listed_entry;
+use super::peer::{Destination, Documents, Incoming, Keeps, Reach, Written};
 use super::TransferError;
 use crate::oci::{put_in_index, Descriptor, Digest, LAYOUT_VERSION, REF_NAME};
 
@@ -21,6 +23,10 @@ struct State<W: Write> {
     out: W,
     /// Documents whose turn has not come, the last one first.
     pending: Vec<(Digest, Vec<u8>)>,
+    /// What is there.
+    written: BTreeSet<Digest>,
+    /// Entries of the index beside the image.
+    listed: Vec<Descriptor>,
 }
 
 impl<W: Write> std::fmt::Debug for ArchiveTarget<W> {
@@ -32,9 +38,14 @@ impl<W: Write> std::fmt::Debug for ArchiveTarget<W> {
 impl<W: Write> ArchiveTarget<W> {
     /// An archive that goes to `out`, which is flushed at its end and has to be complete then.
     pub fn new(out: W) -> Self {
-        let pending = Vec::new();
+        let state = State {
+            out,
+            pending: Vec::new(),
+            written: BTreeSet::new(),
+            listed: Vec::new(),
+        };
         Self {
-            state: Mutex::new(State { out, pending }),
+            state: Mutex::new(state),
         }
     }
 
@@ -78,9 +89,16 @@ impl<W: Write> State<W> {
                 self.pending.push((digest, bytes));
                 break;
             }
-            self.append(&blob_path(&digest), &bytes)?;
+            self.append_document(&digest, &bytes)?;
         }
         Ok(())
+    }
+
+    fn append_document(&mut self, digest: &Digest, bytes: &[u8]) -> io::Result<()> {
+        match self.written.insert(*digest) {
+            true => self.append(&blob_path(digest), bytes),
+            false => Ok(()),
+        }
     }
 }
 
@@ -95,8 +113,12 @@ impl<W: Write + Send> Destination for ArchiveTarget<W> {
         Ok(())
     }
 
-    fn has(&self, _: &Descriptor) -> Result<bool, TransferError> {
-        Ok(false)
+    fn has(&self, layer: &Descriptor) -> Result<bool, TransferError> {
+        Ok(self.state().written.contains(&layer.digest))
+    }
+
+    fn keeps_referrers(&self) -> Option<&dyn Keeps> {
+        Some(self)
     }
 
     /// An archive is written from its beginning to its end.
@@ -115,6 +137,7 @@ impl<W: Write + Send> Destination for ArchiveTarget<W> {
             .append_header(&blob_path(&layer.digest), layer.size)
             .map_err(unwritable)?;
         incoming.verify_into(&mut state.out, &unwritable)?;
+        state.written.insert(layer.digest);
         state.pad(layer.size).map_err(unwritable)
     }
 
@@ -122,11 +145,16 @@ impl<W: Write + Send> Destination for ArchiveTarget<W> {
         let mut entry = image.descriptor.clone();
         let name = name.map(|name| (REF_NAME.to_owned(), name.to_owned()));
         entry.annotations.extend(name);
-        let index = put_in_index(None, &entry).map_err(|source| TransferError::Document {
-            path: "index.json".into(),
-            source,
-        })?;
         let mut state = self.state();
+        let mut index = None;
+        for entry in state.listed.iter().chain([&entry]) {
+            let next = put_in_index(index.as_deref(), entry).map_err(|source| TransferError::Document {
+                path: "index.json".into(),
+                source,
+            })?;
+            index = Some(next);
+        }
+        let index = index.unwrap_or_default();
         let version = LAYOUT_VERSION.as_bytes();
         state
             .append_pending(None)
@@ -135,6 +163,22 @@ impl<W: Write + Send> Destination for ArchiveTarget<W> {
             .and_then(|()| state.out.write_all(&[0; 2 * BLOCK as usize]))
             .and_then(|()| state.out.flush())
             .map_err(unwritable)
+    }
+}
+
+impl<W: Write + Send> Keeps for ArchiveTarget<W> {
+    fn put_artifact(&self, written: &Written<'_>) -> Result<(), TransferError> {
+        let mut state = self.state();
+        state
+            .append_document(&written.descriptor.digest, written.raw)
+            .map_err(unwritable)?;
+        if !written.is_part {
+            let mut entry = listed_entry(written);
+            let name = written.tag.map(|tag| (REF_NAME.to_owned(), tag.to_owned()));
+            entry.annotations.extend(name);
+            state.listed.push(entry);
+        }
+        Ok(())
     }
 }
 

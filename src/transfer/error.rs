@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::oci::{Digest, ParseImageError};
+use crate::oci::{DiffId, Digest, ParseImageError};
 use crate::policy::Kind;
 use crate::registry::RegistryError;
 use crate::store::StoreError;
@@ -67,13 +67,41 @@ pub enum TransferError {
         /// What it is, and what to do about it.
         found: &'static str,
     },
-    /// An entry that no OCI archive has.
+    /// An entry that no archive of images has.
     #[error("read archive entry {path:?}: {reason}")]
     Entry {
         /// Its name.
         path: String,
         /// What is wrong.
         reason: &'static str,
+    },
+    /// A layer of an archive that is not the one that its image means.
+    #[error(
+        "read archive entry {path:?}: its bytes have the digest {got}, and the config of its image wants {expected}"
+    )]
+    ArchivedLayer {
+        /// The entry.
+        path: String,
+        /// What the config says.
+        expected: DiffId,
+        /// What it is.
+        got: DiffId,
+    },
+    /// More refers to an image than is copied with it.
+    #[error("copy what refers to {image}: {reason}; --no-referrers leaves it")]
+    Referrers {
+        /// The image.
+        image: Digest,
+        /// What there is too much of.
+        reason: &'static str,
+    },
+    /// The list of what refers to an image is changed by others all the time.
+    #[error("list a referrer of {image} in {place}: others change the list again and again")]
+    Contended {
+        /// The image.
+        image: Digest,
+        /// The repository.
+        place: String,
     },
     /// More images than an archive may have.
     #[error("read archive: its index has {got} images of at most {MAX_IMAGES}")]
@@ -144,8 +172,8 @@ impl TransferError {
                     .or(kinds().next())
                     .unwrap_or(Kind::Failed)
             }
-            Self::Busy { .. } => Kind::Busy,
-            Self::TooMany { .. } => Kind::Refused,
+            Self::Busy { .. } | Self::Contended { .. } => Kind::Busy,
+            Self::TooMany { .. } | Self::Referrers { .. } => Kind::Refused,
             Self::Io { .. }
             | Self::NotAFile { .. }
             | Self::NotADirectory { .. }
@@ -155,6 +183,7 @@ impl TransferError {
             | Self::Login { .. }
             | Self::NotAnArchive { .. }
             | Self::Entry { .. }
+            | Self::ArchivedLayer { .. }
             | Self::Missing { .. } => Kind::Failed,
         }
     }

@@ -5,6 +5,7 @@
 //! unpacks to is found out by whoever unpacks it.
 
 use super::peer::{Destination, Documents, Incoming, Reach, Source, Tally};
+use super::referrers::copy_referrers;
 use super::TransferError;
 use crate::archive::tar_reader::check_compression;
 use crate::oci::{
@@ -33,6 +34,31 @@ pub fn copy_image(
     name: Option<&str>,
     progress: &dyn Progress,
 ) -> Result<Digest, TransferError> {
+    copy_image_with(Companions::Left, from, wanted, to, name, progress)
+}
+
+/// What becomes of what refers to an image that is copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Companions {
+    /// It is copied as well.
+    Along,
+    /// It stays where it is.
+    Left,
+}
+
+/// As [`copy_image`], with or without what refers to the image. That is there before the image has its name.
+///
+/// # Errors
+///
+/// As [`copy_image`]; also when more refers to it than is copied.
+pub fn copy_image_with(
+    companions: Companions,
+    from: &dyn Source,
+    wanted: &Descriptor,
+    to: &dyn Destination,
+    name: Option<&str>,
+    progress: &dyn Progress,
+) -> Result<Digest, TransferError> {
     let image = read_documents(from, wanted, 0)?;
     to.begin(&image)?;
     let mut layers = image.layers();
@@ -51,8 +77,23 @@ pub fn copy_image(
         Some(layer) => copy_layer(from, layer, to, &tally),
         None => to.put_config(&image),
     })?;
+    if companions == Companions::Along {
+        copy_referrers(from, &image.descriptor.digest, to, progress)?;
+    }
     to.finish(&image, name)?;
     Ok(image.descriptor.digest)
+}
+
+/// The digest of the image that would be copied: of an index that of its image for linux/amd64.
+///
+/// # Errors
+///
+/// As [`copy_image`].
+pub fn resolve_image(from: &dyn Source, wanted: &Descriptor) -> Result<Digest, TransferError> {
+    match media_type::is_index(&wanted.media_type) {
+        true => Ok(read_documents(from, wanted, 0)?.descriptor.digest),
+        false => Ok(wanted.digest),
+    }
 }
 
 fn copy_layer(
@@ -161,7 +202,11 @@ fn read_documents(from: &dyn Source, wanted: &Descriptor, depth: usize) -> Resul
 }
 
 /// A document of at most 4 MiB that is what its descriptor says.
-fn read_document(from: &dyn Source, document: &'static str, descriptor: &Descriptor) -> Result<Vec<u8>, TransferError> {
+pub(super) fn read_document(
+    from: &dyn Source,
+    document: &'static str,
+    descriptor: &Descriptor,
+) -> Result<Vec<u8>, TransferError> {
     let path = from.place(&descriptor.digest);
     let size = descriptor.size;
     if size > MAX_DOCUMENT_BYTES {

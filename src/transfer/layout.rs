@@ -14,8 +14,8 @@ use rustix::fs::{flock, FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use super::error::PATIENCE;
-use super::named::choose;
-use super::peer::{Destination, Documents, Incoming, Source};
+use super::named::{choose, companions_in, referrers_in};
+use super::peer::{Destination, Documents, Incoming, Keeps, Referrer, Source, Written};
 use super::small;
 use super::TransferError;
 use crate::oci::{parse_index, parse_layout_version, put_in_index, Descriptor, Digest, LAYOUT_VERSION, REF_NAME};
@@ -45,21 +45,26 @@ impl<'a> Layout<'a> {
     ///
     /// [`TransferError::NotFound`] with the names there are; an error of the two documents.
     pub fn find(&self, name: Option<&str>) -> Result<Descriptor, TransferError> {
+        choose(&self.entries()?, name).map_err(|reason| TransferError::NotFound {
+            path: self.directory.to_owned(),
+            reason,
+        })
+    }
+
+    /// What the index lists.
+    fn entries(&self) -> Result<Vec<Descriptor>, TransferError> {
         let path = self.directory.join("oci-layout");
         let version = small::read_document(&mut open_plain(&path)?, &path)?;
         parse_layout_version(&version).map_err(|source| TransferError::Document { path, source })?;
         let path = self.directory.join("index.json");
         let index = parse_index(&small::read_document(&mut open_plain(&path)?, &path)?);
         let index = index.map_err(|source| TransferError::Document { path, source })?;
-        choose(&index.manifests, name).map_err(|reason| TransferError::NotFound {
-            path: self.directory.to_owned(),
-            reason,
-        })
+        Ok(index.manifests)
     }
 
     /// The index with an entry for the image, other entries and fields as they are.
-    fn index_with(&self, image: &Documents, name: Option<&str>) -> Result<Vec<u8>, TransferError> {
-        let mut entry = image.descriptor.clone();
+    fn index_with(&self, image: &Descriptor, name: Option<&str>) -> Result<Vec<u8>, TransferError> {
+        let mut entry = image.clone();
         let name = name.map(|name| (REF_NAME.to_owned(), name.to_owned()));
         entry.annotations.extend(name);
         let path = self.directory.join("index.json");
@@ -150,6 +155,14 @@ impl Source for Layout<'_> {
         Ok(Box::new(open_plain(&self.blob(&blob.digest))?))
     }
 
+    fn referrers(&self, image: &Digest) -> Result<Vec<Descriptor>, TransferError> {
+        referrers_in(&self.entries()?, image, &|entry| self.open(entry))
+    }
+
+    fn companions(&self, image: &Digest) -> Result<Vec<Referrer>, TransferError> {
+        Ok(companions_in(&self.entries()?, image))
+    }
+
     fn place(&self, digest: &Digest) -> PathBuf {
         self.blob(digest)
     }
@@ -158,7 +171,7 @@ impl Source for Layout<'_> {
 impl Destination for Layout<'_> {
     /// An index that cannot be read is somebody's all the same: the layout is refused and stays as it is.
     fn begin(&self, image: &Documents) -> Result<(), TransferError> {
-        self.index_with(image, None)?;
+        self.index_with(&image.descriptor, None)?;
         self.has_version()?;
         let folder = self.directory.join("blobs/sha256");
         fs::create_dir_all(&folder).map_err(|source| TransferError::Io {
@@ -192,12 +205,47 @@ impl Destination for Layout<'_> {
     fn finish(&self, image: &Documents, name: Option<&str>) -> Result<(), TransferError> {
         self.write_document(&image.manifest.config.digest, &image.config_raw)?;
         self.write_document(&image.descriptor.digest, &image.manifest_raw)?;
+        self.list(&image.descriptor, name)
+    }
+
+    fn keeps_referrers(&self) -> Option<&dyn Keeps> {
+        Some(self)
+    }
+}
+
+impl Keeps for Layout<'_> {
+    fn put_artifact(&self, written: &Written<'_>) -> Result<(), TransferError> {
+        self.write_document(&written.descriptor.digest, written.raw)?;
+        match written.is_part {
+            true => Ok(()),
+            false => self.list(&listed_entry(written), written.tag),
+        }
+    }
+}
+
+impl Layout<'_> {
+    /// Puts an entry into the index.
+    fn list(&self, entry: &Descriptor, name: Option<&str>) -> Result<(), TransferError> {
         if !self.has_version()? {
             self.write(&self.directory.join("oci-layout"), LAYOUT_VERSION.as_bytes())?;
         }
         let _alone = self.lock()?;
-        self.write(&self.directory.join("index.json"), &self.index_with(image, name)?)
+        self.write(&self.directory.join("index.json"), &self.index_with(entry, name)?)
     }
+}
+
+/// How an index lists what belongs to an image.
+pub(super) fn listed_entry(written: &Written<'_>) -> Descriptor {
+    let Descriptor {
+        media_type,
+        digest,
+        size,
+        ..
+    } = written.descriptor;
+    let mut entry = Descriptor::new(media_type, *digest, *size);
+    let kind = written.artifact.artifact_type.as_deref().unwrap_or(media_type);
+    entry.artifact_type = Some(kind.to_owned());
+    entry
 }
 
 /// Whether a regular file of that size is there. Blobs are renamed into their place when they are complete.

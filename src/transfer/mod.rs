@@ -9,21 +9,26 @@
 //! registries there are; an image is fetched from the first of them that answers, by a [`Remote`], and pushed to the one that
 //! is named, by a [`RemoteTarget`].
 
+mod archive_entries;
 mod archive_source;
 mod archive_start;
 mod archive_target;
 mod attempt;
 mod candidates;
 mod circuit;
+mod docker_images;
 mod error;
+mod fallback;
 mod fetch;
 mod image_copy;
 mod layout;
 mod local;
 mod login_places;
 mod named;
+mod nearby;
 mod peer;
 mod persist;
+mod referrers;
 mod registries;
 mod remote;
 mod remote_blob;
@@ -36,12 +41,13 @@ pub use attempt::Attempt;
 pub use circuit::{read_circuit, Circuit};
 pub use error::TransferError;
 pub use fetch::{fetch, FetchError, FetchItem};
-pub use image_copy::copy_image;
+pub use image_copy::{copy_image, copy_image_with, resolve_image, Companions};
 pub use layout::Layout;
 pub use local::ensure_copied;
 pub use login_places::{Credential, LoginPlaces};
 pub use named::name_of;
-pub use peer::{Destination, Documents, Incoming, Peer, Reach, Source, Tally};
+pub use nearby::Nearby;
+pub use peer::{Destination, Documents, Incoming, Keeps, Peer, Reach, Referrer, Source, Tally, Written};
 pub use registries::{Failover, Registries, RegistryEntry, Role, TransferRules};
 pub use remote::Remote;
 pub use remote_target::RemoteTarget;

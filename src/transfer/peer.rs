@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::small::{read_document, unreadable};
 use super::TransferError;
-use crate::oci::{Descriptor, Digest, Hashed, ImageConfig, Manifest};
+use crate::oci::{Artifact, Descriptor, Digest, Hashed, ImageConfig, Manifest};
 use crate::progress::Progress;
 use crate::store::{check_descriptor, copy, CopyError};
 
@@ -52,6 +52,24 @@ pub trait Source: Send + Sync {
     /// As [`Source::open`], and when it is longer than its descriptor may say.
     fn read(&self, document: &Descriptor) -> Result<Vec<u8>, TransferError> {
         read_document(&mut *self.open(document)?, &self.place(&document.digest))
+    }
+
+    /// The manifests that refer to an image by their `subject`, as the place says; of nothing is verified yet.
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be known.
+    fn referrers(&self, _image: &Digest) -> Result<Vec<Descriptor>, TransferError> {
+        Ok(Vec::new())
+    }
+
+    /// What belongs to an image by the names that cosign gives.
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be known.
+    fn companions(&self, _image: &Digest) -> Result<Vec<Referrer>, TransferError> {
+        Ok(Vec::new())
     }
 
     /// What a blob is called in messages.
@@ -140,6 +158,11 @@ pub trait Destination: Send + Sync {
         Ok(())
     }
 
+    /// The place as one that keeps what refers to an image, when it does.
+    fn keeps_referrers(&self) -> Option<&dyn Keeps> {
+        None
+    }
+
     /// Writes configuration and manifest, in this order: once the manifest is there, everything it names is. Then the
     /// image is called `name` there, if that is given and the place keeps names.
     ///
@@ -147,6 +170,39 @@ pub trait Destination: Send + Sync {
     ///
     /// When they cannot be written.
     fn finish(&self, image: &Documents, name: Option<&str>) -> Result<(), TransferError>;
+}
+
+/// Something that belongs to an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Referrer {
+    /// Its manifest.
+    pub descriptor: Descriptor,
+    /// The tag by which it is found, if that is how.
+    pub tag: Option<String>,
+}
+
+/// The verified manifest of something that belongs to an image. Its blobs are there.
+pub struct Written<'a> {
+    /// Of the manifest.
+    pub descriptor: &'a Descriptor,
+    /// Its bytes.
+    pub raw: &'a [u8],
+    /// What they say.
+    pub artifact: &'a Artifact,
+    /// The tag by which it is found, if that is how.
+    pub tag: Option<&'a str>,
+    /// Whether it is found by an index that comes after it.
+    pub is_part: bool,
+}
+
+/// A place that keeps what refers to an image.
+pub trait Keeps: Send + Sync {
+    /// Writes a manifest so that it is found from the image it belongs to.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    fn put_artifact(&self, written: &Written<'_>) -> Result<(), TransferError>;
 }
 
 /// A place that is both.

@@ -12,14 +12,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::attempt::Attempt;
 use super::candidates::{Candidates, Subject};
-use super::peer::{Reach, Source};
+use super::peer::{Reach, Referrer, Source};
 use super::registries::Registries;
 use super::remote_blob::RemoteBlob;
 use super::small::read_document;
 use super::TransferError;
-use crate::oci::{media_type, Descriptor, Digest, Reference, MAX_DOCUMENT_BYTES};
+use crate::oci::{
+    companion_tags, fallback_tag, media_type, parse_referrers, Descriptor, Digest, Reference, MAX_DOCUMENT_BYTES,
+};
 use crate::progress::Progress;
-use crate::registry::{document_type, Access, Contents, Found, Repository};
+use crate::registry::{document_type, Access, Contents, Found, Listing, RegistryError, Repository};
 use crate::store::{Download, Store, StoreError, Task};
 
 /// Tags that are named in an error.
@@ -93,12 +95,22 @@ impl<'a> Remote<'a> {
         }
     }
 
+    /// Asks what each registry says for itself.
+    fn ask<T>(&self, work: &dyn Fn(&Repository) -> Result<T, RegistryError>) -> Result<T, TransferError> {
+        self.candidates.ask(Subject::Tag, work).map(|(_, found)| found)
+    }
+
+    /// What a tag means that may not be there.
+    fn named(&self, tag: &str) -> Result<Option<Descriptor>, TransferError> {
+        self.ask(&|repository| Contents::of(repository).find(tag))
+    }
+
     /// The error of a tag that nobody knows, with the tags that there are, as far as they can be had by one try: they are for
     /// people, and it says nothing of a registry that it does not list them.
     fn no_tag(&self, error: TransferError) -> TransferError {
         let first = self.candidates.first();
         let tags = first
-            .and_then(|repository| Contents::of(repository).tags().ok())
+            .and_then(|repository| Listing::of(repository).some_tags().ok())
             .unwrap_or_default();
         if tags.is_empty() {
             return error;
@@ -187,6 +199,39 @@ impl Source for Remote<'_> {
             true => self.manifest(&document.digest),
             false => self.config(document),
         }
+    }
+
+    fn referrers(&self, image: &Digest) -> Result<Vec<Descriptor>, TransferError> {
+        let listed = self.ask(&|repository| Listing::of(repository).referrers(image))?;
+        let (all, left) = match listed {
+            Some(listed) => listed,
+            None => match self.named(&fallback_tag(image))? {
+                Some(list) => {
+                    let raw = self.manifest(&list.digest)?;
+                    parse_referrers(&raw).map_err(|source| TransferError::Document {
+                        path: self.place(&list.digest),
+                        source,
+                    })?
+                }
+                None => return Ok(Vec::new()),
+            },
+        };
+        if left > 0 {
+            let text = format!("{left} referrers of {image} have other digests than SHA-256; left out");
+            self.progress.warn(&text);
+        }
+        Ok(all)
+    }
+
+    fn companions(&self, image: &Digest) -> Result<Vec<Referrer>, TransferError> {
+        let mut found = Vec::new();
+        for tag in companion_tags(image) {
+            if let Some(descriptor) = self.named(&tag)? {
+                let tag = Some(tag);
+                found.push(Referrer { descriptor, tag });
+            }
+        }
+        Ok(found)
     }
 
     fn place(&self, digest: &Digest) -> PathBuf {

@@ -9,7 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use super::attempt::{Attempt, Ledger};
 use super::candidates::of_registry;
 use super::circuit::{note_failure, note_success};
-use super::peer::{Destination, Documents, Incoming, Reach};
+use super::fallback::list_referrer;
+use super::peer::{Destination, Documents, Incoming, Keeps, Reach, Written};
 use super::persist::{pause_before_retry, persist, sleep, Standing};
 use super::registries::{matches_pattern, Registries};
 use super::TransferError;
@@ -87,6 +88,17 @@ impl<'a> RemoteTarget<'a> {
     /// How the registry did.
     pub fn attempts(&self) -> Vec<Attempt> {
         self.ledger.attempts()
+    }
+
+    /// What is there under the tag or digest, as the registry says without sending it.
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be known.
+    pub fn find(&self) -> Result<Option<Digest>, TransferError> {
+        let digest = self.reference.digest().map(ToString::to_string);
+        let name = self.tag.as_deref().or(digest.as_deref()).unwrap_or("latest");
+        self.ask(|| Contents::of(&self.repository).digest_of(name))
     }
 
     fn ask<T>(&self, work: impl FnMut() -> Result<T, RegistryError>) -> Result<T, TransferError> {
@@ -425,6 +437,10 @@ impl Destination for RemoteTarget<'_> {
         self.at_once
     }
 
+    fn keeps_referrers(&self) -> Option<&dyn Keeps> {
+        Some(self)
+    }
+
     fn put(&self, layer: &Descriptor, incoming: &mut Incoming<'_>) -> Result<(), TransferError> {
         let Some(upload) = self.begin_upload(&layer.digest)? else {
             return Ok(());
@@ -457,18 +473,51 @@ impl Destination for RemoteTarget<'_> {
     }
 }
 
+impl Keeps for RemoteTarget<'_> {
+    /// Where the registry does not say that it lists a referrer itself, it is listed under the fallback tag.
+    fn put_artifact(&self, written: &Written<'_>) -> Result<(), TransferError> {
+        let Written { descriptor, raw, .. } = written;
+        if let Some(tag) = written.tag {
+            let there = self.ask(|| Contents::of(&self.repository).digest_of(tag))?;
+            if there == Some(descriptor.digest) {
+                return Ok(());
+            }
+            self.check_unmoved(&format!("{}/{}:{tag}", self.host, self.name), there, &descriptor.digest)?;
+            if let Some(there) = there {
+                let text = format!("{}/{}:{tag} meant {there} and is replaced", self.host, self.name);
+                self.progress.warn(&text);
+            }
+        }
+        let digest = descriptor.digest.to_string();
+        let (reference, kind) = (written.tag.unwrap_or(&digest), descriptor.media_type.as_str());
+        let Some(subject) = &written.artifact.subject else {
+            return self.ask(|| Pushes::to(&self.repository).put_manifest(reference, kind, raw));
+        };
+        let is_listed = self.ask(|| Pushes::to(&self.repository).put_referrer(reference, kind, raw, subject))?;
+        match is_listed {
+            true => Ok(()),
+            false => list_referrer(&self.repository, subject, written, &mut |work| self.ask(work)),
+        }
+    }
+}
+
 impl RemoteTarget<'_> {
     /// Refuses to move a tag that the configuration says is not moved.
     fn check_tag(&self, image: &Documents) -> Result<(), TransferError> {
         let Some(tag) = self.tag.as_deref().filter(|_| self.is_immutable) else {
             return Ok(());
         };
-        match self.ask(|| Contents::of(&self.repository).digest_of(tag))? {
-            Some(there) if there != image.descriptor.digest => Err(TransferError::Immutable {
-                reference: self.reference.to_string(),
+        let there = self.ask(|| Contents::of(&self.repository).digest_of(tag))?;
+        self.check_unmoved(&self.reference.to_string(), there, &image.descriptor.digest)
+    }
+
+    fn check_unmoved(&self, name: &str, there: Option<Digest>, next: &Digest) -> Result<(), TransferError> {
+        match there.filter(|there| self.is_immutable && there != next) {
+            Some(there) => Err(TransferError::Immutable {
+                reference: name.to_owned(),
                 there,
             }),
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 }

@@ -256,32 +256,74 @@ fn whiteouts_mean_what_they_mean_to_umoci() {
 }
 
 #[test]
-fn podman_loads_the_archive() {
+fn podman_and_buildah_take_the_archive_and_what_they_write_runs() {
     let (gantry, _) = hello();
     let scratch = tempfile::tempdir().unwrap();
     let archive = scratch.path().join("image.tar");
     gantry.ok(["save", "interop:1", archive.to_str().unwrap()]);
-    let podman = |args: &[&str]| {
-        let mut command = Command::new("podman");
+    let tool_of_theirs = |name: &str, args: &[&str]| {
+        let mut command = Command::new(name);
         command
             .env_clear()
             .env("HOME", scratch.path())
             .env("XDG_RUNTIME_DIR", scratch.path())
             .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
-            .args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs"])
-            .arg("--root")
+            .args(["--storage-driver", "vfs", "--root"])
             .arg(scratch.path().join("storage"))
             .arg("--runroot")
             .arg(scratch.path().join("run"))
             .args(args);
         command
     };
+    let podman = |args: &[&str]| tool_of_theirs("podman", &[&["--cgroup-manager", "cgroupfs"], args].concat());
     let loaded = tool(&mut podman(&["load", "--quiet", "-i", archive.to_str().unwrap()]));
     assert!(loaded.contains("interop:1"), "{loaded}");
     let inspected = tool(&mut podman(&["image", "inspect", "interop:1"]));
     let inspected: serde_json::Value = serde_json::from_str(&inspected).unwrap();
     assert_eq!(inspected[0]["Config"]["User"], "1000:1000");
     assert_eq!(inspected[0]["Config"]["WorkingDir"], "/app");
+
+    // What podman saves in docker's form, and what buildah makes of the image and pushes.
+    let theirs = |name: &str| scratch.path().join(name).display().to_string();
+    tool(&mut podman(&[
+        "save",
+        "--quiet",
+        "-o",
+        &theirs("saved.tar"),
+        "interop:1",
+    ]));
+    let buildah = |args: &[&str]| tool(&mut tool_of_theirs("buildah", args)).trim().to_owned();
+    let container = buildah(&["from", "--pull-never", "localhost/interop:1"]);
+    buildah(&["config", "--label", "by=buildah", &container]);
+    buildah(&["commit", "--quiet", &container, "made:2"]);
+    buildah(&[
+        "push",
+        "--quiet",
+        "made:2",
+        &format!("docker-archive:{}:made:2", theirs("made.tar")),
+    ]);
+    let registry = Registry::start();
+    let remote = format!("{}/team/made:2", registry.address);
+    buildah(&[
+        "push",
+        "--quiet",
+        "--tls-verify=false",
+        "made:2",
+        &format!("docker://{remote}"),
+    ]);
+    let other = Gantry::new();
+    for (file, name) in [("saved.tar", "interop:1"), ("made.tar", "made:2")] {
+        let loaded = other.ok(["load", &theirs(file)]);
+        assert!(loaded.trim().ends_with(name), "{loaded}");
+        let name = loaded.split_whitespace().nth(1).unwrap();
+        assert_eq!(other.run(&[name]).code, 0, "{name}");
+    }
+    let folder = other.home.join(".config/gantry");
+    fs::create_dir_all(&folder).unwrap();
+    let known = format!("[[registry]]\nhost = \"{}\"\nplain_http = true\n", registry.address);
+    fs::write(folder.join("config.toml"), known).unwrap();
+    other.ok(["pull", &remote]);
+    assert_eq!(other.run(&[&remote]).code, 0);
     tool(&mut podman(&[
         "unshare",
         "rm",
@@ -305,6 +347,24 @@ fn save_and_load_give_the_same_image() {
     let loaded = other.ok(["load", one.to_str().unwrap()]);
     assert!(loaded.contains(&digest), "{loaded}");
     assert_eq!(other.run(&["interop:1"]).code, 0);
+
+    // So does what skopeo writes in docker's form: one archive is one image, with its configuration as it is.
+    let (docker, source) = (
+        scratch.path().join("docker.tar"),
+        format!("oci:{}:interop:1", gantry.root.display()),
+    );
+    tool(skopeo().args(["copy", &source, &format!("docker-archive:{}:tool:1", docker.display())]));
+    let (fourth, fifth) = (Gantry::new(), Gantry::new());
+    let loaded = fourth.ok(["load", docker.to_str().unwrap()]);
+    assert!(loaded.trim().ends_with("tool:1"), "{loaded}");
+    assert_eq!(fifth.ok(["load", docker.to_str().unwrap()]), loaded);
+    let config = |gantry: &Gantry, name: &str| {
+        let image: serde_json::Value = serde_json::from_str(&gantry.ok(["images", "show", name, "--json"])).unwrap();
+        image["manifest"]["config"]["digest"].clone()
+    };
+    assert_eq!(config(&fourth, "tool:1"), config(gantry, "interop:1"));
+    let name = loaded.split_whitespace().nth(1).unwrap();
+    assert_eq!(fourth.run(&[name]).code, 0);
 
     // What skopeo writes loads as well.
     let foreign = scratch.path().join("skopeo.tar");

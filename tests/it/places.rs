@@ -189,7 +189,7 @@ fn what_is_no_archive_is_said_with_what_to_do() {
         (file("a.tar.gz"), "gunzip -c FILE | gantry load -"),
         ("/etc/passwd".to_owned(), "no tar archive"),
         (file("empty"), "it is empty"),
-        (file("docker.tar"), "docker save"),
+        (file("docker.tar"), "manifest.json"),
     ] {
         let pulled = format!("oci-archive:{file}");
         for args in [["load", file.as_str()], ["pull", &pulled]] {

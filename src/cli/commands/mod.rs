@@ -5,6 +5,7 @@ mod base;
 mod build;
 mod cache;
 mod configuration;
+mod copying;
 mod doctor;
 mod images;
 mod moving;
@@ -45,11 +46,7 @@ pub(super) fn dispatch(globals: &Globals, command: &StoreCommand, report: Option
             destination,
             report: _,
         } => moving::push(&session, reference, destination.as_ref(), &Moving::of_own(report)),
-        StoreCommand::Copy {
-            source,
-            destination,
-            moving,
-        } => moving::copy(&session, source, destination, &Moving::new(moving, report)),
+        StoreCommand::Copy(args) => copying::copy(&session, args, report),
         StoreCommand::Login { host, username } => moving::login(&session, host, username),
         StoreCommand::Registries { format } => moving::registries(&session, format),
         StoreCommand::Save { reference, file } => moving::save(&session, reference, file),

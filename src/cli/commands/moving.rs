@@ -6,16 +6,17 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::cli::args::{Format, FormatArgs, MovingArgs};
+use crate::cli::args::{Format, FormatArgs};
 use crate::cli::error::CommandError;
 use crate::cli::escape::escape;
+use crate::cli::moving_args::MovingArgs;
 use crate::cli::output::{print_json, print_line};
 use crate::cli::progress::Narrator;
 use crate::cli::report::Report;
 use crate::cli::session::Session;
 use crate::cli::table::table;
 use crate::oci::{Place, Reference};
-use crate::ops::{self, Attempt, Copied, Failover, ImagesError, KnownRegistry, Transport};
+use crate::ops::{self, Attempt, Companions, Copied, Failover, ImagesError, KnownRegistry, Transport};
 use crate::policy::Verbosity;
 use crate::sys::clock::rfc3339;
 
@@ -42,20 +43,40 @@ impl<'a> Moving<'a> {
         Self { failover, report }
     }
 
+    /// Whether another registry is asked.
+    pub(super) fn failover(&self) -> Failover {
+        self.failover
+    }
+
+    /// Copies an image and prints its digest.
+    pub(super) fn copy(
+        &self,
+        session: &Session,
+        source: &Place,
+        destination: &Place,
+        companions: Companions,
+    ) -> Result<u8, CommandError> {
+        let work = |transport: &mut Transport<'_>| {
+            transport.companions = companions;
+            ops::copy(transport, source, destination)
+        };
+        self.carry_out(session, "copy", &destination.to_string(), work, |_| None)
+    }
+
     /// Does `work`, says how it went in the report and in the journal, and prints the digest.
     fn carry_out(
         &self,
         session: &Session,
         kind: &'static str,
         image: &str,
-        work: impl FnOnce(&Transport<'_>) -> Result<Copied, ImagesError>,
+        work: impl FnOnce(&mut Transport<'_>) -> Result<Copied, ImagesError>,
         said: impl FnOnce(&Copied) -> Option<String>,
     ) -> Result<u8, CommandError> {
         let started = Instant::now();
         let narrator = Narrator::new(session.verbosity);
         let registries = ops::registries(&session.config, &session.environment).with_failover(self.failover);
-        let transport = Transport::new(&session.store, &registries, &narrator);
-        let done = work(&transport);
+        let mut transport = Transport::new(&session.store, &registries, &narrator);
+        let done = work(&mut transport);
         narrator.finish();
         let digest = done.as_ref().ok().map(|copied| copied.digest.to_string());
         let status = if done.is_ok() { "ok" } else { "failed" };
@@ -99,7 +120,7 @@ pub(super) fn pull(
     tag: Option<&Reference>,
     moving: &Moving<'_>,
 ) -> Result<u8, CommandError> {
-    let work = |transport: &Transport<'_>| ops::pull(transport, source, tag);
+    let work = |transport: &mut Transport<'_>| ops::pull(transport, source, tag);
     moving.carry_out(session, "pull", &source.to_string(), work, |copied| {
         Some(match &copied.name {
             Some(name) => format!("Pulled {} as {}", copied.digest, name.with_tag()),
@@ -115,20 +136,9 @@ pub(super) fn push(
     destination: Option<&Place>,
     moving: &Moving<'_>,
 ) -> Result<u8, CommandError> {
-    let work = |transport: &Transport<'_>| ops::push(transport, source, destination);
+    let work = |transport: &mut Transport<'_>| ops::push(transport, source, destination);
     let image = destination.map_or_else(|| source.to_string(), Place::to_string);
     moving.carry_out(session, "push", &image, work, |_| None)
-}
-
-/// Copies an image and prints its digest.
-pub(super) fn copy(
-    session: &Session,
-    source: &Place,
-    destination: &Place,
-    moving: &Moving<'_>,
-) -> Result<u8, CommandError> {
-    let work = |transport: &Transport<'_>| ops::copy(transport, source, destination);
-    moving.carry_out(session, "copy", &destination.to_string(), work, |_| None)
 }
 
 /// Prints the registries of this machine, whoever is asked first first.

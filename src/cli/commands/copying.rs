@@ -1,0 +1,129 @@
+//! `gantry copy`: one image, or a list of them.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::moving::Moving;
+use crate::cli::error::CommandError;
+use crate::cli::escape::escape;
+use crate::cli::moving_args::CopyArgs;
+use crate::cli::output::print_line;
+use crate::cli::progress::Narrator;
+use crate::cli::report::Report;
+use crate::cli::session::Session;
+use crate::ops::{self, Companions, CopiedOfList, Transport};
+use crate::policy::Kind;
+
+/// Longest list that is read.
+const MAX_LIST: u64 = 4 << 20;
+
+/// Copies an image and prints its digest, or each of a list.
+pub(super) fn copy(session: &Session, args: &CopyArgs, report: Option<&Report>) -> Result<u8, CommandError> {
+    let companions = match args.no_referrers {
+        true => Companions::Left,
+        false => Companions::Along,
+    };
+    let moving = Moving::new(&args.moving, report);
+    match (&args.all_from, &args.source, &args.destination) {
+        (Some(file), target, _) => {
+            let list = ops::parse_list(&read_list(file)?, target.as_ref())
+                .map_err(|error| CommandError::Usage(error.to_string()))?;
+            copy_list(session, &list, companions, &moving, report)
+        }
+        (None, Some(source), Some(destination)) => moving.copy(session, source, destination, companions),
+        (None, ..) => Err(CommandError::Usage("copy: want a source and a destination".to_owned())),
+    }
+}
+
+fn read_list(file: &Path) -> Result<String, CommandError> {
+    let failed = |source| CommandError::File {
+        action: "read",
+        path: file.display().to_string(),
+        source,
+    };
+    let mut text = String::new();
+    let mut read = |from: &mut dyn Read| from.take(MAX_LIST + 1).read_to_string(&mut text);
+    match file == Path::new("-") {
+        true => read(&mut io::stdin().lock()),
+        false => File::open(file).and_then(|mut file| read(&mut file)),
+    }
+    .map_err(failed)?;
+    if text.len() as u64 > MAX_LIST {
+        return Err(failed(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "a list has at most 4 MiB",
+        )));
+    }
+    Ok(text)
+}
+
+/// The report of a list.
+#[derive(Serialize)]
+struct ListReport<'a> {
+    schema: u32,
+    status: &'static str,
+    images: &'a [CopiedOfList],
+    seconds: f64,
+    exit_code: u8,
+}
+
+fn copy_list(
+    session: &Session,
+    list: &[ops::ListedCopy],
+    companions: Companions,
+    moving: &Moving<'_>,
+    report: Option<&Report>,
+) -> Result<u8, CommandError> {
+    let started = Instant::now();
+    let narrator = Narrator::new(session.verbosity);
+    let registries = ops::registries(&session.config, &session.environment).with_failover(moving.failover());
+    let mut transport = Transport::new(&session.store, &registries, &narrator);
+    transport.companions = companions;
+    let done = ops::copy_list(&transport, list, &|one| {
+        let status = if one.error.is_none() { "ok" } else { "failed" };
+        let digest = one.digest.map(|digest| digest.to_string());
+        session.note("copy", &one.destination, digest, status, started);
+        if let Some(error) = &one.error {
+            let _ = writeln!(io::stderr(), "error: copy {}: {}", escape(&one.source), escape(error));
+        }
+    });
+    narrator.finish();
+    let kind = kind_of(&done);
+    let count = |status| done.iter().filter(|one| one.status == status).count();
+    let (copied, equal, failed) = (count("copied"), count("equal"), count("failed"));
+    let _ = writeln!(io::stderr(), "{copied} copied, {equal} there already, {failed} failed");
+    let exit_code = kind.map_or(0, Kind::exit_code);
+    if let Some(report) = report {
+        report.write(&ListReport {
+            schema: 1,
+            status: kind.map_or("ok", Kind::status),
+            images: &done,
+            seconds: started.elapsed().as_secs_f64(),
+            exit_code,
+        })?;
+        if report.takes_standard_output() {
+            return Ok(exit_code);
+        }
+    }
+    for one in &done {
+        if let Some(digest) = &one.digest {
+            print_line(&format!("{digest} {}", escape(&one.destination)))?;
+        }
+    }
+    Ok(exit_code)
+}
+
+/// Of what sort the failure of a list is: worth another try as long as all that failed is.
+fn kind_of(done: &[CopiedOfList]) -> Option<Kind> {
+    let mut kinds = done.iter().filter_map(|one| one.kind);
+    let first = kinds.next()?;
+    Some(kinds.fold(first, |all, one| match (all, one) {
+        (all, one) if all.is_away() && !one.is_away() => one,
+        (Kind::Refused, Kind::Failed) => Kind::Failed,
+        (all, _) => all,
+    }))
+}
