@@ -111,6 +111,8 @@ const LIST: &str = "list of referrers";
 
 #[derive(Deserialize)]
 struct List {
+    #[serde(rename = "schemaVersion")]
+    version: u32,
     #[serde(default)]
     manifests: Vec<Value>,
 }
@@ -140,7 +142,10 @@ pub fn listed(descriptor: &Descriptor, artifact: &Artifact) -> Value {
 pub fn with_referrers(raw: Option<&[u8]>, known: &mut Vec<Value>) -> Result<Option<Vec<u8>>, ParseImageError> {
     let there: List = match raw {
         Some(raw) => parse(LIST, raw)?,
-        None => List { manifests: Vec::new() },
+        None => List {
+            version: 2,
+            manifests: Vec::new(),
+        },
     };
     let digest = |entry: &Value| {
         entry
@@ -161,7 +166,7 @@ pub fn with_referrers(raw: Option<&[u8]>, known: &mut Vec<Value>) -> Result<Opti
     if is_complete {
         return Ok(None);
     }
-    let index = json!({"schemaVersion": 2, "mediaType": media_type::INDEX, "manifests": all});
+    let index = json!({"schemaVersion": there.version, "mediaType": media_type::INDEX, "manifests": all});
     let json = |source| ParseImageError::Json { document: LIST, source };
     to_canonical_json(&index).map(Some).map_err(json)
 }
@@ -233,7 +238,7 @@ mod tests {
         assert!(with_referrers(Some(&both), &mut ours).unwrap().is_none());
         let lost = with_referrers(None, &mut vec![entry("sha256:c")]).unwrap().unwrap();
         let mended = with_referrers(Some(&lost), &mut ours).unwrap().unwrap();
-        let List { manifests } = serde_json::from_slice(&mended).unwrap();
+        let List { manifests, .. } = serde_json::from_slice(&mended).unwrap();
         assert_eq!(manifests, ["sha256:c", "sha256:a", "sha256:b"].map(entry));
         assert!(with_referrers(Some(b"[]"), &mut ours).is_err());
     }
@@ -241,7 +246,7 @@ mod tests {
     #[test]
     fn what_has_another_digest_is_counted_and_left() {
         let raw = format!(
-            r#"{{"manifests":[{},{{"mediaType":"x","digest":"sha512:00","size":1}}]}}"#,
+            r#"{{"schemaVersion":2,"manifests":[{},{{"mediaType":"x","digest":"sha512:00","size":1}}]}}"#,
             descriptor("x")
         );
         let (read, left) = parse_referrers(raw.as_bytes()).unwrap();
