@@ -274,7 +274,7 @@ mod tests {
             ("a.example/x:1", None, 1, "a source and a destination"),
             ("\na.example/x:1 b.example/x:1 c", None, 2, "no more"),
             ("a.example/x:1 b.example/x:1", Some("c.example"), 1, "a source alone"),
-            ("docker://x y", None, 1, "URL"),
+            ("docker://x y", None, 1, "other tools name a registry"),
             ("oci:/tmp/x", Some("c.example"), 1, "no repository"),
             ("a.example/x:1", Some("oci:/tmp/x"), 1, "no registry"),
             ("a.example/x:1", Some("c.example/y:1"), 1, "no registry"),
