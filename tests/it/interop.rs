@@ -362,8 +362,8 @@ fn save_and_load_give_the_same_image() {
         let image: serde_json::Value = serde_json::from_str(&gantry.ok(["images", "show", name, "--json"])).unwrap();
         image["manifest"]["config"]["digest"].clone()
     };
-    assert_eq!(config(&fourth, "tool:1"), config(gantry, "interop:1"));
     let name = loaded.split_whitespace().nth(1).unwrap();
+    assert_eq!(config(&fourth, name), config(gantry, "interop:1"));
     assert_eq!(fourth.run(&[name]).code, 0);
 
     // What skopeo writes loads as well.
