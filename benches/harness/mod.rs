@@ -8,6 +8,7 @@
 #![allow(dead_code, reason = "each bench uses its own part of this")]
 
 mod measure;
+mod registry;
 mod report;
 
 use std::ffi::OsStr;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 pub use measure::{take_turns, Turn};
+pub use registry::Registry;
 pub use report::{Measure, Options, Report};
 
 /// Promises that a machine without a delegated cgroup cannot keep; they cost nothing when it can.
