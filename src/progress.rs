@@ -13,6 +13,8 @@ pub trait Progress: Sync {
     fn step(&self, verb: &str, object: &str);
     /// Bytes of the current transfer, done and in total.
     fn bytes(&self, done: u64, total: u64);
+    /// Bytes of one of several parts of the current transfer, which come at once: `layer 0123456789ab`.
+    fn part(&self, _part: &str, _done: u64, _total: u64) {}
     /// Something the user should know; it is shown and listed in the report.
     fn warn(&self, text: &str);
     /// Wall-clock time that the stage called `stage` took. Stages may overlap.
@@ -77,6 +79,10 @@ impl Progress for Recorder<'_> {
         self.to.bytes(done, total);
     }
 
+    fn part(&self, part: &str, done: u64, total: u64) {
+        self.to.part(part, done, total);
+    }
+
     fn warn(&self, text: &str) {
         self.to.warn(text);
         let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
@@ -120,6 +126,10 @@ impl Progress for Later<'_> {
 
     fn bytes(&self, done: u64, total: u64) {
         self.to.bytes(done, total);
+    }
+
+    fn part(&self, part: &str, done: u64, total: u64) {
+        self.to.part(part, done, total);
     }
 
     fn warn(&self, text: &str) {

@@ -15,8 +15,6 @@ use super::path::{check_foreign_path, PathProblem, WHITEOUT};
 use crate::oci::{Compression, DiffId, Hasher};
 use crate::policy::{ExtractionLimits, Kind};
 
-/// zstd windows larger than this need as much memory: 128 MiB is what `zstd --long=27` makes.
-const MAX_WINDOW_LOG: u32 = 27;
 const OPAQUE: &str = ".wh..wh..opq";
 const BLOCK: usize = 512;
 /// An entry, a pax header, and a long name and a long target of GNU tar before it.
@@ -206,7 +204,7 @@ pub fn read_layer(
         Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(stream)),
         Compression::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::new(stream).map_err(TarError::Read)?;
-            decoder.window_log_max(MAX_WINDOW_LOG).map_err(TarError::Read)?;
+            decoder.window_log_max(limits.window_log).map_err(TarError::Read)?;
             Box::new(decoder)
         }
         Compression::Plain => Box::new(stream),

@@ -1,36 +1,80 @@
-//! Reports progress on standard error: steps as lines, and on a terminal a bar below them for as long as bytes move.
+//! Reports progress on standard error: steps as lines, and on a terminal bars below them for as long as bytes move, one for
+//! each part that comes at once.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::escape::escape;
 use crate::policy::{Bytes, Verbosity};
 use crate::progress::Progress;
 
-/// The bar that is on the terminal. There is one terminal, and whoever ends the process has to be able to remove it.
-static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
+/// The bars that are on the terminal. There is one terminal, and whoever ends the process has to be able to remove them.
+static BARS: Mutex<Option<Bars>> = Mutex::new(None);
 
-fn bar() -> MutexGuard<'static, Option<ProgressBar>> {
-    BAR.lock().unwrap_or_else(PoisonError::into_inner)
+/// What the bar of a whole transfer is called, beside those of its parts.
+const WHOLE: &str = "";
+
+struct Bars {
+    screen: MultiProgress,
+    /// By the name of the part.
+    parts: BTreeMap<String, ProgressBar>,
+    /// Whether the transfer is shown by its parts.
+    has_parts: bool,
 }
 
-/// Removes the bar, so that what is written next begins a line.
+impl Bars {
+    fn new() -> Self {
+        Self {
+            screen: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()),
+            parts: BTreeMap::new(),
+            has_parts: false,
+        }
+    }
+
+    fn show(&mut self, part: &str, message: &str, done: u64, total: u64) {
+        self.has_parts |= part != WHOLE;
+        if part == WHOLE && self.has_parts {
+            return;
+        }
+        if done >= total {
+            if let Some(bar) = self.parts.remove(part) {
+                bar.finish_and_clear();
+                self.screen.remove(&bar);
+            }
+            return;
+        }
+        let new = || self.screen.add(new_bar(message));
+        let bar = self.parts.entry(part.to_owned()).or_insert_with(new);
+        bar.set_length(total);
+        bar.set_position(done);
+    }
+}
+
+fn bars() -> MutexGuard<'static, Option<Bars>> {
+    BARS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn remove(bars: &mut Option<Bars>) {
+    if let Some(bars) = bars.take() {
+        bars.parts.values().for_each(ProgressBar::finish_and_clear);
+        let _ = bars.screen.clear();
+    }
+}
+
+/// Removes the bars, so that what is written next begins a line.
 fn clear() {
-    if let Some(bar) = bar().take() {
-        bar.finish_and_clear();
-    }
+    remove(&mut bars());
 }
 
-/// Removes the bar for good: the process ends, and threads that are still at work wait before they draw another.
+/// Removes the bars for good: the process ends, and threads that are still at work wait before they draw another.
 pub(super) fn end() {
-    let mut bar = bar();
-    if let Some(bar) = bar.take() {
-        bar.finish_and_clear();
-    }
-    std::mem::forget(bar);
+    let mut bars = bars();
+    remove(&mut bars);
+    std::mem::forget(bars);
 }
 
 /// Prints what a build does. Several threads may call it at once.
@@ -58,7 +102,7 @@ impl Narrator {
         }
     }
 
-    /// Removes the bar.
+    /// Removes the bars.
     pub(super) fn finish(&self) {
         clear();
     }
@@ -71,11 +115,11 @@ impl Narrator {
     }
 }
 
-/// Writes a line above the bar.
+/// Writes a line above the bars.
 fn line(text: &str) {
-    match bar().as_ref() {
-        Some(bar) => bar.println(text),
-        // A closed standard error is no reason to stop.
+    // A closed standard error is no reason to stop.
+    match bars().as_ref().filter(|bars| !bars.parts.is_empty()) {
+        Some(bars) => drop(bars.screen.println(text)),
         None => drop(writeln!(std::io::stderr(), "{text}")),
     }
 }
@@ -92,6 +136,8 @@ impl Progress for Narrator {
         }
         let text = format!("{verb} {}", escape(object));
         line(&text);
+        // What comes next may be no transfer of several parts.
+        bars().take_if(|bars| bars.parts.is_empty());
         self.state.lock().unwrap_or_else(PoisonError::into_inner).step = text;
     }
 
@@ -102,14 +148,9 @@ impl Progress for Narrator {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if self.on_terminal {
             // The bar ends with its step.
-            if done >= total {
-                clear();
-            } else {
-                let mut bar = bar();
-                let bar = bar.get_or_insert_with(|| new_bar(&state.step));
-                bar.set_length(total);
-                bar.set_position(done);
-            }
+            bars()
+                .get_or_insert_with(Bars::new)
+                .show(WHOLE, &state.step, done, total);
         } else if total != state.shown.1 || done * 4 / total > state.shown.0 * 4 / total {
             // Quarters: a log of four lines for any size.
             line(&format!("  {} of {}", Bytes(done), Bytes(total)));
@@ -117,6 +158,12 @@ impl Progress for Narrator {
             return;
         }
         state.shown = (done, total);
+    }
+
+    fn part(&self, part: &str, done: u64, total: u64) {
+        if self.verbosity > Verbosity::Quiet && self.on_terminal && total > 0 {
+            bars().get_or_insert_with(Bars::new).show(part, part, done, total);
+        }
     }
 
     fn warn(&self, text: &str) {
@@ -132,7 +179,7 @@ impl Progress for Narrator {
 }
 
 fn new_bar(step: &str) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+    let bar = ProgressBar::new(0);
     // The units of all other sizes.
     let template = "{msg:40!} {wide_bar} {decimal_bytes}/{decimal_total_bytes}";
     if let Ok(style) = ProgressStyle::with_template(template) {

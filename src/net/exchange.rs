@@ -114,9 +114,9 @@ pub(crate) struct Answer {
 /// Makes calls. Cheap to clone, safe to use from several threads.
 #[derive(Clone)]
 pub(crate) struct Wire {
-    /// By the proxies of the environment, and past them. Each is made at its first call: reading the certificates of the
-    /// system takes some milliseconds.
-    clients: Arc<[OnceLock<Http>; 2]>,
+    /// By the proxies of the environment, past them, and past them without TLS. Each is made at its first call: reading the
+    /// certificates of the system takes 40 ms.
+    clients: Arc<[OnceLock<Http>; 3]>,
     /// Held while one is made: those that need it at once wait for it instead of making their own.
     making: Arc<Mutex<()>>,
     patience: WirePatience,
@@ -146,8 +146,13 @@ impl Wire {
     /// The client for an address. What is for this machine is for no proxy: a password would leave it in clear text.
     fn client(&self, url: &Url) -> Result<&Http, WireError> {
         let is_here = url.host_str().is_some_and(is_loopback);
-        let [proxied, direct] = &*self.clients;
-        let place = if is_here { direct } else { proxied };
+        let is_plain = is_here && url.scheme() == "http";
+        let [proxied, direct, plain] = &*self.clients;
+        let place = match (is_plain, is_here) {
+            (true, _) => plain,
+            (false, true) => direct,
+            (false, false) => proxied,
+        };
         if let Some(client) = place.get() {
             return Ok(client);
         }
@@ -167,6 +172,7 @@ impl Wire {
             .dns_resolver(Arc::clone(&self.pinned))
             .user_agent(concat!("gantry/", env!("CARGO_PKG_VERSION")));
         let builder = if is_here { builder.no_proxy() } else { builder };
+        let builder = if is_plain { builder.tls_certs_only([]) } else { builder };
         let made = builder.build().map_err(|error| WireError {
             trouble: Trouble::Setup,
             phase: "TLS cannot be set up",

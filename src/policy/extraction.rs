@@ -20,6 +20,8 @@ pub struct ExtractionLimits {
     pub depth: usize,
     /// Bytes of one extended header or long name.
     pub header: u64,
+    /// The largest window of a zstd stream, as a power of two of bytes: reading it takes as much memory.
+    pub window_log: u32,
 }
 
 impl Default for ExtractionLimits {
@@ -39,6 +41,8 @@ impl Default for ExtractionLimits {
             path: 4096,
             depth: 128,
             header: 1 << 20,
+            // 128 MiB is what `zstd --long=27` makes.
+            window_log: 27,
         }
     }
 }

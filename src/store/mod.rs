@@ -42,7 +42,7 @@
 //!
 //! **Locks.** A thread waits for a lock only while all that it holds come before it in this order: `locks/collector` (shared by
 //! all that make or look up, alone for the collector, which only tries); `leases/`; of `locks/` what resolves or builds
-//! (`workshop-`, `sdist-`, `resolution-`, `relock-`, `layer-`, `tool-`); `partial/`; of `locks/` what only reads or unpacks
+//! (`workshop-`, `sdist-`, `resolution-`, `relock-`, `layer-`, `tool-`), then what pulls (`tag-`, `image-`); `partial/`; of `locks/` what only reads or unpacks
 //! (`unpack-`, `blob-`, `download-`) or writes names (`index`). `tmp/` locks are only ever tried. The ranks stand in [`disk::locks`], debug builds check
 //! them. Waiting ends with its reason: [`StoreError::Stalled`] names a holder that makes no progress.
 
@@ -73,6 +73,7 @@ pub use images::documents::Image;
 pub use images::gc::{GarbageReport, Keep, Rules};
 pub use images::names::{check_name, Names};
 pub use images::snapshot::Snapshot;
+pub use images::unpacking::{UnpackedLayer, Unpacking};
 pub use images::Images;
 pub use key::{Key, KeyMaker, Step};
 pub use make::{ensure_layer, find_layer, BuiltLayer, LayerNote, LayerWanted};

@@ -8,6 +8,13 @@ pub(crate) fn now() -> SystemTime {
     SystemTime::now()
 }
 
+/// Nanoseconds since some moment of this boot: the same clock for all processes, and nobody sets it.
+pub(crate) fn since_boot() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let nanoseconds = i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec);
+    u64::try_from(nanoseconds).unwrap_or_default()
+}
+
 /// `2026-11-24T08:06:00Z` of seconds since 1970, with `fraction`, such as `.123`, after the seconds (RFC 3339).
 pub(crate) fn rfc3339(seconds: u64, fraction: &str) -> String {
     let (day, second) = (seconds / 86_400, seconds % 86_400);

@@ -123,6 +123,13 @@ impl<'a> Candidates<'a> {
         self.ledger.attempts()
     }
 
+    /// Their hosts, by name.
+    pub(super) fn hosts(&self) -> Vec<&str> {
+        let mut hosts: Vec<&str> = self.all.iter().map(|one| one.repository.host()).collect();
+        hosts.sort_unstable();
+        hosts
+    }
+
     /// How many there are.
     pub(super) fn count(&self) -> usize {
         self.all.len()

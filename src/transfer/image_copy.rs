@@ -59,7 +59,7 @@ pub fn copy_image_with(
     name: Option<&str>,
     progress: &dyn Progress,
 ) -> Result<Digest, TransferError> {
-    let image = read_documents(from, wanted, 0)?;
+    let image = read_documents(from, &find_manifest(from, wanted, 0)?)?;
     to.begin(&image)?;
     let mut layers = image.layers();
     // A stranger's sizes may come to more than there is.
@@ -91,7 +91,7 @@ pub fn copy_image_with(
 /// As [`copy_image`].
 pub fn resolve_image(from: &dyn Source, wanted: &Descriptor) -> Result<Digest, TransferError> {
     match media_type::is_index(&wanted.media_type) {
-        true => Ok(read_documents(from, wanted, 0)?.descriptor.digest),
+        true => Ok(find_manifest(from, wanted, 0)?.digest),
         false => Ok(wanted.digest),
     }
 }
@@ -153,14 +153,9 @@ pub(super) fn check_start(
     Ok(checked?)
 }
 
-/// Reads and checks manifest and configuration.
-fn read_documents(from: &dyn Source, wanted: &Descriptor, depth: usize) -> Result<Documents, TransferError> {
+/// The manifest that `wanted` leads to: itself, or of an index the one for linux/amd64.
+pub(super) fn find_manifest(from: &dyn Source, wanted: &Descriptor, depth: usize) -> Result<Descriptor, TransferError> {
     let path = from.place(&wanted.digest);
-    let manifest_raw = read_document(from, "manifest", wanted)?;
-    let refused = |source| TransferError::Document {
-        path: path.clone(),
-        source,
-    };
     let missing = |reason: String| TransferError::NotFound {
         path: path.clone(),
         reason,
@@ -169,13 +164,17 @@ fn read_documents(from: &dyn Source, wanted: &Descriptor, depth: usize) -> Resul
         if depth >= MAX_INDEX_DEPTH {
             return Err(missing("indexes are nested too deep".to_owned()));
         }
-        let index = parse_index(&manifest_raw).map_err(refused)?;
+        let raw = read_document(from, "manifest", wanted)?;
+        let index = parse_index(&raw).map_err(|source| TransferError::Document {
+            path: path.clone(),
+            source,
+        })?;
         let ours = index.manifests.iter().find(|manifest| {
             let platform = manifest.platform.as_ref();
             platform.is_none_or(|platform| platform.os == "linux" && platform.architecture == "amd64")
         });
         let ours = ours.ok_or_else(|| missing("its index has no image for linux/amd64".to_owned()))?;
-        return read_documents(from, ours, depth + 1);
+        return find_manifest(from, ours, depth + 1);
     }
     if !media_type::is_manifest(&wanted.media_type) {
         let reason = format!(
@@ -184,6 +183,16 @@ fn read_documents(from: &dyn Source, wanted: &Descriptor, depth: usize) -> Resul
         );
         return Err(missing(reason));
     }
+    Ok(wanted.clone())
+}
+
+/// Reads and checks manifest and configuration.
+fn read_documents(from: &dyn Source, wanted: &Descriptor) -> Result<Documents, TransferError> {
+    let manifest_raw = read_document(from, "manifest", wanted)?;
+    let refused = |source| TransferError::Document {
+        path: from.place(&wanted.digest),
+        source,
+    };
     let manifest = parse_manifest(&manifest_raw).map_err(refused)?;
     let config_raw = read_document(from, "image config", &manifest.config)?;
     let config = parse_config(&config_raw, &manifest).map_err(|source| TransferError::Document {

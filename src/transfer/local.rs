@@ -1,14 +1,13 @@
 //! The store as a place of images.
 
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
 
-use super::image_copy::{check_start, copy_image};
+use super::layer_fetch::fetch_layer;
 use super::peer::{Destination, Documents, Incoming, Reach, Source};
 use super::TransferError;
-use crate::oci::{Compression, Descriptor, Digest};
-use crate::progress::Progress;
-use crate::store::{io_error, Download, Image, Partial, Store, StoreError, Task};
+use crate::oci::{Descriptor, Digest};
+use crate::store::{io_error, Image, Store, StoreError};
 
 impl Source for Store {
     fn open(&self, blob: &Descriptor) -> Result<Box<dyn Read + '_>, TransferError> {
@@ -52,7 +51,7 @@ impl Destination for Store {
 
     fn put(&self, layer: &Descriptor, incoming: &mut Incoming<'_>) -> Result<(), TransferError> {
         if incoming.reach() == Reach::Away {
-            return fetch_layer(self, layer, incoming);
+            return fetch_layer(self, None, layer, incoming);
         }
         let target = self.blobs().path(&layer.digest);
         let mut writer = self.blobs().writer()?;
@@ -66,95 +65,6 @@ impl Destination for Store {
         self.blobs().put(&image.manifest_raw)?;
         Ok(())
     }
-}
-
-/// Fetches a layer once for all processes that want it, and goes on where an earlier one stopped.
-fn fetch_layer(store: &Store, layer: &Descriptor, incoming: &mut Incoming<'_>) -> Result<(), TransferError> {
-    let does = format!("fetches layer {}", layer.digest);
-    let task = Task {
-        does: &does,
-        progress: incoming.progress(),
-    };
-    let mut partial = match store.blobs().claim(&layer.digest, Some(layer.size), task)? {
-        Download::Whole(_) => return incoming.prove(),
-        Download::Partial(partial) => *partial,
-    };
-    if partial.len() == layer.size && !partial.is_empty() && partial.is_right() {
-        // All of it came, and its process ended before it got its name. Nobody gets it who could not have fetched it.
-        incoming.prove()?;
-        partial.commit(layer.size)?;
-        return Ok(());
-    }
-    if partial.len() >= layer.size {
-        partial.restart()?;
-    }
-    partial.check_room(layer.size)?;
-    incoming.start_at(partial.len())?;
-    if partial.is_empty() {
-        let compression = Compression::of_layer(layer).map_err(|source| TransferError::Document {
-            path: store.blobs().path(&layer.digest),
-            source,
-        })?;
-        check_start(layer, compression, incoming)?;
-    }
-    fill(store, layer, incoming, partial)
-}
-
-fn fill(
-    store: &Store,
-    blob: &Descriptor,
-    incoming: &mut Incoming<'_>,
-    mut partial: Partial,
-) -> Result<(), TransferError> {
-    let path = store.blobs().path(&blob.digest);
-    let mut writer = PartialWriter {
-        partial: &mut partial,
-        failed: None,
-    };
-    let copied = incoming.copy_into(&mut writer, &|source| io_error("write", &path)(source).into());
-    match writer.failed.take() {
-        Some(error) => return Err(error.into()),
-        None => copied?,
-    }
-    partial.commit(blob.size)?;
-    Ok(())
-}
-
-/// Writes on behind what is there of a blob.
-struct PartialWriter<'a> {
-    partial: &'a mut Partial,
-    failed: Option<StoreError>,
-}
-
-impl Write for PartialWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.partial.append(bytes).map(|()| bytes.len()).map_err(|error| {
-            self.failed = Some(error);
-            io::Error::other("the store cannot write it")
-        })
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Copies the image that `wanted` leads to into the store, unless this very one was copied and unpacked before.
-///
-/// # Errors
-///
-/// As [`copy_image`].
-pub fn ensure_copied(
-    store: &Store,
-    from: &dyn Source,
-    wanted: &Descriptor,
-    progress: &dyn Progress,
-) -> Result<Image, TransferError> {
-    if let Some(image) = find_copied(store, wanted)? {
-        return Ok(image);
-    }
-    let digest = copy_image(from, wanted, store, None, progress)?;
-    Ok(store.images().open(&digest)?)
 }
 
 /// The image that `wanted` leads to when this very one, by its digest, is in the store and was unpacked before. Nothing is

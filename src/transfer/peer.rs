@@ -261,6 +261,18 @@ impl<'a> Tally<'a> {
         self.progress.bytes(done.min(self.total), self.total);
     }
 
+    /// Of `blob`, of which `counted` bytes were counted, all up to `at` are there.
+    fn reach(&self, blob: &Descriptor, counted: &mut u64, at: u64) {
+        if at <= *counted {
+            return;
+        }
+        self.add(at - *counted);
+        *counted = at;
+        let name = blob.digest.hex().chars().take(12).collect::<String>();
+        self.progress
+            .part(&format!("layer {name}"), at.min(blob.size), blob.size);
+    }
+
     /// Who is told.
     pub(super) fn progress(&self) -> &'a dyn Progress {
         self.progress
@@ -321,8 +333,7 @@ impl<'a> Incoming<'a> {
 
     /// Bytes up to `at` are there.
     fn count(&mut self, at: u64) {
-        self.tally.add(at.saturating_sub(self.counted));
-        self.counted = self.counted.max(at);
+        self.tally.reach(&self.blob, &mut self.counted, at);
     }
 
     /// Has the source show that it has the blob, as somebody else brought it meanwhile.
@@ -352,6 +363,22 @@ impl<'a> Incoming<'a> {
         Ok(start)
     }
 
+    /// Reads what comes next; nothing at its end.
+    pub(super) fn read_next(&mut self, buffer: &mut [u8]) -> Result<usize, TransferError> {
+        loop {
+            let reader = self.opened()?;
+            match reader.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.unreadable(error)),
+                Ok(count) => {
+                    let at = self.reader.as_ref().map_or(0, |reader| self.position(reader));
+                    self.count(at);
+                    return Ok(count);
+                }
+            }
+        }
+    }
+
     /// Copies all of it into `out`, which verifies it; `unwritable` says what it means that `out` failed.
     ///
     /// # Errors
@@ -369,6 +396,7 @@ impl<'a> Incoming<'a> {
         let at = self.position(&reader);
         let mut counted = Counted {
             out,
+            blob: &self.blob,
             tally: self.tally,
             at,
             counted: &mut self.counted,
@@ -404,6 +432,7 @@ impl<'a> Incoming<'a> {
 /// Writes on and counts, each byte of a blob once however often it comes.
 struct Counted<'a, 'b> {
     out: &'a mut dyn Write,
+    blob: &'a Descriptor,
     tally: &'b Tally<'b>,
     at: u64,
     counted: &'a mut u64,
@@ -413,8 +442,7 @@ impl Write for Counted<'_, '_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.out.write(bytes)?;
         self.at += count as u64;
-        self.tally.add(self.at.saturating_sub(*self.counted));
-        *self.counted = self.at.max(*self.counted);
+        self.tally.reach(self.blob, self.counted, self.at);
         Ok(count)
     }
 

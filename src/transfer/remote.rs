@@ -15,6 +15,7 @@ use super::candidates::{Candidates, Subject};
 use super::peer::{Reach, Referrer, Source};
 use super::registries::Registries;
 use super::remote_blob::RemoteBlob;
+use super::shared_tag::ask_once;
 use super::small::read_document;
 use super::TransferError;
 use crate::oci::{
@@ -79,6 +80,12 @@ impl<'a> Remote<'a> {
             let raw = self.manifest(digest)?;
             return Ok(Descriptor::new(&document_type(&raw), *digest, raw.len() as u64));
         }
+        let question = format!("{} at {}", self.reference, self.candidates.hosts().join(", "));
+        ask_once(self.store, self.progress, &question, || self.resolve())
+    }
+
+    /// What the tag of the reference means, as the registries say now.
+    fn resolve(&self) -> Result<Descriptor, TransferError> {
         let tag = self.reference.tag_or_latest().to_owned();
         let work = Arc::new(move |repository: &Repository| Contents::of(repository).resolve(&tag));
         let found = self.candidates.ask_first(Subject::Tag, work);

@@ -7,6 +7,8 @@ mod fake;
 mod hostile_answers;
 mod images;
 mod logging_in;
+mod many;
+mod memory;
 mod pulling;
 mod pushing;
 mod real;

@@ -107,8 +107,14 @@ impl Partial {
         self.lock.touch();
     }
 
+    /// What is there, to be read from its beginning.
+    pub fn reopen(&self) -> Result<File, StoreError> {
+        File::open(&self.path).map_err(io_error("read", &self.path))
+    }
+
     /// Adds bytes.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        fault::point(fault::Step::Bytes).map_err(io_error("write", &self.path))?;
         let mut file = self.lock.file();
         file.write_all(bytes).map_err(io_error("write", &self.path))?;
         self.hasher.update(bytes);

@@ -8,6 +8,7 @@
 //! wants to be alone would keep out those that share.
 
 use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,6 +21,9 @@ use crate::sys::lock::{self, Holder, Lock, Mode};
 
 /// A source distribution's build says nothing until its end, which comes after ten minutes at the latest.
 const QUIET_BUILD: Duration = Duration::from_secs(600);
+
+/// What a holder of a lock leaves for the next one.
+const MAX_NOTE: usize = 4096;
 
 /// The kinds of locks, in the order in which a thread may wait for several: for one only while all that it holds stand
 /// before it. Debug builds check that.
@@ -41,6 +45,10 @@ pub(in crate::store) enum Rank {
     Layer,
     /// Single flight of a program that builds need.
     Tool,
+    /// Single flight of the question what a tag means.
+    Tag,
+    /// Single flight of an image that is pulled: its layers, which images share, are waited for inside it.
+    Image,
     /// `partial/<hex>`: a download under way.
     Download,
     /// Single flight of a layer's tree. Nothing is waited for inside it, nor inside the following.
@@ -66,6 +74,10 @@ pub enum Flight<'a> {
     Layer(&'a Key),
     /// Fetching the program of this name and version.
     Tool(&'a str),
+    /// Asking what a tag means; the digest is of who is asked for what.
+    Tag(&'a Digest),
+    /// Pulling the image of this manifest.
+    Image(&'a Digest),
 }
 
 /// What a lock is wanted for, and whom to tell when it has to be waited for.
@@ -135,7 +147,7 @@ pub struct CollectorLock {
 /// A lock that one process holds at a time; ends when dropped, and with the process.
 #[derive(Debug)]
 pub struct ExclusiveLock {
-    _lock: Lock,
+    lock: Lock,
     has_waited: bool,
 }
 
@@ -143,6 +155,20 @@ impl ExclusiveLock {
     /// Whether another one held it when it was asked for: what that one made may be there now.
     pub fn has_waited(&self) -> bool {
         self.has_waited
+    }
+
+    /// What the last holder left for the next; at most a few kilobytes.
+    pub fn note(&self) -> Vec<u8> {
+        let mut note = vec![0; MAX_NOTE];
+        let read = self.lock.file().read_at(&mut note, 0);
+        note.truncate(read.unwrap_or_default());
+        note
+    }
+
+    /// Leaves that for the next holder. A note that cannot be kept is none: whoever misses it does the work again.
+    pub fn leave(&self, note: &[u8]) {
+        let file = self.lock.file();
+        let _ = file.set_len(0).and_then(|()| file.write_all_at(note, 0));
     }
 }
 
@@ -155,6 +181,8 @@ impl Flight<'_> {
             Self::Relock(_) => Rank::Relock,
             Self::Layer(_) => Rank::Layer,
             Self::Tool(_) => Rank::Tool,
+            Self::Tag(_) => Rank::Tag,
+            Self::Image(_) => Rank::Image,
         }
     }
 
@@ -167,6 +195,8 @@ impl Flight<'_> {
             Self::Relock(key) => format!("relock-{}", key.hex()),
             Self::Layer(key) => format!("layer-{}", key.hex()),
             Self::Tool(name) => format!("tool-{name}"),
+            Self::Tag(question) => format!("tag-{}", question.hex()),
+            Self::Image(manifest) => format!("image-{}", manifest.hex()),
         }
     }
 }
@@ -182,6 +212,8 @@ impl Rank {
             | Self::Relock
             | Self::Layer
             | Self::Tool
+            | Self::Tag
+            | Self::Image
             | Self::Download
             | Self::Unpack
             | Self::Stamp
@@ -192,7 +224,14 @@ impl Rank {
     /// Whether it belongs to a step that is shown, so that a wait for it is announced at once.
     fn is_shown(self) -> bool {
         match self {
-            Self::Workshop | Self::Sdist | Self::Resolution | Self::Relock | Self::Layer | Self::Download => true,
+            Self::Workshop
+            | Self::Sdist
+            | Self::Resolution
+            | Self::Relock
+            | Self::Layer
+            | Self::Tag
+            | Self::Image
+            | Self::Download => true,
             Self::Collector | Self::Lease | Self::Tool | Self::Unpack | Self::Stamp | Self::Index => false,
         }
     }
@@ -201,9 +240,15 @@ impl Rank {
     fn other(self) -> &'static str {
         match self {
             Self::Workshop | Self::Sdist | Self::Resolution | Self::Relock | Self::Layer => "another build",
-            Self::Collector | Self::Lease | Self::Tool | Self::Download | Self::Unpack | Self::Stamp | Self::Index => {
-                "another process"
-            }
+            Self::Collector
+            | Self::Lease
+            | Self::Tool
+            | Self::Tag
+            | Self::Image
+            | Self::Download
+            | Self::Unpack
+            | Self::Stamp
+            | Self::Index => "another process",
         }
     }
 }
@@ -258,13 +303,30 @@ impl<'a> Locks<'a> {
         self.exclusive_file(Rank::Index, "index", Task::silent("writes index.json"))
     }
 
+    /// The lock of `flight` when nobody is at it; never waits. `does` is for those that will wait for us.
+    pub fn try_exclusive(self, flight: Flight<'_>, does: &str) -> Result<Option<ExclusiveLock>, StoreError> {
+        let path = self.disk.path("locks").join(flight.file_name());
+        let Some(lock) = try_file(&path, flight.rank(), Mode::Alone)? else {
+            return Ok(None);
+        };
+        lock.sign(does, flight.rank().quiet());
+        let has_waited = false;
+        Ok(Some(ExclusiveLock { lock, has_waited }))
+    }
+
+    /// Waits until whoever is at `flight` has ended. All that wait so go on at once, and not one after the other.
+    ///
+    /// # Errors
+    /// As [`exclusive`](Self::exclusive).
+    pub fn wait_out(self, flight: Flight<'_>, task: Task<'_>) -> Result<(), StoreError> {
+        let path = self.disk.path("locks").join(flight.file_name());
+        self.wait_for(flight.rank(), Mode::Shared, &path, task).map(drop)
+    }
+
     fn exclusive_file(self, rank: Rank, name: &str, task: Task<'_>) -> Result<ExclusiveLock, StoreError> {
         let path = self.disk.path("locks").join(name);
         let (lock, has_waited) = self.wait_for(rank, Mode::Alone, &path, task)?;
-        Ok(ExclusiveLock {
-            _lock: lock,
-            has_waited,
-        })
+        Ok(ExclusiveLock { lock, has_waited })
     }
 
     /// Keeps garbage collection out until the returned lock is dropped; any number of processes may hold one. Whoever makes

@@ -5,6 +5,7 @@ pub(super) mod gc;
 pub(super) mod names;
 pub(super) mod snapshot;
 mod unnamed;
+pub(super) mod unpacking;
 
 use super::disk::Disk;
 use super::StoreError;
@@ -12,6 +13,7 @@ use crate::oci::{Digest, ImageConfig, Manifest};
 use crate::policy::ExtractionLimits;
 use documents::Image;
 use snapshot::Snapshot;
+use unpacking::Unpacking;
 
 /// The images of a store, by their digests.
 #[derive(Debug, Clone, Copy)]
@@ -70,6 +72,11 @@ impl<'a> Images<'a> {
             Some(snapshot) => Ok(snapshot),
             None => self.prepare(&self.open(digest)?),
         }
+    }
+
+    /// The layers of an image that is about to come, to be unpacked while they do.
+    pub fn unpacking(self, manifest: &Manifest, config: &ImageConfig) -> Unpacking<'a> {
+        Unpacking::new(self.disk, manifest, config, &ExtractionLimits::default())
     }
 
     /// Unpacks what is missing of an image, two layers at a time, and prepares it for runs. Idempotent.

@@ -123,7 +123,7 @@ impl Snapshot {
 }
 
 /// What is left of the limits for the layers that are missing.
-fn budget(disk: &Disk, layers: &[(&Descriptor, &DiffId)], limits: &ExtractionLimits) -> Budget {
+pub(super) fn budget(disk: &Disk, layers: &[(&Descriptor, &DiffId)], limits: &ExtractionLimits) -> Budget {
     let budget = Budget::new(limits);
     let distinct: BTreeSet<&DiffId> = layers.iter().map(|(_, diff_id)| *diff_id).collect();
     for diff_id in distinct {

@@ -24,6 +24,8 @@ pub struct LayerStaging {
     scratch: Scratch,
     writer: TreeWriter,
     whiteouts: Whiteouts,
+    /// What was paid for it from the budget of its image: bytes and entries.
+    paid: (u64, u64),
 }
 
 impl LayerStaging {
@@ -38,6 +40,7 @@ impl LayerStaging {
             scratch,
             writer,
             whiteouts: Whiteouts::default(),
+            paid: (0, 0),
         })
     }
 
@@ -120,6 +123,7 @@ impl LayerStaging {
     /// Applies one change of a layer from elsewhere; what it makes is paid from `budget`.
     pub(super) fn apply(&mut self, path: &str, change: Change<'_>, budget: &Budget) -> io::Result<()> {
         if let Change::File { size, .. } = &change {
+            self.paid.0 += size;
             budget.take_bytes(*size)?;
         }
         let before = self.writer.entries;
@@ -128,10 +132,17 @@ impl LayerStaging {
             Change::File { mode, size, contents } => self.writer.write_file(path, mode, size, contents),
             Change::Symlink { target } => self.writer.replace_by_link(path, &target),
             Change::Hardlink { target } => self.writer.hardlink(path, &target),
-            Change::Whiteout => self.whiteouts.hide(path),
-            Change::Opaque => self.whiteouts.make_opaque(path),
+            Change::Whiteout => self.whiteouts.hide(path, budget),
+            Change::Opaque => self.whiteouts.make_opaque(path, budget),
         }?;
-        budget.take_entries(self.writer.entries - before)
+        let made = self.writer.entries - before;
+        self.paid.1 += made;
+        budget.take_entries(made)
+    }
+
+    /// Gives back to `budget` what was paid for a tree that is not wanted any more.
+    pub(in crate::store) fn pay_back(&self, budget: &Budget) {
+        budget.give_back(self.paid.0, self.paid.1, self.whiteouts.bytes());
     }
 
     /// Puts the whiteouts into the tree, when all changes of a layer from elsewhere are applied.

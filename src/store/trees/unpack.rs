@@ -3,20 +3,27 @@
 //! A blob that turns out to be damaged is removed, so that whoever can make or fetch it does so.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use super::budget::Budget;
 use super::folder::LayerFolder;
 use super::staging::LayerStaging;
-use crate::archive::tar_reader::{read_layer, Change};
-use crate::oci::{Compression, Descriptor, DiffId};
+use crate::archive::tar_reader::{read_layer, Change, TarError};
+use crate::oci::{Compression, Descriptor, DiffId, Digest};
 use crate::policy::ExtractionLimits;
 use crate::store::content::blobs::{Blobs, Verified};
 use crate::store::content::whole::Content;
 use crate::store::disk::locks::Locks;
 use crate::store::disk::Disk;
 use crate::store::{io_error, StoreError};
+
+/// The window of a zstd stream, as a power of two, that a layer may have which is unpacked beside many others: 8 MiB is what
+/// every reader must understand (RFC 8878). Another one is unpacked from its blob.
+const SHARED_WINDOW_LOG: u32 = 23;
+/// Held while a layer is unpacked whose window is larger: 128 MiB for each of several would be too much.
+static LARGE_WINDOW: Mutex<()> = Mutex::new(());
 
 /// Unpacks a layer that may be one of several which share a `budget`; [`Trees::unpack`](super::Trees::unpack) has the contract.
 pub(in crate::store) fn ensure(
@@ -35,8 +42,10 @@ pub(in crate::store) fn ensure(
     let is_whole = folder.verify()?;
     let done = match is_whole {
         true if is_ours() => return Ok(folder.tree()),
-        true => read_whole(disk, layer, diff_id, limits, &mut |_, _| Ok(())).map(|()| folder.tree()),
-        false => unpack(disk, layer, diff_id, limits, budget),
+        true => in_turn(layer, limits, |limits| {
+            read_whole(disk, layer, diff_id, limits, &mut |_, _| Ok(())).map(|()| folder.tree())
+        }),
+        false => in_turn(layer, limits, |limits| unpack(disk, layer, diff_id, limits, budget)),
     };
     match done {
         Ok(tree) => folder.note_origin(&layer.digest).map(|()| tree),
@@ -47,8 +56,7 @@ pub(in crate::store) fn ensure(
         Err(
             StoreError::Layer { .. } | StoreError::Digest { .. } | StoreError::Size { .. } | StoreError::DiffId { .. },
         ) if !Content::Blob.has_digest(disk, &layer.digest) => {
-            let path = Blobs::of(disk).path(&layer.digest);
-            fs::remove_file(&path).map_err(io_error("remove damaged", &path))?;
+            remove_blob(disk, &layer.digest)?;
             Err(StoreError::LayerLost {
                 diff_id: *diff_id,
                 digest: layer.digest,
@@ -56,6 +64,85 @@ pub(in crate::store) fn ensure(
         }
         Err(error) => Err(error),
     }
+}
+
+/// Removes a blob that is no layer.
+pub(in crate::store) fn remove_blob(disk: &Disk, digest: &Digest) -> Result<(), StoreError> {
+    let path = Blobs::of(disk).path(digest);
+    fs::remove_file(&path).map_err(io_error("remove damaged", &path))
+}
+
+/// Unpacks a layer from a stream that others verify, in the memory that each of many may take.
+pub(in crate::store) fn stage_stream(
+    disk: &Disk,
+    layer: &Descriptor,
+    diff_id: &DiffId,
+    limits: &ExtractionLimits,
+    budget: &Budget,
+    blob: &mut dyn Read,
+) -> Result<LayerStaging, StoreError> {
+    let mut staging = LayerStaging::begin(disk)?;
+    let read = read_stream(layer, diff_id, limits, blob, &mut |path, change| {
+        staging.apply(path, change, budget)
+    });
+    match finish(&mut staging, read, layer, budget) {
+        Ok(()) => Ok(staging),
+        Err(error) => {
+            staging.pay_back(budget);
+            Err(error)
+        }
+    }
+}
+
+/// Reads a layer from a stream that others verify, and compares it with its diff id.
+pub(in crate::store) fn check_stream(
+    layer: &Descriptor,
+    diff_id: &DiffId,
+    limits: &ExtractionLimits,
+    blob: &mut dyn Read,
+) -> Result<(), StoreError> {
+    read_stream(layer, diff_id, limits, blob, &mut |_, _| Ok(()))
+}
+
+fn read_stream(
+    layer: &Descriptor,
+    diff_id: &DiffId,
+    limits: &ExtractionLimits,
+    blob: &mut dyn Read,
+    visit: &mut dyn FnMut(&str, Change<'_>) -> io::Result<()>,
+) -> Result<(), StoreError> {
+    let got = read_changes(layer, blob, &shared(limits), visit)?;
+    check_diff_id(layer, diff_id, got)
+}
+
+fn read_changes(
+    layer: &Descriptor,
+    blob: &mut dyn Read,
+    limits: &ExtractionLimits,
+    visit: &mut dyn FnMut(&str, Change<'_>) -> io::Result<()>,
+) -> Result<DiffId, StoreError> {
+    read_layer(blob, compression(layer)?, limits, visit).map_err(|source| StoreError::Layer {
+        digest: layer.digest,
+        source,
+    })
+}
+
+fn compression(layer: &Descriptor) -> Result<Compression, StoreError> {
+    Compression::of_layer(layer).map_err(|source| StoreError::Document {
+        digest: layer.digest,
+        source,
+    })
+}
+
+fn check_diff_id(layer: &Descriptor, expected: &DiffId, got: DiffId) -> Result<(), StoreError> {
+    if got == *expected {
+        return Ok(());
+    }
+    Err(StoreError::DiffId {
+        digest: layer.digest,
+        expected: *expected,
+        got,
+    })
 }
 
 /// Reads a layer's blob to its end; what `visit` was told is the layer's only when this succeeds.
@@ -67,26 +154,12 @@ fn read_whole(
     visit: &mut dyn FnMut(&str, Change<'_>) -> io::Result<()>,
 ) -> Result<(), StoreError> {
     let blobs = Blobs::of(disk);
-    let compression = Compression::of_layer(layer).map_err(|source| StoreError::Document {
-        digest: layer.digest,
-        source,
-    })?;
     let mut verified = Verified::new(blobs.open(&layer.digest)?, layer.size);
-    let got = read_layer(&mut verified, compression, limits, visit).map_err(|source| StoreError::Layer {
-        digest: layer.digest,
-        source,
-    })?;
+    let got = read_changes(layer, &mut verified, limits, visit)?;
     // A gzip reader may stop before the last bytes of the blob; they count for its digest all the same.
     io::copy(&mut verified, &mut io::sink()).map_err(io_error("read", &blobs.path(&layer.digest)))?;
     verified.check(layer)?;
-    if got != *diff_id {
-        return Err(StoreError::DiffId {
-            digest: layer.digest,
-            expected: *diff_id,
-            got,
-        });
-    }
-    Ok(())
+    check_diff_id(layer, diff_id, got)
 }
 
 fn unpack(
@@ -99,15 +172,58 @@ fn unpack(
     let mut staging = LayerStaging::begin(disk)?;
     let read = read_whole(disk, layer, diff_id, limits, &mut |path, change| {
         staging.apply(path, change, budget)
-    })
-    .and_then(|()| staging.write_whiteouts(layer, budget));
-    if let (Err(StoreError::Layer { digest, .. }), Some(source)) = (&read, budget.exceeded()) {
-        return Err(StoreError::Layer {
-            digest: *digest,
-            source,
-        });
+    });
+    if let Err(error) = finish(&mut staging, read, layer, budget) {
+        staging.pay_back(budget);
+        return Err(error);
     }
-    read?;
     staging.describe()?;
     staging.take_place(diff_id)
+}
+
+/// Puts the whiteouts into a tree whose layer was read, and says which limit of the image ended the reading.
+fn finish(
+    staging: &mut LayerStaging,
+    read: Result<(), StoreError>,
+    layer: &Descriptor,
+    budget: &Budget,
+) -> Result<(), StoreError> {
+    let read = read.and_then(|()| staging.write_whiteouts(layer, budget));
+    let is_refused = |error: &TarError| matches!(error, TarError::Visit { source, .. } if source.kind() == io::ErrorKind::QuotaExceeded);
+    match (read, budget.exceeded()) {
+        (Err(StoreError::Layer { digest, source }), Some(limit)) if is_refused(&source) => {
+            Err(StoreError::Layer { digest, source: limit })
+        }
+        (read, _) => read,
+    }
+}
+
+/// Does `work` within the memory that many layers may take, and once more with all that a layer may have, one at a time,
+/// when that is what a layer needs.
+fn in_turn<T>(
+    layer: &Descriptor,
+    limits: &ExtractionLimits,
+    work: impl Fn(&ExtractionLimits) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    if compression(layer)? != Compression::Zstd {
+        return work(limits);
+    }
+    match work(&shared(limits)) {
+        Err(StoreError::Layer {
+            source: TarError::Read(_),
+            ..
+        }) => {
+            let _alone = LARGE_WINDOW.lock().unwrap_or_else(PoisonError::into_inner);
+            work(limits)
+        }
+        other => other,
+    }
+}
+
+/// `limits` for a layer that is unpacked beside many others.
+fn shared(limits: &ExtractionLimits) -> ExtractionLimits {
+    ExtractionLimits {
+        window_log: limits.window_log.min(SHARED_WINDOW_LOG),
+        ..limits.clone()
+    }
 }

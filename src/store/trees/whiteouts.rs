@@ -16,8 +16,8 @@ use super::budget::Budget;
 use super::opaque::set_opaque;
 use super::writer::{split, TreeWriter};
 
-/// Names that are kept in memory; half a million of the longest would be two gigabytes. A distribution has 10 MiB.
-const MAX_BYTES: usize = 64 << 20;
+/// What a name takes in memory beside its bytes.
+const OVERHEAD: u64 = 64;
 
 /// The whiteouts of one layer.
 #[derive(Debug, Default)]
@@ -25,28 +25,31 @@ pub(super) struct Whiteouts {
     hidden: BTreeSet<String>,
     /// Directories of which nothing below is seen; the empty path is the root.
     opaque: BTreeSet<String>,
-    bytes: usize,
+    bytes: u64,
 }
 
 impl Whiteouts {
-    pub(super) fn hide(&mut self, path: &str) -> io::Result<()> {
-        self.add(path)?;
+    pub(super) fn hide(&mut self, path: &str, budget: &Budget) -> io::Result<()> {
+        self.add(path, budget)?;
         self.hidden.insert(path.to_owned());
         Ok(())
     }
 
-    pub(super) fn make_opaque(&mut self, directory: &str) -> io::Result<()> {
-        self.add(directory)?;
+    pub(super) fn make_opaque(&mut self, directory: &str, budget: &Budget) -> io::Result<()> {
+        self.add(directory, budget)?;
         self.opaque.insert(directory.to_owned());
         Ok(())
     }
 
-    fn add(&mut self, path: &str) -> io::Result<()> {
-        self.bytes = self.bytes.saturating_add(path.len());
-        if self.bytes > MAX_BYTES {
-            return Err(io::Error::other("the whiteouts have more than 64 MiB of names"));
-        }
-        Ok(())
+    fn add(&mut self, path: &str, budget: &Budget) -> io::Result<()> {
+        let bytes = path.len() as u64 + OVERHEAD;
+        self.bytes += bytes;
+        budget.take_names(bytes)
+    }
+
+    /// What was taken from a budget for the names.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Puts them into the finished tree; an error comes with its path. Sorted, so that a whiteout comes before those

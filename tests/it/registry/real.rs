@@ -5,9 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
-use super::images::{configure, image, layers, partials};
+use super::images::{configure, image, partials};
 use crate::common::wait::eventually;
 use crate::common::{done, example, shared, tool, Gantry};
 
@@ -81,7 +80,7 @@ impl Registry {
     }
 
     /// How many requests of `method` it answered whose path ends in `end`.
-    fn count(&self, method: &str, end: &str) -> usize {
+    pub fn count(&self, method: &str, end: &str) -> usize {
         let line = format!("\"{method} /v2/");
         let log = self.log.lock().unwrap();
         log.iter()
@@ -90,13 +89,13 @@ impl Registry {
     }
 
     /// `gantry` of a store that knows the password and trusts the certificate.
-    fn command(&self, gantry: &Gantry) -> Command {
+    pub fn command(&self, gantry: &Gantry) -> Command {
         let mut command = gantry.command();
         command.env("SSL_CERT_FILE", self.certificates()).env("KEY", "s3cret");
         command
     }
 
-    fn ok(&self, gantry: &Gantry, args: &[&str]) -> String {
+    pub fn ok(&self, gantry: &Gantry, args: &[&str]) -> String {
         let done = done(self.command(gantry).args(args).output().unwrap());
         assert_eq!(
             done.code,
@@ -109,7 +108,7 @@ impl Registry {
     }
 
     /// An empty store that knows the registry.
-    fn store(&self) -> Gantry {
+    pub fn store(&self) -> Gantry {
         let gantry = Gantry::new();
         self.know(&gantry);
         gantry
@@ -329,89 +328,6 @@ fn a_function_is_built_on_a_base_of_a_registry() {
     assert!(gantry.ok(["images", "ls", "-q"]).contains(&base));
     let ran = gantry.run(&["mine:1"]);
     assert_eq!(ran.stdout, "on a base of a registry\n", "{}", ran.stderr);
-}
-
-#[test]
-fn fifty_that_pull_one_image_ask_for_each_blob_once() {
-    let registry = Registry::start();
-    let source = registry.store();
-    let digest = image(
-        &source,
-        "a:1",
-        &[(1, 20_000_000), (2, 5_000_000), (3, 1000), (4, 100_000)],
-    );
-    let remote = format!("{}/team/a:1", registry.host);
-    registry.ok(&source, &["push", "a:1", &remote]);
-    let one = registry.store();
-    let started = Instant::now();
-    registry.ok(&one, &["pull", &remote]);
-    eprintln!("one pull of 25 MB: {:?}", started.elapsed());
-    let before: Vec<usize> = layers(&source, &digest)
-        .iter()
-        .map(|(layer, _)| registry.count("GET", layer))
-        .collect();
-
-    let gantry = registry.store();
-    let started = Instant::now();
-    let children: Vec<Child> = (0..50)
-        .map(|_| {
-            let mut command = registry.command(&gantry);
-            command
-                .args(["pull", &remote])
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap()
-        })
-        .collect();
-    for child in children {
-        let pulled = done(child.wait_with_output().unwrap());
-        assert_eq!(
-            (pulled.code, pulled.stdout.trim()),
-            (0, digest.as_str()),
-            "{}",
-            pulled.stderr
-        );
-    }
-    eprintln!("fifty pulls of it at once: {:?}", started.elapsed());
-    for ((layer, _), before) in layers(&source, &digest).iter().zip(before) {
-        assert_eq!(registry.count("GET", layer) - before, 1, "{layer}");
-    }
-    assert!(partials(&gantry).is_empty());
-}
-
-#[test]
-fn images_that_share_layers_in_different_order_are_pulled_at_once() {
-    let registry = Registry::start();
-    let source = registry.store();
-    let seeds = [1, 2, 3, 4, 5, 6];
-    let names: Vec<String> = (0..6)
-        .map(|turn| {
-            let mut order = seeds;
-            order.rotate_left(turn);
-            let layers: Vec<(u64, usize)> = order.iter().map(|seed| (*seed, 300_000)).collect();
-            let name = format!("{}/team/i{turn}:1", registry.host);
-            image(&source, &name, &layers);
-            registry.ok(&source, &["push", &name]);
-            name
-        })
-        .collect();
-    let gantry = registry.store();
-    let children: Vec<Child> = (0..24)
-        .map(|at| {
-            let mut command = registry.command(&gantry);
-            command
-                .args(["pull", &names[at % names.len()]])
-                .stdout(Stdio::null())
-                .stderr(Stdio::piped());
-            command.spawn().unwrap()
-        })
-        .collect();
-    for child in children {
-        let pulled = done(child.wait_with_output().unwrap());
-        assert_eq!(pulled.code, 0, "{}", pulled.stderr);
-    }
-    assert_eq!(gantry.ok(["images", "ls", "-q"]).lines().count(), names.len());
 }
 
 #[test]

@@ -151,7 +151,7 @@ fn a_holder_that_gets_on_is_waited_for() {
     // Several times as long as a silent one would be waited for.
     let begun = Instant::now();
     while begun.elapsed() < 4 * stalled_after {
-        held._lock.touch();
+        held.lock.touch();
         assert!(ended.try_recv().is_err(), "it was given up");
         std::thread::yield_now();
     }

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileTypeExt;
 
 use super::super::opaque::is_opaque;
 use super::*;
+use crate::archive::tar_reader::TarError;
 use crate::oci::{media_type, Descriptor, DiffId};
 use crate::policy::ExtractionLimits;
 use crate::store::tests::store;
@@ -155,7 +156,8 @@ fn layers_below_an_opaque_root_are_not_seen() {
 #[test]
 fn whiteouts_are_bounded_in_memory() {
     let mut whiteouts = Whiteouts::default();
-    let name = "x".repeat(1 << 20);
-    let refused = (0..65).find_map(|_| whiteouts.hide(&name).err());
-    assert!(refused.is_some_and(|error| error.to_string().contains("64 MiB")));
+    let (name, budget) = ("x".repeat(1 << 20), Budget::new(&ExtractionLimits::default()));
+    let refused = (0..65).find_map(|_| whiteouts.hide(&name, &budget).err());
+    assert!(refused.is_some_and(|error| error.kind() == std::io::ErrorKind::QuotaExceeded));
+    assert!(matches!(budget.exceeded(), Some(TarError::Limit { limit, .. }) if limit == 64 << 20));
 }

@@ -1,0 +1,174 @@
+//! Fetches a layer from away once for all processes that want it, goes on where an earlier one stopped, and unpacks it on
+//! the way.
+//!
+//! ```text
+//! network -> partial/<hex>, hashed -> inflated, hashed -> files under tmp/
+//! ```
+//!
+//! What is inflated are the bytes that were just written, and of an earlier process's part those on the disk: nothing is
+//! read from the disk a second time. The blob gets its name when its digest is right and its files are those of the diff
+//! id, and then the tree. A layer that is refused leaves neither; which bytes were refused is known for sure only when all of
+//! them came, so a refusal is the layer's own fault when its digest is right, and the registry's when not.
+
+use std::fs::File;
+use std::io::{self, Read};
+
+use super::image_copy::check_start;
+use super::peer::Incoming;
+use super::TransferError;
+use crate::oci::{Compression, Descriptor};
+use crate::store::{Download, Partial, Store, StoreError, Task, Unpacking};
+
+/// What is read of a connection at a time: enough for few system calls, little enough for sixty-four layers at once.
+const CHUNK: usize = 256 << 10;
+
+/// Fetches a layer, and unpacks it when there is an image that it is unpacked for.
+pub(super) fn fetch_layer(
+    store: &Store,
+    image: Option<&Unpacking<'_>>,
+    layer: &Descriptor,
+    incoming: &mut Incoming<'_>,
+) -> Result<(), TransferError> {
+    let does = format!("fetches layer {}", layer.digest);
+    let task = Task {
+        does: &does,
+        progress: incoming.progress(),
+    };
+    let mut partial = match store.blobs().claim(&layer.digest, Some(layer.size), task)? {
+        Download::Whole(_) => return incoming.prove(),
+        Download::Partial(partial) => *partial,
+    };
+    if partial.len() == layer.size && !partial.is_empty() && partial.is_right() {
+        // All of it came, and its process ended before it got its name. Nobody gets it who could not have fetched it.
+        incoming.prove()?;
+        partial.commit(layer.size)?;
+        return Ok(());
+    }
+    if partial.len() >= layer.size {
+        partial.restart()?;
+    }
+    partial.check_room(layer.size)?;
+    incoming.start_at(partial.len())?;
+    if partial.is_empty() {
+        let compression = Compression::of_layer(layer).map_err(|source| TransferError::Document {
+            path: store.blobs().path(&layer.digest),
+            source,
+        })?;
+        check_start(layer, compression, incoming)?;
+    }
+    let kept = partial.reopen()?;
+    let mut arriving = Arriving {
+        kept: kept.take(partial.len()),
+        partial,
+        incoming,
+        chunk: vec![0; CHUNK],
+        next: 0,
+        end: 0,
+        failed: None,
+    };
+    let Some(image) = image else {
+        arriving.drain()?;
+        arriving.partial.commit(layer.size)?;
+        return Ok(());
+    };
+    let unpacked = image.unpack(layer, &mut arriving);
+    // What comes behind the end of the archive counts for the digest, and all of it when the archive was refused.
+    arriving.drain()?;
+    let partial = arriving.partial;
+    match unpacked {
+        Ok(unpacked) => {
+            partial.commit(layer.size)?;
+            Ok(unpacked.commit()?)
+        }
+        Err(error) => refuse(image, layer, partial, error),
+    }
+}
+
+/// What follows when a layer was refused of which all has come.
+fn refuse(
+    image: &Unpacking<'_>,
+    layer: &Descriptor,
+    mut partial: Partial,
+    error: StoreError,
+) -> Result<(), TransferError> {
+    if partial.len() != layer.size || !partial.is_right() {
+        // Other bytes than those that were asked for: the commit says so, and the registry may be asked again.
+        partial.commit(layer.size)?;
+        return Err(error.into());
+    }
+    match error {
+        // It may need more memory than a layer may have that comes beside others.
+        StoreError::Layer { .. } if image.may_need_more(layer) => {
+            partial.commit(layer.size)?;
+            Ok(image.unpack_blob(layer)?)
+        }
+        StoreError::Layer { .. } | StoreError::DiffId { .. } => {
+            partial.restart()?;
+            Err(error.into())
+        }
+        // The disk's fault: what came is kept for the next try.
+        error => Err(error.into()),
+    }
+}
+
+/// A blob on its way into the store: what is there of it already, and then what comes, which is written and hashed before it
+/// is given.
+struct Arriving<'i, 'a> {
+    kept: io::Take<File>,
+    partial: Partial,
+    incoming: &'i mut Incoming<'a>,
+    chunk: Vec<u8>,
+    /// What was not given yet of `chunk`.
+    next: usize,
+    end: usize,
+    failed: Option<TransferError>,
+}
+
+impl Arriving<'_, '_> {
+    /// Writes what comes next; whether there was something.
+    fn advance(&mut self) -> Result<bool, TransferError> {
+        (self.next, self.end) = (0, 0);
+        let count = self.incoming.read_next(&mut self.chunk)?;
+        self.partial.append(self.chunk.get(..count).unwrap_or_default())?;
+        self.end = count;
+        Ok(count > 0)
+    }
+
+    /// Writes all that is still to come.
+    ///
+    /// # Errors
+    ///
+    /// Also the one that ended an earlier reading.
+    fn drain(&mut self) -> Result<(), TransferError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        while self.advance()? {}
+        Ok(())
+    }
+}
+
+impl Read for Arriving<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        crate::sys::lock::beat();
+        if self.kept.limit() > 0 {
+            let count = self.kept.read(buffer)?;
+            return match count {
+                0 if !buffer.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
+                count => Ok(count),
+            };
+        }
+        if self.next == self.end && self.failed.is_none() {
+            if let Err(error) = self.advance() {
+                self.failed = Some(error);
+            }
+        }
+        if self.failed.is_some() {
+            return Err(io::Error::other("the rest of it does not come"));
+        }
+        let mut rest = self.chunk.get(self.next..self.end).unwrap_or_default();
+        let count = rest.read(buffer)?;
+        self.next += count;
+        Ok(count)
+    }
+}
