@@ -39,6 +39,13 @@ pub(crate) struct BlobBody {
     left: u64,
 }
 
+impl BlobBody {
+    /// Whether the registry gives parts of blobs.
+    pub(crate) fn has_parts(&self) -> bool {
+        self.answer.status() == 206 || self.answer.header("accept-ranges") == Some("bytes")
+    }
+}
+
 impl Read for BlobBody {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.left == 0 || buffer.is_empty() {
@@ -175,6 +182,30 @@ impl<'a> Contents<'a> {
             before: from.min(blob.size),
             left: blob.size.saturating_sub(from),
         })
+    }
+
+    /// The bytes of a blob from `from` to `end`, both of which belong to it.
+    pub(crate) fn part(self, blob: &Descriptor, from: u64, end: u64) -> Result<Vec<u8>, RegistryError> {
+        let asked = self.asked("fetch part of blob", &format!("blobs/{}", blob.digest));
+        let mut answer = self.repository.exchange(&asked, &mut |url| Call {
+            headers: vec![("range", format!("bytes={from}-{end}"))],
+            ..call(Verb::Get, url)
+        })?;
+        let range = shown(answer.header("content-range").unwrap_or_default());
+        let length = end - from + 1;
+        let is_it = answer.status() == 206 && end_of(&range, from, blob.size) == Some(end);
+        if !is_it || answer.size().is_some_and(|size| size != length) {
+            let reason = format!("it sends {range:?}, asked for bytes {from} to {end} of {}", blob.size);
+            return Err(RegistryError::answer(asked.doing, &plain(&asked.url), reason));
+        }
+        let bytes = self.bounded(&asked, &mut answer, length)?;
+        match bytes.len() as u64 {
+            got if got < length => {
+                let reason = format!("it ends {} bytes early", length - got);
+                Err(self.broke(&asked, &io::Error::new(io::ErrorKind::UnexpectedEof, reason)))
+            }
+            _ => Ok(bytes),
+        }
     }
 
     /// Has the registry show that it has a blob.

@@ -30,6 +30,7 @@ mod nearby;
 mod peer;
 mod persist;
 mod pulled;
+mod ranges;
 mod referrers;
 mod registries;
 mod remote;

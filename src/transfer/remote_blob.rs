@@ -2,10 +2,11 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::candidates::{Candidates, Subject};
 use super::persist::{pause_before_retry, sleep, Standing};
+use super::ranges::{is_worth_it, Ranges};
 use super::TransferError;
 use crate::oci::Descriptor;
 use crate::registry::{BlobBody, Contents, Repository};
@@ -33,6 +34,12 @@ pub(super) struct RemoteBlob<'a> {
     given_up: usize,
     /// When it was last looked how fast it is, and what had come by then.
     looked: (Instant, u64),
+    /// When the connection that is open was made, and how long it was waited for since.
+    watched: (Instant, Duration),
+    /// Several connections in its place.
+    ranges: Option<Ranges>,
+    /// Whether they were tried.
+    has_tried_ranges: bool,
 }
 
 impl<'a> RemoteBlob<'a> {
@@ -52,6 +59,9 @@ impl<'a> RemoteBlob<'a> {
             broken: 0,
             given_up: 0,
             looked: (Instant::now(), at),
+            watched: (Instant::now(), Duration::ZERO),
+            ranges: None,
+            has_tried_ranges: false,
         }
     }
 
@@ -63,6 +73,7 @@ impl<'a> RemoteBlob<'a> {
         self.body = Some((index, body));
         self.since = at;
         self.looked = (Instant::now(), at);
+        self.watched = (Instant::now(), Duration::ZERO);
         Ok(())
     }
 
@@ -98,6 +109,33 @@ impl<'a> RemoteBlob<'a> {
         }
     }
 
+    /// Goes on by several connections, where one is what makes it slow.
+    fn widen(&mut self) {
+        let (since, waited) = self.watched;
+        if self.has_tried_ranges || !is_worth_it(self.blob.size - self.at, since.elapsed(), waited) {
+            return;
+        }
+        let Some((index, body)) = &self.body else { return };
+        let repository = self.candidates.repository(*index).filter(|_| body.has_parts());
+        self.ranges = repository.and_then(|repository| Ranges::begin(repository, &self.blob, self.at));
+        if self.ranges.is_some() {
+            self.has_tried_ranges = true;
+            self.body = None;
+        }
+    }
+
+    /// What several connections bring; nothing when they are none, or not any more.
+    fn read_ranges(&mut self, buffer: &mut [u8]) -> usize {
+        let read = self.ranges.as_mut().map(|ranges| ranges.read(buffer));
+        let Some(Ok(count)) = read.filter(|read| !matches!(read, Ok(0))) else {
+            // What they did not bring one connection does, with all that is done about its failures.
+            self.ranges = None;
+            return 0;
+        };
+        self.at += count as u64;
+        count
+    }
+
     /// Whether what comes is too slow to be waited for.
     fn is_too_slow(&mut self) -> bool {
         let (when, had) = self.looked;
@@ -115,12 +153,18 @@ impl Read for RemoteBlob<'_> {
             if self.at >= self.blob.size || buffer.is_empty() {
                 return Ok(0);
             }
+            match self.read_ranges(buffer) {
+                0 => {}
+                count => return Ok(count),
+            }
             if self.body.is_none() {
                 self.connect().map_err(io::Error::other)?;
             }
             let Some((index, body)) = &mut self.body else { continue };
-            let index = *index;
-            let read = match body.read(buffer) {
+            let (index, asked) = (*index, Instant::now());
+            let read = body.read(buffer);
+            self.watched.1 += asked.elapsed();
+            let read = match read {
                 // A part that ends before the blob does.
                 Ok(0) if self.at - self.since >= WORTH_IT => {
                     self.body = None;
@@ -136,6 +180,7 @@ impl Read for RemoteBlob<'_> {
                 Ok(count) => {
                     self.at += count as u64;
                     if !self.is_too_slow() {
+                        self.widen();
                         return Ok(count);
                     }
                     // What came is counted: it is given by the next call, so it must not be lost.

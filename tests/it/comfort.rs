@@ -450,7 +450,7 @@ sys.stdout.buffer.write(said)
 "#;
 
 /// What `gantry ARGS` writes to a terminal.
-fn on_a_terminal(gantry: &Gantry, how: &str, args: &[&str]) -> String {
+pub fn on_a_terminal(gantry: &Gantry, how: &str, args: &[&str]) -> String {
     let plain = gantry.command();
     let mut python = Command::new("python3");
     python

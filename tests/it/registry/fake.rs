@@ -57,6 +57,8 @@ pub struct Reply {
     pub then: Then,
     /// After each byte.
     pub pace: Option<Duration>,
+    /// Bytes a second.
+    pub rate: Option<usize>,
 }
 
 impl Reply {
@@ -69,6 +71,7 @@ impl Reply {
             body,
             then: Then::Go,
             pace: None,
+            rate: None,
         }
     }
 
@@ -342,9 +345,13 @@ fn send(out: &mut TcpStream, seen: &Seen, reply: &Reply) -> bool {
     if seen.method == "HEAD" {
         return true;
     }
-    match reply.pace {
-        None => out.write_all(&reply.body).is_ok(),
-        Some(pace) => reply.body.iter().all(|byte| {
+    match (reply.pace, reply.rate) {
+        (None, None) => out.write_all(&reply.body).is_ok(),
+        (None, Some(rate)) => reply.body.chunks(rate / 100).all(|part| {
+            std::thread::sleep(Duration::from_millis(10));
+            out.write_all(part).is_ok()
+        }),
+        (Some(pace), _) => reply.body.iter().all(|byte| {
             std::thread::sleep(pace);
             out.write_all(&[*byte]).is_ok()
         }),
@@ -413,14 +420,16 @@ impl State {
         let range = seen
             .header("range")
             .strip_prefix("bytes=")
-            .and_then(|range| range.strip_suffix('-'));
-        match range.map(|from| from.parse::<usize>().unwrap()) {
-            Some(from) if from >= bytes.len() => error(416, "RANGE"),
-            Some(from) => {
-                let said = format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len());
-                Reply::new(206, &bytes[from..]).with("Content-Range", said)
+            .and_then(|range| range.split_once('-'));
+        match range.map(|(from, end)| (from.parse::<usize>().unwrap(), end.parse().unwrap_or(bytes.len() - 1))) {
+            Some((from, end)) if from > end || end >= bytes.len() => error(416, "RANGE"),
+            Some((from, end)) => {
+                let said = format!("bytes {from}-{end}/{}", bytes.len());
+                Reply::new(206, &bytes[from..=end]).with("Content-Range", said)
             }
-            None => Reply::new(200, bytes.as_slice()).with("Docker-Content-Digest", digest),
+            None => Reply::new(200, bytes.as_slice())
+                .with("Docker-Content-Digest", digest)
+                .with("Accept-Ranges", "bytes"),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::fs;
 
 use gantry::archive::layer::LayerWriter;
-use gantry::oci::{media_type, Descriptor, ImageConfig, ImageConfigBody, Manifest, RootFs};
+use gantry::oci::{media_type, Descriptor, DiffId, Digest, ImageConfig, ImageConfigBody, Manifest, RootFs};
 
 use super::fake::Fake;
 use crate::common::Gantry;
@@ -59,6 +59,55 @@ pub fn image(gantry: &Gantry, name: &str, layers: &[(u64, usize)]) -> String {
     store.images().prepare(&store.images().open(&digest).unwrap()).unwrap();
     store.names().set(&name.parse().unwrap(), &digest).unwrap();
     digest.to_string()
+}
+
+/// The tar of one file of zeros.
+pub fn tar(name: &str, size: usize) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o644);
+    header.set_size(size as u64);
+    tar.append_data(&mut header, name, &vec![0; size][..]).unwrap();
+    tar.into_inner().unwrap()
+}
+
+/// Puts an image of these layers there: media type, blob and diff id.
+pub fn hold(fake: &Fake, layers: Vec<(&str, Vec<u8>, DiffId)>) {
+    let (mut descriptors, mut diff_ids) = (Vec::new(), Vec::new());
+    let mut blobs = fake.state.blobs.lock().unwrap();
+    for (name, blob, diff_id) in layers {
+        let digest = Digest::of(&blob);
+        descriptors.push(Descriptor::new(name, digest, blob.len() as u64));
+        diff_ids.push(diff_id);
+        blobs.insert(digest.to_string(), blob);
+    }
+    let config = ImageConfig {
+        architecture: "amd64".to_owned(),
+        os: "linux".to_owned(),
+        created: None,
+        config: ImageConfigBody::default(),
+        rootfs: RootFs {
+            kind: "layers".to_owned(),
+            diff_ids,
+        },
+        history: Vec::new(),
+    };
+    let config = serde_json::to_vec(&config).unwrap();
+    let digest = Digest::of(&config);
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: Some(media_type::MANIFEST.to_owned()),
+        config: Descriptor::new(media_type::CONFIG, digest, config.len() as u64),
+        layers: descriptors,
+        annotations: Default::default(),
+    };
+    blobs.insert(digest.to_string(), config);
+    let raw = serde_json::to_vec(&manifest).unwrap();
+    let mut manifests = fake.state.manifests.lock().unwrap();
+    for name in ["1".to_owned(), Digest::of(&raw).to_string()] {
+        let document = (media_type::MANIFEST.to_owned(), raw.clone());
+        manifests.insert(("team/a".to_owned(), name), document);
+    }
 }
 
 /// The layers of an image of a store, as registries call them.

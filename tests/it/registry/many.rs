@@ -19,8 +19,8 @@ fn start(command: &mut Command) -> Child {
 /// What each of them said, once all are done. The time for that is bounded.
 fn all_done(mut children: Vec<Child>) -> Vec<Done> {
     eventually("some processes do not end", || {
-        let at_work = children.iter_mut().filter(|child| child.try_wait().unwrap().is_none());
-        let ids: Vec<u32> = at_work.map(|child| child.id()).collect();
+        let at_work = |child: &mut Child| child.try_wait().unwrap().is_none().then_some(child.id());
+        let ids: Vec<u32> = children.iter_mut().filter_map(at_work).collect();
         is_so(ids.is_empty(), ids)
     });
     let outputs = children.into_iter().map(|child| child.wait_with_output().unwrap());

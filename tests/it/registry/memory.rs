@@ -3,10 +3,10 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use gantry::oci::{media_type, Descriptor, DiffId, Digest, ImageConfig, ImageConfigBody, Manifest, RootFs};
+use gantry::oci::{media_type, DiffId, Digest};
 
 use super::fake::{Fake, Reply, Then};
-use super::images::store_of;
+use super::images::{hold, store_of, tar};
 use crate::common::{tool, Gantry};
 
 /// Kilobytes, as the kernel counts: what issue 12 allows.
@@ -34,55 +34,6 @@ fn pull(fake: &Fake, gantry: &Gantry) -> (i32, u64) {
     let said = tool(&mut python);
     let (code, peak) = said.trim().split_once(' ').unwrap();
     (code.parse().unwrap(), peak.parse().unwrap())
-}
-
-/// The tar of one file of zeros.
-fn tar(name: &str, size: usize) -> Vec<u8> {
-    let mut tar = tar::Builder::new(Vec::new());
-    let mut header = tar::Header::new_gnu();
-    header.set_mode(0o644);
-    header.set_size(size as u64);
-    tar.append_data(&mut header, name, &vec![0; size][..]).unwrap();
-    tar.into_inner().unwrap()
-}
-
-/// Puts an image of these layers there: media type, blob and diff id.
-fn hold(fake: &Fake, layers: Vec<(&str, Vec<u8>, DiffId)>) {
-    let (mut descriptors, mut diff_ids) = (Vec::new(), Vec::new());
-    let mut blobs = fake.state.blobs.lock().unwrap();
-    for (name, blob, diff_id) in layers {
-        let digest = Digest::of(&blob);
-        descriptors.push(Descriptor::new(name, digest, blob.len() as u64));
-        diff_ids.push(diff_id);
-        blobs.insert(digest.to_string(), blob);
-    }
-    let config = ImageConfig {
-        architecture: "amd64".to_owned(),
-        os: "linux".to_owned(),
-        created: None,
-        config: ImageConfigBody::default(),
-        rootfs: RootFs {
-            kind: "layers".to_owned(),
-            diff_ids,
-        },
-        history: Vec::new(),
-    };
-    let config = serde_json::to_vec(&config).unwrap();
-    let digest = Digest::of(&config);
-    let manifest = Manifest {
-        schema_version: 2,
-        media_type: Some(media_type::MANIFEST.to_owned()),
-        config: Descriptor::new(media_type::CONFIG, digest, config.len() as u64),
-        layers: descriptors,
-        annotations: Default::default(),
-    };
-    blobs.insert(digest.to_string(), config);
-    let raw = serde_json::to_vec(&manifest).unwrap();
-    let mut manifests = fake.state.manifests.lock().unwrap();
-    for name in ["1".to_owned(), Digest::of(&raw).to_string()] {
-        let document = (media_type::MANIFEST.to_owned(), raw.clone());
-        manifests.insert(("team/a".to_owned(), name), document);
-    }
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -126,7 +77,8 @@ fn layers_that_are_large_or_inflate_to_much_take_less_than_200_mb() {
 
 #[test]
 fn answers_without_an_end_take_less_than_200_mb() {
-    let documents: [(&str, fn() -> Vec<u8>); 3] = [
+    type Body = fn() -> Vec<u8>;
+    let documents: [(&str, Body); 3] = [
         ("a manifest of 400 MB", || vec![b' '; 400 << 20]),
         ("deep JSON", || b"[".repeat(4_000_000)),
         ("many layers", || {

@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::process::Stdio;
+use std::time::Instant;
 
+use gantry::oci::{media_type, DiffId, Digest};
 use serde_json::Value;
 
 use super::fake::{Fake, Reply, Then};
-use super::images::{configure, image, layers, partials, store_of};
+use super::images::{configure, hold, image, layers, partials, store_of, tar};
+use crate::comfort::on_a_terminal;
 use crate::common::{tree, Gantry};
 
 /// A registry with an image of two layers under `team/a:1`, and its digest.
@@ -281,4 +284,103 @@ fn ten_layers_come_at_once_or_as_many_as_the_configuration_says() {
     let gantry = Gantry::new();
     configure(&gantry, "[transfer]\ndownloads = 0\n");
     assert_eq!(gantry.gantry(["images", "ls"]).code, 2);
+}
+
+/// The numbers of the first and the last byte of each part of `layer` that was asked for.
+fn parts(fake: &Fake, layer: &str) -> Vec<(usize, usize)> {
+    let seen = fake.seen();
+    let ranges = seen.iter().filter(|seen| seen.is("GET", layer));
+    let parts = ranges.filter_map(|seen| {
+        let (from, end) = seen.header("range").strip_prefix("bytes=")?.split_once('-')?;
+        Some((from.parse().unwrap(), end.parse().ok()?))
+    });
+    let mut parts: Vec<(usize, usize)> = parts.collect();
+    parts.sort_unstable();
+    parts
+}
+
+#[test]
+fn a_large_layer_of_a_registry_that_limits_each_connection_comes_by_several() {
+    const SIZE: usize = 90_000_000;
+    let bytes = tar("zeros", SIZE);
+    let layer = Digest::of(&bytes).to_string();
+    // Parts as they were asked for; refused from the third on; the second breaks off; and a registry that knows none.
+    for (says, takes) in [("parts", 0), ("refused", 1), ("broken", 2), ("none", 3)] {
+        let fake = Fake::start();
+        hold(&fake, vec![(media_type::LAYER_TAR, bytes.clone(), DiffId::of(&bytes))]);
+        let (own, mut asked) = (layer.clone(), 0);
+        fake.rule(move |seen, state| {
+            if !seen.is("GET", &own) {
+                return None;
+            }
+            asked += 1;
+            let is_part = !seen.header("range").is_empty() && !seen.header("range").ends_with('-');
+            let mut reply = state.answer(seen, "");
+            // Each connection as fast as this machine would be with a tenth of a gigabit; all of it once that was seen.
+            reply.rate = (asked == 1 || is_part).then_some(12_000_000);
+            match takes {
+                1 if is_part && asked > 3 => return Some(Reply::new(403, "")),
+                2 if is_part && asked == 3 => reply = reply.cut(1000, Then::Close),
+                3 => reply.headers.retain(|(name, _)| name != "Accept-Ranges"),
+                _ => {}
+            }
+            reply.rate = reply.rate.filter(|_| takes != 3);
+            Some(reply)
+        });
+        let gantry = store_of(&[&fake], "");
+        let started = Instant::now();
+        gantry.ok(["pull", &fake.name("team/a:1")]);
+        eprintln!("{says}: 90 MB at 12 MB/s for each connection: {:?}", started.elapsed());
+        let parts = parts(&fake, &layer);
+        match takes {
+            0 => {
+                // One after the other, to the last byte, each as large as the others.
+                assert!(parts.len() > 10, "{parts:?}");
+                assert!(parts.windows(2).all(|two| two[0].1 + 1 == two[1].0), "{parts:?}");
+                assert_eq!(parts.last().unwrap().1, bytes.len() - 1);
+                assert_eq!(fake.count("GET", &layer), 1 + parts.len());
+            }
+            1 | 2 => assert!((1..10).contains(&parts.len()), "{parts:?}"),
+            _ => assert!(parts.is_empty(), "{parts:?}"),
+        }
+        let file = tree(&gantry.root.join("layers"))
+            .into_iter()
+            .find(|path| path.ends_with("fs/zeros"));
+        assert_eq!(
+            fs::metadata(gantry.root.join("layers").join(file.unwrap()))
+                .unwrap()
+                .len(),
+            SIZE as u64
+        );
+        assert!(partials(&gantry).is_empty());
+    }
+}
+
+#[test]
+fn each_layer_has_a_bar_on_a_terminal_and_the_whole_has_lines_elsewhere() {
+    let (fake, source) = (Fake::start(), Gantry::new());
+    let digest = image(&source, "a:1", &[(1, 2_000_000), (2, 3_000_000)]);
+    fake.hold(&source.root, &digest, "team/a", "1");
+    let reference = fake.name("team/a:1");
+    let layers = layers(&source, &digest);
+    // Both come at once.
+    fake.gate(2);
+    let gantry = store_of(&[&fake], "");
+    let said = on_a_terminal(&gantry, "whole", &["pull", &reference]);
+    for (layer, _) in &layers {
+        assert!(said.contains(&format!("layer {}", &layer[7..19])), "{said:?}");
+    }
+    let (bars, after) = said.rsplit_once('█').unwrap_or_else(|| panic!("no bar: {said:?}"));
+    assert!(bars.contains("Pulling") && after.contains(" MB"), "{said:?}");
+    assert!(after.contains("Pulled sha256:"), "{said:?}");
+
+    let plain = store_of(&[&fake], "").gantry(["pull", &reference]);
+    let total: u64 = layers.iter().map(|(_, size)| size).sum();
+    let last = format!("  {0:.1} MB of {0:.1} MB", total as f64 / 1e6);
+    assert!(plain.stderr.contains(&last), "{last}: {}", plain.stderr);
+    assert!(
+        !plain.stderr.contains("layer ") && !plain.stderr.contains('█'),
+        "{}",
+        plain.stderr
+    );
 }
