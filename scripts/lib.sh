@@ -14,7 +14,7 @@ readonly BUILD_PACKAGES="gcc libc6-dev ca-certificates python3 python3-pip gpgv 
 readonly RUST_PACKAGES="cargo-web rustc-web"
 # What the tests compare gantry with, and check its images with.
 readonly TEST_PACKAGES="rust-web-clippy rustfmt-web shellcheck docker-registry skopeo umoci podman buildah uidmap bubblewrap strace iproute2 gpg gpg-agent gpgconf openssl"
-readonly BENCH_PACKAGES="bubblewrap umoci skopeo gzip zstd docker-registry buildah uidmap"
+readonly BENCH_PACKAGES="bubblewrap umoci skopeo gzip zstd docker-registry podman buildah uidmap"
 # User-Mode Linux, and what makes a root file system for it without root.
 readonly LIMITS_PACKAGES="user-mode-linux mmdebstrap uidmap fakeroot e2fsprogs"
 

@@ -198,11 +198,11 @@ impl<'a> Contents<'a> {
             let reason = format!("it sends {range:?}, asked for bytes {from} to {end} of {}", blob.size);
             return Err(RegistryError::answer(asked.doing, &plain(&asked.url), reason));
         }
-        let bytes = self.bounded(&asked, &mut answer, length)?;
+        let bytes = bounded(&asked, &mut answer, length)?;
         match bytes.len() as u64 {
             got if got < length => {
                 let reason = format!("it ends {} bytes early", length - got);
-                Err(self.broke(&asked, &io::Error::new(io::ErrorKind::UnexpectedEof, reason)))
+                Err(broke(asked.doing, &asked.url, &io::Error::new(io::ErrorKind::UnexpectedEof, reason)))
             }
             _ => Ok(bytes),
         }

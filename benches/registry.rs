@@ -1,0 +1,256 @@
+//! How long it takes until an image of numpy, scipy and pandas can run that a registry has: against the tools people would
+//! use, and fifty pulls at once beside one. The registry is docker-registry on this machine, without TLS.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a bench prints its table and fails by panicking"
+)]
+
+mod harness;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use harness::{call, function, in_scratch, is_installed, shell, take_turns, Gantry, Measure, Options, Report, Turn};
+use serde_json::Value;
+
+/// Processes that start on one image at once.
+const MANY: usize = 50;
+
+fn main() {
+    let mut report = Report::new("registry", Options::read());
+    in_scratch(|scratch| {
+        if is_installed("docker-registry") {
+            measure(scratch, &mut report);
+        }
+    });
+    report.finish();
+}
+
+/// A registry, ended with the bench.
+struct Registry {
+    server: Child,
+    host: String,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Registry {
+    fn start(scratch: &Path) -> Self {
+        let config = scratch.join("registry.yml");
+        let data = scratch.join("registry");
+        fs::write(
+            &config,
+            format!(
+                "version: 0.1\nlog: {{level: info, accesslog: {{disabled: false}}}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"127.0.0.1:0\"}}\n",
+                data.display()
+            ),
+        )
+        .unwrap();
+        let mut server = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&config)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        // One stream says where it listens, the other who asked for what.
+        let streams: [Box<dyn std::io::Read + Send>; 2] = [
+            Box::new(server.stdout.take().unwrap()),
+            Box::new(server.stderr.take().unwrap()),
+        ];
+        for stream in streams {
+            let log = Arc::clone(&log);
+            std::thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    log.lock().unwrap().push(line);
+                }
+            });
+        }
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let port = loop {
+            let said = log.lock().unwrap().iter().find_map(|line: &String| {
+                let rest = line.split("listening on 127.0.0.1:").nth(1)?;
+                Some(rest.chars().take_while(char::is_ascii_digit).collect::<String>())
+            });
+            match said {
+                Some(port) => break port,
+                None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+                None => panic!("docker-registry does not listen: {:?}", log.lock().unwrap()),
+            }
+        };
+        Self {
+            server,
+            host: format!("127.0.0.1:{port}"),
+            log,
+        }
+    }
+
+    /// Requests so far.
+    fn requests(&self) -> usize {
+        let log = self.log.lock().unwrap();
+        log.iter()
+            .filter(|line| line.contains(" /v2/") && line.contains("HTTP/1"))
+            .count()
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+fn measure(scratch: &Path, report: &mut Report) {
+    let registry = Registry::start(scratch);
+    let config = scratch.join("config.toml");
+    let text = format!("[[registry]]\nhost = \"{}\"\nplain_http = true\n", registry.host);
+    fs::write(&config, text).unwrap();
+    let reference = format!("{}/team/sci:1", registry.host);
+    let gantries = Gantry::all(scratch);
+    let source = function(
+        &scratch.join("function"),
+        "print(1)\n",
+        "numpy==1.26.4\nscipy==1.11.4\npandas==2.2.2\n",
+    );
+    let first = &gantries[0];
+    let mut build = first.command(["build", "--tag", "sci:1"]);
+    build.arg(&source);
+    let digest = call(build);
+    let mut push = first.command(["push", "sci:1", &reference]);
+    push.env("GANTRY_CONFIG", &config);
+    call(push);
+    let layers = layers(&first.root, &digest);
+    let packed: u64 = layers.iter().map(|layer| fs::metadata(layer).unwrap().len()).sum();
+    report.number("layers of the image, packed", "image", "MB", packed as f64 / 1e6);
+
+    let pull = |gantry: &Gantry, root: &Path| {
+        let mut command = gantry.command_on(root, ["pull", "-q", &reference]);
+        command.env("GANTRY_CONFIG", &config);
+        command
+    };
+    // A place of its own for each round: ext4 is slow to make files for a minute after many were removed.
+    let place = |who: &str, round: usize| scratch.join(format!("pull-{who}-{round}"));
+    let quoted = |path: PathBuf| format!("'{}'", path.display());
+    let mut turns: Vec<Turn<'_>> = gantries
+        .iter()
+        .map(|gantry| Turn::new(&gantry.name, |round| pull(gantry, &place(&gantry.name, round))))
+        .collect();
+    let skopeo =
+        |to: &str| format!("skopeo --insecure-policy copy -q --src-tls-verify=false docker://{reference} oci:{to}:x");
+    if is_installed("skopeo") && is_installed("umoci") {
+        turns.push(Turn::new("skopeo + umoci", |round| {
+            let to = quoted(place("skopeo", round));
+            let bundle = quoted(place("umoci", round));
+            shell(&format!(
+                "{} && umoci unpack --rootless --image {to}:x {bundle}",
+                skopeo(&to)
+            ))
+        }));
+    }
+    if pulls_with_podman(scratch, &registry) {
+        turns.push(Turn::new("podman", |round| podman(&place("podman", round), &reference)));
+    }
+    let lines = layers
+        .iter()
+        .map(|layer| format!("tar -xzf '{}' -C \"$0\"", layer.display()));
+    let unpack = lines.collect::<Vec<_>>().join(" && ");
+    turns.push(Turn::new("tar -xzf alone", |round| {
+        let mut command = shell(&format!("mkdir \"$0\" && {unpack}"));
+        command.arg(place("tar", round));
+        command
+    }));
+    let rounds = report.rounds(5);
+    let times = take_turns(1, rounds, &turns);
+    report.row("pull and unpack, empty store", Measure::WallMs, &times);
+    report.row("pull and unpack, empty store", Measure::CpuS, &times);
+
+    let many = |what: &str| {
+        format!("for i in $(seq {MANY}); do {what} & p=\"$p $!\"; done; for i in $p; do wait $i || exit 1; done")
+    };
+    let gantry = "\"$0\" pull -q \"$1\" >/dev/null";
+    for (what, line) in [("one pull", gantry.to_owned()), ("fifty pulls at once", many(gantry))] {
+        let turns: Vec<Turn<'_>> = gantries
+            .iter()
+            .map(|gantry| {
+                let line = line.clone();
+                Turn::new(&gantry.name, move |round| {
+                    let alone = pull(gantry, &place(&format!("{}-{what}", gantry.name), round));
+                    let mut command = shell(&line);
+                    command.arg(alone.get_program()).arg(&reference);
+                    for (name, value) in alone.get_envs() {
+                        command.env(name, value.unwrap_or_default());
+                    }
+                    command
+                })
+            })
+            .collect();
+        report.row(
+            &format!("{what}, empty store"),
+            Measure::WallMs,
+            &take_turns(0, rounds, &turns),
+        );
+    }
+    // What fifty processes cost that do nothing.
+    let starts: Vec<Turn<'_>> = gantries
+        .iter()
+        .map(|gantry| {
+            let line = many("\"$0\" --version >/dev/null");
+            Turn::new(&gantry.name, move |_| {
+                let mut command = shell(&line);
+                command.arg(gantry.command(["--version"]).get_program());
+                command
+            })
+        })
+        .collect();
+    report.row("fifty starts at once", Measure::WallMs, &take_turns(1, rounds, &starts));
+
+    let mut count = |who: &str, command: Command| {
+        let before = registry.requests();
+        call(command);
+        report.number("requests of a pull", who, "", (registry.requests() - before) as f64);
+    };
+    count("gantry", pull(first, &place("counted", 0)));
+    if is_installed("skopeo") {
+        count("skopeo", shell(&skopeo(&quoted(place("counted-skopeo", 0)))));
+    }
+}
+
+/// The blobs of the layers of an image of the store `root`, in their order.
+fn layers(root: &Path, digest: &str) -> Vec<PathBuf> {
+    let blob = |digest: &str| root.join("blobs/sha256").join(digest.trim_start_matches("sha256:"));
+    let manifest: Value = serde_json::from_slice(&fs::read(blob(digest)).unwrap()).unwrap();
+    let layers = manifest["layers"].as_array().unwrap().iter();
+    layers.map(|layer| blob(layer["digest"].as_str().unwrap())).collect()
+}
+
+fn podman(place: &Path, reference: &str) -> Command {
+    let mut command = Command::new("podman");
+    for (option, folder) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
+        command.arg(option).arg(place.join(folder));
+    }
+    command.args(["--storage-driver", "vfs", "pull", "-q", "--tls-verify=false", reference]);
+    command
+}
+
+/// Whether podman can pull at all as this user, who may have no range of subordinate ids.
+fn pulls_with_podman(scratch: &Path, registry: &Registry) -> bool {
+    let reference = format!("{}/team/sci:1", registry.host);
+    if !is_installed("podman") {
+        return false;
+    }
+    let tried = podman(&scratch.join("podman-tried"), &reference).output().unwrap();
+    if !tried.status.success() {
+        let said = String::from_utf8_lossy(&tried.stderr);
+        eprintln!("podman does not pull as this user, its rows are left out: {said}");
+    }
+    tried.status.success()
+}
