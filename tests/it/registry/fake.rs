@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -108,6 +108,8 @@ pub struct State {
     /// By repository and tag or digest.
     pub manifests: Mutex<HashMap<(String, String), Document>>,
     uploads: Mutex<HashMap<String, Vec<u8>>>,
+    /// Uploads so far.
+    begun: AtomicUsize,
     seen: Mutex<Vec<Seen>>,
     rules: Mutex<Vec<Rule>>,
     early: Mutex<Vec<Rule>>,
@@ -476,7 +478,7 @@ impl State {
                         return Reply::new(201, "").with("Docker-Content-Digest", digest);
                     }
                 }
-                let id = format!("u{}", self.seen.lock().unwrap().len());
+                let id = format!("u{}", self.begun.fetch_add(1, Ordering::Relaxed));
                 uploads.insert(id.clone(), Vec::new());
                 Reply::new(202, "").with("Location", location(&id)).with("Range", "0-0")
             }

@@ -37,7 +37,7 @@ fn pull(fake: &Fake, gantry: &Gantry) -> (i32, u64) {
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     out.write_all(bytes).unwrap();
     out.finish().unwrap()
 }
