@@ -6,6 +6,8 @@ pub(crate) mod elf;
 mod ending;
 mod gzip;
 pub mod layer;
+#[cfg(test)]
+pub(crate) mod packed;
 mod path;
 pub mod tar_reader;
 pub mod zip;

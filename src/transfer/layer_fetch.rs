@@ -17,7 +17,7 @@ use super::image_copy::check_start;
 use super::peer::Incoming;
 use super::TransferError;
 use crate::oci::{Compression, Descriptor};
-use crate::store::{Download, Partial, Store, StoreError, Task, Unpacking};
+use crate::store::{ArrivingImage, Download, Partial, Store, StoreError, Task};
 
 /// What is read of a connection at a time: enough for few system calls, little enough for sixty-four layers at once.
 const CHUNK: usize = 256 << 10;
@@ -25,7 +25,7 @@ const CHUNK: usize = 256 << 10;
 /// Fetches a layer, and unpacks it when there is an image that it is unpacked for.
 pub(super) fn fetch_layer(
     store: &Store,
-    image: Option<&Unpacking<'_>>,
+    image: Option<&ArrivingImage<'_>>,
     layer: &Descriptor,
     incoming: &mut Incoming<'_>,
 ) -> Result<(), TransferError> {
@@ -57,7 +57,7 @@ pub(super) fn fetch_layer(
         check_start(layer, compression, incoming)?;
     }
     let kept = partial.reopen()?;
-    let mut arriving = Arriving {
+    let mut arriving = ArrivingBlob {
         kept: kept.take(partial.len()),
         partial,
         incoming,
@@ -86,7 +86,7 @@ pub(super) fn fetch_layer(
 
 /// What follows when a layer was refused of which all has come.
 fn refuse(
-    image: &Unpacking<'_>,
+    image: &ArrivingImage<'_>,
     layer: &Descriptor,
     mut partial: Partial,
     error: StoreError,
@@ -113,7 +113,7 @@ fn refuse(
 
 /// A blob on its way into the store: what is there of it already, and then what comes, which is written and hashed before it
 /// is given.
-struct Arriving<'i, 'a> {
+struct ArrivingBlob<'i, 'a> {
     kept: io::Take<File>,
     partial: Partial,
     incoming: &'i mut Incoming<'a>,
@@ -124,7 +124,7 @@ struct Arriving<'i, 'a> {
     failed: Option<TransferError>,
 }
 
-impl Arriving<'_, '_> {
+impl ArrivingBlob<'_, '_> {
     /// Writes what comes next; whether there was something.
     fn advance(&mut self) -> Result<bool, TransferError> {
         (self.next, self.end) = (0, 0);
@@ -148,7 +148,7 @@ impl Arriving<'_, '_> {
     }
 }
 
-impl Read for Arriving<'_, '_> {
+impl Read for ArrivingBlob<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         crate::sys::lock::beat();
         if self.kept.limit() > 0 {

@@ -9,7 +9,7 @@ use super::peer::{Destination, Documents, Incoming, Reach, Source};
 use super::TransferError;
 use crate::oci::Descriptor;
 use crate::progress::Progress;
-use crate::store::{Flight, Image, Store, Task, Unpacking};
+use crate::store::{ArrivingImage, Flight, Image, Store, Task};
 
 /// Copies the image that `wanted` leads to into the store and unpacks it, unless this very one was copied and unpacked
 /// before. Of processes that want it from away at once one brings it, and the others wait.
@@ -65,13 +65,13 @@ fn pull(
 /// The store as the place that an image comes to which is run here.
 struct Unpacked<'a> {
     store: &'a Store,
-    image: OnceLock<Unpacking<'a>>,
+    image: OnceLock<ArrivingImage<'a>>,
 }
 
 impl Destination for Unpacked<'_> {
     fn begin(&self, image: &Documents) -> Result<(), TransferError> {
-        let unpacking = self.store.images().unpacking(&image.manifest, &image.config);
-        self.image.get_or_init(|| unpacking);
+        let arriving = self.store.images().arriving(&image.manifest, &image.config);
+        self.image.get_or_init(|| arriving);
         Ok(())
     }
 

@@ -1,19 +1,19 @@
 //! Whole images: their documents, their names, the snapshots that runs start from, and what goes when nothing needs it.
 
+pub(super) mod arriving_image;
 pub(super) mod documents;
 pub(super) mod gc;
 pub(super) mod names;
 pub(super) mod snapshot;
 mod unnamed;
-pub(super) mod unpacking;
 
 use super::disk::Disk;
 use super::StoreError;
 use crate::oci::{Digest, ImageConfig, Manifest};
 use crate::policy::ExtractionLimits;
+use arriving_image::ArrivingImage;
 use documents::Image;
 use snapshot::Snapshot;
-use unpacking::Unpacking;
 
 /// The images of a store, by their digests.
 #[derive(Debug, Clone, Copy)]
@@ -75,8 +75,8 @@ impl<'a> Images<'a> {
     }
 
     /// The layers of an image that is about to come, to be unpacked while they do.
-    pub fn unpacking(self, manifest: &Manifest, config: &ImageConfig) -> Unpacking<'a> {
-        Unpacking::new(self.disk, manifest, config, &ExtractionLimits::default())
+    pub fn arriving(self, manifest: &Manifest, config: &ImageConfig) -> ArrivingImage<'a> {
+        ArrivingImage::new(self.disk, manifest, config, &ExtractionLimits::default())
     }
 
     /// Unpacks what is missing of an image, two layers at a time, and prepares it for runs. Idempotent.

@@ -1,10 +1,11 @@
 use std::collections::HashSet;
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Mutex;
 
 use super::*;
+use crate::archive::packed::{gzip, zstd};
 use crate::oci::{DiffId, Digest};
 use crate::progress::Silent;
 use crate::store::disk::fault::{Step, FAIL};
@@ -110,12 +111,6 @@ fn has_nothing_of(store: &Store, image: &Image) {
     assert!(store.images().read_snapshot(&image.digest).unwrap().is_none());
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    out.write_all(bytes).unwrap();
-    out.finish().unwrap()
-}
-
 #[test]
 fn a_layer_is_unpacked_from_what_comes_and_not_from_the_disk() {
     let (scratch, source) = store();
@@ -163,14 +158,13 @@ fn a_layer_that_is_refused_leaves_neither_blob_nor_tree() {
     let cut = gzip(&good[..1000]);
     let mut bad_end = gzip(&good);
     bad_end.extend([7; 100]);
-    let zstd = zstd::encode_all(&good[..1000], 1).unwrap();
     let own = DiffId::of(&good);
     for (number, (blob, diff_id)) in [
         // The tar of another layer, a tar that ends early, a gzip with something behind it, the same in zstd.
         (gzip(&good), DiffId::of(b"another")),
         (cut, DiffId::of(&good[..1000])),
         (bad_end, own),
-        (zstd, DiffId::of(&good[..1000])),
+        (zstd(&good[..1000], 20), DiffId::of(&good[..1000])),
     ]
     .into_iter()
     .enumerate()
@@ -208,12 +202,7 @@ fn a_layer_that_is_refused_leaves_neither_blob_nor_tree() {
 fn a_layer_with_a_large_window_is_unpacked_all_the_same() {
     let (scratch, source) = store();
     let bytes = tar(&[("a", 100_000)]);
-    let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
-    encoder
-        .set_parameter(zstd::zstd_safe::CParameter::WindowLog(27))
-        .unwrap();
-    encoder.write_all(&bytes).unwrap();
-    let blob = encoder.finish().unwrap();
+    let blob = zstd(&bytes, 27);
     let wanted = image_that_says(&source, vec![(put(&source, &blob), DiffId::of(&bytes))]);
     let here = empty(&scratch, "here");
     pull(&here, &Away::new(&source), &wanted).unwrap();

@@ -15,7 +15,7 @@ use crate::store::StoreError;
 
 /// What the layers of an image are to become, and how much of the disk they may take together.
 #[derive(Debug)]
-pub struct Unpacking<'a> {
+pub struct ArrivingImage<'a> {
     disk: &'a Disk,
     limits: ExtractionLimits,
     budget: Budget,
@@ -34,7 +34,7 @@ pub struct UnpackedLayer<'a> {
     staged: Option<LayerStaging>,
 }
 
-impl<'a> Unpacking<'a> {
+impl<'a> ArrivingImage<'a> {
     pub(super) fn new(disk: &'a Disk, manifest: &Manifest, config: &ImageConfig, limits: &ExtractionLimits) -> Self {
         let layers: Vec<(&Descriptor, &DiffId)> = manifest.layers.iter().zip(&config.rootfs.diff_ids).collect();
         Self {
