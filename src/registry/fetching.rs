@@ -202,7 +202,11 @@ impl<'a> Contents<'a> {
         match bytes.len() as u64 {
             got if got < length => {
                 let reason = format!("it ends {} bytes early", length - got);
-                Err(broke(asked.doing, &asked.url, &io::Error::new(io::ErrorKind::UnexpectedEof, reason)))
+                Err(broke(
+                    asked.doing,
+                    &asked.url,
+                    &io::Error::new(io::ErrorKind::UnexpectedEof, reason),
+                ))
             }
             _ => Ok(bytes),
         }
