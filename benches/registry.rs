@@ -12,13 +12,12 @@
 mod harness;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use harness::{call, function, in_scratch, is_installed, shell, take_turns, Gantry, Measure, Options, Report, Turn};
+use harness::{
+    call, function, in_scratch, is_installed, shell, take_turns, Gantry, Measure, Options, Registry, Report, Turn,
+};
 use serde_json::Value;
 
 /// Processes that start on one image at once.
@@ -34,87 +33,9 @@ fn main() {
     report.finish();
 }
 
-/// A registry, ended with the bench.
-struct Registry {
-    server: Child,
-    host: String,
-    log: Arc<Mutex<Vec<String>>>,
-}
-
-impl Registry {
-    fn start(scratch: &Path) -> Self {
-        let config = scratch.join("registry.yml");
-        let data = scratch.join("registry");
-        fs::write(
-            &config,
-            format!(
-                "version: 0.1\nlog: {{level: info, accesslog: {{disabled: false}}}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"127.0.0.1:0\"}}\n",
-                data.display()
-            ),
-        )
-        .unwrap();
-        let mut server = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&config)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = Arc::new(Mutex::new(Vec::new()));
-        // One stream says where it listens, the other who asked for what.
-        let streams: [Box<dyn std::io::Read + Send>; 2] = [
-            Box::new(server.stdout.take().unwrap()),
-            Box::new(server.stderr.take().unwrap()),
-        ];
-        for stream in streams {
-            let log = Arc::clone(&log);
-            std::thread::spawn(move || {
-                for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                    log.lock().unwrap().push(line);
-                }
-            });
-        }
-        let deadline = Instant::now() + Duration::from_secs(60);
-        let port = loop {
-            let said = log.lock().unwrap().iter().find_map(|line: &String| {
-                let rest = line.split("listening on 127.0.0.1:").nth(1)?;
-                Some(rest.chars().take_while(char::is_ascii_digit).collect::<String>())
-            });
-            match said {
-                Some(port) => break port,
-                None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
-                None => panic!("docker-registry does not listen: {:?}", log.lock().unwrap()),
-            }
-        };
-        Self {
-            server,
-            host: format!("127.0.0.1:{port}"),
-            log,
-        }
-    }
-
-    /// Requests so far.
-    fn requests(&self) -> usize {
-        let log = self.log.lock().unwrap();
-        log.iter()
-            .filter(|line| line.contains(" /v2/") && line.contains("HTTP/1"))
-            .count()
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-    }
-}
-
 fn measure(scratch: &Path, report: &mut Report) {
-    let registry = Registry::start(scratch);
-    let config = scratch.join("config.toml");
-    let text = format!("[[registry]]\nhost = \"{}\"\nplain_http = true\n", registry.host);
-    fs::write(&config, text).unwrap();
-    let name = format!("{}/team/sci:1", registry.host);
+    let registry = Registry::start(&scratch.join("registry"));
+    let (config, name) = (registry.config(), registry.name("sci:1"));
     let reference = name.as_str();
     let gantries = Gantry::all(scratch);
     let source = function(
