@@ -29,7 +29,7 @@ struct Note {
 /// What is done about a note.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
-    Take(Descriptor),
+    Take(Box<Descriptor>),
     /// Asking beside all others.
     AskBeside,
     /// Asking for all others.
@@ -52,7 +52,7 @@ pub(super) fn ask_once(
     let boot = kernel::boot_id();
     if lock.has_waited() {
         match judge(&lock.note(), boot.as_deref(), came) {
-            Verdict::Take(found) => return Ok(found),
+            Verdict::Take(found) => return Ok(*found),
             Verdict::AskBeside => {
                 drop(lock);
                 return ask();
@@ -82,7 +82,7 @@ fn judge(note: &[u8], boot: Option<&str>, came: u64) -> Verdict {
         return Verdict::Ask;
     }
     match note.found {
-        Some(found) if note.began > came => Verdict::Take(found),
+        Some(found) if note.began > came => Verdict::Take(Box::new(found)),
         None if note.ended > came => Verdict::AskBeside,
         _ => Verdict::Ask,
     }
@@ -178,7 +178,7 @@ mod tests {
             };
             serde_json::to_vec(&note).unwrap()
         };
-        let take = Verdict::Take(found.clone());
+        let take = Verdict::Take(Box::new(found.clone()));
         for (note, boot, verdict) in [
             (note(101, Some(&found)), Some("now"), take),
             (note(100, Some(&found)), Some("now"), Verdict::Ask),
