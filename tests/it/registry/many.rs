@@ -90,7 +90,7 @@ fn fifty_processes_that_pull_images_with_shared_layers_in_any_order_all_finish()
             if turn % 2 == 1 {
                 order.reverse();
             }
-            let mut layers: Vec<(u64, usize)> = order.iter().map(|seed| (*seed, 100_000)).collect();
+            let mut layers: Vec<(u64, usize)> = order.iter().map(|seed| (*seed, 30_000)).collect();
             layers.insert(turn % 5, (100 + turn as u64, 1000));
             let digest = image(&source, &format!("i{turn}:1"), &layers);
             let repository = format!("team/i{turn}");
