@@ -16,6 +16,10 @@ use crate::oci::{
 };
 use crate::policy::ExtractionLimits;
 use crate::python::requirements::Requirements;
+use crate::registry::{
+    read_fuzzed_challenge, read_fuzzed_link, read_fuzzed_login_file, read_fuzzed_pause, read_fuzzed_range,
+    read_fuzzed_token,
+};
 use crate::sandbox::{orders, wire};
 
 /// A name, and what reads the bytes.
@@ -23,13 +27,19 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
 pub const TARGETS: &[Target] = &[
+    ("challenge", challenge),
+    ("content_range", content_range),
     ("deb", deb_package),
     ("elf", elf_file),
     ("layout", layout_document),
+    ("link", link),
+    ("login_file", login_file),
     ("packages", packages),
     ("reference", reference),
     ("requirements", requirements),
+    ("retry_after", retry_after),
     ("tar", tar_layer),
+    ("token", token),
     ("wire", wire_frames),
     ("zip", zip_file),
 ];
@@ -238,6 +248,36 @@ fn inbox(bytes: &[u8]) -> io::Result<Vec<String>> {
             Ok(None) => inbox.fill(ours.as_fd())?,
         }
     }
+}
+
+/// Challenges of a registry, a line each.
+pub fn challenge(bytes: &[u8]) {
+    read_fuzzed_challenge(&String::from_utf8_lossy(bytes));
+}
+
+/// The file in which docker and podman keep passwords.
+pub fn login_file(bytes: &[u8]) {
+    read_fuzzed_login_file(bytes);
+}
+
+/// The answer of a place where tokens are had.
+pub fn token(bytes: &[u8]) {
+    read_fuzzed_token(bytes);
+}
+
+/// Which bytes a registry says that it sends, or has.
+pub fn content_range(bytes: &[u8]) {
+    read_fuzzed_range(bytes);
+}
+
+/// Where a registry says that the next page of a list is.
+pub fn link(bytes: &[u8]) {
+    read_fuzzed_link(&String::from_utf8_lossy(bytes));
+}
+
+/// How long a registry asks to wait, in a header or in its words.
+pub fn retry_after(bytes: &[u8]) {
+    read_fuzzed_pause(&String::from_utf8_lossy(bytes));
 }
 
 /// A file of these bytes that no path leads to.

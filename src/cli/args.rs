@@ -163,7 +163,10 @@ pub(super) enum StoreCommand {
         username: String,
     },
     /// List the registries in the order in which they are asked, and how each did lately
+    #[command(args_conflicts_with_subcommands = true)]
     Registries {
+        #[command(subcommand)]
+        command: Option<RegistriesCommand>,
         #[command(flatten)]
         format: FormatArgs,
     },
@@ -214,6 +217,23 @@ impl StoreCommand {
             | Self::Doctor(_) => None,
         }
     }
+}
+
+/// The commands about registries.
+#[derive(Debug, Subcommand)]
+pub(super) enum RegistriesCommand {
+    /// Prefer a registry while another one is away: pulls ask it first, pushes go there alone
+    Prefer {
+        /// Its host, one of [[registry]] of the configuration
+        #[arg(required_unless_present = "off", requires = "time")]
+        host: Option<String>,
+        /// For how long, such as 24h; a week at most
+        #[arg(long = "for", value_name = "TIME")]
+        time: Option<Time>,
+        /// Prefer none any more
+        #[arg(long, conflicts_with_all = ["host", "time"])]
+        off: bool,
+    },
 }
 
 /// The commands about the configuration; none opens the store.

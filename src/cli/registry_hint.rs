@@ -18,6 +18,7 @@ pub(super) fn of_transfer(error: &TransferError) -> Option<&'static str> {
         | TransferError::NoTag { .. }
         | TransferError::Login { .. }
         | TransferError::Busy { .. }
+        | TransferError::Unlisted { .. }
         | TransferError::NotAnArchive { .. }
         | TransferError::Entry { .. }
         | TransferError::TooMany { .. }
@@ -39,6 +40,7 @@ fn of_registry(error: &RegistryError) -> Option<&'static str> {
         | Failure::Silent
         | Failure::Broken
         | Failure::ServerError
+        | Failure::Elsewhere
         | Failure::Busy
         | Failure::NotFound
         | Failure::WrongBytes

@@ -17,7 +17,7 @@ use serde::Serialize;
 use super::error::CommandError;
 use super::outlet::{open_descriptor, Outlet};
 use super::output::is_ready;
-use crate::ops::{unless_signalled, Worked};
+use crate::ops::{unless_signalled, Attempt, Worked};
 use crate::policy::one_line;
 use crate::sandbox::Signals;
 use crate::sys::replace::{try_directory, Replacement};
@@ -32,6 +32,8 @@ pub(super) struct Report {
     /// The pipe or device; a file is made when it is written.
     stream: Option<File>,
     state: Mutex<State>,
+    /// The registries that were asked; none for a command that asks none.
+    attempts: Mutex<Option<Vec<Attempt>>>,
 }
 
 /// How far the report of a command has come.
@@ -54,6 +56,8 @@ struct Failure {
     exit_code: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
     signal: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts: Option<Vec<Attempt>>,
 }
 
 /// [Begins](Report::begin) the report at `path`. Opening a pipe waits for its reader, which a signal ends.
@@ -103,6 +107,7 @@ impl Report {
                 path,
                 stream,
                 state: Mutex::new(State::Begun),
+                attempts: Mutex::default(),
             }),
             Err(source) => Err(failed(path, source)),
         }
@@ -131,6 +136,15 @@ impl Report {
         self.put(document, State::Written)
     }
 
+    /// Notes which registries were asked: how that went belongs to the report of a failure, too.
+    pub(super) fn asked(&self, attempts: Vec<Attempt>) {
+        *self.attempts.lock().unwrap_or_else(PoisonError::into_inner) = Some(attempts);
+    }
+
+    fn attempts(&self) -> Option<Vec<Attempt>> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Writes that the command ended in `error`.
     pub(super) fn fail(&self, error: &CommandError) -> Result<(), CommandError> {
         let kind = error.kind();
@@ -140,6 +154,7 @@ impl Report {
             error: one_line(error),
             exit_code: kind.exit_code(),
             signal: None,
+            attempts: self.attempts(),
         })
     }
 
@@ -151,6 +166,7 @@ impl Report {
             error: format!("stopped by signal {signal}"),
             exit_code,
             signal: Some(signal),
+            attempts: self.attempts(),
         };
         self.put(&failure, State::Stopped)
     }

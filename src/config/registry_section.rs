@@ -1,6 +1,6 @@
 //! `[[registry]]` and `[transfer]`: which registries there are, and how images move. Passwords are named, never written here.
 
-use std::num::NonZeroU8;
+use std::num::{NonZeroU32, NonZeroU8};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer};
@@ -10,6 +10,8 @@ use crate::policy::{is_loopback, Room, Time, Wait};
 
 /// Transfers of one image at once; more of them only wait for each other.
 const MOST_AT_ONCE: u8 = 64;
+/// More of them are no limit that a registry has.
+const MOST_PER_MINUTE: u32 = 1000;
 
 /// One `[[registry]]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -31,6 +33,30 @@ pub struct RegistrySection {
     /// Repositories in which no tag is moved.
     #[serde(default)]
     pub(crate) immutable: Vec<String>,
+    /// Blobs that go to and from it at once; default: as for others.
+    pub(crate) connections: Option<AtOnce>,
+    /// Pulls of one image in a minute; default: any number.
+    pub(crate) pulls_per_minute: Option<PerMinute>,
+}
+
+/// How often something is done in a minute: 1 to 1000.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PerMinute(NonZeroU32);
+
+impl<'de> Deserialize<'de> for PerMinute {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let count = u64::deserialize(deserializer)?;
+        let fits = u32::try_from(count).ok().and_then(NonZeroU32::new);
+        let fits = fits.filter(|count| count.get() <= MOST_PER_MINUTE);
+        let reason = || serde::de::Error::custom(format!("{count} a minute: want 1 to {MOST_PER_MINUTE}"));
+        fits.map(Self).ok_or_else(reason)
+    }
+}
+
+impl From<PerMinute> for u32 {
+    fn from(count: PerMinute) -> Self {
+        count.0.get()
+    }
 }
 
 /// What may be done with a registry.
@@ -67,6 +93,8 @@ pub struct TransferSection {
     pub(crate) downloads: Option<AtOnce>,
     /// Layers of an image that are pushed at once; default: 5.
     pub(crate) uploads: Option<AtOnce>,
+    /// Blobs that go to and from one registry at once, over all processes of the store; default: 64.
+    pub(crate) connections: Option<AtOnce>,
     /// How long a registry may be silent before the next one is asked as well; default: 250 ms.
     pub(crate) hedge: Option<Wait>,
     /// How long a registry may send nothing; default: 30 s.
@@ -175,6 +203,7 @@ mod tests {
             "",
             "priority = 2\nrole = \"pull\"",
             "role = \"push\"\nchunk = \"4M\"\nimmutable = [\"base/*\"]",
+            "connections = 64\npulls_per_minute = 20",
             "credentials = { user = \"me\", password_env = \"KEY\" }",
             "credentials = { user = \"me\", password_file = \"/run/key\" }",
             "credentials = { helper = \"pass\" }",
@@ -190,6 +219,9 @@ mod tests {
             (one("role = \"admin\""), "unknown variant"),
             (one("chunk = \"4 apples\""), "chunk"),
             (one("password = \"x\""), "unknown field"),
+            (one("connections = 0"), "want 1 to 64"),
+            (one("pulls_per_minute = 0"), "want 1 to 1000"),
+            (one("pulls_per_minute = 1001"), "want 1 to 1000"),
             (
                 one("credentials = { user = \"me\", password = \"hunter2\" }"),
                 "unknown field",

@@ -30,6 +30,8 @@ pub struct Transport<'a> {
     /// What becomes of what refers to an image that is copied between places outside the store, which keeps none of it.
     pub companions: Companions,
     attempts: Mutex<Vec<Attempt>>,
+    /// Where it was pushed, if that is not where it was to be.
+    instead: Mutex<Option<Place>>,
 }
 
 impl<'a> Transport<'a> {
@@ -41,12 +43,43 @@ impl<'a> Transport<'a> {
             progress,
             companions: Companions::Along,
             attempts: Mutex::default(),
+            instead: Mutex::default(),
         }
     }
 
     /// The registries that were asked so far, and how that went.
     pub fn attempts(&self) -> Vec<Attempt> {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Where the image was pushed, when another registry is preferred over the one that was named.
+    pub fn instead(&self) -> Option<Place> {
+        self.instead.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The place of the registry that is preferred now over the one that `place` names.
+    fn instead_of(&self, place: &Place) -> Option<Place> {
+        let Place::Image(Reference::Registry {
+            host,
+            repository,
+            tag,
+            digest,
+        }) = place
+        else {
+            return None;
+        };
+        let preferred = self.registries.preferred_over(self.store, host, self.progress)?;
+        let end = preferred.end();
+        let instead = Place::Image(Reference::Registry {
+            host: preferred.host,
+            repository: repository.clone(),
+            tag: tag.clone(),
+            digest: *digest,
+        });
+        let text = format!("{place} goes to {instead} alone: that registry is preferred until {end}");
+        self.progress.warn(&text);
+        *self.instead.lock().unwrap_or_else(PoisonError::into_inner) = Some(instead.clone());
+        Some(instead)
     }
 
     fn note(&self, attempts: Vec<Attempt>) {
@@ -81,7 +114,7 @@ pub fn pull(transport: &Transport<'_>, source: &Place, tag: Option<&Reference>) 
 }
 
 /// Copies an image of the store to a registry, a layout or an archive; without a destination to the registry that its name
-/// is of.
+/// is of. What is for a registry of the configuration goes to the one that is preferred, if one is.
 ///
 /// # Errors
 ///
@@ -89,6 +122,8 @@ pub fn pull(transport: &Transport<'_>, source: &Place, tag: Option<&Reference>) 
 pub fn push(transport: &Transport<'_>, source: &Reference, destination: Option<&Place>) -> Result<Copied, ImagesError> {
     let own = Place::Image(source.clone());
     let destination = destination.unwrap_or(&own);
+    let instead = transport.instead_of(destination);
+    let destination = instead.as_ref().unwrap_or(destination);
     if let Place::Image(name @ (Reference::Local { .. } | Reference::Digest { .. })) = destination {
         return Err(ImagesError::NotAPlace { name: name.to_string() });
     }

@@ -1,9 +1,15 @@
-//! `gantry registries`: the registries of the configuration, and what the processes of a store know of them.
+//! `gantry registries`: the registries of the configuration, what the processes of a store know of them, and which one is
+//! preferred.
+
+use std::time::Duration;
 
 use serde::Serialize;
 
+use super::images::ImagesError;
+use crate::progress::Progress;
 use crate::store::Store;
-use crate::transfer::{read_circuit, Registries, Role};
+use crate::sys::clock::rfc3339;
+use crate::transfer::{read_circuit, Preferred, Registries, Role};
 
 /// A registry of the configuration.
 #[derive(Debug, Clone, Serialize)]
@@ -14,8 +20,14 @@ pub struct KnownRegistry {
     pub priority: u32,
     /// `pull` or `push`.
     pub role: &'static str,
+    /// Whether it is preferred now: it is asked first, and what is pushed goes there alone.
+    pub is_preferred: bool,
+    /// Until when, in seconds since 1970.
+    pub preferred_until: Option<u64>,
     /// Whether it was away a moment ago, so that it is asked last.
     pub is_away: bool,
+    /// Until when it is asked last, in seconds since 1970.
+    pub away_until: Option<u64>,
     /// Times in a row that it was given up.
     pub failures: u32,
     /// Why it was last given up, in a word.
@@ -27,23 +39,30 @@ pub struct KnownRegistry {
 }
 
 impl KnownRegistry {
-    /// How it did lately, in a word or two.
+    /// How it did lately and whether it is preferred, in some words.
     pub fn state(&self) -> String {
-        match (self.is_away, &self.reason) {
+        let health = match (self.is_away, &self.reason) {
             (true, Some(reason)) => format!("away ({reason})"),
             (true, None) => "away".to_owned(),
             (false, _) => "ok".to_owned(),
+        };
+        match self.preferred_until {
+            Some(until) => format!("{health}, preferred until {}", rfc3339(until, "")),
+            None => health,
         }
     }
 }
 
-/// The registries of this machine, whoever is asked first first.
-pub fn known_registries(store: &Store, registries: &Registries) -> Vec<KnownRegistry> {
+/// The registries of this machine, whoever is asked first first. `progress` hears of a note that counts for nothing.
+pub fn known_registries(store: &Store, registries: &Registries, progress: &dyn Progress) -> Vec<KnownRegistry> {
+    let preferred = registries.preferred(store, progress);
     let mut known: Vec<KnownRegistry> = registries
         .entries()
         .iter()
         .map(|entry| {
             let circuit = read_circuit(store, &entry.host);
+            let is_away = circuit.is_open();
+            let preferred = preferred.as_ref().filter(|preferred| preferred.host == entry.host);
             KnownRegistry {
                 host: entry.host.clone(),
                 priority: entry.priority,
@@ -51,7 +70,10 @@ pub fn known_registries(store: &Store, registries: &Registries) -> Vec<KnownRegi
                     Role::Pull => "pull",
                     Role::Push => "push",
                 },
-                is_away: circuit.is_open(),
+                is_preferred: preferred.is_some(),
+                preferred_until: preferred.map(|preferred| preferred.until),
+                is_away,
+                away_until: is_away.then_some(circuit.open_until),
                 failures: circuit.failures,
                 reason: circuit.reason,
                 last_failure: circuit.last_failure,
@@ -59,6 +81,24 @@ pub fn known_registries(store: &Store, registries: &Registries) -> Vec<KnownRegi
             }
         })
         .collect();
-    known.sort_by_key(|one| one.is_away);
+    known.sort_by_key(|one| (!one.is_preferred, one.is_away));
     known
+}
+
+/// Prefers the registry `host` for `time`: the mode for an outage of the others.
+///
+/// # Errors
+///
+/// For a registry that the configuration does not know, and when the store cannot be written.
+pub fn prefer(store: &Store, registries: &Registries, host: &str, time: Duration) -> Result<Preferred, ImagesError> {
+    Ok(registries.prefer(store, host, time)?)
+}
+
+/// Prefers no registry any more.
+///
+/// # Errors
+///
+/// When the store cannot be written.
+pub fn prefer_none(store: &Store, registries: &Registries) -> Result<(), ImagesError> {
+    Ok(registries.prefer_none(store)?)
 }

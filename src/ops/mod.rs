@@ -32,7 +32,7 @@ pub use crate::build::function_naming::FunctionNaming;
 pub use crate::build::image::Created;
 pub use crate::python::project::Origin;
 pub use crate::python::resolve::LOCK_AGE;
-pub use crate::transfer::{Attempt, Companions, Failover, Registries};
+pub use crate::transfer::{Attempt, Companions, Failover, Preferred, Registries};
 
 pub use action::{Action, Advice};
 pub use base::{build_base, BaseReport, BaseRequest};
@@ -46,7 +46,7 @@ pub use image_fetch::{Fetch, Pull};
 pub use images::{list, names_of, remove, show, ImageSummary, ImagesError, Removal};
 pub use interrupt::{unless_signalled, Worked};
 pub use job::{read_job, CallerMode, JobError, Wanted};
-pub use known_registries::{known_registries, KnownRegistry};
+pub use known_registries::{known_registries, prefer, prefer_none, KnownRegistry};
 pub use naming::{function_naming, FunctionIds};
 pub use outcome::{ExitCodes, Outcome, CANNOT_RUN};
 pub use output_place::OutputPlace;

@@ -19,6 +19,7 @@ pub fn registries(config: &Config, environment: &Environment) -> Registries {
     let rules = TransferRules {
         downloads: count(given.downloads.map(Into::into), usual.downloads),
         uploads: count(given.uploads.map(Into::into), usual.uploads),
+        connections: count(given.connections.map(Into::into), usual.connections),
         hedge: given.hedge.map_or(usual.hedge, Into::into),
         stall: given.stall.map_or(usual.stall, Into::into),
         connect: given.connect.map_or(usual.connect, Into::into),
@@ -44,6 +45,8 @@ fn entry(section: &RegistrySection, number: u32) -> RegistryEntry {
         is_plain: section.plain_http,
         chunk: section.chunk.map(Into::into),
         immutable: section.immutable.clone(),
+        connections: section.connections.and_then(|count| u32::from(count).try_into().ok()),
+        pulls_per_minute: section.pulls_per_minute.map(Into::into),
     }
 }
 

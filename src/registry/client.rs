@@ -13,6 +13,7 @@ use std::time::Instant;
 use super::challenge::{parse_challenges, Challenge};
 use super::error::Problem;
 use super::login::{FindLogin, Login};
+use super::redact::Secrets;
 use super::retry::Failure;
 use super::said::{failed, failure_of, plain, refusal, shown, MAX_WORDS};
 use super::token::{check_realm, is_scope_of, token_call, token_form, Token, TokenFor, Tokens};
@@ -178,12 +179,34 @@ impl Repository {
             return Err(RegistryError::answer(asked.doing, &plain(&asked.url), reason));
         };
         let url = asked.url.join(location).map_err(|error| refused(error.to_string()))?;
-        self.registry
-            .inner
-            .wire
-            .vet(&self.registry.inner.origin, &url)
-            .map_err(refused)?;
+        let vetted = self.registry.inner.wire.vet(&self.registry.inner.origin, &url);
+        vetted.map_err(|reason| self.redacted(refused(reason)))?;
         Ok(url)
+    }
+
+    /// `error` without what the registry knows of our credentials: it may have chosen any text in it.
+    pub(super) fn redacted(&self, error: RegistryError) -> RegistryError {
+        let secrets = self.secrets();
+        error.redacted(&|text| secrets.redact(text))
+    }
+
+    /// `text` of the registry without our credentials.
+    pub(super) fn redact(&self, text: &str) -> String {
+        self.secrets().redact(text)
+    }
+
+    fn secrets(&self) -> Secrets {
+        let inner = &*self.registry.inner;
+        let mut secrets = Secrets::default();
+        let logins = inner.logins.lock().unwrap_or_else(PoisonError::into_inner);
+        logins
+            .values()
+            .flatten()
+            .flatten()
+            .for_each(|login| secrets.add_login(login));
+        drop(logins);
+        inner.tokens.values().iter().for_each(|token| secrets.add(token));
+        secrets
     }
 
     /// Makes the request; `make` makes the call for an address, once more for each redirect and for the first challenge.
@@ -196,10 +219,19 @@ impl Repository {
         asked: &Asked<'_>,
         make: &mut dyn FnMut(Url) -> Call,
     ) -> Result<Answer, RegistryError> {
+        self.ask(asked, make).map_err(|error| self.redacted(error))
+    }
+
+    fn ask(&self, asked: &Asked<'_>, make: &mut dyn FnMut(Url) -> Call) -> Result<Answer, RegistryError> {
         let inner = &*self.registry.inner;
         let mut url = asked.url.clone();
         let (mut redirects, mut was_challenged) = (0, false);
-        let mut shown = self.known(asked)?;
+        // Who may read without a token does not depend on where tokens are had: it is asked as at the first time.
+        let is_read = matches!(asked.access, Access::None | Access::Pull);
+        let (mut shown, mut no_token) = match self.known(asked) {
+            Err(error) if is_read && error.failure() != Failure::Login => (None, Some(error)),
+            known => (known?, None),
+        };
         loop {
             let is_home = is_same_server(&inner.origin, &url);
             let mut call = make(url.clone());
@@ -234,6 +266,10 @@ impl Repository {
                 }
                 401 if is_home && !was_challenged => {
                     was_challenged = true;
+                    // A silent server costs its time-out once. Whom it denied may be known by what is asked for now.
+                    if let Some(error) = no_token.take().filter(|error| error.failure() != Failure::Denied) {
+                        return Err(error);
+                    }
                     let challenges = parse_challenges(&answer.headers("www-authenticate"));
                     shown = Some(self.answer(asked, &challenges, shown.as_ref())?);
                 }

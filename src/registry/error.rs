@@ -37,6 +37,8 @@ pub(super) enum Problem {
         said: String,
         after: Option<Duration>,
     },
+    /// It was not asked: this machine has asked it as often as it may.
+    Budget { text: String, after: Duration },
     /// It wants to know who we are, and does not know us, or not like this.
     Denied { reason: String },
     /// An answer that is not what the protocol says, or not what was promised.
@@ -68,6 +70,11 @@ impl RegistryError {
         Self::new(doing, url, Problem::Wire { failure, text })
     }
 
+    /// The error of a registry that may be asked again after some time.
+    pub(crate) fn over_budget(host: &str, text: String, after: Duration) -> Self {
+        Self::new("pull from", host, Problem::Budget { text, after })
+    }
+
     /// The error of an answer that asks to wait.
     #[cfg(test)]
     pub(crate) fn busy(url: &str, after: Option<Duration>) -> Self {
@@ -80,10 +87,25 @@ impl RegistryError {
         Self::new("fetch", url, problem)
     }
 
+    /// The error with what `redact` makes of each text in it that a registry may have chosen.
+    pub(super) fn redacted(mut self, redact: &dyn Fn(&str) -> String) -> Self {
+        self.url = redact(&self.url);
+        match &mut self.problem {
+            Problem::Wire { text, .. } => *text = redact(text),
+            Problem::Status { said, .. } => *said = redact(said),
+            Problem::Denied { reason } | Problem::Answer { reason } | Problem::Redirect { reason } => {
+                *reason = redact(reason);
+            }
+            Problem::TooLarge { .. } | Problem::Login(_) | Problem::Budget { .. } => {}
+        }
+        self
+    }
+
     /// What sort of failure it is.
     pub(crate) fn failure(&self) -> Failure {
         match &self.problem {
             Problem::Wire { failure, .. } | Problem::Status { failure, .. } => *failure,
+            Problem::Budget { .. } => Failure::Busy,
             Problem::Denied { .. } => Failure::Denied,
             Problem::Answer { .. } => Failure::WrongBytes,
             Problem::TooLarge { .. } => Failure::TooLarge,
@@ -101,6 +123,7 @@ impl RegistryError {
     pub(crate) fn after(&self) -> Option<Duration> {
         match &self.problem {
             Problem::Status { after, .. } => *after,
+            Problem::Budget { after, .. } => Some(*after),
             _ => None,
         }
     }
@@ -121,9 +144,12 @@ impl RegistryError {
     /// Kind of the error, as a program decides by it.
     pub fn kind(&self) -> Kind {
         match self.failure() {
-            Failure::Unreachable | Failure::Silent | Failure::Broken | Failure::ServerError | Failure::Busy => {
-                Kind::Unavailable
-            }
+            Failure::Unreachable
+            | Failure::Silent
+            | Failure::Broken
+            | Failure::ServerError
+            | Failure::Elsewhere
+            | Failure::Busy => Kind::Unavailable,
             Failure::Unauthorized
             | Failure::Denied
             | Failure::NotFound
@@ -142,7 +168,7 @@ impl RegistryError {
         match self.failure() {
             Failure::Unreachable | Failure::Broken => "connection",
             Failure::Silent => "timeout",
-            Failure::ServerError => "server_error",
+            Failure::ServerError | Failure::Elsewhere => "server_error",
             Failure::Busy => "rate_limited",
             Failure::Unauthorized | Failure::Denied | Failure::Login => "auth",
             Failure::NotFound => "not_found",
@@ -156,7 +182,7 @@ impl fmt::Display for RegistryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}: ", self.doing, self.url)?;
         match &self.problem {
-            Problem::Wire { text, .. } => f.write_str(text),
+            Problem::Wire { text, .. } | Problem::Budget { text, .. } => f.write_str(text),
             Problem::Status { status, said, .. } if said.is_empty() => write!(f, "the registry answers {status}"),
             Problem::Status { status, said, .. } => write!(f, "the registry answers {status} ({said})"),
             Problem::Denied { reason } => f.write_str(reason),

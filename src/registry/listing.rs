@@ -70,7 +70,7 @@ impl<'a> Listing<'a> {
             tags.extend(found);
             Ok(())
         })?;
-        Ok(tags.into_iter().collect())
+        Ok(tags.iter().map(|tag| self.repository.redact(tag)).collect())
     }
 
     /// What refers to a manifest, and how many entries are of a kind that cannot be read; none when the registry has no such
@@ -160,7 +160,7 @@ fn no_list() -> String {
 }
 
 /// The address of the next page in a `Link` header (RFC 8288).
-fn next_page(link: &str) -> Option<&str> {
+pub(super) fn next_page(link: &str) -> Option<&str> {
     let mut links = link
         .split(',')
         .filter_map(|link| link.trim().strip_prefix('<')?.split_once('>'));

@@ -4,7 +4,7 @@
 //! challenge, login   what a registry asks for, and what one has            pure
 //! retry              what a failure means: the table                       pure
 //! token              tokens, each fetched once per process
-//! said               what a registry says of its errors
+//! redact, said       what a registry says of its errors, without our credentials
 //! client             one request: who we are, where it leads, how it failed
 //! fetching, pushing, listing  what is asked of a repository
 //! ```
@@ -17,9 +17,11 @@ mod challenge;
 mod client;
 mod error;
 mod fetching;
+mod fuzzed;
 mod listing;
 mod login;
 mod pushing;
+mod redact;
 mod retry;
 mod said;
 mod token;
@@ -27,6 +29,10 @@ mod token;
 pub(crate) use client::{Access, Registry, RegistryPlace, Repository};
 pub(crate) use error::{LoginError, RegistryError};
 pub(crate) use fetching::{document_type, BlobBody, Contents, Found};
+pub(crate) use fuzzed::{
+    read_fuzzed_challenge, read_fuzzed_link, read_fuzzed_login_file, read_fuzzed_pause, read_fuzzed_range,
+    read_fuzzed_token,
+};
 pub(crate) use listing::Listing;
 pub(crate) use login::{of_pair, read_auth_file, with_login, AuthFile, Login, Said};
 pub(crate) use pushing::{Mounted, Pushes, Upload};

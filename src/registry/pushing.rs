@@ -7,10 +7,11 @@
 use std::io::Read;
 
 use super::client::{Access, Asked, Repository};
+use super::fetching::Contents;
 use super::said::{plain, shown};
 use super::RegistryError;
 use crate::net::{Answer, Call, Payload, Url, Verb};
-use crate::oci::Digest;
+use crate::oci::{media_type, Descriptor, Digest};
 
 /// An upload that was begun.
 #[derive(Debug)]
@@ -78,7 +79,7 @@ impl<'a> Pushes<'a> {
             payload: Payload::Stream { reader: open(), size },
             ..empty(Verb::Put, url)
         })?;
-        self.taken(&asked, &answer, digest)
+        self.blob_taken(&asked, &answer, digest, size)
     }
 
     /// Uploads the bytes of a blob from `at` on that `open` gives, `size` of them; returns how many bytes the registry has of it then.
@@ -112,14 +113,14 @@ impl<'a> Pushes<'a> {
         self.offset(&asked, &answer)
     }
 
-    /// Ends an upload all of whose bytes are there.
-    pub(crate) fn end_upload(self, upload: &Upload, digest: &Digest) -> Result<(), RegistryError> {
+    /// Ends an upload all of whose `size` bytes are there.
+    pub(crate) fn end_upload(self, upload: &Upload, digest: &Digest, size: u64) -> Result<(), RegistryError> {
         let asked = self.pushed("end an upload to", ended(&upload.location, digest));
         let answer = self.repository.exchange(&asked, &mut |url| Call {
             payload: Payload::Bytes(Vec::new()),
             ..empty(Verb::Put, url)
         })?;
-        self.taken(&asked, &answer, digest)
+        self.blob_taken(&asked, &answer, digest, size)
     }
 
     /// Writes a manifest under a tag, or under its digest.
@@ -134,8 +135,16 @@ impl<'a> Pushes<'a> {
             payload: Payload::Bytes(raw.to_vec()),
             ..empty(Verb::Put, url)
         })?;
-        self.taken(&asked, &answer, &Digest::of(raw))?;
-        Ok(answer)
+        let digest = Digest::of(raw);
+        self.taken(&asked, &answer, &digest)?;
+        // 201 says that it was made. Another success may be that of whoever stands between.
+        if answer.status() == 201 {
+            return Ok(answer);
+        }
+        match Contents::of(self.repository).digest_of(reference)? {
+            Some(there) if there == digest => Ok(answer),
+            _ => Err(self.not_there(&asked, &answer)),
+        }
     }
 
     /// Writes a manifest that refers to another one; returns whether the registry says that it lists it there.
@@ -175,8 +184,25 @@ impl<'a> Pushes<'a> {
         };
         offset_of(range).ok_or_else(|| {
             let reason = format!("it says that it has the bytes {:?}", shown(range));
-            RegistryError::answer(asked.doing, &plain(&asked.url), reason)
+            self.repository
+                .redacted(RegistryError::answer(asked.doing, &plain(&asked.url), reason))
         })
+    }
+
+    /// Whether the blob is there that the registry took: 201 says so, and any other success is that of somebody who may not
+    /// even be the registry.
+    fn blob_taken(self, asked: &Asked<'_>, answer: &Answer, digest: &Digest, size: u64) -> Result<(), RegistryError> {
+        self.taken(asked, answer, digest)?;
+        let blob = Descriptor::new(media_type::LAYER_TAR, *digest, size);
+        if answer.status() == 201 || Contents::of(self.repository).has_blob(&blob)? {
+            return Ok(());
+        }
+        Err(self.not_there(asked, answer))
+    }
+
+    fn not_there(self, asked: &Asked<'_>, answer: &Answer) -> RegistryError {
+        let reason = format!("the answer is {}, and what was sent is not there", answer.status());
+        RegistryError::answer(asked.doing, &plain(&asked.url), reason)
     }
 
     /// Whether what the registry took is what was sent, as far as it says.
@@ -199,7 +225,7 @@ fn ended(location: &Url, digest: &Digest) -> Url {
     url
 }
 
-fn offset_of(range: &str) -> Option<u64> {
+pub(super) fn offset_of(range: &str) -> Option<u64> {
     let range = range.trim();
     let (begin, end) = range.strip_prefix("bytes=").unwrap_or(range).split_once('-')?;
     // Of an upload without a byte some say 0-0 and some 0--1; of one byte all say 0-0. One byte is sent again then.

@@ -13,6 +13,7 @@ pub(crate) enum Failure {
     Silent,
     Broken,
     ServerError,
+    Elsewhere,
     Busy,
     Unauthorized,
     Denied,
@@ -40,7 +41,7 @@ pub(crate) enum Step {
 }
 
 /// Every sort of failure, what it calls for, and why.
-const TABLE: [(Failure, Step, &str); 15] = [
+const TABLE: [(Failure, Step, &str); 16] = [
     (
         Failure::Unreachable,
         Step::Retry,
@@ -56,6 +57,11 @@ const TABLE: [(Failure, Step, &str); 15] = [
         Failure::ServerError,
         Step::Retry,
         "500, 502, 503, 504 and what proxies make of them",
+    ),
+    (
+        Failure::Elsewhere,
+        Step::Retry,
+        "the storage that it sends us to refuses: a link ends after some minutes, or one object is damaged",
     ),
     (
         Failure::Busy,
@@ -133,6 +139,7 @@ impl Failure {
         match self {
             Self::Unreachable | Self::Silent | Self::Broken | Self::ServerError => true,
             Self::Busy
+            | Self::Elsewhere
             | Self::Unauthorized
             | Self::Denied
             | Self::NotFound
@@ -239,6 +246,7 @@ mod tests {
             Failure::Silent,
             Failure::Broken,
             Failure::ServerError,
+            Failure::Elsewhere,
             Failure::Busy,
             Failure::WrongBytes,
         ];
@@ -256,7 +264,8 @@ mod tests {
         assert_eq!(of(Step::Next), left);
         assert_eq!(of(Step::Fatal), [Failure::Setup]);
         let by_tag = TABLE.iter().filter(|row| row.0.leads_on_by_tag());
-        assert_eq!(by_tag.map(|row| row.0).collect::<Vec<_>>(), tried_again[..5]);
+        let outages = [&tried_again[..4], &[Failure::Busy]].concat();
+        assert_eq!(by_tag.map(|row| row.0).collect::<Vec<_>>(), outages);
     }
 
     #[test]

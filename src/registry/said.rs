@@ -19,7 +19,7 @@ pub(super) fn refusal(doing: &'static str, url: &Url, is_home: bool, status: u16
     let body = String::from_utf8_lossy(&body);
     let failure = match Failure::of_status(status) {
         // A link that the registry gave is good for some minutes: it is asked for another one.
-        Failure::Unauthorized | Failure::Denied | Failure::Refused if !is_home => Failure::Broken,
+        Failure::Unauthorized | Failure::Denied | Failure::Refused if !is_home => Failure::Elsewhere,
         // A second 401 is no question any more.
         Failure::Unauthorized => Failure::Denied,
         failure => failure,

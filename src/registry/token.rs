@@ -43,6 +43,16 @@ struct Handed {
 }
 
 impl Token {
+    /// As a request carries it.
+    pub(super) fn value(&self) -> &str {
+        &self.value
+    }
+
+    /// Until when it is used.
+    pub(super) fn until(&self) -> Instant {
+        self.until
+    }
+
     /// The token in an answer that came to a request made at `asked`.
     ///
     /// # Errors
@@ -79,6 +89,14 @@ struct Kept {
 }
 
 impl Tokens {
+    /// The tokens that are kept now.
+    pub(super) fn values(&self) -> Vec<String> {
+        let all = self.by_use.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that is being fetched was shown to nobody yet.
+        let kept = |place: &Arc<Mutex<Kept>>| Some(place.try_lock().ok()?.token.as_ref()?.value.clone());
+        all.values().filter_map(kept).collect()
+    }
+
     /// A token for `wanted`, which is not the one that was `refused`. The first that asks fetches it, the others wait for it.
     ///
     /// # Errors

@@ -12,7 +12,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -21,7 +21,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
-use rustix::pipe::{pipe_with, PipeFlags, PIPE_BUF};
+use rustix::fs::{memfd_create, MemfdFlags};
+use rustix::pipe::{pipe_with, PipeFlags};
 use rustix::process::{pidfd_open, Pid, PidfdFlags};
 
 use super::keeper;
@@ -154,9 +155,9 @@ impl Program {
         self
     }
 
-    /// Gives it `bytes` on its standard input, at most 4096 of them; without it there is nothing.
+    /// Gives it `bytes` on its standard input; without it there is nothing.
     pub(crate) fn input(mut self, bytes: &[u8]) -> Self {
-        self.input = bytes.iter().take(PIPE_BUF).copied().collect();
+        self.input = bytes.to_vec();
         self
     }
 
@@ -203,10 +204,12 @@ impl Program {
         let input = match self.input.is_empty() {
             true => Stdio::null(),
             false => {
-                let (reading, writing) = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
-                // It fits into the pipe, so nobody has to read for it to be written.
-                File::from(writing).write_all(&self.input)?;
-                Stdio::from(reading)
+                // A file in memory takes all of it before anybody reads; how much a pipe takes depends on the user's others.
+                let file = memfd_create("gantry-input", MemfdFlags::CLOEXEC).map_err(io::Error::from)?;
+                let mut file = File::from(file);
+                file.write_all(&self.input)?;
+                file.rewind()?;
+                Stdio::from(file)
             }
         };
         self.command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());

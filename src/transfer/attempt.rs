@@ -35,6 +35,8 @@ struct Entry {
     first: Instant,
     last: Instant,
     successes: u32,
+    /// Whether it was given up since its last success.
+    has_failed: bool,
     failure: Option<(&'static str, String)>,
 }
 
@@ -49,6 +51,7 @@ impl Ledger {
                 first: now,
                 last: now,
                 successes: 0,
+                has_failed: false,
                 failure: None,
             });
             asked.len() - 1
@@ -63,15 +66,16 @@ impl Ledger {
         self.entry(host, |_| ());
     }
 
-    /// It was answered; whether that is the first good answer of it.
+    /// It was answered; whether that is news: its first good answer, or the first after it was given up.
     pub(super) fn succeeds(&self, host: &str) -> bool {
-        let mut is_first = false;
+        let mut is_news = false;
         self.entry(host, |entry| {
             entry.last = Instant::now();
-            is_first = entry.successes == 0;
+            is_news = entry.successes == 0 || entry.has_failed;
+            entry.has_failed = false;
             entry.successes += 1;
         });
-        is_first
+        is_news
     }
 
     /// The registry was given up for this request.
@@ -83,6 +87,7 @@ impl Ledger {
     pub(super) fn gives_up(&self, host: &str, reason: &'static str, error: String) {
         self.entry(host, |entry| {
             entry.last = Instant::now();
+            entry.has_failed = true;
             // The first one is where it began.
             entry.failure.get_or_insert((reason, error));
         });

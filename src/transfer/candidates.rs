@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use super::attempt::{Attempt, Ledger};
 use super::circuit::{note_failure, note_success};
-use super::persist::{persist, Standing};
+use super::connections::{Connection, Connections};
+use super::persist::{persist, sleep, Standing};
+use super::pull_budget::Budget;
 use super::registries::Registries;
 use super::TransferError;
 use crate::oci::{Digest, Reference};
@@ -23,6 +25,9 @@ use crate::sys::lock::beat;
 
 /// A tag that another registry answered for counts when the first was silent for so many times the hedge.
 const HEDGES_OF_TAG: u32 = 2;
+
+/// Longest wait until a registry may be asked again that takes only so many pulls a minute.
+const BUDGET_PATIENCE: Duration = Duration::from_secs(120);
 
 /// What is asked of a repository, in a thread of its own.
 pub(super) type Work<T> = dyn Fn(&Repository) -> Result<T, RegistryError> + Send + Sync;
@@ -66,6 +71,18 @@ struct Candidate {
     repository: Repository,
     /// Given up for the rest of this image.
     is_gone: AtomicBool,
+    budget: Budget,
+    /// Whether a pull of this image was taken from the budget.
+    is_counted: AtomicBool,
+    connections: Connections,
+}
+
+/// What a request counts as, where a registry takes only so many pulls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counts {
+    Nothing,
+    /// The first one of an image.
+    Pull,
 }
 
 /// What several registries were asked at once.
@@ -93,7 +110,7 @@ impl<'a> Candidates<'a> {
         progress: &'a dyn Progress,
     ) -> Result<Self, TransferError> {
         let (host, name) = of_registry(reference)?;
-        let hosts = registries.candidates(store, host);
+        let hosts = registries.candidates(store, host, progress);
         let candidate = |host: &String| {
             let client = registries
                 .client(host)
@@ -101,6 +118,9 @@ impl<'a> Candidates<'a> {
             Ok::<_, TransferError>(Candidate {
                 repository: client.repository(name),
                 is_gone: AtomicBool::new(false),
+                budget: registries.budget(store, host, name),
+                is_counted: AtomicBool::new(false),
+                connections: registries.connections(store, host),
             })
         };
         let all = hosts.iter().map(candidate).collect::<Result<Vec<_>, _>>()?;
@@ -187,45 +207,132 @@ impl<'a> Candidates<'a> {
         }
     }
 
+    /// The connections to one of them, for blobs.
+    pub(super) fn connections(&self) -> Vec<(String, Connections)> {
+        let of = |one: &Candidate| (one.repository.host().to_owned(), one.connections.clone());
+        self.all.iter().map(of).collect()
+    }
+
+    /// A connection to whoever is asked first, which is waited for.
+    pub(super) fn connect_first(&self) -> Option<(String, Connection)> {
+        let first = self.order().first().and_then(|index| self.all.get(*index))?;
+        Some((
+            first.repository.host().to_owned(),
+            first.connections.wait(self.progress),
+        ))
+    }
+
+    /// Counts a pull of this image, if this request is the first of one; waits for at most `patience` until it may be.
+    fn admit(&self, counts: Counts, index: usize, patience: Duration) -> Result<(), RegistryError> {
+        let Some(candidate) = self.all.get(index).filter(|_| counts == Counts::Pull) else {
+            return Ok(());
+        };
+        if candidate.is_counted.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let host = candidate.repository.host();
+        let most = candidate.budget.per_minute.unwrap_or_default();
+        match candidate.budget.take(patience) {
+            Ok(wait) if wait.is_zero() => {}
+            Ok(wait) => {
+                let text = format!(
+                    "{} s for {host}: {most} pulls of an image are allowed in a minute",
+                    whole_seconds(wait)
+                );
+                self.progress.step("Waiting", &text);
+                sleep(wait);
+            }
+            Err(wait) => {
+                candidate.is_counted.store(false, Ordering::Relaxed);
+                let seconds = whole_seconds(wait);
+                let text = format!("this machine made {most} pulls of the image in the last minute (pulls_per_minute), the next one may be in {seconds} s");
+                return Err(RegistryError::over_budget(host, text, wait));
+            }
+        }
+        Ok(())
+    }
+
     /// The error of all of them.
     pub(super) fn failed(&self, failures: Vec<RegistryError>) -> TransferError {
         failed(&self.reference, failures)
     }
 
-    /// What `work` comes to at the first registry that answers, and which that is.
+    /// What `work` comes to at the first registry that answers, and which that is; one is asked after the other.
     pub(super) fn ask<T>(
         &self,
         subject: Subject,
         work: &dyn Fn(&Repository) -> Result<T, RegistryError>,
     ) -> Result<(usize, T), TransferError> {
-        let mut failures = Vec::new();
+        self.in_turn((subject, Counts::Nothing), work)
+    }
+
+    /// As [`ask`](Self::ask). Those that may not be asked just now come last, and are waited for then.
+    fn in_turn<T>(
+        &self,
+        (subject, counts): (Subject, Counts),
+        work: &dyn Fn(&Repository) -> Result<T, RegistryError>,
+    ) -> Result<(usize, T), TransferError> {
+        let (mut failures, mut later) = (Vec::new(), Vec::new());
         let order = self.order();
-        for (at, index) in order.iter().enumerate() {
-            let Some(repository) = self.repository(*index) else {
+        for (at, index) in order.iter().copied().enumerate() {
+            if let Err(error) = self.admit(counts, index, Duration::ZERO) {
+                later.push((index, error));
                 continue;
-            };
-            let standing = if at + 1 == order.len() {
-                Standing::Last
-            } else {
-                Standing::OneOfSeveral
-            };
-            self.ledger.begins(repository.host());
-            match persist(standing, || work(repository)) {
+            }
+            let is_last = at + 1 == order.len() && later.is_empty();
+            match self.turn(subject, index, is_last, work) {
                 Ok(value) => {
-                    self.succeeds(*index);
-                    return Ok((*index, value));
+                    later
+                        .iter()
+                        .for_each(|(other, error)| self.give_up(subject, *other, error));
+                    return Ok((index, value));
                 }
                 Err(error) => {
-                    self.give_up(subject, *index, &error);
-                    let is_over = self.is_over(subject, *index, &error);
+                    let is_over = self.is_over(subject, index, &error);
                     failures.push(error);
                     if is_over {
-                        break;
+                        return Err(self.failed(failures));
                     }
                 }
             }
         }
+        for (at, (index, _)) in later.iter().enumerate() {
+            let admitted = self.admit(counts, *index, BUDGET_PATIENCE);
+            if let Err(error) = &admitted {
+                self.give_up(subject, *index, error);
+            }
+            let is_last = at + 1 == later.len();
+            match admitted.and_then(|()| self.turn(subject, *index, is_last, work)) {
+                Ok(value) => return Ok((*index, value)),
+                Err(error) => failures.push(error),
+            }
+        }
         Err(self.failed(failures))
+    }
+
+    /// Asks one registry, as often as its failures call for that.
+    fn turn<T>(
+        &self,
+        subject: Subject,
+        index: usize,
+        is_last: bool,
+        work: &dyn Fn(&Repository) -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
+        let Some(repository) = self.repository(index) else {
+            let error = RegistryError::broken("ask", "", Failure::Setup, "there is no such registry".to_owned());
+            return Err(error);
+        };
+        let standing = match is_last {
+            true => Standing::Last,
+            false => Standing::OneOfSeveral,
+        };
+        self.ledger.begins(repository.host());
+        let done = persist(standing, || work(repository));
+        match &done {
+            Ok(_) => self.succeeds(index),
+            Err(error) => self.give_up(subject, index, error),
+        }
+        done
     }
 
     /// Whether nobody else is asked when one fails so: what a tag means is for the registry to say that was typed.
@@ -233,11 +340,25 @@ impl<'a> Candidates<'a> {
         (index == self.named || subject == Subject::Digest) && !subject.leads_on(error.failure())
     }
 
-    /// As [`ask`](Self::ask), but whoever is silent for too long is not waited for: the next one is asked as well, and the
-    /// first answer counts; for a tag that of the first registry, when it comes in time.
+    /// What `work` comes to at the first registry that answers, and which that is. Whoever is silent for too long is not waited
+    /// for: the next one is asked as well, and the first answer counts; for a tag that of the first registry, when it comes in
+    /// time.
     pub(super) fn ask_first<T: Send + 'static>(
         &self,
         subject: Subject,
+        work: Arc<Work<T>>,
+    ) -> Result<(usize, T), TransferError> {
+        self.race((subject, Counts::Nothing), work)
+    }
+
+    /// As [`ask_first`](Self::ask_first) for what is the same at all of them, and counts as a pull of the image.
+    pub(super) fn fetch_first<T: Send + 'static>(&self, work: Arc<Work<T>>) -> Result<(usize, T), TransferError> {
+        self.race((Subject::Digest, Counts::Pull), work)
+    }
+
+    fn race<T: Send + 'static>(
+        &self,
+        (subject, counts): (Subject, Counts),
         work: Arc<Work<T>>,
     ) -> Result<(usize, T), TransferError> {
         let order = self.order();
@@ -246,7 +367,7 @@ impl<'a> Candidates<'a> {
             .copied()
             .filter(|_| order.len() > 1 && !self.hedge.is_zero())
         else {
-            return self.ask(subject, &|repository| work(repository));
+            return self.in_turn((subject, counts), &|repository| work(repository));
         };
         let (tell, told) = mpsc::channel();
         let mut race = Race {
@@ -265,7 +386,7 @@ impl<'a> Candidates<'a> {
             if std::mem::take(&mut is_next_due) {
                 if let Some(index) = waiting.next() {
                     asked = Instant::now();
-                    self.start(index, &work, &mut race);
+                    self.start(counts, index, &work, &mut race);
                 }
             }
             let is_last = waiting.len() == 0;
@@ -305,7 +426,7 @@ impl<'a> Candidates<'a> {
         // Once more, and with patience, when that can mend it.
         let is_mendable = |(_, error): &(usize, RegistryError)| error.step() == Step::Retry;
         if race.silent.is_empty() && race.failures.iter().any(is_mendable) {
-            return self.ask(subject, &|repository| work(repository));
+            return self.in_turn((subject, counts), &|repository| work(repository));
         }
         for index in std::mem::take(&mut race.silent) {
             let Some(repository) = self.repository(index) else {
@@ -318,11 +439,16 @@ impl<'a> Candidates<'a> {
         Err(self.lost(subject, race))
     }
 
-    fn start<T: Send + 'static>(&self, index: usize, work: &Arc<Work<T>>, race: &mut Race<T>) {
+    fn start<T: Send + 'static>(&self, counts: Counts, index: usize, work: &Arc<Work<T>>, race: &mut Race<T>) {
         let Some(repository) = self.repository(index) else {
             return;
         };
         self.ledger.begins(repository.host());
+        if let Err(error) = self.admit(counts, index, Duration::ZERO) {
+            let _ = race.tell.send((index, Err(error)));
+            race.silent.push(index);
+            return;
+        }
         let (own_repository, own, tell) = (repository.clone(), Arc::clone(work), race.tell.clone());
         // Left behind when another one is faster: it ends by the time that a registry may be silent.
         let asked = std::thread::Builder::new().spawn(move || {
@@ -408,6 +534,10 @@ impl<T> Race<T> {
             }
         }
     }
+}
+
+fn whole_seconds(time: Duration) -> u64 {
+    time.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
 }
 
 /// Host and repository of a reference.

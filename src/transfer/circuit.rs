@@ -9,17 +9,15 @@
 //! Times are seconds since 1970. The file is a hint: one that is missing, damaged or cannot be written says nothing. It is
 //! written by rename, and two that write at once lose one failure of the two.
 
-use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::note::{path_of, read_note, write_note};
 use crate::journal;
 use crate::store::Store;
 use crate::sys::clock;
-use crate::sys::replace::Replacement;
 
 /// How long a registry is asked last that was away: the usual restart takes less, and an outage much more.
 const OPEN: Duration = Duration::from_secs(30);
@@ -47,8 +45,7 @@ pub struct Circuit {
 
 /// What is known of the registry `host`.
 pub fn read_circuit(store: &Store, host: &str) -> Circuit {
-    let text = fs::read(path(store, host)).unwrap_or_default();
-    serde_json::from_slice(&text).unwrap_or_default()
+    read_note(&path(store, host)).ok().flatten().unwrap_or_default()
 }
 
 impl Circuit {
@@ -81,7 +78,7 @@ pub(super) fn note_success(store: &Store, host: &str) {
     let (before, now) = (read_circuit(store, host), now());
     let is_noted = before
         .last_success
-        .is_some_and(|noted| now.saturating_sub(noted) < NOTED_EVERY);
+        .is_some_and(|noted| noted <= now && now - noted < NOTED_EVERY);
     if is_noted && before.failures == 0 {
         return;
     }
@@ -99,23 +96,13 @@ pub(super) fn note_success(store: &Store, host: &str) {
 }
 
 fn write(store: &Store, host: &str, circuit: &Circuit) {
-    let write = || {
-        let path = path(store, host);
-        path.parent().map_or(Ok(()), fs::create_dir_all)?;
-        let scratch = store.scratch().map_err(std::io::Error::other)?;
-        let mut file = Replacement::create(scratch.path().join("circuit"))?;
-        file.write_all(&serde_json::to_vec(circuit)?)?;
-        file.place(&path)
-    };
     // No image is lost for a note that is.
-    let _: std::io::Result<()> = write();
+    let _ = write_note(store, &path(store, host), circuit);
 }
 
 fn path(store: &Store, host: &str) -> PathBuf {
     // A host and its port: nothing in it means anything in a path.
-    Path::new(store.root())
-        .join(crate::store::REGISTRIES)
-        .join(format!("{host}.json"))
+    path_of(store, &format!("{host}.json"))
 }
 
 fn now() -> u64 {
@@ -124,6 +111,8 @@ fn now() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::store::tests::store;
 

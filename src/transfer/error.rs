@@ -145,6 +145,14 @@ pub enum TransferError {
         /// The registry.
         host: String,
     },
+    /// A registry that the configuration does not know.
+    #[error("prefer {host}: it is no [[registry]] of the configuration, which has {}", names(.listed))]
+    Unlisted {
+        /// As typed.
+        host: String,
+        /// Those that it knows.
+        listed: Vec<String>,
+    },
     /// Credentials that were tried and are right cannot be kept.
     #[error("keep the credentials for {host}: {reason}")]
     Login {
@@ -172,6 +180,7 @@ impl TransferError {
                     .or(kinds().next())
                     .unwrap_or(Kind::Failed)
             }
+            Self::Unlisted { .. } => Kind::Usage,
             Self::Busy { .. } | Self::Contended { .. } => Kind::Busy,
             Self::TooMany { .. } | Self::Referrers { .. } => Kind::Refused,
             Self::Io { .. }
@@ -197,6 +206,13 @@ impl TransferError {
             Self::NoTag { .. } => true,
             _ => false,
         }
+    }
+}
+
+fn names(listed: &[String]) -> String {
+    match listed {
+        [] => "none".to_owned(),
+        some => some.join(", "),
     }
 }
 

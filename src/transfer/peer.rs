@@ -408,6 +408,37 @@ impl<'a> Incoming<'a> {
         })
     }
 
+    /// Copies the next `size` bytes of it into `out`; what comes after them is read by the next call.
+    ///
+    /// # Errors
+    ///
+    /// As [`Incoming::copy_into`].
+    pub fn copy_part_into(
+        &mut self,
+        size: u64,
+        out: &mut dyn Write,
+        unwritable: &dyn Fn(io::Error) -> TransferError,
+    ) -> Result<(), TransferError> {
+        self.opened()?;
+        let Some(mut reader) = self.reader.take() else {
+            return Ok(());
+        };
+        let at = self.position(&reader);
+        let mut counted = Counted {
+            out,
+            blob: &self.blob,
+            tally: self.tally,
+            at,
+            counted: &mut self.counted,
+        };
+        match copy(&mut (&mut reader).take(size), &mut counted) {
+            Ok(_) => self.reader = Some(reader),
+            Err(CopyError::Read(source)) => return Err(self.unreadable(source)),
+            Err(CopyError::Write(source)) => return Err(unwritable(source)),
+        }
+        Ok(())
+    }
+
     /// Copies all of it into `out` and verifies it meanwhile.
     ///
     /// # Errors

@@ -6,11 +6,15 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::circuit::read_circuit;
+use super::connections::Connections;
 use super::login_places::{Credential, LoginPlaces};
+use super::preferred::{prefer, prefer_none, read_preferred, Preferred};
+use super::pull_budget::Budget;
 use super::TransferError;
 use crate::net::{Wire, WirePatience};
 use crate::oci::normal_host;
 use crate::policy::Bytes;
+use crate::progress::Progress;
 use crate::registry::{of_pair, Registry, RegistryError, RegistryPlace};
 use crate::store::Store;
 
@@ -40,6 +44,10 @@ pub struct RegistryEntry {
     pub chunk: Option<Bytes>,
     /// Repositories in which no tag is moved; `*` stands for anything.
     pub immutable: Vec<String>,
+    /// Blobs at once over all processes of the store, where that is another number than for others.
+    pub connections: Option<usize>,
+    /// Pulls of one image in a minute, for a registry that takes no more.
+    pub pulls_per_minute: Option<u32>,
 }
 
 /// How images are moved to and from registries.
@@ -49,6 +57,8 @@ pub struct TransferRules {
     pub downloads: usize,
     /// Layers that are pushed at once.
     pub uploads: usize,
+    /// Blobs that go to and from one registry at once, over all processes of the store.
+    pub connections: usize,
     /// How long the first registry may be silent before the next one is asked as well; zero for ever.
     pub hedge: Duration,
     /// How long a registry may send nothing.
@@ -62,6 +72,7 @@ impl Default for TransferRules {
         Self {
             downloads: 10,
             uploads: 5,
+            connections: 64,
             hedge: Duration::from_millis(250),
             stall: Duration::from_secs(30),
             connect: Duration::from_secs(10),
@@ -156,21 +167,80 @@ impl Registries {
             is_plain: false,
             chunk: None,
             immutable: Vec::new(),
+            connections: None,
+            pulls_per_minute: None,
         })
     }
 
-    /// Whom to ask for an image of `host`, the first first: all that are configured when it is one of them, those that were
-    /// away a moment ago last.
-    pub(super) fn candidates(&self, store: &Store, host: &str) -> Vec<String> {
-        let is_known = self.shared.entries.iter().any(|entry| entry.host == host);
-        if !is_known || self.failover == Failover::Forbidden {
+    fn is_known(&self, host: &str) -> bool {
+        self.shared.entries.iter().any(|entry| entry.host == host)
+    }
+
+    /// Whom to ask for an image of `host`, the first first: all that are configured when it is one of them, the one that is
+    /// preferred first, those that were away a moment ago last.
+    pub(super) fn candidates(&self, store: &Store, host: &str, progress: &dyn Progress) -> Vec<String> {
+        if !self.is_known(host) || self.failover == Failover::Forbidden {
             return vec![host.to_owned()];
         }
         let mut hosts: Vec<String> = self.shared.entries.iter().map(|entry| entry.host.clone()).collect();
         if hosts.len() > 1 {
-            hosts.sort_by_key(|host| read_circuit(store, host).is_open());
+            let preferred = self.preferred(store, progress).map(|preferred| preferred.host);
+            hosts.sort_by_key(|host| (preferred.as_ref() != Some(host), read_circuit(store, host).is_open()));
         }
         hosts
+    }
+
+    /// The registry that is preferred now, if one is.
+    pub fn preferred(&self, store: &Store, progress: &dyn Progress) -> Option<Preferred> {
+        let read = read_preferred(store, |host| self.is_known(host));
+        read.unwrap_or_else(|warning| {
+            progress.warn(&warning);
+            None
+        })
+    }
+
+    /// The registry that is preferred now, when what is for `host` is pushed there instead.
+    pub fn preferred_over(&self, store: &Store, host: &str, progress: &dyn Progress) -> Option<Preferred> {
+        let is_meant = self.is_known(host) && self.failover == Failover::Allowed;
+        let preferred = is_meant.then(|| self.preferred(store, progress)).flatten();
+        preferred.filter(|preferred| preferred.host != host)
+    }
+
+    /// Prefers the registry `host` for `time`.
+    ///
+    /// # Errors
+    ///
+    /// [`TransferError::Unlisted`] for one that the configuration does not know.
+    pub fn prefer(&self, store: &Store, host: &str, time: Duration) -> Result<Preferred, TransferError> {
+        let host = &normal_host(host);
+        if !self.is_known(host) {
+            let listed = self.shared.entries.iter().map(|entry| entry.host.clone()).collect();
+            return Err(TransferError::Unlisted {
+                host: host.to_owned(),
+                listed,
+            });
+        }
+        prefer(store, host, time)
+    }
+
+    /// Prefers no registry any more.
+    ///
+    /// # Errors
+    ///
+    /// When the note of it cannot be removed.
+    pub fn prefer_none(&self, store: &Store) -> Result<(), TransferError> {
+        prefer_none(store)
+    }
+
+    /// The connections to `host` that blobs may use.
+    pub(super) fn connections(&self, store: &Store, host: &str) -> Connections {
+        let most = self.entry(host).connections.unwrap_or(self.rules().connections);
+        Connections::new(store, host, most)
+    }
+
+    /// The pulls of `repository` from `host`.
+    pub(super) fn budget(&self, store: &Store, host: &str, repository: &str) -> Budget {
+        Budget::new(store, host, repository, self.entry(host).pulls_per_minute)
     }
 
     /// The client of a registry.
@@ -210,6 +280,11 @@ impl Registries {
             Role::Push => Ok(()),
             Role::Pull => Err(TransferError::PullOnly { host: host.to_owned() }),
         }
+    }
+
+    /// Whether the configuration names credentials for `host`, which then count alone.
+    pub fn names_credentials(&self, host: &str) -> bool {
+        self.entry(&normal_host(host)).credentials.is_some()
     }
 
     /// Tries a user and a password at the registry `host`, and keeps them as docker does; returns where.
@@ -264,6 +339,7 @@ mod tests {
     use super::super::circuit::note_failure;
     use super::*;
     use crate::policy::Kind;
+    use crate::progress::Silent;
     use crate::store::tests::store;
 
     fn registries() -> Registries {
@@ -284,14 +360,37 @@ mod tests {
     fn a_registry_that_is_listed_stands_for_all_in_their_order() {
         let (_scratch, store) = store();
         let all = registries();
-        let hosts = |host: &str| all.candidates(&store, host);
+        let hosts = |host: &str| all.candidates(&store, host, &Silent);
         assert_eq!(hosts("backup.example"), ["first.example", "backup.example"]);
         assert_eq!(hosts("first.example"), ["first.example", "backup.example"]);
         assert_eq!(hosts("other.example"), ["other.example"]);
         note_failure(&store, "first.example", "timeout");
         assert_eq!(hosts("first.example"), ["backup.example", "first.example"]);
         let alone = all.clone().with_failover(Failover::Forbidden);
-        assert_eq!(alone.candidates(&store, "first.example"), ["first.example"]);
+        assert_eq!(alone.candidates(&store, "first.example", &Silent), ["first.example"]);
+    }
+
+    #[test]
+    fn one_that_is_preferred_is_asked_first_and_gets_what_is_pushed() {
+        let (_scratch, store) = store();
+        let all = registries();
+        let day = Duration::from_secs(86_400);
+        let over = |all: &Registries, host: &str| all.preferred_over(&store, host, &Silent).map(|found| found.host);
+        all.prefer(&store, "Backup.example", day).unwrap();
+        note_failure(&store, "backup.example", "timeout");
+        let hosts = all.candidates(&store, "first.example", &Silent);
+        assert_eq!(hosts, ["backup.example", "first.example"]);
+        assert_eq!(over(&all, "first.example").as_deref(), Some("backup.example"));
+        assert_eq!(
+            (over(&all, "backup.example"), over(&all, "other.example")),
+            (None, None)
+        );
+        let alone = all.clone().with_failover(Failover::Forbidden);
+        assert_eq!(over(&alone, "first.example"), None);
+        let unknown = all.prefer(&store, "other.example", day).unwrap_err();
+        assert!(matches!(&unknown, TransferError::Unlisted { listed, .. } if listed.len() == 2));
+        all.prefer_none(&store).unwrap();
+        assert_eq!(over(&all, "first.example"), None);
     }
 
     #[test]

@@ -149,7 +149,7 @@ impl<'a> Remote<'a> {
                 partial.restart()?;
                 let own = *digest;
                 let work = Arc::new(move |repository: &Repository| Contents::of(repository).manifest(&own));
-                let (_, (_, raw)) = self.candidates.ask_first(Subject::Digest, work)?;
+                let (_, (_, raw)) = self.candidates.fetch_first(work)?;
                 partial.append(&raw)?;
                 partial.commit(raw.len() as u64)?;
                 Ok(raw)

@@ -1,10 +1,11 @@
 //! A blob as a stream of its bytes, from whichever registries give them.
 
 use std::io::{self, Read};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::candidates::{Candidates, Subject};
+use super::connections::Connection;
 use super::persist::{pause_before_retry, sleep, Standing};
 use super::ranges::{is_worth_it, Ranges};
 use super::TransferError;
@@ -26,6 +27,8 @@ pub(super) struct RemoteBlob<'a> {
     blob: Descriptor,
     at: u64,
     body: Option<(usize, BlobBody)>,
+    /// Held while a body is open.
+    connection: Option<Connection>,
     /// Where the connection that is open now began.
     since: u64,
     /// Connections in a row that broke without having brought much.
@@ -55,6 +58,7 @@ impl<'a> RemoteBlob<'a> {
             blob: blob.clone(),
             at,
             body: None,
+            connection: None,
             since: at,
             broken: 0,
             given_up: 0,
@@ -67,9 +71,23 @@ impl<'a> RemoteBlob<'a> {
 
     fn connect(&mut self) -> Result<(), TransferError> {
         let (at, blob) = (self.at, self.blob.clone());
-        let work = Arc::new(move |repository: &Repository| Contents::of(repository).blob(&blob, at));
-        let (index, body) = self.candidates.ask_first(Subject::Digest, work)?;
+        self.connection = None;
+        // Waited for before the first registry's silence is measured. Whoever is asked beside it waits for none.
+        let held = Mutex::new(self.candidates.connect_first());
+        let others = self.candidates.connections();
+        let work = Arc::new(move |repository: &Repository| {
+            let host = repository.host();
+            let held = held
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take_if(|(of, _)| of == host);
+            let free = || others.iter().find(|(of, _)| of == host).and_then(|(_, all)| all.find());
+            let connection = held.map(|(_, connection)| connection).or_else(free);
+            Ok((Contents::of(repository).blob(&blob, at)?, connection))
+        });
+        let (index, (body, connection)) = self.candidates.fetch_first(work)?;
         (self.note_giver)(index);
+        self.connection = connection;
         self.body = Some((index, body));
         self.since = at;
         self.looked = (Instant::now(), at);
@@ -79,7 +97,7 @@ impl<'a> RemoteBlob<'a> {
 
     /// What is done about a connection that broke: another one, at once when another registry may have it.
     fn broke(&mut self, index: usize, error: &io::Error) -> Result<(), TransferError> {
-        self.body = None;
+        (self.body, self.connection) = (None, None);
         if self.at - self.since >= WORTH_IT {
             (self.broken, self.given_up) = (1, 0);
         } else {
@@ -151,6 +169,7 @@ impl Read for RemoteBlob<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             if self.at >= self.blob.size || buffer.is_empty() {
+                self.connection = None;
                 return Ok(0);
             }
             match self.read_ranges(buffer) {

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use super::attempt::{Attempt, Ledger};
 use super::candidates::of_registry;
 use super::circuit::{note_failure, note_success};
+use super::connections::Connections;
 use super::fallback::list_referrer;
 use super::peer::{Destination, Documents, Incoming, Keeps, Reach, Written};
 use super::persist::{pause_before_retry, persist, sleep, Standing};
@@ -45,6 +46,7 @@ pub struct RemoteTarget<'a> {
     chunk: Option<u64>,
     is_immutable: bool,
     at_once: usize,
+    connections: Connections,
     ledger: Ledger,
     /// Which repositories of the registry have which layers, as far as names of the store say; made at the first question.
     elsewhere: Mutex<Option<HashMap<Digest, String>>>,
@@ -73,13 +75,16 @@ impl<'a> RemoteTarget<'a> {
             reference: reference.clone(),
             host: host.to_owned(),
             name: name.to_owned(),
-            tag: match reference.digest() {
-                Some(_) => None,
-                None => Some(reference.tag_or_latest().to_owned()),
+            // A digest beside a tag says which image it has to be.
+            tag: match reference {
+                Reference::Registry { tag: Some(tag), .. } => Some(tag.clone()),
+                _ if reference.digest().is_some() => None,
+                _ => Some(reference.tag_or_latest().to_owned()),
             },
             chunk: entry.chunk.map(|bytes| bytes.0),
             is_immutable: entry.immutable.iter().any(|pattern| matches_pattern(pattern, name)),
             at_once: registries.rules().uploads,
+            connections: registries.connections(store, host),
             ledger: Ledger::default(),
             elsewhere: Mutex::default(),
         })
@@ -240,6 +245,7 @@ impl<'a> RemoteTarget<'a> {
         bytes: &mut dyn Bytes,
     ) -> Result<(), RegistryError> {
         let (digest, size, repository) = (&blob.digest, blob.size, &self.repository);
+        let _connection = self.connections.wait(self.progress);
         if at == 0 && chunk.is_none_or(|chunk| chunk >= size) {
             let sending = &mut |open: &mut OpenBytes<'_>| Pushes::to(repository).put_blob(upload, digest, size, open);
             return bytes.pour(0, size, sending);
@@ -259,7 +265,7 @@ impl<'a> RemoteTarget<'a> {
             }
             at = has;
         }
-        Pushes::to(repository).end_upload(upload, digest)
+        Pushes::to(repository).end_upload(upload, digest, size)
     }
 }
 
@@ -341,8 +347,8 @@ impl Poured<'_, '_> {
         self.incoming.start_at(at)?;
         let copied = match at == 0 && size == self.blob.size {
             true => self.incoming.verify_into(&mut out, &closed),
-            // What it is in the end is the registry's to find out.
-            false => self.incoming.copy_into(&mut out, &closed),
+            // What it is in the end is the registry's to find out. The source stays open for the next part.
+            false => self.incoming.copy_part_into(size, &mut out, &closed),
         };
         if out.is_closed {
             Ok(())
@@ -464,12 +470,24 @@ impl Destination for RemoteTarget<'_> {
     }
 
     fn finish(&self, image: &Documents, _: Option<&str>) -> Result<(), TransferError> {
-        self.check_tag(image)?;
         let digest = image.descriptor.digest.to_string();
-        let reference = self.tag.as_deref().unwrap_or(&digest);
-        self.ask(|| {
-            Pushes::to(&self.repository).put_manifest(reference, &image.descriptor.media_type, &image.manifest_raw)
-        })
+        let write = |reference: &str| {
+            self.ask(|| {
+                Pushes::to(&self.repository).put_manifest(reference, &image.descriptor.media_type, &image.manifest_raw)
+            })
+        };
+        match self.tag.as_deref() {
+            None => write(&digest),
+            Some(tag) if !self.is_immutable => write(tag),
+            // Nothing at a registry writes a tag only where there is none. What can be done: the image is there before, the
+            // tag is looked at as late as can be, and again when it is written.
+            Some(tag) => {
+                write(&digest)?;
+                self.check_tag(image)?;
+                write(tag)?;
+                self.check_tag(image)
+            }
+        }
     }
 }
 

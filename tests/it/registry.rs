@@ -9,6 +9,7 @@ mod images;
 mod logging_in;
 mod many;
 mod memory;
+mod outage;
 mod pulling;
 mod pushing;
 mod real;

@@ -6,19 +6,15 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::cli::args::{Format, FormatArgs};
 use crate::cli::error::CommandError;
 use crate::cli::escape::escape;
 use crate::cli::moving_args::MovingArgs;
-use crate::cli::output::{print_json, print_line};
+use crate::cli::output::print_line;
 use crate::cli::progress::Narrator;
 use crate::cli::report::Report;
 use crate::cli::session::Session;
-use crate::cli::table::table;
 use crate::oci::{Place, Reference};
-use crate::ops::{self, Attempt, Companions, Copied, Failover, ImagesError, KnownRegistry, Transport};
-use crate::policy::Verbosity;
-use crate::sys::clock::rfc3339;
+use crate::ops::{self, Attempt, Companions, Copied, Failover, ImagesError, Transport};
 
 /// What the options of a command that moves an image say.
 pub(super) struct Moving<'a> {
@@ -80,7 +76,11 @@ impl<'a> Moving<'a> {
         narrator.finish();
         let digest = done.as_ref().ok().map(|copied| copied.digest.to_string());
         let status = if done.is_ok() { "ok" } else { "failed" };
-        session.note(kind, image, digest, status, started);
+        let instead = transport.instead().map(|place| place.to_string());
+        session.note(kind, instead.as_deref().unwrap_or(image), digest, status, started);
+        if let Some(report) = self.report {
+            report.asked(transport.attempts());
+        }
         let copied = done?;
         if let Some(text) = said(&copied) {
             let _ = writeln!(io::stderr(), "{}", escape(&text));
@@ -141,36 +141,6 @@ pub(super) fn push(
     moving.carry_out(session, "push", &image, work, |_| None)
 }
 
-/// Prints the registries of this machine, whoever is asked first first.
-pub(super) fn registries(session: &Session, format: &FormatArgs) -> Result<u8, CommandError> {
-    let known = ops::known_registries(&session.store, &ops::registries(&session.config, &session.environment));
-    match format.wanted() {
-        Format::Json => print_json(&known),
-        Format::Table if session.verbosity == Verbosity::Quiet => known
-            .iter()
-            .try_for_each(|one| print_line(&one.host).map(drop))
-            .map(|()| 0),
-        Format::Table => {
-            let time = |seconds: Option<u64>| seconds.map_or("-".to_owned(), |seconds| rfc3339(seconds, ""));
-            let row = |one: &KnownRegistry| {
-                let priority = one.priority.to_string();
-                [
-                    one.host.clone(),
-                    priority,
-                    one.role.to_owned(),
-                    one.state(),
-                    time(one.last_success),
-                    time(one.last_failure),
-                ]
-            };
-            print_line(&table(
-                ["HOST", "PRIORITY", "ROLE", "STATE", "LAST SUCCESS", "LAST FAILURE"],
-                known.iter().map(row).collect(),
-            ))
-        }
-    }
-}
-
 /// A password is a line of standard input that is not longer than this.
 const MAX_PASSWORD: u64 = 16 << 10;
 
@@ -186,12 +156,16 @@ pub(super) fn login(session: &Session, host: &str, user: &str) -> Result<u8, Com
         return Err(CommandError::Usage(reason));
     }
     let mut password = String::new();
-    let read = io::stdin().lock().take(MAX_PASSWORD).read_to_string(&mut password);
+    let read = io::stdin().lock().take(MAX_PASSWORD + 1).read_to_string(&mut password);
     read.map_err(|source| CommandError::File {
         action: "read",
         path: "standard input".to_owned(),
         source,
     })?;
+    if password.len() as u64 > MAX_PASSWORD {
+        let reason = format!("login {host}: standard input has more than {MAX_PASSWORD} bytes, which is no password");
+        return Err(CommandError::Usage(reason));
+    }
     let password = password.trim_end_matches(['\r', '\n']);
     if password.is_empty() {
         let reason = format!("login {host}: there is no password on standard input");
@@ -199,6 +173,12 @@ pub(super) fn login(session: &Session, host: &str, user: &str) -> Result<u8, Com
     }
     let registries = ops::registries(&session.config, &session.environment);
     let place = registries.log_in(host, user, password).map_err(ImagesError::from)?;
+    if registries.names_credentials(host) {
+        let text = format!(
+            "warning: the configuration names other credentials for {host}, and those are the ones that are used"
+        );
+        let _ = writeln!(io::stderr(), "{text}");
+    }
     let _ = writeln!(
         io::stderr(),
         "{} takes the password of {}; it is kept in {}",

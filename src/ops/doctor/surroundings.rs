@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::config::{Config, Environment};
 use crate::ops::known_registries::{known_registries, KnownRegistry};
 use crate::ops::settings::registries;
+use crate::progress::Silent;
 use crate::store::Store;
 use crate::sys::program::Program;
 use crate::sys::space;
@@ -69,7 +70,7 @@ pub(super) fn look(store: &Store, config: &Config, environment: &Environment) ->
         store: store.root().to_owned(),
         free_bytes: space::free(store.root()),
         configuration: config.file().map(Path::to_owned),
-        registries: known_registries(store, &registries(config, environment)),
+        registries: known_registries(store, &registries(config, environment), &Silent),
         programs: vec![
             Tool {
                 name: "uv",

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use super::images::{configure, image, partials};
 use crate::common::wait::eventually;
@@ -15,7 +16,7 @@ const PASSWORDS: &str = "me:BCRYPT\n";
 
 /// A registry with TLS and a password on a free port, ended with the test.
 pub struct Registry {
-    server: Child,
+    pub server: Child,
     /// `localhost:PORT`.
     pub host: String,
     scratch: tempfile::TempDir,
@@ -73,6 +74,11 @@ impl Registry {
             scratch,
             log,
         }
+    }
+
+    /// What it stores.
+    pub fn data(&self) -> PathBuf {
+        self.scratch.path().join("data")
     }
 
     pub fn certificates(&self) -> PathBuf {
@@ -330,30 +336,58 @@ fn a_function_is_built_on_a_base_of_a_registry() {
     assert_eq!(ran.stdout, "on a base of a registry\n", "{}", ran.stderr);
 }
 
+/// How often, the environment says: `GANTRY_KILLS`.
 #[test]
 fn a_pull_and_a_push_that_are_killed_are_made_good_by_the_next() {
+    let rounds = std::env::var("GANTRY_KILLS").map_or(4, |text| text.parse().unwrap());
     let registry = Registry::start();
     let source = registry.store();
     let digest = image(&source, "a:1", &[(1, 8_000_000), (2, 4_000_000), (3, 1000)]);
-    for turn in 0..6 {
-        let remote = format!("{}/team/k{turn}:1", registry.host);
-        kill_after(registry.command(&source).args(["push", "a:1", &remote]), turn);
-        assert_eq!(registry.ok(&source, &["push", "a:1", &remote]), digest);
+    // How long each takes when it is not killed; the moments are spread over a little more than that.
+    let remote = |turn: usize| format!("{}/team/k{turn}:1", registry.host);
+    let timed = |gantry: &Gantry, args: &[&str]| {
+        let started = Instant::now();
+        assert_eq!(registry.ok(gantry, args), digest);
+        started.elapsed()
+    };
+    let push_time = timed(&source, &["push", "a:1", &remote(rounds)]);
+    let pull_time = timed(&registry.store(), &["pull", &remote(rounds)]);
+    let mut killed = [0, 0];
+    for turn in 0..rounds {
+        killed[0] += usize::from(kill_within(
+            registry.command(&source).args(["push", "a:1", &remote(turn)]),
+            push_time,
+        ));
+        assert_eq!(registry.ok(&source, &["push", "a:1", &remote(turn)]), digest);
         let gantry = registry.store();
-        kill_after(registry.command(&gantry).args(["pull", &remote]), turn);
-        assert_eq!(registry.ok(&gantry, &["pull", &remote]), digest);
+        killed[1] += usize::from(kill_within(
+            registry.command(&gantry).args(["pull", &remote(turn)]),
+            pull_time,
+        ));
+        assert_eq!(registry.ok(&gantry, &["pull", &remote(turn)]), digest);
         gantry.ok(["cache", "gc"]);
         assert!(partials(&gantry).is_empty());
-        // Nothing of it is damaged: all of it can be had from here.
+        // Nothing is damaged: what is called by a digest has it, and all of the image can be had from here.
+        for blob in fs::read_dir(gantry.root.join("blobs/sha256")).unwrap() {
+            let path = blob.unwrap().path();
+            let got = gantry::oci::Digest::of(&fs::read(&path).unwrap()).to_string();
+            assert_eq!(got[7..], *path.file_name().unwrap().to_str().unwrap());
+        }
         let back = format!("{}/team/back{turn}:1", registry.host);
-        assert_eq!(registry.ok(&gantry, &["push", &remote, &back]), digest);
+        assert_eq!(registry.ok(&gantry, &["push", &remote(turn), &back]), digest);
     }
+    eprintln!(
+        "killed before their end: {} pushes and {} pulls of {rounds} each",
+        killed[0], killed[1]
+    );
 }
 
 #[test]
 fn every_command_of_the_page_does_what_it_says() {
     let (registry, backup) = (Registry::start(), Registry::start());
     let gantry = Gantry::new();
+    let entry = |registry: &Registry| format!("[[registry]]\nhost = \"{}\"\n", registry.host);
+    configure(&gantry, &format!("{}{}", entry(&registry), entry(&backup)));
     // What the page means by a function and by a password.
     let there = tempfile::tempdir().unwrap();
     let certificates = [registry.certificates(), backup.certificates()].map(|path| fs::read_to_string(path).unwrap());
@@ -378,7 +412,7 @@ fn every_command_of_the_page_does_what_it_says() {
         .skip(1)
         .map(|rest| rest.split("```").next().unwrap())
         .collect();
-    assert_eq!(blocks.len(), 3, "the page has lost its commands");
+    assert_eq!(blocks.len(), 4, "the page has lost its commands");
     let bin = Path::new(env!("CARGO_BIN_EXE_gantry")).parent().unwrap();
     let mut out = String::new();
     for block in blocks {
@@ -439,11 +473,13 @@ fn every_command_of_the_page_does_what_it_says() {
     assert_eq!(fs::read_to_string(&kept).unwrap(), before);
 }
 
-/// Kills it once it has written something, a little later each turn: by what it says on standard error, not by the clock.
-fn kill_after(command: &mut Command, turn: usize) {
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let _ = lines.take(1 + turn).count();
+/// Kills it at some moment of the time that it takes; whether it was still at work.
+fn kill_within(command: &mut Command, time: Duration) -> bool {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut random = [0; 2];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).unwrap();
+    // What holds, holds at every moment: which one it is decides nothing.
+    std::thread::sleep(time.mul_f64(f64::from(u16::from_ne_bytes(random)) / 60_000.0));
     let _ = child.kill();
-    child.wait().unwrap();
+    child.wait().unwrap().code().is_none()
 }

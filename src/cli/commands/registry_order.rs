@@ -1,0 +1,97 @@
+//! `gantry registries` lists the registries of this machine, `registries prefer` is the mode for an outage.
+
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+use crate::cli::args::{Format, FormatArgs, RegistriesCommand};
+use crate::cli::error::CommandError;
+use crate::cli::escape::escape;
+use crate::cli::output::{print_json, print_line};
+use crate::cli::progress::Narrator;
+use crate::cli::session::Session;
+use crate::cli::table::table;
+use crate::ops::{self, KnownRegistry};
+use crate::policy::Verbosity;
+use crate::sys::clock::rfc3339;
+
+/// Prints the registries, whoever is asked first first, or changes who that is.
+pub(super) fn registries(
+    session: &Session,
+    command: Option<&RegistriesCommand>,
+    format: &FormatArgs,
+) -> Result<u8, CommandError> {
+    match command {
+        None => list(session, format),
+        Some(RegistriesCommand::Prefer {
+            host: Some(host),
+            time: Some(time),
+            ..
+        }) => prefer(session, host, (*time).into()),
+        Some(RegistriesCommand::Prefer { .. }) => prefer_none(session),
+    }
+}
+
+fn list(session: &Session, format: &FormatArgs) -> Result<u8, CommandError> {
+    let registries = ops::registries(&session.config, &session.environment);
+    let narrator = Narrator::new(session.verbosity);
+    let known = ops::known_registries(&session.store, &registries, &narrator);
+    narrator.finish();
+    match format.wanted() {
+        Format::Json => print_json(&known),
+        Format::Table if session.verbosity == Verbosity::Quiet => known
+            .iter()
+            .try_for_each(|one| print_line(&one.host).map(drop))
+            .map(|()| 0),
+        Format::Table => {
+            let time = |seconds: Option<u64>| seconds.map_or("-".to_owned(), |seconds| rfc3339(seconds, ""));
+            let row = |one: &KnownRegistry| {
+                let priority = one.priority.to_string();
+                [
+                    one.host.clone(),
+                    priority,
+                    one.role.to_owned(),
+                    escape(&one.state()),
+                    time(one.last_success),
+                    time(one.last_failure),
+                ]
+            };
+            print_line(&table(
+                ["HOST", "PRIORITY", "ROLE", "STATE", "LAST SUCCESS", "LAST FAILURE"],
+                known.iter().map(row).collect(),
+            ))
+        }
+    }
+}
+
+fn prefer(session: &Session, host: &str, time: Duration) -> Result<u8, CommandError> {
+    let started = Instant::now();
+    let registries = ops::registries(&session.config, &session.environment);
+    let preferred = ops::prefer(&session.store, &registries, host, time)?;
+    session.note("prefer", &preferred.host, None, "on", started);
+    say(&format!(
+        "{} is preferred until {}: pulls ask it first, pushes go there alone",
+        preferred.host,
+        preferred.end()
+    ));
+    Ok(0)
+}
+
+fn prefer_none(session: &Session) -> Result<u8, CommandError> {
+    let started = Instant::now();
+    let registries = ops::registries(&session.config, &session.environment);
+    let narrator = Narrator::new(Verbosity::Quiet);
+    let host = registries
+        .preferred(&session.store, &narrator)
+        .map(|preferred| preferred.host);
+    ops::prefer_none(&session.store, &registries)?;
+    session.note("prefer", host.as_deref().unwrap_or_default(), None, "off", started);
+    say(&match host {
+        Some(host) => format!("{host} is not preferred any more"),
+        None => "no registry is preferred".to_owned(),
+    });
+    Ok(0)
+}
+
+fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{}", escape(text));
+}
