@@ -10,9 +10,11 @@ mod logging_in;
 mod many;
 mod memory;
 mod outage;
+mod proxy;
 mod pulling;
 mod pushing;
 mod real;
+mod two_real;
 
 /// A registry that asks for a password.
 pub fn asks_for_a_password() -> fake::Fake {
