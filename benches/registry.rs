@@ -95,7 +95,13 @@ fn measure(scratch: &Path, report: &mut Report) {
     report.row("pull and unpack, empty store", Measure::WallMs, &times);
     report.row("pull and unpack, empty store", Measure::CpuS, &times);
     // What belongs to a subordinate id only its owner's namespace can remove.
-    let _ = shell(&format!("podman unshare rm -rf {}/*podman*", scratch.display())).output();
+    // It may leave a process behind, which would keep a pipe open.
+    let quiet = ">/dev/null 2>&1 </dev/null";
+    let _ = shell(&format!(
+        "timeout 60 podman unshare rm -rf {}/*podman* {quiet}",
+        scratch.display()
+    ))
+    .status();
 
     let many = |what: &str| {
         format!("for i in $(seq {MANY}); do {what} & p=\"$p $!\"; done; for i in $p; do wait $i || exit 1; done")
