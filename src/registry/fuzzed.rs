@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::challenge::{parse_challenges, Challenge};
 use super::fetching::end_of;
-use super::listing::next_page;
 use super::login::{of_pair, read_auth_file, with_login, Said};
+use super::pages::next_page;
 use super::pushing::offset_of;
 use super::retry::retry_after;
 use super::token::Token;

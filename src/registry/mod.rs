@@ -6,7 +6,7 @@
 //! token              tokens, each fetched once per process
 //! redact, said       what a registry says of its errors, without our credentials
 //! client             one request: who we are, where it leads, how it failed
-//! fetching, pushing, listing  what is asked of a repository
+//! fetching, pushing, pages  what is asked of a repository
 //! ```
 //!
 //! Everything a registry sends is a stranger's: answers are bounded, digests are those of the bytes that came, credentials
@@ -18,8 +18,8 @@ mod client;
 mod error;
 mod fetching;
 mod fuzzed;
-mod listing;
 mod login;
+mod pages;
 mod pushing;
 mod redact;
 mod retry;
@@ -33,7 +33,7 @@ pub(crate) use fuzzed::{
     read_fuzzed_challenge, read_fuzzed_link, read_fuzzed_login_file, read_fuzzed_pause, read_fuzzed_range,
     read_fuzzed_token,
 };
-pub(crate) use listing::Listing;
 pub(crate) use login::{of_pair, read_auth_file, with_login, AuthFile, Login, Said};
+pub(crate) use pages::Listing;
 pub(crate) use pushing::{Mounted, Pushes, Upload};
 pub(crate) use retry::{asked_pause, pause, Failure, Step};

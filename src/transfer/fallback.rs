@@ -15,12 +15,15 @@ const MOST_TRIES: usize = 8;
 /// A request whose answer is a document, or nothing.
 type Work<'a> = dyn FnMut() -> Result<Option<Vec<u8>>, RegistryError> + 'a;
 
-/// Lists a referrer of `subject` under the fallback tag; `ask` makes a request and tries again.
+/// Makes a request, and tries again.
+type Ask<'a> = dyn FnMut(&mut Work<'_>) -> Result<Option<Vec<u8>>, TransferError> + 'a;
+
+/// Lists a referrer of `subject` under the fallback tag.
 pub(super) fn list_referrer(
     repository: &Repository,
     subject: &Digest,
     written: &Written<'_>,
-    ask: &mut dyn FnMut(&mut Work<'_>) -> Result<Option<Vec<u8>>, TransferError>,
+    ask: &mut Ask<'_>,
 ) -> Result<(), TransferError> {
     let tag = fallback_tag(subject);
     let mut known = vec![listed(written.descriptor, written.artifact)];

@@ -6,14 +6,12 @@
 
 use super::peer::{Destination, Documents, Incoming, Reach, Source, Tally};
 use super::referrers::copy_referrers;
+use super::verified::read_verified;
 use super::TransferError;
 use crate::archive::tar_reader::check_compression;
-use crate::oci::{
-    media_type, parse_config, parse_index, parse_manifest, Compression, Descriptor, Digest, ParseImageError,
-    MAX_DOCUMENT_BYTES,
-};
+use crate::oci::{media_type, parse_config, parse_index, parse_manifest, Compression, Descriptor, Digest};
 use crate::progress::Progress;
-use crate::store::{check_descriptor, StoreError};
+use crate::store::StoreError;
 use crate::sys::pool;
 
 /// Indexes inside indexes: one level is common, more is a maze.
@@ -164,7 +162,7 @@ pub(super) fn find_manifest(from: &dyn Source, wanted: &Descriptor, depth: usize
         if depth >= MAX_INDEX_DEPTH {
             return Err(missing("indexes are nested too deep".to_owned()));
         }
-        let raw = read_document(from, "manifest", wanted)?;
+        let raw = read_verified(from, "manifest", wanted)?;
         let index = parse_index(&raw).map_err(|source| TransferError::Document {
             path: path.clone(),
             source,
@@ -188,13 +186,13 @@ pub(super) fn find_manifest(from: &dyn Source, wanted: &Descriptor, depth: usize
 
 /// Reads and checks manifest and configuration.
 fn read_documents(from: &dyn Source, wanted: &Descriptor) -> Result<Documents, TransferError> {
-    let manifest_raw = read_document(from, "manifest", wanted)?;
+    let manifest_raw = read_verified(from, "manifest", wanted)?;
     let refused = |source| TransferError::Document {
         path: from.place(&wanted.digest),
         source,
     };
     let manifest = parse_manifest(&manifest_raw).map_err(refused)?;
-    let config_raw = read_document(from, "image config", &manifest.config)?;
+    let config_raw = read_verified(from, "image config", &manifest.config)?;
     let config = parse_config(&config_raw, &manifest).map_err(|source| TransferError::Document {
         path: from.place(&manifest.config.digest),
         source,
@@ -208,21 +206,4 @@ fn read_documents(from: &dyn Source, wanted: &Descriptor) -> Result<Documents, T
         config,
         config_raw,
     })
-}
-
-/// A document of at most 4 MiB that is what its descriptor says.
-pub(super) fn read_document(
-    from: &dyn Source,
-    document: &'static str,
-    descriptor: &Descriptor,
-) -> Result<Vec<u8>, TransferError> {
-    let path = from.place(&descriptor.digest);
-    let size = descriptor.size;
-    if size > MAX_DOCUMENT_BYTES {
-        let source = ParseImageError::TooLarge { document, size };
-        return Err(TransferError::Document { path, source });
-    }
-    let bytes = from.read(descriptor)?;
-    check_descriptor(descriptor, Digest::of(&bytes), bytes.len() as u64)?;
-    Ok(bytes)
 }

@@ -42,6 +42,7 @@ mod remote_blob;
 mod remote_target;
 mod shared_tag;
 mod small;
+mod verified;
 
 pub use archive_source::ArchiveSource;
 pub use archive_target::ArchiveTarget;

@@ -1,10 +1,10 @@
 //! Which image of an index a name means.
 
-use crate::oci::{companion_tags, is_companion_tag, parse_artifact, Descriptor, Digest, MAX_DOCUMENT_BYTES, REF_NAME};
 use std::io::Read;
 
 use super::peer::Referrer;
 use super::TransferError;
+use crate::oci::{companion_tags, is_companion_tag, parse_artifact, Descriptor, Digest, MAX_DOCUMENT_BYTES, REF_NAME};
 
 /// The image called `name`; without a name, the only image. An error is what is there instead.
 pub(super) fn choose(images: &[Descriptor], name: Option<&str>) -> Result<Descriptor, String> {
@@ -34,11 +34,14 @@ pub(super) fn is_companion(entry: &Descriptor) -> bool {
     }
 }
 
-/// The entries of an index whose manifests refer to `image`; `open` opens one.
+/// Opens what an entry of an index describes.
+type Open<'a, 'r> = dyn Fn(&Descriptor) -> Result<Box<dyn Read + 'r>, TransferError> + 'a;
+
+/// The entries of an index whose manifests refer to `image`.
 pub(super) fn referrers_in<'r>(
     entries: &[Descriptor],
     image: &Digest,
-    open: &dyn Fn(&Descriptor) -> Result<Box<dyn Read + 'r>, TransferError>,
+    open: &Open<'_, 'r>,
 ) -> Result<Vec<Descriptor>, TransferError> {
     let mut found = Vec::new();
     for entry in entries {

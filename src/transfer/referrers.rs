@@ -11,11 +11,11 @@
 
 use std::collections::BTreeSet;
 
-use super::image_copy::read_document;
 use super::peer::{Destination, Incoming, Keeps, Referrer, Source, Tally, Written};
+use super::verified::read_verified;
 use super::TransferError;
 use crate::oci::{parse_artifact, Artifact, Descriptor, Digest};
-use crate::progress::Progress;
+use crate::progress::{Progress, Silent};
 
 /// Referrers of one image, with those that refer to them.
 const MOST: usize = 200;
@@ -67,7 +67,7 @@ fn find(from: &dyn Source, image: &Digest, progress: &dyn Progress) -> Result<Ve
             if seen.len() > MOST {
                 return Err(too_much(image, "there are more than 200 of them"));
             }
-            let raw = read_document(from, "artifact manifest", &descriptor)?;
+            let raw = read_verified(from, "artifact manifest", &descriptor)?;
             let artifact = parsed(from, &descriptor, &raw)?;
             if artifact.subject != Some(subject) {
                 let digest = descriptor.digest;
@@ -116,7 +116,7 @@ impl Copy<'_> {
             return Err(too_much(&self.image, "indexes are nested too deep"));
         }
         self.take(descriptor.size)?;
-        let raw = read_document(self.from, "artifact manifest", descriptor)?;
+        let raw = read_verified(self.from, "artifact manifest", descriptor)?;
         let artifact = parsed(self.from, descriptor, &raw)?;
         self.progress
             .step("Copying", &format!("referrer {}", descriptor.digest));
@@ -150,7 +150,7 @@ impl Copy<'_> {
             return self.from.prove(blob);
         }
         // They are small beside the layers, which is what is counted.
-        let tally = Tally::new(self.progress, 0);
+        let tally = Tally::new(&Silent, 0);
         loop {
             let mut incoming = Incoming::new(blob, self.from, &tally);
             match self.to.put(blob, &mut incoming) {

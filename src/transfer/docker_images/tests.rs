@@ -2,6 +2,7 @@
 
 use super::super::{copy_image, name_of, ArchiveSource};
 use super::*;
+use crate::archive::packed::gzip;
 use crate::oci::to_canonical_json;
 use crate::progress::Silent;
 use crate::store::tests::examples::tar as layer;
@@ -195,9 +196,7 @@ fn a_layer_that_is_not_the_one_of_the_configuration_is_refused() {
     );
     // One that is compressed shows it when it is unpacked.
     let mut parts = old(SAID);
-    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    std::io::Write::write_all(&mut packed, &layer(&[("evil", 1)])).unwrap();
-    parts[4].bytes = packed.finish().unwrap();
+    parts[4].bytes = gzip(&layer(&[("evil", 1)]));
     let refused = load(&store().1, &parts);
     assert!(
         matches!(&refused, Err(TransferError::Store(StoreError::DiffId { expected, .. })) if *expected == first),
