@@ -1,7 +1,8 @@
 //! Modules that the entry point imports and nothing of the image has: such a run would end with `ModuleNotFoundError`.
 //!
-//! Only what is certain is said: imports that stand alone in the module, from an image whose standard library is found
-//! where Pythons have it, by a script that leaves the search path as it is.
+//! Only what is certain is said: imports that stand alone in the module, of what no Python has itself, from an image whose
+//! standard library is found where Pythons have it, by a script that leaves the search path as it is, as the image's variables
+//! do.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,36 +16,48 @@ use crate::python::resolve::{find_meant, Meant};
 /// Names in one message.
 const SHOWN: usize = 5;
 
-/// Modules that are part of an interpreter's program (`sys.builtin_module_names`, without private ones).
-const BUILT_IN: [&str; 20] = [
-    "array",
-    "atexit",
-    "binascii",
-    "builtins",
-    "cmath",
-    "errno",
-    "faulthandler",
-    "fcntl",
-    "gc",
-    "grp",
-    "itertools",
-    "marshal",
-    "math",
-    "posix",
-    "pwd",
-    "select",
-    "sys",
-    "time",
-    "unicodedata",
-    "zlib",
+/// The modules of the standard library, of all versions (`sys.stdlib_module_names`, without private ones). Which of them are part
+/// of the interpreter's program, and so no file, differs from build to build.
+const STANDARD: &str = "\
+    abc aifc annotationlib antigravity argparse array ast asynchat asyncio asyncore atexit audioop base64 bdb \
+    binascii bisect builtins bz2 cProfile calendar cgi cgitb chunk cmath cmd code codecs codeop collections \
+    colorsys compileall compression concurrent configparser contextlib contextvars copy copyreg crypt csv ctypes \
+    curses dataclasses datetime dbm decimal difflib dis distutils doctest email encodings ensurepip enum errno \
+    faulthandler fcntl filecmp fileinput fnmatch fractions ftplib functools gc genericpath getopt getpass gettext \
+    glob graphlib grp gzip hashlib heapq hmac html http idlelib imaplib imghdr imp importlib inspect io ipaddress \
+    itertools json keyword lib2to3 linecache locale logging lzma mailbox mailcap marshal math mimetypes mmap \
+    modulefinder msilib msvcrt multiprocessing netrc nis nntplib nt ntpath nturl2path numbers opcode operator \
+    optparse os ossaudiodev pathlib pdb pickle pickletools pipes pkgutil platform plistlib poplib posix posixpath \
+    pprint profile pstats pty pwd py_compile pyclbr pydoc pydoc_data pyexpat queue quopri random re readline \
+    reprlib resource rlcompleter runpy sched secrets select selectors shelve shlex shutil signal site smtpd \
+    smtplib sndhdr socket socketserver spwd sqlite3 sre_compile sre_constants sre_parse ssl stat statistics string \
+    stringprep struct subprocess sunau symtable sys sysconfig syslog tabnanny tarfile telnetlib tempfile termios \
+    textwrap this threading time timeit tkinter token tokenize tomllib trace traceback tracemalloc tty turtle \
+    turtledemo types typing unicodedata unittest urllib uu uuid venv warnings wave weakref webbrowser winreg \
+    winsound wsgiref xdrlib xml xmlrpc zipapp zipfile zipimport zlib zoneinfo";
+
+/// Where programs are: a `PATH` with another directory may lead to another Python, such as that of a virtual environment.
+const PROGRAMS: [&str; 7] = [
+    "/opt/py/bin",
+    "/usr/local/sbin",
+    "/usr/local/bin",
+    "/usr/sbin",
+    "/usr/bin",
+    "/sbin",
+    "/bin",
 ];
+/// Variables that say where modules are.
+const LEADING: [&str; 3] = ["PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"];
 
 /// Files that lead to no other directory: setuptools' own, and the one by which a base knows where packages are.
 const HARMLESS: [&str; 2] = ["distutils-precedence.pth", "gantry.pth"];
 
 /// Warns of the modules that `function`'s entry point imports and neither itself nor one of `trees`, the unpacked layers of
-/// its image, has.
-pub(crate) fn warn_of_missing(function: &Function, trees: &[PathBuf], progress: &dyn Progress) {
+/// its image, has. `env` are the variables of the image.
+pub(crate) fn warn_of_missing(function: &Function, trees: &[PathBuf], env: &[String], progress: &dyn Progress) {
+    if !is_usual(env) {
+        return;
+    }
     let entry = function.find_file(ENTRY_POINT);
     let Some(source) = entry.and_then(|file| std::str::from_utf8(&file.contents).ok()) else {
         return;
@@ -64,7 +77,7 @@ pub(crate) fn warn_of_missing(function: &Function, trees: &[PathBuf], progress: 
         paths.any(|path| module_of(path.split('/').next().unwrap_or_default()) == Some(name))
     };
     let mut wanted = imported(source);
-    wanted.retain(|name| !BUILT_IN.contains(name) && !name.starts_with('_') && !own(name));
+    wanted.retain(|name| !is_standard(name) && !name.starts_with('_') && !own(name));
     if wanted.is_empty() || trees.iter().any(|tree| !tree.is_dir()) {
         return;
     }
@@ -73,6 +86,19 @@ pub(crate) fn warn_of_missing(function: &Function, trees: &[PathBuf], progress: 
     if let Some(warning) = describe(&wanted) {
         progress.warn(&warning);
     }
+}
+
+fn is_standard(name: &str) -> bool {
+    STANDARD.split_whitespace().any(|known| known == name)
+}
+
+/// Whether Python and its modules are found where they usually are.
+fn is_usual(env: &[String]) -> bool {
+    env.iter().all(|variable| match variable.split_once('=') {
+        Some(("PATH", path)) => path.split(':').all(|directory| PROGRAMS.contains(&directory)),
+        Some((name, _)) => !LEADING.contains(&name),
+        None => true,
+    })
 }
 
 /// The first parts of the names of modules that statements of the module import.
@@ -204,6 +230,37 @@ mod tests {
         }
         make("opt/py/site/more.pth");
         assert!(Provided::of(&trees).is_none());
+    }
+
+    #[test]
+    fn what_is_part_of_some_interpreter_is_not_missed() {
+        // In the programs of some builds, files beside those of others.
+        for name in [
+            "resource", "mmap", "termios", "readline", "syslog", "spwd", "pyexpat", "audioop", "sys",
+        ] {
+            assert!(is_standard(name), "{name}");
+        }
+        assert!(!is_standard("numpy") && !is_standard("sy"));
+    }
+
+    #[test]
+    fn variables_that_lead_elsewhere_are_respected() {
+        let usual = |text: &str| is_usual(&["LANG=C.UTF-8".to_owned(), text.to_owned()]);
+        for text in [
+            "PATH=/opt/py/bin:/usr/local/bin:/usr/bin:/bin",
+            "PYTHON_VERSION=3.12",
+            "x",
+        ] {
+            assert!(usual(text), "{text}");
+        }
+        for text in [
+            "PATH=/opt/venv/bin:/usr/bin",
+            "PATH=:/usr/bin",
+            "PYTHONPATH=/srv",
+            "VIRTUAL_ENV=/v",
+        ] {
+            assert!(!usual(text), "{text}");
+        }
     }
 
     #[test]

@@ -35,11 +35,15 @@ const NO_DIRECTORY: &str = "the directory of the file has to be there: `mkdir -p
 const STORE: &str = "the store is $GANTRY_ROOT, else $XDG_DATA_HOME/gantry, else ~/.local/share/gantry: set GANTRY_ROOT to a directory that you may write";
 const FULL: &str = "`gantry cache gc` removes what no image and no later build needs; `gantry cache gc --all` all but what images need";
 
-type Cause<'a> = &'a (dyn Error + 'static);
+pub(super) type Cause<'a> = &'a (dyn Error + 'static);
 
 /// What to do about `error`.
 pub(super) fn hint(error: &CommandError) -> Option<Cow<'static, str>> {
-    let error: Cause<'_> = error;
+    hint_of(error)
+}
+
+/// As [`hint`], of an error that ends no command.
+pub(super) fn hint_of(error: Cause<'_>) -> Option<Cow<'static, str>> {
     let refused = causes(error).find_map(|cause| match cause.downcast_ref()? {
         SandboxError::Refused { lost, .. } => Some(of_lost(lost)),
         SandboxError::UserNamespace { .. }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use rustix::pipe::PIPE_BUF;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::error::CommandError;
 use super::outlet::{open_descriptor, Outlet};
@@ -34,6 +35,8 @@ pub(super) struct Report {
     state: Mutex<State>,
     /// The registries that were asked; none for a command that asks none.
     attempts: Mutex<Option<Vec<Attempt>>>,
+    /// What is done of the work, for a command that a signal ends before its document is written.
+    so_far: Mutex<Map<String, Value>>,
 }
 
 /// How far the report of a command has come.
@@ -58,6 +61,8 @@ struct Failure {
     signal: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     attempts: Option<Vec<Attempt>>,
+    #[serde(flatten)]
+    so_far: Map<String, Value>,
 }
 
 /// [Begins](Report::begin) the report at `path`. Opening a pipe waits for its reader, which a signal ends.
@@ -108,6 +113,7 @@ impl Report {
                 stream,
                 state: Mutex::new(State::Begun),
                 attempts: Mutex::default(),
+                so_far: Mutex::default(),
             }),
             Err(source) => Err(failed(path, source)),
         }
@@ -155,10 +161,22 @@ impl Report {
             exit_code: kind.exit_code(),
             signal: None,
             attempts: self.attempts(),
+            so_far: Map::new(),
         })
     }
 
-    /// Writes that `signal` ended the command. Threads of it may still be at work: nothing they write comes after this.
+    /// Adds `value` to the list `key` of the report that is written when a signal ends the command.
+    pub(super) fn add(&self, key: &'static str, value: &impl Serialize) {
+        let Ok(value) = serde_json::to_value(value) else {
+            return;
+        };
+        let mut so_far = self.so_far.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Value::Array(list) = so_far.entry(key).or_insert_with(|| Value::Array(Vec::new())) {
+            list.push(value);
+        }
+    }
+
+    /// Writes that `signal` ended the command, and what was done by then. Threads of it may still be at work: nothing they write comes after this.
     pub(super) fn stop(&self, signal: i32, exit_code: u8) -> Result<(), CommandError> {
         let failure = Failure {
             schema: 1,
@@ -167,6 +185,7 @@ impl Report {
             exit_code,
             signal: Some(signal),
             attempts: self.attempts(),
+            so_far: std::mem::take(&mut self.so_far.lock().unwrap_or_else(PoisonError::into_inner)),
         };
         self.put(&failure, State::Stopped)
     }
@@ -268,6 +287,20 @@ mod tests {
             "{\"schema\":1,\"status\":\"killed\",\"error\":\"stopped by signal 15\",\"exit_code\":143,\"signal\":15}\n";
         assert_eq!(fs::read_to_string(&path).unwrap(), document);
         assert_eq!(names(scratch.path()), ["report.json"]);
+    }
+
+    #[test]
+    fn a_signal_loses_nothing_of_what_was_done_by_then() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("report.json");
+        let report = Report::begin(&path).unwrap();
+        report.add("images", &serde_json::json!({"status": "copied"}));
+        report.add("images", &serde_json::json!({"status": "failed"}));
+        report.stop(15, 143).unwrap();
+        let document: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        assert_eq!(document["status"], "killed");
+        let images = serde_json::json!([{"status": "copied"}, {"status": "failed"}]);
+        assert_eq!(document["images"], images);
     }
 
     #[test]

@@ -101,6 +101,8 @@ pub struct TransferSection {
     pub(crate) stall: Option<Time>,
     /// How long a connection may take; default: 10 s.
     pub(crate) connect: Option<Time>,
+    /// Whether a large layer may come by several connections, in parts; default: yes.
+    pub(crate) ranges: Option<bool>,
 }
 
 /// A number of transfers.

@@ -151,7 +151,7 @@ pub fn build(
         progress.warn(&warning);
     }
     let trees: Vec<_> = layers.iter().map(|layer| store.trees().path(&layer.diff_id)).collect();
-    imports::warn_of_missing(&function, &trees, progress);
+    imports::warn_of_missing(&function, &trees, &parts.base.env, progress);
     let settings = ImageSettings {
         env: parts.base.env,
         labels: parts.base.labels.into_iter().chain(request.labels()).collect(),

@@ -1,126 +1,32 @@
 //! A list of images is copied: those that are there already are skipped, the failure of one stops no other, and what was not
 //! done is done by the same command again.
 //!
-//! ```text
-//! # a line of the list                     with a target HOST[/PREFIX], else source and destination
-//! registry.example.org/base/python:3.11    -> HOST/PREFIX/base/python:3.11
-//! ```
+//! A registry that was away for several images in a row is not asked for the others: each would cost all the patience that one
+//! image is worth.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use serde::Serialize;
 
 use super::copies::{copy, Transport};
+use super::image_list::ListedCopy;
 use super::images::ImagesError;
 use crate::oci::{Digest, Place, Reference};
 use crate::policy::{one_line, Kind};
-use crate::progress::{Progress, Silent};
+use crate::progress::Progress;
 use crate::sys::pool;
-use crate::transfer::{resolve_image, Attempt, Failover, Remote, RemoteTarget};
+use crate::transfer::{copy_referrers, resolve_image, Attempt, Companions, Failover, Remote, RemoteTarget};
 
 /// Images that are copied at once. Each has its own layers under way.
 const AT_ONCE: usize = 4;
-/// Lines of a list that are copied.
-const MOST: usize = 10_000;
-
-/// An image of a list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListedCopy {
-    /// Where it comes from.
-    pub source: Place,
-    /// Where it goes.
-    pub destination: Place,
-}
-
-/// A line that is no part of a list.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("read the list of images: line {line}: {reason}")]
-pub struct ListError {
-    /// Its number, from 1.
-    pub line: usize,
-    /// What is wrong with it.
-    pub reason: String,
-}
-
-/// Reads a list of images: of each its source, and without a `target` its destination behind it.
-///
-/// # Errors
-///
-/// [`ListError`] for the first line that cannot be meant; nothing is copied then.
-pub fn parse_list(text: &str, target: Option<&Place>) -> Result<Vec<ListedCopy>, ListError> {
-    let mut all: Vec<ListedCopy> = Vec::new();
-    for (at, line) in text.lines().enumerate() {
-        let failed = |reason: String| ListError { line: at + 1, reason };
-        let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
-        let Some(source) = words.next() else { continue };
-        let place = |text: &str| text.parse::<Place>().map_err(|error| failed(error.to_string()));
-        let source = place(source)?;
-        let destination = match (target, words.next()) {
-            (None, Some(destination)) => place(destination)?,
-            (Some(target), None) => below(target, &source).map_err(failed)?,
-            (None, None) => {
-                return Err(failed(
-                    "want a source and a destination; a target behind the file is for all lines".to_owned(),
-                ))
-            }
-            (Some(_), Some(_)) => {
-                return Err(failed(
-                    "want a source alone, as the target is given for all lines".to_owned(),
-                ))
-            }
-        };
-        if words.next().is_some() {
-            return Err(failed("want a source and a destination, and no more".to_owned()));
-        }
-        let is_taken = |one: &&ListedCopy| one.destination == destination && one.source != source;
-        if let Some(other) = all.iter().find(is_taken) {
-            return Err(failed(format!(
-                "{destination} is the destination of another image already ({})",
-                other.source
-            )));
-        }
-        if all.len() >= MOST {
-            return Err(failed(format!("there are more than {MOST} images")));
-        }
-        all.push(ListedCopy { source, destination });
-    }
-    Ok(all)
-}
-
-/// Where an image goes that keeps its repository and tag below `HOST[/PREFIX]`.
-fn below(target: &Place, source: &Place) -> Result<Place, String> {
-    let (path, tag, digest) = match source {
-        Place::Image(Reference::Registry {
-            repository,
-            tag,
-            digest,
-            ..
-        }) => (repository.clone(), tag.clone(), *digest),
-        Place::Image(Reference::Local { name, tag, digest }) => (name.clone(), tag.clone(), *digest),
-        Place::Image(Reference::Digest { .. } | Reference::Layout { .. }) | Place::Archive { .. } => {
-            return Err(format!(
-                "{source} has no repository that it could keep; name its destination, without a target"
-            ));
-        }
-    };
-    // The tag is what it is found by; a digest alone is kept.
-    let suffix = match (tag, digest) {
-        (Some(tag), _) => format!(":{tag}"),
-        (None, Some(digest)) => format!("@{digest}"),
-        (None, None) => String::new(),
-    };
-    let text = format!("{target}/{path}{suffix}");
-    match text.parse() {
-        Ok(place @ Place::Image(Reference::Registry { .. })) => Ok(place),
-        _ => Err(format!(
-            "{target} is no registry HOST[/PREFIX] that {source} could go to"
-        )),
-    }
-}
+/// Images in a row for which a registry was away.
+const AWAY_AFTER: u32 = 8;
 
 /// What came of one image of a list.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Serialize)]
 pub struct CopiedOfList {
     /// Where it comes from.
     pub source: String,
@@ -141,6 +47,9 @@ pub struct CopiedOfList {
     /// What sort of failure it was.
     #[serde(skip)]
     pub kind: Option<Kind>,
+    /// The failure itself, when it was tried.
+    #[serde(skip)]
+    pub failure: Option<ImagesError>,
 }
 
 /// Copies every image of a list, several at once, and tells `done` of each.
@@ -149,11 +58,15 @@ pub fn copy_list(
     list: &[ListedCopy],
     done: &(dyn Fn(&CopiedOfList) + Sync),
 ) -> Vec<CopiedOfList> {
-    let steps = StepsOnly(transport.progress);
+    let (steps, outages) = (StepsOnly(transport.progress), Outages::default());
     let copied = pool::each(AT_ONCE, list, |one, _| {
         let mut own = Transport::new(transport.store, transport.registries, &steps);
         own.companions = transport.companions;
-        let copied = copy_one(&own, one);
+        let copied = match outages.find(one) {
+            Some(host) => CopiedOfList::untried(one, &host),
+            None => copy_one(&own, one),
+        };
+        outages.note(&copied.attempts);
         done(&copied);
         Ok::<_, Infallible>(copied)
     });
@@ -165,10 +78,16 @@ pub fn copy_list(
 
 fn copy_one(transport: &Transport<'_>, one: &ListedCopy) -> CopiedOfList {
     let began = Instant::now();
-    let result = match find_equal(transport, one) {
-        Ok(Some(digest)) => Ok(("equal", digest)),
-        // Whatever keeps us from comparing is met again by the copy, which says it better.
-        Ok(None) | Err(_) => copy(transport, &one.source, &one.destination).map(|copied| ("copied", copied.digest)),
+    let mut asked = Vec::new();
+    let (result, attempts) = match find_equal(transport, one, &mut asked) {
+        Ok(Some(digest)) => (Ok(("equal", digest)), asked),
+        // The copy would wait for it once more.
+        Err(error) if error.kind().is_away() => (Err(error), asked),
+        // Whatever else keeps us from comparing is met again by the copy, which says it better.
+        Ok(None) | Err(_) => {
+            let copied = copy(transport, &one.source, &one.destination).map(|copied| ("copied", copied.digest));
+            (copied, transport.attempts())
+        }
     };
     let kind = result.as_ref().err().map(ImagesError::kind);
     CopiedOfList {
@@ -178,34 +97,97 @@ fn copy_one(transport: &Transport<'_>, one: &ListedCopy) -> CopiedOfList {
         digest: result.as_ref().ok().map(|(_, digest)| *digest),
         error: result.as_ref().err().map(|error| one_line(error)),
         is_retryable: kind.is_some_and(Kind::is_away),
-        attempts: transport.attempts(),
+        attempts,
         seconds: began.elapsed().as_secs_f64(),
         kind,
+        failure: result.err(),
     }
 }
 
-/// The image, when source and destination say that it is there already: two questions for a digest, and no bytes.
-fn find_equal(transport: &Transport<'_>, one: &ListedCopy) -> Result<Option<Digest>, ImagesError> {
+impl CopiedOfList {
+    /// An image of a registry that was away for those before it.
+    fn untried(one: &ListedCopy, host: &str) -> Self {
+        Self {
+            source: one.source.to_string(),
+            destination: one.destination.to_string(),
+            status: "failed",
+            digest: None,
+            error: Some(format!(
+                "not tried: {host} was away for {AWAY_AFTER} images of the list in a row"
+            )),
+            is_retryable: true,
+            attempts: Vec::new(),
+            seconds: 0.0,
+            kind: Some(Kind::Unavailable),
+            failure: None,
+        }
+    }
+}
+
+/// How many images in a row each registry was away for.
+#[derive(Default)]
+struct Outages(Mutex<BTreeMap<String, u32>>);
+
+impl Outages {
+    /// A registry that `one` needs and that is away.
+    fn find(&self, one: &ListedCopy) -> Option<String> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let hosts = [&one.source, &one.destination].map(|place| match place {
+            Place::Image(Reference::Registry { host, .. }) => Some(host),
+            Place::Image(_) | Place::Archive { .. } => None,
+        });
+        let is_away = |host: &&String| all.get(*host).is_some_and(|count| *count >= AWAY_AFTER);
+        hosts.into_iter().flatten().find(is_away).cloned()
+    }
+
+    /// Notes how the registries of an image did. One that answers is there, whatever it answers.
+    fn note(&self, attempts: &[Attempt]) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for attempt in attempts {
+            let count = all.entry(attempt.registry.clone()).or_default();
+            match attempt.reason {
+                Some("connection" | "timeout") => *count = count.saturating_add(1),
+                _ => *count = 0,
+            }
+        }
+    }
+}
+
+/// The image, when source and destination say that it is there already: two questions for a digest, and no bytes. What refers to
+/// it may have come later, such as a signature: it is copied where that is wanted. Who was `asked` is added to that.
+fn find_equal(
+    transport: &Transport<'_>,
+    one: &ListedCopy,
+    asked: &mut Vec<Attempt>,
+) -> Result<Option<Digest>, ImagesError> {
     let Place::Image(destination @ Reference::Registry { .. }) = &one.destination else {
         return Ok(None);
     };
     let Transport { store, registries, .. } = *transport;
-    let wanted = match &one.source {
+    let target = RemoteTarget::new(store, registries, destination, transport.progress)?;
+    let is_there = |wanted: Digest| Ok::<_, ImagesError>(target.find()?.filter(|there| *there == wanted));
+    let equal = match &one.source {
         Place::Image(source @ Reference::Registry { .. }) => {
             let alone = registries.clone().with_failover(Failover::Forbidden);
-            let remote = Remote::new(store, &alone, source, &Silent)?;
-            resolve_image(&remote, &remote.find()?)?
+            let remote = Remote::new(store, &alone, source, transport.progress)?;
+            let equal = || {
+                let equal = is_there(resolve_image(&remote, &remote.find()?)?)?;
+                if let Some(image) = equal.filter(|_| transport.companions == Companions::Along) {
+                    copy_referrers(&remote, &image, &target, transport.progress)?;
+                }
+                Ok(equal)
+            };
+            let equal = equal();
+            asked.extend(remote.attempts());
+            equal
         }
         Place::Image(source @ (Reference::Local { .. } | Reference::Digest { .. })) => {
-            match store.names().find(source)? {
-                Some(digest) => digest,
-                None => return Ok(None),
-            }
+            store.names().find(source)?.map_or(Ok(None), is_there)
         }
         Place::Image(Reference::Layout { .. }) | Place::Archive { .. } => return Ok(None),
     };
-    let there = RemoteTarget::new(store, registries, destination, &Silent)?.find()?;
-    Ok(there.filter(|there| *there == wanted))
+    asked.extend(target.attempts());
+    equal
 }
 
 /// Says what is done, and not how many bytes of which of several images.
@@ -231,63 +213,39 @@ impl Progress for StepsOnly<'_> {
 mod tests {
     use super::*;
 
-    fn list(text: &str, target: Option<&str>) -> Result<Vec<String>, ListError> {
-        let target = target.map(|target| target.parse().unwrap());
-        let all = parse_list(text, target.as_ref())?;
-        Ok(all
-            .iter()
-            .map(|one| format!("{} {}", one.source, one.destination))
-            .collect())
-    }
-
-    #[test]
-    fn a_line_names_where_from_and_where_to() {
-        let text = "# all of them\n\na.example/x:1  b.example/y:2 # why\n\tlocal:1 oci:/tmp/x:1\n";
-        assert_eq!(
-            list(text, None).unwrap(),
-            ["a.example/x:1 b.example/y:2", "local:1 oci:/tmp/x:1"]
-        );
-    }
-
-    #[test]
-    fn a_target_keeps_repository_and_tag() {
-        let digest = Digest::of(b"x");
-        let text = format!("a.example/x/y:1\na.example/x@{digest}\na.example/z:1@{digest}\nlocal:1\nbare\n");
-        for (target, host) in [
-            ("b.example/mirror", "b.example/mirror"),
-            ("localhost:5000", "localhost:5000"),
-        ] {
-            let expected = [
-                format!("a.example/x/y:1 {host}/x/y:1"),
-                format!("a.example/x@{digest} {host}/x@{digest}"),
-                format!("a.example/z:1@{digest} {host}/z:1"),
-                format!("local:1 {host}/local:1"),
-                format!("bare {host}/bare"),
-            ];
-            assert_eq!(list(&text, Some(target)).unwrap(), expected);
+    fn attempt(registry: &str, reason: Option<&'static str>) -> Attempt {
+        Attempt {
+            registry: registry.to_owned(),
+            status: if reason.is_some() { "failed" } else { "ok" },
+            ms: 1.0,
+            reason,
+            error: None,
         }
     }
 
     #[test]
-    fn a_line_that_cannot_be_meant_is_named() {
-        for (text, target, line, says) in [
-            ("a.example/x:1", None, 1, "a source and a destination"),
-            ("\na.example/x:1 b.example/x:1 c", None, 2, "no more"),
-            ("a.example/x:1 b.example/x:1", Some("c.example"), 1, "a source alone"),
-            ("docker://x y", None, 1, "other tools name a registry"),
-            ("oci:/tmp/x", Some("c.example"), 1, "no repository"),
-            ("a.example/x:1", Some("oci:/tmp/x"), 1, "no registry"),
-            ("a.example/x:1", Some("c.example/y:1"), 1, "no registry"),
-            ("a.example/x:1", Some("word"), 1, "no registry"),
-            (
-                "a.example/x:1\nb.example/x:1",
-                Some("c.example"),
-                2,
-                "another image already (a.example/x:1)",
-            ),
-        ] {
-            let error = list(text, target).unwrap_err();
-            assert!(error.line == line && error.reason.contains(says), "{text}: {error}");
+    fn a_registry_that_is_away_is_not_asked_for_each_of_many() {
+        let one = |source: &str| ListedCopy {
+            source: source.parse().unwrap(),
+            destination: "b.example/y:1".parse().unwrap(),
+        };
+        let outages = Outages::default();
+        let note = |reason| outages.note(&[attempt("a.example", reason), attempt("c.example", None)]);
+        // In a row: one that answers in between is there, whatever it answers.
+        for reason in ["connection", "timeout", "server_error"].repeat(5) {
+            note(Some(reason));
+            assert_eq!(outages.find(&one("a.example/x:1")), None);
         }
+        for reason in ["connection", "timeout"].repeat(AWAY_AFTER as usize / 2) {
+            assert_eq!(outages.find(&one("a.example/x:1")), None);
+            note(Some(reason));
+        }
+        let image = one("a.example/x:1");
+        assert_eq!(outages.find(&image).as_deref(), Some("a.example"));
+        assert_eq!(outages.find(&one("local:1")), None);
+        let untried = CopiedOfList::untried(&image, "a.example");
+        assert!(untried.is_retryable && untried.kind == Some(Kind::Unavailable));
+        note(None);
+        assert_eq!(outages.find(&image), None);
     }
 }

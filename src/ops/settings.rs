@@ -23,6 +23,7 @@ pub fn registries(config: &Config, environment: &Environment) -> Registries {
         hedge: given.hedge.map_or(usual.hedge, Into::into),
         stall: given.stall.map_or(usual.stall, Into::into),
         connect: given.connect.map_or(usual.connect, Into::into),
+        ranges: given.ranges.unwrap_or(usual.ranges),
     };
     let places = LoginPlaces {
         files: environment.login_files(),

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -51,6 +52,8 @@ struct Inner {
     /// The tokens that it asked for itself, by repository and access.
     wanted: Mutex<HashMap<String, TokenFor>>,
     tokens: Tokens,
+    /// Whether it, or where it led, said that it was asked too often (429).
+    is_limited: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -128,6 +131,7 @@ impl Registry {
             asks: Mutex::default(),
             wanted: Mutex::default(),
             tokens: Tokens::default(),
+            is_limited: AtomicBool::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -161,6 +165,11 @@ impl Repository {
     /// The host of its registry.
     pub(crate) fn host(&self) -> &str {
         &self.registry.inner.host
+    }
+
+    /// Whether the registry said in this process that it was asked too often.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.registry.inner.is_limited.load(Ordering::Relaxed)
     }
 
     /// The address of `rest` below it.
@@ -219,10 +228,19 @@ impl Repository {
         asked: &Asked<'_>,
         make: &mut dyn FnMut(Url) -> Call,
     ) -> Result<Answer, RegistryError> {
+        self.follow(asked, make).map(|(answer, _)| answer)
+    }
+
+    /// As [`exchange`](Self::exchange), with the address that answered.
+    pub(super) fn follow(
+        &self,
+        asked: &Asked<'_>,
+        make: &mut dyn FnMut(Url) -> Call,
+    ) -> Result<(Answer, Url), RegistryError> {
         self.ask(asked, make).map_err(|error| self.redacted(error))
     }
 
-    fn ask(&self, asked: &Asked<'_>, make: &mut dyn FnMut(Url) -> Call) -> Result<Answer, RegistryError> {
+    fn ask(&self, asked: &Asked<'_>, make: &mut dyn FnMut(Url) -> Call) -> Result<(Answer, Url), RegistryError> {
         let inner = &*self.registry.inner;
         let mut url = asked.url.clone();
         let (mut redirects, mut was_challenged) = (0, false);
@@ -244,7 +262,7 @@ impl Repository {
                 .send(call)
                 .map_err(|error| failed(asked.doing, &url, &error))?;
             match answer.status() {
-                200..=299 => return Ok(answer),
+                200..=299 => return Ok((answer, url)),
                 301 | 302 | 303 | 307 | 308 => {
                     let refused =
                         |reason: String| RegistryError::new(asked.doing, &plain(&url), Problem::Redirect { reason });
@@ -281,7 +299,12 @@ impl Repository {
                     };
                     return Err(self.denied(asked, format!("{who} not accepted (401)")));
                 }
-                status => return Err(refusal(asked.doing, &url, is_home, status, answer)),
+                status => {
+                    if status == 429 {
+                        inner.is_limited.store(true, Ordering::Relaxed);
+                    }
+                    return Err(refusal(asked.doing, &url, is_home, status, answer));
+                }
             }
         }
     }

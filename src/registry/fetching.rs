@@ -11,7 +11,7 @@ use super::client::{Access, Asked, Repository};
 use super::error::Problem;
 use super::said::{failure_of, plain, shown};
 use super::RegistryError;
-use crate::net::{trouble_of, Answer, Call, Payload, Url, Verb};
+use crate::net::{is_same_server, trouble_of, Answer, Call, Payload, Url, Verb};
 use crate::oci::{media_type, Descriptor, Digest, MAX_DOCUMENT_BYTES};
 
 /// The documents that gantry reads.
@@ -31,9 +31,20 @@ pub(crate) enum Found {
     Read(Descriptor, Vec<u8>),
 }
 
+/// Where a blob was found: the address that the registry led to, which parts of it are asked of as well. A registry may count
+/// its own answers, and has given this one.
+#[derive(Debug, Clone)]
+pub(crate) struct BlobPlace {
+    url: Url,
+    /// Whether that is another server than the registry.
+    pub is_elsewhere: bool,
+}
+
 /// A blob on its way: exactly the bytes that were asked for, or an error.
 pub(crate) struct BlobBody {
     answer: Answer,
+    /// Where it comes from.
+    from: BlobPlace,
     /// Bytes that come before those that were asked for.
     before: u64,
     left: u64,
@@ -43,6 +54,11 @@ impl BlobBody {
     /// Whether the registry gives parts of blobs.
     pub(crate) fn has_parts(&self) -> bool {
         self.answer.status() == 206 || self.answer.header("accept-ranges") == Some("bytes")
+    }
+
+    /// Where it comes from.
+    pub(crate) fn place(&self) -> &BlobPlace {
+        &self.from
     }
 }
 
@@ -141,7 +157,7 @@ impl<'a> Contents<'a> {
             let error = RegistryError::answer(asked.doing, &plain(&asked.url), reason);
             Err(self.repository.redacted(error))
         };
-        let answer = self.repository.exchange(&asked, &mut |url| {
+        let answer = self.repository.follow(&asked, &mut |url| {
             let mut call = call(Verb::Get, url);
             call.headers.clear();
             if from > 0 {
@@ -149,12 +165,17 @@ impl<'a> Contents<'a> {
             }
             call
         });
-        let answer = match answer {
+        let (answer, place) = match answer {
             // What we have of it is as long as all that is there.
             Err(error) if error.status() == Some(416) => {
                 return wrong(format!("it ends before byte {from}, and is {} bytes long", blob.size));
             }
             answer => answer?,
+        };
+        let is_elsewhere = !is_same_server(&asked.url, &place);
+        let place = BlobPlace {
+            url: place,
+            is_elsewhere,
         };
         if answer.status() == 206 {
             let range = shown(answer.header("content-range").unwrap_or_default());
@@ -169,6 +190,7 @@ impl<'a> Contents<'a> {
             }
             return Ok(BlobBody {
                 answer,
+                from: place,
                 before: 0,
                 left,
             });
@@ -182,14 +204,25 @@ impl<'a> Contents<'a> {
         // It sends all of it: what we have is passed over when it is read.
         Ok(BlobBody {
             answer,
+            from: place,
             before: from.min(blob.size),
             left: blob.size.saturating_sub(from),
         })
     }
 
-    /// The bytes of a blob from `from` to `end`, both of which belong to it.
-    pub(crate) fn part(self, blob: &Descriptor, from: u64, end: u64) -> Result<Vec<u8>, RegistryError> {
-        let asked = self.asked("fetch part of blob", &format!("blobs/{}", blob.digest));
+    /// The bytes of a blob from `from` to `end`, both of which belong to it, of where all of it was found.
+    pub(crate) fn part(
+        self,
+        place: &BlobPlace,
+        blob: &Descriptor,
+        from: u64,
+        end: u64,
+    ) -> Result<Vec<u8>, RegistryError> {
+        let asked = Asked {
+            doing: "fetch part of blob",
+            url: place.url.clone(),
+            access: Access::Pull,
+        };
         let mut answer = self.repository.exchange(&asked, &mut |url| Call {
             headers: vec![("range", format!("bytes={from}-{end}"))],
             ..call(Verb::Get, url)

@@ -28,7 +28,7 @@ mod token;
 
 pub(crate) use client::{Access, Registry, RegistryPlace, Repository};
 pub(crate) use error::{LoginError, RegistryError};
-pub(crate) use fetching::{document_type, BlobBody, Contents, Found};
+pub(crate) use fetching::{document_type, BlobBody, BlobPlace, Contents, Found};
 pub(crate) use fuzzed::{
     read_fuzzed_challenge, read_fuzzed_link, read_fuzzed_login_file, read_fuzzed_pause, read_fuzzed_range,
     read_fuzzed_token,

@@ -165,6 +165,16 @@ impl Store {
         Self { disk }
     }
 
+    /// This store, which does by itself after `patience` what a holder of a lock does for all.
+    #[cfg(test)]
+    pub fn going_on_after(&self, patience: Duration) -> Self {
+        let disk = self.disk.clone().waiting(disk::locks::Waits {
+            beside_after: patience,
+            ..self.disk.waits()
+        });
+        Self { disk }
+    }
+
     /// This store after the machine was started again, as `boot`.
     #[cfg(test)]
     pub fn after_boot(&self, boot: &str) -> Self {

@@ -68,12 +68,18 @@ impl Entries {
     }
 
     fn add(&mut self, path: &str, mut entry: tar::Entry<'_, impl Read>) -> Result<(), TransferError> {
-        let name = path.strip_prefix("./").unwrap_or(path).trim_end_matches('/');
+        let name = bare(path).trim_end_matches('/');
         let kind = entry.header().entry_type();
         match kind {
             tar::EntryType::Directory => return Ok(()),
             tar::EntryType::XHeader | tar::EntryType::XGlobalHeader => return check_header(path, entry),
             tar::EntryType::Regular | tar::EntryType::Symlink => {}
+            tar::EntryType::GNULongName | tar::EntryType::GNULongLink => {
+                return Err(refused(
+                    path,
+                    "it gives the next entry a name or a target of over 100 characters",
+                ))
+            }
             _ => return Err(refused(path, "it is neither a file nor a directory")),
         }
         let is_plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(char::is_control);
@@ -131,6 +137,7 @@ impl Entries {
     /// A file, or what a link to a file of the archive leads to: `docker save` wrote such a one for a layer that is there
     /// already.
     pub(super) fn find(&self, name: &str) -> Result<Entry, TransferError> {
+        let name = bare(name);
         if let Some(entry) = self.files.get(name) {
             return Ok(*entry);
         }
@@ -186,6 +193,11 @@ impl Entries {
             None => Ok(()),
         }
     }
+}
+
+/// A name without the `./` that some writers begin names with.
+fn bare(name: &str) -> &str {
+    name.strip_prefix("./").unwrap_or(name)
 }
 
 /// The entry that `target` means in the place of `name`.

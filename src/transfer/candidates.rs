@@ -65,6 +65,8 @@ pub(super) struct Candidates<'a> {
     ledger: Ledger,
     hedge: Duration,
     pub(super) stall: Duration,
+    /// Whether a blob may come by several connections.
+    pub(super) ranges: bool,
 }
 
 struct Candidate {
@@ -135,12 +137,18 @@ impl<'a> Candidates<'a> {
             ledger: Ledger::default(),
             hedge: rules.hedge,
             stall: rules.stall,
+            ranges: rules.ranges,
         })
     }
 
     /// Who was asked so far.
     pub(super) fn attempts(&self) -> Vec<Attempt> {
         self.ledger.attempts()
+    }
+
+    /// Whether a registry takes only so many pulls.
+    pub(super) fn has_budget(&self, index: usize) -> bool {
+        self.all.get(index).is_some_and(|one| one.budget.per_minute.is_some())
     }
 
     /// Their hosts, by name.

@@ -4,7 +4,7 @@
 //! bytes as they are, so that one archive gives one digest on every machine. Where docker wrote an image layout beside
 //! (since version 25), the manifest is the one that lies there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::archive_entries::{refused, Entries, Entry};
 use super::error::MAX_IMAGES;
@@ -23,14 +23,14 @@ pub(super) fn find_images(
     images: &[DockerImage],
     index: Option<&ImageIndex>,
 ) -> Result<Vec<Descriptor>, TransferError> {
-    let mut written = BTreeMap::new();
+    let mut written = Written::default();
     if let Some(index) = index {
-        collect(entries, &index.manifests, MAX_DEPTH, &mut written)?;
+        written.collect(entries, &index.manifests, MAX_DEPTH)?;
     }
     let mut found = Vec::new();
     for image in images {
         let config = entries.find(&image.config)?;
-        let descriptor = match written.get(&config.digest) {
+        let descriptor = match written.manifests.get(&config.digest) {
             Some(descriptor) => descriptor.clone(),
             None => make_manifest(entries, image, &config)?,
         };
@@ -46,35 +46,43 @@ pub(super) fn find_images(
     Ok(found)
 }
 
-/// The manifests that are in the archive, by the digests of their configurations.
-fn collect(
-    entries: &Entries,
-    listed: &[Descriptor],
-    depth: usize,
-    written: &mut BTreeMap<Digest, Descriptor>,
-) -> Result<(), TransferError> {
-    for descriptor in listed {
-        let entry = Entry {
-            digest: descriptor.digest,
-            size: descriptor.size,
-        };
-        let is_index = media_type::is_index(&descriptor.media_type) && depth > 0;
-        let is_wanted = is_index || media_type::is_manifest(&descriptor.media_type);
-        if !is_wanted || !entries.has(&entry.digest) || written.len() >= MAX_IMAGES {
-            continue;
-        }
-        let raw = entries.start(&entry, MAX_DOCUMENT_BYTES + 1)?;
-        // What cannot be read is not the manifest of an image that `manifest.json` names.
-        if is_index {
-            if let Ok(index) = parse_index(&raw) {
-                collect(entries, &index.manifests, depth - 1, written)?;
+/// The manifests that are in the archive.
+#[derive(Default)]
+struct Written {
+    /// By the digests of their configurations.
+    manifests: BTreeMap<Digest, Descriptor>,
+    /// Documents that were read: each is read once, however often it is listed.
+    read: BTreeSet<Digest>,
+}
+
+impl Written {
+    fn collect(&mut self, entries: &Entries, listed: &[Descriptor], depth: usize) -> Result<(), TransferError> {
+        for descriptor in listed {
+            let entry = Entry {
+                digest: descriptor.digest,
+                size: descriptor.size,
+            };
+            let is_index = media_type::is_index(&descriptor.media_type) && depth > 0;
+            let is_wanted = is_index || media_type::is_manifest(&descriptor.media_type);
+            if !is_wanted || !entries.has(&entry.digest) || self.read.len() >= MAX_IMAGES {
+                continue;
             }
-        } else if let Ok(manifest) = parse_manifest(&raw) {
-            let own = Descriptor::new(&descriptor.media_type, descriptor.digest, descriptor.size);
-            written.entry(manifest.config.digest).or_insert(own);
+            if !self.read.insert(entry.digest) {
+                continue;
+            }
+            let raw = entries.start(&entry, MAX_DOCUMENT_BYTES + 1)?;
+            // What cannot be read is not the manifest of an image that `manifest.json` names.
+            if is_index {
+                if let Ok(index) = parse_index(&raw) {
+                    self.collect(entries, &index.manifests, depth - 1)?;
+                }
+            } else if let Ok(manifest) = parse_manifest(&raw) {
+                let own = Descriptor::new(&descriptor.media_type, descriptor.digest, descriptor.size);
+                self.manifests.entry(manifest.config.digest).or_insert(own);
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 fn make_manifest(entries: &mut Entries, image: &DockerImage, config: &Entry) -> Result<Descriptor, TransferError> {

@@ -96,12 +96,20 @@ fn refuse(
         partial.commit(layer.size)?;
         return Err(error.into());
     }
-    match error {
+    let error = match error {
         // It may need more memory than a layer may have that comes beside others.
         StoreError::Layer { .. } if image.may_need_more(layer) => {
-            partial.commit(layer.size)?;
-            Ok(image.unpack_blob(layer)?)
+            match image.unpack_alone(layer, &mut partial.reopen()?) {
+                Ok(unpacked) => {
+                    partial.commit(layer.size)?;
+                    return Ok(unpacked.commit()?);
+                }
+                Err(error) => error,
+            }
         }
+        error => error,
+    };
+    match error {
         StoreError::Layer { .. } | StoreError::DiffId { .. } => {
             partial.restart()?;
             Err(error.into())

@@ -58,6 +58,7 @@ pub use nearby::Nearby;
 pub use peer::{Destination, Documents, Incoming, Keeps, Peer, Reach, Referrer, Source, Tally, Written};
 pub use preferred::Preferred;
 pub use pulled::ensure_copied;
+pub use referrers::copy_referrers;
 pub use registries::{Failover, Registries, RegistryEntry, Role, TransferRules};
 pub use remote::Remote;
 pub use remote_target::RemoteTarget;

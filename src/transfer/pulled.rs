@@ -9,7 +9,7 @@ use super::peer::{Destination, Documents, Incoming, Reach, Source};
 use super::TransferError;
 use crate::oci::Descriptor;
 use crate::progress::Progress;
-use crate::store::{ArrivingImage, Flight, Image, Store, Task};
+use crate::store::{ArrivingImage, Flight, Image, Store, StoreError, Task};
 
 /// Copies the image that `wanted` leads to into the store and unpacks it, unless this very one was copied and unpacked
 /// before. Of processes that want it from away at once one brings it, and the others wait.
@@ -45,9 +45,12 @@ fn pull(
     let (flight, task) = (Flight::Image(&wanted.digest), Task { does: &does, progress });
     let alone = store.locks().try_exclusive(flight, &does)?;
     if alone.is_none() {
-        // All that wait go on at once. When the one before them failed, none waits for the failure of another: each layer
-        // is fetched by one of them.
-        store.locks().wait_out(flight, task)?;
+        // All that wait go on at once. When the one before them failed, or gives no sign of life, none waits for the failure of
+        // another: each layer is fetched by one of them.
+        match store.locks().wait_out(flight, task) {
+            Err(StoreError::Stalled { .. }) => {}
+            waited => waited?,
+        }
     }
     if let Some(image) = find_copied(store, wanted)? {
         return Ok(image);

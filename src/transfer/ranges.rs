@@ -5,6 +5,9 @@
 //! at ... [part being read] [part] [part] [part]    each asked for as a range of its own, at most four at once
 //! ```
 //!
+//! Parts are asked of the address that the registry led to, where it led to one: those it does not count as requests of its
+//! own. Of a registry that says that it is asked too often (429) this process fetches no further blob so.
+//!
 //! Whoever reads it sees one stream, so resumption, unpacking on the way and the digest of the whole are as with one
 //! connection. A part that is refused, or is not exactly what was asked for, ends it: then the blob goes on by one connection, which
 //! tries again, and elsewhere, as always.
@@ -15,8 +18,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
+use super::persist::Standing;
 use crate::oci::Descriptor;
-use crate::registry::{Contents, RegistryError, Repository};
+use crate::registry::{BlobPlace, Contents, RegistryError, Repository};
 use crate::sys::lock::beat;
 
 /// With less than that to come one connection is about to be done: at a megabyte a second, where four would save most, this
@@ -29,6 +33,8 @@ const CONNECTIONS: usize = 4;
 /// Bytes of a part: a third of a second at 100 Mbit/s, so that the way there and back does not count, and little enough to
 /// be kept in memory.
 const PART: u64 = 4 << 20;
+/// Registries that limit requests do so by the minute.
+const LONGEST_PAUSE: Duration = Duration::from_secs(90);
 /// Blobs that are fetched so at once, in this process: each takes 20 MiB of memory.
 const BLOBS: usize = 2;
 
@@ -40,6 +46,7 @@ struct Permit;
 /// The rest of a blob.
 pub(super) struct Ranges {
     repository: Repository,
+    place: BlobPlace,
     blob: Descriptor,
     /// The first byte that was not asked for yet.
     next: u64,
@@ -57,10 +64,11 @@ pub(super) fn is_worth_it(left: u64, time: Duration, waited: Duration) -> bool {
 
 impl Ranges {
     /// The bytes of `blob` from `at` on; none when as many blobs as may are fetched so.
-    pub(super) fn begin(repository: &Repository, blob: &Descriptor, at: u64) -> Option<Self> {
+    pub(super) fn begin(repository: &Repository, place: &BlobPlace, blob: &Descriptor, at: u64) -> Option<Self> {
         let permit = Permit::take()?;
         Some(Self {
             repository: repository.clone(),
+            place: place.clone(),
             blob: blob.clone(),
             next: at,
             coming: VecDeque::new(),
@@ -73,16 +81,26 @@ impl Ranges {
     fn ask(&mut self) -> io::Result<()> {
         while self.coming.len() < CONNECTIONS && self.next < self.blob.size {
             let (from, end) = (self.next, self.blob.size.min(self.next.saturating_add(PART)) - 1);
-            let (repository, blob) = (self.repository.clone(), self.blob.clone());
+            let (repository, place, blob) = (self.repository.clone(), self.place.clone(), self.blob.clone());
             let (tell, told) = mpsc::channel();
             // Left behind when the blob is given up: it ends by the time that so many bytes may take.
             std::thread::Builder::new().spawn(move || {
-                let _ = tell.send(Contents::of(&repository).part(&blob, from, end));
+                let _ = tell.send(Contents::of(&repository).part(&place, &blob, from, end));
             })?;
             self.coming.push_back(told);
             self.next = end + 1;
         }
         Ok(())
+    }
+}
+
+/// How long to wait before one connection goes on where a part was refused with `error`: as long as the registry asks for, which
+/// is more than is waited for otherwise. Bytes of the blob have come, and it were a pity to lose them because of too many requests.
+pub(super) fn pause_after(error: &io::Error, standing: Standing) -> Duration {
+    let error = error.get_ref().and_then(|error| error.downcast_ref::<RegistryError>());
+    match (standing, error.and_then(RegistryError::after)) {
+        (Standing::Last, Some(asked)) => asked.min(LONGEST_PAUSE),
+        _ => Duration::ZERO,
     }
 }
 
@@ -129,6 +147,21 @@ impl Drop for Permit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_registry_that_got_too_many_requests_is_waited_for_as_long_as_it_says() {
+        let busy = |after| io::Error::other(RegistryError::busy("https://a.example/", after));
+        let asked = Duration::from_secs(57);
+        for (error, standing, pause) in [
+            (busy(Some(asked)), Standing::Last, asked),
+            (busy(Some(asked)), Standing::OneOfSeveral, Duration::ZERO),
+            (busy(Some(Duration::MAX)), Standing::Last, LONGEST_PAUSE),
+            (busy(None), Standing::Last, Duration::ZERO),
+            (io::ErrorKind::BrokenPipe.into(), Standing::Last, Duration::ZERO),
+        ] {
+            assert_eq!(pause_after(&error, standing), pause, "{error} {standing:?}");
+        }
+    }
 
     #[test]
     fn several_connections_are_for_what_is_large_and_waited_for() {

@@ -29,7 +29,7 @@ const MOST_DEPTH: usize = 3;
 /// # Errors
 ///
 /// [`TransferError::Referrers`] when there is too much of it; else as [`copy_image`](super::copy_image).
-pub(super) fn copy_referrers(
+pub fn copy_referrers(
     from: &dyn Source,
     image: &Digest,
     to: &dyn Destination,

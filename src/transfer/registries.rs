@@ -65,6 +65,8 @@ pub struct TransferRules {
     pub stall: Duration,
     /// How long a connection may take.
     pub connect: Duration,
+    /// Whether a large layer may come by several connections, in parts.
+    pub ranges: bool,
 }
 
 impl Default for TransferRules {
@@ -76,6 +78,7 @@ impl Default for TransferRules {
             hedge: Duration::from_millis(250),
             stall: Duration::from_secs(30),
             connect: Duration::from_secs(10),
+            ranges: true,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::candidates::{Candidates, Subject};
 use super::connections::Connection;
 use super::persist::{pause_before_retry, sleep, Standing};
-use super::ranges::{is_worth_it, Ranges};
+use super::ranges::{is_worth_it, pause_after, Ranges};
 use super::TransferError;
 use crate::oci::Descriptor;
 use crate::registry::{BlobBody, Contents, Repository};
@@ -39,8 +39,8 @@ pub(super) struct RemoteBlob<'a> {
     looked: (Instant, u64),
     /// When the connection that is open was made, and how long it was waited for since.
     watched: (Instant, Duration),
-    /// Several connections in its place.
-    ranges: Option<Ranges>,
+    /// Several connections in its place, and to whom.
+    ranges: Option<(usize, Ranges)>,
     /// Whether they were tried.
     has_tried_ranges: bool,
 }
@@ -130,12 +130,20 @@ impl<'a> RemoteBlob<'a> {
     /// Goes on by several connections, where one is what makes it slow.
     fn widen(&mut self) {
         let (since, waited) = self.watched;
-        if self.has_tried_ranges || !is_worth_it(self.blob.size - self.at, since.elapsed(), waited) {
+        if !self.candidates.ranges
+            || self.has_tried_ranges
+            || !is_worth_it(self.blob.size - self.at, since.elapsed(), waited)
+        {
             return;
         }
         let Some((index, body)) = &self.body else { return };
-        let repository = self.candidates.repository(*index).filter(|_| body.has_parts());
-        self.ranges = repository.and_then(|repository| Ranges::begin(repository, &self.blob, self.at));
+        let repository = self.candidates.repository(*index);
+        let repository = repository.filter(|repository| {
+            let is_counted = self.candidates.has_budget(*index) && !body.place().is_elsewhere;
+            body.has_parts() && !repository.is_limited() && !is_counted
+        });
+        let ranges = repository.and_then(|one| Ranges::begin(one, body.place(), &self.blob, self.at));
+        self.ranges = ranges.map(|ranges| (*index, ranges));
         if self.ranges.is_some() {
             self.has_tried_ranges = true;
             self.body = None;
@@ -144,14 +152,20 @@ impl<'a> RemoteBlob<'a> {
 
     /// What several connections bring; nothing when they are none, or not any more.
     fn read_ranges(&mut self, buffer: &mut [u8]) -> usize {
-        let read = self.ranges.as_mut().map(|ranges| ranges.read(buffer));
-        let Some(Ok(count)) = read.filter(|read| !matches!(read, Ok(0))) else {
-            // What they did not bring one connection does, with all that is done about its failures.
-            self.ranges = None;
+        let Some((index, ranges)) = &mut self.ranges else {
             return 0;
         };
-        self.at += count as u64;
-        count
+        let (index, read) = (*index, ranges.read(buffer));
+        if let Ok(count @ 1..) = read {
+            self.at += count as u64;
+            return count;
+        }
+        // What they did not bring one connection does, with all that is done about its failures.
+        self.ranges = None;
+        if let Err(error) = read {
+            sleep(pause_after(&error, self.candidates.standing(index)));
+        }
+        0
     }
 
     /// Whether what comes is too slow to be waited for.

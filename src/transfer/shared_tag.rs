@@ -3,14 +3,14 @@
 //!
 //! The one that asks leaves the answer in the file of its lock. Who waited for it takes an answer whose question was asked
 //! after it came itself, and so never one from before a push that it knows of. Nobody waits for one failure after another:
-//! who sees that the one before it failed asks by itself, beside the others.
+//! who sees that the one before it failed, or gives no sign of life, asks by itself, beside the others.
 
 use serde::{Deserialize, Serialize};
 
 use super::TransferError;
 use crate::oci::{Descriptor, Digest};
 use crate::progress::Progress;
-use crate::store::{Flight, Store, Task};
+use crate::store::{Flight, Store, StoreError, Task};
 use crate::sys::{clock, kernel};
 
 /// What the last process left that asked.
@@ -48,7 +48,11 @@ pub(super) fn ask_once(
     let digest = Digest::of(question.as_bytes());
     let does = format!("asks what {question} means");
     let task = Task { does: &does, progress };
-    let lock = store.locks().exclusive(Flight::Tag(&digest), task)?;
+    let lock = match store.locks().exclusive(Flight::Tag(&digest), task) {
+        // The one that asks is stopped, or as good as that.
+        Err(StoreError::Stalled { .. }) => return ask(),
+        lock => lock?,
+    };
     let boot = kernel::boot_id();
     if lock.has_waited() {
         match judge(&lock.note(), boot.as_deref(), came) {
@@ -163,6 +167,23 @@ mod tests {
             }
         });
         assert_eq!(asked.into_inner(), MANY + 1);
+    }
+
+    #[test]
+    fn who_waited_for_one_that_is_stopped_asks_by_itself() {
+        let (_scratch, store) = store();
+        let digest = Digest::of(b"a:1 at b");
+        let task = Task {
+            does: "is stopped",
+            progress: &Silent,
+        };
+        let _held = store.locks().exclusive(Flight::Tag(&digest), task).unwrap();
+        let store = store.going_on_after(std::time::Duration::from_millis(20));
+        let found = Descriptor::new(media_type::MANIFEST, Digest::of(b"x"), 1);
+        let ask = || ask_once(&store, &Silent, "a:1 at b", || Ok(found.clone()));
+        // In a thread of its own, as another process.
+        let answer = std::thread::scope(|scope| scope.spawn(ask).join().unwrap());
+        assert_eq!(answer.unwrap(), found);
     }
 
     #[test]

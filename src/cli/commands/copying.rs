@@ -1,15 +1,17 @@
 //! `gantry copy`: one image, or a list of them.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use super::moving::Moving;
 use crate::cli::error::CommandError;
 use crate::cli::escape::escape;
+use crate::cli::hint::hint_of;
 use crate::cli::moving_args::CopyArgs;
 use crate::cli::output::print_line;
 use crate::cli::progress::Narrator;
@@ -86,7 +88,11 @@ fn copy_list(
     let done = ops::copy_list(&transport, list, &|one| {
         let status = if one.error.is_none() { "ok" } else { "failed" };
         let digest = one.digest.map(|digest| digest.to_string());
-        session.note("copy", &one.destination, digest, status, started);
+        let began = Instant::now().checked_sub(Duration::from_secs_f64(one.seconds));
+        session.note("copy", &one.destination, digest, status, began.unwrap_or(started));
+        if let Some(report) = report {
+            report.add("images", one);
+        }
         if let Some(error) = &one.error {
             let _ = writeln!(io::stderr(), "error: copy {}: {}", escape(&one.source), escape(error));
         }
@@ -96,6 +102,11 @@ fn copy_list(
     let count = |status| done.iter().filter(|one| one.status == status).count();
     let (copied, equal, failed) = (count("copied"), count("equal"), count("failed"));
     let _ = writeln!(io::stderr(), "{copied} copied, {equal} there already, {failed} failed");
+    // Of many that fail in one way it is said once.
+    let hints: BTreeSet<_> = done.iter().filter_map(|one| hint_of(one.failure.as_ref()?)).collect();
+    for hint in hints {
+        let _ = writeln!(io::stderr(), "hint: {}", escape(&hint));
+    }
     let exit_code = kind.map_or(0, Kind::exit_code);
     if let Some(report) = report {
         report.write(&ListReport {

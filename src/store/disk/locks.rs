@@ -115,6 +115,9 @@ pub(in crate::store) struct Waits {
     /// Until a holder that makes no progress is given up: everything that is done with a lock held gives signs of life,
     /// or ends by a deadline of its own, in half of that.
     pub stalled_after: Duration,
+    /// As `stalled_after`, where everybody can do by himself what the holder does for all: a little longer than a registry may
+    /// be silent.
+    pub beside_after: Duration,
     /// Between two tries, at most. A hundred processes that wait with all their threads take two percent of a processor.
     pub longest_pause: Duration,
     /// Is told of long waits that no task speaks of ([`Store::telling`](crate::store::Store::telling)).
@@ -126,6 +129,7 @@ impl Default for Waits {
         Self {
             told_after: Duration::from_secs(30),
             stalled_after: Duration::from_secs(600),
+            beside_after: Duration::from_secs(40),
             longest_pause: Duration::from_millis(100),
             tell: |_| (),
         }
@@ -221,6 +225,11 @@ impl Rank {
         }
     }
 
+    /// Whether it only saves work: who has waited for too long does the work beside the holder.
+    fn can_be_done_beside(self) -> bool {
+        matches!(self, Self::Tag | Self::Image)
+    }
+
     /// Whether it belongs to a step that is shown, so that a wait for it is announced at once.
     fn is_shown(self) -> bool {
         match self {
@@ -281,7 +290,8 @@ impl<'a> Locks<'a> {
     /// The lock of `flight`, once nobody else is at it. Whoever has waited looks whether the result is there.
     ///
     /// # Errors
-    /// [`StoreError::Stalled`] when the one that holds it makes no progress for ten minutes.
+    /// [`StoreError::Stalled`] when the one that holds it makes no progress for ten minutes; for forty seconds, where what it does
+    /// can be done beside it.
     pub fn exclusive(self, flight: Flight<'_>, task: Task<'_>) -> Result<ExclusiveLock, StoreError> {
         self.exclusive_file(flight.rank(), &flight.file_name(), task)
     }
@@ -404,16 +414,15 @@ impl<'a> Locks<'a> {
         lock::check_order(mode, rank as u8);
         let mut waiting: Option<Waiting<'_>> = None;
         loop {
-            match lock::try_lock(open_lock(path)?, mode, rank as u8).map_err(io_error("lock", path))? {
-                Ok(lock) if is_still(lock.file(), path) => {
+            match try_opened(open_lock(path)?, path, rank, mode)? {
+                Tried::Ours(lock) => {
                     if mode == Mode::Alone {
                         lock.sign(task.does, rank.quiet());
                     }
                     return Ok((lock, waiting.is_some()));
                 }
-                // Its holder removed or renamed the file before letting go of it.
-                Ok(_) => {}
-                Err(held) => {
+                Tried::Gone => {}
+                Tried::Held(held) => {
                     let waiting = waiting.get_or_insert_with(|| Waiting::begin(self.disk.waits(), rank, path, task));
                     waiting.look(&held)?;
                     waiting.pause();
@@ -490,7 +499,11 @@ impl<'a> Waiting<'a> {
             }
         }
         let silence = self.since.elapsed();
-        if silence < self.waits.stalled_after + quiet {
+        let most = match self.rank.can_be_done_beside() {
+            true => self.waits.beside_after,
+            false => self.waits.stalled_after + quiet,
+        };
+        if silence < most {
             return Ok(());
         }
         Err(StoreError::Stalled {
@@ -513,10 +526,33 @@ impl<'a> Waiting<'a> {
     }
 }
 
-/// The lock of the file that is called `path`, if nobody has it. Its holder may have removed the file, but then not here.
+/// The lock of the file that is called `path`, if nobody has it.
 pub(in crate::store) fn try_file(path: &Path, rank: Rank, mode: Mode) -> Result<Option<Lock>, StoreError> {
-    let tried = lock::try_lock(open_lock(path)?, mode, rank as u8).map_err(io_error("lock", path))?;
-    Ok(tried.ok())
+    loop {
+        match try_opened(open_lock(path)?, path, rank, mode)? {
+            Tried::Ours(lock) => return Ok(Some(lock)),
+            Tried::Held(_) => return Ok(None),
+            Tried::Gone => {}
+        }
+    }
+}
+
+/// What came of trying to lock a file.
+enum Tried {
+    Ours(Lock),
+    /// By another one; the file.
+    Held(File),
+    /// It was locked, and is not what the name means any more: its holder, or a collector, removed or renamed it before letting go.
+    Gone,
+}
+
+fn try_opened(file: File, path: &Path, rank: Rank, mode: Mode) -> Result<Tried, StoreError> {
+    let tried = lock::try_lock(file, mode, rank as u8).map_err(io_error("lock", path))?;
+    Ok(match tried {
+        Ok(lock) if is_still(lock.file(), path) => Tried::Ours(lock),
+        Ok(_) => Tried::Gone,
+        Err(held) => Tried::Held(held),
+    })
 }
 
 /// Whether a file cannot be written because of where it is or whose it is.
@@ -538,7 +574,7 @@ fn open_lock(path: &Path) -> Result<File, StoreError> {
     opened.map_err(io_error("open lock", path))
 }
 
-/// Whether the locked file is the one that has the name: its holder, or a collector, may have removed it in between.
+/// Whether the locked file is the one that has the name.
 fn is_still(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     match (file.metadata(), fs::metadata(path)) {

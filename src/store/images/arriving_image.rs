@@ -10,7 +10,7 @@ use crate::store::disk::Disk;
 use crate::store::trees::budget::Budget;
 use crate::store::trees::folder::LayerFolder;
 use crate::store::trees::staging::LayerStaging;
-use crate::store::trees::unpack;
+use crate::store::trees::unpack::{self, Memory};
 use crate::store::StoreError;
 
 /// What the layers of an image are to become, and how much of the disk they may take together.
@@ -56,19 +56,37 @@ impl<'a> ArrivingImage<'a> {
     /// [`StoreError::Layer`] for what is no layer or more than a layer may be, [`StoreError::DiffId`] for one that is another
     /// than the image says: both as far as the bytes are right.
     pub fn unpack(&self, layer: &Descriptor, blob: &mut dyn Read) -> Result<UnpackedLayer<'_>, StoreError> {
+        self.stage(layer, blob, Memory::OfMany)
+    }
+
+    /// Whether a layer that was refused while it came may be one that takes more memory than there is for each of many.
+    pub fn may_need_more(&self, layer: &Descriptor) -> bool {
+        matches!(Compression::of_layer(layer), Ok(Compression::Zstd))
+    }
+
+    /// As [`unpack`](Self::unpack), with all the memory that a layer may have.
+    ///
+    /// # Errors
+    ///
+    /// As [`unpack`](Self::unpack).
+    pub fn unpack_alone(&self, layer: &Descriptor, blob: &mut dyn Read) -> Result<UnpackedLayer<'_>, StoreError> {
+        self.stage(layer, blob, Memory::OfOne)
+    }
+
+    fn stage(&self, layer: &Descriptor, blob: &mut dyn Read, memory: Memory) -> Result<UnpackedLayer<'_>, StoreError> {
         let diff_id = self.diff_id(layer)?;
         let folder = LayerFolder::of(self.disk, &diff_id);
         let is_there = folder.stamp().is_some() && folder.is_whole()?;
         let staged = match is_there {
             true => {
-                unpack::check_stream(layer, &diff_id, &self.limits, blob)?;
+                unpack::check_stream(layer, &diff_id, (&self.limits, memory), blob)?;
                 None
             }
             false => Some(unpack::stage_stream(
                 self.disk,
                 layer,
                 &diff_id,
-                &self.limits,
+                (&self.limits, memory),
                 &self.budget,
                 blob,
             )?),
@@ -80,25 +98,6 @@ impl<'a> ArrivingImage<'a> {
             diff_id,
             staged,
         })
-    }
-
-    /// Whether a layer that was refused while it came may be one that takes more memory than there is for each of many.
-    pub fn may_need_more(&self, layer: &Descriptor) -> bool {
-        matches!(Compression::of_layer(layer), Ok(Compression::Zstd))
-    }
-
-    /// Unpacks a layer from its blob in the store.
-    ///
-    /// # Errors
-    ///
-    /// As [`Trees::unpack`](crate::store::Trees::unpack); a blob that is no layer is removed.
-    pub fn unpack_blob(&self, layer: &Descriptor) -> Result<(), StoreError> {
-        let diff_id = self.diff_id(layer)?;
-        let done = unpack::ensure(self.disk, layer, &diff_id, &self.limits, &self.budget);
-        if let Err(StoreError::Layer { .. }) = &done {
-            unpack::remove_blob(self.disk, &layer.digest)?;
-        }
-        done.map(drop)
     }
 
     fn diff_id(&self, layer: &Descriptor) -> Result<DiffId, StoreError> {

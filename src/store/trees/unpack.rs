@@ -66,25 +66,46 @@ pub(in crate::store) fn ensure(
     }
 }
 
-/// Removes a blob that is no layer.
-pub(in crate::store) fn remove_blob(disk: &Disk, digest: &Digest) -> Result<(), StoreError> {
+/// Removes a blob whose bytes are not those of its digest.
+fn remove_blob(disk: &Disk, digest: &Digest) -> Result<(), StoreError> {
     let path = Blobs::of(disk).path(digest);
     fs::remove_file(&path).map_err(io_error("remove damaged", &path))
 }
 
-/// Unpacks a layer from a stream that others verify, in the memory that each of many may take.
+/// How much memory a layer may take that is unpacked from a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::store) enum Memory {
+    /// What each of many may take.
+    OfMany,
+    /// All that a layer may have: one at a time.
+    OfOne,
+}
+
+impl Memory {
+    /// Does `work` with the limits of a layer that may have so much.
+    fn with<T>(self, limits: &ExtractionLimits, work: impl FnOnce(&ExtractionLimits) -> T) -> T {
+        match self {
+            Self::OfMany => work(&shared(limits)),
+            Self::OfOne => {
+                let _alone = LARGE_WINDOW.lock().unwrap_or_else(PoisonError::into_inner);
+                work(limits)
+            }
+        }
+    }
+}
+
+/// Unpacks a layer from a stream that others verify.
 pub(in crate::store) fn stage_stream(
     disk: &Disk,
     layer: &Descriptor,
     diff_id: &DiffId,
-    limits: &ExtractionLimits,
+    (limits, memory): (&ExtractionLimits, Memory),
     budget: &Budget,
     blob: &mut dyn Read,
 ) -> Result<LayerStaging, StoreError> {
     let mut staging = LayerStaging::begin(disk)?;
-    let read = read_stream(layer, diff_id, limits, blob, &mut |path, change| {
-        staging.apply(path, change, budget)
-    });
+    let visit = &mut |path: &str, change: Change<'_>| staging.apply(path, change, budget);
+    let read = memory.with(limits, |limits| read_stream(layer, diff_id, limits, blob, visit));
     match finish(&mut staging, read, layer, budget) {
         Ok(()) => Ok(staging),
         Err(error) => {
@@ -98,10 +119,12 @@ pub(in crate::store) fn stage_stream(
 pub(in crate::store) fn check_stream(
     layer: &Descriptor,
     diff_id: &DiffId,
-    limits: &ExtractionLimits,
+    (limits, memory): (&ExtractionLimits, Memory),
     blob: &mut dyn Read,
 ) -> Result<(), StoreError> {
-    read_stream(layer, diff_id, limits, blob, &mut |_, _| Ok(()))
+    memory.with(limits, |limits| {
+        read_stream(layer, diff_id, limits, blob, &mut |_, _| Ok(()))
+    })
 }
 
 fn read_stream(
@@ -111,7 +134,7 @@ fn read_stream(
     blob: &mut dyn Read,
     visit: &mut dyn FnMut(&str, Change<'_>) -> io::Result<()>,
 ) -> Result<(), StoreError> {
-    let got = read_changes(layer, blob, &shared(limits), visit)?;
+    let got = read_changes(layer, blob, limits, visit)?;
     check_diff_id(layer, diff_id, got)
 }
 

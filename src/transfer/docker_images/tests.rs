@@ -251,3 +251,63 @@ fn the_manifest_is_the_one_that_lies_there_when_docker_wrote_a_layout_beside() {
         "{refused:?}"
     );
 }
+
+#[test]
+fn an_index_that_leads_to_itself_again_and_again_has_an_end() {
+    let entry = |raw: &[u8]| {
+        format!(
+            r#"{{"mediaType":"{}","digest":"{}","size":{}}}"#,
+            media_type::INDEX,
+            Digest::of(raw),
+            raw.len()
+        )
+    };
+    let index =
+        |entries: &[String]| format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(",")).into_bytes();
+    // Each names the next one as often as an index may.
+    let mut parts = old(SAID);
+    let mut raw = index(&[]);
+    for _ in 0..3 {
+        let next = index(&vec![entry(&raw); 1000]);
+        parts.push(part(&format!("blobs/sha256/{}", Digest::of(&raw).hex()), &raw));
+        raw = next;
+    }
+    parts.push(part("index.json", &raw));
+    let scratch = tempfile::tempdir().unwrap();
+    let source = Entries::read(scratch.path(), &*archive(&parts)).unwrap();
+    let mut written = Written::default();
+    let listed = parse_index(&raw).unwrap();
+    written.collect(&source, &listed.manifests, MAX_DEPTH).unwrap();
+    assert_eq!(written.read.len(), 3);
+    // And all of them are read at most once, however many there are.
+    let (_scratch, store) = store();
+    load(&store, &parts).unwrap();
+}
+
+#[test]
+fn names_begin_with_a_dot_in_the_archive_or_in_what_it_says() {
+    let said = SAID
+        .replace("1/layer.tar", "./1/layer.tar")
+        .replace("config.json", "./config.json");
+    load(&store().1, &old(&said)).unwrap();
+    let mut parts = old(SAID);
+    for part in &mut parts {
+        part.path = format!("./{}", part.path);
+    }
+    load(&store().1, &parts).unwrap();
+}
+
+#[test]
+fn a_long_name_is_refused_by_its_name() {
+    let mut raw = archive(&old(SAID));
+    let mut header = tar::Header::new_gnu();
+    header.as_old_mut().name[..13].copy_from_slice(b"././@LongLink");
+    header.set_entry_type(tar::EntryType::GNULongName);
+    header.set_size(120);
+    header.set_cksum();
+    let mut entry = header.as_bytes().to_vec();
+    entry.resize(1024, b'a');
+    raw.splice(0..0, entry);
+    let refused = ArchiveSource::read(&store().1, &*raw).unwrap_err().to_string();
+    assert!(refused.contains("over 100 characters"), "{refused}");
+}

@@ -152,6 +152,27 @@ fn what_an_earlier_try_has_of_a_layer_is_unpacked_from_the_disk_and_the_rest_as_
 }
 
 #[test]
+fn an_image_is_pulled_beside_a_process_that_is_stopped() {
+    let (scratch, source) = store();
+    let wanted = image(&source, &[&[("a", 1000)]]);
+    let here = empty(&scratch, "here");
+    let task = Task {
+        does: "is stopped",
+        progress: &Silent,
+    };
+    let _held = here.locks().exclusive(Flight::Image(&wanted.digest), task).unwrap();
+    let waiter = here.going_on_after(std::time::Duration::from_millis(20));
+    // In a thread of its own, as another process: the lock that is held here is none of its own.
+    let pulled = std::thread::scope(|scope| {
+        scope
+            .spawn(|| pull(&waiter, &Away::new(&source), &wanted))
+            .join()
+            .unwrap()
+    });
+    assert_eq!(pulled.unwrap().digest, wanted.digest);
+}
+
+#[test]
 fn a_layer_that_is_refused_leaves_neither_blob_nor_tree() {
     let (scratch, source) = store();
     let good = tar(&[("a", 600_000)]);
@@ -165,6 +186,8 @@ fn a_layer_that_is_refused_leaves_neither_blob_nor_tree() {
         (cut, DiffId::of(&good[..1000])),
         (bad_end, own),
         (zstd(&good[..1000], 20), DiffId::of(&good[..1000])),
+        // Only who has more memory sees that it is another layer.
+        (zstd(&good, 27), DiffId::of(b"another")),
     ]
     .into_iter()
     .enumerate()

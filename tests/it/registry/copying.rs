@@ -407,7 +407,16 @@ fn a_list_is_copied_to_its_end_and_what_is_there_is_skipped() {
         assert_eq!(&to.digest_of(&format!("mirror/team/{name}"), "1").unwrap(), digest);
     }
     assert_eq!(done.stdout.lines().count(), 5);
-    // Again, by HEAD alone, and the one that was missing.
+    // Again, without a byte of what is there, and the one that was missing; what refers to one came later.
+    let signature = artifact(&from, "team/b", None, Some(&digests[1]), b"signature");
+    let tag = format!("{}.sig", digests[1].replace(':', "-"));
+    put(
+        &from,
+        "team/b",
+        Some(&tag),
+        MANIFEST,
+        &raw(&from, "team/b", &signature.0).unwrap(),
+    );
     from.hold(&maker.root, &digests[5], "team/none", "1");
     let (before, sent) = (from.seen().len(), to.count("PUT", ""));
     let (done, document) = run();
@@ -416,16 +425,30 @@ fn a_list_is_copied_to_its_end_and_what_is_there_is_skipped() {
         statuses(&document),
         ["equal", "equal", "copied", "equal", "equal", "equal"]
     );
-    let is_of_others = |path: &str| path.starts_with("/v2/team/") && !path.contains("none");
+    assert_eq!(to.digest_of("mirror/team/b", &tag).unwrap(), signature.0);
+    let of_signature = [b"{}".as_slice(), b"signature"].map(|bytes| Digest::of(bytes).to_string());
+    let is_of_others = |path: &str| {
+        let is_new = path.contains(&signature.0) || of_signature.iter().any(|digest| path.contains(digest));
+        path.starts_with("/v2/team/") && !path.contains("none") && !is_new
+    };
     for seen in &from.seen()[before..] {
         assert!(
-            seen.method == "HEAD" || !is_of_others(&seen.path),
+            seen.method == "HEAD" || seen.path.contains("/referrers/") || !is_of_others(&seen.path),
             "{} {}",
             seen.method,
             seen.path
         );
     }
     assert!(to.count("PUT", "") > sent);
+    // Who was asked, of one that was equal and of one that was copied.
+    for at in [0usize, 2] {
+        let attempts = document["images"][at]["attempts"].as_array().unwrap();
+        let mut hosts: Vec<&str> = attempts.iter().map(|one| one["registry"].as_str().unwrap()).collect();
+        hosts.sort_unstable();
+        let mut expected = [from.host.as_str(), to.host.as_str()];
+        expected.sort_unstable();
+        assert_eq!(hosts, expected);
+    }
     // One that is moved is copied again.
     from.hold(&maker.root, &digests[5], "team/a", "1");
     assert_eq!(statuses(&run().1)[0], "copied");

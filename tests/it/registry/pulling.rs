@@ -1,13 +1,13 @@
 //! What a pull asks for, and how it goes on when an answer breaks off.
 
+use std::collections::HashSet;
 use std::fs;
 use std::process::Stdio;
-use std::time::Instant;
 
 use gantry::oci::{media_type, DiffId, Digest};
 use serde_json::Value;
 
-use super::fake::{Fake, Reply, Then};
+use super::fake::{Fake, Reply, Seen, Then};
 use super::images::{configure, hold, image, layers, partials, store_of, tar};
 use crate::comfort::on_a_terminal;
 use crate::common::{tree, Gantry};
@@ -299,13 +299,42 @@ fn parts(fake: &Fake, layer: &str) -> Vec<(usize, usize)> {
     parts
 }
 
+/// Bytes of a layer that is worth several connections.
+const LARGE: usize = 90_000_000;
+
+/// Whether a request asks for a part with an end.
+fn is_part(seen: &Seen) -> bool {
+    !seen.header("range").is_empty() && !seen.header("range").ends_with('-')
+}
+
+/// `reply` as by a connection that is slow until several take its place, however long that takes, or which breaks off after
+/// the time in which they would.
+fn slow(reply: Reply, breaks_off: bool) -> Reply {
+    match breaks_off {
+        true => Reply {
+            rate: Some(1_000_000),
+            ..reply.cut(2_000_000, Then::Close)
+        },
+        false => Reply {
+            rate: Some(200_000),
+            ..reply
+        },
+    }
+}
+
 #[test]
 fn a_large_layer_of_a_registry_that_limits_each_connection_comes_by_several() {
-    const SIZE: usize = 90_000_000;
-    let bytes = tar("zeros", SIZE);
+    let bytes = tar("zeros", LARGE);
     let layer = Digest::of(&bytes).to_string();
-    // Parts as they were asked for; refused from the third on; the second breaks off; and a registry that knows none.
-    for (says, takes) in [("parts", 0), ("refused", 1), ("broken", 2), ("none", 3)] {
+    // Parts as they were asked for; refused from the third on; the second breaks off; a registry that knows none; and a
+    // configuration that wants none.
+    for (says, takes) in [
+        ("parts", 0),
+        ("refused", 1),
+        ("broken", 2),
+        ("none", 3),
+        ("unwanted", 4),
+    ] {
         let fake = Fake::start();
         hold(&fake, vec![(media_type::LAYER_TAR, bytes.clone(), DiffId::of(&bytes))]);
         let (own, mut asked) = (layer.clone(), 0);
@@ -314,23 +343,25 @@ fn a_large_layer_of_a_registry_that_limits_each_connection_comes_by_several() {
                 return None;
             }
             asked += 1;
-            let is_part = !seen.header("range").is_empty() && !seen.header("range").ends_with('-');
-            let mut reply = state.answer(seen, "");
-            // Each connection as fast as this machine would be with a tenth of a gigabit; all of it once that was seen.
-            reply.rate = (asked == 1 || is_part).then_some(12_000_000);
+            let mut whole = seen.clone();
+            if takes == 3 {
+                whole.headers.remove("range");
+            }
+            let mut reply = state.answer(&whole, "");
             match takes {
-                1 if is_part && asked > 3 => return Some(Reply::new(403, "")),
-                2 if is_part && asked == 3 => reply = reply.cut(1000, Then::Close),
+                1 if is_part(seen) && asked > 3 => return Some(Reply::new(403, "")),
+                2 if is_part(seen) && asked == 3 => reply = reply.cut(1000, Then::Close),
                 3 => reply.headers.retain(|(name, _)| name != "Accept-Ranges"),
                 _ => {}
             }
-            reply.rate = reply.rate.filter(|_| takes != 3);
-            Some(reply)
+            Some(match asked {
+                1 => slow(reply, takes > 2),
+                _ => reply,
+            })
         });
-        let gantry = store_of(&[&fake], "");
-        let started = Instant::now();
+        let unwanted = if takes == 4 { "[transfer]\nranges = false\n" } else { "" };
+        let gantry = store_of(&[&fake], unwanted);
         gantry.ok(["pull", &fake.name("team/a:1")]);
-        eprintln!("{says}: 90 MB at 12 MB/s for each connection: {:?}", started.elapsed());
         let parts = parts(&fake, &layer);
         match takes {
             0 => {
@@ -341,7 +372,7 @@ fn a_large_layer_of_a_registry_that_limits_each_connection_comes_by_several() {
                 assert_eq!(fake.count("GET", &layer), 1 + parts.len());
             }
             1 | 2 => assert!((1..10).contains(&parts.len()), "{parts:?}"),
-            _ => assert!(parts.is_empty(), "{parts:?}"),
+            _ => assert!(parts.is_empty(), "{says}: {parts:?}"),
         }
         let file = tree(&gantry.root.join("layers"))
             .into_iter()
@@ -350,10 +381,47 @@ fn a_large_layer_of_a_registry_that_limits_each_connection_comes_by_several() {
             fs::metadata(gantry.root.join("layers").join(file.unwrap()))
                 .unwrap()
                 .len(),
-            SIZE as u64
+            LARGE as u64
         );
         assert!(partials(&gantry).is_empty());
     }
+}
+
+#[test]
+fn parts_are_asked_of_where_the_registry_leads_to_and_not_of_one_that_has_too_many_requests() {
+    // The second layer breaks off after the time in which it would come in parts.
+    let layers = ["zeros", "more"].map(|name| tar(name, LARGE));
+    let [first, second] = [0, 1].map(|at: usize| Digest::of(&layers[at]).to_string());
+    let (fake, behind) = (Fake::start(), Fake::start());
+    let of = |bytes: &Vec<u8>| (media_type::LAYER_TAR, bytes.clone(), DiffId::of(bytes));
+    hold(&fake, layers.iter().map(of).collect());
+    *behind.state.blobs.lock().unwrap() = fake.state.blobs.lock().unwrap().clone();
+    let host = behind.host.clone();
+    fake.rule(move |seen, _| {
+        let leads_on = seen.method == "GET" && seen.path.contains("/blobs/");
+        leads_on.then(|| Reply::new(307, "").with("Location", format!("http://{host}{}?signature=x", seen.path)))
+    });
+    let (mut asked, mut refused) = (HashSet::new(), 0);
+    let own = first.clone();
+    behind.rule(move |seen, state| {
+        let is_large = state.answer(seen, "").body.len() > 1_000_000;
+        if seen.is("GET", &own) && is_part(seen) {
+            refused += 1;
+            if refused > 20 {
+                return Some(Reply::new(429, "").with("Retry-After", "0"));
+            }
+        }
+        let is_first = is_large && asked.insert(seen.path.clone());
+        is_first.then(|| slow(state.answer(seen, ""), !seen.path.contains(&own)))
+    });
+    let gantry = store_of(&[&fake], "[transfer]\ndownloads = 1\n");
+    gantry.ok(["pull", &fake.name("team/a:1")]);
+    // The registry itself was asked for all of it, and once more when a part was refused.
+    assert_eq!(fake.count("GET", &first), 2);
+    assert!(parts(&fake, &first).is_empty());
+    assert!(parts(&behind, &first).len() >= 20);
+    assert!(behind.seen().iter().all(|seen| seen.header("authorization").is_empty()));
+    assert_eq!((fake.count("GET", &second), parts(&behind, &second)), (2, Vec::new()));
 }
 
 #[test]

@@ -49,6 +49,7 @@ fn impatient(store: &Store, told_after: Duration, stalled_after: Duration) -> St
     let waits = Waits {
         told_after,
         stalled_after,
+        beside_after: stalled_after,
         longest_pause: Duration::from_millis(2),
         tell: |_| (),
     };
@@ -132,6 +133,41 @@ fn a_holder_without_a_sign_of_life_is_given_up_and_named() {
     assert_eq!(stalled.kind(), crate::policy::Kind::Busy);
     holder.kill().unwrap();
     holder.wait().unwrap();
+}
+
+#[test]
+fn what_can_be_done_beside_a_holder_is_waited_for_less() {
+    let (_scratch, store) = store();
+    let digest = Digest::of(b"bread");
+    let waits = Waits {
+        stalled_after: WATCHDOG,
+        ..impatient(&store, WATCHDOG, Duration::from_millis(20)).disk.waits()
+    };
+    let waiter = Store {
+        disk: store.disk.clone().waiting(waits),
+    };
+    for flight in [Flight::Tag(&digest), Flight::Image(&digest)] {
+        let _held = store.locks().exclusive(flight, Task::silent("makes bread")).unwrap();
+        let begun = Instant::now();
+        // In a thread of its own, as another process: what is held here is none of its own.
+        let wait = || waiter.locks().wait_out(flight, Task::silent("makes cake"));
+        let given_up = std::thread::scope(|scope| scope.spawn(wait).join().unwrap());
+        assert!(matches!(given_up, Err(StoreError::Stalled { .. })), "{given_up:?}");
+        assert!(begun.elapsed() < WATCHDOG);
+    }
+}
+
+#[test]
+fn a_file_that_lost_its_name_while_it_was_locked_is_no_lock() {
+    let (_scratch, store) = store();
+    let path = store.root().join("locks/bread");
+    let opened = open_lock(&path).unwrap();
+    // As a collector does, which holds it alone.
+    fs::remove_file(&path).unwrap();
+    let tried = |file| try_opened(file, &path, Rank::Image, Mode::Alone).unwrap();
+    assert!(matches!(tried(opened), Tried::Gone));
+    let held = try_file(&path, Rank::Image, Mode::Alone).unwrap();
+    assert!(held.is_some() && matches!(tried(open_lock(&path).unwrap()), Tried::Held(_)));
 }
 
 #[test]
