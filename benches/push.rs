@@ -267,7 +267,7 @@ fn cold(registry: &Registry, gantries: &[Gantry], scratch: &Path, report: &mut R
     report.row("build and push numpy + scipy, downloads there", Measure::CpuS, &times);
 }
 
-/// The same function by a Dockerfile: a base with pip that is in its storage, pip's cache filled by a first build.
+/// A function by a Dockerfile: a base with pip that is in its storage, pip's cache filled by a first build.
 struct Buildah {
     context: PathBuf,
     scratch: PathBuf,
