@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 pub use measure::{take_turns, Turn};
+#[allow(unused_imports, reason = "most benches need none")]
 pub use registry::Registry;
 pub use report::{Measure, Options, Report};
 

@@ -301,12 +301,12 @@ const SITUATIONS: &[(&str, Make)] = &[
         scene.gantry("build f")
     }),
     ("A requirement with = for ==", |scene| {
-        scene.write("f/user_function.py", "");
+        scene.write("f/user_function.py", "print(1)\n");
         scene.write("f/requirements.txt", "six\nnumpy=1.26\n");
         scene.gantry("build f")
     }),
     ("Requirements that an ignore file leaves out", |scene| {
-        scene.write("f/user_function.py", "");
+        scene.write("f/user_function.py", "print(1)\n");
         scene.write("f/requirements.txt", "-r other.txt\n");
         scene.write("f/other.txt", "six\n");
         scene.write("f/.dockerignore", "other.txt\n");
@@ -323,16 +323,16 @@ const SITUATIONS: &[(&str, Make)] = &[
         scene.gantry("build f")
     }),
     ("A pattern that is none", |scene| {
-        scene.write("f/user_function.py", "");
+        scene.write("f/user_function.py", "print(1)\n");
         scene.write("f/.gantryignore", "*.csv\n[z-a]\n");
         scene.gantry("build f")
     }),
     ("A base that there is none of", |scene| {
-        scene.write("f/user_function.py", "");
+        scene.write("f/user_function.py", "print(1)\n");
         scene.gantry("build f --base none")
     }),
     ("A name for an image that is a digest", |scene| {
-        scene.write("f/user_function.py", "");
+        scene.write("f/user_function.py", "print(1)\n");
         scene.gantry("build f --tag sha256:0123456789ab")
     }),
     ("An archive that is none", |scene| {
