@@ -209,7 +209,7 @@ fn from_registry(transport: &Transport<'_>, reference: &Reference, target: Targe
     progress.step("Pulling", &reference.to_string());
     let name = reference.digest().is_none().then(|| reference.with_tag());
     let copied = remote.find().map_err(ImagesError::from).and_then(|image| {
-        let nearby = Nearby { store, remote: &remote };
+        let nearby = Nearby::new(store, &remote, *progress);
         // What comes into the store is fetched by it; what goes past it need not come from far.
         let from: &dyn Source = match target {
             Target::Place(
