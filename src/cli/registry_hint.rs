@@ -10,6 +10,7 @@ pub(super) fn of_transfer(error: &TransferError) -> Option<&'static str> {
             "whoever may push has `role = \"push\"` for the registry under [[registry]] in the configuration; `gantry copy` brings the image elsewhere",
         ),
         TransferError::Immutable { .. } => Some("push it under another tag, or by its digest: HOST/REPOSITORY@sha256:..."),
+        TransferError::Companions { .. } => Some("`--no-referrers` copies the image without what refers to it"),
         TransferError::Io { .. }
         | TransferError::NotAFile { .. }
         | TransferError::NotADirectory { .. }

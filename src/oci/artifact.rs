@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
-use serde_json::{json, Value};
+use serde_json::{json, Map, Value};
 
 use super::document::{check, parse};
 use super::{media_type, to_canonical_json, Descriptor, Digest, ParseImageError};
@@ -13,10 +13,14 @@ use super::{media_type, to_canonical_json, Descriptor, Digest, ParseImageError};
 const COMPANIONS: [&str; 3] = ["sig", "att", "sbom"];
 /// Blobs of one artifact.
 const MAX_PARTS: usize = 1000;
+/// What may refer to one image, with what refers to that: a statement a day is that many in almost three years.
+pub const MAX_REFERRERS: usize = 1000;
 
 /// A manifest or an index that is copied as it is: what it needs, and what it is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Artifact {
+    /// Its media type, when it says one.
+    pub media_type: Option<String>,
     /// The blobs of a manifest, its configuration first.
     pub blobs: Vec<Descriptor>,
     /// The manifests of an index.
@@ -39,6 +43,8 @@ pub fn parse_artifact(raw: &[u8]) -> Result<Artifact, ParseImageError> {
     struct Document {
         #[serde(rename = "schemaVersion")]
         version: u32,
+        #[serde(rename = "mediaType")]
+        media_type: Option<String>,
         config: Option<Descriptor>,
         #[serde(default)]
         layers: Vec<Descriptor>,
@@ -62,6 +68,7 @@ pub fn parse_artifact(raw: &[u8]) -> Result<Artifact, ParseImageError> {
     check(DOCUMENT, "manifests", is_one, "there", expected)?;
     let of_config = document.config.as_ref().map(|config| config.media_type.clone());
     Ok(Artifact {
+        media_type: document.media_type.filter(|name| !name.is_empty()),
         artifact_type: document.artifact_type.filter(|name| !name.is_empty()).or(of_config),
         blobs: document.config.into_iter().chain(document.layers).collect(),
         manifests: document.manifests,
@@ -96,10 +103,9 @@ pub fn is_companion_tag(name: &str) -> bool {
 ///
 /// [`ParseImageError`] when it is no index.
 pub fn parse_referrers(raw: &[u8]) -> Result<(Vec<Descriptor>, usize), ParseImageError> {
-    let list: List = parse(LIST, raw)?;
-    let count = list.manifests.len();
-    let read = list
-        .manifests
+    let manifests = List::parse(raw)?.manifests.unwrap_or_default();
+    let count = manifests.len();
+    let read = manifests
         .into_iter()
         .filter_map(|entry| serde_json::from_value(entry).ok());
     let read: Vec<Descriptor> = read.collect();
@@ -109,12 +115,31 @@ pub fn parse_referrers(raw: &[u8]) -> Result<(Vec<Descriptor>, usize), ParseImag
 
 const LIST: &str = "list of referrers";
 
-#[derive(Deserialize)]
+/// An index, with what it says beside its entries.
+#[derive(Default, Deserialize)]
 struct List {
-    #[serde(rename = "schemaVersion")]
-    version: u32,
-    #[serde(default)]
-    manifests: Vec<Value>,
+    #[serde(rename = "mediaType")]
+    media_type: Option<String>,
+    /// Some registries write an empty list as none.
+    manifests: Option<Vec<Value>>,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+impl List {
+    /// Whatever else has that tag is somebody's: a manifest is no list without entries.
+    fn parse(raw: &[u8]) -> Result<Self, ParseImageError> {
+        let list: Self = parse(LIST, raw)?;
+        let version = list.rest.get("schemaVersion").map(Value::to_string).unwrap_or_default();
+        check(LIST, "schemaVersion", version == "2", &version, "2")?;
+        let kind = list.media_type.as_deref().unwrap_or_default();
+        let is_index = match kind {
+            "" => list.manifests.is_some(),
+            kind => media_type::is_index(kind),
+        };
+        check(LIST, "mediaType", is_index, kind, media_type::INDEX)?;
+        Ok(list)
+    }
 }
 
 /// How a list of referrers names the artifact `descriptor`.
@@ -134,19 +159,17 @@ pub fn listed(descriptor: &Descriptor, artifact: &Artifact) -> Value {
 }
 
 /// The list of referrers `raw`, or a new one, with all entries of `known`; none when it has them all. What it has itself is
-/// added to `known`: of two that write it at once, neither loses what the other one wrote.
+/// added to `known`: of two that write it at once, neither loses what the other one wrote. Its other fields stay.
 ///
 /// # Errors
 ///
 /// [`ParseImageError`] when `raw` is no index.
 pub fn with_referrers(raw: Option<&[u8]>, known: &mut Vec<Value>) -> Result<Option<Vec<u8>>, ParseImageError> {
-    let there: List = match raw {
-        Some(raw) => parse(LIST, raw)?,
-        None => List {
-            version: 2,
-            manifests: Vec::new(),
-        },
+    let there = match raw {
+        Some(raw) => List::parse(raw)?,
+        None => List::default(),
     };
+    let listed = there.manifests.unwrap_or_default();
     let digest = |entry: &Value| {
         entry
             .get("digest")
@@ -154,19 +177,23 @@ pub fn with_referrers(raw: Option<&[u8]>, known: &mut Vec<Value>) -> Result<Opti
             .unwrap_or_default()
             .to_owned()
     };
-    let has: BTreeSet<String> = there.manifests.iter().map(digest).collect();
+    let has: BTreeSet<String> = listed.iter().map(digest).collect();
     let missing: Vec<Value> = known
         .iter()
         .filter(|entry| !has.contains(&digest(entry)))
         .cloned()
         .collect();
-    let (is_complete, mut all) = (missing.is_empty(), there.manifests);
+    let (is_complete, mut all) = (missing.is_empty(), listed);
     all.extend(missing);
     known.clone_from(&all);
     if is_complete {
         return Ok(None);
     }
-    let index = json!({"schemaVersion": there.version, "mediaType": media_type::INDEX, "manifests": all});
+    let mut index = there.rest;
+    index.insert("schemaVersion".to_owned(), json!(2));
+    let kind = there.media_type.unwrap_or_else(|| media_type::INDEX.to_owned());
+    index.insert("mediaType".to_owned(), json!(kind));
+    index.insert("manifests".to_owned(), json!(all));
     let json = |source| ParseImageError::Json { document: LIST, source };
     to_canonical_json(&index).map(Some).map_err(json)
 }
@@ -239,8 +266,37 @@ mod tests {
         let lost = with_referrers(None, &mut vec![entry("sha256:c")]).unwrap().unwrap();
         let mended = with_referrers(Some(&lost), &mut ours).unwrap().unwrap();
         let List { manifests, .. } = serde_json::from_slice(&mended).unwrap();
-        assert_eq!(manifests, ["sha256:c", "sha256:a", "sha256:b"].map(entry));
-        assert!(with_referrers(Some(b"[]"), &mut ours).is_err());
+        assert_eq!(manifests.unwrap(), ["sha256:c", "sha256:a", "sha256:b"].map(entry));
+    }
+
+    #[test]
+    fn a_list_keeps_what_else_it_says_and_what_is_none_is_refused() {
+        let mut ours = vec![json!({"digest": "sha256:a"})];
+        let there = r#"{"schemaVersion":2,"manifests":[],"annotations":{"a":"b"},"artifactType":"x","x-new":[1,null]}"#;
+        let next = with_referrers(Some(there.as_bytes()), &mut ours).unwrap().unwrap();
+        let next: Value = serde_json::from_slice(&next).unwrap();
+        let expected = json!({
+            "schemaVersion": 2, "mediaType": media_type::INDEX, "manifests": [{"digest": "sha256:a"}],
+            "annotations": {"a": "b"}, "artifactType": "x", "x-new": [1, null],
+        });
+        assert_eq!(next, expected);
+        for raw in [
+            "[]",
+            "<html>",
+            "{}",
+            r#"{"schemaVersion":2}"#,
+            r#"{"schemaVersion":1,"manifests":[]}"#,
+            r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","manifests":[]}"#,
+        ] {
+            assert!(parse_referrers(raw.as_bytes()).is_err(), "{raw}");
+            assert!(with_referrers(Some(raw.as_bytes()), &mut ours).is_err(), "{raw}");
+        }
+        // As some registries write it.
+        let empty = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{}","manifests":null}}"#,
+            media_type::INDEX
+        );
+        assert_eq!(parse_referrers(empty.as_bytes()).unwrap(), (Vec::new(), 0));
     }
 
     #[test]

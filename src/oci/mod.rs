@@ -19,6 +19,7 @@ mod template;
 
 pub use artifact::{
     companion_tags, fallback_tag, is_companion_tag, listed, parse_artifact, parse_referrers, with_referrers, Artifact,
+    MAX_REFERRERS,
 };
 pub use compression::Compression;
 pub use config_body::ImageConfigBody;

@@ -172,6 +172,11 @@ impl Repository {
         self.registry.inner.is_limited.load(Ordering::Relaxed)
     }
 
+    /// Host and name, for people.
+    pub(crate) fn shown(&self) -> String {
+        format!("{}/{}", self.host(), self.name)
+    }
+
     /// The address of `rest` below it.
     pub(super) fn url(&self, rest: &str) -> Url {
         let mut url = self.registry.inner.origin.clone();

@@ -4,6 +4,7 @@
 //! credentials would go along. One that was there already, and more pages than a list may have, end the list with an error.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 
 use serde::Deserialize;
 
@@ -13,7 +14,7 @@ use super::fetching::bounded;
 use super::said::{plain, shown};
 use super::RegistryError;
 use crate::net::{is_same_server, Call, Payload, Url, Verb};
-use crate::oci::{media_type, parse_referrers, Descriptor, Digest, MAX_DOCUMENT_BYTES};
+use crate::oci::{media_type, parse_referrers, Descriptor, Digest, MAX_DOCUMENT_BYTES, MAX_REFERRERS};
 
 /// A page of names: 128 characters each, a thousand and more of them.
 const MAX_PAGE: u64 = 1 << 20;
@@ -21,6 +22,8 @@ const MAX_PAGE: u64 = 1 << 20;
 const PAGE: usize = 1000;
 /// Pages of a list.
 const MAX_PAGES: usize = 100;
+/// All pages of what refers to one image: eight kilobytes an entry.
+const MAX_REFERRERS_BYTES: usize = 8 << 20;
 /// Pages that are read for an error message.
 const FEW_PAGES: usize = 5;
 
@@ -30,12 +33,26 @@ pub(crate) struct Listing<'a> {
     repository: &'a Repository,
 }
 
+/// What becomes of pages that are more than are read.
+#[derive(Clone, Copy)]
+enum Beyond {
+    /// They are an error: all of the list is wanted.
+    Refused,
+    /// They are left: some of it is enough.
+    Left,
+}
+
 /// How a list is read.
 struct Reading {
     most_pages: usize,
+    /// What becomes of the pages that are more.
+    beyond: Beyond,
     most_bytes: u64,
     accept: Option<&'static str>,
 }
+
+/// Takes a page, and says whether it goes on, or what is wrong.
+type Take<'a> = dyn FnMut(&[u8]) -> Result<ControlFlow<()>, String> + 'a;
 
 impl<'a> Listing<'a> {
     /// That of `repository`.
@@ -45,10 +62,10 @@ impl<'a> Listing<'a> {
 
     /// Some tags, for people.
     pub(crate) fn some_tags(self) -> Result<Vec<String>, RegistryError> {
-        self.tags(FEW_PAGES)
+        self.tags(FEW_PAGES, Beyond::Left)
     }
 
-    fn tags(self, most_pages: usize) -> Result<Vec<String>, RegistryError> {
+    fn tags(self, most_pages: usize, beyond: Beyond) -> Result<Vec<String>, RegistryError> {
         #[derive(Deserialize)]
         struct Page {
             tags: Option<Vec<String>>,
@@ -58,6 +75,7 @@ impl<'a> Listing<'a> {
         let mut tags = BTreeSet::new();
         let reading = Reading {
             most_pages,
+            beyond,
             most_bytes: MAX_PAGE,
             accept: None,
         };
@@ -68,42 +86,52 @@ impl<'a> Listing<'a> {
                 return Err(format!("it lists the tag {:?}, which none can be", shown(strange)));
             }
             tags.extend(found);
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         })?;
         Ok(tags.iter().map(|tag| self.repository.redact(tag)).collect())
     }
 
     /// What refers to a manifest, and how many entries are of a kind that cannot be read; none when the registry has no such
-    /// list.
+    /// list, whatever it says instead. The list is not read on when it has more than [`MAX_REFERRERS`].
     pub(crate) fn referrers(self, digest: &Digest) -> Result<Option<(Vec<Descriptor>, usize)>, RegistryError> {
         let url = self.repository.url(&format!("referrers/{digest}"));
         let asked = self.asked("list referrers in", url, Access::Pull);
-        let (mut all, mut left) = (Vec::new(), 0);
+        let (mut all, mut left, mut bytes) = (Vec::new(), 0, 0);
+        let (mut is_list, mut is_none) = (false, false);
         let reading = Reading {
             most_pages: MAX_PAGES,
+            beyond: Beyond::Refused,
             most_bytes: MAX_DOCUMENT_BYTES,
             accept: Some(media_type::INDEX),
         };
         let listed = self.pages(asked, &reading, &mut |raw| {
-            let (page, skipped) = parse_referrers(raw).map_err(|error| error.to_string())?;
+            let (page, skipped) = parse_referrers(raw).map_err(|error| {
+                is_none = !is_list;
+                error.to_string()
+            })?;
+            is_list = true;
             all.extend(page);
             left += skipped;
-            Ok(())
+            bytes += raw.len();
+            if bytes > MAX_REFERRERS_BYTES {
+                return Err("its pages are over 8 MiB together".to_owned());
+            }
+            Ok(match all.len() + left > MAX_REFERRERS {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            })
         });
         match listed {
             Ok(()) => Ok(Some((all, left))),
-            Err(error) if matches!(error.status(), Some(404 | 405)) => Ok(None),
+            // A page for people, as what stands before some registries answers; or what they say to an address they do not know.
+            Err(_) if is_none => Ok(None),
+            Err(error) if !is_list && matches!(error.status(), Some(400 | 404 | 405 | 406 | 501)) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Reads each page of a list with `take`.
-    fn pages(
-        self,
-        mut asked: Asked<'_>,
-        reading: &Reading,
-        take: &mut dyn FnMut(&[u8]) -> Result<(), String>,
-    ) -> Result<(), RegistryError> {
+    /// Reads each page of a list with `take`, as far as it wants.
+    fn pages(self, mut asked: Asked<'_>, reading: &Reading, take: &mut Take<'_>) -> Result<(), RegistryError> {
         let mut seen = BTreeSet::new();
         while seen.insert(asked.url.to_string()) {
             let mut answer = self.repository.exchange(&asked, &mut |url| Call {
@@ -118,7 +146,9 @@ impl<'a> Listing<'a> {
             })?;
             let raw = bounded(&asked, &mut answer, reading.most_bytes)?;
             let wrong = |reason: String| RegistryError::answer(asked.doing, &plain(&asked.url), reason);
-            take(&raw).map_err(wrong)?;
+            if take(&raw).map_err(wrong)?.is_break() {
+                return Ok(());
+            }
             let Some(link) = answer.header("link").and_then(next_page) else {
                 return Ok(());
             };
@@ -131,9 +161,9 @@ impl<'a> Listing<'a> {
                 return Err(refused(format!("the next page is said to be on {}", plain(&next))));
             }
             if seen.len() >= reading.most_pages {
-                return match reading.most_pages {
-                    FEW_PAGES => Ok(()),
-                    most => Err(wrong(format!("it has more than {most} pages"))),
+                return match reading.beyond {
+                    Beyond::Left => Ok(()),
+                    Beyond::Refused => Err(wrong(format!("it has more than {} pages", reading.most_pages))),
                 };
             }
             asked.url = next;
@@ -159,16 +189,22 @@ fn no_list() -> String {
     "the list is no JSON as the specification has it".to_owned()
 }
 
-/// The address of the next page in a `Link` header (RFC 8288).
+/// The address of the next page in a `Link` header (RFC 8288). An address may have commas, which also stand between links.
 pub(super) fn next_page(link: &str) -> Option<&str> {
-    let mut links = link
-        .split(',')
-        .filter_map(|link| link.trim().strip_prefix('<')?.split_once('>'));
-    let is_next = |rest: &str| {
-        let mut parameters = rest.split(';').filter_map(|parameter| parameter.trim().split_once('='));
-        parameters.any(|(name, value)| name.eq_ignore_ascii_case("rel") && value.trim_matches('"') == "next")
-    };
-    links.find(|(_, rest)| is_next(rest)).map(|(address, _)| address)
+    let mut rest = link;
+    loop {
+        let (address, after) = rest.split_once('<')?.1.split_once('>')?;
+        let (parameters, more) = after.split_at(after.find('<').unwrap_or(after.len()));
+        let mut parameters = parameters
+            .split([';', ','])
+            .filter_map(|one| one.trim().split_once('='));
+        let is_next =
+            |(name, value): (&str, &str)| name.eq_ignore_ascii_case("rel") && value.trim_matches('"') == "next";
+        if parameters.any(is_next) {
+            return Some(address);
+        }
+        rest = more;
+    }
 }
 
 #[cfg(test)]
@@ -183,6 +219,8 @@ mod tests {
                 Some("/v2/x/tags/list?last=b&n=2"),
             ),
             ("<a>; rel=prev, <b>; title=x; REL=next", Some("b")),
+            ("</v2/x?last=a,b>; rel=next", Some("/v2/x?last=a,b")),
+            ("<a,b>; rel=prev,<c,d>; rel=next", Some("c,d")),
             ("<a>; rel=\"prev\"", None),
             ("a; rel=next", None),
             ("", None),

@@ -6,12 +6,13 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use super::archive_entries::Entries;
 use super::archive_start::begin;
 use super::docker_images::find_images;
 use super::error::MAX_IMAGES;
-use super::named::{choose, companions_in, is_companion, referrers_in};
+use super::named::{choose, companions_in, is_companion, referrers_in, subjects, Listed};
 use super::peer::{Referrer, Source};
 use super::TransferError;
 use crate::oci::{parse_index, parse_layout_version, Descriptor, Digest, ImageIndex};
@@ -25,6 +26,7 @@ pub struct ArchiveSource {
     /// What its index lists.
     listed: Vec<Descriptor>,
     images: Vec<Descriptor>,
+    subjects: OnceLock<Vec<Listed>>,
 }
 
 impl ArchiveSource {
@@ -63,6 +65,7 @@ impl ArchiveSource {
             entries,
             listed,
             images,
+            subjects: OnceLock::new(),
         })
     }
 
@@ -109,7 +112,8 @@ impl Source for ArchiveSource {
     }
 
     fn referrers(&self, image: &Digest) -> Result<Vec<Descriptor>, TransferError> {
-        referrers_in(&self.listed, image, &|entry| self.open(entry))
+        let listed = || subjects(self.listed.clone(), &|entry| self.open(entry));
+        Ok(referrers_in(self.subjects.get_or_init(listed), image))
     }
 
     fn companions(&self, image: &Digest) -> Result<Vec<Referrer>, TransferError> {

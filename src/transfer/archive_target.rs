@@ -1,13 +1,14 @@
 //! An OCI archive as a place an image goes to: a tar of an image layout with one image, written as a stream.
 //!
-//! The bytes depend on the image and its name alone: blobs in the order of their digests, times and owners zero.
+//! The bytes depend on the image, its name and what refers to it alone: blobs in the order of their digests, what refers to the
+//! image as its source lists it, times and owners zero.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::layout::listed_entry;
-use super::peer::{Destination, Documents, Incoming, Keeps, Reach, Written};
+use super::peer::{Destination, Documents, Incoming, Keeps, Kept, Reach, Written};
 use super::TransferError;
 use crate::oci::{put_in_index, Descriptor, Digest, LAYOUT_VERSION, REF_NAME};
 
@@ -167,7 +168,7 @@ impl<W: Write + Send> Destination for ArchiveTarget<W> {
 }
 
 impl<W: Write + Send> Keeps for ArchiveTarget<W> {
-    fn put_artifact(&self, written: &Written<'_>) -> Result<(), TransferError> {
+    fn put_artifact(&self, written: &Written<'_>) -> Result<Kept, TransferError> {
         let mut state = self.state();
         state
             .append_document(&written.descriptor.digest, written.raw)
@@ -178,7 +179,7 @@ impl<W: Write + Send> Keeps for ArchiveTarget<W> {
             entry.annotations.extend(name);
             state.listed.push(entry);
         }
-        Ok(())
+        Ok(Kept::There)
     }
 }
 

@@ -11,6 +11,8 @@ use crate::store::StoreError;
 
 /// The index of a layout is locked for the time it takes to write a few kilobytes.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+/// What [`TransferError::Referrers`] says of more than [`MAX_REFERRERS`](crate::oci::MAX_REFERRERS).
+pub(super) const TOO_MANY_REFERRERS: &str = "there are more than 1000 of them";
 /// Most names in the index of an archive: each distinct image costs a manifest and a configuration of up to 4 MiB to read.
 pub(super) const MAX_IMAGES: usize = 1000;
 
@@ -95,6 +97,14 @@ pub enum TransferError {
         /// What there is too much of.
         reason: &'static str,
     },
+    /// What refers to an image cannot be copied with it.
+    #[error("copy what refers to {image}")]
+    Companions {
+        /// The image.
+        image: Digest,
+        /// Why.
+        source: Box<TransferError>,
+    },
     /// The list of what refers to an image is changed by others all the time.
     #[error("list a referrer of {image} in {place}: others change the list again and again")]
     Contended {
@@ -171,6 +181,7 @@ impl TransferError {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Store(error) => error.kind(),
+            Self::Companions { source, .. } => source.kind(),
             Self::PullOnly { .. } | Self::Immutable { .. } => Kind::Refused,
             // One that may answer later is worth another try.
             Self::Registry { failures, .. } => {

@@ -34,7 +34,7 @@ pub(super) fn list_referrer(
             contents.find_document(&tag)
         })?;
         let next = with_referrers(there.as_deref(), &mut known).map_err(|source| TransferError::Document {
-            path: format!("{repository:?}:{tag}").into(),
+            path: format!("{}:{tag}", repository.shown()).into(),
             source,
         })?;
         let Some(next) = next else {
@@ -47,6 +47,6 @@ pub(super) fn list_referrer(
     }
     Err(TransferError::Contended {
         image: *subject,
-        place: format!("{repository:?}"),
+        place: repository.shown(),
     })
 }

@@ -5,7 +5,7 @@
 //! unpacks to is found out by whoever unpacks it.
 
 use super::peer::{Destination, Documents, Incoming, Reach, Source, Tally};
-use super::referrers::copy_referrers;
+use super::referrers::{copy_referrers, warn_of_index};
 use super::verified::read_verified;
 use super::TransferError;
 use crate::archive::tar_reader::check_compression;
@@ -76,7 +76,11 @@ pub fn copy_image_with(
         None => to.put_config(&image),
     })?;
     if companions == Companions::Along {
-        copy_referrers(from, &image.descriptor.digest, to, progress)?;
+        let digest = &image.descriptor.digest;
+        copy_referrers(from, digest, to, progress)?;
+        if wanted.digest != *digest && to.keeps_referrers().is_some() {
+            warn_of_index(from, &wanted.digest, digest, progress);
+        }
     }
     to.finish(&image, name)?;
     Ok(image.descriptor.digest)

@@ -8,14 +8,15 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{flock, FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use super::error::PATIENCE;
-use super::named::{choose, companions_in, referrers_in};
-use super::peer::{Destination, Documents, Incoming, Keeps, Referrer, Source, Written};
+use super::named::{choose, companions_in, name_of, referrers_in, subjects, Listed};
+use super::peer::{Destination, Documents, Incoming, Keeps, Kept, Referrer, Source, Written};
 use super::small;
 use super::TransferError;
 use crate::oci::{parse_index, parse_layout_version, put_in_index, Descriptor, Digest, LAYOUT_VERSION, REF_NAME};
@@ -31,12 +32,17 @@ pub struct Layout<'a> {
     directory: &'a Path,
     /// Sweeps what a killed process was writing here.
     store: &'a Store,
+    subjects: OnceLock<Vec<Listed>>,
 }
 
 impl<'a> Layout<'a> {
     /// The layout in `directory`, which is made when something is copied into it.
     pub fn new(store: &'a Store, directory: &'a Path) -> Self {
-        Self { directory, store }
+        Self {
+            directory,
+            store,
+            subjects: OnceLock::new(),
+        }
     }
 
     /// What the index says of the image called `name`; without a name, of the only one.
@@ -49,6 +55,15 @@ impl<'a> Layout<'a> {
             path: self.directory.to_owned(),
             reason,
         })
+    }
+
+    /// The manifests that the index lists, and what each refers to: read once, for whatever image is asked.
+    fn subjects(&self) -> Result<&[Listed], TransferError> {
+        if let Some(known) = self.subjects.get() {
+            return Ok(known);
+        }
+        let read = subjects(self.entries()?, &|entry| self.open(entry));
+        Ok(self.subjects.get_or_init(|| read))
     }
 
     /// What the index lists.
@@ -156,7 +171,7 @@ impl Source for Layout<'_> {
     }
 
     fn referrers(&self, image: &Digest) -> Result<Vec<Descriptor>, TransferError> {
-        referrers_in(&self.entries()?, image, &|entry| self.open(entry))
+        Ok(referrers_in(self.subjects()?, image))
     }
 
     fn companions(&self, image: &Digest) -> Result<Vec<Referrer>, TransferError> {
@@ -214,12 +229,21 @@ impl Destination for Layout<'_> {
 }
 
 impl Keeps for Layout<'_> {
-    fn put_artifact(&self, written: &Written<'_>) -> Result<(), TransferError> {
+    fn put_artifact(&self, written: &Written<'_>) -> Result<Kept, TransferError> {
         self.write_document(&written.descriptor.digest, written.raw)?;
-        match written.is_part {
-            true => Ok(()),
-            false => self.list(&listed_entry(written), written.tag),
+        if written.is_part {
+            return Ok(Kept::There);
         }
+        // One that is no layout yet has none.
+        let entries = written.tag.and_then(|_| self.entries().ok()).unwrap_or_default();
+        let there = entries.iter().find(|entry| name_of(entry) == written.tag);
+        self.list(&listed_entry(written), written.tag)?;
+        Ok(match there {
+            Some(there) if written.tag.is_some() && there.digest != written.descriptor.digest => {
+                Kept::InPlaceOf(there.digest)
+            }
+            _ => Kept::There,
+        })
     }
 }
 

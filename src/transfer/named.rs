@@ -1,10 +1,11 @@
 //! Which image of an index a name means.
 
-use std::io::Read;
+use std::io::{self, Read};
 
 use super::peer::Referrer;
 use super::TransferError;
 use crate::oci::{companion_tags, is_companion_tag, parse_artifact, Descriptor, Digest, MAX_DOCUMENT_BYTES, REF_NAME};
+use crate::store::{check_descriptor, StoreError};
 
 /// The image called `name`; without a name, the only image. An error is what is there instead.
 pub(super) fn choose(images: &[Descriptor], name: Option<&str>) -> Result<Descriptor, String> {
@@ -37,30 +38,62 @@ pub(super) fn is_companion(entry: &Descriptor) -> bool {
 /// Opens what an entry of an index describes.
 type Open<'a, 'r> = dyn Fn(&Descriptor) -> Result<Box<dyn Read + 'r>, TransferError> + 'a;
 
-/// The entries of an index whose manifests refer to `image`.
-pub(super) fn referrers_in<'r>(
-    entries: &[Descriptor],
-    image: &Digest,
-    open: &Open<'_, 'r>,
-) -> Result<Vec<Descriptor>, TransferError> {
-    let mut found = Vec::new();
-    for entry in entries {
-        let mut raw = Vec::new();
-        let mut reader = match open(entry) {
-            Ok(reader) => reader.take(MAX_DOCUMENT_BYTES + 1),
-            // An index may name what is not there, such as images of other machines.
-            Err(_) => continue,
-        };
-        let is_read = reader.read_to_end(&mut raw).is_ok();
-        let subject = parse_artifact(&raw)
-            .ok()
-            .filter(|_| is_read)
-            .and_then(|artifact| artifact.subject);
-        if subject.as_ref() == Some(image) {
-            found.push(entry.clone());
-        }
+/// An entry of an index, and what its manifest refers to.
+#[derive(Debug)]
+pub(super) struct Listed {
+    entry: Descriptor,
+    subject: Subject,
+}
+
+#[derive(Debug)]
+enum Subject {
+    /// That one, or nothing.
+    Known(Option<Digest>),
+    /// The manifest is there, and not what its entry says.
+    Damaged,
+}
+
+/// What the manifests refer to that an index lists. It may list what is not there, such as images of other machines.
+pub(super) fn subjects<'r>(entries: Vec<Descriptor>, open: &Open<'_, 'r>) -> Vec<Listed> {
+    let listed = |entry: Descriptor| Listed {
+        subject: subject(&entry, open),
+        entry,
+    };
+    entries.into_iter().map(listed).collect()
+}
+
+fn subject<'r>(entry: &Descriptor, open: &Open<'_, 'r>) -> Subject {
+    let mut reader = match open(entry) {
+        Ok(reader) => reader.take(MAX_DOCUMENT_BYTES + 1),
+        Err(error) if is_absent(&error) => return Subject::Known(None),
+        Err(_) => return Subject::Damaged,
+    };
+    let mut raw = Vec::new();
+    let is_whole =
+        reader.read_to_end(&mut raw).is_ok() && check_descriptor(entry, Digest::of(&raw), raw.len() as u64).is_ok();
+    match is_whole {
+        true => Subject::Known(parse_artifact(&raw).ok().and_then(|artifact| artifact.subject)),
+        false => Subject::Damaged,
     }
-    Ok(found)
+}
+
+/// Whether a file is not there.
+fn is_absent(error: &TransferError) -> bool {
+    match error {
+        TransferError::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+        TransferError::Store(StoreError::NoBlob { .. }) => true,
+        _ => false,
+    }
+}
+
+/// The entries of an index whose manifests refer to `image`. Also those of artifacts that cannot be read: one of them may, and
+/// whoever reads it finds out what is wrong.
+pub(super) fn referrers_in(listed: &[Listed], image: &Digest) -> Vec<Descriptor> {
+    let refers = listed.iter().filter(|one| match one.subject {
+        Subject::Known(subject) => subject == Some(*image),
+        Subject::Damaged => one.entry.artifact_type.is_some() && name_of(&one.entry).is_none(),
+    });
+    refers.map(|one| one.entry.clone()).collect()
 }
 
 /// The entries of an index that belong to `image` by their names.

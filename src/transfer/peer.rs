@@ -163,7 +163,7 @@ pub trait Destination: Send + Sync {
         None
     }
 
-    /// Writes configuration and manifest, in this order: once the manifest is there, everything it names is. Then the
+    /// Writes the manifest, after the configuration where [`Self::put_config`] does not: once the manifest is there, everything it names is. Then the
     /// image is called `name` there, if that is given and the place keeps names.
     ///
     /// # Errors
@@ -195,6 +195,17 @@ pub struct Written<'a> {
     pub is_part: bool,
 }
 
+/// What became of a manifest at a place that keeps what refers to an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It is there, and nothing is lost for it.
+    There,
+    /// Its tag meant this one, which is found by it no more.
+    InPlaceOf(Digest),
+    /// Its tag means this one and is not moved.
+    NotFor(Digest),
+}
+
 /// A place that keeps what refers to an image.
 pub trait Keeps: Send + Sync {
     /// Writes a manifest so that it is found from the image it belongs to.
@@ -202,7 +213,7 @@ pub trait Keeps: Send + Sync {
     /// # Errors
     ///
     /// When it cannot be written.
-    fn put_artifact(&self, written: &Written<'_>) -> Result<(), TransferError>;
+    fn put_artifact(&self, written: &Written<'_>) -> Result<Kept, TransferError>;
 }
 
 /// A place that is both.

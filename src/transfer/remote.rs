@@ -8,10 +8,12 @@
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::attempt::Attempt;
 use super::candidates::{Candidates, Subject};
+use super::error::TOO_MANY_REFERRERS;
 use super::peer::{Reach, Referrer, Source};
 use super::registries::Registries;
 use super::remote_blob::RemoteBlob;
@@ -20,6 +22,7 @@ use super::small::read_document;
 use super::TransferError;
 use crate::oci::{
     companion_tags, fallback_tag, media_type, parse_referrers, Descriptor, Digest, Reference, MAX_DOCUMENT_BYTES,
+    MAX_REFERRERS,
 };
 use crate::progress::Progress;
 use crate::registry::{document_type, Access, Contents, Found, Listing, RegistryError, Repository};
@@ -38,6 +41,8 @@ pub struct Remote<'a> {
     at_once: usize,
     /// How often a blob was not what it is called.
     wrong: Mutex<HashMap<Digest, u32>>,
+    /// Whether the registries list no referrers, which the first question shows.
+    lists_none: AtomicBool,
     /// Who gave the blob that was read last.
     givers: Mutex<HashMap<Digest, usize>>,
 }
@@ -60,6 +65,7 @@ impl<'a> Remote<'a> {
             reference: reference.clone(),
             candidates: Candidates::new(store, registries, reference, progress)?,
             at_once: registries.rules().downloads,
+            lists_none: AtomicBool::new(false),
             wrong: Mutex::default(),
             givers: Mutex::default(),
         })
@@ -110,6 +116,21 @@ impl<'a> Remote<'a> {
     /// What a tag means that may not be there.
     fn named(&self, tag: &str) -> Result<Option<Descriptor>, TransferError> {
         self.ask(&|repository| Contents::of(repository).find(tag))
+    }
+
+    /// What the list under the fallback tag has, and how many entries of it cannot be read.
+    fn listed_by_tag(&self, image: &Digest) -> Result<(Vec<Descriptor>, usize), TransferError> {
+        let tag = fallback_tag(image);
+        let Some(list) = self.named(&tag)? else {
+            return Ok((Vec::new(), 0));
+        };
+        let listed = parse_referrers(&self.manifest(&list.digest)?);
+        // Some tools call images so.
+        Ok(listed.unwrap_or_else(|error| {
+            let text = format!("the tag {tag} is no list of what refers to {image} ({error}), so none is copied");
+            self.progress.warn(&text);
+            (Vec::new(), 0)
+        }))
     }
 
     /// The error of a tag that nobody knows, with the tags that there are, as far as they can be had by one try: they are for
@@ -209,20 +230,19 @@ impl Source for Remote<'_> {
     }
 
     fn referrers(&self, image: &Digest) -> Result<Vec<Descriptor>, TransferError> {
-        let listed = self.ask(&|repository| Listing::of(repository).referrers(image))?;
+        let listed = match self.lists_none.load(Ordering::Relaxed) {
+            true => None,
+            false => self.ask(&|repository| Listing::of(repository).referrers(image))?,
+        };
+        self.lists_none.store(listed.is_none(), Ordering::Relaxed);
         let (all, left) = match listed {
             Some(listed) => listed,
-            None => match self.named(&fallback_tag(image))? {
-                Some(list) => {
-                    let raw = self.manifest(&list.digest)?;
-                    parse_referrers(&raw).map_err(|source| TransferError::Document {
-                        path: self.place(&list.digest),
-                        source,
-                    })?
-                }
-                None => return Ok(Vec::new()),
-            },
+            None => self.listed_by_tag(image)?,
         };
+        if all.len() + left > MAX_REFERRERS {
+            let (image, reason) = (*image, TOO_MANY_REFERRERS);
+            return Err(TransferError::Referrers { image, reason });
+        }
         if left > 0 {
             let text = format!("{left} referrers of {image} have other digests than SHA-256; left out");
             self.progress.warn(&text);

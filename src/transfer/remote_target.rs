@@ -11,7 +11,7 @@ use super::candidates::of_registry;
 use super::circuit::{note_failure, note_success};
 use super::connections::Connections;
 use super::fallback::list_referrer;
-use super::peer::{Destination, Documents, Incoming, Keeps, Reach, Written};
+use super::peer::{Destination, Documents, Incoming, Keeps, Kept, Reach, Written};
 use super::persist::{pause_before_retry, persist, sleep, Standing};
 use super::registries::{matches_pattern, Registries};
 use super::TransferError;
@@ -95,7 +95,7 @@ impl<'a> RemoteTarget<'a> {
         self.ledger.attempts()
     }
 
-    /// What is there under the tag or digest, as the registry says without sending it.
+    /// What is there under the tag or digest, as the registry says without sending it; of both, under the tag if it is that.
     ///
     /// # Errors
     ///
@@ -103,7 +103,9 @@ impl<'a> RemoteTarget<'a> {
     pub fn find(&self) -> Result<Option<Digest>, TransferError> {
         let digest = self.reference.digest().map(ToString::to_string);
         let name = self.tag.as_deref().or(digest.as_deref()).unwrap_or("latest");
-        self.ask(|| Contents::of(&self.repository).digest_of(name))
+        let there = self.ask(|| Contents::of(&self.repository).digest_of(name))?;
+        let is_wanted = |there: &Digest| self.reference.digest().is_none_or(|wanted| wanted == there);
+        Ok(there.filter(is_wanted))
     }
 
     fn ask<T>(&self, work: impl FnMut() -> Result<T, RegistryError>) -> Result<T, TransferError> {
@@ -493,21 +495,25 @@ impl Destination for RemoteTarget<'_> {
 
 impl Keeps for RemoteTarget<'_> {
     /// Where the registry does not say that it lists a referrer itself, it is listed under the fallback tag.
-    fn put_artifact(&self, written: &Written<'_>) -> Result<(), TransferError> {
-        let Written { descriptor, raw, .. } = written;
-        if let Some(tag) = written.tag {
-            let there = self.ask(|| Contents::of(&self.repository).digest_of(tag))?;
-            if there == Some(descriptor.digest) {
-                return Ok(());
-            }
-            self.check_unmoved(&format!("{}/{}:{tag}", self.host, self.name), there, &descriptor.digest)?;
-            if let Some(there) = there {
-                let text = format!("{}/{}:{tag} meant {there} and is replaced", self.host, self.name);
-                self.progress.warn(&text);
-            }
+    fn put_artifact(&self, written: &Written<'_>) -> Result<Kept, TransferError> {
+        let digest = written.descriptor.digest;
+        let there = match written.tag {
+            Some(tag) => self.ask(|| Contents::of(&self.repository).digest_of(tag))?,
+            None => None,
+        };
+        match there {
+            Some(there) if there == digest => return Ok(Kept::There),
+            Some(there) if self.is_immutable => return Ok(Kept::NotFor(there)),
+            _ => self.write(written.tag.unwrap_or(&digest.to_string()), written)?,
         }
-        let digest = descriptor.digest.to_string();
-        let (reference, kind) = (written.tag.unwrap_or(&digest), descriptor.media_type.as_str());
+        Ok(there.map_or(Kept::There, Kept::InPlaceOf))
+    }
+}
+
+impl RemoteTarget<'_> {
+    /// Writes a manifest, and has it listed at what it refers to.
+    fn write(&self, reference: &str, written: &Written<'_>) -> Result<(), TransferError> {
+        let (kind, raw) = (written.descriptor.media_type.as_str(), written.raw);
         let Some(subject) = &written.artifact.subject else {
             return self.ask(|| Pushes::to(&self.repository).put_manifest(reference, kind, raw));
         };
@@ -517,22 +523,16 @@ impl Keeps for RemoteTarget<'_> {
             false => list_referrer(&self.repository, subject, written, &mut |work| self.ask(work)),
         }
     }
-}
 
-impl RemoteTarget<'_> {
     /// Refuses to move a tag that the configuration says is not moved.
     fn check_tag(&self, image: &Documents) -> Result<(), TransferError> {
         let Some(tag) = self.tag.as_deref().filter(|_| self.is_immutable) else {
             return Ok(());
         };
         let there = self.ask(|| Contents::of(&self.repository).digest_of(tag))?;
-        self.check_unmoved(&self.reference.to_string(), there, &image.descriptor.digest)
-    }
-
-    fn check_unmoved(&self, name: &str, there: Option<Digest>, next: &Digest) -> Result<(), TransferError> {
-        match there.filter(|there| self.is_immutable && there != next) {
+        match there.filter(|there| *there != image.descriptor.digest) {
             Some(there) => Err(TransferError::Immutable {
-                reference: name.to_owned(),
+                reference: self.reference.to_string(),
                 there,
             }),
             None => Ok(()),
