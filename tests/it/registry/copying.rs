@@ -493,6 +493,29 @@ fn a_list_is_copied_to_its_end_and_what_is_there_is_skipped() {
 }
 
 #[test]
+fn a_list_says_once_what_can_be_done_about_its_failures() {
+    let (from, to, gantry, _) = two();
+    to.rule(|_, _| Some(Reply::new(401, "")));
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("list").display().to_string();
+    let lines = ["a", "b", "c"].map(|name| format!("{} {}\n", from.name("team/x:1"), to.name(&format!("{name}/x:1"))));
+    fs::write(&file, lines.concat()).unwrap();
+    let done = gantry.gantry(["copy", "--all-from", &file]);
+    assert_eq!(
+        (done.code, done.stderr.matches("error: copy ").count()),
+        (1, 3),
+        "{}",
+        done.stderr
+    );
+    assert_eq!(
+        done.stderr.matches("hint: `gantry login HOST`").count(),
+        1,
+        "{}",
+        done.stderr
+    );
+}
+
+#[test]
 fn a_list_that_cannot_be_meant_copies_nothing() {
     let (from, to, gantry, _) = two();
     let scratch = tempfile::tempdir().unwrap();
