@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::builder::{NonEmptyStringValueParser, PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::moving_args::{CopyArgs, MovingArgs};
+use super::moving_args::{CopyArgs, MovingArgs, RemoveArgs};
 use super::outlet::outlet;
 use crate::oci::{archive_file, Place, Reference};
 use crate::ops::Source;
@@ -207,6 +207,10 @@ impl StoreCommand {
             Self::Base(BaseCommand::Build(args)) => args.report.as_deref(),
             Self::Push { report, .. } => report.as_deref(),
             Self::Pull { moving, .. } | Self::Copy(CopyArgs { moving, .. }) => moving.report.as_deref(),
+            Self::Registries {
+                command: Some(RegistriesCommand::Rm(args)),
+                ..
+            } => args.report.as_deref(),
             Self::Base(BaseCommand::Ls { .. })
             | Self::Login { .. }
             | Self::Registries { .. }
@@ -234,6 +238,22 @@ pub(super) enum RegistriesCommand {
         #[arg(long, conflicts_with_all = ["host", "time"])]
         off: bool,
     },
+    /// List the tags of a repository
+    Tags {
+        /// HOST/REPOSITORY
+        repository: Reference,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+    /// List the repositories of a registry, where it has such a list
+    Ls {
+        /// Its host
+        host: String,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+    /// Delete images of registries with all their tags, and what belongs to them; refused when another tag would go along
+    Rm(RemoveArgs),
 }
 
 /// The commands about the configuration; none opens the store.

@@ -1,4 +1,4 @@
-//! The arguments of the commands that move images between places.
+//! The arguments of the commands that move images between places, or out of one.
 #![allow(
     rustdoc::broken_intra_doc_links,
     reason = "documentation here is the help text: brackets say what is optional"
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::outlet::outlet;
-use crate::oci::Place;
+use crate::oci::{Place, Reference};
 
 /// The options of a command that fetches an image.
 #[derive(Debug, Args)]
@@ -41,4 +41,17 @@ pub(super) struct CopyArgs {
     pub no_referrers: bool,
     #[command(flatten)]
     pub moving: MovingArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RemoveArgs {
+    /// HOST/REPOSITORY:TAG or HOST/REPOSITORY@DIGEST; with both the tag has to mean the digest
+    #[arg(required = true)]
+    pub references: Vec<Reference>,
+    /// Only say what would be deleted
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Write a JSON report
+    #[arg(long, value_name = "FILE", value_parser = outlet())]
+    pub report: Option<PathBuf>,
 }

@@ -25,6 +25,7 @@ pub(super) fn of_transfer(error: &TransferError) -> Option<&'static str> {
         | TransferError::TooMany { .. }
         | TransferError::Missing { .. }
         | TransferError::ArchivedLayer { .. }
+        | TransferError::Kept { .. }
         | TransferError::Referrers { .. }
         | TransferError::Contended { .. }
         | TransferError::Store(_) => None,

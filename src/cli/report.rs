@@ -35,8 +35,18 @@ pub(super) struct Report {
     state: Mutex<State>,
     /// The registries that were asked; none for a command that asks none.
     attempts: Mutex<Option<Vec<Attempt>>>,
-    /// What is done of the work, for a command that a signal ends before its document is written.
+    /// What is done of the work, for a command that ends before its document is written.
     so_far: Mutex<Map<String, Value>>,
+}
+
+/// A manifest that was deleted in a registry.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Deleted {
+    /// `HOST/REPOSITORY`.
+    pub repository: String,
+    pub digest: String,
+    /// All of them went with it.
+    pub tags: Vec<String>,
 }
 
 /// How far the report of a command has come.
@@ -147,6 +157,10 @@ impl Report {
         *self.attempts.lock().unwrap_or_else(PoisonError::into_inner) = Some(attempts);
     }
 
+    fn so_far(&self) -> Map<String, Value> {
+        self.so_far.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn attempts(&self) -> Option<Vec<Attempt>> {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -161,11 +175,11 @@ impl Report {
             exit_code: kind.exit_code(),
             signal: None,
             attempts: self.attempts(),
-            so_far: Map::new(),
+            so_far: self.so_far(),
         })
     }
 
-    /// Adds `value` to the list `key` of the report that is written when a signal ends the command.
+    /// Adds `value` to the list `key` of the report that is written when the command fails, or a signal ends it.
     pub(super) fn add(&self, key: &'static str, value: &impl Serialize) {
         let Ok(value) = serde_json::to_value(value) else {
             return;
@@ -185,7 +199,7 @@ impl Report {
             exit_code,
             signal: Some(signal),
             attempts: self.attempts(),
-            so_far: std::mem::take(&mut self.so_far.lock().unwrap_or_else(PoisonError::into_inner)),
+            so_far: self.so_far(),
         };
         self.put(&failure, State::Stopped)
     }

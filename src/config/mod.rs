@@ -17,5 +17,7 @@ pub use error::ConfigError;
 pub use file::{BaseSection, Config, RunSection, StoreSection};
 pub use naming_section::NamingSection;
 pub use package_index::{ExtraSection, IndexSection};
-pub use registry_section::{CredentialsSection, RegistrySection, RoleName, TransferSection};
+pub use registry_section::{
+    ApiName, CredentialsSection, ManagementSection, RegistrySection, RoleName, TransferSection,
+};
 pub use shown::{template, Shown};

@@ -37,6 +37,8 @@ pub struct RegistrySection {
     pub(crate) connections: Option<AtOnce>,
     /// Pulls of one image in a minute; default: any number.
     pub(crate) pulls_per_minute: Option<PerMinute>,
+    /// By which API it is listed and deleted from; default: by the protocol.
+    pub(crate) management: Option<ManagementSection>,
 }
 
 /// How often something is done in a minute: 1 to 1000.
@@ -57,6 +59,26 @@ impl From<PerMinute> for u32 {
     fn from(count: PerMinute) -> Self {
         count.0.get()
     }
+}
+
+/// An API by which a registry says what it holds. It gets the password of the registry.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ManagementSection {
+    /// Whose.
+    pub(crate) api: ApiName,
+    /// Where it is.
+    pub(crate) url: String,
+}
+
+/// An API that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ApiName {
+    /// Scaleway's: the address is that of a region.
+    Scaleway,
+    /// GitHub's: the address is that of an owner.
+    GitHub,
 }
 
 /// What may be done with a registry.
@@ -159,11 +181,30 @@ pub(super) fn check_registries(sections: &[RegistrySection]) -> Result<(), Strin
                 "{name}: credentials are `user` with `password_env` or `password_file`, or `helper`, or `anonymous = true`"
             ));
         }
+        let is_api = |management: &ManagementSection| is_api_address(&management.url, section.plain_http);
+        if !section.management.as_ref().is_none_or(is_api) {
+            return Err(format!(
+                "{name}: management: want url = \"https://HOST/...\", as the password of the registry goes there"
+            ));
+        }
         if section.immutable.iter().any(String::is_empty) {
             return Err(format!("{name}: immutable: a pattern is empty"));
         }
     }
     Ok(())
+}
+
+/// Whether a password may go to `url`: by TLS, or within this machine where the registry itself is spoken to so.
+fn is_api_address(url: &str, is_plain: bool) -> bool {
+    let rest = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+        (Some(rest), _) => rest,
+        (_, Some(rest)) if is_plain => rest,
+        _ => return false,
+    };
+    let host = rest.split('/').next().unwrap_or_default();
+    let bare = host.rsplit_once(':').map_or(host, |(bare, _)| bare);
+    let is_host = !bare.is_empty() && !rest.contains(['@', '?', '#']) && !rest.contains(char::is_whitespace);
+    is_host && (url.starts_with("https://") || is_loopback(bare))
 }
 
 impl CredentialsSection {
@@ -210,6 +251,8 @@ mod tests {
             "credentials = { user = \"me\", password_file = \"/run/key\" }",
             "credentials = { helper = \"pass\" }",
             "credentials = { anonymous = true }",
+            "management = { api = \"scaleway\", url = \"https://api.example.org/registry/v1/regions/one\" }",
+            "management = { api = \"github\", url = \"https://api.example.org:8443/orgs/team\" }",
         ] {
             check(&one(rest)).unwrap();
         }
@@ -240,6 +283,20 @@ mod tests {
             ),
             (one("credentials = {}"), "credentials are"),
             (one("immutable = [\"\"]"), "pattern is empty"),
+            (one("management = { api = \"x\", url = \"https://a\" }"), "unknown variant"),
+            (one("management = { api = \"github\" }"), "missing field"),
+            (
+                one("management = { api = \"github\", url = \"http://localhost/x\" }"),
+                "want url",
+            ),
+            (
+                one("management = { api = \"github\", url = \"https://me:pw@a.example\" }"),
+                "want url",
+            ),
+            (
+                "[[registry]]\nhost = \"localhost:1\"\nplain_http = true\nmanagement = { api = \"github\", url = \"http://a.example/\" }\n".to_owned(),
+                "want url",
+            ),
             (format!("{}{}", one(""), one("")), "listed twice"),
             ("[[registry]]\npriority = 1\n".to_owned(), "missing field `host`"),
             (

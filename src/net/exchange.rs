@@ -49,6 +49,7 @@ pub(crate) enum Verb {
     Post,
     Put,
     Patch,
+    Delete,
 }
 
 /// What goes with a call.
@@ -189,6 +190,7 @@ impl Wire {
             Verb::Post => Method::POST,
             Verb::Put => Method::PUT,
             Verb::Patch => Method::PATCH,
+            Verb::Delete => Method::DELETE,
         };
         let mut request = self.client(&call.url)?.request(method, call.url);
         for (name, value) in call.headers {
@@ -210,8 +212,7 @@ impl Wire {
         })
     }
 
-    /// Sends a body from a thread of its own, and looks how much of it is taken. What is left behind ends by its own limit,
-    /// which is one for the whole call.
+    /// Sends a body from a thread of its own, and looks how much of it is taken. One left behind ends by the call's limit.
     fn upload(&self, request: RequestBuilder, reader: Box<dyn Read + Send>, size: u64) -> Result<Answer, WireError> {
         let stall = self.patience.stall;
         let whole = stall * 2 + Duration::from_secs(size.saturating_add(IN_FLIGHT) / SLOWEST);
@@ -273,8 +274,7 @@ impl Wire {
         }
     }
 
-    /// Whether a server at `home` may send us to `target`: never from https to http, nor into a network that it is not
-    /// itself in.
+    /// Whether a server at `home` may send us to `target`: never from https to http, nor into a network it is not in.
     ///
     /// # Errors
     ///

@@ -17,6 +17,7 @@ mod known_registries;
 mod naming;
 mod outcome;
 mod output_place;
+mod remote_images;
 mod run;
 mod run_ending;
 mod run_error;
@@ -52,6 +53,7 @@ pub use known_registries::{known_registries, prefer, prefer_none, KnownRegistry}
 pub use naming::{function_naming, FunctionIds};
 pub use outcome::{ExitCodes, Outcome, CANNOT_RUN};
 pub use output_place::OutputPlace;
+pub use remote_images::{list_catalogue, list_tags, remove_remote};
 pub use run::{run, RunRequest, Take};
 pub use run_error::{code_of_store, RunError};
 pub use secret::{SecretError, SecretWanted, Source};

@@ -2,13 +2,13 @@
 
 use crate::base::{Allowed, BaseSettings};
 use crate::config::{
-    proxy_of, secret_variable, Config, CredentialsSection, Environment, ExtraSection, IndexSection, RegistrySection,
-    RoleName,
+    proxy_of, secret_variable, ApiName, Config, CredentialsSection, Environment, ExtraSection, IndexSection,
+    RegistrySection, RoleName,
 };
 use crate::net::{Address, Credentials};
 use crate::policy::normalise;
 use crate::python::resolve::{ExtraIndex, LockError, Login, Resolver};
-use crate::transfer::{Credential, LoginPlaces, Registries, RegistryEntry, Role, TransferRules};
+use crate::transfer::{Credential, LoginPlaces, ManagementApi, Registries, RegistryEntry, Role, TransferRules};
 
 /// The registries of this machine, and who we are to them.
 pub fn registries(config: &Config, environment: &Environment) -> Registries {
@@ -48,6 +48,13 @@ fn entry(section: &RegistrySection, number: u32) -> RegistryEntry {
         immutable: section.immutable.clone(),
         connections: section.connections.and_then(|count| u32::from(count).try_into().ok()),
         pulls_per_minute: section.pulls_per_minute.map(Into::into),
+        management: section.management.as_ref().map(|management| {
+            let url = management.url.clone();
+            match management.api {
+                ApiName::Scaleway => ManagementApi::Scaleway { url },
+                ApiName::GitHub => ManagementApi::GitHub { url },
+            }
+        }),
     }
 }
 

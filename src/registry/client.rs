@@ -69,6 +69,10 @@ pub(crate) enum Access<'a> {
     None,
     Pull,
     Push,
+    /// To delete a manifest.
+    Delete,
+    /// To list the repositories.
+    Catalogue,
     /// To push, and to take from another repository of the registry.
     Mount {
         from: &'a str,
@@ -152,6 +156,13 @@ impl Registry {
         self.repository("").exchange(&asked, make).map(drop)
     }
 
+    /// The address of `rest` on it.
+    pub(super) fn url(&self, rest: &str) -> Url {
+        let mut url = self.inner.origin.clone();
+        url.set_path(rest);
+        url
+    }
+
     /// A repository of it.
     pub(crate) fn repository(&self, name: &str) -> Repository {
         Repository {
@@ -170,6 +181,22 @@ impl Repository {
     /// Whether the registry said in this process that it was asked too often.
     pub(crate) fn is_limited(&self) -> bool {
         self.registry.inner.is_limited.load(Ordering::Relaxed)
+    }
+
+    /// What it is called there.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Who we are there, for an API of the registry beside the protocol.
+    pub(super) fn own_login(&self) -> Result<Option<Login>, LoginError> {
+        let inner = &*self.registry.inner;
+        (inner.find_login)(&inner.host, &self.name)
+    }
+
+    /// What goes over the network for it.
+    pub(super) fn wire(&self) -> &Wire {
+        &self.registry.inner.wire
     }
 
     /// Host and name, for people.
@@ -205,7 +232,7 @@ impl Repository {
     }
 
     /// `text` of the registry without our credentials.
-    pub(super) fn redact(&self, text: &str) -> String {
+    pub(crate) fn redact(&self, text: &str) -> String {
         self.secrets().redact(text)
     }
 
@@ -431,6 +458,8 @@ impl Repository {
             Access::None => Vec::new(),
             Access::Pull => vec![format!("repository:{own}:pull")],
             Access::Push => vec![format!("repository:{own}:pull,push")],
+            Access::Delete => vec![format!("repository:{own}:pull,delete")],
+            Access::Catalogue => vec!["registry:catalog:*".to_owned()],
             Access::Mount { from } => vec![format!("repository:{own}:pull,push"), format!("repository:{from}:pull")],
         };
         // What the registry misses counts over what we think, as long as it is about this repository.

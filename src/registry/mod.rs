@@ -6,24 +6,32 @@
 //! token              tokens, each fetched once per process
 //! redact, said       what a registry says of its errors, without our credentials
 //! client             one request: who we are, where it leads, how it failed
-//! fetching, pushing, pages  what is asked of a repository
+//! fetching, pushing, pages, removing  what is asked of a repository
+//! management, plan   what a repository holds, by protocol or API, and what of it can go
 //! ```
 //!
 //! Everything a registry sends is a stranger's: answers are bounded, digests are those of the bytes that came, credentials
 //! go to the registry and to the one place where it says tokens are had, and nowhere else. Trying again and trying elsewhere is
 //! for the caller, who knows the other places; [`RegistryError::step`] says which of both a failure calls for.
 
+mod api;
 mod challenge;
 mod client;
 mod error;
 mod fetching;
 mod fuzzed;
+mod github;
 mod login;
+mod management;
+mod manager;
 mod pages;
+mod plan;
 mod pushing;
 mod redact;
+mod removing;
 mod retry;
 mod said;
+mod scaleway;
 mod token;
 
 pub(crate) use client::{Access, Registry, RegistryPlace, Repository};
@@ -34,6 +42,9 @@ pub(crate) use fuzzed::{
     read_fuzzed_token,
 };
 pub(crate) use login::{of_pair, read_auth_file, with_login, AuthFile, Login, Said};
-pub(crate) use pages::Listing;
+pub(crate) use management::{gather, Entry, Holding, Management};
+pub(crate) use manager::{manager, ManagementApi};
+pub(crate) use pages::{catalogue, Listing};
+pub(crate) use plan::{plan_removal, KeptBecause, Known, Plan, Unwanted};
 pub(crate) use pushing::{Mounted, Pushes, Upload};
 pub(crate) use retry::{asked_pause, pause, Failure, Step};

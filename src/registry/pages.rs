@@ -1,4 +1,4 @@
-//! Lists that come in pages: tags, referrers (distribution specification, "Content Discovery").
+//! Lists that come in pages: tags, referrers, repositories (distribution specification, "Content Discovery").
 //!
 //! How many pages there are, and where the next one is, is for the registry to say. A next page on another server is refused:
 //! credentials would go along. One that was there already, and more pages than a list may have, end the list with an error.
@@ -8,13 +8,13 @@ use std::ops::ControlFlow;
 
 use serde::Deserialize;
 
-use super::client::{Access, Asked, Repository};
+use super::client::{Access, Asked, Registry, Repository};
 use super::error::Problem;
 use super::fetching::bounded;
 use super::said::{plain, shown};
 use super::RegistryError;
 use crate::net::{is_same_server, Call, Payload, Url, Verb};
-use crate::oci::{media_type, parse_referrers, Descriptor, Digest, MAX_DOCUMENT_BYTES, MAX_REFERRERS};
+use crate::oci::{media_type, parse_referrers, Descriptor, Digest, Reference, MAX_DOCUMENT_BYTES, MAX_REFERRERS};
 
 /// A page of names: 128 characters each, a thousand and more of them.
 const MAX_PAGE: u64 = 1 << 20;
@@ -62,7 +62,17 @@ impl<'a> Listing<'a> {
 
     /// Some tags, for people.
     pub(crate) fn some_tags(self) -> Result<Vec<String>, RegistryError> {
-        self.tags(FEW_PAGES, Beyond::Left)
+        let tags = self.tags(FEW_PAGES, Beyond::Left)?;
+        Ok(tags.iter().map(|tag| self.repository.redact(tag)).collect())
+    }
+
+    /// All tags, sorted, as they are.
+    ///
+    /// # Errors
+    ///
+    /// Also for a list without end.
+    pub(crate) fn all_tags(self) -> Result<Vec<String>, RegistryError> {
+        self.tags(MAX_PAGES, Beyond::Refused)
     }
 
     fn tags(self, most_pages: usize, beyond: Beyond) -> Result<Vec<String>, RegistryError> {
@@ -88,7 +98,7 @@ impl<'a> Listing<'a> {
             tags.extend(found);
             Ok(ControlFlow::Continue(()))
         })?;
-        Ok(tags.iter().map(|tag| self.repository.redact(tag)).collect())
+        Ok(tags.into_iter().collect())
     }
 
     /// What refers to a manifest, and how many entries are of a kind that cannot be read; none when the registry has no such
@@ -177,8 +187,43 @@ impl<'a> Listing<'a> {
     }
 }
 
+/// The repositories of a registry, as far as it lists them: the list is no part of the specification, and few have one.
+pub(crate) fn catalogue(registry: &Registry) -> Result<Vec<String>, RegistryError> {
+    #[derive(Deserialize)]
+    struct Page {
+        repositories: Option<Vec<String>>,
+    }
+    let repository = registry.repository("");
+    let listing = Listing::of(&repository);
+    let mut url = registry.url("v2/_catalog");
+    url.set_query(Some(&format!("n={PAGE}")));
+    let asked = listing.asked("list repositories of", url, Access::Catalogue);
+    let mut all = BTreeSet::new();
+    let reading = Reading {
+        most_pages: MAX_PAGES,
+        beyond: Beyond::Refused,
+        most_bytes: MAX_PAGE,
+        accept: None,
+    };
+    listing.pages(asked, &reading, &mut |raw| {
+        let page: Page = serde_json::from_slice(raw).map_err(|_| no_list())?;
+        let found = page.repositories.unwrap_or_default();
+        let host = repository.host();
+        let is_strange = |name: &&String| {
+            let parsed = format!("{host}/{name}").parse();
+            !matches!(parsed, Ok(Reference::Registry { repository, tag: None, digest: None, .. }) if repository == **name)
+        };
+        if let Some(strange) = found.iter().find(is_strange) {
+            return Err(format!("it lists the repository {:?}, which none can be", shown(strange)));
+        }
+        all.extend(found);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(all.into_iter().collect())
+}
+
 /// Whether a tag is one (distribution specification: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`).
-fn is_tag(text: &str) -> bool {
+pub(super) fn is_tag(text: &str) -> bool {
     let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     let mut bytes = text.bytes();
     let begins = bytes.next().is_some_and(is_word);

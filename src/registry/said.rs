@@ -37,7 +37,9 @@ pub(super) fn refusal(doing: &'static str, url: &Url, is_home: bool, status: u16
 fn said(body: &str) -> String {
     #[derive(Deserialize)]
     struct Errors {
-        errors: Vec<OneError>,
+        errors: Option<Vec<OneError>>,
+        /// As an API says it that is not the protocol's.
+        message: Option<String>,
     }
     #[derive(Deserialize)]
     struct OneError {
@@ -46,14 +48,19 @@ fn said(body: &str) -> String {
         #[serde(default)]
         message: String,
     }
-    let Ok(Errors { errors }) = serde_json::from_str(body) else {
+    let Ok(Errors { errors, message }) = serde_json::from_str(body) else {
         return String::new();
     };
+    let errors = errors.unwrap_or_default();
     let all: Vec<String> = errors
         .iter()
         .map(|one| format!("{} {}", one.code, one.message))
         .collect();
-    let all = all.join("; ");
+    let all = if all.is_empty() {
+        message.unwrap_or_default()
+    } else {
+        all.join("; ")
+    };
     let plain = all
         .trim()
         .chars()

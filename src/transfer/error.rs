@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::oci::{DiffId, Digest, ParseImageError};
 use crate::policy::Kind;
-use crate::registry::RegistryError;
+use crate::registry::{KeptBecause, RegistryError};
 use crate::store::StoreError;
 
 /// The index of a layout is locked for the time it takes to write a few kilobytes.
@@ -149,6 +149,14 @@ pub enum TransferError {
         /// What the tag means.
         there: Digest,
     },
+    /// What is to be deleted would take something along that is to stay, or is not there.
+    #[error("delete from {reference}: {reason}; nothing is deleted")]
+    Kept {
+        /// The repository, as typed.
+        reference: String,
+        /// What stays, and why.
+        reason: KeptBecause,
+    },
     /// Nothing is pushed there.
     #[error("push to {host}: this machine's configuration only pulls from it (role = \"pull\")")]
     PullOnly {
@@ -183,6 +191,11 @@ impl TransferError {
             Self::Store(error) => error.kind(),
             Self::Companions { source, .. } => source.kind(),
             Self::PullOnly { .. } | Self::Immutable { .. } => Kind::Refused,
+            Self::Kept {
+                reason: KeptBecause::Unknown(_),
+                ..
+            } => Kind::Failed,
+            Self::Kept { .. } => Kind::Refused,
             // One that may answer later is worth another try.
             Self::Registry { failures, .. } => {
                 let kinds = || failures.iter().map(RegistryError::kind);

@@ -31,6 +31,7 @@ mod nearby;
 mod note;
 mod peer;
 mod persist;
+mod poured;
 mod preferred;
 mod pull_budget;
 mod pulled;
@@ -40,10 +41,12 @@ mod registries;
 mod remote;
 mod remote_blob;
 mod remote_target;
+mod removal;
 mod shared_tag;
 mod small;
 mod verified;
 
+pub(crate) use crate::registry::{ManagementApi, Unwanted};
 pub use archive_source::ArchiveSource;
 pub use archive_target::ArchiveTarget;
 pub use attempt::Attempt;
@@ -62,6 +65,7 @@ pub use referrers::copy_referrers;
 pub use registries::{Failover, Registries, RegistryEntry, Role, TransferRules};
 pub use remote::Remote;
 pub use remote_target::RemoteTarget;
+pub use removal::{list_repositories, Keeper, Rehearsal, Removed};
 
 #[cfg(test)]
 mod tests;

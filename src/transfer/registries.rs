@@ -15,7 +15,9 @@ use crate::net::{Wire, WirePatience};
 use crate::oci::normal_host;
 use crate::policy::Bytes;
 use crate::progress::Progress;
-use crate::registry::{of_pair, Registry, RegistryError, RegistryPlace};
+use crate::registry::{
+    manager, of_pair, Management, ManagementApi, Registry, RegistryError, RegistryPlace, Repository,
+};
 use crate::store::Store;
 
 /// What may be done with a registry.
@@ -48,6 +50,8 @@ pub struct RegistryEntry {
     pub connections: Option<usize>,
     /// Pulls of one image in a minute, for a registry that takes no more.
     pub pulls_per_minute: Option<u32>,
+    /// By which API it is listed and deleted from, when not by the protocol.
+    pub management: Option<ManagementApi>,
 }
 
 /// How images are moved to and from registries.
@@ -172,6 +176,7 @@ impl Registries {
             immutable: Vec::new(),
             connections: None,
             pulls_per_minute: None,
+            management: None,
         })
     }
 
@@ -271,6 +276,11 @@ impl Registries {
         };
         let new = || Wire::new(patience, self.shared.is_proxied.unwrap_or(|_| false));
         self.shared.wire.get_or_init(new).clone()
+    }
+
+    /// How a repository is listed and deleted from.
+    pub(super) fn management<'r>(&self, repository: &'r Repository) -> Result<Box<dyn Management + 'r>, RegistryError> {
+        manager(repository, self.entry(repository.host()).management.as_ref())
     }
 
     /// Whether images may be pushed to `host`.

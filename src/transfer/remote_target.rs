@@ -2,8 +2,6 @@
 //! is taken over there, the rest is uploaded, and the manifest comes last.
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
-use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Mutex, PoisonError};
 
 use super::attempt::{Attempt, Ledger};
@@ -13,16 +11,14 @@ use super::connections::Connections;
 use super::fallback::list_referrer;
 use super::peer::{Destination, Documents, Incoming, Keeps, Kept, Reach, Written};
 use super::persist::{pause_before_retry, persist, sleep, Standing};
+use super::poured::{Bytes, Held, OpenBytes, Poured};
 use super::registries::{matches_pattern, Registries};
 use super::TransferError;
-use crate::oci::{Descriptor, Digest, Reference};
+use crate::oci::{parse_artifact, Descriptor, Digest, Reference};
 use crate::progress::Progress;
 use crate::registry::{Contents, Failure, Mounted, Pushes, RegistryError, Repository, Upload};
 use crate::store::{Store, StoreError};
 
-/// What is read of a source at a time, and how many of that wait for the network.
-const PIECE: usize = 256 << 10;
-const PIECES: usize = 4;
 /// One request of an upload where a registry takes no large ones. The smallest limit that is known is this one.
 const CHUNK: u64 = 4 << 20;
 /// An upload that got so much further before it broke was worth it.
@@ -271,159 +267,6 @@ impl<'a> RemoteTarget<'a> {
     }
 }
 
-/// Opens the bytes of one request anew each time it is made.
-type OpenBytes<'a> = dyn FnMut() -> Box<dyn Read + Send> + 'a;
-/// Makes a request whose body `OpenBytes` gives.
-type Sending<'a> = dyn FnMut(&mut OpenBytes<'_>) -> Result<(), RegistryError> + Send + 'a;
-
-/// The bytes of a blob that is uploaded.
-trait Bytes {
-    /// Has `sending` make a request with `size` bytes from `at` on.
-    fn pour(&mut self, at: u64, size: u64, sending: &mut Sending<'_>) -> Result<(), RegistryError>;
-
-    /// Why the bytes cannot be had, when that is what went wrong.
-    fn failure(&mut self) -> Option<TransferError>;
-}
-
-/// A document that is in memory.
-struct Held<'a>(&'a [u8]);
-
-impl Bytes for Held<'_> {
-    fn pour(&mut self, at: u64, size: u64, sending: &mut Sending<'_>) -> Result<(), RegistryError> {
-        let from = usize::try_from(at).unwrap_or(usize::MAX);
-        let to = usize::try_from(at.saturating_add(size)).unwrap_or(usize::MAX);
-        let part = self.0.get(from..to).unwrap_or_default();
-        sending(&mut || Box::new(io::Cursor::new(part.to_vec())))
-    }
-
-    fn failure(&mut self) -> Option<TransferError> {
-        None
-    }
-}
-
-/// A layer that comes from another place, read by this thread while another one sends it.
-struct Poured<'a, 'b> {
-    incoming: &'a mut Incoming<'b>,
-    blob: &'a Descriptor,
-    failure: Option<TransferError>,
-}
-
-impl Bytes for Poured<'_, '_> {
-    fn pour(&mut self, at: u64, size: u64, sending: &mut Sending<'_>) -> Result<(), RegistryError> {
-        let (orders, wanted) = mpsc::channel::<SyncSender<Vec<u8>>>();
-        std::thread::scope(|scope| {
-            let sender = scope.spawn(move || {
-                // Dropped with the closure: then nobody wants any more.
-                sending(&mut || {
-                    let (tell, told) = mpsc::sync_channel(PIECES);
-                    let _ = orders.send(tell);
-                    Box::new(Pipe::new(told))
-                })
-            });
-            for out in wanted {
-                self.failure = self.feed(at, size, out).err();
-            }
-            sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
-    }
-
-    fn failure(&mut self) -> Option<TransferError> {
-        self.failure.take()
-    }
-}
-
-impl Poured<'_, '_> {
-    /// Reads `size` bytes from `at` on into `out`, until nobody reads there any more.
-    fn feed(&mut self, at: u64, size: u64, out: SyncSender<Vec<u8>>) -> Result<(), TransferError> {
-        let mut out = Pieces {
-            out,
-            left: size,
-            is_closed: false,
-        };
-        // Never shown: who closed it knows better.
-        let closed = |source| TransferError::Io {
-            action: "upload",
-            path: self.blob.digest.to_string().into(),
-            source,
-        };
-        self.incoming.start_at(at)?;
-        let copied = match at == 0 && size == self.blob.size {
-            true => self.incoming.verify_into(&mut out, &closed),
-            // What it is in the end is the registry's to find out. The source stays open for the next part.
-            false => self.incoming.copy_part_into(size, &mut out, &closed),
-        };
-        if out.is_closed {
-            Ok(())
-        } else {
-            copied
-        }
-    }
-}
-
-/// Hands bytes over to the thread that sends them.
-struct Pieces {
-    out: SyncSender<Vec<u8>>,
-    left: u64,
-    is_closed: bool,
-}
-
-impl Write for Pieces {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.left)
-            .unwrap_or(usize::MAX)
-            .min(PIECE)
-            .min(bytes.len());
-        if most == 0 && self.left == 0 {
-            // More than is wanted: of a part the rest is another one's, of a whole it is too long.
-            self.is_closed = true;
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        let piece = bytes.get(..most).unwrap_or_default();
-        if self.out.send(piece.to_vec()).is_err() {
-            self.is_closed = true;
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        crate::sys::lock::beat();
-        self.left -= most as u64;
-        Ok(most)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Reads what is handed over.
-struct Pipe {
-    told: Receiver<Vec<u8>>,
-    piece: io::Cursor<Vec<u8>>,
-}
-
-impl Pipe {
-    fn new(told: Receiver<Vec<u8>>) -> Self {
-        Self {
-            told,
-            piece: io::Cursor::new(Vec::new()),
-        }
-    }
-}
-
-impl Read for Pipe {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let count = self.piece.read(buffer)?;
-            if count > 0 || buffer.is_empty() {
-                return Ok(count);
-            }
-            match self.told.recv() {
-                Ok(piece) => self.piece = io::Cursor::new(piece),
-                // All of it, or the source failed: then the request ends too early, and the source says why.
-                Err(_) => return Ok(0),
-            }
-        }
-    }
-}
-
 impl Destination for RemoteTarget<'_> {
     /// A tag that must not be moved is looked at before gigabytes are sent.
     fn begin(&self, image: &Documents) -> Result<(), TransferError> {
@@ -473,10 +316,24 @@ impl Destination for RemoteTarget<'_> {
 
     fn finish(&self, image: &Documents, _: Option<&str>) -> Result<(), TransferError> {
         let digest = image.descriptor.digest.to_string();
-        let write = |reference: &str| {
-            self.ask(|| {
+        // An image may refer to another one. A subject that is none of ours is the registry's to judge.
+        let artifact = parse_artifact(&image.manifest_raw)
+            .ok()
+            .filter(|artifact| artifact.subject.is_some());
+        let write = |reference: &str| match &artifact {
+            None => self.ask(|| {
                 Pushes::to(&self.repository).put_manifest(reference, &image.descriptor.media_type, &image.manifest_raw)
-            })
+            }),
+            Some(artifact) => {
+                let written = Written {
+                    descriptor: &image.descriptor,
+                    raw: &image.manifest_raw,
+                    artifact,
+                    tag: None,
+                    is_part: false,
+                };
+                self.write(reference, &written)
+            }
         };
         match self.tag.as_deref() {
             None => write(&digest),
@@ -544,39 +401,5 @@ fn failed(reference: &Reference, error: RegistryError) -> TransferError {
     TransferError::Registry {
         reference: reference.to_string(),
         failures: vec![error],
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_handed_over_arrives_and_no_more_than_is_wanted() {
-        let (tell, told) = mpsc::sync_channel(PIECES);
-        let mut pieces = Pieces {
-            out: tell,
-            left: 5,
-            is_closed: false,
-        };
-        assert!(pieces.write_all(b"abcdefg").is_err());
-        assert!(pieces.is_closed);
-        drop(pieces);
-        let mut text = String::new();
-        Pipe::new(told).read_to_string(&mut text).unwrap();
-        assert_eq!(text, "abcde");
-    }
-
-    #[test]
-    fn whoever_does_not_read_any_more_ends_the_feeding() {
-        let (tell, told) = mpsc::sync_channel(PIECES);
-        drop(told);
-        let mut pieces = Pieces {
-            out: tell,
-            left: 5,
-            is_closed: false,
-        };
-        assert!(pieces.write_all(b"a").is_err());
-        assert!(pieces.is_closed);
     }
 }

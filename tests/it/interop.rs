@@ -27,20 +27,20 @@ fn digest_of(image: &str) -> String {
 }
 
 /// A registry on a free port, ended with the test.
-struct Registry {
+pub struct Registry {
     server: Child,
-    address: String,
+    pub address: String,
     _data: tempfile::TempDir,
 }
 
 impl Registry {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let data = tempfile::tempdir().unwrap();
         let config = data.path().join("config.yml");
         fs::write(
             &config,
             format!(
-                "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"127.0.0.1:0\"}}\n",
+                "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\nhttp: {{addr: \"127.0.0.1:0\"}}\n",
                 data.path().join("blobs").display()
             ),
         )

@@ -2,12 +2,14 @@
 //! real one of the distribution.
 
 mod companions;
+mod conformance;
 mod copying;
 mod failing_over;
 mod fake;
 mod hostile_answers;
 mod images;
 mod logging_in;
+mod managing;
 mod many;
 mod memory;
 mod outage;
@@ -15,6 +17,7 @@ mod proxy;
 mod pulling;
 mod pushing;
 mod real;
+mod removing;
 mod two_real;
 
 /// A registry that asks for a password.

@@ -9,6 +9,7 @@ mod copying;
 mod doctor;
 mod images;
 mod moving;
+mod registry_contents;
 mod registry_order;
 pub(super) mod run;
 
@@ -49,7 +50,9 @@ pub(super) fn dispatch(globals: &Globals, command: &StoreCommand, report: Option
         } => moving::push(&session, reference, destination.as_ref(), &Moving::of_own(report)),
         StoreCommand::Copy(args) => copying::copy(&session, args, report),
         StoreCommand::Login { host, username } => moving::login(&session, host, username),
-        StoreCommand::Registries { command, format } => registry_order::registries(&session, command.as_ref(), format),
+        StoreCommand::Registries { command, format } => {
+            registry_order::registries(&session, command.as_ref(), format, report)
+        }
         StoreCommand::Save { reference, file } => moving::save(&session, reference, file),
         StoreCommand::Load { file, tag } => moving::load(&session, file, tag.as_ref()),
         StoreCommand::Images(command) => images::images(&session, command),

@@ -3,11 +3,13 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
+use super::registry_contents;
 use crate::cli::args::{Format, FormatArgs, RegistriesCommand};
 use crate::cli::error::CommandError;
 use crate::cli::escape::escape;
 use crate::cli::output::{print_json, print_line};
 use crate::cli::progress::Narrator;
+use crate::cli::report::Report;
 use crate::cli::session::Session;
 use crate::cli::table::table;
 use crate::ops::{self, KnownRegistry};
@@ -19,6 +21,7 @@ pub(super) fn registries(
     session: &Session,
     command: Option<&RegistriesCommand>,
     format: &FormatArgs,
+    report: Option<&Report>,
 ) -> Result<u8, CommandError> {
     match command {
         None => list(session, format),
@@ -28,6 +31,9 @@ pub(super) fn registries(
             ..
         }) => prefer(session, host, (*time).into()),
         Some(RegistriesCommand::Prefer { .. }) => prefer_none(session),
+        Some(RegistriesCommand::Tags { repository, format }) => registry_contents::tags(session, repository, format),
+        Some(RegistriesCommand::Ls { host, format }) => registry_contents::catalogue(session, host, format),
+        Some(RegistriesCommand::Rm(args)) => registry_contents::remove(session, args, report),
     }
 }
 

@@ -252,6 +252,8 @@ impl Drop for Fake {
 }
 
 fn serve(stream: TcpStream, state: &State, host: &str) {
+    // Headers and body are two writes, and the second would wait for the other side's word on the first.
+    let _ = stream.set_nodelay(true);
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut out = stream;
     while let Some(mut seen) = read_head(&mut reader) {
@@ -438,6 +440,17 @@ impl State {
     fn manifest(&self, seen: &Seen, repository: &str, name: &str) -> Reply {
         let key = (repository.to_owned(), name.to_owned());
         let mut manifests = self.manifests.lock().unwrap();
+        if seen.method == "DELETE" {
+            let found = manifests
+                .get(&key)
+                .map(|found| Digest::of(&found.1))
+                .filter(|_| name.contains(':'));
+            let Some(digest) = found else {
+                return error(if name.contains(':') { 404 } else { 400 }, "MANIFEST_UNKNOWN");
+            };
+            manifests.retain(|(of, _), (_, raw)| of != repository || Digest::of(raw) != digest);
+            return Reply::new(202, "");
+        }
         if seen.method == "PUT" {
             let digest = Digest::of(&seen.body).to_string();
             let document = (seen.header("content-type").to_owned(), seen.body.clone());
