@@ -400,23 +400,10 @@ impl<'a> Incoming<'a> {
         out: &mut dyn Write,
         unwritable: &dyn Fn(io::Error) -> TransferError,
     ) -> Result<(), TransferError> {
-        self.opened()?;
-        let Some(mut reader) = self.reader.take() else {
-            return Ok(());
-        };
-        let at = self.position(&reader);
-        let mut counted = Counted {
-            out,
-            blob: &self.blob,
-            tally: self.tally,
-            at,
-            counted: &mut self.counted,
-        };
-        let copied = copy(&mut reader, &mut counted);
-        copied.map(drop).map_err(|error| match error {
-            CopyError::Read(source) => self.unreadable(source),
-            CopyError::Write(source) => unwritable(source),
-        })
+        self.copy_part_into(u64::MAX, out, unwritable)?;
+        // What is read again is read from the beginning.
+        self.reader = None;
+        Ok(())
     }
 
     /// Copies the next `size` bytes of it into `out`; what comes after them is read by the next call.

@@ -5,7 +5,7 @@ use std::fs;
 use gantry::oci::Digest;
 use serde_json::{json, Value};
 
-use super::copying::{artifact, list, listed, put, raw, two, INDEX, MANIFEST};
+use super::copying::{artifact, list, listed, listed_referrer, put, raw, two, INDEX, MANIFEST};
 use super::fake::Reply;
 use super::images::{configure, layers};
 
@@ -78,14 +78,7 @@ fn a_referrer_at_fault_is_left_out_by_name_and_the_others_come() {
 #[test]
 fn a_registry_without_a_list_says_so_in_many_ways_and_is_asked_once() {
     let (from, to, gantry, digest) = two();
-    let one = artifact(&from, "team/x", None, Some(&digest), b"packages");
-    put(
-        &from,
-        "team/x",
-        Some(&tag_of(&digest)),
-        INDEX,
-        &list(std::slice::from_ref(&one)),
-    );
+    let one = listed_referrer(&from, &digest);
     for (number, reply) in [
         Reply::new(400, ""),
         Reply::new(405, ""),
@@ -154,14 +147,7 @@ fn a_companion_tag_that_is_not_moved_keeps_no_image_from_its_new_tag() {
 #[test]
 fn a_damaged_signature_of_a_layout_is_named() {
     let (from, to, gantry, digest) = two();
-    let one = artifact(&from, "team/x", None, Some(&digest), b"packages");
-    put(
-        &from,
-        "team/x",
-        Some(&tag_of(&digest)),
-        INDEX,
-        &list(std::slice::from_ref(&one)),
-    );
+    let one = listed_referrer(&from, &digest);
     let scratch = tempfile::tempdir().unwrap();
     let layout = format!("oci:{}", scratch.path().display());
     gantry.ok(["copy", &from.name("team/x:1"), &layout]);
@@ -191,8 +177,7 @@ fn a_fallback_tag_that_is_no_list_is_nobodys_to_write_over() {
         done.stderr
     );
     // At the destination: it stays, and the error says what to do.
-    let one = artifact(&from, "team/x", None, Some(&digest), b"packages");
-    put(&from, "team/x", Some(&tag), INDEX, &list(std::slice::from_ref(&one)));
+    listed_referrer(&from, &digest);
     put(&to, "other/x", Some(&tag), MANIFEST, &image);
     let done = gantry.gantry(["copy", &from.name("team/x:1"), &to.name("other/x:1")]);
     assert_eq!(done.code, 1, "{}", done.stderr);

@@ -84,6 +84,14 @@ pub(super) fn listed(fake: &Fake, repository: &str, image: &str) -> BTreeMap<Str
         .collect()
 }
 
+/// Puts something that refers to the image `digest` there, and the list that has it; returns digest and size of the former.
+pub(super) fn listed_referrer(from: &Fake, digest: &str) -> (String, usize) {
+    let one = artifact(from, "team/x", None, Some(digest), b"packages");
+    let tag = digest.replace(':', "-");
+    put(from, "team/x", Some(&tag), INDEX, &list(std::slice::from_ref(&one)));
+    one
+}
+
 /// Two registries, the first with an image.
 pub(super) fn two() -> (Fake, Fake, Gantry, String) {
     let (from, to, maker) = (Fake::start(), Fake::start(), Gantry::new());
@@ -176,14 +184,7 @@ fn what_belongs_to_an_image_goes_with_it_and_is_found_where_nothing_lists_it() {
 #[test]
 fn a_registry_that_lists_referrers_itself_gets_no_list() {
     let (from, to, gantry, digest) = two();
-    let one = artifact(&from, "team/x", None, Some(&digest), b"packages");
-    put(
-        &from,
-        "team/x",
-        Some(&digest.replace(':', "-")),
-        INDEX,
-        &list(std::slice::from_ref(&one)),
-    );
+    let one = listed_referrer(&from, &digest);
     let subject = digest.clone();
     to.rule(move |seen, state| {
         let is_it = seen.method == "PUT" && seen.path.contains("/manifests/sha256:");
@@ -197,14 +198,7 @@ fn a_registry_that_lists_referrers_itself_gets_no_list() {
 #[test]
 fn a_list_that_another_one_writes_at_once_loses_nothing() {
     let (from, to, gantry, digest) = two();
-    let one = artifact(&from, "team/x", None, Some(&digest), b"packages");
-    put(
-        &from,
-        "team/x",
-        Some(&digest.replace(':', "-")),
-        INDEX,
-        &list(std::slice::from_ref(&one)),
-    );
+    let one = listed_referrer(&from, &digest);
     // Twice somebody writes over ours between our writing it and our reading it again.
     let (tag, mut times) = (format!("/manifests/{}", digest.replace(':', "-")), 0);
     to.rule(move |seen, state| {
@@ -328,14 +322,7 @@ fn a_hostile_list_of_referrers_has_an_end() {
 #[test]
 fn layouts_and_archives_keep_what_belongs_to_an_image() {
     let (from, to, gantry, digest) = two();
-    let one = artifact(&from, "team/x", None, Some(&digest), b"packages");
-    put(
-        &from,
-        "team/x",
-        Some(&digest.replace(':', "-")),
-        INDEX,
-        &list(std::slice::from_ref(&one)),
-    );
+    let one = listed_referrer(&from, &digest);
     let tag = format!("{}.sig", digest.replace(':', "-"));
     let signature = artifact(&from, "team/x", Some(&tag), None, b"sig");
     let scratch = tempfile::tempdir().unwrap();

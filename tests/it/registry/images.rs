@@ -36,17 +36,7 @@ pub fn image(gantry: &Gantry, name: &str, layers: &[(u64, usize)]) -> String {
         descriptors.push(Descriptor::new(media_type::LAYER_GZIP, written.digest, written.size));
         diff_ids.push(written.diff_id);
     }
-    let config = ImageConfig {
-        architecture: "amd64".to_owned(),
-        os: "linux".to_owned(),
-        created: None,
-        config: ImageConfigBody::default(),
-        rootfs: RootFs {
-            kind: "layers".to_owned(),
-            diff_ids,
-        },
-        history: Vec::new(),
-    };
+    let config = config_of(diff_ids);
     let (config, size) = store.images().put_config(&config).unwrap();
     let manifest = Manifest {
         schema_version: 2,
@@ -59,6 +49,20 @@ pub fn image(gantry: &Gantry, name: &str, layers: &[(u64, usize)]) -> String {
     store.images().prepare(&store.images().open(&digest).unwrap()).unwrap();
     store.names().set(&name.parse().unwrap(), &digest).unwrap();
     digest.to_string()
+}
+
+fn config_of(diff_ids: Vec<DiffId>) -> ImageConfig {
+    ImageConfig {
+        architecture: "amd64".to_owned(),
+        os: "linux".to_owned(),
+        created: None,
+        config: ImageConfigBody::default(),
+        rootfs: RootFs {
+            kind: "layers".to_owned(),
+            diff_ids,
+        },
+        history: Vec::new(),
+    }
 }
 
 /// The tar of one file of zeros.
@@ -81,17 +85,7 @@ pub fn hold(fake: &Fake, layers: Vec<(&str, Vec<u8>, DiffId)>) {
         diff_ids.push(diff_id);
         blobs.insert(digest.to_string(), blob);
     }
-    let config = ImageConfig {
-        architecture: "amd64".to_owned(),
-        os: "linux".to_owned(),
-        created: None,
-        config: ImageConfigBody::default(),
-        rootfs: RootFs {
-            kind: "layers".to_owned(),
-            diff_ids,
-        },
-        history: Vec::new(),
-    };
+    let config = config_of(diff_ids);
     let config = serde_json::to_vec(&config).unwrap();
     let digest = Digest::of(&config);
     let manifest = Manifest {
