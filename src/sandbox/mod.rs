@@ -14,7 +14,8 @@
 //! | [`inside`] | behind the wall | that first process: mounts, restrictions, read-back, the workload's start and end |
 //!
 //! The two sides share the files of this folder: [`bundle`] and [`orders`] (what is said), [`wire`] (how), [`addresses`]
-//! (where the listeners of a run with egress are). Nothing of `outside` trusts what comes from `inside` further than the
+//! (where the listeners of a run with egress are), [`mount_plan`] and [`rlimits`] (what is mounted and limited), [`spec`]
+//! (a sandbox as others describe one). Nothing of `outside` trusts what comes from `inside` further than the
 //! kernel confirms it, and nothing of the workload ever reaches the control socket.
 //!
 //! The init dies with gantry three times over: by its parent-death signal, by the end of the control socket, and by its
@@ -26,8 +27,11 @@ mod bundle;
 mod error;
 mod inside;
 mod launch;
+mod mount_plan;
 pub(crate) mod orders;
 mod outside;
+mod rlimits;
+mod spec;
 pub(crate) mod wire;
 
 pub use crate::sys::process::Child;
@@ -41,3 +45,4 @@ pub use outside::{
     Door, End, Excess, Finished, Full, Lack, NoCaller, OpenDoors, Sandbox, Signals, Sink, Stdout, Stop, StopSignal,
     Subtree, Usage,
 };
+pub use spec::{canonical_json, specification, Guest};

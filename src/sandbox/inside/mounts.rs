@@ -19,13 +19,12 @@ use rustix::mount::{
 };
 
 use super::super::bundle::Place;
+use super::super::mount_plan::{self, Content, PlannedMount, DEV, DEVICES, LOCKED};
 use super::super::orders::{RoomOrders, WorkOrders};
 use super::failure::{at, step, Failure};
 use super::hosts;
 use super::machine_files;
 
-/// Devices of `/dev`: those that ordinary programs open.
-const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 /// Links of `/dev`.
 const LINKS: [(&str, &str); 4] = [
     ("fd", "/proc/self/fd"),
@@ -33,13 +32,6 @@ const LINKS: [(&str, &str); 4] = [
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
 ];
-/// Inodes of `/tmp`, `/output` and `/dev/shm` each: an inode costs 1 KiB of kernel memory.
-const INODES: u64 = 16_384;
-/// Inodes of `/tmp` while a package is built: sources and objects of the largest (scipy) are 20,000 files.
-const BUILD_INODES: u64 = 65_536;
-/// What every writable mount has, but `/tmp` of a package that is built.
-const LOCKED: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
-
 /// What this namespace may have of what the kernel also counts for its user on the whole machine, whose default is 128
 /// instances: one run must not take the share of others. No user namespace can be made below ours, whatever seccomp lets
 /// through; a watcher needs one instance.
@@ -58,35 +50,13 @@ pub(super) struct UnfinishedRoot(());
 
 /// Makes the root of `room` and everything in it that is known before there is a job.
 pub(super) fn make_root(room: &RoomOrders) -> Result<UnfinishedRoot, Failure> {
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    step("make mounts private", mount_change("/", private))?;
-    limit_namespace()?;
-    let scaffold = room
-        .lowers
-        .first()
-        .ok_or_else(|| ("find scaffold".to_owned(), io::ErrorKind::NotFound.into()))?;
-    let hosts = hosts_layer(scaffold, &hosts::hosts_file(&room.hostname, room.network, &room.egress))?;
-    let lowers = &[&[hosts], room.lowers.as_slice()].concat();
-    let root = match overlay(lowers, scaffold) {
-        Err((_, error)) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
-            overlay_of_old(lowers, scaffold)
-        }
-        answer => answer,
-    }?;
+    let root = mount_layers(room)?;
     step("enter root", rustix::process::fchdir(&root))?;
-
-    devices(room.shm_bytes)?;
-    machine_files::mount_machine(&room.machine)?;
-    if room.purpose.may_execute_tmp() {
-        let flags = MountFlags::NOSUID | MountFlags::NODEV;
-        tmpfs_with("tmp", room.tmp_bytes, BUILD_INODES, "1777", flags)?;
-    } else {
-        tmpfs("tmp", room.tmp_bytes, "1777")?;
+    for planned in mount_plan::of_room(room) {
+        mount_planned(&planned)?;
     }
-    match &room.output_directory {
-        None => tmpfs("output", room.output_bytes, "0755")?,
-        Some(path) => bind_output(path)?,
-    }
+    fill_dev()?;
+    finish_room(room)?;
     Ok(UnfinishedRoot(()))
 }
 
@@ -94,22 +64,60 @@ impl UnfinishedRoot {
     /// Adds the input and the secrets, makes this root `/`, and returns the root of `/output`.
     pub(super) fn enter(self, work: &WorkOrders, secrets: &[Vec<u8>]) -> Result<OwnedFd, Failure> {
         if let Some(path) = &work.input {
-            let input = open_input(path)?;
-            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-            step("attach /input", move_mount(&input, "", CWD, "input", flags))?;
-            step(
-                "make /input read-only",
-                mount_remount("input", MountFlags::BIND | MountFlags::RDONLY | LOCKED, c""),
-            )?;
+            mount_planned(&mount_plan::of_input(path))?;
         }
         write_secrets(&work.secrets, secrets)?;
 
         step("change root", rustix::process::pivot_root(".", "."))?;
         step("detach old root", unmount(".", UnmountFlags::DETACH))?;
         step("enter new root", rustix::process::chdir("/"))?;
-        let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        step("open /output", rustix::fs::open("/output", directory, Mode::empty()))
+        open_output()
     }
+}
+
+/// Mounts the layers of `room` as one read-only file system over its scaffold, in a mount namespace that is made private
+/// first; returns its root.
+pub(super) fn mount_layers(room: &RoomOrders) -> Result<OwnedFd, Failure> {
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    step("make mounts private", mount_change("/", private))?;
+    limit_namespace()?;
+    let scaffold = scaffold(room)?;
+    let hosts = hosts_layer(scaffold, &hosts::hosts_file(&room.hostname, room.network, &room.egress))?;
+    let lowers = &[&[hosts], room.lowers.as_slice()].concat();
+    match overlay(lowers, scaffold) {
+        Err((_, error)) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
+            overlay_of_old(lowers, scaffold)
+        }
+        answer => answer,
+    }
+}
+
+/// The directory of the host over which the root is mounted.
+pub(super) fn scaffold(room: &RoomOrders) -> Result<&str, Failure> {
+    let scaffold = room.lowers.first();
+    let scaffold = scaffold.ok_or_else(|| ("find scaffold".to_owned(), io::ErrorKind::NotFound.into()))?;
+    Ok(scaffold)
+}
+
+/// Makes read-only what is full now, and writes the files that say what machine the run has. Whoever made the mounts, this
+/// process stands in their root.
+pub(super) fn finish_room(room: &RoomOrders) -> Result<(), Failure> {
+    let read_only = MountFlags::BIND | MountFlags::RDONLY | DEV;
+    for device in DEVICES {
+        // The node is the host's. Read-only does not stop writing to the device, it stops changing the node's times.
+        step(
+            &format!("make /dev/{device} read-only"),
+            mount_remount(Path::new("dev").join(device), read_only, c""),
+        )?;
+    }
+    step("make /dev read-only", mount_remount("dev", read_only, c""))?;
+    machine_files::fill(&room.machine)
+}
+
+/// The root of `/output`, once the new root is ours.
+pub(super) fn open_output() -> Result<OwnedFd, Failure> {
+    let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    step("open /output", rustix::fs::open("/output", directory, Mode::empty()))
 }
 
 /// Sets the [`COUNTS`] of our user namespace, and reads them back. The first is there on every kernel with user namespaces.
@@ -217,17 +225,27 @@ fn common_directory(paths: &[String]) -> &Path {
         .unwrap_or(Path::new("/"))
 }
 
-/// Attaches the directory `path` of the host as `/output`: writable, and nothing in it is a program or a device.
-fn bind_output(path: &str) -> Result<(), Failure> {
-    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let output = step("open the directory of /output", open_tree(CWD, path, clone))?;
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    step("attach /output", move_mount(&output, "", CWD, "output", flags))?;
-    step("lock /output", mount_remount("output", MountFlags::BIND | LOCKED, c""))
+/// Mounts one piece of the plan in the new root, in which this process stands.
+fn mount_planned(planned: &PlannedMount) -> Result<(), Failure> {
+    let PlannedMount { at, of, flags, .. } = planned;
+    if let Some(("dev", _)) = at.split_once('/') {
+        fs::create_dir(at).map_err(|error| (format!("make /{at}"), error))?;
+    }
+    if let Content::Directory(path) = of {
+        let directory = open_directory(at, path)?;
+        let moved = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        step(&format!("attach /{at}"), move_mount(&directory, "", CWD, *at, moved))?;
+        let locked = mount_remount(*at, MountFlags::BIND | *flags, c"");
+        return step(&format!("lock /{at}"), locked);
+    }
+    let kind = of.file_system().unwrap_or_default();
+    let data = std::ffi::CString::new(of.data()).map_err(|error| (format!("mount /{at}"), io::Error::other(error)))?;
+    step(&format!("mount /{at}"), mount(kind, *at, kind, *flags, data.as_c_str()))
 }
 
-/// Opens the input while the host's paths are still there. Not recursive: a mount below it could not be made read-only.
-fn open_input(path: &str) -> Result<OwnedFd, Failure> {
+/// Opens the directory `path` that shall be `/at`, while the host's paths are still there. Not recursive: a mount below it
+/// could not be made read-only.
+pub(super) fn open_directory(at: &str, path: &str) -> Result<OwnedFd, Failure> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     open_tree(CWD, path, flags).map_err(|errno| {
         let hint = if errno == rustix::io::Errno::INVAL {
@@ -235,54 +253,25 @@ fn open_input(path: &str) -> Result<OwnedFd, Failure> {
         } else {
             ""
         };
-        (format!("open input {path}{hint}"), errno.into())
+        (format!("open {at} {path}{hint}"), errno.into())
     })
 }
 
-fn devices(shm_bytes: u64) -> Result<(), Failure> {
-    let dev = MountFlags::NOSUID | MountFlags::NOEXEC;
-    step(
-        "mount /dev",
-        mount("tmpfs", "dev", "tmpfs", dev, c"size=64k,nr_inodes=32,mode=0755"),
-    )?;
+/// Makes what is in `/dev`.
+fn fill_dev() -> Result<(), Failure> {
     for device in DEVICES {
         let (source, target) = (format!("/dev/{device}"), format!("dev/{device}"));
         fs::File::create_new(&target).map_err(|error| (format!("make {target}"), error))?;
         step(&format!("mount {source}"), mount_bind(source.as_str(), target.as_str()))?;
-        // The node is the host's. Read-only does not stop writing to the device, it stops changing the node's times.
-        let flags = MountFlags::BIND | MountFlags::RDONLY | dev;
-        step(
-            &format!("make {target} read-only"),
-            mount_remount(target.as_str(), flags, c""),
-        )?;
     }
     for (name, target) in LINKS {
         symlink(target, Path::new("dev").join(name)).map_err(|error| (format!("link /dev/{name}"), error))?;
     }
-    fs::create_dir("dev/shm").map_err(at("make /dev/shm"))?;
-    step(
-        "make /dev read-only",
-        mount_remount("dev", MountFlags::BIND | MountFlags::RDONLY | dev, c""),
-    )?;
-    tmpfs("dev/shm", shm_bytes, "1777")
-}
-
-fn tmpfs(target: &str, bytes: u64, mode: &str) -> Result<(), Failure> {
-    tmpfs_with(target, bytes, INODES, mode, LOCKED)
-}
-
-fn tmpfs_with(target: &str, bytes: u64, inodes: u64, mode: &str, flags: MountFlags) -> Result<(), Failure> {
-    let options = format!("size={bytes},nr_inodes={inodes},mode={mode}\0");
-    let options = std::ffi::CStr::from_bytes_with_nul(options.as_bytes())
-        .map_err(|error| (format!("mount /{target}"), io::Error::other(error)))?;
-    step(
-        &format!("mount /{target}"),
-        mount("tmpfs", target, "tmpfs", flags, options),
-    )
+    Ok(())
 }
 
 /// Writes the secrets that are files: in memory, readable by the workload alone, and read-only from then on.
-fn write_secrets(orders: &[(String, Place)], values: &[Vec<u8>]) -> Result<(), Failure> {
+pub(super) fn write_secrets(orders: &[(String, Place)], values: &[Vec<u8>]) -> Result<(), Failure> {
     let files = orders
         .iter()
         .zip(values)
@@ -292,7 +281,10 @@ fn write_secrets(orders: &[(String, Place)], values: &[Vec<u8>]) -> Result<(), F
         return Ok(());
     }
     let bytes: usize = files.iter().map(|(_, value)| value.len().next_multiple_of(4096)).sum();
-    tmpfs("run/secrets", bytes as u64 + 4096, "0700")?;
+    let options = std::ffi::CString::new(format!("size={},nr_inodes={},mode=0700", bytes + 4096, files.len() + 2))
+        .map_err(|error| ("mount /run/secrets".to_owned(), io::Error::other(error)))?;
+    let mounted = mount("tmpfs", "run/secrets", "tmpfs", LOCKED, options.as_c_str());
+    step("mount /run/secrets", mounted)?;
     for (name, value) in files {
         let path = Path::new("run/secrets").join(name);
         let file = fs::OpenOptions::new()

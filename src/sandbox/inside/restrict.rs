@@ -16,6 +16,7 @@ use rustix::thread::{
 
 use super::super::bundle::Purpose;
 use super::super::orders::RoomOrders;
+use super::super::rlimits::{rlimits, OPEN_FILES};
 use super::failure::{step, Failure};
 use super::seccomp::{self, Filter};
 use crate::policy::NetworkMode;
@@ -33,8 +34,6 @@ const FIRST_WITH_LOG: u32 = 7;
 /// Writable places of the workload.
 const WRITABLE: [&str; 3] = ["/tmp", "/output", "/dev/shm"];
 
-/// Most open descriptors of a process of the workload: the number that programs are written for.
-const OPEN_FILES: u64 = 1024;
 /// Descriptors that one message of a local socket carries, SCM_MAX_FD and some.
 const IN_ONE_MESSAGE: u64 = 256;
 
@@ -167,25 +166,13 @@ fn open_files_below(maximum: Option<u64>) -> u64 {
     })
 }
 
-/// Limits of the workload and all it starts. Not RLIMIT_AS: numpy and every JIT reserve far more than they use.
-pub(super) fn limit(pids: u32, file_bytes: u64) -> io::Result<()> {
-    let limits = [
-        // 1, not 0: a program in core_pattern is started whatever the limit, but not at 1 (kernel, fs/coredump.c); and a
-        // file of one byte is not written either.
-        (Resource::Core, 1),
-        (Resource::Nofile, open_files()),
-        // Counted per user namespace since Linux 5.14; our init is one of them.
-        (Resource::Nproc, u64::from(pids) + 1),
-        (Resource::Fsize, file_bytes),
-        (Resource::Memlock, 64 << 10),
-        (Resource::Msgqueue, 0),
-        (Resource::Sigpending, 256),
-        (Resource::Stack, 8 << 20),
-        (Resource::Rtprio, 0),
-        (Resource::Nice, 0),
-        (Resource::Locks, 0),
-    ];
-    for (resource, value) in limits {
+/// Sets the limits of the workload of `room` and all it starts, and reads them back.
+pub(super) fn limit(room: &RoomOrders) -> io::Result<()> {
+    for (resource, value) in rlimits(room) {
+        let value = match resource {
+            Resource::Nofile => value.min(open_files()),
+            _ => value,
+        };
         // A lower limit that we were started with stays: it cannot be raised anyway.
         let ceiling = rustix::process::getrlimit(resource)
             .maximum

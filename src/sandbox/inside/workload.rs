@@ -12,9 +12,6 @@ use super::super::orders::{is_not_found, Obstacle, RoomOrders, WorkOrders};
 use super::restrict;
 use crate::sys::process::{self, Forked};
 
-/// Bytes that a file may have beyond the largest place: a full `/tmp` answers ENOSPC before the limit on a file's size kills (SIGXFSZ).
-const FILE_SLACK: u64 = 64 << 10;
-
 /// What became of the workload's exec.
 #[derive(Debug)]
 pub(super) enum Begun {
@@ -64,10 +61,9 @@ fn become_workload(
     env: &[CString],
 ) -> (Obstacle, i32) {
     let errno = |error: io::Error| error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error());
-    let largest = room.tmp_bytes.max(room.output_bytes).max(room.shm_bytes);
     let prepared = rustix::process::setsid()
         .map_err(io::Error::from)
-        .and_then(|_| restrict::limit(room.pids, largest + FILE_SLACK))
+        .and_then(|_| restrict::limit(room))
         .and_then(|()| Ok(rustix::process::chdir(&*orders.cwd)?));
     if let Err(error) = prepared {
         return (Obstacle::Preparation, errno(error));
