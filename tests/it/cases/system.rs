@@ -8,9 +8,12 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::base::OWN_CACHE;
-use super::{assert_prints, case, directory, prints};
+use super::{assert_prints, case, case_with, directory, prints};
 use crate::bases::{hex, Key, Server};
 use crate::common::{done, function, shared, tool, Done};
+
+/// What VTK needs to start.
+const ROOM: &[&str] = &["--memory", "2g"];
 
 #[test]
 fn gmsh_has_its_libraries_and_the_build_nothing_to_warn_of() {
@@ -51,6 +54,20 @@ fn numbers_are_written_as_in_france() {
 #[test]
 fn a_report_has_its_pages() {
     assert_prints(&case("weasyprint-pages"), "b'%PDF-' 2\n");
+}
+
+#[test]
+fn a_plate_has_its_hole() {
+    assert_prints(&case_with("cadquery-plate", &[], ROOM).0, "562.3 7\n");
+}
+
+/// No machine that a function runs on has a screen or graphics hardware: Mesa draws in memory.
+#[test]
+fn a_sphere_is_drawn_without_a_screen() {
+    assert_prints(
+        &case_with("pyvista-picture", &[], ROOM).0,
+        "vtkOSOpenGLRenderWindow (80, 120, 3) True\n",
+    );
 }
 
 #[test]
