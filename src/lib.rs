@@ -58,7 +58,7 @@
 //!
 //! ```no_run
 //! use gantry::ops::{self, Admission, Fetch, OutputPlace, RunRequest, Take, Ticket};
-//! use gantry::policy::Confinement;
+//! use gantry::policy::{Confinement, Scope};
 //! use gantry::sandbox::{Signals, Stdin, Stdout};
 //! use gantry::store::Store;
 //!
@@ -74,6 +74,7 @@
 //!     env: Vec::new(),
 //!     secrets: Vec::new(),
 //!     confinement: Confinement::default(),
+//!     scope: Scope::Auto,
 //!     entrypoint: None,
 //!     args: Vec::new(),
 //!     ticket: Ticket::default(),

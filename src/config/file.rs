@@ -16,7 +16,8 @@ use super::package_index::IndexSection;
 use super::registry_section::{check_registries, RegistrySection, TransferSection};
 use super::{ConfigError, Environment};
 use crate::policy::{
-    with_limits, Bytes, Confinement, Egress, GivenLimits, HostPort, Network, NetworkMode, Promise, Room, Time, Wait,
+    with_limits, Bytes, Confinement, Egress, GivenLimits, HostPort, Network, NetworkMode, Promise, Room, Scope, Time,
+    Wait,
 };
 
 /// A configuration file; every section and every key may be left out.
@@ -84,6 +85,8 @@ macro_rules! run_section {
             slots_dir: Option<PathBuf>,
             /// How long a run waits for a slot.
             wait: Option<Wait>,
+            /// What a run does that has no cgroup delegated to it.
+            scope: Option<Scope>,
         }
 
         impl RunSection {
@@ -253,6 +256,11 @@ impl RunSection {
     pub fn slots(&self) -> (Option<u32>, Option<Bytes>, Option<PathBuf>) {
         let memory = self.memory_total.map(Bytes::from);
         (self.slots.map(NonZeroU32::get), memory, self.slots_dir.clone())
+    }
+
+    /// What a run does that has no cgroup delegated to it.
+    pub fn scope(&self) -> Scope {
+        self.scope.unwrap_or_default()
     }
 
     /// How long a run waits for a slot that says `given` itself.

@@ -267,6 +267,7 @@ impl Wanted {
             env: self.env,
             secrets: self.secrets,
             confinement,
+            scope: machine.scope(),
             entrypoint: self.entrypoint,
             args: self.args,
             ticket: self.ticket.unwrap_or_default(),

@@ -25,7 +25,7 @@ use super::ticket::Ticket;
 use crate::build::image::is_of_function;
 use crate::net::{Forwarder, Internet};
 use crate::oci::{Digest, ImageConfigBody, Reference};
-use crate::policy::{one_line, Code, Confinement, Network};
+use crate::policy::{one_line, Code, Confinement, Network, Scope};
 use crate::sandbox::{self, Bundle, End, Finished, Place, Purpose, SandboxError, Secret, Signals, Sink, Stdin, Stdout};
 use crate::store::{Lease, Snapshot, Store};
 use crate::transfer::Attempt;
@@ -54,6 +54,8 @@ pub struct RunRequest {
     pub secrets: Vec<SecretWanted>,
     /// Limits.
     pub confinement: Confinement,
+    /// What is done where no cgroup is delegated to us.
+    pub scope: Scope,
     /// Replaces the image's entry point and command.
     pub entrypoint: Option<String>,
     /// Replaces the arguments of the image's command.
@@ -397,6 +399,7 @@ fn bundle(store: &Store, snapshot: &Snapshot, request: &RunRequest, signals: &Si
         stdin: request.stdin,
         purpose: Purpose::Function,
         confinement: request.confinement.clone(),
+        scope: request.scope,
     })
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::error::SandboxError;
-use crate::policy::Confinement;
+use crate::policy::{Confinement, Scope};
 
 /// The kernel's limit on layers of an overlay, 500, but one: that of `/etc/hosts`.
 const MAX_LOWERS: usize = 499;
@@ -56,6 +56,8 @@ pub struct Bundle {
     pub purpose: Purpose,
     /// Limits.
     pub confinement: Confinement,
+    /// What is done where no cgroup is delegated to us.
+    pub scope: Scope,
 }
 
 impl Bundle {
@@ -83,6 +85,8 @@ impl Bundle {
             secrets: Vec::new(),
             purpose,
             confinement,
+            // Builds do without.
+            scope: Scope::Off,
         }
     }
 

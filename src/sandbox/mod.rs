@@ -42,7 +42,7 @@ pub use launch::{Launcher, Native, Start};
 pub use orders::Obstacle;
 pub use outside::{
     collect, run, run_with_doors, sweep, Beat, Caller, CgroupError, CollectError, CollectLimits, Collected, Deadline,
-    Door, End, Excess, Finished, Full, Lack, NoCaller, OpenDoors, Sandbox, Signals, Sink, Stdout, Stop, StopSignal,
-    Subtree, Usage,
+    Door, End, Excess, Finished, Full, Lack, NoCaller, OpenDoors, Sandbox, ScopeError, Signals, Sink, Stdout, Stop,
+    StopSignal, Subtree, Usage,
 };
 pub use spec::{canonical_json, specification, Guest};

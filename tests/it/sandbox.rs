@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use gantry::policy::{Bytes, Confinement, Promise};
+use gantry::policy::{Bytes, Confinement, Promise, Scope};
 use gantry::sandbox::Child;
 use gantry::sandbox::{Bundle, End, Finished, Launcher, Native, Purpose, Sandbox, SandboxError, Sink, Start, Stdin};
 
@@ -39,6 +39,7 @@ fn bundle(scratch: &Path, words: &[&str]) -> Bundle {
             allow_degraded: Promise::ALL.into(),
             ..Confinement::default()
         },
+        scope: Scope::Off,
     }
 }
 

@@ -19,6 +19,7 @@ import os
 import pathlib
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,7 @@ OWN_NAME = pathlib.Path("/proc/self/cgroup").read_text().split("::")[1].strip()
 OWN = pathlib.Path("/sys/fs/cgroup" + OWN_NAME)
 OURS = {OWN_NAME, OWN_NAME + "/gantry-supervisor"}
 IMAGE = "limits:1"
+LOGIN = "/run/login/socket"
 MIB = 1 << 20
 # The kernel of User-Mode Linux has no Landlock; everything else must hold.
 DEGRADED = os.environ.get("LIMITS_DEGRADED", "landlock")
@@ -375,6 +377,111 @@ def runs_at_once_have_limits_of_their_own():
     run([], "nothing")
 
 
+# --- a plain login ---
+
+
+class LoggedIn:
+    """A command that the login session runs (login.py), and where its scope is."""
+
+    def __init__(self, *words):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(LOGIN)
+        self.socket.sendall(json.dumps([str(word) for word in words]).encode() + b"\n")
+        self.file = self.socket.makefile()
+        self.cgroup = self.file.readline().strip()
+
+    def end(self):
+        """Its exit code, what it printed, and its errors."""
+        return json.loads(self.file.readline())
+
+
+def gantry_of_login(options, *function):
+    report = pathlib.Path(tempfile.mkdtemp(), "outcome.json")
+    return LoggedIn(*command(str(report), options, function)), report
+
+
+def ran_at_login(options, *function):
+    login, report = gantry_of_login(options, *function)
+    code, stdout, stderr = login.end()
+    ran = Ran(code, stdout, stderr, json.loads(report.read_text()))
+    check(becomes_true(lambda: not scopes()), f"scopes are left: {scopes()} after {ran}")
+    return login, ran
+
+
+def scopes():
+    """The scopes that gantry asked the user's systemd for."""
+    return sorted(pathlib.Path("/sys/fs/cgroup/user.slice").rglob("gantry-*.scope"))
+
+
+def a_plain_login_has_nothing_delegated():
+    login, ran = ran_at_login([], "nothing")
+    check("/session-" in login.cgroup, f"the login is in {login.cgroup}")
+    check(not os.access("/sys/fs/cgroup" + login.cgroup, os.W_OK), f"{login.cgroup} is delegated")
+    is_ok(ran)
+
+
+def a_plain_login_has_memory_and_cpu_enforced():
+    _, ran = ran_at_login(["--memory", "128M"], "memory", 300)
+    is_oom(ran)
+    levels = {name: ran.outcome["enforced"].get(name) for name in ("memory", "cpu", "processes")}
+    check(set(levels.values()) == {"enforced"}, f"levels are {levels}")
+    asked, delegated = (ran.outcome["phases_ms"]["prepare"] for ran in (ran, run(["--memory", "128M"], "memory", 300)))
+    print(f"  preparing took {asked:.0f} ms with a scope to ask for, {delegated:.0f} ms in a delegated cgroup", flush=True)
+    _, ran = ran_at_login(["--cpus", "0.25"], "busy", 2, 3)
+    used = ran.said("cpu") / ran.said("wall")
+    check(0.15 <= used <= 0.29, f"they used {used:.3f} of 0.25 cpu: {ran}")
+
+
+def nothing_of_a_scope_is_left_after_sigkill():
+    for _ in range(3):
+        login, _ = gantry_of_login([], "hold", "daemons", 5)
+        check(becomes_true(scopes), "there is no scope to look at")
+        [scope] = scopes()
+        check(becomes_true(lambda: sum(1 for _ in scope.rglob("gantry-run-*"))), "there is no run to end")
+        [gantry] = map(int, (scope / "gantry-supervisor/cgroup.procs").read_text().split())
+        os.kill(gantry, signal.SIGKILL)
+        login.end()
+        check(becomes_true(lambda: not scopes()), f"scopes are left: {scopes()}")
+
+
+def logins_at_once_have_scopes_of_their_own():
+    all = [gantry_of_login(["--memory", "100M"], "memory", 20) for _ in range(4)]
+    ends = [login.end() for login, _ in all]
+    check([code for code, *_ in ends] == [0] * 4, f"{ends}")
+    check(becomes_true(lambda: not scopes()), f"scopes are left: {scopes()}")
+
+
+def nobody_is_asked_where_the_configuration_says_so():
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+        file.write('[run]\nscope = "off"\n')
+        file.flush()
+        words = [GANTRY, "--config", file.name, "run", "--allow-degraded", DEGRADED, IMAGE, "--", "nothing"]
+        code, _, stderr = LoggedIn(*words).end()
+    check(code == 125 and "is not delegated to this user" in stderr, f"{code}: {stderr}")
+
+
+def a_manager_that_does_not_answer_is_waited_for_and_named():
+    # The bus is the user's own, so it can be stopped by the user.
+    bus = subprocess.run(["systemctl", "--user", "show", "--value", "--property=MainPID", "dbus.service"],
+                         env={**ENVIRONMENT, "XDG_RUNTIME_DIR": f"/run/user/{os.getuid()}"}, capture_output=True, text=True)
+    pid = int(bus.stdout)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        login, _ = gantry_of_login([], "nothing")
+        code, _, stderr = login.end()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    check(code == 125 and "busctl" in stderr, f"{code}: {stderr}")
+
+
+def doctor_finds_memory_and_cpu_enforced_at_login():
+    code, stdout, stderr = LoggedIn(GANTRY, "doctor", "--json").end()
+    check(code in (0, 3), f"exit code {code}: {stderr}")
+    promises = json.loads(stdout)["promises"]
+    levels = {name: promises[name]["level"] for name in ("memory", "cpu", "processes", "death")}
+    check(set(levels.values()) == {"enforced"}, f"the doctor says {levels}: {stdout}")
+
+
 # --- doctor ---
 
 
@@ -415,6 +522,13 @@ TESTS = [
     the_time_limit_holds_while_gantry_is_stopped,
     runs_at_once_have_limits_of_their_own,
     doctor_finds_memory_and_cpu_enforced,
+    a_plain_login_has_nothing_delegated,
+    a_plain_login_has_memory_and_cpu_enforced,
+    nothing_of_a_scope_is_left_after_sigkill,
+    logins_at_once_have_scopes_of_their_own,
+    nobody_is_asked_where_the_configuration_says_so,
+    a_manager_that_does_not_answer_is_waited_for_and_named,
+    doctor_finds_memory_and_cpu_enforced_at_login,
 ]
 
 

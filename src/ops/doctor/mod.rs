@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::config::{Config, Environment};
-use crate::policy::{one_line, Bytes, Confinement, Kind, Level, Network, Promise};
+use crate::policy::{one_line, Bytes, Confinement, Kind, Level, Network, Promise, Scope};
 use crate::sandbox::{
     self, Bundle, CgroupError, End, Finished, Purpose, SandboxError, Signals, Sink, Stdin, Stdout, Subtree,
 };
@@ -135,7 +135,7 @@ pub fn examine(store: &Store, config: &Config, environment: &Environment) -> Res
     let doctor = Doctor {
         scaffold: store.trees().scaffold()?,
         layer,
-        subtree: Subtree::open(),
+        subtree: Subtree::open_or_ask(config.run.scope()),
     };
     let host = host::observe(store.root());
     let (promises, error) = match doctor.promises() {
@@ -381,6 +381,8 @@ impl Doctor {
                 allow_degraded: Promise::ALL.into(),
                 ..confinement
             },
+            // Asked for already.
+            scope: Scope::Off,
         }
     }
 

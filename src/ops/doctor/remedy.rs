@@ -51,13 +51,13 @@ fn for_manager(error: &CgroupError, manager: Manager) -> &'static str {
         (CgroupError::NoController { .. }, Manager::UsersToo | Manager::Machine) => {
             "delegate it: a drop-in for user@.service with Delegate=cpu memory pids, or a unit like examples/systemd/gantry-worker.service"
         }
-        (CgroupError::NotDelegated { .. }, Manager::UsersToo) => {
+        (CgroupError::NotDelegated { .. } | CgroupError::NoScope { .. }, Manager::UsersToo) => {
             "run gantry in a cgroup that is delegated to you: `systemd-run --user --scope -p Delegate=yes gantry ...`, or a unit like examples/systemd/gantry-worker.service"
         }
-        (CgroupError::NotDelegated { .. }, Manager::Machine) => {
+        (CgroupError::NotDelegated { .. } | CgroupError::NoScope { .. }, Manager::Machine) => {
             "run gantry from a unit with Delegate=yes like examples/systemd/gantry-worker.service, or have a manager of this user's own started by `loginctl enable-linger`"
         }
-        (CgroupError::NotDelegated { .. } | CgroupError::NoController { .. }, Manager::None) => {
+        (CgroupError::NotDelegated { .. } | CgroupError::NoScope { .. } | CgroupError::NoController { .. }, Manager::None) => {
             "an administrator has to give this user a cgroup with the controllers memory, pids and cpu that it may write"
         }
         (CgroupError::Io { .. } | CgroupError::NotInForce { .. }, _) => {

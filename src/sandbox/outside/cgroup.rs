@@ -1,7 +1,7 @@
 //! The cgroup of a run: memory, cpu and processes of everything in the sandbox together.
 //!
-//! gantry makes cgroups itself, in a subtree that is delegated to its user (systemd: `Delegate=yes`); no D-Bus, no
-//! daemon. Processes may not sit in a cgroup that hands controllers down, so on first use everything in the delegated
+//! gantry makes cgroups itself, in a subtree that is delegated to its user (systemd: `Delegate=yes`); where none is, it asks the
+//! user's systemd for one ([`scope`](super::scope)). Processes may not sit in a cgroup that hands controllers down, so on first use everything in the delegated
 //! cgroup (the worker that calls us) moves one level down:
 //!
 //! ```text
@@ -26,7 +26,8 @@ use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::fs::{access, flock, statfs, Access, FlockOperation};
 use rustix::rand::{getrandom, GetRandomFlags};
 
-use crate::policy::{Confinement, Kind};
+use super::scope::{self, ScopeError};
+use crate::policy::{Confinement, Kind, Scope};
 
 /// Where systemd mounts the hierarchy.
 const MOUNT: &str = "/sys/fs/cgroup";
@@ -58,6 +59,14 @@ pub enum CgroupError {
     NotDelegated {
         /// The cgroup of this process, below the mount point.
         path: String,
+    },
+    /// This process may not make cgroups below its own, and was not given another.
+    #[error("cgroup {path} is not delegated to this user, and there is no scope to go to: {source}")]
+    NoScope {
+        /// The cgroup of this process, below the mount point.
+        path: String,
+        /// Why there is none.
+        source: ScopeError,
     },
     /// The subtree is delegated without a controller that a run needs.
     #[error("cgroup {path} was delegated without the {controller} controller")]
@@ -95,6 +104,7 @@ impl CgroupError {
         match self {
             Self::NotUnified
             | Self::NotDelegated { .. }
+            | Self::NoScope { .. }
             | Self::NoController { .. }
             | Self::Io { .. }
             | Self::NotInForce { .. } => Kind::Failed,
@@ -144,6 +154,17 @@ impl Subtree {
         let subtree = Self::find()?;
         subtree.enable()?;
         Ok(subtree)
+    }
+
+    /// Does as [`open`](Self::open), and where nothing is delegated, asks as `scope` says: this process is then in another cgroup.
+    pub fn open_or_ask(scope: Scope) -> Result<Self, CgroupError> {
+        match (Self::open(), scope) {
+            (Err(CgroupError::NotDelegated { path }), Scope::Auto) => match scope::enter() {
+                Ok(()) => Self::open(),
+                Err(source) => Err(CgroupError::NoScope { path, source }),
+            },
+            (opened, _) => opened,
+        }
     }
 
     /// Finds the subtree that this process may make cgroups in; changes nothing.

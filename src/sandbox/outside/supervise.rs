@@ -110,7 +110,7 @@ impl Sandbox {
         bundle.check()?;
         let clock = Clock::start();
         let confinement = &bundle.confinement;
-        let cgroup = Subtree::open().and_then(|subtree| {
+        let cgroup = Subtree::open_or_ask(bundle.scope).and_then(|subtree| {
             subtree.sweep()?;
             subtree.make(confinement)
         });
