@@ -2,7 +2,7 @@
 
 use super::super::bundle::{Place, Purpose, Secret, Stdin};
 use super::*;
-use crate::policy::{Bytes, Confinement, Egress, Network};
+use crate::policy::{Bytes, Confinement, Egress, Network, Scope};
 
 /// What nobody may find in a document.
 const SECRET: &str = "hunter2";
@@ -32,6 +32,7 @@ fn bundle(purpose: Purpose) -> Bundle {
             output_size: Bytes(16 << 20),
             ..Confinement::default()
         },
+        scope: Scope::Off,
     }
 }
 
