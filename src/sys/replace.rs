@@ -1,11 +1,16 @@
 //! Files that are whole or not there: written under another name, which is then renamed.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{flock, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+
+/// Between two looks whether a file is free that another process writes.
+const AGAIN: Duration = Duration::from_millis(5);
 
 /// A new file under a name of its own, until it takes the place of another one. Dropped before that, it is removed.
 #[derive(Debug)]
@@ -27,6 +32,38 @@ impl Replacement {
             file,
             is_placed: false,
         })
+    }
+
+    /// The file of this name that one process at a time may have: others wait for at most `patience`, and what one left that was
+    /// killed is taken over. For nobody but the owner to read.
+    ///
+    /// # Errors
+    /// `TimedOut` when another one has it all the time.
+    pub(crate) fn create_alone(path: PathBuf, patience: Duration) -> io::Result<Self> {
+        let began = Instant::now();
+        loop {
+            let file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+                .open(&path)?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {
+                    let is_still = |there: fs::Metadata| Ok::<_, io::Error>(there.ino() == file.metadata()?.ino());
+                    // Whoever had it before us has renamed it or removed it: this one is no longer called so.
+                    if fs::symlink_metadata(&path).map_or(Ok(false), is_still)? {
+                        file.set_len(0)?;
+                        let is_placed = false;
+                        return Ok(Self { path, file, is_placed });
+                    }
+                }
+                Err(Errno::WOULDBLOCK) if began.elapsed() < patience => std::thread::sleep(AGAIN),
+                Err(Errno::WOULDBLOCK) => return Err(io::ErrorKind::TimedOut.into()),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
     }
 
     /// The file, to write to.
@@ -92,6 +129,26 @@ mod tests {
         fs::set_permissions(scratch.path(), locked).unwrap();
         let refused = try_directory(scratch.path()).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+    }
+
+    #[test]
+    fn one_at_a_time_has_a_file_and_what_a_killed_one_left_is_taken_over() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (target, own) = (scratch.path().join("target"), scratch.path().join("own"));
+        fs::write(&own, "of one that was killed").unwrap();
+        let count = || fs::read_to_string(&target).map_or(0, |text| text.parse::<u32>().unwrap());
+        let add = || {
+            let mut file = Replacement::create_alone(own.clone(), Duration::from_secs(60)).unwrap();
+            file.write_all((count() + 1).to_string().as_bytes()).unwrap();
+            file.place(&target).unwrap();
+        };
+        std::thread::scope(|scope| (0..20).for_each(|_| drop(scope.spawn(add))));
+        assert_eq!(count(), 20);
+        let held = Replacement::create_alone(own.clone(), Duration::ZERO).unwrap();
+        let refused = Replacement::create_alone(own.clone(), Duration::from_millis(10)).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::TimedOut);
+        drop(held);
+        assert!(!own.exists());
     }
 
     #[test]

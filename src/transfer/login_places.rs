@@ -30,6 +30,11 @@ const HELPER_TIME: Duration = Duration::from_secs(10);
 /// What a helper may print.
 const HELPER_OUTPUT: usize = 64 << 10;
 
+/// What is written before it takes the place of docker's file, in its folder.
+const WRITTEN: &str = ".gantry-login";
+/// How long another process may write it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// How the configuration names credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Credential {
@@ -98,26 +103,25 @@ impl LoginPlaces {
     /// The text says what could not be written; what was there stays.
     pub(super) fn keep(&self, host: &str, user: &str, password: &str) -> Result<String, String> {
         let path = self.files.first().ok_or("neither DOCKER_CONFIG nor HOME is set")?;
-        let text = match read_bounded(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => b"{}".to_vec(),
-            read => read.map_err(|error| format!("read {}: {error}", path.display()))?,
+        let unreadable = |error: &dyn std::fmt::Display| format!("read {}: {error}", path.display());
+        let read = || match read_bounded(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(b"{}".to_vec()),
+            read => read.map_err(|error| unreadable(&error)),
         };
-        let file = read_auth_file(&text).map_err(|reason| format!("read {}: {reason}", path.display()))?;
+        let file = read_auth_file(&read()?).map_err(|reason| unreadable(&reason))?;
         if let Some(name) = file.helper_of(host) {
             self.tell_helper(name, host, user, password)?;
             return Ok(format!("docker-credential-{name}"));
         }
-        let text =
-            with_login(&text, host, user, password).map_err(|error| format!("read {}: {error}", path.display()))?;
+        let folder = path.parent().unwrap_or(Path::new("."));
         let write = || {
-            let folder = path.parent().unwrap_or(Path::new("."));
             DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-            let mut random = [0; 8];
-            rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-            let beside = folder.join(format!(".gantry-{:016x}", u64::from_ne_bytes(random)));
-            let mut file = Replacement::create(beside)?;
+            let mut file = Replacement::create_alone(folder.join(WRITTEN), PATIENCE)?;
             // Before there is anything in it.
             file.file().set_permissions(Permissions::from_mode(0o600))?;
+            // Read when nobody else writes: of two that log in at once neither loses the other's.
+            let text = read().map_err(io::Error::other)?;
+            let text = with_login(&text, host, user, password).map_err(io::Error::other)?;
             file.write_all(&text)?;
             // A link stays one: it leads where the owner keeps the file.
             file.place(&path.canonicalize().unwrap_or(path.clone()))

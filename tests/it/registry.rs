@@ -8,6 +8,7 @@ mod failing_over;
 mod fake;
 mod hostile_answers;
 mod images;
+mod killed;
 mod logging_in;
 mod managing;
 mod many;

@@ -120,6 +120,8 @@ pub struct State {
 /// Lets nobody pass before as many are there at once as should be.
 pub struct Gate {
     wanted: usize,
+    /// Whom it is for; none for bytes of layers.
+    is_for: Option<fn(&Seen) -> bool>,
     /// How many are inside, and how many were at most.
     inside: Mutex<(usize, usize)>,
     changed: Condvar,
@@ -197,8 +199,18 @@ impl Fake {
 
     /// From now on nobody gets bytes of a blob, or is done with an upload, before `wanted` of them are at it at once.
     pub fn gate(&self, wanted: usize) -> Arc<Gate> {
+        self.gate_of(wanted, None)
+    }
+
+    /// From now on nobody of those `is_for` which it is gets an answer before `wanted` of them are there at once.
+    pub fn gate_for(&self, wanted: usize, is_for: fn(&Seen) -> bool) -> Arc<Gate> {
+        self.gate_of(wanted, Some(is_for))
+    }
+
+    fn gate_of(&self, wanted: usize, is_for: Option<fn(&Seen) -> bool>) -> Arc<Gate> {
         let gate = Arc::new(Gate {
             wanted,
+            is_for,
             inside: Mutex::new((0, 0)),
             changed: Condvar::new(),
         });
@@ -279,7 +291,8 @@ fn serve(stream: TcpStream, state: &State, host: &str) {
         };
         let reply = ruled.unwrap_or_else(|| state.answer(&seen, host));
         let is_large = seen.body.len().max(reply.body.len()) >= LARGE && seen.path.contains("/blobs/");
-        let gate = state.gate.lock().unwrap().clone().filter(|_| is_large);
+        let is_for = |gate: &Arc<Gate>| gate.is_for.map_or(is_large, |is_for| is_for(&seen));
+        let gate = state.gate.lock().unwrap().clone().filter(is_for);
         if let Some(gate) = &gate {
             gate.enter();
         }
