@@ -38,6 +38,9 @@ fn of_registry(error: &RegistryError) -> Option<&'static str> {
             "`gantry login HOST` writes credentials where docker keeps them; `credentials` under [[registry]] in the configuration names others",
         ),
         Failure::Untrusted => Some("SSL_CERT_FILE names certificates that are accepted instead of the system's"),
+        Failure::Unresolved => Some(
+            "the host is mistyped, or the name servers of this machine do not know it: `gantry registries` lists those of the configuration",
+        ),
         Failure::Unreachable
         | Failure::Silent
         | Failure::Broken

@@ -22,8 +22,8 @@ use reqwest::header::HeaderMap;
 use reqwest::{redirect, Method, Url};
 
 use super::watched::Watched;
-use super::world::{make_resolver, Internet, World};
-use super::{failure, NetError};
+use super::world::{make_resolver, unanswered, Internet, World};
+use super::{failure, has_no_address, NetError};
 use crate::policy::is_loopback;
 use crate::sys::lock::beat;
 
@@ -83,8 +83,10 @@ pub(crate) struct WirePatience {
 /// What went wrong before there was an answer, or while it came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// Nobody accepts a connection there, or the name has no address.
+    /// Nobody accepts a connection there.
     Unreachable,
+    /// The name servers answer that its name has no address.
+    Unresolved,
     /// It accepts and says nothing.
     Silent,
     /// The connection broke.
@@ -452,29 +454,22 @@ pub(crate) fn trouble_of(error: &io::Error) -> Trouble {
 }
 
 fn wire_error(error: reqwest::Error) -> WireError {
-    let is_unreachable = error.is_connect();
-    let is_silent = error.is_timeout();
-    match failure(String::new(), error) {
-        NetError::Untrusted { source, .. } => WireError {
-            trouble: Trouble::Untrusted,
-            phase: "its certificate is not accepted",
-            source,
-        },
-        NetError::Transport { phase, source, .. } => WireError {
-            trouble: match (is_unreachable, is_silent) {
-                (true, _) => Trouble::Unreachable,
-                (false, true) => Trouble::Silent,
-                (false, false) => Trouble::Broken,
-            },
-            phase,
-            source,
-        },
-        other => WireError {
-            trouble: Trouble::Broken,
-            phase: "the request failed",
-            source: io::Error::other(other.to_string()),
-        },
-    }
+    let trouble = match error.is_connect() {
+        true if has_no_address(&error) => Trouble::Unresolved,
+        true => Trouble::Unreachable,
+        false if error.is_timeout() => Trouble::Silent,
+        false => Trouble::Broken,
+    };
+    let (trouble, phase, source) = match failure(String::new(), error) {
+        NetError::Untrusted { source, .. } => (Trouble::Untrusted, "its certificate is not accepted", source),
+        NetError::Transport { phase, source, .. } => (trouble, phase, source),
+        other => (
+            Trouble::Broken,
+            "the request failed",
+            io::Error::other(other.to_string()),
+        ),
+    };
+    WireError { trouble, phase, source }
 }
 
 /// Names that were vetted, with the addresses that were looked at; all others are looked up as usual.
@@ -504,7 +499,8 @@ impl Resolve for Pinned {
                 Some(addresses) => addresses,
                 None => {
                     let resolver = resolver.get_or_try_init(|| async { make_resolver() }).await?;
-                    resolver.lookup_ip(name.as_str()).await?.iter().collect()
+                    let found = resolver.lookup_ip(name.as_str()).await;
+                    found.map_err(unanswered)?.iter().collect()
                 }
             };
             // A machine without IPv6 often has IPv6 routes that lead nowhere.

@@ -391,6 +391,13 @@ fn without_url(error: reqwest::Error) -> String {
 /// What the HTTP library says before what the resolver says.
 const DNS: &str = "dns error";
 
+/// Whether the name servers answered, and know no address of the host. One that cannot be asked says nothing of a name.
+fn has_no_address(error: &reqwest::Error) -> bool {
+    let is_of_names = causes_of(error).any(|cause| cause.to_string() == DNS);
+    let is_none = |cause: &io::Error| cause.kind() == io::ErrorKind::NotFound;
+    is_of_names && causes_of(error).any(|cause| cause.downcast_ref().is_some_and(is_none))
+}
+
 fn causes_of<'a>(error: &'a reqwest::Error) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
     std::iter::successors(error.source(), |cause: &&'a (dyn std::error::Error + 'static)| {
         (*cause).source()

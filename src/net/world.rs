@@ -61,7 +61,7 @@ impl World for Internet {
 }
 
 /// The answer of the name servers, in words: the library quotes its question as the code has it.
-fn unanswered(error: NetError) -> io::Error {
+pub(super) fn unanswered(error: NetError) -> io::Error {
     if error.is_nx_domain() {
         return io::Error::new(io::ErrorKind::NotFound, "the name servers know no such name");
     }

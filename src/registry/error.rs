@@ -144,7 +144,9 @@ impl RegistryError {
     /// Kind of the error, as a program decides by it.
     pub fn kind(&self) -> Kind {
         match self.failure() {
+            // Names inside a network have no address while the way into it is down, so it may help to try again elsewhere.
             Failure::Unreachable
+            | Failure::Unresolved
             | Failure::Silent
             | Failure::Broken
             | Failure::ServerError
@@ -167,6 +169,7 @@ impl RegistryError {
     pub(crate) fn word(&self) -> &'static str {
         match self.failure() {
             Failure::Unreachable | Failure::Broken => "connection",
+            Failure::Unresolved => "name",
             Failure::Silent => "timeout",
             Failure::ServerError | Failure::Elsewhere => "server_error",
             Failure::Busy => "rate_limited",

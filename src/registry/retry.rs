@@ -10,6 +10,7 @@ use crate::sys::clock;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Failure {
     Unreachable,
+    Unresolved,
     Silent,
     Broken,
     ServerError,
@@ -41,11 +42,16 @@ pub(crate) enum Step {
 }
 
 /// Every sort of failure, what it calls for, and why.
-const TABLE: [(Failure, Step, &str); 16] = [
+const TABLE: [(Failure, Step, &str); 17] = [
     (
         Failure::Unreachable,
         Step::Retry,
         "nobody accepts a connection: a restart takes a second, an outage longer",
+    ),
+    (
+        Failure::Unresolved,
+        Step::Next,
+        "its name has no address: it is mistyped, or the name servers here do not know it, and will not in a second",
     ),
     (Failure::Silent, Step::Retry, "accepted, and no answer in time"),
     (
@@ -129,16 +135,19 @@ impl Failure {
     }
 
     /// Whether another registry may say what a tag means when this one fails so. A path may be somebody else's there, so one
-    /// that answers counts, whatever it answers: only an outage leads on. What is called by its digest is the same everywhere.
+    /// that answers counts, whatever it answers: only one that does not leads on. What is called by its digest is the same
+    /// everywhere.
     pub(crate) fn leads_on_by_tag(self) -> bool {
-        self.is_outage() || self == Self::Busy
+        self.is_outage() || matches!(self, Self::Busy | Self::Unresolved)
     }
 
-    /// Whether it says that the registry is away, and not something about the request.
+    /// Whether it says that the registry is away, and not something about the request, or about its name: that costs no time
+    /// to find out again, and the host may be one that is not there at all.
     pub(crate) fn is_outage(self) -> bool {
         match self {
             Self::Unreachable | Self::Silent | Self::Broken | Self::ServerError => true,
             Self::Busy
+            | Self::Unresolved
             | Self::Elsewhere
             | Self::Unauthorized
             | Self::Denied
@@ -251,6 +260,7 @@ mod tests {
             Failure::WrongBytes,
         ];
         let left = [
+            Failure::Unresolved,
             Failure::Denied,
             Failure::NotFound,
             Failure::Untrusted,
@@ -264,7 +274,8 @@ mod tests {
         assert_eq!(of(Step::Next), left);
         assert_eq!(of(Step::Fatal), [Failure::Setup]);
         let by_tag = TABLE.iter().filter(|row| row.0.leads_on_by_tag());
-        let outages = [&tried_again[..4], &[Failure::Busy]].concat();
+        let (first, others) = (&tried_again[..1], &tried_again[1..4]);
+        let outages = [first, &[Failure::Unresolved], others, &[Failure::Busy]].concat();
         assert_eq!(by_tag.map(|row| row.0).collect::<Vec<_>>(), outages);
     }
 

@@ -80,6 +80,7 @@ pub(super) fn failed(doing: &'static str, url: &Url, error: &WireError) -> Regis
 pub(super) fn failure_of(trouble: Trouble) -> Failure {
     match trouble {
         Trouble::Unreachable => Failure::Unreachable,
+        Trouble::Unresolved => Failure::Unresolved,
         Trouble::Silent => Failure::Silent,
         Trouble::Broken => Failure::Broken,
         Trouble::Untrusted => Failure::Untrusted,

@@ -91,6 +91,7 @@ mod tests {
     fn a_registry_is_left_soon_when_there_is_another_one() {
         for (failure, alone, beside) in [
             (Failure::Unreachable, 5, 1),
+            (Failure::Unresolved, 1, 1),
             (Failure::Silent, 5, 1),
             (Failure::Broken, 5, 2),
             (Failure::ServerError, 5, 2),

@@ -348,3 +348,40 @@ fn a_copy_reads_the_registry_that_is_typed() {
     assert_eq!(gantry.ok(["copy", &second, &first]).trim(), old);
     assert_eq!(one.digest_of("team/x", "1"), Some(old));
 }
+
+#[test]
+fn a_host_without_an_address_is_no_outage_and_may_be_mistyped() {
+    let (_, two, _, digest) = pair();
+    // Of this domain no name server knows an address (RFC 6761).
+    let none = "registry.invalid";
+    let gantry = Gantry::new();
+    configure(
+        &gantry,
+        &format!("[[registry]]\nhost = \"{none}\"\n{}", entry(&two.host)),
+    );
+    let (attempts, took) = pull(&gantry, none, &digest);
+    eprintln!("no address: {took:?}");
+    let of = |at: usize| {
+        [
+            &attempts[at]["registry"],
+            &attempts[at]["status"],
+            &attempts[at]["reason"],
+        ]
+    };
+    assert_eq!(of(0), [none, "failed", "name"]);
+    assert_eq!((of(1)[0], of(1)[1]), (&two.host.as_str().into(), &"ok".into()));
+    // The other processes of the store need not hear of it: to ask again costs nothing.
+    assert!(!gantry.root.join("registries").join(format!("{none}.json")).exists());
+    let known: Value = serde_json::from_str(&gantry.ok(["registries", "--json"])).unwrap();
+    assert_eq!((&known[0]["host"], &known[0]["is_away"]), (&none.into(), &false.into()));
+
+    let alone = gantry.gantry(["pull", "ghrc.invalid/team/a:1"]);
+    assert_eq!(alone.code, 4, "{}", alone.stderr);
+    for part in [
+        "ghrc.invalid",
+        "the name servers know no such name",
+        "hint: the host is mistyped",
+    ] {
+        assert!(alone.stderr.contains(part), "{part}: {}", alone.stderr);
+    }
+}
