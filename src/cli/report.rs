@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 use super::error::CommandError;
 use super::outlet::{open_descriptor, Outlet};
 use super::output::is_ready;
-use crate::ops::{unless_signalled, Attempt, Worked};
+use crate::ops::{unless_signalled, Asked, Attempt, Worked};
 use crate::policy::one_line;
 use crate::sandbox::Signals;
 use crate::sys::replace::{try_directory, Replacement};
@@ -33,8 +33,8 @@ pub(super) struct Report {
     /// The pipe or device; a file is made when it is written.
     stream: Option<File>,
     state: Mutex<State>,
-    /// The registries that were asked; none for a command that asks none.
-    attempts: Mutex<Option<Vec<Attempt>>>,
+    /// The registries that are asked; none for a command that asks none.
+    asked: Mutex<Option<Asked>>,
     /// What is done of the work, for a command that ends before its document is written.
     so_far: Mutex<Map<String, Value>>,
 }
@@ -122,7 +122,7 @@ impl Report {
                 path,
                 stream,
                 state: Mutex::new(State::Begun),
-                attempts: Mutex::default(),
+                asked: Mutex::default(),
                 so_far: Mutex::default(),
             }),
             Err(source) => Err(failed(path, source)),
@@ -152,9 +152,10 @@ impl Report {
         self.put(document, State::Written)
     }
 
-    /// Notes which registries were asked: how that went belongs to the report of a failure, too.
-    pub(super) fn asked(&self, attempts: Vec<Attempt>) {
-        *self.attempts.lock().unwrap_or_else(PoisonError::into_inner) = Some(attempts);
+    /// Notes where it is said which registries are asked: how that went belongs to the report of a failure, and of a command
+    /// that a signal ends, too.
+    pub(super) fn asks(&self, asked: &Asked) {
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked.clone());
     }
 
     fn so_far(&self) -> Map<String, Value> {
@@ -162,7 +163,8 @@ impl Report {
     }
 
     fn attempts(&self) -> Option<Vec<Attempt>> {
-        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.as_ref().map(Asked::attempts)
     }
 
     /// Writes that the command ended in `error`.

@@ -15,8 +15,8 @@ use crate::progress::{Progress, Silent};
 use crate::store::{check_name, Store};
 use crate::sys::replace::Replacement;
 use crate::transfer::{
-    copy_image, copy_image_with, ensure_copied, name_of, ArchiveSource, ArchiveTarget, Attempt, Companions,
-    Destination, Failover, Layout, Nearby, Reach, Registries, Remote, RemoteTarget, Source, TransferError,
+    copy_image, copy_image_with, ensure_copied, name_of, ArchiveSource, ArchiveTarget, Asked, Companions, Destination,
+    Failover, Layout, Nearby, Reach, Registries, Remote, RemoteTarget, Source, TransferError,
 };
 
 /// What images move with.
@@ -29,7 +29,8 @@ pub struct Transport<'a> {
     pub progress: &'a dyn Progress,
     /// What becomes of what refers to an image that is copied between places outside the store, which keeps none of it.
     pub companions: Companions,
-    attempts: Mutex<Vec<Attempt>>,
+    /// The registries that are asked.
+    pub asked: Asked,
     /// Where it was pushed, if that is not where it was to be.
     instead: Mutex<Option<Place>>,
 }
@@ -42,14 +43,9 @@ impl<'a> Transport<'a> {
             registries,
             progress,
             companions: Companions::Along,
-            attempts: Mutex::default(),
+            asked: Asked::default(),
             instead: Mutex::default(),
         }
-    }
-
-    /// The registries that were asked so far, and how that went.
-    pub fn attempts(&self) -> Vec<Attempt> {
-        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Where the image was pushed, when another registry is preferred over the one that was named.
@@ -80,13 +76,6 @@ impl<'a> Transport<'a> {
         self.progress.warn(&text);
         *self.instead.lock().unwrap_or_else(PoisonError::into_inner) = Some(instead.clone());
         Some(instead)
-    }
-
-    fn note(&self, attempts: Vec<Attempt>) {
-        self.attempts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(attempts);
     }
 }
 
@@ -205,10 +194,10 @@ fn from_registry(transport: &Transport<'_>, reference: &Reference, target: Targe
         }
         Target::Place(_) | Target::Store(_) => (*registries).clone(),
     };
-    let remote = Remote::new(store, &registries, reference, *progress)?;
+    let remote = Remote::new(store, &registries, reference, *progress)?.told_to(&transport.asked);
     progress.step("Pulling", &reference.to_string());
     let name = reference.digest().is_none().then(|| reference.with_tag());
-    let copied = remote.find().map_err(ImagesError::from).and_then(|image| {
+    remote.find().map_err(ImagesError::from).and_then(|image| {
         let nearby = Nearby::new(store, &remote, *progress);
         // What comes into the store is fetched by it; what goes past it need not come from far.
         let from: &dyn Source = match target {
@@ -224,9 +213,7 @@ fn from_registry(transport: &Transport<'_>, reference: &Reference, target: Targe
             name: name.as_deref(),
         };
         from.copy(target, || Ok(reference.clone()))
-    });
-    transport.note(remote.attempts());
-    copied
+    })
 }
 
 fn from_store(transport: &Transport<'_>, reference: &Reference, target: Target<'_>) -> Result<Copied, ImagesError> {
@@ -287,11 +274,9 @@ impl Found<'_> {
                 return write_archive(store, file, copy).map(elsewhere);
             }
             Target::Place(Place::Image(reference @ Reference::Registry { .. })) => {
-                let to = RemoteTarget::new(store, registries, reference, progress)?;
+                let to = RemoteTarget::new(store, registries, reference, progress)?.told_to(&self.transport.asked);
                 progress.step("Pushing", &reference.to_string());
-                let copied = self.send(&to, None);
-                self.transport.note(to.attempts());
-                return Ok(elsewhere(copied?));
+                return Ok(elsewhere(self.send(&to, None)?));
             }
             Target::Place(Place::Image(name)) | Target::Store(Some(name)) => name.clone(),
             Target::Store(None) => own_name()?,

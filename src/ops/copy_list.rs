@@ -18,7 +18,7 @@ use crate::oci::{Digest, Place, Reference};
 use crate::policy::{one_line, Kind};
 use crate::progress::Progress;
 use crate::sys::pool;
-use crate::transfer::{copy_referrers, resolve_image, Attempt, Companions, Failover, Remote, RemoteTarget};
+use crate::transfer::{copy_referrers, resolve_image, Asked, Attempt, Companions, Failover, Remote, RemoteTarget};
 
 /// Images that are copied at once. Each has its own layers under way.
 const AT_ONCE: usize = 4;
@@ -78,15 +78,15 @@ pub fn copy_list(
 
 fn copy_one(transport: &Transport<'_>, one: &ListedCopy) -> CopiedOfList {
     let began = Instant::now();
-    let mut asked = Vec::new();
-    let (result, attempts) = match find_equal(transport, one, &mut asked) {
-        Ok(Some(digest)) => (Ok(("equal", digest)), asked),
+    let compared = Asked::default();
+    let (result, asked) = match find_equal(transport, one, &compared) {
+        Ok(Some(digest)) => (Ok(("equal", digest)), &compared),
         // The copy would wait for it once more.
-        Err(error) if error.kind().is_away() => (Err(error), asked),
+        Err(error) if error.kind().is_away() => (Err(error), &compared),
         // Whatever else keeps us from comparing is met again by the copy, which says it better.
         Ok(None) | Err(_) => {
             let copied = copy(transport, &one.source, &one.destination).map(|copied| ("copied", copied.digest));
-            (copied, transport.attempts())
+            (copied, &transport.asked)
         }
     };
     let kind = result.as_ref().err().map(ImagesError::kind);
@@ -97,7 +97,7 @@ fn copy_one(transport: &Transport<'_>, one: &ListedCopy) -> CopiedOfList {
         digest: result.as_ref().ok().map(|(_, digest)| *digest),
         error: result.as_ref().err().map(|error| one_line(error)),
         is_retryable: kind.is_some_and(Kind::is_away),
-        attempts,
+        attempts: asked.attempts(),
         seconds: began.elapsed().as_secs_f64(),
         kind,
         failure: result.err(),
@@ -154,40 +154,29 @@ impl Outages {
 }
 
 /// The image, when source and destination say that it is there already: two questions for a digest, and no bytes. What refers to
-/// it may have come later, such as a signature: it is copied where that is wanted. Who was `asked` is added to that.
-fn find_equal(
-    transport: &Transport<'_>,
-    one: &ListedCopy,
-    asked: &mut Vec<Attempt>,
-) -> Result<Option<Digest>, ImagesError> {
+/// it may have come later, such as a signature: it is copied where that is wanted. Who is asked is noted in `asked`.
+fn find_equal(transport: &Transport<'_>, one: &ListedCopy, asked: &Asked) -> Result<Option<Digest>, ImagesError> {
     let Place::Image(destination @ Reference::Registry { .. }) = &one.destination else {
         return Ok(None);
     };
     let Transport { store, registries, .. } = *transport;
-    let target = RemoteTarget::new(store, registries, destination, transport.progress)?;
+    let target = RemoteTarget::new(store, registries, destination, transport.progress)?.told_to(asked);
     let is_there = |wanted: Digest| Ok::<_, ImagesError>(target.find()?.filter(|there| *there == wanted));
-    let equal = match &one.source {
+    match &one.source {
         Place::Image(source @ Reference::Registry { .. }) => {
             let alone = registries.clone().with_failover(Failover::Forbidden);
-            let remote = Remote::new(store, &alone, source, transport.progress)?;
-            let equal = || {
-                let equal = is_there(resolve_image(&remote, &remote.find()?)?)?;
-                if let Some(image) = equal.filter(|_| transport.companions == Companions::Along) {
-                    copy_referrers(&remote, &image, &target, transport.progress)?;
-                }
-                Ok(equal)
-            };
-            let equal = equal();
-            asked.extend(remote.attempts());
-            equal
+            let remote = Remote::new(store, &alone, source, transport.progress)?.told_to(asked);
+            let equal = is_there(resolve_image(&remote, &remote.find()?)?)?;
+            if let Some(image) = equal.filter(|_| transport.companions == Companions::Along) {
+                copy_referrers(&remote, &image, &target, transport.progress)?;
+            }
+            Ok(equal)
         }
         Place::Image(source @ (Reference::Local { .. } | Reference::Digest { .. })) => {
             store.names().find(source)?.map_or(Ok(None), is_there)
         }
-        Place::Image(Reference::Layout { .. }) | Place::Archive { .. } => return Ok(None),
-    };
-    asked.extend(target.attempts());
-    equal
+        Place::Image(Reference::Layout { .. }) | Place::Archive { .. } => Ok(None),
+    }
 }
 
 /// Says what is done, and not how many bytes of which of several images.

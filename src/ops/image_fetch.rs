@@ -7,7 +7,7 @@ use super::images::ImagesError;
 use crate::oci::{Place, Reference};
 use crate::progress::{Progress, Silent};
 use crate::store::Store;
-use crate::transfer::{Attempt, Registries};
+use crate::transfer::{Asked, Registries};
 
 /// When an image of a registry is pulled before it is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -43,12 +43,6 @@ impl Default for Fetch {
     }
 }
 
-/// What came of it.
-pub(super) struct Fetched {
-    pub result: Result<Option<Copied>, ImagesError>,
-    pub attempts: Vec<Attempt>,
-}
-
 impl Fetch {
     /// Whether the image of `reference` is to be fetched. A name of the store is not anywhere else.
     pub(super) fn is_wanted(&self, store: &Store, reference: &Reference) -> bool {
@@ -62,19 +56,16 @@ impl Fetch {
             }
     }
 
-    /// Fetches the image of `reference`, unpacks it and names it so. What the store has of it is not fetched again.
-    pub(super) fn fetch(&self, store: &Store, reference: &Reference) -> Fetched {
+    /// Fetches the image of `reference`, unpacks it and names it so. What the store has of it is not fetched again. Who is
+    /// asked for it is noted in `asked`.
+    pub(super) fn fetch(&self, store: &Store, reference: &Reference, asked: &Asked) -> Result<Copied, ImagesError> {
         let telling = Telling(self.tell);
         let progress: &dyn Progress = &telling;
-        let transport = Transport::new(store, &self.registries, progress);
+        let mut transport = Transport::new(store, &self.registries, progress);
+        transport.asked = asked.clone();
         // Nothing names it yet, nor its layers.
-        let kept = store.locks().keep_collector_out();
-        let result = match kept {
-            Ok(_kept) => pull(&transport, &Place::Image(reference.clone()), None).map(Some),
-            Err(error) => Err(error.into()),
-        };
-        let attempts = transport.attempts();
-        Fetched { result, attempts }
+        let _kept = store.locks().keep_collector_out()?;
+        pull(&transport, &Place::Image(reference.clone()), None)
     }
 }
 

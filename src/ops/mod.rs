@@ -34,7 +34,7 @@ pub use crate::build::function_naming::FunctionNaming;
 pub use crate::build::image::Created;
 pub use crate::python::project::Origin;
 pub use crate::python::resolve::LOCK_AGE;
-pub use crate::transfer::{Attempt, Companions, Failover, Preferred, Registries};
+pub use crate::transfer::{Asked, Attempt, Companions, Failover, Preferred, Registries};
 
 pub use action::{Action, Advice};
 pub use base::{build_base, BaseReport, BaseRequest};

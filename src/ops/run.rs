@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::image_fetch::{Fetch, Fetched};
+use super::image_fetch::Fetch;
 use super::interrupt::{unless_signalled, Worked};
 use super::outcome::{milliseconds, ImageRan, LimitsInForce, Outcome, OutputReport, Phases, Start};
 use super::output_place::{OnDisk, OutputPlace};
@@ -28,7 +28,7 @@ use crate::oci::{Digest, ImageConfigBody, Reference};
 use crate::policy::{one_line, Code, Confinement, Network, Scope};
 use crate::sandbox::{self, Bundle, End, Finished, Place, Purpose, SandboxError, Secret, Signals, Sink, Stdin, Stdout};
 use crate::store::{Lease, Snapshot, Store};
-use crate::transfer::Attempt;
+use crate::transfer::{Asked, Attempt};
 
 /// `PATH` when neither the image nor the caller sets it.
 const DEFAULT_PATH: &str = "/opt/py/bin:/usr/local/bin:/usr/bin:/bin";
@@ -261,11 +261,13 @@ impl Account {
         signals.enter("pull");
         let pulling = Instant::now();
         let (own, fetch, reference) = (store.clone(), request.fetch.clone(), request.reference.clone());
-        let fetched = wait_for(signals, move || fetch.fetch(&own, &reference));
+        let asked = Asked::default();
+        let noted = asked.clone();
+        let fetched = wait_for(signals, move || fetch.fetch(&own, &reference, &noted));
         self.phases.pull = milliseconds(pulling.elapsed());
-        let Fetched { result, attempts } = fetched?;
-        self.attempts = attempts;
-        self.digest = result.map_err(RunError::Pull)?.map(|copied| copied.digest);
+        // Of a pull that is left behind as well.
+        self.attempts = asked.attempts();
+        self.digest = Some(fetched?.map_err(RunError::Pull)?.digest);
         Ok(())
     }
 

@@ -1,6 +1,8 @@
 //! Who was asked for an image, how long that took, and what came of it: failing over is reported, not only logged.
+//!
+//! What is known can be read while the requests are under way: a signal or a deadline may end the command at any time.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -8,14 +10,17 @@ use serde::Serialize;
 use crate::policy::one_line;
 use crate::registry::RegistryError;
 
+/// The reason of a registry that is still to answer.
+const UNANSWERED: &str = "unanswered";
+
 /// One registry that was asked.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Attempt {
     /// Its host.
     pub registry: String,
-    /// `ok` when it did what it was asked in the end, else `failed`.
+    /// `ok` when it did what it was asked so far, else `failed`.
     pub status: &'static str,
-    /// Milliseconds from the first request to it to the last answer.
+    /// Milliseconds from the first request to it to the last answer, or until now when there is none.
     pub ms: f64,
     /// Why it was given up, in a word; none when it was not.
     pub reason: Option<&'static str>,
@@ -23,10 +28,30 @@ pub struct Attempt {
     pub error: Option<String>,
 }
 
-/// What is known of the registries that were asked, in the order in which they were.
-#[derive(Debug, Default)]
+/// The registries that a command asks, and how that goes so far. Clones show the same.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    ledgers: Arc<Mutex<Vec<Ledger>>>,
+}
+
+impl Asked {
+    /// Those that were asked so far, the first first.
+    pub fn attempts(&self) -> Vec<Attempt> {
+        let ledgers = self.ledgers.lock().unwrap_or_else(PoisonError::into_inner);
+        ledgers.iter().flat_map(Ledger::attempts).collect()
+    }
+
+    /// Those that `ledger` will have belong to it.
+    pub(super) fn add(&self, ledger: &Ledger) {
+        let mut ledgers = self.ledgers.lock().unwrap_or_else(PoisonError::into_inner);
+        ledgers.push(ledger.clone());
+    }
+}
+
+/// What is known of the registries that were asked, in the order in which they were. Clones are of the same ones.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Ledger {
-    asked: Mutex<Vec<Entry>>,
+    asked: Arc<Mutex<Vec<Entry>>>,
 }
 
 #[derive(Debug)]
@@ -38,6 +63,8 @@ struct Entry {
     /// Whether it was given up since its last success.
     has_failed: bool,
     failure: Option<(&'static str, String)>,
+    /// How the last try failed that is made again, or instead of which another registry is asked.
+    stumble: Option<(&'static str, String)>,
 }
 
 impl Ledger {
@@ -53,6 +80,7 @@ impl Ledger {
                 successes: 0,
                 has_failed: false,
                 failure: None,
+                stumble: None,
             });
             asked.len() - 1
         });
@@ -73,9 +101,15 @@ impl Ledger {
             entry.last = Instant::now();
             is_news = entry.successes == 0 || entry.has_failed;
             entry.has_failed = false;
+            entry.stumble = None;
             entry.successes += 1;
         });
         is_news
+    }
+
+    /// A try failed, and what comes of the request is still open.
+    pub(super) fn stumbles(&self, host: &str, error: &RegistryError) {
+        self.entry(host, |entry| entry.stumble = Some((error.word(), one_line(error))));
     }
 
     /// The registry was given up for this request.
@@ -97,16 +131,55 @@ impl Ledger {
     pub(super) fn attempts(&self) -> Vec<Attempt> {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let attempt = |entry: &Entry| {
-            let ms = entry.last.duration_since(entry.first).as_secs_f64() * 1e3;
-            let is_fine = entry.failure.is_none() && entry.successes > 0;
+            let is_open = entry.failure.is_none() && entry.successes == 0;
+            let unanswered = || (UNANSWERED, "it has not answered yet".to_owned());
+            let (last, failure) = match is_open {
+                true => (Instant::now(), entry.stumble.clone().or_else(|| Some(unanswered()))),
+                false => (entry.last, entry.failure.clone()),
+            };
+            let ms = last.duration_since(entry.first).as_secs_f64() * 1e3;
+            let (reason, error) = failure.unzip();
             Attempt {
                 registry: entry.host.clone(),
-                status: if is_fine { "ok" } else { "failed" },
+                status: if reason.is_none() { "ok" } else { "failed" },
                 ms: (ms * 10.0).round() / 10.0,
-                reason: entry.failure.as_ref().map(|(reason, _)| *reason),
-                error: entry.failure.as_ref().map(|(_, error)| error.clone()),
+                reason,
+                error,
             }
         };
         asked.iter().map(attempt).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_asked_is_known_before_the_answer() {
+        let (asked, ledger) = (Asked::default(), Ledger::default());
+        asked.add(&ledger);
+        assert!(asked.attempts().is_empty());
+        ledger.gives_up("a.example", "timeout", "it is silent".to_owned());
+        ledger.begins("b.example");
+        ledger.begins("c.example");
+        let busy = RegistryError::busy("https://c.example/", None);
+        ledger.stumbles("d.example", &busy);
+        ledger.stumbles("c.example", &busy);
+        assert!(ledger.succeeds("c.example"));
+        let attempts = asked.clone().attempts();
+        let words: Vec<_> = attempts
+            .iter()
+            .map(|one| (one.registry.as_str(), one.status, one.reason))
+            .collect();
+        assert_eq!(
+            words,
+            [
+                ("a.example", "failed", Some("timeout")),
+                ("b.example", "failed", Some(UNANSWERED)),
+                ("c.example", "ok", None),
+                ("d.example", "failed", Some("rate_limited")),
+            ]
+        );
     }
 }

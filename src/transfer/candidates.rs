@@ -10,9 +10,10 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::attempt::{Attempt, Ledger};
+use super::attempt::Ledger;
 use super::circuit::{note_failure, note_success};
 use super::connections::{Connection, Connections};
+use super::peer::StandIn;
 use super::persist::{persist, sleep, Standing};
 use super::pull_budget::Budget;
 use super::registries::Registries;
@@ -141,9 +142,9 @@ impl<'a> Candidates<'a> {
         })
     }
 
-    /// Who was asked so far.
-    pub(super) fn attempts(&self) -> Vec<Attempt> {
-        self.ledger.attempts()
+    /// Who was asked so far, and is from now on.
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// Whether a registry takes only so many pulls.
@@ -166,6 +167,13 @@ impl<'a> Candidates<'a> {
     /// The repository of one of them.
     pub(super) fn repository(&self, index: usize) -> Option<&Repository> {
         self.all.get(index).map(|candidate| &candidate.repository)
+    }
+
+    /// The one that was typed, and `index`, if that is another one.
+    pub(super) fn stand_in(&self, index: usize) -> Option<StandIn> {
+        let shown = |index| self.repository(index).map(Repository::shown);
+        let (named, asked) = (shown(self.named)?, shown(index)?);
+        (index != self.named).then_some(StandIn { named, asked })
     }
 
     /// Who is asked first.
@@ -216,6 +224,11 @@ impl<'a> Candidates<'a> {
     }
 
     /// The connections to one of them, for blobs.
+    pub(super) fn connections_to(&self, index: usize) -> Option<&Connections> {
+        self.all.get(index).map(|one| &one.connections)
+    }
+
+    /// The connections to each of them.
     pub(super) fn connections(&self) -> Vec<(String, Connections)> {
         let of = |one: &Candidate| (one.repository.host().to_owned(), one.connections.clone());
         self.all.iter().map(of).collect()
@@ -335,7 +348,9 @@ impl<'a> Candidates<'a> {
             false => Standing::OneOfSeveral,
         };
         self.ledger.begins(repository.host());
-        let done = persist(standing, || work(repository));
+        let done = persist(standing, || {
+            work(repository).inspect_err(|error| self.ledger.stumbles(repository.host(), error))
+        });
         match &done {
             Ok(_) => self.succeeds(index),
             Err(error) => self.give_up(subject, index, error),
@@ -412,6 +427,9 @@ impl<'a> Candidates<'a> {
                     race.held = Some((index, value));
                 }
                 Some((index, Err(error))) => {
+                    if let Some(repository) = self.repository(index) {
+                        self.ledger.stumbles(repository.host(), &error);
+                    }
                     let is_over = self.is_over(subject, index, &error);
                     race.failures.push((index, error));
                     if is_over {
@@ -567,33 +585,4 @@ fn failed(reference: &Reference, failures: Vec<RegistryError>) -> TransferError 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tag_leads_on_in_an_outage_alone_and_a_digest_whatever_a_registry_says() {
-        for (failure, by_tag, by_digest) in [
-            (Failure::Unreachable, true, true),
-            (Failure::Silent, true, true),
-            (Failure::Broken, true, true),
-            (Failure::ServerError, true, true),
-            (Failure::Busy, true, true),
-            (Failure::Unauthorized, false, true),
-            (Failure::Denied, false, true),
-            (Failure::NotFound, false, true),
-            (Failure::WrongBytes, false, true),
-            (Failure::Untrusted, false, true),
-            (Failure::Redirect, false, true),
-            (Failure::Login, false, true),
-            (Failure::TooLarge, false, true),
-            (Failure::Refused, false, true),
-            (Failure::Setup, false, false),
-        ] {
-            assert_eq!(
-                (Subject::Tag.leads_on(failure), Subject::Digest.leads_on(failure)),
-                (by_tag, by_digest),
-                "{failure:?}"
-            );
-        }
-    }
-}
+mod tests;

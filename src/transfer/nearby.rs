@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::peer::{Reach, Referrer, Source};
+use super::peer::{Reach, Referrer, Source, StandIn};
 use super::remote::Remote;
 use super::TransferError;
 use crate::oci::{Descriptor, Digest};
@@ -102,5 +102,9 @@ impl Source for Nearby<'_> {
 
     fn companions(&self, image: &Digest) -> Result<Vec<Referrer>, TransferError> {
         self.remote.companions(image)
+    }
+
+    fn stand_in(&self) -> Option<StandIn> {
+        self.remote.stand_in()
     }
 }

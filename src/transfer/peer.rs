@@ -72,6 +72,11 @@ pub trait Source: Send + Sync {
         Ok(Vec::new())
     }
 
+    /// Who said what refers to an image, and what belongs to it, where that was not the place that was named.
+    fn stand_in(&self) -> Option<StandIn> {
+        None
+    }
+
     /// What a blob is called in messages.
     fn place(&self, digest: &Digest) -> PathBuf;
 
@@ -106,6 +111,15 @@ pub trait Source: Send + Sync {
         let hasher = hashed.hasher;
         Ok(check_descriptor(blob, hasher.clone().digest(), hasher.bytes())?)
     }
+}
+
+/// A registry that spoke for another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StandIn {
+    /// The repository that was named.
+    pub named: String,
+    /// The one that was asked.
+    pub asked: String,
 }
 
 /// A place that images are copied to.

@@ -5,6 +5,9 @@
 //! at ... [part being read] [part] [part] [part]    each asked for as a range of its own, at most four at once
 //! ```
 //!
+//! Each takes a connection of those that the store's processes have to the registry. The first is the one that the blob came by;
+//! more are taken as long as some are free and nobody waits for one, as whoever waits here would hold one meanwhile.
+//!
 //! Parts are asked of the address that the registry led to, where it led to one: those it does not count as requests of its
 //! own. Of a registry that says that it is asked too often (429) this process fetches no further blob so.
 //!
@@ -18,6 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
+use super::connections::{Connection, Connections};
 use super::persist::Standing;
 use crate::oci::Descriptor;
 use crate::registry::{BlobPlace, Contents, RegistryError, Repository};
@@ -43,6 +47,9 @@ static AT_WORK: AtomicUsize = AtomicUsize::new(0);
 /// One of those that may be at work.
 struct Permit;
 
+/// The bytes of a part, and the connection that they came by.
+type Part = (Result<Vec<u8>, RegistryError>, Connection);
+
 /// The rest of a blob.
 pub(super) struct Ranges {
     repository: Repository,
@@ -50,8 +57,11 @@ pub(super) struct Ranges {
     blob: Descriptor,
     /// The first byte that was not asked for yet.
     next: u64,
+    connections: Connections,
+    /// Those that are held and not in use: one, when no part is under way.
+    free: Vec<Connection>,
     /// What was asked for, in order.
-    coming: VecDeque<Receiver<Result<Vec<u8>, RegistryError>>>,
+    coming: VecDeque<Receiver<Part>>,
     current: io::Cursor<Vec<u8>>,
     _permit: Permit,
 }
@@ -63,14 +73,26 @@ pub(super) fn is_worth_it(left: u64, time: Duration, waited: Duration) -> bool {
 }
 
 impl Ranges {
-    /// The bytes of `blob` from `at` on; none when as many blobs as may are fetched so.
-    pub(super) fn begin(repository: &Repository, place: &BlobPlace, blob: &Descriptor, at: u64) -> Option<Self> {
+    /// The bytes of `blob` from `at` on by some of the `connections`, of which `held` is one; none when as many blobs as may are
+    /// fetched so, or no connection is free but that.
+    pub(super) fn begin(
+        (repository, place): (&Repository, &BlobPlace),
+        blob: &Descriptor,
+        at: u64,
+        connections: &Connections,
+        held: &mut Option<Connection>,
+    ) -> Option<Self> {
         let permit = Permit::take()?;
+        let second = connections.find()?;
+        // One that was asked beside the first registry may have none.
+        let first = held.take().or_else(|| connections.find())?;
         Some(Self {
             repository: repository.clone(),
             place: place.clone(),
             blob: blob.clone(),
             next: at,
+            connections: connections.clone(),
+            free: vec![first, second],
             coming: VecDeque::new(),
             current: io::Cursor::default(),
             _permit: permit,
@@ -80,12 +102,16 @@ impl Ranges {
     /// Asks for as many parts as may be under way.
     fn ask(&mut self) -> io::Result<()> {
         while self.coming.len() < CONNECTIONS && self.next < self.blob.size {
+            let Some(connection) = self.free.pop().or_else(|| self.connections.find()) else {
+                break;
+            };
             let (from, end) = (self.next, self.blob.size.min(self.next.saturating_add(PART)) - 1);
             let (repository, place, blob) = (self.repository.clone(), self.place.clone(), self.blob.clone());
             let (tell, told) = mpsc::channel();
             // Left behind when the blob is given up: it ends by the time that so many bytes may take.
             std::thread::Builder::new().spawn(move || {
-                let _ = tell.send(Contents::of(&repository).part(&place, &blob, from, end));
+                let part = Contents::of(&repository).part(&place, &blob, from, end);
+                let _ = tell.send((part, connection));
             })?;
             self.coming.push_back(told);
             self.next = end + 1;
@@ -116,7 +142,12 @@ impl Read for Ranges {
                 return Ok(0);
             };
             let part = match first.recv_timeout(Duration::from_secs(1)) {
-                Ok(part) => part.map_err(io::Error::other)?,
+                Ok((part, connection)) => {
+                    // Others may wait for one that is not needed; one is kept.
+                    self.free.truncate(1);
+                    self.free.push(connection);
+                    part.map_err(io::Error::other)?
+                }
                 Err(RecvTimeoutError::Timeout) => {
                     beat();
                     continue;

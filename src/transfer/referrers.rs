@@ -8,12 +8,13 @@
 //! Whoever may push to a repository may claim that anything refers to an image: what comes along is bounded in number (with all
 //! manifests and blobs that it names), size and depth, and each digest is verified. One that is listed and is not there, is not
 //! what it is called or is about something else is left out with a warning: it must not keep the image from being copied. What
-//! comes is there before the image gets its name, so that nobody meets the image without its signatures.
+//! comes is there before the image gets its name, so that nobody meets the image without its signatures. Where another registry
+//! answers for the one that was named, it may know less: that is a warning too.
 
 use std::collections::BTreeSet;
 
 use super::error::TOO_MANY_REFERRERS;
-use super::peer::{Destination, Incoming, Keeps, Kept, Referrer, Source, Tally, Written};
+use super::peer::{Destination, Incoming, Keeps, Kept, Referrer, Source, StandIn, Tally, Written};
 use super::verified::read_verified;
 use super::TransferError;
 use crate::oci::{media_type, parse_artifact, Artifact, Descriptor, Digest, MAX_REFERRERS};
@@ -131,7 +132,15 @@ struct Copy<'a> {
 
 impl Copy<'_> {
     fn all(mut self) -> Result<(), TransferError> {
-        for Referrer { descriptor, tag } in self.find()? {
+        let found = self.find()?;
+        if let Some(StandIn { named, asked }) = self.from.stand_in() {
+            self.progress.warn(&format!(
+                "{asked} was asked what refers to {} ({} found), and not {named}: signatures that only {named} has are not copied",
+                self.image,
+                found.len()
+            ));
+        }
+        for Referrer { descriptor, tag } in found {
             match self.artifact(&descriptor, tag.as_deref(), 0) {
                 Ok(()) => {}
                 Err(Trouble::LeftOut(reason)) => self.leave_out(&descriptor.digest, &self.image, &reason),

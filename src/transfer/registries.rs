@@ -242,8 +242,12 @@ impl Registries {
 
     /// The connections to `host` that blobs may use.
     pub(super) fn connections(&self, store: &Store, host: &str) -> Connections {
-        let most = self.entry(host).connections.unwrap_or(self.rules().connections);
-        Connections::new(store, host, most)
+        Connections::new(store, host, self.most_connections(host))
+    }
+
+    /// How many there may be at once.
+    pub(super) fn most_connections(&self, host: &str) -> usize {
+        self.entry(host).connections.unwrap_or(self.rules().connections)
     }
 
     /// The pulls of `repository` from `host`.

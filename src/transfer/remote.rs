@@ -11,10 +11,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::attempt::Attempt;
+use super::attempt::Asked;
 use super::candidates::{Candidates, Subject};
 use super::error::TOO_MANY_REFERRERS;
-use super::peer::{Reach, Referrer, Source};
+use super::peer::{Reach, Referrer, Source, StandIn};
 use super::registries::Registries;
 use super::remote_blob::RemoteBlob;
 use super::shared_tag::ask_once;
@@ -43,6 +43,8 @@ pub struct Remote<'a> {
     wrong: Mutex<HashMap<Digest, u32>>,
     /// Whether the registries list no referrers, which the first question shows.
     lists_none: AtomicBool,
+    /// Who answered, of another registry than the one that was typed, what each says for itself.
+    stand_in: Mutex<Option<StandIn>>,
     /// Who gave the blob that was read last.
     givers: Mutex<HashMap<Digest, usize>>,
 }
@@ -67,13 +69,16 @@ impl<'a> Remote<'a> {
             at_once: registries.rules().downloads,
             lists_none: AtomicBool::new(false),
             wrong: Mutex::default(),
+            stand_in: Mutex::default(),
             givers: Mutex::default(),
         })
     }
 
-    /// Who was asked so far.
-    pub fn attempts(&self) -> Vec<Attempt> {
-        self.candidates.attempts()
+    /// Notes whom it asks from now on in `asked`.
+    #[must_use]
+    pub fn told_to(self, asked: &Asked) -> Self {
+        asked.add(self.candidates.ledger());
+        self
     }
 
     /// What the reference means.
@@ -110,7 +115,11 @@ impl<'a> Remote<'a> {
 
     /// Asks what each registry says for itself.
     fn ask<T>(&self, work: &dyn Fn(&Repository) -> Result<T, RegistryError>) -> Result<T, TransferError> {
-        self.candidates.ask(Subject::Tag, work).map(|(_, found)| found)
+        let (index, found) = self.candidates.ask(Subject::Tag, work)?;
+        if let Some(stand_in) = self.candidates.stand_in(index) {
+            *self.stand_in.lock().unwrap_or_else(PoisonError::into_inner) = Some(stand_in);
+        }
+        Ok(found)
     }
 
     /// What a tag means that may not be there.
@@ -259,6 +268,10 @@ impl Source for Remote<'_> {
             }
         }
         Ok(found)
+    }
+
+    fn stand_in(&self) -> Option<StandIn> {
+        self.stand_in.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn place(&self, digest: &Digest) -> PathBuf {

@@ -142,11 +142,18 @@ impl<'a> RemoteBlob<'a> {
             let is_counted = self.candidates.has_budget(*index) && !body.place().is_elsewhere;
             body.has_parts() && !repository.is_limited() && !is_counted
         });
-        let ranges = repository.and_then(|one| Ranges::begin(one, body.place(), &self.blob, self.at));
-        self.ranges = ranges.map(|ranges| (*index, ranges));
-        if self.ranges.is_some() {
-            self.has_tried_ranges = true;
-            self.body = None;
+        let Some((repository, connections)) = repository.zip(self.candidates.connections_to(*index)) else {
+            return;
+        };
+        let place = (repository, body.place());
+        match Ranges::begin(place, &self.blob, self.at, connections, &mut self.connection) {
+            Some(ranges) => {
+                self.ranges = Some((*index, ranges));
+                self.has_tried_ranges = true;
+                self.body = None;
+            }
+            // All are in use: it is looked again after a while.
+            None => self.watched = (Instant::now(), Duration::ZERO),
         }
     }
 
@@ -183,7 +190,7 @@ impl Read for RemoteBlob<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             if self.at >= self.blob.size || buffer.is_empty() {
-                self.connection = None;
+                (self.connection, self.ranges) = (None, None);
                 return Ok(0);
             }
             match self.read_ranges(buffer) {

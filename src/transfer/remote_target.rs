@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::attempt::{Attempt, Ledger};
+use super::attempt::{Asked, Ledger};
 use super::candidates::of_registry;
 use super::circuit::{note_failure, note_success};
 use super::connections::Connections;
@@ -86,9 +86,11 @@ impl<'a> RemoteTarget<'a> {
         })
     }
 
-    /// How the registry did.
-    pub fn attempts(&self) -> Vec<Attempt> {
-        self.ledger.attempts()
+    /// Notes whom it asks from now on in `asked`.
+    #[must_use]
+    pub fn told_to(self, asked: &Asked) -> Self {
+        asked.add(&self.ledger);
+        self
     }
 
     /// What is there under the tag or digest, as the registry says without sending it; of both, under the tag if it is that.
@@ -104,9 +106,10 @@ impl<'a> RemoteTarget<'a> {
         Ok(there.filter(is_wanted))
     }
 
-    fn ask<T>(&self, work: impl FnMut() -> Result<T, RegistryError>) -> Result<T, TransferError> {
+    fn ask<T>(&self, mut work: impl FnMut() -> Result<T, RegistryError>) -> Result<T, TransferError> {
         self.ledger.begins(&self.host);
-        self.note(persist(Standing::Last, work))
+        let stumbles = |error: &RegistryError| self.ledger.stumbles(&self.host, error);
+        self.note(persist(Standing::Last, || work().inspect_err(stumbles)))
     }
 
     fn note<T>(&self, result: Result<T, RegistryError>) -> Result<T, TransferError> {

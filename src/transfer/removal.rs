@@ -18,7 +18,7 @@ use crate::sys::pool;
 
 /// Manifests of one repository that are looked at.
 const MOST: usize = 10_000;
-/// Questions that are asked at once.
+/// Questions that are asked at once, where so many connections to the registry are allowed.
 const AT_ONCE: usize = 8;
 /// Times that a registry may ask for patience with one request, and for how much.
 const MOST_WAITS: u32 = 10;
@@ -197,7 +197,8 @@ impl<'a> Keeper<'a> {
         all: &[T],
         work: impl Fn(&T) -> Result<R, RegistryError> + Sync,
     ) -> Result<Vec<R>, TransferError> {
-        pool::each(AT_ONCE, all, |one, _| self.ask(|| work(one)))
+        let at_once = AT_ONCE.min(self.registries.most_connections(self.repository.host()));
+        pool::each(at_once, all, |one, _| self.ask(|| work(one)))
     }
 
     fn kept(&self, reason: KeptBecause) -> TransferError {

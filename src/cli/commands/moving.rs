@@ -72,15 +72,15 @@ impl<'a> Moving<'a> {
         let narrator = Narrator::new(session.verbosity);
         let registries = ops::registries(&session.config, &session.environment).with_failover(self.failover);
         let mut transport = Transport::new(&session.store, &registries, &narrator);
+        if let Some(report) = self.report {
+            report.asks(&transport.asked);
+        }
         let done = work(&mut transport);
         narrator.finish();
         let digest = done.as_ref().ok().map(|copied| copied.digest.to_string());
         let status = if done.is_ok() { "ok" } else { "failed" };
         let instead = transport.instead().map(|place| place.to_string());
         session.note(kind, instead.as_deref().unwrap_or(image), digest, status, started);
-        if let Some(report) = self.report {
-            report.asked(transport.attempts());
-        }
         let copied = done?;
         if let Some(text) = said(&copied) {
             let _ = writeln!(io::stderr(), "{}", escape(&text));
@@ -91,7 +91,7 @@ impl<'a> Moving<'a> {
                 status: "ok",
                 digest: copied.digest.to_string(),
                 name: copied.name.as_ref().map(Reference::with_tag),
-                attempts: transport.attempts(),
+                attempts: transport.asked.attempts(),
                 seconds: started.elapsed().as_secs_f64(),
             })?;
             if report.takes_standard_output() {

@@ -1,13 +1,16 @@
 //! What refers to an image and is at fault does not keep the image from being copied, and nothing of it is lost without a word.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 
 use gantry::oci::Digest;
 use serde_json::{json, Value};
 
 use super::copying::{artifact, list, listed, listed_referrer, put, raw, two, INDEX, MANIFEST};
-use super::fake::Reply;
-use super::images::{configure, layers};
+use super::fake::{Fake, Reply};
+use super::images::{configure, layers, store_of};
+use crate::common::Gantry;
 
 const OTHER: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
 
@@ -249,4 +252,34 @@ fn a_destination_with_a_tag_and_a_digest_gets_both() {
     let statuses = [0, 1].map(|at| document["images"][at]["status"].as_str().unwrap());
     assert_eq!(statuses, ["equal", "copied"]);
     assert_eq!(to.digest_of("mirror/x", "8").unwrap(), digest);
+}
+
+#[test]
+fn a_registry_that_answers_for_another_one_may_know_less_of_what_belongs_to_an_image() {
+    let (first, second, gantry, digest) = two();
+    let place = |registry: &Fake| registry.name("team/x:1");
+    gantry.ok(["copy", "--no-referrers", &place(&first), &place(&second)]);
+    let signature = listed_referrer(&first, &digest).0;
+    let is_away = Arc::new(AtomicBool::new(true));
+    let away = Arc::clone(&is_away);
+    first.rule(move |_, _| away.load(Ordering::Relaxed).then(|| Reply::new(503, "")));
+    let scratch = tempfile::tempdir().unwrap();
+    let copy = |gantry: &Gantry, name: &str| {
+        let layout = scratch.path().join(name);
+        let to = format!("oci:{}:1", layout.display());
+        let done = gantry.gantry(["copy", &place(&first), &to]);
+        assert_eq!((done.code, done.stdout.trim()), (0, digest.as_str()), "{}", done.stderr);
+        (layout.join("blobs/sha256").join(&signature[7..]).exists(), done.stderr)
+    };
+    let (is_signed, said) = copy(&gantry, "unsigned");
+    let warning = format!(
+        "{} was asked what refers to {digest} (0 found), and not {}: signatures",
+        second.name("team/x"),
+        first.name("team/x")
+    );
+    assert!(!is_signed && said.contains(&warning), "{said}");
+    // And without a word where the one that was named says it.
+    is_away.store(false, Ordering::Relaxed);
+    let (is_signed, said) = copy(&store_of(&[&first, &second], ""), "signed");
+    assert!(is_signed && !said.contains("warning"), "{said}");
 }

@@ -5,12 +5,13 @@ use std::fs;
 use std::net::TcpListener;
 use std::process::Stdio;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use super::fake::{Fake, Reply, Then};
 use super::images::{configure, image, partials, store_of};
-use crate::common::wait::{eventually, is_so};
-use crate::common::{done, Gantry};
+use crate::common::wait::{eventually, is_so, send};
+use crate::common::{done, Gantry, DEGRADED};
 
 const PATIENT: &str = "[transfer]\nhedge = \"20s\"\n";
 
@@ -487,4 +488,50 @@ fn a_source_of_another_registry_is_read_once_however_small_the_parts_are() {
     assert!(two.count("PATCH", "") >= 5);
     assert_eq!(one.count("GET", &layer), 1);
     assert_eq!(two.digest_of("team/a", "1"), Some(digest));
+}
+
+#[test]
+fn a_command_that_is_ended_during_its_pull_says_who_was_asked() {
+    let (one, two, ..) = pair();
+    let name = one.name("team/a:1");
+    // The first is broken, and the second never says a word.
+    one.rule(|_, _| Some(Reply::new(503, "")));
+    two.rule(|_, _| Some(Reply::nothing().then(Then::Stall)));
+    let run = ["run", "--pull", "always", "--allow-degraded", DEGRADED, &name];
+    let start = |args: &[&str]| {
+        let gantry = store_of(&[&one, &two], PATIENT);
+        let asked = two.state.seen_count();
+        let mut command = gantry.command();
+        command.args(args).arg("--report").arg(gantry.home.join("report.json"));
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        (gantry, child, asked)
+    };
+    let expect = |gantry: &Gantry, status: &str| {
+        let report = report(gantry);
+        assert_eq!(report["status"], status, "{report}");
+        let attempts = report["attempts"].as_array().unwrap();
+        let of = |at: usize| ["registry", "status", "reason"].map(|key| attempts[at][key].as_str().unwrap());
+        assert_eq!(of(0), [&one.host, "failed", "server_error"], "{report}");
+        assert_eq!(of(1), [&two.host, "failed", "unanswered"], "{report}");
+        assert!(attempts[1]["ms"].as_f64().unwrap() > 0.0, "{report}");
+    };
+    for args in [&run[..], &["pull", &name]] {
+        let (gantry, mut child, asked) = start(args);
+        // The second is asked once the first has failed.
+        eventually("nobody asks", || {
+            is_so(two.state.seen_count() > asked, two.state.seen_count())
+        });
+        send(&child, Signal::TERM);
+        child.wait().unwrap();
+        expect(&gantry, "killed");
+    }
+    // As long as it takes here until the second is asked.
+    for deadline in ["2s", "8s", "40s"] {
+        let (gantry, mut child, asked) = start(&[&["run", "--deadline", deadline], &run[1..]].concat());
+        child.wait().unwrap();
+        if two.state.seen_count() > asked || deadline == "40s" {
+            expect(&gantry, "unavailable");
+            break;
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::process::Stdio;
 
 use gantry::oci::{media_type, DiffId, Digest};
+use rustix::fs::{flock, FlockOperation};
 use serde_json::Value;
 
 use super::fake::{Fake, Reply, Seen, Then};
@@ -454,4 +455,44 @@ fn each_layer_has_a_bar_on_a_terminal_and_the_whole_has_lines_elsewhere() {
         "{}",
         plain.stderr
     );
+}
+
+#[test]
+fn each_part_of_a_large_layer_takes_one_of_the_connections_that_processes_share() {
+    let bytes = tar("zeros", LARGE);
+    let layer = Digest::of(&bytes).to_string();
+    // Of two connections both are free, or another process has one.
+    for is_held in [false, true] {
+        let fake = Fake::start();
+        hold(&fake, vec![(media_type::LAYER_TAR, bytes.clone(), DiffId::of(&bytes))]);
+        let (own, mut is_first) = (layer.clone(), true);
+        fake.rule(move |seen, state| {
+            let is_slow = seen.is("GET", &own) && std::mem::take(&mut is_first);
+            is_slow.then(|| slow(state.answer(seen, ""), is_held))
+        });
+        let gantry = Gantry::new();
+        let entry = format!(
+            "[[registry]]\nhost = \"{}\"\nplain_http = true\nconnections = 2\n",
+            fake.host
+        );
+        configure(&gantry, &entry);
+        gantry.ok(["images", "ls"]);
+        let connections = gantry.root.join("registries/_connections").join(&fake.host);
+        fs::create_dir_all(&connections).unwrap();
+        let other = fs::File::create(connections.join("0")).unwrap();
+        if is_held {
+            flock(&other, FlockOperation::NonBlockingLockExclusive).unwrap();
+        }
+        let gate = fake.gate(0);
+        gantry.ok(["pull", &fake.name("team/a:1")]);
+        let parts = parts(&fake, &layer);
+        if is_held {
+            assert_eq!((fake.count("GET", &layer), parts.len()), (2, 0), "{parts:?}");
+        } else {
+            assert!(parts.len() > 10, "{parts:?}");
+            // Beside them the fake may still be at the one before, which it does not know to be closed.
+            assert!(gate.most() <= 3, "{} at once", gate.most());
+        }
+        assert!(partials(&gantry).is_empty());
+    }
 }

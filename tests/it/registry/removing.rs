@@ -6,7 +6,7 @@ use gantry::oci::Digest;
 use serde_json::{json, Value};
 
 use super::fake::{Fake, Reply};
-use super::images::{image, store_of};
+use super::images::{configure, image, store_of};
 use super::managing::{rm, with_api};
 use crate::common::Gantry;
 
@@ -256,5 +256,26 @@ fn a_list_whose_pages_shift_is_read_again_and_an_api_shows_no_password() {
         let done = rm(&gantry, &fake, &[":1"]);
         assert!(done.code == 1 && done.stderr.contains("[redacted]"), "{}", done.stderr);
         assert!(!done.stderr.contains("s3cret"), "{}", done.stderr);
+    }
+}
+
+#[test]
+fn tags_are_asked_for_several_at_once_but_no_more_than_connections_are_allowed() {
+    for (more, most) in [("", 8), ("connections = 3\n", 3)] {
+        let fake = Fake::start();
+        for number in 0..20 {
+            put(
+                &fake,
+                MANIFEST,
+                &json!({"schemaVersion": 2, "n": number}),
+                &[&format!("t{number}")],
+            );
+        }
+        let gantry = Gantry::new();
+        let entry = format!("[[registry]]\nhost = \"{}\"\nplain_http = true\n{more}", fake.host);
+        configure(&gantry, &entry);
+        let gate = fake.gate_for(most, |seen| seen.is("HEAD", "/manifests/"));
+        gantry.ok(["registries", "rm", "--dry-run", &fake.name("team/x:t7")]);
+        assert_eq!(gate.most(), most);
     }
 }
