@@ -48,11 +48,13 @@ fn measure(scratch: &Path, report: &mut Report) {
         let tag = format!("{}:bench", name.split(' ').next().unwrap_or_default());
         set_command(&image, words);
         let run = [&["run"][..], &DEGRADED, &[tag.as_str()]].concat();
+        let native = [&["run", "--runtime", "native"][..], &DEGRADED, &[tag.as_str()]].concat();
         let mut turns = Vec::new();
         for gantry in &gantries {
             gantry.call(["copy", &format!("oci:{image}"), &tag]);
             turns.push(Turn::new(&gantry.name, |_| gantry.command(&run)));
         }
+        turns.push(Turn::new("native", |_| gantries[0].command(&native)));
         if is_installed("bwrap") {
             turns.push(Turn::new("bubblewrap", |_| bubblewrap(&bundle.join("rootfs"), words)));
         }

@@ -16,7 +16,7 @@ use super::outlet::outlet;
 use crate::oci::{archive_file, Place, Reference};
 use crate::ops::Source;
 use crate::policy::{
-    parse_age, with_limits, Bytes, GivenLimits, HostPort, NetworkMode, Promise, Time, Typed, Verbosity, Wait,
+    parse_age, with_limits, Bytes, GivenLimits, HostPort, NetworkMode, Promise, Runtime, Time, Typed, Verbosity, Wait,
 };
 use crate::python::project::Origin;
 
@@ -281,7 +281,7 @@ pub(super) struct DoctorArgs {
     #[command(flatten)]
     pub format: FormatArgs,
     /// Run a sandbox that waits to be killed with us
-    #[arg(long, hide = true, num_args = 3, value_names = ["SCAFFOLD", "LAYER", "MARKER"])]
+    #[arg(long, hide = true, num_args = 4, value_names = ["SCAFFOLD", "LAYER", "MARKER", "RUNTIME"])]
     pub hold: Option<Vec<PathBuf>>,
 }
 
@@ -399,6 +399,9 @@ pub(super) struct RunArgs {
     /// Promises whose loss does not refuse the run, such as memory,cpu
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = Promise::from_str)]
     pub allow_degraded: Vec<Promise>,
+    /// What makes the container, with the same promises either way [default: libcontainer]
+    #[arg(long, value_name = "libcontainer|native", value_parser = Runtime::from_str)]
+    pub runtime: Option<Runtime>,
     /// Most time from the start of gantry to the outcome, with all that is waited for, such as 50m
     #[arg(long, value_name = "TIME")]
     pub deadline: Option<Time>,

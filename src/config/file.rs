@@ -16,8 +16,8 @@ use super::package_index::IndexSection;
 use super::registry_section::{check_registries, RegistrySection, TransferSection};
 use super::{ConfigError, Environment};
 use crate::policy::{
-    with_limits, Bytes, Confinement, Egress, GivenLimits, HostPort, Network, NetworkMode, Promise, Room, Scope, Time,
-    Wait,
+    with_limits, Bytes, Confinement, Egress, GivenLimits, HostPort, Network, NetworkMode, Promise, Room, Runtime,
+    Scope, Time, Wait,
 };
 
 /// A configuration file; every section and every key may be left out.
@@ -77,6 +77,8 @@ macro_rules! run_section {
             loopback_allowed: Option<bool>,
             /// For runs that do not say, and all that a job may name; without it, a job may name any.
             allow_degraded: Option<Vec<Promise>>,
+            /// What makes the containers of runs that do not say.
+            runtime: Option<Runtime>,
             /// Functions at once on this machine.
             slots: Option<NonZeroU32>,
             /// Sum of the memory limits of all runs at once.
@@ -281,6 +283,7 @@ impl RunSection {
     pub fn confinement(&self) -> Confinement {
         Confinement {
             allow_degraded: self.allow_degraded.iter().flatten().copied().collect(),
+            runtime: self.runtime.unwrap_or_default(),
             ..Confinement::default().limited(&self.limits())
         }
     }

@@ -17,7 +17,9 @@ use super::slots::{Admission, Slots};
 use super::ticket::Ticket;
 use crate::config::{Exceeded, LimitsSection, RunSection};
 use crate::oci::Reference;
-use crate::policy::{in_plain_words, with_limits, Code, GivenLimits, HostPort, Kind, NetworkMode, Promise, Time, Wait};
+use crate::policy::{
+    in_plain_words, with_limits, Code, GivenLimits, HostPort, Kind, NetworkMode, Promise, Runtime, Time, Wait,
+};
 use crate::sandbox::{Place, Stdin, Stdout};
 
 /// The version of the document.
@@ -149,6 +151,8 @@ pub struct Wanted {
     pub allow_degraded: Vec<Promise>,
     /// Promises of that kind in place of this machine's, and within them: what a job says.
     pub only_degraded: Option<Vec<Promise>>,
+    /// What makes its container.
+    pub runtime: Option<Runtime>,
     /// When to pull.
     pub pull: Option<Pull>,
     /// Program in place of the image's entry point and command.
@@ -186,6 +190,7 @@ impl Wanted {
             egress: joined(below.egress, self.egress),
             allow_degraded: joined(below.allow_degraded, self.allow_degraded),
             only_degraded: self.only_degraded.or(below.only_degraded),
+            runtime: self.runtime.or(below.runtime),
             pull: self.pull.or(below.pull),
             entrypoint: self.entrypoint.or(below.entrypoint),
             args: joined(below.args, self.args),
@@ -226,6 +231,7 @@ impl Wanted {
             confinement.allow_degraded = only.into_iter().collect();
         }
         confinement.allow_degraded.extend(self.allow_degraded);
+        confinement.runtime = self.runtime.unwrap_or(confinement.runtime);
         let (most, memory, directory) = machine.slots();
         let admission = Admission {
             slots: Slots {
@@ -309,6 +315,7 @@ macro_rules! job {
             egress: Vec<HostPort>,
             #[serde(default)]
             allow_degraded: Option<Vec<Promise>>,
+            runtime: Option<Runtime>,
             pull: Option<Pull>,
             caller: Option<CallerMode>,
             deadline: Option<Time>,
@@ -415,6 +422,7 @@ fn parse(text: &str) -> Result<Wanted, String> {
         egress: job.egress,
         allow_degraded: Vec::new(),
         only_degraded: job.allow_degraded,
+        runtime: job.runtime,
         pull: job.pull,
         entrypoint: job.entrypoint,
         args: job.args,

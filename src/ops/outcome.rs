@@ -12,7 +12,7 @@ use super::output_place::OutputPlace;
 use super::status::Status;
 use super::ticket::Ticket;
 use crate::oci::Digest;
-use crate::policy::{with_limits, Bytes, Code, Confinement, Kind, Level, NetworkMode, Promise};
+use crate::policy::{with_limits, Bytes, Code, Confinement, Kind, Level, NetworkMode, Promise, Runtime};
 use crate::sandbox::{Stop, Usage};
 use crate::sys::clock;
 use crate::sys::signal;
@@ -50,6 +50,8 @@ pub struct Outcome {
     pub wall_ms: f64,
     /// Wall-clock milliseconds of each phase.
     pub phases_ms: Phases,
+    /// What made, or was to make, its container; none when that was not settled.
+    pub runtime: Option<Runtime>,
     /// What the run was held to; none when that was not settled.
     pub limits: Option<LimitsInForce>,
     /// What it used.
@@ -136,6 +138,7 @@ impl Outcome {
             started_at: rfc3339(clock::now()),
             wall_ms: 0.0,
             phases_ms: Phases::default(),
+            runtime: None,
             limits: None,
             usage: Usage::default(),
             output: OutputReport::default(),

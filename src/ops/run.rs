@@ -340,6 +340,7 @@ impl Account {
         outcome.cache = self.cache;
         outcome.attempts.clone_from(&self.attempts);
         outcome.phases_ms = self.phases.clone();
+        outcome.runtime = Some(request.confinement.runtime);
         outcome.limits = Some(LimitsInForce::of(&request.confinement, request.output_place));
         (outcome.code, outcome.error) = (None, None);
         outcome.ticket = request.ticket.clone();

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::limits::with_limits;
-use super::{Egress, GivenLimits, HostPort};
+use super::{Egress, GivenLimits, HostPort, Runtime};
 
 macro_rules! confinement {
     ($($(#[$doc:meta])* $name:ident: $given:ty => $value:ty = $default:expr, $word:literal;)*) => {
@@ -19,6 +19,8 @@ macro_rules! confinement {
             pub network: Network,
             /// Promises whose loss does not refuse the run.
             pub allow_degraded: BTreeSet<Promise>,
+            /// What makes its container.
+            pub runtime: Runtime,
         }
 
         impl Default for Confinement {
@@ -27,6 +29,7 @@ macro_rules! confinement {
                     $($name: $default,)*
                     network: Network::None,
                     allow_degraded: BTreeSet::new(),
+                    runtime: Runtime::default(),
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::error::SandboxError;
-use crate::policy::{Confinement, Scope};
+use crate::policy::{Confinement, Runtime, Scope};
 
 /// The kernel's limit on layers of an overlay, 500, but one: that of `/etc/hosts`.
 const MAX_LOWERS: usize = 499;
@@ -61,7 +61,8 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// What makes a part of an image: `argv` with `env` in `/tmp`, and nothing that a run has.
+    /// What makes a part of an image: `argv` with `env` in `/tmp`, and nothing that a run has. Its container is our own:
+    /// nobody chooses another for it, and a build starts many.
     pub(crate) fn of_build(
         purpose: Purpose,
         lowers: Vec<PathBuf>,
@@ -84,7 +85,10 @@ impl Bundle {
             stdin: Stdin::Empty,
             secrets: Vec::new(),
             purpose,
-            confinement,
+            confinement: Confinement {
+                runtime: Runtime::Native,
+                ..confinement
+            },
             // Builds do without.
             scope: Scope::Off,
         }

@@ -10,7 +10,7 @@
 //! | folder | runs | holds |
 //! |---|---|---|
 //! | [`outside`] | in gantry | [`Sandbox`]: orders, pipes, clock, limits, cgroup, what is in `/output` |
-//! | [`launch`] | in gantry | [`Launcher`]: how the first process of a sandbox is started |
+//! | [`launch`] | in gantry | [`Launcher`]: how the first process of a sandbox is started, and what makes its container |
 //! | [`inside`] | behind the wall | that first process: mounts, restrictions, read-back, the workload's start and end |
 //!
 //! The two sides share the files of this folder: [`bundle`] and [`orders`] (what is said), [`wire`] (how), [`addresses`]
@@ -38,6 +38,8 @@ pub use crate::sys::process::Child;
 pub use bundle::{Bundle, Place, Purpose, Secret, Stdin};
 pub use error::SandboxError;
 pub use inside::{filter_install_time, init_main, is_init, LANDLOCK_ABI};
+#[cfg(feature = "libcontainer")]
+pub use launch::Libcontainer;
 pub use launch::{Launcher, Native, Start};
 pub use orders::Obstacle;
 pub use outside::{

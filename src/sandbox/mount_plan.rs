@@ -164,11 +164,11 @@ mod tests {
     use super::super::bundle::{Bundle, Purpose};
     use super::super::orders::{Given, MachineFile};
     use super::*;
-    use crate::policy::Confinement;
+    use crate::policy::{Confinement, Runtime};
 
     fn room(purpose: Purpose) -> RoomOrders {
         let bundle = Bundle::of_build(purpose, Vec::new(), Vec::new(), &[], Confinement::default());
-        RoomOrders::of(&bundle, Given::new(), Vec::new())
+        RoomOrders::of(&bundle, Runtime::Native, Given::new(), Vec::new())
     }
 
     #[test]

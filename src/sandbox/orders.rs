@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::bundle::{Bundle, Place, Purpose};
-use crate::policy::{HostPort, Level, NetworkMode, Promise};
+use crate::policy::{HostPort, Level, NetworkMode, Promise, Runtime};
 
 /// `argv[0]` of the init. Anyone may start gantry under this name; only a pid 1 takes it.
 pub(crate) const INIT_NAME: &CStr = c"gantry-init";
@@ -23,6 +23,8 @@ pub(crate) type Given = BTreeMap<Promise, (Level, String)>;
 /// To the init, first: what can be known before there is a job.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct RoomOrders {
+    /// What makes the container.
+    pub runtime: Runtime,
     /// Lower directories, top first.
     pub lowers: Vec<String>,
     /// Host name.
@@ -66,9 +68,10 @@ pub(crate) struct MachineFile {
 
 impl RoomOrders {
     /// The part of `bundle` that belongs to the room.
-    pub(crate) fn of(bundle: &Bundle, given: Given, machine: Vec<MachineFile>) -> Self {
+    pub(crate) fn of(bundle: &Bundle, runtime: Runtime, given: Given, machine: Vec<MachineFile>) -> Self {
         let confinement = &bundle.confinement;
         Self {
+            runtime,
             lowers: once_each(bundle.lowers.iter().map(|lower| lower.to_string_lossy().into_owned())),
             hostname: bundle.hostname.clone(),
             purpose: bundle.purpose,

@@ -63,7 +63,7 @@ pub enum Guest {
 /// That of oci-spec, which has none for what is built here.
 pub fn specification(bundle: &Bundle, root: &Path, guest: Guest) -> Result<Spec, OciSpecError> {
     // What is kept from outside, and what the machine is said to be, belongs to a run and not to its description.
-    let room = RoomOrders::of(bundle, Given::new(), Vec::new());
+    let room = RoomOrders::of(bundle, bundle.confinement.runtime, Given::new(), Vec::new());
     of_orders(&room, &WorkOrders::of(bundle), root, guest)
 }
 
@@ -188,7 +188,8 @@ fn mount(planned: &PlannedMount, guest: Guest) -> Result<Mount, OciSpecError> {
     ];
     let words = words
         .into_iter()
-        .filter_map(|(word, is_set)| is_set.then(|| word.to_owned()));
+        .filter(|(_, is_set)| *is_set)
+        .map(|(word, _)| word.to_owned());
     let data = planned.of.data();
     let data = data.split(',').filter(|option| !option.is_empty()).map(str::to_owned);
     let kind = planned.of.file_system().unwrap_or("bind");

@@ -420,6 +420,16 @@ pub(crate) fn wait(pid: i32) -> io::Result<Ended> {
     })
 }
 
+/// Closes every descriptor but the standard streams and the control socket, whoever opened it.
+///
+/// For a first process that has called a library which keeps some open and owns none that are above: whatever is closed here
+/// must not be used, or closed, by anyone else.
+pub(crate) fn close_all_but_control() -> io::Result<()> {
+    // SAFETY: closes by number; by the contract above nobody uses these numbers any more.
+    check_long(unsafe { libc::syscall(libc::SYS_close_range, 4, libc::c_uint::MAX, 0) })
+        .map_err(io::Error::from_raw_os_error)
+}
+
 /// Takes possession of the control socket that [`spawn_init`] left at descriptor 3; none when it is not open.
 ///
 /// Call it once, first thing in a process that [`spawn_init`] made.

@@ -1,6 +1,6 @@
 //! What a function finds itself in, seen from inside, and what happens when a promise cannot be kept.
 
-use crate::common::{function, shared, DEGRADED};
+use crate::common::{function, runtime, shared, DEGRADED};
 use serde_json::{json, Value};
 
 const PROBE: &str = r#"
@@ -139,6 +139,7 @@ fn the_outcome_has_every_field_and_every_promise() {
         "started_at",
         "wall_ms",
         "phases_ms",
+        "runtime",
         "limits",
         "usage",
         "output",
@@ -155,6 +156,7 @@ fn the_outcome_has_every_field_and_every_promise() {
     ];
     expected.sort_unstable();
     assert_eq!(keys(&outcome), expected);
+    assert_eq!(outcome["runtime"], runtime().name());
     assert_eq!(keys(&outcome["image"]), ["digest", "reference"]);
     assert_eq!(
         keys(&outcome["phases_ms"]),

@@ -1,7 +1,7 @@
 //! `gantry doctor`: what it finds here is what runs report here.
 
-use crate::common::{done, shared, Gantry, DEGRADED};
-use serde_json::Value;
+use crate::common::{done, runtime, shared, Gantry, DEGRADED};
+use serde_json::{json, Value};
 
 #[test]
 fn the_doctor_agrees_with_the_outcome_of_a_run() {
@@ -29,6 +29,13 @@ fn the_doctor_agrees_with_the_outcome_of_a_run() {
         assert!(!finding["evidence"].as_str().unwrap().is_empty());
     }
     assert_eq!(promises.len(), 16);
+    let runtimes = diagnosis["runtimes"].as_object().unwrap();
+    assert_eq!(runtimes.len(), gantry::policy::Runtime::BUILT_IN.len());
+    for (name, found) in runtimes {
+        let chosen = *name == runtime().to_string();
+        let expected = json!({"works": true, "chosen": chosen, "differs": [], "error": null});
+        assert_eq!(found, &expected, "{name}");
+    }
     let (verdict, code) = if lost == 0 { ("ok", 0) } else { ("degraded", 3) };
     assert_eq!((diagnosis["verdict"].as_str(), examined.code), (Some(verdict), code));
     let scratch = own.root.join("tmp");
@@ -47,6 +54,14 @@ fn the_text_names_every_promise_on_a_line() {
         assert!(line.is_some(), "{promise}\n{}", examined.stdout);
     }
     assert!(examined.stdout.lines().any(|line| line.starts_with("host landlock")));
+    for runtime in gantry::policy::Runtime::BUILT_IN {
+        let works = format!("{:<20} works", format!("runtime {runtime}"));
+        assert!(
+            examined.stdout.lines().any(|line| line.starts_with(&works)),
+            "{}",
+            examined.stdout
+        );
+    }
 }
 
 #[test]

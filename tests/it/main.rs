@@ -46,6 +46,7 @@ mod registry;
 mod repair;
 mod reports;
 mod results;
+mod runtimes;
 mod sandbox;
 mod sdist;
 mod settings;

@@ -126,6 +126,10 @@ fn a_sandbox_runs_what_it_is_given_after_a_wait() {
 struct StandIn(&'static str);
 
 impl Launcher for StandIn {
+    fn runtime(&self) -> gantry::policy::Runtime {
+        gantry::policy::Runtime::Native
+    }
+
     #[allow(clippy::zombie_processes, reason = "the Sandbox waits for it, by its pidfd")]
     fn launch(&self, start: &Start<'_>) -> Result<Child, SandboxError> {
         const SAY: &str = "import json, os, socket, struct, sys, time\n\

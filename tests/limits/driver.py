@@ -37,6 +37,11 @@ MIB = 1 << 20
 # The kernel of User-Mode Linux has no Landlock; everything else must hold.
 DEGRADED = os.environ.get("LIMITS_DEGRADED", "landlock")
 ENVIRONMENT = {"HOME": "/home/worker", "PATH": "/usr/bin:/bin", "GANTRY_ROOT": str(PAYLOAD / "store")}
+# What makes the containers; every test runs with each of them.
+RUNTIMES = ("libcontainer", "native")
+runtime = RUNTIMES[0]
+# What each came to, by its name: they must not differ.
+LEVELS = {}
 # How long something that happens by itself may take before it counts as not happening.
 PATIENCE = 10
 
@@ -62,7 +67,8 @@ class Ran:
 
 
 def command(report, options, function):
-    return [GANTRY, "run", "--allow-degraded", DEGRADED, "--report", report, *options, IMAGE, "--", *map(str, function)]
+    common = ["--allow-degraded", DEGRADED, "--runtime", runtime, "--report", report]
+    return [GANTRY, "run", *common, *options, IMAGE, "--", *map(str, function)]
 
 
 def run(options, *function):
@@ -84,6 +90,7 @@ def run_beside_others(options, *function):
             outcome = json.loads(pathlib.Path(report).read_text())
         except FileNotFoundError:
             outcome = {}
+    check(outcome.get("runtime") in (None, runtime), f"the runtime is {outcome.get('runtime')}, not {runtime}")
     return Ran(done.returncode, done.stdout, done.stderr, outcome)
 
 
@@ -179,6 +186,9 @@ def memory_cpu_and_processes_are_enforced():
     is_ok(ran)
     levels = {name: ran.outcome["enforced"].get(name) for name in ("memory", "cpu", "processes")}
     check(set(levels.values()) == {"enforced"}, f"levels are {levels}")
+    LEVELS[runtime] = ran.outcome["enforced"]
+    first = next(iter(LEVELS.values()))
+    check(all(levels == first for levels in LEVELS.values()), f"levels differ: {LEVELS}")
 
 
 def the_limits_are_those_in_the_cgroup():
@@ -486,12 +496,20 @@ def doctor_finds_memory_and_cpu_enforced_at_login():
 
 
 def doctor_finds_memory_and_cpu_enforced():
-    done = subprocess.run(
-        [GANTRY, "doctor", "--json"], env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        config = pathlib.Path(scratch, "config.toml")
+        config.write_text(f'[run]\nruntime = "{runtime}"\n')
+        done = subprocess.run(
+            [GANTRY, "--config", str(config), "doctor", "--json"],
+            env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        )
     print(done.stdout, done.stderr, flush=True)
     check(done.returncode in (0, 3), f"exit code {done.returncode}: {done.stderr}")
-    promises = json.loads(done.stdout)["promises"]
+    diagnosis = json.loads(done.stdout)
+    promises, runtimes = diagnosis["promises"], diagnosis["runtimes"]
+    check(sorted(runtimes) == sorted(RUNTIMES), f"runtimes are {runtimes}")
+    fine = all(found["works"] and not found["differs"] for found in runtimes.values())
+    check(fine and runtimes[runtime]["chosen"], f"runtimes are {runtimes}")
     levels = {name: promises[name]["level"] for name in ("memory", "cpu", "processes", "death", "landlock")}
     check(levels.pop("landlock") == "absent", "the doctor found Landlock in a kernel that has none")
     check(set(levels.values()) == {"enforced"}, f"the doctor says {levels}")
@@ -538,7 +556,8 @@ def main():
     kernel, up = os.uname().release, float(pathlib.Path("/proc/uptime").read_text().split()[0])
     print(f"Linux {kernel}, up for {up:.1f} s; uid {os.getuid()} in {OWN_NAME}", flush=True)
     passed = failed = 0
-    for test in chosen:
+    global runtime
+    for runtime, test in [(runtime, test) for runtime in RUNTIMES for test in chosen]:
         begun = time.monotonic()
         try:
             test()
@@ -548,7 +567,7 @@ def main():
             if not isinstance(error, AssertionError):
                 traceback.print_exc(file=sys.stdout)
             print(f"  {error}", flush=True)
-        print(f"{verdict:6} {test.__name__} ({time.monotonic() - begun:.1f} s)", flush=True)
+        print(f"{verdict:6} {runtime} {test.__name__} ({time.monotonic() - begun:.1f} s)", flush=True)
     print(f"{passed} passed, {failed} failed", flush=True)
     return 0 if passed and not failed else 1
 

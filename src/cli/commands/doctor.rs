@@ -27,10 +27,11 @@ pub(super) fn examine(session: &Session, args: &DoctorArgs) -> Result<u8, Comman
 
 /// Holds a sandbox open until this process is killed; the doctor's attack on our own death starts it.
 pub(crate) fn hold(words: &[PathBuf]) -> Result<u8, CommandError> {
-    let [scaffold, layer, marker] = words else {
-        return Err(CommandError::Usage("--hold needs three words".to_owned()));
+    let [scaffold, layer, marker, runtime] = words else {
+        return Err(CommandError::Usage("--hold needs four words".to_owned()));
     };
-    doctor::hold(scaffold, layer, &marker.to_string_lossy()).map_err(RunError::from)?;
+    let runtime = runtime.to_string_lossy().parse().map_err(CommandError::Usage)?;
+    doctor::hold(scaffold, layer, &marker.to_string_lossy(), runtime).map_err(RunError::from)?;
     Ok(0)
 }
 
@@ -87,6 +88,17 @@ fn render(diagnosis: &Diagnosis) -> String {
             .map(|means| [("runs", means.runs), ("builds", means.builds)]);
         let more: Vec<_> = means.into_iter().flatten().chain(fix).collect();
         line(promise.name(), level, &finding.evidence, &more);
+    }
+    for (runtime, found) in &diagnosis.runtimes {
+        let state = if found.works { "works" } else { "broken" };
+        let differs: Vec<&str> = found.differs.iter().map(|promise| promise.name()).collect();
+        let evidence = match (&found.error, found.chosen, differs.as_slice()) {
+            (Some(error), ..) => error.clone(),
+            (None, true, _) => "makes the containers of runs (runtime under [run] of the configuration)".to_owned(),
+            (None, false, []) => "keeps every promise as surely".to_owned(),
+            (None, false, differs) => format!("differs in {}", differs.join(", ")),
+        };
+        line(&format!("runtime {runtime}"), state, &evidence, &[]);
     }
     if let Some(error) = &diagnosis.error {
         line("sandbox", "unusable", error, &[]);

@@ -204,6 +204,7 @@ fn wanted(args: &RunArgs) -> Wanted {
         egress: args.egress.clone(),
         allow_degraded: args.allow_degraded.clone(),
         only_degraded: None,
+        runtime: args.runtime,
         pull: match args.pull.as_str() {
             "always" => Some(Pull::Always),
             "never" => Some(Pull::Never),

@@ -8,6 +8,7 @@ mod look;
 mod meaning;
 mod probe;
 mod remedy;
+mod runtimes;
 mod surroundings;
 
 use std::collections::BTreeMap;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::config::{Config, Environment};
-use crate::policy::{one_line, Bytes, Confinement, Kind, Level, Network, Promise, Scope};
+use crate::policy::{one_line, Bytes, Confinement, Kind, Level, Network, Promise, Runtime, Scope};
 use crate::sandbox::{
     self, Bundle, CgroupError, End, Finished, Purpose, SandboxError, Signals, Sink, Stdin, Stdout, Subtree,
 };
@@ -27,11 +28,13 @@ use crate::store::{Store, StoreError};
 use crate::sys::signal;
 
 use probe::Answer;
+use runtimes::Levels;
 
 pub use host::Observation;
 pub use meaning::Meaning;
 pub use probe::{is_probe, main as probe_main};
 pub use remedy::find as find_remedy;
+pub use runtimes::RuntimeFinding;
 pub use surroundings::{Surroundings, Tool};
 
 /// The memory limit of the attack on it.
@@ -89,6 +92,8 @@ pub struct Diagnosis {
     pub error: Option<String>,
     /// The promises that a run has to accept the loss of here, as `--allow-degraded` takes them.
     pub allow_degraded: Vec<Promise>,
+    /// What can make the container of a run.
+    pub runtimes: BTreeMap<Runtime, RuntimeFinding>,
     /// What gantry works with.
     pub surroundings: Surroundings,
     /// What was seen of the host.
@@ -136,6 +141,7 @@ pub fn examine(store: &Store, config: &Config, environment: &Environment) -> Res
         scaffold: store.trees().scaffold()?,
         layer,
         subtree: Subtree::open_or_ask(config.run.scope()),
+        runtime: config.run.confinement().runtime,
     };
     let host = host::observe(store.root());
     let (promises, error) = match doctor.promises() {
@@ -155,6 +161,7 @@ pub fn examine(store: &Store, config: &Config, environment: &Environment) -> Res
             .filter(|(_, finding)| finding.level != Level::Enforced)
             .map(|(promise, _)| *promise)
             .collect(),
+        runtimes: doctor.runtimes(),
         surroundings: surroundings::look(store, config, environment),
         promises,
         error,
@@ -163,11 +170,12 @@ pub fn examine(store: &Store, config: &Config, environment: &Environment) -> Res
 }
 
 /// Runs a sandbox that waits, until it is killed: the other half of the attack on [`Promise::Death`].
-pub fn hold(scaffold: &Path, layer: &Path, marker: &str) -> Result<(), SandboxError> {
+pub fn hold(scaffold: &Path, layer: &Path, marker: &str, runtime: Runtime) -> Result<(), SandboxError> {
     let doctor = Doctor {
         scaffold: scaffold.to_owned(),
         layer: layer.to_owned(),
         subtree: Err(CgroupError::NotUnified),
+        runtime,
     };
     let mut bundle = doctor.bundle(&["wait", "600000"], Confinement::default());
     bundle.argv.push(marker.to_owned());
@@ -182,6 +190,7 @@ struct Doctor {
     scaffold: PathBuf,
     layer: PathBuf,
     subtree: Result<Subtree, CgroupError>,
+    runtime: Runtime,
 }
 
 impl Doctor {
@@ -193,11 +202,7 @@ impl Doctor {
             timeout: PATIENCE,
             ..Confinement::default()
         };
-        let looked = self.run(&["look"], confinement)?;
-        let found: probe::Found = serde_json::from_slice(&looked.stdout).map_err(|error| SandboxError::Io {
-            action: "understand the probe",
-            source: error.into(),
-        })?;
+        let (looked, found) = self.look(self.bundle(&["look"], confinement))?;
         let from_inside = look::CHECKS.map(|(promise, check)| (promise, check(&found)));
         let network = self.loopback();
         let attacks = [
@@ -224,6 +229,41 @@ impl Doctor {
             (promise, finding)
         });
         Ok(findings.collect())
+    }
+
+    /// Runs the look of `bundle` and reads what it saw.
+    fn look(&self, bundle: Bundle) -> Result<(Finished, probe::Found), SandboxError> {
+        let looked = sandbox::run(&bundle, Sink::Capture)?;
+        let found = serde_json::from_slice(&looked.stdout).map_err(|error| SandboxError::Io {
+            action: "understand the probe",
+            source: error.into(),
+        })?;
+        Ok((looked, found))
+    }
+
+    /// Tries everything that can make the container of a run.
+    fn runtimes(&self) -> BTreeMap<Runtime, RuntimeFinding> {
+        let levels = |runtime: Runtime| -> Result<Levels, SandboxError> {
+            let confinement = Confinement {
+                pids: look::PIDS,
+                tmp_size: look::PLACE,
+                output_size: look::PLACE,
+                timeout: PATIENCE,
+                ..Confinement::default()
+            };
+            let mut bundle = self.bundle(&["look"], confinement);
+            bundle.confinement.runtime = runtime;
+            let (looked, found) = self.look(bundle)?;
+            let mut levels = looked.enforced;
+            for (promise, check) in look::CHECKS {
+                if !check(&found).0 {
+                    levels.insert(promise, Level::Absent);
+                }
+            }
+            Ok(levels)
+        };
+        let tried = Runtime::BUILT_IN.iter().map(|runtime| (*runtime, levels(*runtime)));
+        runtimes::compare(tried.collect(), self.runtime)
     }
 
     /// Talks to itself, and to others, in a run with loopback: whether nobody else was reached, and what came of both.
@@ -325,6 +365,7 @@ impl Doctor {
             .args(["doctor", "--hold"])
             .args([&self.scaffold, &self.layer])
             .arg(&marker)
+            .arg(self.runtime.name())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -379,6 +420,7 @@ impl Doctor {
             purpose: Purpose::Function,
             confinement: Confinement {
                 allow_degraded: Promise::ALL.into(),
+                runtime: self.runtime,
                 ..confinement
             },
             // Asked for already.

@@ -90,6 +90,33 @@ fn lists_of_both_count_and_the_arguments_come_last() {
     assert_eq!(both.reference.unwrap().to_string(), "b:1");
 }
 
+#[test]
+fn what_makes_the_container_is_said_by_the_arguments_the_job_or_the_machine() {
+    let chosen = |typed: Option<Runtime>, job: &str, machine_text: &str| {
+        let arguments = Wanted {
+            runtime: typed,
+            ..Wanted::default()
+        };
+        let wanted = arguments.over(parse(&format!("{{\"image\": \"a:1\"{job}}}")).unwrap());
+        wanted
+            .request(&machine(machine_text), &bounds(""))
+            .unwrap()
+            .confinement
+            .runtime
+    };
+    let native = r#", "runtime": "native""#;
+    assert_eq!(chosen(None, "", ""), Runtime::default());
+    assert_eq!(chosen(None, native, ""), Runtime::Native);
+    assert_eq!(chosen(None, "", "runtime = \"native\"\n"), Runtime::Native);
+    let default = Runtime::default();
+    assert_eq!(
+        chosen(None, &format!(", \"runtime\": \"{default}\""), "runtime = \"native\"\n"),
+        default
+    );
+    assert_eq!(chosen(Some(default), native, "runtime = \"native\"\n"), default);
+    assert!(parse(r#"{"image": "a:1", "runtime": "runc"}"#).is_err());
+}
+
 fn bounds(text: &str) -> LimitsSection {
     LimitsSection::parse(text).unwrap()
 }

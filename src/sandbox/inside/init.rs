@@ -1,8 +1,7 @@
 //! pid 1 of the sandbox: our own binary again, with an empty environment and nothing of us in its memory.
 //!
 //! This is the order of everything that happens behind the wall. [`enter_room`] makes the file system in namespaces that
-//! are ours alone; another launcher whose container is already made does without it. [`guard`] is the rest
-//! and the same for all. The end of this process is the end of every process in its pid namespace.
+//! are ours alone, by the way that the orders name; [`guard`] is the rest and the same for all. The end of this process is the end of every process in its pid namespace.
 
 use std::ffi::OsStr;
 use std::io;
@@ -17,6 +16,9 @@ use super::failure::{at, step, Failure};
 use super::guard::{self, Work};
 use super::mounts;
 use super::restrict;
+#[cfg(feature = "libcontainer")]
+use super::youki;
+use crate::policy::Runtime;
 use crate::sys::process;
 
 /// How much sooner than others (0) the kernel ends a sandbox when the machine runs out of memory; up to 1000.
@@ -59,7 +61,6 @@ fn become_first() -> Result<(), Failure> {
     be_first_to_go()?;
     process::forbid_dumps().map_err(at("forbid dumps"))?;
     process::default_fault_signals();
-    step("start a session", rustix::process::setsid())?;
     restrict::raise_open_files().map_err(at("raise the limit on open files"))
 }
 
@@ -70,10 +71,35 @@ fn enter_room(room: &RoomOrders, control: &mut UnixStream) -> Result<(Work, Owne
         "set the host name",
         rustix::system::sethostname(room.hostname.as_bytes()),
     )?;
+    match room.runtime {
+        Runtime::Native => enter_own(room, control),
+        Runtime::Libcontainer => enter_container(room, control),
+    }
+}
+
+fn enter_own(room: &RoomOrders, control: &mut UnixStream) -> Result<(Work, OwnedFd), Failure> {
+    step("start a session", rustix::process::setsid())?;
     let root = mounts::make_root(room)?;
     let work = receive_work(control).map_err(at("receive orders"))?;
     let output = root.enter(&work.orders, &work.secrets)?;
     Ok((work, output))
+}
+
+/// libcontainer makes everything at once, so it can begin when the work is there.
+#[cfg(feature = "libcontainer")]
+fn enter_container(room: &RoomOrders, control: &mut UnixStream) -> Result<(Work, OwnedFd), Failure> {
+    let layers = youki::Layers::mount(room)?;
+    let work = receive_work(control).map_err(at("receive orders"))?;
+    layers.build(room, &work.orders)?;
+    mounts::finish_room(room)?;
+    mounts::write_secrets(&work.orders.secrets, &work.secrets)?;
+    Ok((work, mounts::open_output()?))
+}
+
+#[cfg(not(feature = "libcontainer"))]
+fn enter_container(_: &RoomOrders, _: &mut UnixStream) -> Result<(Work, OwnedFd), Failure> {
+    let error = io::Error::from(io::ErrorKind::Unsupported);
+    Err(("make the container with libcontainer".to_owned(), error))
 }
 
 /// A worker that the kernel spares (OOMScoreAdjust=-1000) must not pass that on to a stranger's code: the memory limit

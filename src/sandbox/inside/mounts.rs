@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{symlink, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, CWD};
 use rustix::mount::{
@@ -26,7 +26,7 @@ use super::hosts;
 use super::machine_files;
 
 /// Links of `/dev`.
-const LINKS: [(&str, &str); 4] = [
+pub(super) const LINKS: [(&str, &str); 4] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),
@@ -50,7 +50,7 @@ pub(super) struct UnfinishedRoot(());
 
 /// Makes the root of `room` and everything in it that is known before there is a job.
 pub(super) fn make_root(room: &RoomOrders) -> Result<UnfinishedRoot, Failure> {
-    let root = mount_layers(room)?;
+    let root = Ground::prepare(room)?.mount_layers()?;
     step("enter root", rustix::process::fchdir(&root))?;
     for planned in mount_plan::of_room(room) {
         mount_planned(&planned)?;
@@ -75,28 +75,50 @@ impl UnfinishedRoot {
     }
 }
 
-/// Mounts the layers of `room` as one read-only file system over its scaffold, in a mount namespace that is made private
-/// first; returns its root.
-pub(super) fn mount_layers(room: &RoomOrders) -> Result<OwnedFd, Failure> {
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    step("make mounts private", mount_change("/", private))?;
-    limit_namespace()?;
-    let scaffold = scaffold(room)?;
-    let hosts = hosts_layer(scaffold, &hosts::hosts_file(&room.hostname, room.network, &room.egress))?;
-    let lowers = &[&[hosts], room.lowers.as_slice()].concat();
-    match overlay(lowers, scaffold) {
-        Err((_, error)) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
-            overlay_of_old(lowers, scaffold)
-        }
-        answer => answer,
-    }
+/// What the root of a sandbox is mounted on: the scaffold, in a mount namespace that is private, and in its `/tmp` memory
+/// that the new root will hide.
+#[derive(Debug)]
+pub(super) struct Ground<'a> {
+    scaffold: &'a str,
+    memory: PathBuf,
+    lowers: Vec<String>,
 }
 
-/// The directory of the host over which the root is mounted.
-pub(super) fn scaffold(room: &RoomOrders) -> Result<&str, Failure> {
-    let scaffold = room.lowers.first();
-    let scaffold = scaffold.ok_or_else(|| ("find scaffold".to_owned(), io::ErrorKind::NotFound.into()))?;
-    Ok(scaffold)
+impl<'a> Ground<'a> {
+    /// Prepares it for the layers of `room`, with the layer of `/etc/hosts` on top.
+    pub(super) fn prepare(room: &'a RoomOrders) -> Result<Self, Failure> {
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        step("make mounts private", mount_change("/", private))?;
+        limit_namespace()?;
+        let scaffold = room.lowers.first();
+        let scaffold = scaffold.ok_or_else(|| ("find scaffold".to_owned(), io::ErrorKind::NotFound.into()))?;
+        let memory = hosts_layer(scaffold, &hosts::hosts_file(&room.hostname, room.network, &room.egress))?;
+        Ok(Self {
+            scaffold,
+            lowers: [std::slice::from_ref(&memory), room.lowers.as_slice()].concat(),
+            memory: memory.into(),
+        })
+    }
+
+    /// The directory over which the root is mounted.
+    pub(super) fn scaffold(&self) -> &Path {
+        Path::new(self.scaffold)
+    }
+
+    /// A directory that is gone with this mount namespace, and part of the root as soon as that is mounted.
+    pub(super) fn memory(&self) -> &Path {
+        &self.memory
+    }
+
+    /// Mounts the layers over the scaffold, as one read-only file system; returns its root.
+    pub(super) fn mount_layers(&self) -> Result<OwnedFd, Failure> {
+        match overlay(&self.lowers, self.scaffold) {
+            Err((_, error)) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
+                overlay_of_old(&self.lowers, self.scaffold)
+            }
+            answer => answer,
+        }
+    }
 }
 
 /// Makes read-only what is full now, and writes the files that say what machine the run has. Whoever made the mounts, this

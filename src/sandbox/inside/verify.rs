@@ -8,8 +8,10 @@ use rustix::fs::{statvfs, StatVfsMountFlags};
 use rustix::process::{dumpable_behavior, DumpableBehavior};
 use rustix::thread::capabilities_secure_bits;
 
+use super::super::mount_plan::DEVICES;
 use super::super::orders::RoomOrders;
 use super::listeners;
+use super::mounts::LINKS;
 use super::restrict::{Landlocked, SECUREBITS};
 use crate::policy::{Level, NetworkMode, Promise};
 
@@ -165,8 +167,29 @@ fn read_only_root(place: &Place<'_>) -> Result<(), String> {
     is_so(foreign.is_none(), || {
         format!("{foreign:?} is not a file of the run's own")
     })?;
+    dev()?;
     let hidden = rustix::fs::access("/proc/sys", rustix::fs::Access::EXISTS) == Err(rustix::io::Errno::NOENT);
     is_so(hidden, || "/proc shows more than processes".to_owned())
+}
+
+/// What is in `/dev`, and that none of it can be changed: its nodes are the host's.
+fn dev() -> Result<(), String> {
+    let read_only = StatVfsMountFlags::NOSUID | StatVfsMountFlags::NOEXEC | StatVfsMountFlags::RDONLY;
+    let nodes = DEVICES.iter().map(|device| format!("/dev/{device}"));
+    let open = std::iter::once("/dev".to_owned())
+        .chain(nodes)
+        .find(|path| !has_flags(path, read_only));
+    is_so(open.is_none(), || format!("{open:?} is not mounted read-only"))?;
+    let entries = fs::read_dir("/dev").map_err(|error| format!("list /dev: {error}"))?;
+    let mut names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
+    names.sort_unstable();
+    let mut known: Vec<&str> = DEVICES
+        .into_iter()
+        .chain(LINKS.map(|(name, _)| name))
+        .chain(["shm"])
+        .collect();
+    known.sort_unstable();
+    is_so(names == known, || format!("/dev has {names:?}"))
 }
 
 fn tmp_flags(room: &RoomOrders) -> StatVfsMountFlags {
@@ -202,8 +225,8 @@ fn network(place: &Place<'_>) -> Result<(), String> {
 
 fn leaks(place: &Place<'_>) -> Result<(), String> {
     let descriptors = fs::read_dir("/proc/self/fd").map_or(usize::MAX, Iterator::count);
-    // Standard streams, the control socket, /output and the descriptor that lists; and the listeners of the egress.
-    let most = 6 + place.listeners.len();
+    // Standard streams, the control socket and the descriptor that lists; and the listeners of the egress.
+    let most = 5 + place.listeners.len();
     let variables = std::env::vars_os().count();
     // The workload has our uid: only this keeps our memory and descriptors from it.
     let closed = dumpable_behavior().is_ok_and(|dumpable| dumpable == DumpableBehavior::NotDumpable);

@@ -1,10 +1,13 @@
 //! Starting the first process of a sandbox, in gantry.
 //!
-//! A [`Launcher`] decides how: [`Native`] clones into all namespaces at once. What it starts must be our init with the
-//! control socket, and must die with gantry; what happens on the socket afterwards, and how the sandbox is supervised,
-//! is one code for all launchers.
+//! A [`Launcher`] decides how its container is made: by youki's libcontainer ([`Libcontainer`]) or by ourselves
+//! ([`Native`]). What it starts must be our init with the control socket, and must die with gantry; what happens on the
+//! socket afterwards, what is given up and read back, and how the sandbox is supervised, is one code for all launchers.
 
+#[cfg(feature = "libcontainer")]
+mod libcontainer;
 mod native;
+mod own_binary;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,15 +18,34 @@ use rustix::pipe::{pipe_with, PipeFlags};
 use rustix::process::{pidfd_send_signal, Signal};
 
 use super::error::SandboxError;
+use crate::policy::Runtime;
 use crate::sys::process::{self, Child, Ended};
 
+#[cfg(feature = "libcontainer")]
+pub use self::libcontainer::Libcontainer;
 pub use native::Native;
+
+/// The launcher of `runtime`, with the binary that runs now.
+pub(super) fn of(runtime: Runtime) -> Result<Box<dyn Launcher>, SandboxError> {
+    match runtime {
+        #[cfg(feature = "libcontainer")]
+        Runtime::Libcontainer => Ok(Box::new(Libcontainer::new()?)),
+        #[cfg(not(feature = "libcontainer"))]
+        Runtime::Libcontainer => Err(SandboxError::Bundle {
+            reason: "this gantry is built without libcontainer",
+        }),
+        Runtime::Native => Ok(Box::new(Native::new()?)),
+    }
+}
 
 /// Starts the first process of a sandbox.
 ///
 /// Called while gantry holds nothing of the sandbox but what is in [`Start`]. The process is a child of this thread: it
 /// must be killed when the thread ends, because nobody else knows of it.
 pub trait Launcher {
+    /// What makes the container, which the process is told first of all.
+    fn runtime(&self) -> Runtime;
+
     /// Starts a process with what `start` holds.
     ///
     /// # Errors

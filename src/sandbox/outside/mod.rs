@@ -21,7 +21,7 @@ use std::io;
 
 use super::bundle::Bundle;
 use super::error::SandboxError;
-use super::launch::Native;
+use super::launch;
 
 pub use caller::{Caller, NoCaller};
 pub use cgroup::{sweep, CgroupError, Subtree};
@@ -53,8 +53,8 @@ pub fn run(bundle: &Bundle, sink: Sink<'_>) -> Result<Finished, SandboxError> {
 ///
 /// Those of [`run`], and that of `open`.
 pub fn run_with_doors(bundle: &Bundle, sink: Sink<'_>, open: OpenDoors<'_>) -> Result<Finished, SandboxError> {
-    let launcher = Native::new()?;
-    let mut sandbox = Sandbox::launch(&launcher, bundle, sink)?;
+    let launcher = launch::of(bundle.confinement.runtime)?;
+    let mut sandbox = Sandbox::launch(&*launcher, bundle, sink)?;
     sandbox.begin(bundle)?;
     sandbox.finish(sink, open)
 }

@@ -160,7 +160,7 @@ impl Sandbox {
         };
         // While the init starts.
         let machine = machine::files(confinement).map_err(io("look at this machine"))?;
-        let room = RoomOrders::of(bundle, given, machine);
+        let room = RoomOrders::of(bundle, launcher.runtime(), given, machine);
         sandbox.tell(|control| wire::send(control, &room))?;
         Ok(sandbox)
     }

@@ -11,6 +11,10 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
+/// Names what makes the containers of the runs of these tests; without it, it is what gantry has by default. The tests that
+/// are about the sandbox are run once with each (`scripts/test`).
+const RUNTIME: &str = "GANTRY_TEST_RUNTIME";
+
 /// What this host cannot enforce for an unprivileged user is named here, once.
 pub const DEGRADED: &str = "memory,cpu";
 
@@ -72,6 +76,9 @@ impl Gantry {
                 command.env(name, value);
             }
         }
+        if let Some(config) = chosen_runtime() {
+            command.env("GANTRY_CONFIG", config);
+        }
         command.stdin(Stdio::null());
         command
     }
@@ -121,6 +128,26 @@ impl Gantry {
         all.push(name);
         self.run_with_outcome(&all)
     }
+}
+
+/// What makes the containers of runs that do not say.
+pub fn runtime() -> gantry::policy::Runtime {
+    let chosen = std::env::var(RUNTIME);
+    chosen.map_or_else(|_| gantry::policy::Runtime::default(), |name| name.parse().unwrap())
+}
+
+/// The configuration that chooses it.
+fn chosen_runtime() -> Option<&'static Path> {
+    static CONFIG: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let write = || {
+        std::env::var_os(RUNTIME)?;
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("runtimes");
+        fs::create_dir_all(&directory).unwrap();
+        let config = directory.join(format!("{}-{}.toml", runtime(), std::process::id()));
+        fs::write(&config, format!("[run]\nruntime = \"{}\"\n", runtime())).unwrap();
+        Some(config)
+    };
+    CONFIG.get_or_init(write).as_deref()
 }
 
 const PASSED_ON: &[&str] = &[
@@ -274,7 +301,7 @@ pub fn tiny_as(gantry: &Gantry, names: &[&str], body: &gantry::oci::ImageConfigB
 
 /// Argument one is a layout of one image, two the entries of a layer, three the new environment or null.
 const ADD_LAYER: &str = r#"
-import gzip, hashlib, io, json, os, sys, tarfile
+import base64, gzip, hashlib, io, json, os, sys, tarfile
 root, entries, env = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
 def load(descriptor): return json.load(open(path(descriptor["digest"])))
 def path(digest): return os.path.join(root, "blobs/sha256", digest.split(":")[1])
@@ -287,7 +314,11 @@ out = io.BytesIO()
 with tarfile.open(fileobj=out, mode="w") as tar:
     for name, what in entries.items():
         entry = tarfile.TarInfo(name)
-        if isinstance(what, dict):
+        if isinstance(what, dict) and "base64" in what:
+            data = base64.b64decode(what["base64"])
+            entry.size, entry.mode = len(data), 0o755
+            tar.addfile(entry, io.BytesIO(data))
+        elif isinstance(what, dict):
             entry.type, entry.linkname = tarfile.SYMTYPE, what["link"]
             tar.addfile(entry)
         else:
@@ -309,7 +340,7 @@ json.dump(index, open(os.path.join(root, "index.json"), "w"))
 "#;
 
 /// Puts a layer on top of the image of a layout: what a base of somebody else's looks like from here. An entry is a
-/// text, `{"link": TARGET}`, or null for a whiteout.
+/// text, `{"base64": BYTES}` of a program, `{"link": TARGET}`, or null for a whiteout.
 pub fn add_layer(layout: &Path, entries: &Value, env: Option<&[&str]>) {
     let mut command = Command::new("python3");
     command.args(["-c", ADD_LAYER]).arg(layout).arg(entries.to_string());

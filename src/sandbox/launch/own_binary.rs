@@ -1,0 +1,50 @@
+//! Our own binary in new namespaces: how every first process of ours is started.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+
+use super::super::error::SandboxError;
+use super::super::orders::INIT_NAME;
+use super::Start;
+use crate::sys::process::{self, Child, Init};
+
+/// The id of the workload inside; the caller's outside.
+const ID: u32 = 1000;
+
+/// A gantry binary, open: whatever becomes of its file.
+#[derive(Debug)]
+pub(super) struct OwnBinary(File);
+
+impl OwnBinary {
+    /// The one that runs now.
+    pub(super) fn open() -> Result<Self, SandboxError> {
+        let executable = File::open("/proc/self/exe").map_err(|source| SandboxError::Io {
+            action: "open our own binary",
+            source,
+        })?;
+        Ok(Self(executable))
+    }
+
+    /// Another one.
+    pub(super) fn with(executable: File) -> Self {
+        Self(executable)
+    }
+
+    /// Starts it in new user, mount, pid, ipc, uts, network and cgroup namespaces, by one clone into all of them.
+    pub(super) fn start(&self, start: &Start<'_>) -> Result<Child, SandboxError> {
+        let map = |id: u32| format!("{ID} {id} 1").into_bytes();
+        let child = process::spawn_init(&Init {
+            executable: self.0.as_fd(),
+            name: INIT_NAME,
+            stdio: start.stdio,
+            control: start.control,
+            uid_map: &map(rustix::process::geteuid().as_raw()),
+            gid_map: &map(rustix::process::getegid().as_raw()),
+            cgroup: start.cgroup,
+        });
+        child.map_err(|source| SandboxError::UserNamespace {
+            step: "clone into new namespaces",
+            source,
+        })
+    }
+}

@@ -1,0 +1,318 @@
+//! What makes the container of a run: each way comes to the same, and none of libcontainer's ways reaches a function.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use gantry::policy::Runtime;
+use serde_json::{json, Value};
+
+use crate::common::{add_layer, done, function, shared, tool, Done, Gantry, DEGRADED};
+
+/// Says everything that differs when two containers do.
+const LOOK: &str = r#"
+import json, os, resource, stat, sys
+def status(key):
+    lines = open('/proc/self/status').read().splitlines()
+    return [line.split(':', 1)[1].split() for line in lines if line.startswith(key)]
+def mounts():
+    for line in open('/proc/self/mountinfo'):
+        before, after = line.split(' - ')
+        _, _, _, root, place, flags, *_ = before.split()
+        kind, source, options = after.split()
+        # Directories of the store are named by the run, and the inode numbers of memory by nobody.
+        options = sorted(o for o in options.split(',') if not o.startswith(('lowerdir', 'inode')))
+        yield place, kind, sorted(flags.split(',')), options
+def tree(top):
+    for directory, names, files in os.walk(top):
+        for name in names + files:
+            path = os.path.join(directory, name)
+            found = os.lstat(path)
+            yield path, oct(found.st_mode), found.st_rdev, found.st_uid, found.st_gid
+resources = [name for name in dir(resource) if name.startswith('RLIMIT_')]
+print(json.dumps({
+    'mounts': sorted(mounts()),
+    'files': sorted([*tree('/dev'), *tree('/sys'), *tree('/run'), *tree('/output'), *tree('/tmp'), *tree('/input')]),
+    'limits': {name: resource.getrlimit(getattr(resource, name)) for name in resources},
+    'status': [status(key) for key in ('Cap', 'Seccomp', 'NoNewPrivs', 'Uid', 'Gid', 'Groups', 'SigBlk', 'SigIgn', 'SigCgt', 'Umask')],
+    'descriptors': sorted((fd, stat.S_IFMT(os.stat(int(fd)).st_mode)) for fd in os.listdir('/proc/self/fd') if int(fd) < 3),
+    'environment': dict(os.environ), 'directory': os.getcwd(), 'host': os.uname().nodename,
+    'session': os.getsid(0) == os.getpid(), 'score': open('/proc/self/oom_score_adj').read(),
+    'hosts': open('/etc/hosts').read(), 'root': os.listdir('/'),
+}))
+"#;
+
+/// A run of `words` with `runtime`, and its outcome.
+fn run_with(gantry: &Gantry, runtime: Runtime, words: &[&str]) -> (Done, Value) {
+    gantry.run_with_outcome(&[&["--runtime", runtime.name()], words].concat())
+}
+
+/// An outcome without what differs between any two runs.
+fn settled(outcome: &Value) -> Value {
+    let mut outcome = outcome.clone();
+    let fields = outcome.as_object_mut().unwrap();
+    for of_each in ["started_at", "wall_ms", "phases_ms", "runtime", "usage"] {
+        assert!(fields.remove(of_each).is_some(), "{of_each}");
+    }
+    outcome
+}
+
+/// What each runtime makes of `words`: the same exit code, words and outcome, and its own name in that.
+fn compare(gantry: &Gantry, words: &[&str]) -> (Done, Value) {
+    let mut runs = Runtime::BUILT_IN.iter().map(|runtime| {
+        let (done, outcome) = run_with(gantry, *runtime, words);
+        assert_eq!(outcome["runtime"], runtime.name(), "{words:?}");
+        (done, outcome)
+    });
+    let (first, outcome) = runs.next().unwrap();
+    for (other, of_other) in runs {
+        assert_eq!(other.code, first.code, "{words:?}: {} {}", first.stderr, other.stderr);
+        assert_eq!(other.stdout, first.stdout, "{words:?}");
+        assert_eq!(other.stderr, first.stderr, "{words:?}");
+        assert_eq!(settled(&of_other), settled(&outcome), "{words:?}");
+    }
+    (first, outcome)
+}
+
+#[test]
+fn every_runtime_makes_the_same_container() {
+    let gantry = shared();
+    gantry.build(function(LOOK, None).path(), "runtimes:look");
+    let scratch = tempfile::tempdir().unwrap();
+    let (input, key) = (scratch.path().join("in"), scratch.path().join("key"));
+    fs::create_dir(&input).unwrap();
+    fs::write(input.join("data"), "data").unwrap();
+    fs::write(&key, "a secret").unwrap();
+    let (input, secret) = (input.to_str().unwrap(), format!("KEY={}", key.display()));
+    for words in [
+        &[][..],
+        &["--input", input],
+        &["--secret", &secret, "--input", input],
+        &["--output-on-disk"],
+        &["--network", "loopback"],
+        &["--network", "egress", "--egress", "service.example.org:8080"],
+        &[
+            "--pids",
+            "8",
+            "--tmp-size",
+            "3M",
+            "--shm-size",
+            "2M",
+            "--output-size",
+            "1M",
+        ],
+    ] {
+        let (done, outcome) = compare(gantry, &[words, &["runtimes:look"]].concat());
+        assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{words:?}");
+        let seen: Value = serde_json::from_str(&done.stdout).unwrap();
+        assert!(seen["mounts"].as_array().unwrap().len() > 12, "{seen}");
+        assert_eq!(outcome["enforced"].as_object().unwrap().len(), 16);
+    }
+}
+
+/// The errors of libcontainer say "failed to prepare rootfs" and no more: what people can get wrong is said by us.
+#[test]
+fn every_runtime_ends_alike_what_cannot_be_run_and_says_the_same() {
+    let gantry = shared();
+    gantry.build(
+        function("import sys\nsys.exit(int(sys.argv[1]))", None).path(),
+        "runtimes:exit",
+    );
+    for (words, code) in [
+        (&["runtimes:exit", "--", "7"][..], 7),
+        (&["--entrypoint", "no-such-program", "runtimes:exit"], 127),
+        (&["--entrypoint", "/etc/passwd", "runtimes:exit"], 126),
+        // What is mounted below it could not be made read-only.
+        (&["--input", "/", "runtimes:exit", "--", "0"], 125),
+        (&["--input", "/no/such/directory", "runtimes:exit", "--", "0"], 125),
+        (&["--timeout", "1ms", "runtimes:exit", "--", "0"], 124),
+    ] {
+        let (done, _) = compare(gantry, words);
+        assert_eq!(done.code, code, "{words:?}: {}", done.stderr);
+        assert!(!done.stderr.contains("rootfs"), "{words:?}: {}", done.stderr);
+    }
+}
+
+#[test]
+fn a_runtime_that_nobody_knows_is_refused() {
+    let done = shared().gantry(["run", "--runtime", "runc", "runtimes:look"]);
+    assert_eq!(done.code, 125, "{}", done.stderr);
+    assert!(done.stderr.contains("libcontainer"), "{}", done.stderr);
+}
+
+#[test]
+fn without_a_word_libcontainer_makes_the_container_and_a_job_or_the_machine_may_choose() {
+    let gantry = shared();
+    gantry.build(function("", None).path(), "runtimes:empty");
+    let scratch = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = scratch.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let says_nothing = write("nothing.toml", "");
+    let native = write("native.toml", "[run]\nruntime = \"native\"\n");
+    let job = write("job.json", r#"{"image": "runtimes:empty", "runtime": "native"}"#);
+    let report = scratch.path().join("outcome.json");
+    let default = Runtime::default().name();
+    for (config, what, runtime) in [
+        (&says_nothing, &["runtimes:empty"][..], default),
+        (&native, &["runtimes:empty"], "native"),
+        (&says_nothing, &["--job", &job], "native"),
+        (&native, &["--runtime", default, "--job", &job], default),
+    ] {
+        let words = ["--config", config, "run", "--allow-degraded", DEGRADED, "--report"];
+        let done = gantry.gantry([&words[..], &[report.to_str().unwrap()], what].concat());
+        assert_eq!(done.code, 0, "{}", done.stderr);
+        let outcome: Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
+        assert_eq!(outcome["runtime"], runtime, "{config} {what:?}");
+    }
+}
+
+/// libcontainer opens `/dev/null` anew, read-only, where it finds it as a standard stream: the function's are pipes.
+#[test]
+fn a_gantry_without_streams_gives_a_function_streams_that_work() {
+    let gantry = shared();
+    let code = "import os, sys\nassert os.write(1, b'x') == 1 and os.write(2, b'x') == 1 and sys.stdin.read() == ''\n";
+    gantry.build(function(code, None).path(), "runtimes:streams");
+    for runtime in Runtime::BUILT_IN {
+        let mut command = gantry.command();
+        command.args([
+            "run",
+            "--allow-degraded",
+            DEGRADED,
+            "--runtime",
+            runtime.name(),
+            "runtimes:streams",
+        ]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        assert_eq!(command.status().unwrap().code(), Some(0), "{runtime}");
+    }
+}
+
+/// System calls of a run that name a file, or make or kill a process, by who made them: gantry, its init, the workload.
+fn calls(gantry: &Gantry, runtime: Runtime) -> String {
+    let scratch = tempfile::tempdir().unwrap();
+    let log = scratch.path().join("calls");
+    let plain = gantry.command();
+    let mut command = Command::new("strace");
+    command
+        .args(["-f", "-s", "300", "-e", "trace=file,process,kill,mount_setattr", "-o"])
+        .arg(&log)
+        .arg(plain.get_program())
+        .args([
+            "run",
+            "--allow-degraded",
+            DEGRADED,
+            "--runtime",
+            runtime.name(),
+            "runtimes:empty",
+        ])
+        .env_clear()
+        .envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    tool(&mut command);
+    fs::read_to_string(log).unwrap()
+}
+
+/// libcontainer as a whole makes three processes, a cgroup and files of its state. Its init, called in ours, does not.
+#[test]
+fn libcontainer_touches_no_cgroup_starts_no_process_and_keeps_no_state() {
+    if !Runtime::BUILT_IN.contains(&Runtime::Libcontainer) {
+        return;
+    }
+    let gantry = shared();
+    gantry.build(function("", None).path(), "runtimes:empty");
+    let (of_libcontainer, of_native) = (calls(gantry, Runtime::Libcontainer), calls(gantry, Runtime::Native));
+    let count = |log: &str, word: &str| log.lines().filter(|line| line.contains(word)).count();
+    assert!(count(&of_libcontainer, "mount_setattr") > 5, "{of_libcontainer}");
+    assert_eq!(
+        count(&of_native, "mount_setattr"),
+        0,
+        "only libcontainer mounts in that way"
+    );
+    for word in ["/sys/fs/cgroup", "clone3(", "clone(", "fork(", "kill("] {
+        assert_eq!(count(&of_libcontainer, word), count(&of_native, word), "{word}");
+    }
+    for word in ["gantry-is-placed-already", "config.json", "state.json", "youki"] {
+        assert_eq!(count(&of_libcontainer, word), 0, "{word}: {of_libcontainer}");
+    }
+    // The positive twin: what is looked for can be seen.
+    assert!(count(&of_libcontainer, "clone3(") > 0 && count(&of_libcontainer, "gantry-init") > 0);
+}
+
+/// A module of the image's own C library that says when it is loaded. The C library looks for it wherever somebody asks for
+/// a user's name or home while `/` is the image's.
+const MODULE: &str = r#"
+#include <unistd.h>
+__attribute__((constructor)) static void loaded(void) { write(2, "module loaded\n", 14); }
+"#;
+
+#[test]
+fn no_process_of_ours_loads_a_module_that_the_image_names() {
+    use base64::Engine;
+    let gantry = shared();
+    let scratch = tempfile::tempdir().unwrap();
+    let (source, library) = (scratch.path().join("evil.c"), scratch.path().join("evil.so"));
+    fs::write(&source, MODULE).unwrap();
+    let mut compiler = Command::new("gcc");
+    compiler
+        .args(["-shared", "-fPIC", "-nostartfiles", "-o"])
+        .arg(&library)
+        .arg(&source);
+    tool(&mut compiler);
+    let module = base64::engine::general_purpose::STANDARD.encode(fs::read(&library).unwrap());
+    // It asks for a user by name, which needs the module; or for nothing.
+    let code = "import sys\nif len(sys.argv) > 1:\n    import pwd\n    pwd.getpwall()\n    try: pwd.getpwnam('nobody-of-this-name')\n    except KeyError: pass\n";
+    gantry.build(function(code, None).path(), "runtimes:plain");
+    let layout = scratch.path().join("layout");
+    gantry.ok(["copy", "runtimes:plain", &format!("oci:{}", layout.display())]);
+    let entries = json!({
+        "etc/nsswitch.conf": "passwd: evil\ngroup: evil\n",
+        "usr/lib/x86_64-linux-gnu/libnss_evil.so.2": {"base64": module},
+    });
+    add_layer(&layout, &entries, None);
+    let image = "runtimes:evil";
+    gantry.ok(["copy", &format!("oci:{}", layout.display()), image]);
+    for runtime in Runtime::BUILT_IN {
+        let run = |words: &[&str]| {
+            let name = runtime.name();
+            let done = gantry.run(&[&["--runtime", name, image], words].concat());
+            assert_eq!(done.code, 0, "{}", done.stderr);
+            done.stderr
+        };
+        assert!(!run(&[]).contains("module loaded"), "{runtime}: before the function");
+        // The positive twin: whoever asks loads it.
+        assert!(
+            run(&["--", "ask"]).contains("module loaded"),
+            "{runtime}: by the function itself"
+        );
+    }
+}
+
+/// A path of the store may be longer than an address of a local socket (108 bytes), such as libcontainer's.
+#[test]
+fn a_store_with_a_long_path_runs_functions() {
+    let gantry = shared();
+    gantry.build(function("print('ran')", None).path(), "runtimes:long");
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("image.tar");
+    gantry.ok(["save", "runtimes:long", file.to_str().unwrap()]);
+    let long = scratch.path().join("a-directory-with-a-name-that-is-long".repeat(4));
+    let with_long_path = |words: &[&str]| {
+        let mut command = gantry.command();
+        let done = done(command.env("GANTRY_ROOT", &long).args(words).output().unwrap());
+        assert_eq!(done.code, 0, "{}", done.stderr);
+        done.stdout
+    };
+    with_long_path(&["load", file.to_str().unwrap()]);
+    for runtime in Runtime::BUILT_IN {
+        let words = [
+            "run",
+            "--allow-degraded",
+            DEGRADED,
+            "--runtime",
+            runtime.name(),
+            "runtimes:long",
+        ];
+        assert_eq!(with_long_path(&words), "ran\n", "{runtime}");
+    }
+}
