@@ -42,7 +42,7 @@ impl Feed {
 
     /// The event to wait for before [`proceed`](Self::proceed); none at the end.
     pub(super) fn event(&self) -> Option<PollFd<'_>> {
-        let pipe = self.pipe.as_ref()?;
+        let pipe = self.pipe.as_ref().filter(|_| !self.is_over())?;
         Some(if self.pending.is_empty() {
             PollFd::from_borrowed_fd(stdin(), PollFlags::IN)
         } else {
@@ -57,7 +57,8 @@ impl Feed {
         } else {
             self.write();
         }
-        if self.ended && self.pending.is_empty() {
+        // Over the limit the workload is ended with its input open: it must not take the cut for the end.
+        if self.ended && self.pending.is_empty() && !self.is_over() {
             self.pipe = None;
         }
     }
