@@ -11,7 +11,7 @@ use crate::base::{
 };
 use crate::policy::{Baseline, Bytes, Promise};
 use crate::progress::{timed, Later};
-use crate::python::bytecode::{ensure_bytecode, Sources};
+use crate::python::bytecode::{ensure_bytecode, find_bytecode, Sources};
 use crate::python::choose::choose;
 use crate::python::compile::Compiler;
 use crate::python::full_version::find_version;
@@ -22,7 +22,7 @@ use crate::python::resolve::{LockError, Resolver, Target, LARGE_IMAGE, MAX_IMAGE
 use crate::python::sdist::{Bench, Toolchain, ToolchainError};
 use crate::python::supply::Supply;
 use crate::python::{libraries, Interpreter, PythonError};
-use crate::store::BuiltLayer;
+use crate::store::{BuiltLayer, Store, StoreError};
 use crate::sys::pool;
 
 /// Where wheels are, inside an image.
@@ -223,8 +223,7 @@ fn on_bench(
     allow_degraded: &BTreeSet<Promise>,
 ) -> Result<(Vec<WheelLayer>, bool), BuildError> {
     // Build backends import much of the standard library.
-    let mut interpreter = interpreter_of(base);
-    interpreter.layers.extend(ensure_stdlib(base, supply, compiler)?);
+    let interpreter = interpreter_on(base, ensure_stdlib(base, supply, compiler)?);
     let layer = || {
         ensure_toolchain(supply.store, toolchain, wanted.settings, supply.progress).map_err(|error| ToolchainError {
             kind: error.kind(),
@@ -279,7 +278,7 @@ pub(crate) fn ensure_parts_bytecode(
     supply: &Supply<'_>,
     compiler: &Compiler,
 ) -> Result<(Option<BuiltLayer>, Vec<BuiltLayer>), BuildError> {
-    let interpreter = interpreter_of(&parts.base);
+    let interpreter = interpreter_on(&parts.base, find_stdlib(&parts.base, supply.store)?);
     let sources = parts.wheels.iter().filter(|made| made.has_sources()).map(Some);
     let all: Vec<Option<&WheelLayer>> = std::iter::once(None).chain(sources).collect();
     let mut made = pool::each(AT_ONCE, &all, |sources, _| match sources {
@@ -313,9 +312,24 @@ fn of_wheels(
 ///
 /// Nothing but time depends on it, so that wheels need not wait for it.
 fn ensure_stdlib(base: &BaseImage, supply: &Supply<'_>, compiler: &Compiler) -> Result<Option<BuiltLayer>, BuildError> {
-    let (Some(packages), Some(root)) = (base.layers.first(), &base.standard_library) else {
+    let Some((interpreter, sources)) = stdlib_of(base) else {
         return Ok(None);
     };
+    let made = ensure_bytecode::<PythonError>(supply.store, compiler, &interpreter, &sources, supply.progress, |_| {
+        Ok(())
+    });
+    Ok(Some(made?))
+}
+
+/// The layer that [`ensure_stdlib`] would give, if it is there.
+fn find_stdlib(base: &BaseImage, store: &Store) -> Result<Option<BuiltLayer>, StoreError> {
+    let found = stdlib_of(base).map(|(interpreter, sources)| find_bytecode(store, &interpreter, &sources));
+    found.transpose().map(Option::flatten)
+}
+
+/// The standard library of `base`, and who compiles it; none of a base that brings its bytecode.
+fn stdlib_of(base: &BaseImage) -> Option<(Interpreter, Sources<'_>)> {
+    let (packages, root) = (base.layers.first()?, base.standard_library.as_ref()?);
     let interpreter = Interpreter {
         layers: Vec::new(),
         ..interpreter_of(base)
@@ -328,14 +342,19 @@ fn ensure_stdlib(base: &BaseImage, supply: &Supply<'_>, compiler: &Compiler) -> 
         skip: UNCOMPILED.map(|name| format!("{root}/{name}")).to_vec(),
         owner: 0,
     };
-    let made = ensure_bytecode::<PythonError>(supply.store, compiler, &interpreter, &sources, supply.progress, |_| {
-        Ok(())
-    });
-    Ok(Some(made?))
+    Some((interpreter, sources))
+}
+
+/// The Python of `base` with the bytecode of its standard library, where there is some: without it every start compiles
+/// what it imports. What comes of compiling does not depend on it.
+pub(crate) fn interpreter_on(base: &BaseImage, stdlib: Option<BuiltLayer>) -> Interpreter {
+    let mut interpreter = interpreter_of(base);
+    interpreter.layers.extend(stdlib);
+    interpreter
 }
 
 /// The Python of `base`.
-pub(crate) fn interpreter_of(base: &BaseImage) -> Interpreter {
+fn interpreter_of(base: &BaseImage) -> Interpreter {
     Interpreter {
         base: base.name.clone(),
         layers: base.layers.clone(),

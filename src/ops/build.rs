@@ -11,7 +11,7 @@ use crate::base::{warn_of_mistaken, Allowed, BaseSettings, SystemPackage, System
 use crate::build::function::Function;
 use crate::build::function_naming::FunctionNaming;
 use crate::build::image::{check_size, ensure_image, large_image, Created, ImageSettings};
-use crate::build::parts::{ensure_parts, ensure_parts_bytecode, interpreter_of, pythons, Wanted};
+use crate::build::parts::{ensure_parts, ensure_parts_bytecode, interpreter_on, pythons, Wanted};
 use crate::build::{code, imports, secrets, BuildError};
 use crate::oci::{Digest, Reference};
 use crate::policy::{Baseline, Promise};
@@ -136,7 +136,8 @@ pub fn build(
     let (stdlib, compiled) = timed(progress, "bytecode", || {
         ensure_parts_bytecode(&parts, &supply, &compiler)
     })?;
-    let (interpreter, source) = (interpreter_of(&parts.base), (&function, request.directory.as_path()));
+    let interpreter = interpreter_on(&parts.base, stdlib.clone());
+    let source = (&function, request.directory.as_path());
     let make_code = || code::ensure_layers(store, &compiler, &interpreter, source, progress);
     let code = timed(progress, "code", make_code)?;
     let names = request.names(&code)?;

@@ -9,7 +9,7 @@ use super::Interpreter;
 use crate::archive::layer::{order, LayerError, LayerWriter, TreeSink, WrittenLayer};
 use crate::oci::Digest;
 use crate::progress::Progress;
-use crate::store::{ensure_layer, BuiltLayer, Key, LayerNote, LayerWanted, Step, Store, StoreError};
+use crate::store::{ensure_layer, find_layer, BuiltLayer, Key, LayerNote, LayerWanted, Step, Store, StoreError};
 
 /// What a bytecode layer is keyed by: the layer of its sources, the interpreter's layer and path, and the script.
 ///
@@ -104,6 +104,20 @@ where
     });
     let (layer, _) = made?;
     Ok(layer)
+}
+
+/// The layer of bytecode of `sources`, if it is there.
+pub(crate) fn find_bytecode(
+    store: &Store,
+    interpreter: &Interpreter,
+    sources: &Sources<'_>,
+) -> Result<Option<BuiltLayer>, StoreError> {
+    let wanted = LayerWanted {
+        key: &bytecode_key(&sources.layer.descriptor.digest, interpreter),
+        reason: sources.reason,
+    };
+    let found: Option<(_, BytecodeNote)> = find_layer(store, wanted)?;
+    Ok(found.map(|(layer, _)| layer))
 }
 
 /// Writes the files of `tree`, owned by `owner`.

@@ -1,6 +1,7 @@
 //! What a build promises: the same bytes everywhere, shared layers, nothing done twice.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use crate::common::{done, example, function, shared, Gantry};
@@ -228,6 +229,27 @@ fn wheels_are_compiled_ahead() {
     gantry.build(function(code, Some("numpy==1.26.4\n")).path(), "compiled:1");
     let done = gantry.run(&["compiled:1"]);
     assert_eq!((done.code, done.stdout.as_str()), (0, "True\n"), "{}", done.stderr);
+}
+
+/// The sources of what the interpreter imports to compile are no Python any more: whoever reads them fails.
+#[test]
+fn code_is_compiled_by_a_python_whose_own_modules_are_compiled() {
+    let gantry = Gantry::with_downloads();
+    let (_, report) = build(&gantry, function("print(1)\n", None).path(), "first:1", None);
+    let hex = report["layers"][0]["diff_id"]
+        .as_str()
+        .unwrap()
+        .trim_start_matches("sha256:");
+    let library = gantry.root.join("layers").join(hex).join("fs/usr/lib/python3.11");
+    for module in ["warnings.py", "encodings/utf_8.py"] {
+        let (path, name) = (library.join(module), library.join(module).with_extension("old"));
+        let folder = path.parent().unwrap();
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::rename(&path, name).unwrap();
+        fs::write(&path, "no Python\n").unwrap();
+    }
+    gantry.build(function("print(2)\n", None).path(), "second:1");
+    assert_eq!(gantry.run(&["second:1"]).stdout, "2\n");
 }
 
 #[test]
