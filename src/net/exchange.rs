@@ -8,21 +8,19 @@
 //! What goes to this machine goes there by itself, whatever proxy the environment names. Nobody is waited for without end: an
 //! answer that is read whole has a deadline, a long one a lowest speed, and an upload ends when nothing of it is taken.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Read};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{mpsc, Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use hickory_resolver::TokioResolver;
 use reqwest::blocking::{Body, Client as Http, RequestBuilder, Response};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::HeaderMap;
 use reqwest::{redirect, Method, Url};
 
+use super::pinned::Pinned;
 use super::watched::Watched;
-use super::world::{make_resolver, unanswered, Internet, World};
+use super::world::{make_resolver, Internet, World};
 use super::{failure, has_no_address, NetError};
 use crate::policy::is_loopback;
 use crate::sys::lock::beat;
@@ -470,45 +468,6 @@ fn wire_error(error: reqwest::Error) -> WireError {
         ),
     };
     WireError { trouble, phase, source }
-}
-
-/// Names that were vetted, with the addresses that were looked at; all others are looked up as usual.
-#[derive(Default)]
-struct Pinned {
-    names: Mutex<HashMap<String, Vec<IpAddr>>>,
-    /// Made at the first question, in the runtime of the connections.
-    resolver: Arc<tokio::sync::OnceCell<TokioResolver>>,
-}
-
-impl Pinned {
-    fn pin(&self, name: &str, addresses: Vec<IpAddr>) {
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        names.insert(name.to_owned(), addresses);
-    }
-}
-
-impl Resolve for Pinned {
-    fn resolve(&self, name: Name) -> Resolving {
-        let pinned = {
-            let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-            names.get(name.as_str()).cloned()
-        };
-        let resolver = Arc::clone(&self.resolver);
-        Box::pin(async move {
-            let mut addresses = match pinned {
-                Some(addresses) => addresses,
-                None => {
-                    let resolver = resolver.get_or_try_init(|| async { make_resolver() }).await?;
-                    let found = resolver.lookup_ip(name.as_str()).await;
-                    found.map_err(unanswered)?.iter().collect()
-                }
-            };
-            // A machine without IPv6 often has IPv6 routes that lead nowhere.
-            addresses.sort_by_key(IpAddr::is_ipv6);
-            let addresses = addresses.into_iter().map(|address| SocketAddr::new(address, 0));
-            Ok(Box::new(addresses) as Addrs)
-        })
-    }
 }
 
 #[cfg(test)]

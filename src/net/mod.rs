@@ -11,6 +11,7 @@
 mod credentials;
 mod exchange;
 mod forward;
+mod pinned;
 mod watched;
 mod world;
 

@@ -17,7 +17,7 @@
 //!   leases/<hex>            one per image: shared lock = in use, mtime = last use
 //!   locks/<name>            single flight between processes
 //!   registries/<host>.json  how registries did lately, for all processes (`transfer/circuit.rs`)
-//!   registries/_*           which one is preferred, connections and pulls that processes share (`transfer/{preferred,connections,pull_budget}.rs`)
+//!   registries/_*           which one is preferred, connections and pulls that processes share, what was pushed where (`transfer/{preferred,connections,pull_budget,pushed}.rs`)
 //!   scaffold/               directories that are the sandbox's mount points; it lies on top of every image
 //!   tools/<program>-<version>/<program>, tools/<program>-cache/    programs that gantry fetched, and what they cache
 //!   journal/<year>-<month>-<day>.jsonl    what happened, a line per event; earlier versions counted days from 1970

@@ -59,6 +59,31 @@ pub fn copy_image_with(
 ) -> Result<Digest, TransferError> {
     let image = read_documents(from, &find_manifest(from, wanted, 0)?)?;
     to.begin(&image)?;
+    copy_blobs(from, &image, to, progress)?;
+    if companions == Companions::Along {
+        let digest = &image.descriptor.digest;
+        copy_referrers(from, digest, to, progress)?;
+        if wanted.digest != *digest && to.keeps_referrers().is_some() {
+            warn_of_index(from, &wanted.digest, digest, progress);
+        }
+    }
+    match to.finish(&image, name) {
+        Err(error) if to.doubts(&error) => {
+            copy_blobs(from, &image, to, progress)?;
+            to.finish(&image, name)?;
+        }
+        finished => finished?,
+    }
+    Ok(image.descriptor.digest)
+}
+
+/// Configuration and layers, as many at once as both places take.
+fn copy_blobs(
+    from: &dyn Source,
+    image: &Documents,
+    to: &dyn Destination,
+    progress: &dyn Progress,
+) -> Result<(), TransferError> {
     let mut layers = image.layers();
     // A stranger's sizes may come to more than there is.
     let total = layers
@@ -68,22 +93,14 @@ pub fn copy_image_with(
     let at_once = from.at_once().min(to.at_once(from.reach()));
     if at_once > 1 {
         // The longest first: what is begun last is over soon.
-        layers.sort_by_key(|layer| std::cmp::Reverse(layer.size));
+        layers.sort_by_key(|layer| (to.expects(layer), std::cmp::Reverse(layer.size)));
     }
     let blobs: Vec<Option<&Descriptor>> = [None].into_iter().chain(layers.into_iter().map(Some)).collect();
     pool::each(at_once, &blobs, |blob, _| match blob {
         Some(layer) => copy_layer(from, layer, to, &tally),
-        None => to.put_config(&image),
+        None => to.put_config(image),
     })?;
-    if companions == Companions::Along {
-        let digest = &image.descriptor.digest;
-        copy_referrers(from, digest, to, progress)?;
-        if wanted.digest != *digest && to.keeps_referrers().is_some() {
-            warn_of_index(from, &wanted.digest, digest, progress);
-        }
-    }
-    to.finish(&image, name)?;
-    Ok(image.descriptor.digest)
+    Ok(())
 }
 
 /// The digest of the image that would be copied: of an index that of its image for linux/amd64.

@@ -35,6 +35,7 @@ mod poured;
 mod preferred;
 mod pull_budget;
 mod pulled;
+mod pushed;
 mod ranges;
 mod referrers;
 mod registries;

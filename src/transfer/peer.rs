@@ -138,6 +138,17 @@ pub trait Destination: Send + Sync {
     /// When that cannot be known.
     fn has(&self, layer: &Descriptor) -> Result<bool, TransferError>;
 
+    /// Whether a layer is expected to be there: such ones come last, behind what has to be written.
+    fn expects(&self, _layer: &Descriptor) -> bool {
+        false
+    }
+
+    /// Whether layers counted as there that may not be, now that [`Self::finish`] failed with `error`: then everything is
+    /// gone through once more. From then on the place takes nothing for granted.
+    fn doubts(&self, _error: &TransferError) -> bool {
+        false
+    }
+
     /// How many layers may be written at once that come from so far.
     fn at_once(&self, from: Reach) -> usize {
         match from {

@@ -2,7 +2,7 @@
 //! is taken over there, the rest is uploaded, and the manifest comes last.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::attempt::{Asked, Ledger};
 use super::candidates::of_registry;
@@ -12,6 +12,7 @@ use super::fallback::list_referrer;
 use super::peer::{Destination, Documents, Incoming, Keeps, Kept, Reach, Written};
 use super::persist::{pause_before_retry, persist, sleep, Standing};
 use super::poured::{Bytes, Held, OpenBytes, Poured};
+use super::pushed::{note_pushed, Expected, SMALL};
 use super::registries::{matches_pattern, Registries};
 use super::TransferError;
 use crate::oci::{parse_artifact, Descriptor, Digest, Reference};
@@ -46,6 +47,8 @@ pub struct RemoteTarget<'a> {
     ledger: Ledger,
     /// Which repositories of the registry have which layers, as far as names of the store say; made at the first question.
     elsewhere: Mutex<Option<HashMap<Digest, String>>>,
+    /// What the repository has of the image before it is asked.
+    expected: Mutex<Arc<Expected>>,
 }
 
 impl<'a> RemoteTarget<'a> {
@@ -83,6 +86,7 @@ impl<'a> RemoteTarget<'a> {
             connections: registries.connections(store, host),
             ledger: Ledger::default(),
             elsewhere: Mutex::default(),
+            expected: Mutex::default(),
         })
     }
 
@@ -104,6 +108,14 @@ impl<'a> RemoteTarget<'a> {
         let there = self.ask(|| Contents::of(&self.repository).digest_of(name))?;
         let is_wanted = |there: &Digest| self.reference.digest().is_none_or(|wanted| wanted == there);
         Ok(there.filter(is_wanted))
+    }
+
+    fn expected(&self) -> Arc<Expected> {
+        Arc::clone(&self.expected.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn expect(&self, expected: Expected) {
+        *self.expected.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(expected);
     }
 
     fn ask<T>(&self, mut work: impl FnMut() -> Result<T, RegistryError>) -> Result<T, TransferError> {
@@ -157,9 +169,12 @@ impl<'a> RemoteTarget<'a> {
         found
     }
 
-    /// Takes a layer over from another repository, or begins its upload; none when it is there then.
-    fn begin_upload(&self, digest: &Digest) -> Result<Option<Upload>, TransferError> {
-        if let Some(from) = self.elsewhere(digest) {
+    /// Takes a layer over from another repository, or begins its upload; none when it is there then. To look for one that has
+    /// a small layer would take longer than to send it.
+    fn begin_upload(&self, layer: &Descriptor) -> Result<Option<Upload>, TransferError> {
+        let digest = &layer.digest;
+        let from = (layer.size > SMALL).then(|| self.elsewhere(digest)).flatten();
+        if let Some(from) = from {
             match Pushes::to(&self.repository).mount(digest, &from) {
                 Ok(Mounted::Done) => {
                     self.progress
@@ -277,14 +292,41 @@ impl Destination for RemoteTarget<'_> {
         match self.reference.digest() {
             Some(expected) if *expected != got => {
                 let expected = *expected;
-                Err(StoreError::Digest { expected, got }.into())
+                return Err(StoreError::Digest { expected, got }.into());
             }
-            _ => self.check_tag(image),
+            _ => self.check_tag(image)?,
+        }
+        self.expect(Expected::of(self.store, &self.repository.shown(), image));
+        Ok(())
+    }
+
+    /// By the manifest that was pushed here last, where that answers for the layer; else the registry is asked for it.
+    fn has(&self, layer: &Descriptor) -> Result<bool, TransferError> {
+        let has_manifest = |manifest: &Digest| {
+            let there = self.ask(|| Contents::of(&self.repository).digest_of(&manifest.to_string()));
+            there.is_ok_and(|there| there.as_ref() == Some(manifest))
+        };
+        match self.expected().says(&layer.digest, has_manifest) {
+            Some(is_there) => Ok(is_there),
+            None => self.ask(|| Contents::of(&self.repository).has_blob(layer)),
         }
     }
 
-    fn has(&self, layer: &Descriptor) -> Result<bool, TransferError> {
-        self.ask(|| Contents::of(&self.repository).has_blob(layer))
+    fn expects(&self, layer: &Descriptor) -> bool {
+        self.expected().knows(&layer.digest)
+    }
+
+    /// A registry that misses a blob says so by 400 or 404 (MANIFEST_BLOB_UNKNOWN), and some by 422.
+    fn doubts(&self, error: &TransferError) -> bool {
+        let TransferError::Registry { failures, .. } = error else {
+            return false;
+        };
+        let is_about_blobs = |failure: &RegistryError| matches!(failure.status(), Some(400 | 404 | 422));
+        let doubts = self.expected().is_believed() && failures.iter().any(is_about_blobs);
+        if doubts {
+            self.expect(Expected::default());
+        }
+        doubts
     }
 
     fn at_once(&self, _: Reach) -> usize {
@@ -296,7 +338,7 @@ impl Destination for RemoteTarget<'_> {
     }
 
     fn put(&self, layer: &Descriptor, incoming: &mut Incoming<'_>) -> Result<(), TransferError> {
-        let Some(upload) = self.begin_upload(&layer.digest)? else {
+        let Some(upload) = self.begin_upload(layer)? else {
             return Ok(());
         };
         self.progress.step("Pushing", &format!("layer {}", layer.digest));
@@ -310,7 +352,7 @@ impl Destination for RemoteTarget<'_> {
 
     fn put_config(&self, image: &Documents) -> Result<(), TransferError> {
         let config = &image.manifest.config;
-        if self.ask(|| Contents::of(&self.repository).has_blob(config))? {
+        if self.has(config)? {
             return Ok(());
         }
         let upload = self.ask(|| Pushes::to(&self.repository).begin_upload())?;
@@ -339,17 +381,19 @@ impl Destination for RemoteTarget<'_> {
             }
         };
         match self.tag.as_deref() {
-            None => write(&digest),
-            Some(tag) if !self.is_immutable => write(tag),
+            None => write(&digest)?,
+            Some(tag) if !self.is_immutable => write(tag)?,
             // Nothing at a registry writes a tag only where there is none. What can be done: the image is there before, the
             // tag is looked at as late as can be, and again when it is written.
             Some(tag) => {
                 write(&digest)?;
                 self.check_tag(image)?;
                 write(tag)?;
-                self.check_tag(image)
+                self.check_tag(image)?;
             }
         }
+        note_pushed(self.store, &self.repository.shown(), image);
+        Ok(())
     }
 }
 

@@ -248,6 +248,11 @@ impl Fake {
         }
     }
 
+    /// Loses a blob.
+    pub fn lose(&self, digest: &str) {
+        self.state.blobs.lock().unwrap().remove(digest).unwrap();
+    }
+
     /// What a tag means there.
     pub fn digest_of(&self, repository: &str, tag: &str) -> Option<String> {
         let manifests = self.state.manifests.lock().unwrap();
@@ -383,6 +388,14 @@ fn error(status: u16, code: &str) -> Reply {
 }
 
 impl State {
+    /// Whether it has all blobs of a manifest.
+    pub fn has_blobs_of(&self, manifest: &[u8]) -> bool {
+        let manifest: Manifest = serde_json::from_slice(manifest).unwrap();
+        let blobs = self.blobs.lock().unwrap();
+        let mut named = manifest.layers.iter().chain([&manifest.config]);
+        named.all(|blob| blobs.contains_key(&blob.digest.to_string()))
+    }
+
     /// Requests so far.
     pub fn seen_count(&self) -> usize {
         self.seen.lock().unwrap().len()
