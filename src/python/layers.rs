@@ -1,4 +1,4 @@
-//! Exactly which wheels -> downloads -> one layer for each large wheel, and one for the small ones.
+//! Exactly which wheels -> downloads -> one layer for each large wheel, and a few that small ones share.
 //!
 //! A wheel's layer is the same whoever wants it: a base with numpy and a function that requires numpy share it. So an
 //! image on such a base holds the wheels of both as if the function had required them all.
@@ -21,10 +21,13 @@ use crate::store::{
 use crate::sys::pool;
 use crate::transfer::{fetch, FetchItem};
 
-/// A wheel from this size on has a layer of its own: smaller ones would only add mounts.
-const OWN_LAYER: u64 = 1 << 20;
-/// Wheels with layers of their own; with bytecode, base, bundle and code that makes 64 layers.
-const MOST_OWN: usize = 28;
+/// A wheel from this size on has a layer of its own: of smaller ones each would cost a mount, and none is much to send again.
+const OWN_LAYER: u64 = 128 << 10;
+/// Wheels with layers of their own; with those that others share, bytecode of all, base and code that makes 64 layers.
+const MOST_OWN: usize = 21;
+/// Layers that the other wheels share. The name of a wheel says which, and nothing else does: a wheel that comes, goes or
+/// changes leaves all the others where they are.
+const SHARED_LAYERS: u8 = 8;
 /// Layers that are made at once: each keeps a core busy, and holds the files of its wheels in memory.
 const AT_ONCE: usize = 2;
 
@@ -233,39 +236,82 @@ impl Group {
     }
 }
 
-/// Large wheels alone, the rest together; names order both, so that the same set gives the same layers.
+/// Large wheels alone, the rest by their names; names order all of them, so that the same set gives the same layers.
 fn group(wheels: &[PinnedWheel]) -> Vec<Group> {
     let mut by_size: Vec<&PinnedWheel> = wheels.iter().filter(|wheel| wheel.size >= OWN_LAYER).collect();
     by_size.sort_by_key(|wheel| std::cmp::Reverse(wheel.size));
     let own: BTreeSet<&str> = by_size.iter().take(MOST_OWN).map(|wheel| wheel.name.as_str()).collect();
-    let (own, bundle): (Vec<_>, Vec<_>) = wheels
+    let (own, others): (Vec<_>, Vec<_>) = wheels
         .iter()
         .cloned()
         .partition(|wheel| own.contains(wheel.name.as_str()));
-    let mut groups: Vec<Group> = own.into_iter().map(|wheel| Group(vec![wheel])).collect();
-    if !bundle.is_empty() {
-        groups.push(Group(bundle));
+    let mut shared: BTreeMap<u8, Vec<PinnedWheel>> = BTreeMap::new();
+    for wheel in others {
+        shared.entry(shared_layer(&wheel.name)).or_default().push(wheel);
     }
-    groups
+    let own = own.into_iter().map(|wheel| vec![wheel]);
+    own.chain(shared.into_values()).map(Group).collect()
+}
+
+/// Which of the shared layers the wheel `name` lies in.
+fn shared_layer(name: &str) -> u8 {
+    let hex = Digest::of(name.as_bytes()).hex();
+    let first = hex.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+    first.unwrap_or_default() % SHARED_LAYERS
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn large_wheels_have_their_own_layers_and_the_rest_share_one() {
-        let wheel = |name: &str, size| PinnedWheel {
+    fn wheel(name: &str, size: u64) -> PinnedWheel {
+        PinnedWheel {
             name: name.to_owned(),
             version: "1".to_owned(),
             file_name: String::new(),
             size,
             sha256: Digest::of(name.as_bytes()),
-        };
-        let wheels = [wheel("a", 10), wheel("b", 5 << 20), wheel("c", 20), wheel("d", 2 << 20)];
-        let reasons: Vec<String> = group(&wheels).iter().map(Group::reason).collect();
-        assert_eq!(reasons, ["wheel b 1", "wheel d 1", "wheels a 1, c 1"]);
-        let many: Vec<PinnedWheel> = (0..40).map(|number| wheel(&format!("w{number:02}"), 2 << 20)).collect();
-        assert_eq!(group(&many).len(), MOST_OWN + 1);
+        }
+    }
+
+    fn reasons(wheels: &[PinnedWheel]) -> Vec<String> {
+        group(wheels).iter().map(Group::reason).collect()
+    }
+
+    #[test]
+    fn large_wheels_have_their_own_layers_and_the_rest_share_some() {
+        let wheels = [
+            wheel("a", 10),
+            wheel("b", 5 << 20),
+            wheel("h", 20),
+            wheel("k", OWN_LAYER),
+        ];
+        assert_eq!((shared_layer("a"), shared_layer("h")), (2, 2));
+        assert_eq!(reasons(&wheels), ["wheel b 1", "wheel k 1", "wheels a 1, h 1"]);
+        let many: Vec<PinnedWheel> = (0..400)
+            .map(|number| wheel(&format!("w{number:03}"), number << 10))
+            .collect();
+        assert_eq!(group(&many).len(), MOST_OWN + usize::from(SHARED_LAYERS));
+    }
+
+    #[test]
+    fn a_wheel_that_comes_leaves_all_others_where_they_are() {
+        let names = [
+            "cycler",
+            "h11",
+            "idna",
+            "packaging",
+            "pandas",
+            "pytz",
+            "python-dateutil",
+            "sniffio",
+            "typing-extensions",
+        ];
+        let wheels: Vec<PinnedWheel> = names.map(|name| wheel(name, 60 << 10)).to_vec();
+        let before: BTreeSet<String> = reasons(&wheels).into_iter().collect();
+        let more: Vec<PinnedWheel> = wheels.into_iter().chain([wheel("six", 11 << 10)]).collect();
+        let after: BTreeSet<String> = reasons(&more).into_iter().collect();
+        let new: Vec<&String> = after.difference(&before).collect();
+        assert!(new.len() == 1 && new[0].contains("six 1"), "{new:?}");
     }
 }
