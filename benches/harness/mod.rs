@@ -65,15 +65,24 @@ impl Gantry {
         call(self.command(arguments))
     }
 
-    /// An empty store at `scratch/name` that has every file that was downloaded so far.
+    /// An empty store at `store` that has every file that was downloaded so far.
     pub fn with_downloads(&self, store: &Path) -> PathBuf {
+        self.with_parts(store, &["downloads", "tools"])
+    }
+
+    /// An empty store at `store` that has the programs that builds use, and nothing that they cached.
+    pub fn with_tools(&self, store: &Path) -> PathBuf {
+        let store = self.with_parts(store, &["tools"]);
+        let _ = fs::remove_dir_all(store.join("tools/uv-cache"));
+        store
+    }
+
+    fn with_parts(&self, store: &Path, parts: &[&str]) -> PathBuf {
         let _ = fs::remove_dir_all(store);
         fs::create_dir_all(store).unwrap();
-        for part in ["downloads", "tools"] {
+        for part in parts {
             if self.root.join(part).exists() {
-                let mut copy = Command::new("cp");
-                copy.arg("-a").arg(self.root.join(part)).arg(store.join(part));
-                call(copy);
+                copy_all(&self.root.join(part), &store.join(part));
             }
         }
         store.to_owned()
@@ -85,6 +94,13 @@ impl Gantry {
             first.with_downloads(&self.root);
         }
     }
+}
+
+/// Copies a file, or a directory with all that is in it and its permissions.
+pub fn copy_all(from: &Path, to: &Path) {
+    let mut copy = Command::new("cp");
+    copy.arg("-a").arg(from).arg(to);
+    call(copy);
 }
 
 /// Runs `command` to its end; its failure ends the bench.
