@@ -13,6 +13,10 @@ use std::path::Path;
 #[path = "seccomp/compiler.rs"]
 mod compiler;
 
+#[allow(dead_code, reason = "the tests use the rest")]
+#[path = "seccomp/oci.rs"]
+mod oci;
+
 /// Names the commit for `gantry version`, of release builds alone: a build of every day would be compiled anew with every
 /// commit, and is of none. Without git, or outside a checkout, there is none to name.
 fn name_commit() {
@@ -59,6 +63,20 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         source.push(']');
         std::fs::write(Path::new(&out).join(format!("seccomp_{name}.in")), source)?;
+    }
+    let verdicts = compiler::verdicts(&default)?;
+    let overlaid = |name: &str| compiler::overlaid_verdicts(&default, &read(name)?);
+    let documents = [
+        ("default", verdicts),
+        ("loopback", overlaid("seccomp/loopback.json")?),
+        ("build", overlaid("seccomp/build.json")?),
+    ];
+    for (name, (profile, verdicts)) in documents {
+        let document = oci::document(&profile, &verdicts).map_err(|error| format!("seccomp/{name}.json: {error}"))?;
+        std::fs::write(
+            Path::new(&out).join(format!("seccomp_{name}.json")),
+            document.to_string(),
+        )?;
     }
     Ok(())
 }

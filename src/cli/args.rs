@@ -11,13 +11,14 @@ use std::time::Duration;
 use clap::builder::{NonEmptyStringValueParser, PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::bundle_args::BundleArgs;
+use super::key_value::key_value;
+use super::limit_args::LimitArgs;
 use super::moving_args::{CopyArgs, MovingArgs, RemoveArgs};
 use super::outlet::outlet;
 use crate::oci::{archive_file, Place, Reference};
 use crate::ops::Source;
-use crate::policy::{
-    parse_age, with_limits, Bytes, GivenLimits, HostPort, NetworkMode, Promise, Runtime, Time, Typed, Verbosity, Wait,
-};
+use crate::policy::{parse_age, Bytes, HostPort, NetworkMode, Promise, Runtime, Time, Verbosity, Wait};
 use crate::python::project::Origin;
 
 /// Builds OCI images for Python functions and runs them in a sandbox: no daemon, no root.
@@ -186,6 +187,8 @@ pub(super) enum StoreCommand {
         #[arg(long, short, value_name = "REF", value_parser = name)]
         tag: Option<Reference>,
     },
+    /// Make an OCI runtime bundle of an image, for another runtime such as crun or runc
+    Bundle(Box<BundleArgs>),
     /// Images of the store
     #[command(subcommand)]
     Images(ImagesCommand),
@@ -204,6 +207,7 @@ impl StoreCommand {
     pub(super) fn report(&self) -> Option<&Path> {
         match self {
             Self::Build(args) => args.report.as_deref(),
+            Self::Bundle(args) => args.report.as_deref(),
             Self::Base(BaseCommand::Build(args)) => args.report.as_deref(),
             Self::Push { report, .. } => report.as_deref(),
             Self::Pull { moving, .. } | Self::Copy(CopyArgs { moving, .. }) => moving.report.as_deref(),
@@ -434,43 +438,6 @@ pub(super) struct RunArgs {
     pub args: Vec<String>,
 }
 
-macro_rules! limit_args {
-    ($($(#[doc = $doc:literal])* $name:ident: $given:ty => $value:ty = $default:expr, $word:literal;)*) => {
-        /// An option for each limit.
-        #[derive(Debug, Args)]
-        pub(super) struct LimitArgs {
-            $(
-                $(#[doc = $doc])*
-                #[arg(
-                    long,
-                    short = short_of(stringify!($name)),
-                    value_name = $word,
-                    help = format!("{} [default: {}]", concat!($($doc),*).trim(), default_of::<$value>($default))
-                )]
-                $name: Option<$given>,
-            )*
-        }
-
-        impl LimitArgs {
-            /// The limits that the options set.
-            pub(super) fn given(&self) -> GivenLimits {
-                GivenLimits { $($name: self.$name,)* }
-            }
-        }
-    };
-}
-with_limits!(limit_args);
-
-/// The letter of the one limit that has one.
-fn short_of(name: &str) -> Option<char> {
-    (name == "memory").then_some('m')
-}
-
-/// A default as it is typed.
-fn default_of<T: Typed>(value: T) -> String {
-    value.typed()
-}
-
 #[derive(Debug, Subcommand)]
 pub(super) enum ImagesCommand {
     /// List the images
@@ -563,13 +530,6 @@ fn name(text: &str) -> Result<Reference, String> {
     let reference: Reference = text.parse().map_err(|error| format!("{error}"))?;
     crate::store::check_name(&reference).map_err(|error| error.to_string())?;
     Ok(reference)
-}
-
-fn key_value(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("want NAME=VALUE".to_owned()),
-    }
 }
 
 fn secret(text: &str) -> Result<(String, Source), String> {

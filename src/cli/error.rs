@@ -2,7 +2,7 @@
 
 use crate::build::BuildError;
 use crate::config::ConfigError;
-use crate::ops::{code_of_store, DoctorError, ImagesError, JobError, RunError};
+use crate::ops::{code_of_store, BundleError, DoctorError, ImagesError, JobError, RunError};
 use crate::policy::{Code, Kind};
 use crate::sandbox::NoCaller;
 use crate::store::StoreError;
@@ -28,6 +28,9 @@ pub(super) enum CommandError {
     /// An image could not be listed, moved or removed.
     #[error("{0}")]
     Images(#[from] ImagesError),
+    /// No bundle could be made.
+    #[error("{0}")]
+    Bundle(#[from] BundleError),
     /// The arguments are wrong.
     #[error("{0}")]
     Usage(String),
@@ -59,6 +62,7 @@ impl CommandError {
             Self::Run(error) => error.kind(),
             Self::Doctor(error) => error.kind(),
             Self::Images(error) => error.kind(),
+            Self::Bundle(error) => error.kind(),
             Self::Job(error) => error.kind(),
             Self::Caller(NoCaller::Io { .. }) => Kind::Failed,
             Self::Usage(_) | Self::Caller(NoCaller::Ended { .. } | NoCaller::Outside) => Kind::Usage,
@@ -77,7 +81,9 @@ pub(super) fn code_of_run(error: &CommandError) -> Code {
         CommandError::Usage(_) => Code::BadArguments,
         CommandError::Caller(_) => Code::NoCaller,
         // None of these is an error of a run.
-        CommandError::Build(_) | CommandError::Doctor(_) | CommandError::Images(_) => Code::BadArguments,
+        CommandError::Build(_) | CommandError::Bundle(_) | CommandError::Doctor(_) | CommandError::Images(_) => {
+            Code::BadArguments
+        }
         // Signals, or a file that was named in the arguments.
         CommandError::File { .. } => Code::SandboxFailed,
     }

@@ -158,6 +158,7 @@ fn of_file(error: &CommandError) -> Option<&'static str> {
         | CommandError::Run(_)
         | CommandError::Doctor(_)
         | CommandError::Images(_)
+        | CommandError::Bundle(_)
         | CommandError::Usage(_)
         | CommandError::Caller(_)
         | CommandError::Job(_) => None,

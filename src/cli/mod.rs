@@ -4,11 +4,14 @@
 
 mod args;
 mod birth;
+mod bundle_args;
 mod commands;
 mod error;
 mod escape;
 mod heartbeat;
 mod hint;
+mod key_value;
+mod limit_args;
 mod mistake;
 mod moving_args;
 mod outlet;

@@ -15,6 +15,7 @@ mod interrupt;
 mod job;
 mod known_registries;
 mod naming;
+mod oci_bundle;
 mod outcome;
 mod output_place;
 mod remote_images;
@@ -51,6 +52,9 @@ pub use interrupt::{unless_signalled, Worked};
 pub use job::{read_job, CallerMode, JobError, Wanted};
 pub use known_registries::{known_registries, prefer, prefer_none, KnownRegistry};
 pub use naming::{function_naming, FunctionIds};
+pub use oci_bundle::{
+    make_bundle, promises_elsewhere, BundleError, BundleReport, BundleRequest, BundleRoot, Elsewhere, PromiseElsewhere,
+};
 pub use outcome::{ExitCodes, Outcome, CANNOT_RUN};
 pub use output_place::OutputPlace;
 pub use remote_images::{list_catalogue, list_tags, remove_remote};

@@ -157,7 +157,7 @@ impl Account {
         let output = on_disk.as_ref().map(|place| place.path().to_owned());
         let bundle = Bundle {
             output,
-            ..bundle(store, &snapshot, request, signals)?
+            ..bundle(store, &snapshot, request, read_secrets(&request.secrets, signals)?)?
         };
         if let Some(directory) = &request.output {
             take_output::prepare(store, directory)?;
@@ -374,7 +374,13 @@ fn command(bundle: &Bundle) -> Command {
     }
 }
 
-fn bundle(store: &Store, snapshot: &Snapshot, request: &RunRequest, signals: &Signals) -> Result<Bundle, RunError> {
+/// What `request` runs of `snapshot`, with `secrets` in the place of those that it names.
+pub(super) fn bundle(
+    store: &Store,
+    snapshot: &Snapshot,
+    request: &RunRequest,
+    secrets: Vec<Secret>,
+) -> Result<Bundle, RunError> {
     let mut lowers = vec![store.trees().scaffold()?];
     lowers.extend(snapshot.layers.iter().rev().map(|layer| store.trees().path(layer)));
     let input = request.input.as_deref().map(input).transpose()?;
@@ -398,7 +404,7 @@ fn bundle(store: &Store, snapshot: &Snapshot, request: &RunRequest, signals: &Si
         hostname: "sandbox".to_owned(),
         input,
         output: None,
-        secrets: read_secrets(&request.secrets, signals)?,
+        secrets,
         stdin: request.stdin,
         purpose: Purpose::Function,
         confinement: request.confinement.clone(),

@@ -30,13 +30,16 @@ mod launch;
 mod mount_plan;
 pub(crate) mod orders;
 mod outside;
+mod resources;
 mod rlimits;
+mod runtime_spec;
 mod spec;
 pub(crate) mod wire;
 
 pub use crate::sys::process::Child;
 pub use bundle::{Bundle, Place, Purpose, Secret, Stdin};
 pub use error::SandboxError;
+pub(crate) use inside::hosts_file;
 pub use inside::{filter_install_time, init_main, is_init, LANDLOCK_ABI};
 #[cfg(feature = "libcontainer")]
 pub use launch::Libcontainer;
@@ -47,4 +50,5 @@ pub use outside::{
     Door, End, Excess, Finished, Full, Lack, NoCaller, OpenDoors, Sandbox, ScopeError, Signals, Sink, Stdout, Stop,
     StopSignal, Subtree, Usage,
 };
+pub use runtime_spec::specification_for_runtime;
 pub use spec::{canonical_json, specification, Guest};

@@ -78,6 +78,7 @@ pub use images::snapshot::Snapshot;
 pub use images::Images;
 pub use key::{Key, KeyMaker, Step};
 pub use make::{ensure_layer, find_layer, BuiltLayer, LayerNote, LayerWanted};
+pub(crate) use trees::stack::Visited;
 pub use trees::stack::{Found, LastLink, LayerStack};
 pub use trees::staging::LayerStaging;
 pub use trees::Trees;

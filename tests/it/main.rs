@@ -14,6 +14,7 @@ mod attacks;
 mod bases;
 mod bounds;
 mod build;
+mod bundle;
 mod caller;
 mod cases;
 mod codes;

@@ -492,6 +492,71 @@ def doctor_finds_memory_and_cpu_enforced_at_login():
     check(set(levels.values()) == {"enforced"}, f"the doctor says {levels}: {stdout}")
 
 
+# --- bundles ---
+
+
+def bundles_run_under_other_runtimes():
+    # crun runs it as user 1000 and as root of its namespace, runc as root alone.
+    examples = {image.split(":")[0] for image in images() if (PAYLOAD / "examples" / image.split(":")[0]).is_dir()}
+    check({"hello", "beam"} <= examples, f"there are only {examples}")
+    for example in sorted(examples):
+        source = PAYLOAD / "examples" / example
+        expected = (source / "expected.txt").read_text()
+        directly = run_of(f"{example}:1", source)
+        check(directly == expected, f"{example}: gantry run printed {directly!r}")
+        for runtime, user in (("crun", "1000"), ("crun", "0"), ("runc", "0")):
+            with tempfile.TemporaryDirectory(dir=PAYLOAD) as scratch:
+                printed = elsewhere(runtime, user, example, source, pathlib.Path(scratch))
+            check(printed == expected, f"{example} under {runtime} as {user}: {printed!r}")
+            print(f"  {example} under {runtime} as {user}", flush=True)
+
+
+def images():
+    done = subprocess.run([GANTRY, "images", "ls", "-q"], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def run_of(image, source):
+    words = [GANTRY, "run", "--allow-degraded", DEGRADED, *input_of(source), image]
+    return subprocess.run(words, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True).stdout
+
+
+def input_of(source):
+    return ["--input", str(source / "input")] if (source / "input").is_dir() else []
+
+
+def elsewhere(runtime, user, example, source, scratch):
+    bundle = scratch / "bundle"
+    words = [GANTRY, "bundle", "--unpack", "--id", user, *input_of(source), f"{example}:1", str(bundle)]
+    made = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True)
+    check(made.returncode == 0, f"{words}: {made.stderr}")
+    bus = f"/run/user/{os.getuid()}"
+    environment = {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "XDG_RUNTIME_DIR": bus, "DBUS_SESSION_BUS_ADDRESS": f"unix:path={bus}/bus",
+    }
+    manager = ["--systemd-cgroup"] if runtime == "runc" else ["--cgroup-manager=systemd"]
+    words = [runtime, "--root", str(scratch / "state"), *manager, "run", "--bundle", str(bundle), f"{runtime}-{user}-{example}"]
+    done = subprocess.run(words, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    check(done.returncode == 0, f"{words}: exit code {done.returncode}: {done.stdout!r} {done.stderr!r}")
+    return done.stdout
+
+
+def the_limits_of_a_bundle_hold_under_crun():
+    with tempfile.TemporaryDirectory(dir=PAYLOAD) as scratch:
+        bundle = pathlib.Path(scratch, "bundle")
+        words = [GANTRY, "bundle", "--unpack", "--pids", "40", IMAGE, str(bundle), "--", "forks", "300"]
+        made = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True)
+        check(made.returncode == 0, made.stderr)
+        bus = f"/run/user/{os.getuid()}"
+        done = subprocess.run(
+            ["crun", "--root", f"{scratch}/state", "--cgroup-manager=systemd", "run", "--bundle", str(bundle), "forks"],
+            env={"PATH": "/usr/bin:/bin", "XDG_RUNTIME_DIR": bus, "DBUS_SESSION_BUS_ADDRESS": f"unix:path={bus}/bus"},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        )
+        ran = Ran(done.returncode, done.stdout, done.stderr, {})
+        check(ran.said("refused") == "EAGAIN" and 30 <= ran.said("made") <= 40, f"{ran}")
+
+
 # --- doctor ---
 
 
@@ -540,6 +605,8 @@ TESTS = [
     the_time_limit_holds_while_gantry_is_stopped,
     runs_at_once_have_limits_of_their_own,
     doctor_finds_memory_and_cpu_enforced,
+    bundles_run_under_other_runtimes,
+    the_limits_of_a_bundle_hold_under_crun,
     a_plain_login_has_nothing_delegated,
     a_plain_login_has_memory_and_cpu_enforced,
     nothing_of_a_scope_is_left_after_sigkill,

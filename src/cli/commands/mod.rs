@@ -3,6 +3,7 @@
 mod about;
 mod base;
 mod build;
+mod bundling;
 mod cache;
 mod configuration;
 mod copying;
@@ -55,6 +56,7 @@ pub(super) fn dispatch(globals: &Globals, command: &StoreCommand, report: Option
         }
         StoreCommand::Save { reference, file } => moving::save(&session, reference, file),
         StoreCommand::Load { file, tag } => moving::load(&session, file, tag.as_ref()),
+        StoreCommand::Bundle(args) => bundling::bundle(&session, args, report),
         StoreCommand::Images(command) => images::images(&session, command),
         StoreCommand::Cache(command) => cache::cache(&session, command),
         StoreCommand::Doctor(args) => doctor::examine(&session, args),

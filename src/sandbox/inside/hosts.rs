@@ -7,7 +7,7 @@ use super::super::addresses::addresses;
 use crate::policy::{Host, HostPort, NetworkMode};
 
 /// The contents of `/etc/hosts`: the local host, the sandbox's own name, and the hosts of the egress.
-pub(super) fn hosts_file(hostname: &str, network: NetworkMode, egress: &[HostPort]) -> String {
+pub(crate) fn hosts_file(hostname: &str, network: NetworkMode, egress: &[HostPort]) -> String {
     let mut text = format!("127.0.0.1 localhost\n127.0.0.1 {hostname}\n");
     // Where IPv6 has no sockets, its address would be tried in vain first.
     if network == NetworkMode::Loopback {

@@ -20,6 +20,7 @@ mod workload;
 #[cfg(feature = "libcontainer")]
 mod youki;
 
+pub(crate) use hosts::hosts_file;
 pub use init::{init_main, is_init};
 pub use restrict::LANDLOCK_ABI;
 pub use seccomp::install_time as filter_install_time;

@@ -69,4 +69,12 @@ pub fn install_time() -> Option<Duration> {
 mod compiler;
 
 #[cfg(test)]
+#[allow(dead_code, reason = "build.rs uses the rest")]
+#[path = "../../../seccomp/oci.rs"]
+mod oci;
+
+#[cfg(test)]
+mod oci_tests;
+
+#[cfg(test)]
 mod tests;

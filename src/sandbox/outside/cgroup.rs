@@ -26,6 +26,7 @@ use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::fs::{access, flock, statfs, Access, FlockOperation};
 use rustix::rand::{getrandom, GetRandomFlags};
 
+use super::super::resources::{Resources, ALWAYS};
 use super::scope::{self, ScopeError};
 use crate::policy::{Confinement, Kind, Scope};
 
@@ -39,10 +40,6 @@ const SUPERVISOR: &str = "gantry-supervisor";
 const RUN: &str = "gantry-run-";
 /// The controllers that a run needs.
 const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
-/// `cpu.max` period in microseconds: the kernel's default; a shorter one costs more switches.
-const PERIOD: u64 = 100_000;
-/// The smallest `cpu.max` quota in microseconds; the kernel refuses less.
-const LEAST_QUOTA: u64 = 1_000;
 /// Longest wait until a cgroup whose processes were killed is empty; a kernel that needs longer has lost one.
 const GONE: Duration = Duration::from_secs(2);
 /// Longest wait for what a dead gantry left: it must not hold up the next run, and is found again.
@@ -300,30 +297,32 @@ impl Cgroup {
     }
 
     fn limit(&self, confinement: &Confinement) -> Result<(), CgroupError> {
-        let memory = confinement.memory.0;
+        let limits = Resources::of(confinement);
+        let memory = limits.memory;
         self.set("memory.max", &memory.to_string(), |got| {
             // In whole pages.
             got.parse::<u64>()
                 .is_ok_and(|got| got <= memory && memory - got < 1 << 16)
         })?;
-        // What is swapped out is not counted: without this the limit is on what stays in memory.
-        if self.path.join("memory.swap.max").exists() {
-            self.set("memory.swap.max", "0", |got| got == "0")?;
-        } else if read(Path::new("/proc/swaps"))?.lines().count() > 1 {
-            return Err(CgroupError::Io {
-                action: "find",
-                path: self.path.join("memory.swap.max"),
-                source: io::ErrorKind::NotFound.into(),
-            });
+        for (file, value) in ALWAYS {
+            // A kernel without swap has no file for it.
+            if file == "memory.swap.max" && !self.path.join(file).exists() {
+                if read(Path::new("/proc/swaps"))?.lines().count() > 1 {
+                    return Err(CgroupError::Io {
+                        action: "find",
+                        path: self.path.join(file),
+                        source: io::ErrorKind::NotFound.into(),
+                    });
+                }
+                continue;
+            }
+            self.set(file, value, |got| got == value)?;
         }
-        // All or nothing: a function whose helper process was killed would go on and compute nonsense.
-        self.set("memory.oom.group", "1", |got| got == "1")?;
         // The init is one of them.
-        let pids = (u64::from(confinement.pids) + 1).to_string();
+        let pids = (u64::from(limits.pids) + 1).to_string();
         self.set("pids.max", &pids, |got| got == pids)?;
-        let cpu = cpu_max(confinement.cpus);
-        self.set("cpu.max", &cpu, |got| got == cpu)?;
-        self.set("cgroup.max.descendants", "0", |got| got == "0")
+        let cpu = limits.cpu_max();
+        self.set("cpu.max", &cpu, |got| got == cpu)
     }
 
     fn set(&self, file: &str, value: &str, holds: impl FnOnce(&str) -> bool) -> Result<(), CgroupError> {
@@ -440,17 +439,6 @@ fn io_error<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> C
         path: path.to_owned(),
         source,
     }
-}
-
-/// The share of `cpus` as `cpu.max` has it: microseconds in a period, and the period.
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "cpus is from 0.01 to 1024: checked where it enters"
-)]
-pub(super) fn cpu_max(cpus: f64) -> String {
-    let quota = ((cpus * PERIOD as f64) as u64).max(LEAST_QUOTA);
-    format!("{quota} {PERIOD}")
 }
 
 #[cfg(test)]

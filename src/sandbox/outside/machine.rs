@@ -13,7 +13,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use rustix::time::{clock_gettime, ClockId};
 
 use super::super::orders::MachineFile;
-use super::cgroup::cpu_max;
+use super::super::resources::Resources;
 use crate::policy::Confinement;
 use crate::sys::clock;
 
@@ -94,7 +94,10 @@ fn files_of(confinement: &Confinement, host: &Host) -> Vec<MachineFile> {
         ("sys/fs/cgroup/memory.max", format!("{memory}\n")),
         ("sys/fs/cgroup/memory.current", "0\n".to_owned()),
         ("sys/fs/cgroup/memory.swap.max", "0\n".to_owned()),
-        ("sys/fs/cgroup/cpu.max", format!("{}\n", cpu_max(confinement.cpus))),
+        (
+            "sys/fs/cgroup/cpu.max",
+            format!("{}\n", Resources::of(confinement).cpu_max()),
+        ),
         ("sys/fs/cgroup/pids.max", format!("{}\n", confinement.pids)),
     ]
     .map(|(path, text)| MachineFile {

@@ -5,9 +5,11 @@
 //! starts at its root, `..` ends there. The kernel never follows one: it would do so on this machine.
 
 use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use rustix::fs::{openat, openat2, readlinkat, Dir, FileType, Mode, OFlags, ResolveFlags, CWD};
@@ -48,6 +50,18 @@ pub enum LastLink {
     Keep,
 }
 
+/// What a walk meets.
+pub(crate) enum Visited<'a> {
+    /// A directory, open: that of the topmost layer, whose attributes count.
+    Directory(&'a File),
+    /// A regular file, open.
+    File(&'a mut File),
+    /// A link, and where it leads.
+    Link(&'a str),
+    /// A device, a pipe, a socket.
+    Other,
+}
+
 /// A directory of the whole: its path, and the layers it is made of, top first.
 struct Level {
     path: String,
@@ -82,22 +96,15 @@ impl LayerStack {
         let (Found::Directory(at), layers) = self.locate(path, LastLink::Follow)? else {
             return Ok(Vec::new());
         };
-        let mut names = BTreeSet::new();
-        for tree in layers.iter().filter_map(|number| self.trees.get(*number)) {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let here = if at.is_empty() { "." } else { at.as_str() };
-            let directory = openat2(tree, here, flags, Mode::empty(), beneath())?;
-            for entry in Dir::read_from(&directory)? {
-                // One that is no text leads nowhere we would go.
-                if let Ok(name) = entry?.file_name().to_str() {
-                    names.insert(name.to_owned());
-                }
-            }
-        }
-        names.retain(|name| name != "." && name != "..");
+        let level = Level { path: at, layers };
+        let names = self.names_in(&level)?.into_iter();
+        // One that is no text leads nowhere we would go.
+        let names = names.filter_map(|name| name.into_string().ok());
         // An upper layer may hide what a lower one has.
-        let there = names.into_iter().filter_map(|name| {
-            let found = self.find(&join(&at, &name), LastLink::Keep).map(|found| (name, found));
+        let there = names.filter_map(|name| {
+            let found = self
+                .find(&join(&level.path, &name), LastLink::Keep)
+                .map(|found| (name, found));
             found.map_or_else(
                 |error| Some(Err(error)),
                 |(name, found)| (!matches!(found, Found::Nothing(_) | Found::Impossible)).then_some(Ok(name)),
@@ -119,13 +126,77 @@ impl LayerStack {
         Ok(None)
     }
 
+    /// Calls `visit` with everything there is, a directory before what is in it, in the order of the names.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, a name that is no text, and what `visit` returns.
+    pub(crate) fn walk(&self, visit: &mut dyn FnMut(&str, Visited) -> io::Result<()>) -> io::Result<()> {
+        let mut pending = vec![self.root()];
+        while let Some(level) = pending.pop() {
+            let mut below = Vec::new();
+            for name in self.names_in(&level)? {
+                let name = name.into_string();
+                let name = name.map_err(|_| io::Error::other("a name in an image is no text"))?;
+                let path = join(&level.path, &name);
+                match self.entry(&level, &path)? {
+                    Entry::Directory(layers) => {
+                        let top = layers.first().and_then(|number| self.trees.get(*number));
+                        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                        let top = top.ok_or(Errno::NOENT)?;
+                        let opened = File::from(openat2(top, path.as_str(), flags, Mode::empty(), beneath())?);
+                        visit(&path, Visited::Directory(&opened))?;
+                        below.push(Level { path, layers });
+                    }
+                    Entry::Link(target) => visit(&path, Visited::Link(&target))?,
+                    Entry::File => visit(&path, Visited::File(&mut self.open_file(&level.layers, &path)?))?,
+                    Entry::Other => visit(&path, Visited::Other)?,
+                    Entry::Nothing => {}
+                }
+            }
+            pending.extend(below.into_iter().rev());
+        }
+        Ok(())
+    }
+
+    fn root(&self) -> Level {
+        Level {
+            path: String::new(),
+            layers: (0..self.trees.len()).collect(),
+        }
+    }
+
+    /// Every name that a layer of `level` has in it, hidden ones too.
+    fn names_in(&self, level: &Level) -> io::Result<BTreeSet<OsString>> {
+        let mut all = BTreeSet::new();
+        for tree in level.layers.iter().filter_map(|number| self.trees.get(*number)) {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let here = if level.path.is_empty() { "." } else { &level.path };
+            let directory = openat2(tree, here, flags, Mode::empty(), beneath())?;
+            for entry in Dir::read_from(&directory)? {
+                all.insert(OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned());
+            }
+        }
+        all.retain(|name| name != "." && name != "..");
+        Ok(all)
+    }
+
+    /// The regular file at `path` in the first of `layers` that has it.
+    fn open_file(&self, layers: &[usize], path: &str) -> io::Result<File> {
+        for tree in layers.iter().filter_map(|number| self.trees.get(*number)) {
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            match openat2(tree, path, flags, Mode::empty(), beneath()) {
+                Err(Errno::NOENT | Errno::NOTDIR) => continue,
+                other => return Ok(File::from(other?)),
+            }
+        }
+        Err(io::ErrorKind::NotFound.into())
+    }
+
     /// What is at `path`, and the layers of a directory.
     fn locate(&self, path: &str, last: LastLink) -> io::Result<(Found, Vec<usize>)> {
         let none = |found| Ok((found, Vec::new()));
-        let root = || Level {
-            path: String::new(),
-            layers: (0..self.trees.len()).collect(),
-        };
+        let root = || self.root();
         let mut way = vec![root()];
         let mut trail = Trail::of(path.trim_end_matches('/'));
         while let Some(name) = trail.step() {

@@ -3,17 +3,17 @@ use std::collections::BTreeMap;
 use super::compiler::{self, Condition, Verdict};
 use super::Filter;
 
-const PROFILE: &str = include_str!("../../../../seccomp/default.json");
+pub(super) const PROFILE: &str = include_str!("../../../../seccomp/default.json");
 const OVERLAY: &str = include_str!("../../../../seccomp/egress.json");
-const LOOPBACK_OVERLAY: &str = include_str!("../../../../seccomp/loopback.json");
-const BUILD_OVERLAY: &str = include_str!("../../../../seccomp/build.json");
+pub(super) const LOOPBACK_OVERLAY: &str = include_str!("../../../../seccomp/loopback.json");
+pub(super) const BUILD_OVERLAY: &str = include_str!("../../../../seccomp/build.json");
 
 fn emulate(number: u32, architecture: u32, args: [u64; 6]) -> u32 {
     emulate_filter(Filter::Default, number, architecture, args)
 }
 
 /// Runs the program as the kernel would; panics on an instruction it does not know.
-fn emulate_filter(filter: Filter, number: u32, architecture: u32, args: [u64; 6]) -> u32 {
+pub(super) fn emulate_filter(filter: Filter, number: u32, architecture: u32, args: [u64; 6]) -> u32 {
     let load = |offset: u32| match offset {
         0 => number,
         4 => architecture,
@@ -98,7 +98,7 @@ fn the_program_for_egress_says_what_the_profile_and_its_overlay_say() {
 }
 
 /// Arguments that differ from one another in one condition at a time, for every combination of alternatives.
-fn combinations(alternatives: &[Vec<Condition>]) -> Vec<[u64; 6]> {
+pub(super) fn combinations(alternatives: &[Vec<Condition>]) -> Vec<[u64; 6]> {
     let all: Vec<Condition> = alternatives.concat();
     let mut found = corners(&all);
     for base in corners(&all) {

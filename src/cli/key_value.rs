@@ -1,0 +1,9 @@
+//! `NAME=VALUE`, as options take it.
+
+/// The name, which is not empty, and the value.
+pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("want NAME=VALUE".to_owned()),
+    }
+}

@@ -1,0 +1,122 @@
+//! What a runtime that is not ours is told besides: limits, and the filter of system calls in the words of libseccomp.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use oci_spec::runtime::{LinuxCpuBuilder, LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResources, LinuxSeccomp, Spec};
+use oci_spec::OciSpecError;
+
+use super::bundle::{Bundle, Purpose};
+use super::resources::{Resources, ALWAYS};
+use super::spec::{specification, Guest};
+use crate::policy::NetworkMode;
+
+/// `seccomp/default.json`, written by build.rs as `linux.seccomp`.
+const FUNCTION: &str = include_str!(concat!(env!("OUT_DIR"), "/seccomp_default.json"));
+/// Likewise with `seccomp/loopback.json` on top.
+const LOOPBACK: &str = include_str!(concat!(env!("OUT_DIR"), "/seccomp_loopback.json"));
+/// Likewise with `seccomp/build.json` on top.
+const BUILD: &str = include_str!(concat!(env!("OUT_DIR"), "/seccomp_build.json"));
+
+/// The specification of `bundle` with its root at `root`, for a runtime that the user and group `owner` calls: inside they
+/// are `id`.
+///
+/// # Errors
+///
+/// That of oci-spec, which has none for what is built here.
+pub fn specification_for_runtime(
+    bundle: &Bundle,
+    root: &Path,
+    id: u32,
+    owner: (u32, u32),
+) -> Result<Spec, OciSpecError> {
+    let mut spec = specification(bundle, root, Guest::Runtime { id, owner })?;
+    if let Some(linux) = spec.linux_mut() {
+        linux.set_resources(Some(resources(&Resources::of(&bundle.confinement))?));
+        linux.set_seccomp(Some(filter(bundle)?));
+    }
+    Ok(spec)
+}
+
+fn resources(limits: &Resources) -> Result<LinuxResources, OciSpecError> {
+    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let mut resources = LinuxResources::default();
+    resources.set_devices(None);
+    let memory = LinuxMemoryBuilder::default().limit(signed(limits.memory)).build()?;
+    resources.set_memory(Some(memory));
+    let pids = LinuxPidsBuilder::default().limit(i64::from(limits.pids)).build()?;
+    resources.set_pids(Some(pids));
+    let cpu = LinuxCpuBuilder::default()
+        .quota(signed(limits.quota))
+        .period(limits.period);
+    resources.set_cpu(Some(cpu.build()?));
+    let always = ALWAYS.map(|(file, value)| (file.to_owned(), value.to_owned()));
+    resources.set_unified(Some(HashMap::from(always)));
+    Ok(resources)
+}
+
+fn filter(bundle: &Bundle) -> Result<LinuxSeccomp, OciSpecError> {
+    let document = match (bundle.purpose, bundle.confinement.network.mode()) {
+        (Purpose::Function, NetworkMode::None | NetworkMode::Egress) => FUNCTION,
+        (Purpose::Function, NetworkMode::Loopback) => LOOPBACK,
+        (Purpose::Compilation | Purpose::PackageBuild, _) => BUILD,
+    };
+    Ok(serde_json::from_str(document)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use oci_spec::runtime::LinuxSeccompAction;
+
+    use super::*;
+    use crate::policy::{Bytes, Confinement, Network};
+
+    fn spec(confinement: Confinement) -> Spec {
+        let bundle = Bundle::of_build(
+            Purpose::Function,
+            Vec::new(),
+            vec!["python".to_owned()],
+            &[],
+            confinement,
+        );
+        specification_for_runtime(&bundle, Path::new("rootfs"), 1000, (501, 20)).unwrap()
+    }
+
+    #[test]
+    fn the_limits_are_those_of_a_run() {
+        let spec = spec(Confinement {
+            memory: Bytes(64 << 20),
+            cpus: 0.5,
+            pids: 7,
+            ..Confinement::default()
+        });
+        let resources = spec.linux().as_ref().unwrap().resources();
+        let expected = serde_json::json!({
+            "memory": {"limit": 64 << 20},
+            "cpu": {"quota": 50_000, "period": 100_000},
+            "pids": {"limit": 7},
+            "unified": {"memory.swap.max": "0", "memory.oom.group": "1", "cgroup.max.descendants": "0"},
+        });
+        assert_eq!(serde_json::to_value(resources).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_filter_is_there_and_names_each_call_under_an_action_of_its_own() {
+        for network in [Network::None, Network::Loopback] {
+            let spec = spec(Confinement {
+                network,
+                ..Confinement::default()
+            });
+            let filter = spec.linux().as_ref().unwrap().seccomp().clone().unwrap();
+            assert_eq!(filter.default_action(), LinuxSeccompAction::ScmpActErrno);
+            let rules = filter.syscalls().clone().unwrap();
+            let of = |name: &str| {
+                rules
+                    .iter()
+                    .filter(|rule| rule.names().iter().any(|known| known == name))
+                    .count()
+            };
+            assert!(of("read") == 1 && of("fcntl") > 1 && of("mount") == 0, "{rules:?}");
+        }
+    }
+}
