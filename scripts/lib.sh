@@ -127,6 +127,8 @@ check_lints() {
     cargo clippy --locked --quiet --all-targets -- -D warnings
     # fuzz/ has a lock of its own, which has to follow ours.
     cargo update --quiet --workspace --locked --manifest-path fuzz/Cargo.toml
+    # What a distribution may leave out.
+    cargo check --locked --quiet --no-default-features
 }
 check_documents() {
     # With private items documented, links to them lead somewhere.

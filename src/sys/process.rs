@@ -424,6 +424,7 @@ pub(crate) fn wait(pid: i32) -> io::Result<Ended> {
 ///
 /// For a first process that has called a library which keeps some open and owns none that are above: whatever is closed here
 /// must not be used, or closed, by anyone else.
+#[cfg(feature = "libcontainer")]
 pub(crate) fn close_all_but_control() -> io::Result<()> {
     // SAFETY: closes by number; by the contract above nobody uses these numbers any more.
     check_long(unsafe { libc::syscall(libc::SYS_close_range, 4, libc::c_uint::MAX, 0) })

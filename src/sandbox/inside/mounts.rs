@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{symlink, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, CWD};
 use rustix::mount::{
@@ -80,7 +80,6 @@ impl UnfinishedRoot {
 #[derive(Debug)]
 pub(super) struct Ground<'a> {
     scaffold: &'a str,
-    memory: PathBuf,
     lowers: Vec<String>,
 }
 
@@ -95,19 +94,20 @@ impl<'a> Ground<'a> {
         let memory = hosts_layer(scaffold, &hosts::hosts_file(&room.hostname, room.network, &room.egress))?;
         Ok(Self {
             scaffold,
-            lowers: [std::slice::from_ref(&memory), room.lowers.as_slice()].concat(),
-            memory: memory.into(),
+            lowers: [&[memory], room.lowers.as_slice()].concat(),
         })
     }
 
     /// The directory over which the root is mounted.
+    #[cfg(feature = "libcontainer")]
     pub(super) fn scaffold(&self) -> &Path {
         Path::new(self.scaffold)
     }
 
     /// A directory that is gone with this mount namespace, and part of the root as soon as that is mounted.
+    #[cfg(feature = "libcontainer")]
     pub(super) fn memory(&self) -> &Path {
-        &self.memory
+        Path::new(self.lowers.first().map_or("", String::as_str))
     }
 
     /// Mounts the layers over the scaffold, as one read-only file system; returns its root.
