@@ -18,7 +18,7 @@ use reqwest::blocking::{Body, Client as Http, RequestBuilder, Response};
 use reqwest::header::HeaderMap;
 use reqwest::{redirect, Method, Url};
 
-use super::pinned::Pinned;
+use super::pinned_hosts::Pinned;
 use super::watched::Watched;
 use super::world::{make_resolver, Internet, World};
 use super::{failure, has_no_address, NetError};

@@ -11,7 +11,7 @@
 mod credentials;
 mod exchange;
 mod forward;
-mod pinned;
+mod pinned_hosts;
 mod watched;
 mod world;
 

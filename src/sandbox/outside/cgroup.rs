@@ -1,7 +1,7 @@
 //! The cgroup of a run: memory, cpu and processes of everything in the sandbox together.
 //!
 //! gantry makes cgroups itself, in a subtree that is delegated to its user (systemd: `Delegate=yes`); where none is, it asks the
-//! user's systemd for one ([`scope`](super::scope)). Processes may not sit in a cgroup that hands controllers down, so on first use everything in the delegated
+//! user's systemd for one ([`transient_scope`]). Processes may not sit in a cgroup that hands controllers down, so on first use everything in the delegated
 //! cgroup (the worker that calls us) moves one level down:
 //!
 //! ```text
@@ -27,7 +27,7 @@ use rustix::fs::{access, flock, statfs, Access, FlockOperation};
 use rustix::rand::{getrandom, GetRandomFlags};
 
 use super::super::resources::{Resources, ALWAYS};
-use super::scope::{self, ScopeError};
+use super::transient_scope::{self, ScopeError};
 use crate::policy::{Confinement, Kind, Scope};
 
 /// Where systemd mounts the hierarchy.
@@ -156,7 +156,7 @@ impl Subtree {
     /// Does as [`open`](Self::open), and where nothing is delegated, asks as `scope` says: this process is then in another cgroup.
     pub fn open_or_ask(scope: Scope) -> Result<Self, CgroupError> {
         match (Self::open(), scope) {
-            (Err(CgroupError::NotDelegated { path }), Scope::Auto) => match scope::enter() {
+            (Err(CgroupError::NotDelegated { path }), Scope::Auto) => match transient_scope::enter() {
                 Ok(()) => Self::open(),
                 Err(source) => Err(CgroupError::NoScope { path, source }),
             },

@@ -10,11 +10,11 @@ mod machine;
 mod output;
 mod output_watch;
 mod rooms;
-mod scope;
 mod signals;
 mod stop;
 mod stream;
 mod supervise;
+mod transient_scope;
 mod watch;
 
 use std::io;
@@ -30,10 +30,10 @@ pub use finished::{End, Finished, Usage};
 pub use output::{collect, CollectError, CollectLimits, Collected};
 pub use output_watch::Excess;
 pub use rooms::{Full, Lack};
-pub use scope::ScopeError;
 pub use signals::{Beat, Deadline, Signals};
 pub use stop::{Stop, StopSignal};
 pub use supervise::{Sandbox, Sink, Stdout};
+pub use transient_scope::ScopeError;
 
 /// Runs `bundle` to its end. When it returns, no process, mount or file of the run exists.
 ///
