@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::key_value::key_value;
-use super::limit_args::LimitArgs;
 use super::outlet::outlet;
 use crate::oci::Reference;
+use crate::policy::{Cpus, GivenLimits, Pids, Room};
 
 #[derive(Debug, Args)]
 pub(super) struct BundleArgs {
@@ -31,8 +31,24 @@ pub(super) struct BundleArgs {
     /// Environment variable; repeatable
     #[arg(long = "env", short, value_name = "NAME=VALUE", value_parser = key_value)]
     pub env: Vec<(String, String)>,
-    #[command(flatten)]
-    pub limits: LimitArgs,
+    /// Memory of all processes together [default: 512M]
+    #[arg(long, short = 'm', value_name = "SIZE")]
+    pub memory: Option<Room>,
+    /// CPU share in cores [default: 1]
+    #[arg(long, value_name = "N")]
+    pub cpus: Option<Cpus>,
+    /// Processes and threads at once [default: 64]
+    #[arg(long, value_name = "N")]
+    pub pids: Option<Pids>,
+    /// Size of /tmp [default: 64M]
+    #[arg(long, value_name = "SIZE")]
+    pub tmp_size: Option<Room>,
+    /// Size of /dev/shm, the shared memory [default: 64M]
+    #[arg(long, value_name = "SIZE")]
+    pub shm_size: Option<Room>,
+    /// Size of /output [default: 64M]
+    #[arg(long, value_name = "SIZE", conflicts_with = "output")]
+    pub output_size: Option<Room>,
     /// Let the function's processes reach one another by TCP
     #[arg(long)]
     pub loopback: bool,
@@ -45,4 +61,19 @@ pub(super) struct BundleArgs {
     /// Arguments for the image's command
     #[arg(last = true, value_name = "ARG")]
     pub args: Vec<String>,
+}
+
+impl BundleArgs {
+    /// The limits that another runtime is told: those of time and of what is printed are gantry's own.
+    pub(super) fn limits(&self) -> GivenLimits {
+        GivenLimits {
+            memory: self.memory,
+            cpus: self.cpus,
+            pids: self.pids,
+            tmp_size: self.tmp_size,
+            shm_size: self.shm_size,
+            output_size: self.output_size,
+            ..GivenLimits::default()
+        }
+    }
 }

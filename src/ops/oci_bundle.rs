@@ -1,12 +1,14 @@
 //! `gantry bundle`: an image of the store as an OCI runtime bundle, for another runtime than ours.
 //!
-//! `config.json` comes last. Until everything is there, the file `.unfinished` is: no runtime takes the directory, and the next
-//! `gantry bundle` makes it anew.
+//! `config.json` comes last, whole: without it no runtime takes the directory. Until then there is the file `.unfinished`, by which
+//! the next `gantry bundle` knows that it may make the directory anew.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::{symlink, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{symlink, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{futimens, Timespec, Timestamps};
 use serde::Serialize;
@@ -14,7 +16,7 @@ use serde::Serialize;
 use super::run::{bundle as bundle_of, RunRequest};
 use super::run_error::RunError;
 use crate::oci::Digest;
-use crate::policy::{Kind, Network, Promise};
+use crate::policy::{Kind, Promise};
 use crate::sandbox::{canonical_json, hosts_file, specification_for_runtime, Bundle};
 use crate::store::{LayerStack, Store, StoreError, Visited};
 use crate::sys::replace::Replacement;
@@ -26,8 +28,12 @@ const ROOT: &str = "rootfs";
 const LAYERS: &str = "layers";
 /// What a runtime reads.
 const CONFIG: &str = "config.json";
-/// There as long as anything else is missing.
+/// There as long as anything else is missing, and held by whoever makes it.
 const UNFINISHED: &str = ".unfinished";
+/// A file before it has its name.
+const NEW: &str = ".new";
+/// The layer on top, while the root is made.
+const TOP: &str = ".top";
 
 /// What is wanted.
 #[derive(Debug)]
@@ -105,9 +111,12 @@ pub enum BundleError {
         /// The directory.
         path: PathBuf,
     },
-    /// Egress ends in gantry.
-    #[error("make a bundle with egress: its connections lead through gantry, which another runtime does not start; leave --network egress out, or give the runtime a network")]
-    Egress,
+    /// Another process makes it.
+    #[error("make a bundle in {path}: another gantry is making one there")]
+    Busy {
+        /// The directory.
+        path: PathBuf,
+    },
     /// Whatever keeps a run from beginning.
     #[error("{0}")]
     Run(#[from] RunError),
@@ -134,7 +143,7 @@ impl BundleError {
     pub fn kind(&self) -> Kind {
         match self {
             Self::NotEmpty { .. } => Kind::Usage,
-            Self::Egress => Kind::Refused,
+            Self::Busy { .. } => Kind::Busy,
             Self::Run(error) => error.kind(),
             Self::File { .. } => Kind::Failed,
         }
@@ -146,22 +155,37 @@ pub fn promises_elsewhere(id: u32) -> Vec<PromiseElsewhere> {
     use Elsewhere::{Depends, Lost, Said};
     let of = |promise: Promise| {
         let (state, why) = match promise {
-            Promise::User if id == 0 => (Lost, "it is root inside, which is the caller outside: root of the user namespace"),
+            Promise::User if id == 0 => (
+                Lost,
+                "it is root inside, which is the caller outside: root of the user namespace",
+            ),
             Promise::User => (Said, "uid and gid 1000, no other id mapped"),
             Promise::Capabilities => (Said, "all five sets are empty"),
             Promise::NoNewPrivs => (Said, "noNewPrivileges"),
-            Promise::Seccomp => (Said, "the same filter, but calls that are younger than it get EPERM in place of ENOSYS"),
+            Promise::Seccomp => (
+                Said,
+                "the same filter, but calls that are younger than it get EPERM in place of ENOSYS",
+            ),
             Promise::Landlock => (Lost, "the second wall around files, TCP and signals"),
             Promise::ReadOnlyRoot => (Said, "root.readonly"),
             Promise::Tmp => (Said, "tmpfs with size and inodes"),
-            Promise::Output => (Depends, "limited where it is memory, and gone with the container; a directory of --output has no limit"),
-            Promise::Network => (Said, "a namespace of its own, whose loopback is up; the filter has no sockets for it without --network loopback"),
+            Promise::Output => (
+                Depends,
+                "limited where it is memory, and gone with the container; a directory of --output has no limit",
+            ),
+            Promise::Network => (
+                Said,
+                "a namespace of its own, whose loopback is up; the filter has no sockets for it without --loopback",
+            ),
             Promise::Memory => (Depends, "linux.resources, where the runtime has a cgroup"),
             Promise::Cpu => (Depends, "linux.resources, where the runtime has a cgroup"),
             Promise::Processes => (Depends, "linux.resources, where the runtime has a cgroup"),
             Promise::Time => (Lost, "nobody ends it"),
             Promise::OutputSize => (Lost, "what it prints is not counted"),
-            Promise::Leaks => (Depends, "descriptors and variables that the runtime adds; the function is pid 1 itself"),
+            Promise::Leaks => (
+                Depends,
+                "descriptors and variables that the runtime adds; the function is pid 1 itself",
+            ),
             Promise::Death => (Lost, "it outlives whoever started it"),
         };
         PromiseElsewhere { promise, state, why }
@@ -175,9 +199,6 @@ pub fn promises_elsewhere(id: u32) -> Vec<PromiseElsewhere> {
 ///
 /// [`BundleError`]; the directory is then as it was, or marked as unfinished, and a further try makes it.
 pub fn make_bundle(store: &Store, request: &BundleRequest) -> Result<BundleReport, BundleError> {
-    if matches!(request.run.confinement.network, Network::Egress(_)) {
-        return Err(BundleError::Egress);
-    }
     let reference = request.run.reference.to_string();
     let unknown = || RunError::UnknownImage {
         reference: reference.clone(),
@@ -188,14 +209,12 @@ pub fn make_bundle(store: &Store, request: &BundleRequest) -> Result<BundleRepor
         Some(snapshot) => snapshot,
         None => store.images().restore(&digest)?,
     };
-    let output = request.run.output.as_deref().map(own_directory).transpose()?;
-    let bundle = Bundle {
-        output,
-        ..bundle_of(store, &snapshot, &request.run, Vec::new())?
-    };
+    let bundle = bundle_of(store, &snapshot, &request.run, Vec::new())?;
     let place = Place::claim(&request.directory)?;
-    let (entries, bytes) = match request.root {
-        BundleRoot::Layers => place.list(&bundle.lowers)?,
+    let output = request.run.output.as_deref().map(own_directory).transpose()?;
+    let bundle = Bundle { output, ..bundle };
+    let written = match request.root {
+        BundleRoot::Layers => place.list(&bundle)?,
         BundleRoot::Unpacked => place.unpack(&bundle)?,
     };
     place.finish(&bundle, request.id)?;
@@ -205,8 +224,8 @@ pub fn make_bundle(store: &Store, request: &BundleRequest) -> Result<BundleRepor
         digest,
         directory: request.directory.clone(),
         root: request.root,
-        entries,
-        bytes,
+        entries: written.entries,
+        bytes: written.bytes,
         promises: promises_elsewhere(request.id),
     })
 }
@@ -217,41 +236,52 @@ fn own_directory(path: &Path) -> Result<PathBuf, BundleError> {
     path.canonicalize().map_err(file("find", path))
 }
 
-/// The directory of a bundle that is being made.
+/// The directory of a bundle that is being made. Dropped before it is finished, nothing of it stays.
 struct Place {
     directory: PathBuf,
+    /// One process at a time has it.
+    mark: Option<Replacement>,
+    is_ours: bool,
 }
 
 impl Place {
     /// Takes `directory`: a new one, an empty one, or one that an earlier try has left.
     fn claim(directory: &Path) -> Result<Self, BundleError> {
-        match fs::create_dir(directory) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(file("make", directory)(error)),
-            _ => {}
+        let is_ours = match fs::create_dir(directory) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+            Err(error) => return Err(file("make", directory)(error)),
+        };
+        let unfinished = directory.join(UNFINISHED);
+        let is_left = unfinished.symlink_metadata().is_ok();
+        let not_empty = || BundleError::NotEmpty {
+            path: directory.to_owned(),
+        };
+        let holds =
+            || -> Result<usize, BundleError> { Ok(fs::read_dir(directory).map_err(file("read", directory))?.count()) };
+        if !is_left && holds()? > 0 {
+            return Err(not_empty());
+        }
+        let mark = match Replacement::create_alone(unfinished.clone(), Duration::ZERO) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                return Err(BundleError::Busy {
+                    path: directory.to_owned(),
+                })
+            }
+            other => other.map_err(file("write", &unfinished))?,
+        };
+        // Somebody may have finished one between two looks.
+        if directory.join(CONFIG).exists() && !is_left || !is_left && holds()? > 1 {
+            return Err(not_empty());
         }
         let place = Self {
             directory: directory.to_owned(),
+            mark: Some(mark),
+            is_ours,
         };
-        let unfinished = place.at(UNFINISHED);
-        let is_left = unfinished.symlink_metadata().is_ok();
-        if is_left {
-            place.clear()?;
-        } else if fs::read_dir(directory)
-            .map_err(file("read", directory))?
-            .next()
-            .is_some()
-        {
-            return Err(BundleError::NotEmpty {
-                path: directory.to_owned(),
-            });
-        }
-        let mark = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&unfinished);
-        mark.and_then(|mark| mark.sync_all())
-            .map_err(file("write", &unfinished))?;
+        place
+            .clear()
+            .map_err(file("remove what an earlier try left in", directory))?;
         let root = place.at(ROOT);
         fs::create_dir(&root).map_err(file("make", &root))?;
         Ok(place)
@@ -261,67 +291,88 @@ impl Place {
         self.directory.join(name)
     }
 
-    /// Removes what an earlier try has made, and nothing else.
-    fn clear(&self) -> Result<(), BundleError> {
-        let directory = File::open(&self.directory).map_err(file("open", &self.directory))?;
-        for name in [CONFIG, LAYERS, ROOT] {
+    /// Removes what a try makes, and nothing else.
+    fn clear(&self) -> io::Result<()> {
+        let directory = File::open(&self.directory)?;
+        for name in [CONFIG, LAYERS, NEW, TOP, ROOT] {
             if self.at(name).symlink_metadata().is_ok() {
-                tree::remove(&directory, name).map_err(file("remove", &self.at(name)))?;
+                tree::remove(&directory, name)?;
             }
         }
         Ok(())
     }
 
     /// Writes down where the layers are.
-    fn list(&self, layers: &[PathBuf]) -> Result<(u64, u64), BundleError> {
+    fn list(&self, bundle: &Bundle) -> Result<Written, BundleError> {
+        let layers = bundle.lowers_once();
         let lines: Vec<String> = layers.iter().map(|layer| format!("{}\n", layer.display())).collect();
         self.replace(LAYERS, lines.concat().as_bytes())?;
-        Ok((0, 0))
+        Ok(Written::default())
     }
 
     /// Copies the layers into the root, as one tree.
-    fn unpack(&self, bundle: &Bundle) -> Result<(u64, u64), BundleError> {
+    fn unpack(&self, bundle: &Bundle) -> Result<Written, BundleError> {
         let root = self.at(ROOT);
+        let failed = || file("unpack the image to", &root);
+        // As in a run a layer on top, which hides whatever the image has in its place, links that lead out as well.
+        let top = self.at(TOP);
+        let etc = top.join("etc");
+        let text = hosts_file(&bundle.hostname, bundle.confinement.network.mode(), &[]);
+        let hosts = fs::create_dir_all(&etc).and_then(|()| fs::write(etc.join("hosts"), text));
+        hosts.map_err(file("write", &etc))?;
+        let layers = std::iter::once(top.clone()).chain(bundle.lowers_once());
         let mut copy = Copy {
             root: root.clone(),
             directories: Vec::new(),
-            entries: 0,
-            bytes: 0,
+            links: BTreeMap::new(),
+            written: Written::default(),
         };
-        let stack = LayerStack::open(bundle.lowers.iter().cloned()).map_err(file("open the layers for", &root))?;
+        let stack = LayerStack::open(layers).map_err(failed())?;
         stack
             .walk(&mut |path, found| copy.take(path, found))
-            .map_err(file("unpack the image to", &root))?;
-        let hosts = root.join("etc/hosts");
-        if hosts.parent().is_some_and(Path::is_dir) {
-            let _ = fs::remove_file(&hosts);
-            let text = hosts_file(&bundle.hostname, bundle.confinement.network.mode(), &[]);
-            fs::write(&hosts, text).map_err(file("write", &hosts))?;
-        }
-        copy.close().map_err(file("unpack the image to", &root))?;
-        Ok((copy.entries, copy.bytes))
+            .map_err(failed())?;
+        copy.close().map_err(failed())?;
+        fs::remove_dir_all(&top).map_err(file("remove", &top))?;
+        Ok(copy.written)
     }
 
     /// Writes `config.json`; from then on it is a bundle.
-    fn finish(self, bundle: &Bundle, id: u32) -> Result<(), BundleError> {
+    fn finish(mut self, bundle: &Bundle, id: u32) -> Result<(), BundleError> {
         let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let config = self.at(CONFIG);
         let spec = specification_for_runtime(bundle, Path::new(ROOT), id, owner);
         let spec = spec.map_err(|error| file("describe", &config)(io::Error::other(error)))?;
         let json = canonical_json(&spec).map_err(|error| file("describe", &config)(error.into()))?;
         self.replace(CONFIG, &json)?;
-        let unfinished = self.at(UNFINISHED);
-        fs::remove_file(&unfinished).map_err(file("remove", &unfinished))
+        // Dropped, it is removed.
+        self.mark = None;
+        Ok(())
     }
 
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), BundleError> {
         let path = self.at(name);
         let write = || {
-            let mut new = Replacement::create(path.clone())?;
+            let mut new = Replacement::create(self.at(NEW))?;
             io::Write::write_all(new.file(), bytes)?;
+            new.file().sync_all()?;
             new.place(&path)
         };
         write().map_err(file("write", &path))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some(mark) = self.mark.take() else { return };
+        // What cannot be removed stays marked, and the next try removes it.
+        if self.clear().is_ok() {
+            drop(mark);
+            if self.is_ours {
+                let _ = fs::remove_dir(&self.directory);
+            }
+        } else {
+            std::mem::forget(mark);
+        }
     }
 }
 
@@ -330,6 +381,14 @@ struct Copy {
     root: PathBuf,
     /// Directories, whose permissions come last: some cannot be written.
     directories: Vec<(PathBuf, Permissions)>,
+    /// Files with several names, by device and number: one stays one.
+    links: BTreeMap<(u64, u64), PathBuf>,
+    written: Written,
+}
+
+/// What was written.
+#[derive(Debug, Clone, Copy, Default)]
+struct Written {
     entries: u64,
     bytes: u64,
 }
@@ -344,9 +403,18 @@ impl Copy {
             }
             Visited::File(source) => {
                 let from = source.metadata()?;
+                let number = (from.dev(), from.ino());
+                if let Some(first) = self.links.get(&number) {
+                    fs::hard_link(first, &target)?;
+                    self.written.entries += 1;
+                    return Ok(());
+                }
+                if from.nlink() > 1 {
+                    self.links.insert(number, target.clone());
+                }
                 let mut options = fs::OpenOptions::new();
                 let mut copy = options.write(true).create_new(true).mode(0o600).open(&target)?;
-                self.bytes += io::copy(source, &mut copy)?;
+                self.written.bytes += io::copy(source, &mut copy)?;
                 copy.set_permissions(Permissions::from_mode(from.permissions().mode() & 0o777))?;
                 let modified = time_of(&from);
                 let times = Timestamps {
@@ -357,10 +425,12 @@ impl Copy {
                 futimens(&copy, &times)?;
             }
             Visited::Link(target_of) => symlink(target_of, &target)?,
-            // No layer of ours has one; a runtime would make it from the host's.
-            Visited::Other => return Ok(()),
+            Visited::Other => {
+                let reason = format!("{path} is no file, no directory and no link that is text");
+                return Err(io::Error::other(reason));
+            }
         }
-        self.entries += 1;
+        self.written.entries += 1;
         Ok(())
     }
 
@@ -373,7 +443,6 @@ impl Copy {
 }
 
 fn time_of(metadata: &fs::Metadata) -> Timespec {
-    use std::os::unix::fs::MetadataExt;
     Timespec {
         tv_sec: metadata.mtime(),
         tv_nsec: metadata.mtime_nsec(),
@@ -415,12 +484,16 @@ mod tests {
     #[test]
     fn what_an_earlier_try_left_is_made_anew() {
         let scratch = tempfile::tempdir().unwrap();
-        let place = Place::claim(scratch.path()).unwrap();
-        let locked = place.at(ROOT).join("locked");
-        fs::create_dir(&locked).unwrap();
+        let locked = scratch.path().join(ROOT).join("locked");
+        fs::create_dir_all(&locked).unwrap();
         fs::write(locked.join("file"), "x").unwrap();
         fs::set_permissions(&locked, Permissions::from_mode(0o500)).unwrap();
-        let again = Place::claim(scratch.path()).unwrap();
-        assert_eq!(fs::read_dir(again.at(ROOT)).unwrap().count(), 0);
+        fs::write(scratch.path().join(UNFINISHED), "").unwrap();
+        let place = Place::claim(scratch.path()).unwrap();
+        assert_eq!(fs::read_dir(place.at(ROOT)).unwrap().count(), 0);
+        let error = Place::claim(scratch.path()).err().unwrap();
+        assert!(matches!(error, BundleError::Busy { .. }), "{error}");
+        drop(place);
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
     }
 }

@@ -94,6 +94,11 @@ impl Bundle {
         }
     }
 
+    /// The layers, each once: what is mounted, top first.
+    pub(crate) fn lowers_once(&self) -> Vec<PathBuf> {
+        once_each(self.lowers.iter().cloned())
+    }
+
     /// Refuses what no sandbox can run.
     ///
     /// # Errors
@@ -151,4 +156,21 @@ pub enum Place {
     File,
     /// A variable of the environment: readable by everything the workload starts.
     Variable,
+}
+
+/// An image may name a layer twice, overlayfs may not. The upper one hides all that the lower one brings.
+fn once_each<T: Clone + Ord>(lowers: impl Iterator<Item = T>) -> Vec<T> {
+    let mut seen = std::collections::BTreeSet::new();
+    lowers.filter(|lower| seen.insert(lower.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_that_is_named_twice_is_mounted_once_at_its_upper_place() {
+        let lowers = ["c", "b", "c", "a", "b"].map(str::to_owned);
+        assert_eq!(once_each(lowers.into_iter()), ["c", "b", "a"]);
+    }
 }

@@ -72,7 +72,11 @@ impl RoomOrders {
         let confinement = &bundle.confinement;
         Self {
             runtime,
-            lowers: once_each(bundle.lowers.iter().map(|lower| lower.to_string_lossy().into_owned())),
+            lowers: bundle
+                .lowers_once()
+                .iter()
+                .map(|lower| lower.to_string_lossy().into_owned())
+                .collect(),
             hostname: bundle.hostname.clone(),
             purpose: bundle.purpose,
             tmp_bytes: confinement.tmp_size.0,
@@ -173,23 +177,6 @@ pub(crate) fn exit_code_of(errno: i32) -> i32 {
     }
 }
 
-/// An image may name a layer twice, overlayfs may not. The upper one hides all that the lower one brings.
-fn once_each(lowers: impl Iterator<Item = String>) -> Vec<String> {
-    let mut seen = std::collections::BTreeSet::new();
-    lowers.filter(|lower| seen.insert(lower.clone())).collect()
-}
-
 fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_layer_that_is_named_twice_is_mounted_once_at_its_upper_place() {
-        let lowers = ["c", "b", "c", "a", "b"].map(str::to_owned);
-        assert_eq!(once_each(lowers.into_iter()), ["c", "b", "a"]);
-    }
 }

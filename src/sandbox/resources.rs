@@ -6,13 +6,11 @@ use crate::policy::Confinement;
 const PERIOD: u64 = 100_000;
 /// The smallest `cpu.max` quota in microseconds; the kernel refuses less.
 const LEAST_QUOTA: u64 = 1_000;
+/// What of memory may be swapped out; a kernel without swap has no such file.
+pub(super) const SWAP: &str = "memory.swap.max";
 /// What holds for every run. What is swapped out is not counted: without the first the limit of memory is on what stays in
 /// it. All or nothing: a function whose helper process was killed would go on and compute nonsense.
-pub(super) const ALWAYS: [(&str, &str); 3] = [
-    ("memory.swap.max", "0"),
-    ("memory.oom.group", "1"),
-    ("cgroup.max.descendants", "0"),
-];
+pub(super) const ALWAYS: [(&str, &str); 3] = [(SWAP, "0"), ("memory.oom.group", "1"), ("cgroup.max.descendants", "0")];
 
 /// What a run may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

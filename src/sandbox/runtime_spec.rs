@@ -7,7 +7,7 @@ use oci_spec::runtime::{LinuxCpuBuilder, LinuxMemoryBuilder, LinuxPidsBuilder, L
 use oci_spec::OciSpecError;
 
 use super::bundle::{Bundle, Purpose};
-use super::resources::{Resources, ALWAYS};
+use super::resources::{Resources, ALWAYS, SWAP};
 use super::spec::{specification, Guest};
 use crate::policy::NetworkMode;
 
@@ -17,6 +17,23 @@ const FUNCTION: &str = include_str!(concat!(env!("OUT_DIR"), "/seccomp_default.j
 const LOOPBACK: &str = include_str!(concat!(env!("OUT_DIR"), "/seccomp_loopback.json"));
 /// Likewise with `seccomp/build.json` on top.
 const BUILD: &str = include_str!(concat!(env!("OUT_DIR"), "/seccomp_build.json"));
+
+/// What runc's own template covers, for a kernel whose `/proc` has no `subset=pid`.
+const MASKED: [&str; 11] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/firmware",
+];
+/// What it makes read-only.
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// The specification of `bundle` with its root at `root`, for a runtime that the user and group `owner` calls: inside they
 /// are `id`.
@@ -34,6 +51,8 @@ pub fn specification_for_runtime(
     if let Some(linux) = spec.linux_mut() {
         linux.set_resources(Some(resources(&Resources::of(&bundle.confinement))?));
         linux.set_seccomp(Some(filter(bundle)?));
+        linux.set_masked_paths(Some(MASKED.map(str::to_owned).to_vec()));
+        linux.set_readonly_paths(Some(READ_ONLY.map(str::to_owned).to_vec()));
     }
     Ok(spec)
 }
@@ -42,7 +61,11 @@ fn resources(limits: &Resources) -> Result<LinuxResources, OciSpecError> {
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let mut resources = LinuxResources::default();
     resources.set_devices(None);
-    let memory = LinuxMemoryBuilder::default().limit(signed(limits.memory)).build()?;
+    // As much with swap as without it: runtimes write that as no swap, where the kernel has a file for it.
+    let memory = LinuxMemoryBuilder::default()
+        .limit(signed(limits.memory))
+        .swap(signed(limits.memory));
+    let memory = memory.build()?;
     resources.set_memory(Some(memory));
     let pids = LinuxPidsBuilder::default().limit(i64::from(limits.pids)).build()?;
     resources.set_pids(Some(pids));
@@ -50,8 +73,9 @@ fn resources(limits: &Resources) -> Result<LinuxResources, OciSpecError> {
         .quota(signed(limits.quota))
         .period(limits.period);
     resources.set_cpu(Some(cpu.build()?));
-    let always = ALWAYS.map(|(file, value)| (file.to_owned(), value.to_owned()));
-    resources.set_unified(Some(HashMap::from(always)));
+    let always = ALWAYS.into_iter().filter(|(file, _)| *file != SWAP);
+    let always = always.map(|(file, value)| (file.to_owned(), value.to_owned()));
+    resources.set_unified(Some(always.collect::<HashMap<_, _>>()));
     Ok(resources)
 }
 
@@ -92,10 +116,10 @@ mod tests {
         });
         let resources = spec.linux().as_ref().unwrap().resources();
         let expected = serde_json::json!({
-            "memory": {"limit": 64 << 20},
+            "memory": {"limit": 64 << 20, "swap": 64 << 20},
             "cpu": {"quota": 50_000, "period": 100_000},
             "pids": {"limit": 7},
-            "unified": {"memory.swap.max": "0", "memory.oom.group": "1", "cgroup.max.descendants": "0"},
+            "unified": {"memory.oom.group": "1", "cgroup.max.descendants": "0"},
         });
         assert_eq!(serde_json::to_value(resources).unwrap(), expected);
     }

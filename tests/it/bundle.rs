@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::common::{example, function, shared, tool, Gantry};
+use crate::common::{add_layer, example, function, shared, tiny, tool, Gantry};
 
 /// hello:1, which nobody changes.
 fn hello() -> &'static Gantry {
@@ -201,35 +201,70 @@ fn what_cannot_be_a_bundle_is_refused_and_leaves_nothing() {
     assert_eq!(fs::read_dir(&bundle).unwrap().count(), 1);
 }
 
+/// gantry is killed by strace at the call that touches a file of the bundle: before, while and after it is filled.
 #[test]
 fn one_that_was_killed_is_made_anew() {
     let (gantry, scratch) = (hello(), tempfile::tempdir().unwrap());
     let bundle = scratch.path().join("bundle");
     let words = ["bundle", "--unpack", "bundled:1", bundle.to_str().unwrap()];
-    let mut killed = 0;
-    for files in [1, 40, 400] {
-        let mut child = gantry
-            .command()
+    for (call, file) in [
+        ("mkdir", "rootfs"),
+        ("mkdir", "rootfs/usr/lib"),
+        ("rename", ".new"),
+        ("unlink", ".unfinished"),
+    ] {
+        let direct = gantry.command();
+        let variables = direct
+            .get_envs()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
+        let mut command = Command::new("strace");
+        command
+            .args([
+                "-f",
+                "-o",
+                "/dev/null",
+                "-e",
+                &format!("inject={call}:signal=KILL"),
+                "-P",
+            ])
+            .arg(bundle.join(file))
+            .arg(direct.get_program())
             .args(words)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let root = bundle.join("rootfs/usr/lib");
-        // As soon as it has come so far, however fast that is here.
-        while child.try_wait().unwrap().is_none() && fs::read_dir(&root).map_or(0, Iterator::count) < files.min(3) {
-            std::thread::yield_now();
-        }
-        child.kill().unwrap();
-        killed += usize::from(!child.wait().unwrap().success());
-        if bundle.join("config.json").exists() && !bundle.join(".unfinished").exists() {
+            .envs(variables.collect::<Vec<_>>());
+        assert!(!command.status().unwrap().success(), "{call} {file} was not made");
+        // The last call is made before the signal comes.
+        assert!(bundle.join(".unfinished").exists() || call == "unlink", "{call} {file}");
+        if call == "unlink" {
+            assert!(bundle.join("config.json").exists());
             fs::remove_dir_all(&bundle).unwrap();
         }
+        gantry.ok(words);
+        assert!(!bundle.join(".unfinished").exists() && bundle.join("config.json").exists());
+        assert!(files(&bundle.join("rootfs")).len() > 500, "{call} {file}");
+        fs::remove_dir_all(&bundle).unwrap();
     }
-    assert!(killed > 0);
-    gantry.ok(words);
-    assert!(!bundle.join(".unfinished").exists() && bundle.join("config.json").exists());
-    assert!(files(&bundle.join("rootfs")).len() > 500);
+}
+
+/// What the image has in the place of a directory leads nowhere but into the bundle.
+#[test]
+fn a_link_in_the_place_of_a_directory_leads_nobody_out() {
+    let (gantry, scratch) = (Gantry::new(), tempfile::tempdir().unwrap());
+    let outside = scratch.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("hosts"), "mine").unwrap();
+    let layout = scratch.path().join("layout");
+    tiny(&gantry, &["trap:1"]);
+    gantry.ok(["push", "trap:1", &format!("oci:{}:x", layout.display())]);
+    let entries = serde_json::json!({"etc": {"link": outside.to_str().unwrap()}});
+    add_layer(&layout, &entries, None);
+    gantry.ok(["pull", &format!("oci:{}:x", layout.display()), "--tag", "trap:2"]);
+    let bundle = scratch.path().join("bundle");
+    let place = bundle.to_str().unwrap();
+    gantry.ok(["bundle", "--unpack", "--entrypoint", "/bin/true", "trap:2", place]);
+    assert_eq!(fs::read_to_string(outside.join("hosts")).unwrap(), "mine");
+    assert!(bundle.join("rootfs/etc").symlink_metadata().unwrap().is_dir());
 }
 
 /// A root that says what it should, to somebody who knows nothing of gantry.

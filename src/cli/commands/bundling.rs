@@ -18,7 +18,7 @@ pub(super) fn bundle(session: &Session, args: &BundleArgs, report: Option<&Repor
         input: args.input.clone(),
         output: args.output.clone(),
         env: args.env.clone(),
-        limits: args.limits.given(),
+        limits: args.limits(),
         network: Some(if args.loopback {
             NetworkMode::Loopback
         } else {

@@ -20,13 +20,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::fs::{access, flock, statfs, Access, FlockOperation};
 use rustix::rand::{getrandom, GetRandomFlags};
 
-use super::super::resources::{Resources, ALWAYS};
+use super::super::resources::{Resources, ALWAYS, SWAP};
 use super::transient_scope::{self, ScopeError};
 use crate::policy::{Confinement, Kind, Scope};
 
@@ -44,6 +45,9 @@ const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 const GONE: Duration = Duration::from_secs(2);
 /// Longest wait for what a dead gantry left: it must not hold up the next run, and is found again.
 const SWEPT: Duration = Duration::from_millis(100);
+
+/// Held while a scope is asked for.
+static ASKING: Mutex<()> = Mutex::new(());
 
 /// Why there is no cgroup to limit a run with.
 #[derive(Debug, thiserror::Error)]
@@ -156,10 +160,14 @@ impl Subtree {
     /// Does as [`open`](Self::open), and where nothing is delegated, asks as `scope` says: this process is then in another cgroup.
     pub fn open_or_ask(scope: Scope) -> Result<Self, CgroupError> {
         match (Self::open(), scope) {
-            (Err(CgroupError::NotDelegated { path }), Scope::Auto) => match transient_scope::enter() {
-                Ok(()) => Self::open(),
-                Err(source) => Err(CgroupError::NoScope { path, source }),
-            },
+            (Err(CgroupError::NotDelegated { path }), Scope::Auto) => {
+                // The whole process moves: of several threads one asks.
+                let _asking = ASKING.lock().unwrap_or_else(PoisonError::into_inner);
+                Self::open().or_else(|_| match transient_scope::enter() {
+                    Ok(()) => Self::open(),
+                    Err(source) => Err(CgroupError::NoScope { path, source }),
+                })
+            }
             (opened, _) => opened,
         }
     }
@@ -306,7 +314,7 @@ impl Cgroup {
         })?;
         for (file, value) in ALWAYS {
             // A kernel without swap has no file for it.
-            if file == "memory.swap.max" && !self.path.join(file).exists() {
+            if file == SWAP && !self.path.join(file).exists() {
                 if read(Path::new("/proc/swaps"))?.lines().count() > 1 {
                     return Err(CgroupError::Io {
                         action: "find",

@@ -14,10 +14,12 @@ use std::time::{Duration, Instant};
 
 use rustix::rand::{getrandom, GetRandomFlags};
 
+use crate::policy::one_line;
 use crate::sys::program::{Program, ProgramError};
 
-/// Longest wait for an answer of the manager. It answers in milliseconds; one that starts units at boot takes seconds.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest wait for the manager's answer and until it has moved us, together: it takes milliseconds, and nobody is heard
+/// meanwhile.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Between two looks whether we have been moved.
 const LOOK: Duration = Duration::from_millis(1);
 /// Where `busctl` is looked for.
@@ -33,7 +35,7 @@ pub enum ScopeError {
         bus: PathBuf,
     },
     /// `busctl` could not be run.
-    #[error("{0}")]
+    #[error("{}", one_line(.0))]
     Program(#[from] ProgramError),
     /// The manager refuses.
     #[error("the user's systemd gives none: {said}")]
@@ -72,6 +74,7 @@ fn enter_by(runtime: &Path, uid: u32, own: &Path) -> Result<(), ScopeError> {
     let mut random = [0u8; 4];
     getrandom(&mut random, GetRandomFlags::empty()).map_err(|errno| ScopeError::Name(errno.into()))?;
     let scope = format!("gantry-{}-{:08x}.scope", std::process::id(), u32::from_ne_bytes(random));
+    let started = Instant::now();
     let done = call(runtime, &bus, &scope).run()?;
     if !done.status.success() {
         let said = String::from_utf8_lossy(&done.stderr);
@@ -79,7 +82,6 @@ fn enter_by(runtime: &Path, uid: u32, own: &Path) -> Result<(), ScopeError> {
         return Err(ScopeError::Refused { said });
     }
     // The answer is that the job was taken on; then it is carried out.
-    let started = Instant::now();
     while !is_in(own, &scope) {
         if started.elapsed() > PATIENCE {
             return Err(ScopeError::NotMoved { scope });
