@@ -253,13 +253,14 @@ impl Place {
             Err(error) => return Err(file("make", directory)(error)),
         };
         let unfinished = directory.join(UNFINISHED);
-        let is_left = unfinished.symlink_metadata().is_ok();
+        let number = || unfinished.symlink_metadata().ok().map(|found| found.ino());
+        let left = number();
         let not_empty = || BundleError::NotEmpty {
             path: directory.to_owned(),
         };
         let holds =
             || -> Result<usize, BundleError> { Ok(fs::read_dir(directory).map_err(file("read", directory))?.count()) };
-        if !is_left && holds()? > 0 {
+        if left.is_none() && holds()? > 0 {
             return Err(not_empty());
         }
         let mark = match Replacement::create_alone(unfinished.clone(), Duration::ZERO) {
@@ -271,7 +272,8 @@ impl Place {
             other => other.map_err(file("write", &unfinished))?,
         };
         // Somebody may have finished one between two looks.
-        if directory.join(CONFIG).exists() && !is_left || !is_left && holds()? > 1 {
+        let is_left = left.is_some() && left == number();
+        if !is_left && holds()? > 1 {
             return Err(not_empty());
         }
         let place = Self {
