@@ -7,9 +7,9 @@ use crate::cli::error::CommandError;
 use crate::cli::escape::escape;
 use crate::cli::output::{print_json, print_line};
 use crate::cli::session::Session;
-use crate::ops::doctor::{self, Diagnosis, Verdict};
+use crate::ops::doctor::{self, Diagnosis, RuntimeFinding, Verdict};
 use crate::ops::RunError;
-use crate::policy::{Bytes, Level};
+use crate::policy::{Bytes, Level, Runtime};
 
 /// Examines this machine and prints what was found.
 pub(super) fn examine(session: &Session, args: &DoctorArgs) -> Result<u8, CommandError> {
@@ -91,14 +91,7 @@ fn render(diagnosis: &Diagnosis) -> String {
     }
     for (runtime, found) in &diagnosis.runtimes {
         let state = if found.works { "works" } else { "broken" };
-        let differs: Vec<&str> = found.differs.iter().map(|promise| promise.name()).collect();
-        let evidence = match (&found.error, found.chosen, differs.as_slice()) {
-            (Some(error), ..) => error.clone(),
-            (None, true, _) => "makes the containers of runs (runtime under [run] of the configuration)".to_owned(),
-            (None, false, []) => "keeps every promise as surely".to_owned(),
-            (None, false, differs) => format!("differs in {}", differs.join(", ")),
-        };
-        line(&format!("runtime {runtime}"), state, &evidence, &[]);
+        line(&format!("runtime {runtime}"), state, &evidence_of(*runtime, found), &[]);
     }
     if let Some(error) = &diagnosis.error {
         line("sandbox", "unusable", error, &[]);
@@ -115,7 +108,63 @@ fn render(diagnosis: &Diagnosis) -> String {
             "degraded: a run has to accept what is not enforced, by --allow-degraded {} or allow_degraded under [run] of the configuration",
             lost.join(",")
         ),
-        Verdict::Unusable => "unusable: nothing can run here".to_owned(),
+        Verdict::Unusable => unusable(diagnosis),
     };
     text + &verdict
+}
+
+fn evidence_of(runtime: Runtime, found: &RuntimeFinding) -> String {
+    let differs = found.differs.as_deref();
+    match (&found.error, found.chosen, differs) {
+        (Some(error), ..) => error.clone(),
+        (None, true, _) => "makes the containers of runs (runtime under [run] of the configuration)".to_owned(),
+        (None, false, None) => format!("the chosen one does not: run with {}", other_way(runtime)),
+        (None, false, Some([])) => "keeps every promise as surely".to_owned(),
+        (None, false, Some(differs)) => {
+            let differs: Vec<&str> = differs.iter().map(|promise| promise.name()).collect();
+            format!("differs in {}", differs.join(", "))
+        }
+    }
+}
+
+fn unusable(diagnosis: &Diagnosis) -> String {
+    let works = diagnosis
+        .runtimes
+        .iter()
+        .find(|(_, found)| found.works && !found.chosen);
+    match works {
+        Some((runtime, _)) => format!("unusable: runs work here only with {}", other_way(*runtime)),
+        None => "unusable: nothing can run here".to_owned(),
+    }
+}
+
+fn other_way(runtime: Runtime) -> String {
+    format!("--runtime {runtime}, or runtime = \"{runtime}\" under [run] of the configuration")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Promise;
+
+    fn found(chosen: bool, differs: Option<Vec<Promise>>, error: Option<&str>) -> RuntimeFinding {
+        RuntimeFinding {
+            works: error.is_none(),
+            chosen,
+            differs,
+            error: error.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn a_runtime_is_praised_only_when_it_was_compared() {
+        let says = |found: RuntimeFinding| evidence_of(Runtime::Native, &found);
+        assert_eq!(says(found(false, Some(vec![]), None)), "keeps every promise as surely");
+        assert_eq!(says(found(false, Some(vec![Promise::Tmp]), None)), "differs in tmp");
+        assert_eq!(says(found(true, None, Some("no"))), "no");
+        assert_eq!(
+            says(found(false, None, None)),
+            "the chosen one does not: run with --runtime native, or runtime = \"native\" under [run] of the configuration"
+        );
+    }
 }

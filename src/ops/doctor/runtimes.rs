@@ -17,8 +17,8 @@ pub struct RuntimeFinding {
     pub works: bool,
     /// Whether it is the one of this machine's configuration, which the findings about promises are of.
     pub chosen: bool,
-    /// Promises whose level is another than with the chosen one.
-    pub differs: Vec<Promise>,
+    /// Promises whose level is another than with the chosen one; none when one of the two does not work.
+    pub differs: Option<Vec<Promise>>,
     /// Why no sandbox came of it.
     pub error: Option<String>,
 }
@@ -30,13 +30,13 @@ pub(super) fn compare(
 ) -> BTreeMap<Runtime, RuntimeFinding> {
     let model = tried.get(&chosen).and_then(|levels| levels.as_ref().ok()).cloned();
     let finding = |(runtime, levels): (Runtime, Result<Levels, SandboxError>)| {
-        let differs = match (&model, &levels) {
-            (Some(model), Ok(levels)) => Promise::ALL
-                .into_iter()
+        let compared = model.as_ref().zip(levels.as_ref().ok());
+        let differs = compared.map(|(model, levels)| {
+            let others = Promise::ALL.into_iter();
+            others
                 .filter(|promise| levels.get(promise) != model.get(promise))
-                .collect(),
-            _ => Vec::new(),
-        };
+                .collect()
+        });
         let finding = RuntimeFinding {
             works: levels.is_ok(),
             chosen: runtime == chosen,
@@ -62,22 +62,26 @@ mod tests {
         let found = compare(tried, Runtime::Native);
         let other = &found[&Runtime::Libcontainer];
         assert_eq!((other.works, other.chosen), (true, false));
-        assert_eq!(other.differs, [Promise::Tmp]);
+        assert_eq!(other.differs.as_deref(), Some(&[Promise::Tmp][..]));
         let chosen = &found[&Runtime::Native];
-        assert_eq!((chosen.chosen, chosen.differs.as_slice()), (true, &[][..]));
+        assert_eq!((chosen.chosen, chosen.differs.as_deref()), (true, Some(&[][..])));
     }
 
     #[test]
-    fn one_that_does_not_work_is_told_why_and_differs_in_nothing() {
+    fn one_that_does_not_work_is_told_why_and_compared_with_nothing() {
         let broken = Err(SandboxError::Setup {
             reason: "no".to_owned(),
         });
-        let found = compare(BTreeMap::from([(Runtime::Libcontainer, broken)]), Runtime::Native);
+        let tried = BTreeMap::from([(Runtime::Libcontainer, broken), (Runtime::Native, Ok(Levels::new()))]);
+        let found = compare(tried, Runtime::Libcontainer);
         let broken = &found[&Runtime::Libcontainer];
         assert_eq!(
             (broken.works, broken.error.as_deref()),
             (false, Some("set up sandbox: no"))
         );
-        assert_eq!(broken.differs, []);
+        assert_eq!(broken.differs, None);
+        let other = &found[&Runtime::Native];
+        assert_eq!((other.works, other.chosen), (true, false));
+        assert_eq!(other.differs, None, "there is nothing to compare it with");
     }
 }
