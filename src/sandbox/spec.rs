@@ -193,12 +193,15 @@ fn mount(planned: &PlannedMount, guest: Guest) -> Result<Mount, OciSpecError> {
     let data = planned.of.data();
     let data = data.split(',').filter(|option| !option.is_empty()).map(str::to_owned);
     let kind = planned.of.file_system().unwrap_or("bind");
-    let source = match &planned.of {
-        Content::Directory(path) => path,
-        _ => kind,
+    let destination = Path::new("/").join(planned.at);
+    let source = match (&planned.of, guest) {
+        // Our init takes it along to that place, and leaves the host's paths.
+        (Content::Directory(_), Guest::OurInit) => destination.clone(),
+        (Content::Directory(path), Guest::Runtime { .. }) => path.into(),
+        _ => kind.into(),
     };
     MountBuilder::default()
-        .destination(Path::new("/").join(planned.at))
+        .destination(destination)
         .typ(kind)
         .source(source)
         .options(words.chain(data).collect::<Vec<String>>())

@@ -443,6 +443,14 @@ pub(crate) fn take_control() -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(3) })
 }
 
+/// The control socket of a first process that [`spawn_init`] made, for as long as it lives.
+///
+/// Writing fails in a process that has none.
+pub(crate) fn control_of_init() -> BorrowedFd<'static> {
+    // SAFETY: whoever took it ([`take_control`]) holds it until the process ends.
+    unsafe { BorrowedFd::borrow_raw(3) }
+}
+
 /// Calls `action` whenever `signal` arrives, until it is unregistered.
 ///
 /// `action` runs in a signal handler: it may only make system calls such as a `write`, take no lock and allocate

@@ -1,6 +1,9 @@
 //! What makes the container of a run: each way comes to the same, and none of libcontainer's ways reaches a function.
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 
 use gantry::policy::Runtime;
@@ -124,11 +127,23 @@ fn every_runtime_ends_alike_what_cannot_be_run_and_says_the_same() {
         // What is mounted below it could not be made read-only.
         (&["--input", "/", "runtimes:exit", "--", "0"], 125),
         (&["--input", "/no/such/directory", "runtimes:exit", "--", "0"], 125),
-        (&["--timeout", "1ms", "runtimes:exit", "--", "0"], 124),
     ] {
         let (done, _) = compare(gantry, words);
         assert_eq!(done.code, code, "{words:?}: {}", done.stderr);
         assert!(!done.stderr.contains("rootfs"), "{words:?}: {}", done.stderr);
+    }
+}
+
+/// Where the function is when its time is over differs between any two runs.
+#[test]
+fn every_runtime_ends_a_run_whose_time_is_over() {
+    let gantry = shared();
+    let forever = function("import time\nwhile True: time.sleep(60)", None);
+    gantry.build(forever.path(), "runtimes:forever");
+    for runtime in Runtime::BUILT_IN {
+        let (done, outcome) = run_with(gantry, *runtime, &["--timeout", "1s", "runtimes:forever"]);
+        assert_eq!(done.code, 124, "{runtime}: {}", done.stderr);
+        assert_eq!(outcome["status"], "timeout", "{runtime}: {outcome}");
     }
 }
 
@@ -189,28 +204,75 @@ fn a_gantry_without_streams_gives_a_function_streams_that_work() {
     }
 }
 
+/// `gantry run` of `image`, as the last words of another program's.
+fn through<S: AsRef<OsStr>>(gantry: &Gantry, words: &[S], runtime: Runtime, image: &str) -> Command {
+    let plain = gantry.command();
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).arg(plain.get_program());
+    command.args(["run", "--allow-degraded", DEGRADED, "--runtime", runtime.name(), image]);
+    command.env_clear().stdin(Stdio::null());
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+}
+
+/// libcontainer returns to the working directory by its name.
+#[test]
+fn a_working_directory_that_is_gone_or_closed_ends_no_run() {
+    let gantry = shared();
+    gantry.build(function("print('ran')", None).path(), "runtimes:ran");
+    for runtime in Runtime::BUILT_IN {
+        for what in ["rmdir", "chmod 000"] {
+            let scratch = tempfile::tempdir().unwrap();
+            let directory = scratch.path().join("here");
+            fs::create_dir(&directory).unwrap();
+            let script = format!("cd \"$0\" && {what} \"$0\" && exec \"$@\"");
+            let words = ["sh", "-c", &script, directory.to_str().unwrap()];
+            assert_eq!(
+                tool(&mut through(gantry, &words, *runtime, "runtimes:ran")),
+                "ran\n",
+                "{runtime}, {what}"
+            );
+        }
+    }
+}
+
+/// libcontainer reads the mount table as UTF-8, and anybody may mount something in a directory of any name.
+#[test]
+fn a_mount_of_the_host_whose_name_is_not_text_ends_no_run() {
+    let gantry = shared();
+    gantry.build(function("print('ran')", None).path(), "runtimes:ran-beside-a-mount");
+    let scratch = tempfile::tempdir().unwrap();
+    let directory = scratch.path().join(OsStr::from_bytes(b"not-text-\xff"));
+    fs::create_dir(&directory).unwrap();
+    // In namespaces of its own this user may mount; what it mounts is seen by the run as the host's.
+    let script = "mount -t tmpfs none \"$0\" && grep -q not-text- /proc/self/mountinfo && exec \"$@\"";
+    let before = ["unshare", "--map-root-user", "--mount", "sh", "-c", script].map(OsStr::new);
+    let words = [&before[..], &[directory.as_os_str()]].concat();
+    for runtime in Runtime::BUILT_IN {
+        let mut command = through(gantry, &words, *runtime, "runtimes:ran-beside-a-mount");
+        assert_eq!(tool(&mut command), "ran\n", "{runtime}");
+    }
+}
+
 /// System calls of a run that name a file, or make or kill a process, by who made them: gantry, its init, the workload.
 fn calls(gantry: &Gantry, runtime: Runtime) -> String {
     let scratch = tempfile::tempdir().unwrap();
     let log = scratch.path().join("calls");
-    let plain = gantry.command();
-    let mut command = Command::new("strace");
-    command
-        .args(["-f", "-s", "300", "-e", "trace=file,process,kill,mount_setattr", "-o"])
-        .arg(&log)
-        .arg(plain.get_program())
-        .args([
-            "run",
-            "--allow-degraded",
-            DEGRADED,
-            "--runtime",
-            runtime.name(),
-            "runtimes:empty",
-        ])
-        .env_clear()
-        .envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    tool(&mut command);
+    let trace = "trace=file,process,kill,mount_setattr";
+    let words = ["strace", "-f", "-s", "300", "-e", trace, "-o", log.to_str().unwrap()];
+    tool(&mut through(gantry, &words, runtime, "runtimes:empty"));
     fs::read_to_string(log).unwrap()
+}
+
+/// Those of the init.
+fn of_init(log: &str) -> Vec<&str> {
+    let started = log.lines().find(|line| line.contains("gantry-init")).unwrap();
+    let (pid, _) = started.split_once(' ').unwrap();
+    let lines = log.lines().filter_map(|line| line.split_once(' '));
+    lines
+        .filter(|(of, _)| *of == pid)
+        .map(|(_, call)| call.trim())
+        .collect()
 }
 
 /// libcontainer as a whole makes three processes, a cgroup and files of its state. Its init, called in ours, does not.
@@ -229,13 +291,28 @@ fn libcontainer_touches_no_cgroup_starts_no_process_and_keeps_no_state() {
         0,
         "only libcontainer mounts in that way"
     );
-    for word in ["/sys/fs/cgroup", "clone3(", "clone(", "fork(", "kill("] {
-        assert_eq!(count(&of_libcontainer, word), count(&of_native, word), "{word}");
+    // gantry itself asks and waits as often as the machine makes it.
+    let (init, native_init) = (of_init(&of_libcontainer), of_init(&of_native));
+    let calls = |init: &[&str], word: &str| init.iter().filter(|call| call.contains(word)).count();
+    for word in ["/sys/fs/cgroup", "clone3(", "clone(", "fork("] {
+        assert_eq!(calls(&init, word), calls(&native_init, word), "{word}: {init:#?}");
     }
+    let kills = |init: &[&str]| -> BTreeSet<String> {
+        let kills = init.iter().filter(|call| call.contains("kill("));
+        kills
+            .filter_map(|call| Some(call.split_once(')')?.0.to_owned()))
+            .collect()
+    };
+    assert_eq!(kills(&init), kills(&native_init));
     for word in ["gantry-is-placed-already", "config.json", "state.json", "youki"] {
         assert_eq!(count(&of_libcontainer, word), 0, "{word}: {of_libcontainer}");
     }
     // The positive twin: what is looked for can be seen.
+    let started = ["clone(", "clone3(", "fork("].map(|word| calls(&init, word));
+    assert!(
+        started.iter().sum::<usize>() > 0 && calls(&init, "mount(") > 0,
+        "{init:#?}"
+    );
     assert!(count(&of_libcontainer, "clone3(") > 0 && count(&of_libcontainer, "gantry-init") > 0);
 }
 

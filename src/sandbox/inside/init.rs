@@ -35,11 +35,24 @@ pub fn init_main() -> ! {
         process::exit_now(125)
     };
     let mut control = UnixStream::from(control);
+    report_panics();
     let reported = match serve(&mut control) {
         Ok(report) => wire::send(&mut control, &report),
         Err((what, error)) => wire::send(&mut control, &Report::Failed(format!("{what}: {error}"))),
     };
     process::exit_now(i32::from(reported.is_err()))
+}
+
+/// Has a panic, of whatever library, be the last word of this process. It would be printed into the function's own standard
+/// error otherwise, and then this process would be gone.
+fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let report = Report::Failed(panic.to_string().replace('\n', " "));
+        let mut frame = Vec::new();
+        let reported = wire::send(&mut frame, &report)
+            .is_ok_and(|()| rustix::io::write(process::control_of_init(), &frame).is_ok());
+        process::exit_now(i32::from(!reported))
+    }));
 }
 
 /// Does everything; returns the last word.
@@ -51,13 +64,14 @@ fn serve(control: &mut UnixStream) -> Result<Report, Failure> {
 }
 
 /// What a first process is before it hears anything: it dies with gantry, first when memory is short, and nobody can look
-/// into it.
+/// into it. Gantry's working directory, which may be gone or closed to its user, is not its own.
 fn become_first() -> Result<(), Failure> {
     // Both are set again here: the exec kept the first, but the second is a property of the new memory.
     step(
         "set the death signal",
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL)),
     )?;
+    step("enter /", rustix::process::chdir("/"))?;
     be_first_to_go()?;
     process::forbid_dumps().map_err(at("forbid dumps"))?;
     process::default_fault_signals();
@@ -147,6 +161,33 @@ mod tests {
         assert!(!is_init(Some(OsStr::new("gantry-init"))), "this test is not pid 1");
         assert!(!is_init(Some(OsStr::new("gantry"))));
         assert!(!is_init(None));
+    }
+
+    /// The process that panics is this test once more, with the control socket where an init has it.
+    #[test]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the environment says which of the two processes this is"
+    )]
+    fn a_panic_is_a_report_and_nothing_is_printed() {
+        const NAME: &str = "GANTRY_TEST_PANICS";
+        if std::env::var_os(NAME).is_some() {
+            report_panics();
+            panic!("first\nsecond");
+        }
+        let (mut gantry, control) = UnixStream::pair().unwrap();
+        let test = "sandbox::inside::init::tests::a_panic_is_a_report_and_nothing_is_printed";
+        let mut panics = std::process::Command::new("sh");
+        panics.args(["-c", "exec \"$0\" --exact \"$1\" --nocapture 3<&0"]);
+        panics.arg(std::env::current_exe().unwrap()).arg(test).env(NAME, "1");
+        let ended = panics.stdin(OwnedFd::from(control)).output().unwrap();
+        assert_eq!(String::from_utf8(ended.stderr).unwrap(), "");
+        let report: Report = serde_json::from_slice(&receive_json(&mut gantry).unwrap()).unwrap();
+        let Report::Failed(reason) = report else {
+            panic!("{report:?}")
+        };
+        assert!(reason.starts_with("panicked at src/sandbox/inside/init.rs"), "{reason}");
+        assert!(reason.ends_with(": first second"), "{reason}");
     }
 
     #[test]

@@ -50,7 +50,8 @@ pub(super) struct UnfinishedRoot(());
 
 /// Makes the root of `room` and everything in it that is known before there is a job.
 pub(super) fn make_root(room: &RoomOrders) -> Result<UnfinishedRoot, Failure> {
-    let root = Ground::prepare(room)?.mount_layers()?;
+    let ground = Ground::prepare(room)?;
+    let root = ground.mount_layers(Path::new(ground.scaffold))?;
     step("enter root", rustix::process::fchdir(&root))?;
     for planned in mount_plan::of_room(room) {
         mount_planned(&planned)?;
@@ -98,7 +99,7 @@ impl<'a> Ground<'a> {
         })
     }
 
-    /// The directory over which the root is mounted.
+    /// The tree of directories to mount on.
     #[cfg(feature = "libcontainer")]
     pub(super) fn scaffold(&self) -> &Path {
         Path::new(self.scaffold)
@@ -110,11 +111,11 @@ impl<'a> Ground<'a> {
         Path::new(self.lowers.first().map_or("", String::as_str))
     }
 
-    /// Mounts the layers over the scaffold, as one read-only file system; returns its root.
-    pub(super) fn mount_layers(&self) -> Result<OwnedFd, Failure> {
-        match overlay(&self.lowers, self.scaffold) {
+    /// Mounts the layers at `target`, which may be the scaffold, as one read-only file system; returns its root.
+    pub(super) fn mount_layers(&self, target: &Path) -> Result<OwnedFd, Failure> {
+        match overlay(&self.lowers, target) {
             Err((_, error)) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
-                overlay_of_old(&self.lowers, self.scaffold)
+                overlay_of_old(&self.lowers, target)
             }
             answer => answer,
         }
@@ -188,7 +189,7 @@ fn hosts_layer(scaffold: &str, hosts: &str) -> Result<String, Failure> {
 }
 
 /// A read-only overlay of `lowers`, attached at `target`.
-fn overlay(lowers: &[String], target: &str) -> Result<OwnedFd, Failure> {
+fn overlay(lowers: &[String], target: &Path) -> Result<OwnedFd, Failure> {
     let context = step("open overlay", fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC))?;
     // The mount table shows the workload the names of the layers as we give them: relative ones do not tell it where
     // on the host they are.
@@ -219,10 +220,16 @@ fn overlay(lowers: &[String], target: &str) -> Result<OwnedFd, Failure> {
 /// Makes the overlay before Linux 6.8, which answers EINVAL to `lowerdir+`: one string of 4096 bytes for all layers.
 ///
 /// The layers are named by descriptors, because 64 paths of the store would not fit.
-fn overlay_of_old(lowers: &[String], target: &str) -> Result<OwnedFd, Failure> {
+fn overlay_of_old(lowers: &[String], target: &Path) -> Result<OwnedFd, Failure> {
     let place = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let open = |path: &str| step(&format!("open {path}"), rustix::fs::open(path, place, Mode::empty()));
-    let layers = lowers.iter().map(|lower| open(lower)).collect::<Result<Vec<_>, _>>()?;
+    let open = |path: &Path| {
+        let opened = rustix::fs::open(path, place, Mode::empty());
+        step(&format!("open {}", path.display()), opened)
+    };
+    let layers = lowers
+        .iter()
+        .map(|lower| open(Path::new(lower)))
+        .collect::<Result<Vec<_>, _>>()?;
     let names: Vec<String> = layers
         .iter()
         .map(|layer| format!("/proc/self/fd/{}", layer.as_raw_fd()))

@@ -14,6 +14,9 @@
 //! | looks its home up with the image's own modules | the specification names one |
 //! | leaves `/dev` and its nodes writable, and adds nodes | [`Layers::build`] takes them away, `mounts.rs` locks the rest |
 //! | says nothing but "failed to prepare rootfs" | what people can get wrong is tried before, in our words |
+//! | reads the mount table as UTF-8, however long it is | the host's is left before (`staging.rs`) |
+//! | goes to the socket by `chdir`, and back by the name of the directory | the init stands in `/` |
+//! | panics, in places that should not be reached | the init reports it (`init.rs`) |
 //! | logs | nobody listens |
 
 use std::cell::Cell;
@@ -38,19 +41,20 @@ use rustix::process::Signal;
 use super::super::orders::{RoomOrders, WorkOrders};
 use super::super::spec::{self, Guest};
 use super::failure::{at, step, Failure};
-use super::mounts::{self, Ground};
+use super::mounts::Ground;
+use super::staging::{self, Staging};
 use crate::policy::one_line;
 use crate::sys::process;
 
 /// Its name in the memory of this mount namespace; only libcontainer's code ever sees it.
 const SOCKET: &str = "start";
-/// What libcontainer makes in `/dev` that nobody asked for: a terminal, on which the host's node is mounted, and names of
-/// what is not there.
+/// What libcontainer makes in `/dev` that nobody asked for: a terminal, on which something is mounted, and names of what is
+/// not there.
 const EXTRAS: [&str; 3] = ["dev/tty", "dev/ptmx", "dev/kcore"];
 
-/// The layers of a sandbox, mounted over the scaffold: what can be made before there is a job.
+/// The layers of a sandbox, mounted in the root where libcontainer will work: what can be made before there is a job.
 pub(super) struct Layers {
-    scaffold: PathBuf,
+    staging: Staging,
     listener: NotifyListener,
 }
 
@@ -59,11 +63,10 @@ impl Layers {
     pub(super) fn mount(room: &RoomOrders) -> Result<Self, Failure> {
         let ground = Ground::prepare(room)?;
         let listener = told_to_start(ground.memory())?;
-        drop(ground.mount_layers()?);
-        Ok(Self {
-            scaffold: ground.scaffold().to_owned(),
-            listener,
-        })
+        // Any directory of the scaffold but that of the memory: the layer below is not hidden by what is mounted on it.
+        let staging = Staging::mount(&ground.scaffold().join("run"))?;
+        drop(ground.mount_layers(&staging.layers())?);
+        Ok(Self { staging, listener })
     }
 
     /// Has libcontainer mount everything else and make this root `/`, in which this process then stands.
@@ -72,10 +75,12 @@ impl Layers {
     pub(super) fn build(self, room: &RoomOrders, work: &WorkOrders) -> Result<(), Failure> {
         for (at, path) in [("output", &room.output_directory), ("input", &work.input)] {
             if let Some(path) = path {
-                mounts::open_directory(at, path)?;
+                self.staging.take(at, path)?;
             }
         }
-        let spec = spec::of_orders(room, work, &self.scaffold, Guest::OurInit);
+        self.staging.enter()?;
+        let rootfs = Path::new("/").join(staging::LAYERS);
+        let spec = spec::of_orders(room, work, &rootfs, Guest::OurInit);
         let spec = spec.map_err(failed("write the specification"))?;
         let channels = || Ok::<_, channel::ChannelError>((channel::main_channel()?, channel::init_channel()?));
         let ((mut main_sender, _main_receiver), (_init_sender, mut init_receiver)) =
@@ -86,7 +91,7 @@ impl Layers {
             container_type: ContainerType::InitContainer,
             syscall: SyscallType::Linux,
             spec: Rc::new(spec),
-            rootfs: self.scaffold,
+            rootfs,
             console_socket: None,
             notify_listener: self.listener,
             // The control socket.
