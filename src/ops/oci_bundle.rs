@@ -297,8 +297,10 @@ impl Place {
     fn clear(&self) -> io::Result<()> {
         let directory = File::open(&self.directory)?;
         for name in [CONFIG, LAYERS, NEW, TOP, ROOT] {
-            if self.at(name).symlink_metadata().is_ok() {
-                tree::remove(&directory, name)?;
+            match self.at(name).symlink_metadata() {
+                Ok(found) if found.is_dir() => tree::remove(&directory, name)?,
+                Ok(_) => fs::remove_file(self.at(name))?,
+                Err(_) => {}
             }
         }
         Ok(())
