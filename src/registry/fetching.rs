@@ -96,7 +96,14 @@ impl<'a> Contents<'a> {
 
     /// What `tag` means. Where that is possible the document itself is not asked for.
     pub(crate) fn resolve(self, tag: &str) -> Result<Found, RegistryError> {
-        let asked = self.asked("resolve", &format!("manifests/{tag}"));
+        self.resolve_as(tag, Access::Pull)
+    }
+
+    fn resolve_as(self, tag: &str, access: Access<'_>) -> Result<Found, RegistryError> {
+        let asked = Asked {
+            access,
+            ..self.asked("resolve", &format!("manifests/{tag}"))
+        };
         let head = self.repository.exchange(&asked, &mut |url| call(Verb::Head, url));
         match head {
             Ok(answer) => {
@@ -283,16 +290,21 @@ impl<'a> Contents<'a> {
 
     /// What `tag` means now, if it means anything.
     pub(crate) fn find(self, tag: &str) -> Result<Option<Descriptor>, RegistryError> {
-        match self.resolve(tag) {
+        self.find_as(tag, Access::Pull)
+    }
+
+    /// The digest that `tag` means now, if it means anything, as the registry says to who may push.
+    pub(crate) fn digest_of(self, tag: &str) -> Result<Option<Digest>, RegistryError> {
+        let found = self.find_as(tag, Access::Push)?;
+        Ok(found.map(|descriptor| descriptor.digest))
+    }
+
+    fn find_as(self, tag: &str, access: Access<'_>) -> Result<Option<Descriptor>, RegistryError> {
+        match self.resolve_as(tag, access) {
             Ok(Found::Said(descriptor) | Found::Read(descriptor, _)) => Ok(Some(descriptor)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
-    }
-
-    /// The digest that `tag` means now, if it means anything.
-    pub(crate) fn digest_of(self, tag: &str) -> Result<Option<Digest>, RegistryError> {
-        Ok(self.find(tag)?.map(|descriptor| descriptor.digest))
     }
 
     fn asked(self, doing: &'static str, rest: &str) -> Asked<'static> {

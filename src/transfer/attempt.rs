@@ -127,6 +127,16 @@ impl Ledger {
         });
     }
 
+    /// That it failed so counts no more: what was asked for is done in another way.
+    pub(super) fn withdraws(&self, host: &str, error: &RegistryError) {
+        let withdrawn = (error.word(), one_line(error));
+        self.entry(host, |entry| {
+            if entry.failure.as_ref() == Some(&withdrawn) {
+                entry.failure = None;
+            }
+        });
+    }
+
     /// The attempts so far.
     pub(super) fn attempts(&self) -> Vec<Attempt> {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -181,5 +191,24 @@ mod tests {
                 ("d.example", "failed", Some("rate_limited")),
             ]
         );
+    }
+
+    #[test]
+    fn the_failure_that_is_withdrawn_counts_no_more_and_another_one_does() {
+        let ledger = Ledger::default();
+        let status = || {
+            let attempts = ledger.attempts();
+            (attempts[0].status, attempts[0].reason)
+        };
+        let busy = |place| RegistryError::busy(place, None);
+        let (one, other) = (busy("https://a.example/1"), busy("https://a.example/2"));
+        ledger.succeeds("a.example");
+        ledger.fails("a.example", &one);
+        ledger.withdraws("a.example", &other);
+        assert_eq!(status(), ("failed", Some("rate_limited")));
+        ledger.withdraws("a.example", &one);
+        assert_eq!(status(), ("ok", None));
+        ledger.fails("a.example", &one);
+        assert_eq!(status(), ("failed", Some("rate_limited")));
     }
 }

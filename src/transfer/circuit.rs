@@ -14,10 +14,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::note::{path_of, read_note, write_note};
-use crate::journal;
+use super::note::{now, path_of, read_note, write_note};
 use crate::store::Store;
-use crate::sys::clock;
 
 /// How long a registry is asked last that was away: the usual restart takes less, and an outage much more.
 const OPEN: Duration = Duration::from_secs(30);
@@ -103,10 +101,6 @@ fn write(store: &Store, host: &str, circuit: &Circuit) {
 fn path(store: &Store, host: &str) -> PathBuf {
     // A host and its port: nothing in it means anything in a path.
     path_of(store, &format!("{host}.json"))
-}
-
-fn now() -> u64 {
-    journal::seconds(clock::now())
 }
 
 #[cfg(test)]

@@ -9,11 +9,18 @@ use rustix::fs::OFlags;
 use serde::de::DeserializeOwned;
 use serde::Serialize;
 
+use crate::journal;
 use crate::store::{Store, REGISTRIES};
+use crate::sys::clock;
 use crate::sys::replace::Replacement;
 
 /// A note is some fields. A larger file is none of ours.
 const MOST: u64 = 64 << 10;
+
+/// Seconds since 1970, as notes have them.
+pub(super) fn now() -> u64 {
+    journal::seconds(clock::now())
+}
 
 /// The note `name` of a store. Names that begin with `_` are of no host.
 pub(super) fn path_of(store: &Store, name: &str) -> PathBuf {

@@ -105,7 +105,9 @@ impl<'a> RemoteTarget<'a> {
     pub fn find(&self) -> Result<Option<Digest>, TransferError> {
         let digest = self.reference.digest().map(ToString::to_string);
         let name = self.tag.as_deref().or(digest.as_deref()).unwrap_or("latest");
-        let there = self.ask(|| Contents::of(&self.repository).digest_of(name))?;
+        // Also for who may only read: nothing may be sent at all.
+        let there = self.ask(|| Contents::of(&self.repository).find(name))?;
+        let there = there.map(|descriptor| descriptor.digest);
         let is_wanted = |there: &Digest| self.reference.digest().is_none_or(|wanted| wanted == there);
         Ok(there.filter(is_wanted))
     }
@@ -302,8 +304,10 @@ impl Destination for RemoteTarget<'_> {
 
     /// By the manifest that was pushed here last, where that answers for the layer; else the registry is asked for it.
     fn has(&self, layer: &Descriptor) -> Result<bool, TransferError> {
+        // Asked for once, and without a word of what fails: the push does as well without an answer.
         let has_manifest = |manifest: &Digest| {
-            let there = self.ask(|| Contents::of(&self.repository).digest_of(&manifest.to_string()));
+            self.ledger.begins(&self.host);
+            let there = Contents::of(&self.repository).digest_of(&manifest.to_string());
             there.is_ok_and(|there| there.as_ref() == Some(manifest))
         };
         match self.expected().says(&layer.digest, has_manifest) {
@@ -322,11 +326,13 @@ impl Destination for RemoteTarget<'_> {
             return false;
         };
         let is_about_blobs = |failure: &RegistryError| matches!(failure.status(), Some(400 | 404 | 422));
-        let doubts = self.expected().is_believed() && failures.iter().any(is_about_blobs);
-        if doubts {
-            self.expect(Expected::default());
-        }
-        doubts
+        let refusal = failures.iter().find(|failure| is_about_blobs(failure));
+        let Some(refusal) = refusal.filter(|_| self.expected().is_believed()) else {
+            return false;
+        };
+        self.expect(Expected::default());
+        self.ledger.withdraws(&self.host, refusal);
+        true
     }
 
     fn at_once(&self, _: Reach) -> usize {
@@ -392,7 +398,7 @@ impl Destination for RemoteTarget<'_> {
                 self.check_tag(image)?;
             }
         }
-        note_pushed(self.store, &self.repository.shown(), image);
+        note_pushed(self.store, &self.repository.shown(), image, &self.expected());
         Ok(())
     }
 }

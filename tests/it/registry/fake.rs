@@ -117,7 +117,7 @@ pub struct State {
     is_over: AtomicBool,
 }
 
-/// Lets nobody pass before as many are there at once as should be.
+/// Lets nobody pass before as many are there at once as should be. One who has all of an answer is not inside any more.
 pub struct Gate {
     wanted: usize,
     /// Whom it is for; none for bytes of layers.
@@ -148,6 +148,22 @@ impl Gate {
     /// How many were inside at most.
     pub fn most(&self) -> usize {
         self.inside.lock().unwrap().1
+    }
+}
+
+/// Someone inside, who leaves with this.
+struct Inside(Arc<Gate>);
+
+impl Inside {
+    fn of(gate: Arc<Gate>) -> Self {
+        gate.enter();
+        Self(gate)
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        self.0.leave();
     }
 }
 
@@ -280,7 +296,7 @@ fn serve(stream: TcpStream, state: &State, host: &str) {
         };
         if let Some(reply) = early {
             state.seen.lock().unwrap().push(seen.clone());
-            send(&mut out, &seen, &reply);
+            send(&mut out, &seen, &reply, None);
             if reply.then == Then::Stall {
                 stall(state);
             }
@@ -298,13 +314,7 @@ fn serve(stream: TcpStream, state: &State, host: &str) {
         let is_large = seen.body.len().max(reply.body.len()) >= LARGE && seen.path.contains("/blobs/");
         let is_for = |gate: &Arc<Gate>| gate.is_for.map_or(is_large, |is_for| is_for(&seen));
         let gate = state.gate.lock().unwrap().clone().filter(is_for);
-        if let Some(gate) = &gate {
-            gate.enter();
-        }
-        let sent = send(&mut out, &seen, &reply);
-        if let Some(gate) = &gate {
-            gate.leave();
-        }
+        let sent = send(&mut out, &seen, &reply, gate.map(Inside::of));
         match reply.then {
             Then::Go if sent => {}
             Then::Go | Then::Close => return,
@@ -347,7 +357,8 @@ fn read_body(reader: &mut BufReader<TcpStream>, seen: &mut Seen) -> bool {
     reader.read_exact(&mut seen.body).is_ok()
 }
 
-fn send(out: &mut TcpStream, seen: &Seen, reply: &Reply) -> bool {
+/// Whoever is `inside` leaves before the last byte is sent: the other side may be back by another connection right after it.
+fn send(out: &mut TcpStream, seen: &Seen, reply: &Reply, inside: Option<Inside>) -> bool {
     if reply.status == 0 {
         return false;
     }
@@ -361,23 +372,28 @@ fn send(out: &mut TcpStream, seen: &Seen, reply: &Reply) -> bool {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
     head.push_str("\r\n");
+    let body = reply.body.split_last().filter(|_| seen.method != "HEAD");
+    let Some((last, body)) = body else {
+        drop(inside);
+        return out.write_all(head.as_bytes()).is_ok();
+    };
     if out.write_all(head.as_bytes()).is_err() {
         return false;
     }
-    if seen.method == "HEAD" {
-        return true;
-    }
-    match (reply.pace, reply.rate) {
-        (None, None) => out.write_all(&reply.body).is_ok(),
-        (None, Some(rate)) => reply.body.chunks(rate / 100).all(|part| {
+    let sent = match (reply.pace, reply.rate) {
+        (None, None) => out.write_all(body).is_ok(),
+        (None, Some(rate)) => body.chunks(rate / 100).all(|part| {
             std::thread::sleep(Duration::from_millis(10));
             out.write_all(part).is_ok()
         }),
-        (Some(pace), _) => reply.body.iter().all(|byte| {
+        (Some(pace), _) => body.iter().all(|byte| {
             std::thread::sleep(pace);
             out.write_all(&[*byte]).is_ok()
         }),
-    }
+    };
+    std::thread::sleep(reply.pace.unwrap_or_default());
+    drop(inside);
+    sent && out.write_all(&[*last]).is_ok()
 }
 
 fn error(status: u16, code: &str) -> Reply {

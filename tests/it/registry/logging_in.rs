@@ -21,7 +21,7 @@ fn registry() -> (Fake, Gantry, String) {
 
 /// Makes `fake` want a token, which the realm beside it hands out for `me:s3cret`; `challenge` has HOST for its host. Returns
 /// the tokens that were handed out; the last one is the one that counts.
-fn wants_tokens(fake: &Fake, challenge: &'static str) -> Arc<Mutex<Vec<String>>> {
+pub(super) fn wants_tokens(fake: &Fake, challenge: &'static str) -> Arc<Mutex<Vec<String>>> {
     let handed = Arc::new(Mutex::new(Vec::new()));
     let (shared, host) = (Arc::clone(&handed), fake.host.clone());
     fake.rule(move |seen, _| {
@@ -49,7 +49,7 @@ fn wants_tokens(fake: &Fake, challenge: &'static str) -> Arc<Mutex<Vec<String>>>
 }
 
 /// A store that knows `fake` with these credentials.
-fn store(fake: &Fake, credentials: &str) -> Gantry {
+pub(super) fn store(fake: &Fake, credentials: &str) -> Gantry {
     let gantry = Gantry::new();
     let text = format!(
         "[[registry]]\nhost = \"{}\"\nplain_http = true\n{credentials}\n",
@@ -59,9 +59,9 @@ fn store(fake: &Fake, credentials: &str) -> Gantry {
     gantry
 }
 
-const NAMED: &str = "credentials = { user = \"me\", password_env = \"KEY\" }";
+pub(super) const NAMED: &str = "credentials = { user = \"me\", password_env = \"KEY\" }";
 
-fn with_key(gantry: &Gantry, args: &[&str]) -> Done {
+pub(super) fn with_key(gantry: &Gantry, args: &[&str]) -> Done {
     done(gantry.command().args(args).env("KEY", "s3cret").output().unwrap())
 }
 

@@ -490,7 +490,7 @@ fn each_part_of_a_large_layer_takes_one_of_the_connections_that_processes_share(
             assert_eq!((fake.count("GET", &layer), parts.len()), (2, 0), "{parts:?}");
         } else {
             assert!(parts.len() > 10, "{parts:?}");
-            // Beside them the fake may still be at the one before, which it does not know to be closed.
+            // Beside them the fake may still be at the slow one, which it does not know to be closed.
             assert!(gate.most() <= 3, "{} at once", gate.most());
         }
         assert!(partials(&gantry).is_empty());
