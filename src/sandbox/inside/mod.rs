@@ -1,5 +1,5 @@
 //! What runs behind the wall, in the order in which it happens: [`init`] is pid 1 of the sandbox and makes its file system
-//! with [`mounts`], [`hosts`] and [`machine_files`], or has most of it made by libcontainer (`youki.rs`) in a root of its own (`staging.rs`); [`guard`] makes the [`listeners`], gives everything up ([`restrict`], [`seccomp`]), reads back that it
+//! with [`mounts`], [`hosts`] and [`machine_files`], or has most of it made by libcontainer (`youki.rs`) in a root of its own (`staging_root.rs`); [`guard`] makes the [`listeners`], gives everything up ([`restrict`], [`seccomp`]), reads back that it
 //! did ([`verify`]), starts the [`workload`] and watches over it ([`reap`]).
 //!
 //! This code is privileged in its namespaces until [`restrict`] has run, and not after. It talks to gantry alone, over the
@@ -16,7 +16,7 @@ mod reap;
 mod restrict;
 mod seccomp;
 #[cfg(feature = "libcontainer")]
-mod staging;
+mod staging_root;
 mod verify;
 mod workload;
 #[cfg(feature = "libcontainer")]

@@ -14,7 +14,7 @@
 //! | looks its home up with the image's own modules | the specification names one |
 //! | leaves `/dev` and its nodes writable, and adds nodes | [`Layers::build`] takes them away, `mounts.rs` locks the rest |
 //! | says nothing but "failed to prepare rootfs" | what people can get wrong is tried before, in our words |
-//! | reads the mount table as UTF-8, however long it is | the host's is left before (`staging.rs`) |
+//! | reads the mount table as UTF-8, however long it is | the host's is left before (`staging_root.rs`) |
 //! | goes to the socket by `chdir`, and back by the name of the directory | the init stands in `/` |
 //! | panics, in places that should not be reached | the init reports it (`init.rs`) |
 //! | logs | nobody listens |
@@ -42,7 +42,7 @@ use super::super::orders::{RoomOrders, WorkOrders};
 use super::super::spec::{self, Guest};
 use super::failure::{at, step, Failure};
 use super::mounts::Ground;
-use super::staging::{self, Staging};
+use super::staging_root::{self, Staging};
 use crate::policy::one_line;
 use crate::sys::process;
 
@@ -79,7 +79,7 @@ impl Layers {
             }
         }
         self.staging.enter()?;
-        let rootfs = Path::new("/").join(staging::LAYERS);
+        let rootfs = Path::new("/").join(staging_root::LAYERS);
         let spec = spec::of_orders(room, work, &rootfs, Guest::OurInit);
         let spec = spec.map_err(failed("write the specification"))?;
         let channels = || Ok::<_, channel::ChannelError>((channel::main_channel()?, channel::init_channel()?));
