@@ -186,6 +186,17 @@ pub fn hold(scaffold: &Path, layer: &Path, marker: &str, runtime: Runtime) -> Re
     sandbox::run(&bundle, Sink::Inherit(&signals, Stdout::Own)).map(drop)
 }
 
+/// The limits under which the probe looks around.
+fn limits_of_a_look() -> Confinement {
+    Confinement {
+        pids: look::PIDS,
+        tmp_size: look::PLACE,
+        output_size: look::PLACE,
+        timeout: PATIENCE,
+        ..Confinement::default()
+    }
+}
+
 struct Doctor {
     scaffold: PathBuf,
     layer: PathBuf,
@@ -195,14 +206,7 @@ struct Doctor {
 
 impl Doctor {
     fn promises(&self) -> Result<BTreeMap<Promise, Finding>, SandboxError> {
-        let confinement = Confinement {
-            pids: look::PIDS,
-            tmp_size: look::PLACE,
-            output_size: look::PLACE,
-            timeout: PATIENCE,
-            ..Confinement::default()
-        };
-        let (looked, found) = self.look(self.bundle(&["look"], confinement))?;
+        let (looked, found) = self.look(self.bundle(&["look"], limits_of_a_look()))?;
         let from_inside = look::CHECKS.map(|(promise, check)| (promise, check(&found)));
         let network = self.loopback();
         let attacks = [
@@ -244,14 +248,7 @@ impl Doctor {
     /// Tries everything that can make the container of a run.
     fn runtimes(&self) -> BTreeMap<Runtime, RuntimeFinding> {
         let levels = |runtime: Runtime| -> Result<Levels, SandboxError> {
-            let confinement = Confinement {
-                pids: look::PIDS,
-                tmp_size: look::PLACE,
-                output_size: look::PLACE,
-                timeout: PATIENCE,
-                ..Confinement::default()
-            };
-            let mut bundle = self.bundle(&["look"], confinement);
+            let mut bundle = self.bundle(&["look"], limits_of_a_look());
             bundle.confinement.runtime = runtime;
             let (looked, found) = self.look(bundle)?;
             let mut levels = looked.enforced;
