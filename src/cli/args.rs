@@ -6,19 +6,20 @@
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
 
 use clap::builder::{NonEmptyStringValueParser, PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::bundle_args::BundleArgs;
+use super::cache_args::CacheCommand;
+use super::format_args::FormatArgs;
 use super::key_value::key_value;
 use super::limit_args::LimitArgs;
 use super::moving_args::{CopyArgs, MovingArgs, RemoveArgs};
 use super::outlet::outlet;
 use crate::oci::{archive_file, Place, Reference};
 use crate::ops::Source;
-use crate::policy::{parse_age, Bytes, HostPort, NetworkMode, Promise, Runtime, Time, Verbosity, Wait};
+use crate::policy::{HostPort, NetworkMode, Promise, Runtime, Time, Verbosity, Wait};
 use crate::python::project::Origin;
 
 /// Builds OCI images for Python functions and runs them in a sandbox: no daemon, no root.
@@ -61,38 +62,6 @@ impl Globals {
             (_, true) => Some(Verbosity::Quiet),
             (false, false) => None,
         }
-    }
-}
-
-/// How data is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Format {
-    /// One line, for programs
-    Json,
-    /// Columns, for people
-    Table,
-}
-
-/// The options of a command that prints data.
-#[derive(Debug, Clone, Args)]
-pub(super) struct FormatArgs {
-    /// Print JSON: --format json
-    #[arg(long, conflicts_with = "format")]
-    json: bool,
-    /// How to print
-    #[arg(long, value_enum, value_name = "FORMAT")]
-    format: Option<Format>,
-}
-
-impl FormatArgs {
-    /// The format, when one was asked for.
-    pub(super) fn given(&self) -> Option<Format> {
-        self.format.or(self.json.then_some(Format::Json))
-    }
-
-    /// The format; columns unless something else was asked for.
-    pub(super) fn wanted(&self) -> Format {
-        self.given().unwrap_or(Format::Table)
     }
 }
 
@@ -459,38 +428,6 @@ pub(super) enum ImagesCommand {
         #[arg(long)]
         dry_run: bool,
     },
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum CacheCommand {
-    /// Remove what no image and no later build needs
-    Gc(GcArgs),
-    /// How much room each kind of thing takes
-    Du {
-        #[command(flatten)]
-        format: FormatArgs,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(super) struct GcArgs {
-    /// Remove layers kept for later builds, too
-    #[arg(long)]
-    pub all: bool,
-    /// Remove what is kept for later builds, too, when none has used it for so long, such as 7d
-    #[arg(long, value_name = "TIME", value_parser = parse_age, conflicts_with = "all")]
-    pub older_than: Option<Duration>,
-    /// Remove of what is kept for later builds the longest unused, until the store has at most so many bytes, such as 10G
-    #[arg(long, value_name = "SIZE", conflicts_with = "all")]
-    pub max_size: Option<Bytes>,
-    /// Longest wait for builds and other commands that use the store [default: 10s]
-    #[arg(long, value_name = "TIME")]
-    pub wait: Option<Wait>,
-    /// Only say what would be removed
-    #[arg(long)]
-    pub dry_run: bool,
-    #[command(flatten)]
-    pub format: FormatArgs,
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,9 +5,11 @@
 mod args;
 mod birth;
 mod bundle_args;
+mod cache_args;
 mod commands;
 mod error;
 mod escape;
+mod format_args;
 mod heartbeat;
 mod hint;
 mod key_value;

@@ -1,7 +1,7 @@
 //! `gantry version`: which gantry this is, and what it was made for.
 
-use crate::cli::args::{Format, FormatArgs};
 use crate::cli::error::CommandError;
+use crate::cli::format_args::{Format, FormatArgs};
 use crate::cli::output::{print_json, print_line};
 use crate::sandbox::LANDLOCK_ABI;
 use crate::store;

@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use crate::base::{BaseError, Definitions, Variant};
 use crate::build::BuildError;
-use crate::cli::args::{BaseBuildArgs, BaseCommand, Format};
+use crate::cli::args::{BaseBuildArgs, BaseCommand};
 use crate::cli::error::CommandError;
+use crate::cli::format_args::Format;
 use crate::cli::output::{print_json, print_line};
 use crate::cli::progress::Narrator;
 use crate::cli::report::Report;

@@ -3,8 +3,9 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use crate::cli::args::{CacheCommand, Format, GcArgs};
+use crate::cli::cache_args::{CacheCommand, GcArgs};
 use crate::cli::error::CommandError;
+use crate::cli::format_args::Format;
 use crate::cli::output::{print_json, print_line};
 use crate::cli::session::Session;
 use crate::ops::{self, GarbageWanted};

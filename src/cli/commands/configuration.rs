@@ -4,9 +4,10 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use crate::cli::args::{ConfigCommand, Format, Globals};
+use crate::cli::args::{ConfigCommand, Globals};
 use crate::cli::error::CommandError;
 use crate::cli::escape::escape;
+use crate::cli::format_args::Format;
 use crate::cli::output::{print_json, print_line};
 use crate::config::{template, Config, ConfigError, Environment, Shown};
 

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use crate::cli::args::{DoctorArgs, Format};
+use crate::cli::args::DoctorArgs;
 use crate::cli::error::CommandError;
 use crate::cli::escape::escape;
+use crate::cli::format_args::Format;
 use crate::cli::output::{print_json, print_line};
 use crate::cli::session::Session;
 use crate::ops::doctor::{self, Diagnosis, RuntimeFinding, Verdict};

@@ -2,9 +2,10 @@
 
 use std::io::{self, Write};
 
-use crate::cli::args::{Format, ImagesCommand};
+use crate::cli::args::ImagesCommand;
 use crate::cli::error::CommandError;
 use crate::cli::escape::escape;
+use crate::cli::format_args::Format;
 use crate::cli::output::{print_json, print_line};
 use crate::cli::session::Session;
 use crate::cli::table::{short, table};

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::cli::args::{Format, FormatArgs};
 use crate::cli::error::CommandError;
 use crate::cli::escape::escape;
+use crate::cli::format_args::{Format, FormatArgs};
 use crate::cli::moving_args::RemoveArgs;
 use crate::cli::output::{print_json, print_line};
 use crate::cli::progress::Narrator;

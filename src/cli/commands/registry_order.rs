@@ -4,9 +4,10 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use super::registry_contents;
-use crate::cli::args::{Format, FormatArgs, RegistriesCommand};
+use crate::cli::args::RegistriesCommand;
 use crate::cli::error::CommandError;
 use crate::cli::escape::escape;
+use crate::cli::format_args::{Format, FormatArgs};
 use crate::cli::output::{print_json, print_line};
 use crate::cli::progress::Narrator;
 use crate::cli::report::Report;
