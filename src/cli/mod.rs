@@ -15,6 +15,7 @@ mod hint;
 mod key_value;
 mod limit_args;
 mod mistake;
+mod movement;
 mod moving_args;
 mod outlet;
 mod output;

@@ -8,8 +8,7 @@ use super::args::Globals;
 use super::error::CommandError;
 use super::progress;
 use crate::config::{Config, ConfigError, Environment};
-use crate::journal::{self, Event};
-use crate::ops::Ticket;
+use crate::journal::{self, Event, EventKind};
 use crate::policy::{Promise, Verbosity};
 use crate::store::Store;
 use crate::sys;
@@ -61,33 +60,30 @@ impl Session {
     }
 
     /// Writes a line into the journal. Losing it never fails a command.
-    pub(super) fn note(&self, kind: &str, reference: &str, digest: Option<String>, status: &str, started: Instant) {
-        self.note_job(kind, reference, digest, status, started, &Ticket::default());
-    }
-
-    /// Writes a line into the journal about what the caller calls by its `ticket`.
-    pub(super) fn note_job(
+    pub(super) fn note(
         &self,
-        kind: &str,
+        kind: EventKind,
         reference: &str,
         digest: Option<String>,
         status: &str,
         started: Instant,
-        ticket: &Ticket,
     ) {
+        let event = Self::event(kind, reference, status, started);
+        self.record(&Event { digest, ..event });
+    }
+
+    /// An event that began at `started` and is over now, of which no more is known.
+    pub(super) fn event<'a>(kind: EventKind, reference: &'a str, status: &'a str, started: Instant) -> Event<'a> {
         let at = journal::seconds(sys::clock::now());
         let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let event = Event {
-            at,
-            kind,
-            reference,
-            digest,
-            status,
+        Event {
             ms,
-            id: ticket.id.as_deref(),
-            attempt: ticket.attempt,
-            labels: Some(&ticket.labels).filter(|labels| !labels.is_empty()),
-        };
-        let _ = journal::append(self.store.root(), &event);
+            ..Event::of(kind, at, reference, status)
+        }
+    }
+
+    /// Writes an event into the journal. Losing it never fails a command.
+    pub(super) fn record(&self, event: &Event<'_>) {
+        let _ = journal::append(self.store.root(), event);
     }
 }

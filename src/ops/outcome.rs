@@ -81,6 +81,9 @@ pub struct ImageRan {
     pub reference: String,
     /// The manifest that the reference names; none when it names nothing.
     pub digest: Option<Digest>,
+    /// Whether it is known to be made of a function.
+    #[serde(skip)]
+    pub is_of_function: bool,
 }
 
 /// The milliseconds that each phase of a run took; together they are the run.
@@ -132,6 +135,7 @@ impl Outcome {
             image: ImageRan {
                 reference,
                 digest: None,
+                is_of_function: false,
             },
             cache: "miss",
             attempts: Vec::new(),

@@ -96,6 +96,7 @@ impl Take {
 pub fn run(store: &Store, request: &RunRequest, signals: &Signals) -> (Outcome, Option<RunError>) {
     let mut account = Account {
         digest: None,
+        is_of_function: false,
         cache: "miss",
         attempts: Vec::new(),
         phases: Phases::default(),
@@ -116,6 +117,7 @@ pub fn run(store: &Store, request: &RunRequest, signals: &Signals) -> (Outcome, 
 /// What is known of a run so far.
 struct Account {
     digest: Option<Digest>,
+    is_of_function: bool,
     cache: &'static str,
     attempts: Vec<Attempt>,
     phases: Phases,
@@ -150,6 +152,7 @@ impl Account {
         };
         let (snapshot, _lease) = self.snapshot(store, &request.reference, signals)?;
         drop(collector);
+        self.is_of_function = is_of_function(&snapshot.config);
         let on_disk = match request.output_place {
             OutputPlace::Memory => None,
             OutputPlace::Disk => Some(OnDisk::make(store)?),
@@ -336,6 +339,7 @@ impl Account {
         outcome.image = ImageRan {
             reference: request.reference.to_string(),
             digest: self.digest,
+            is_of_function: self.is_of_function,
         };
         outcome.cache = self.cache;
         outcome.attempts.clone_from(&self.attempts);

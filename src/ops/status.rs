@@ -1,10 +1,9 @@
 //! How a run can end, in one word: the `status` of its outcome (`docs/formats.md`).
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     /// The function ended with 0.
     Ok,
@@ -22,4 +21,26 @@ pub enum Status {
     Unavailable,
     /// gantry could not run it.
     Error,
+}
+
+impl Status {
+    /// The word in an outcome.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failed => "failed",
+            Self::Timeout => "timeout",
+            Self::Oom => "oom",
+            Self::Killed => "killed",
+            Self::Refused => "refused",
+            Self::Unavailable => "unavailable",
+            Self::Error => "error",
+        }
+    }
+}
+
+impl Serialize for Status {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
 }

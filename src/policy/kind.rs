@@ -38,6 +38,17 @@ impl Kind {
         }
     }
 
+    /// The kind in a word, for the journal.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Usage => "usage",
+            Self::Refused => "refused",
+            Self::Unavailable => "unavailable",
+            Self::Busy => "busy",
+        }
+    }
+
     /// Whether what failed lies elsewhere and is only away for now: what is remembered of it may be used instead.
     pub fn is_away(self) -> bool {
         match self {

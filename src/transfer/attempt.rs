@@ -22,6 +22,8 @@ pub struct Attempt {
     pub status: &'static str,
     /// Milliseconds from the first request to it to the last answer, or until now when there is none.
     pub ms: f64,
+    /// Bytes of layers that it gave or took.
+    pub bytes: u64,
     /// Why it was given up, in a word; none when it was not.
     pub reason: Option<&'static str>,
     /// Why, in a sentence.
@@ -60,6 +62,7 @@ struct Entry {
     first: Instant,
     last: Instant,
     successes: u32,
+    bytes: u64,
     /// Whether it was given up since its last success.
     has_failed: bool,
     failure: Option<(&'static str, String)>,
@@ -78,6 +81,7 @@ impl Ledger {
                 first: now,
                 last: now,
                 successes: 0,
+                bytes: 0,
                 has_failed: false,
                 failure: None,
                 stumble: None,
@@ -105,6 +109,11 @@ impl Ledger {
             entry.successes += 1;
         });
         is_news
+    }
+
+    /// It gave or took so many bytes of a layer.
+    pub(super) fn moves(&self, host: &str, bytes: u64) {
+        self.entry(host, |entry| entry.bytes = entry.bytes.saturating_add(bytes));
     }
 
     /// A try failed, and what comes of the request is still open.
@@ -153,6 +162,7 @@ impl Ledger {
                 registry: entry.host.clone(),
                 status: if reason.is_none() { "ok" } else { "failed" },
                 ms: (ms * 10.0).round() / 10.0,
+                bytes: entry.bytes,
                 reason,
                 error,
             }

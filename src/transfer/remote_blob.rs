@@ -164,7 +164,7 @@ impl<'a> RemoteBlob<'a> {
         };
         let (index, read) = (*index, ranges.read(buffer));
         if let Ok(count @ 1..) = read {
-            self.at += count as u64;
+            self.came(index, count);
             return count;
         }
         // What they did not bring one connection does, with all that is done about its failures.
@@ -173,6 +173,14 @@ impl<'a> RemoteBlob<'a> {
             sleep(pause_after(&error, self.candidates.standing(index)));
         }
         0
+    }
+
+    /// So many bytes more came from a registry.
+    fn came(&mut self, index: usize, count: usize) {
+        self.at += count as u64;
+        if let Some(repository) = self.candidates.repository(index) {
+            self.candidates.ledger().moves(repository.host(), count as u64);
+        }
     }
 
     /// Whether what comes is too slow to be waited for.
@@ -218,7 +226,7 @@ impl Read for RemoteBlob<'_> {
             };
             let trouble = match read {
                 Ok(count) => {
-                    self.at += count as u64;
+                    self.came(index, count);
                     if !self.is_too_slow() {
                         self.widen();
                         return Ok(count);

@@ -202,7 +202,10 @@ impl<'a> RemoteTarget<'a> {
                 return Err(error);
             }
             let error = match sent {
-                Ok(()) => return self.note(Ok(())),
+                Ok(()) => {
+                    self.ledger.moves(&self.host, blob.size);
+                    return self.note(Ok(()));
+                }
                 Err(error) => error,
             };
             // Too large for one request (413), or for this registry's way of saying so (416).

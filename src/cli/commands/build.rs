@@ -12,6 +12,7 @@ use crate::cli::progress::Narrator;
 use crate::cli::report::Report;
 use crate::cli::session::Session;
 use crate::cli::table::short;
+use crate::journal::{Event, EventKind, ImageType};
 use crate::ops::{self, BuildRequest, FunctionIds};
 use crate::policy::Bytes;
 use crate::python::resolve::LOCK_AGE;
@@ -65,11 +66,19 @@ pub(super) fn build(session: &Session, args: &BuildArgs, report: Option<&Report>
     let built = ops::build(&session.store, &request, &resolver, &narrator);
     narrator.finish();
     let name = args.tag.as_ref().map(ToString::to_string).unwrap_or_default();
-    let (digest, status) = match &built {
-        Ok(report) => (Some(report.digest.to_string()), "ok"),
-        Err(_) => (None, "failed"),
+    let (status, error_type) = match &built {
+        Ok(_) => ("ok", None),
+        Err(error) => ("failed", Some(error.kind().name())),
     };
-    session.note("build", &name, digest, status, started);
+    let made = built.as_ref().ok();
+    let name = made.and_then(|report| report.reference.as_deref()).unwrap_or(&name);
+    session.record(&Event {
+        digest: made.map(|report| report.digest.to_string()),
+        image_type: Some(ImageType::Function),
+        bytes: made.map(|report| report.size),
+        error_type,
+        ..Session::event(EventKind::Build, name, status, started)
+    });
     let built = built?;
     report.map_or(Ok(()), |report| report.write(&built))?;
     let reused = built.layers.iter().filter(|layer| layer.reused).count();

@@ -12,11 +12,13 @@ use super::moving::Moving;
 use crate::cli::error::CommandError;
 use crate::cli::escape::escape;
 use crate::cli::hint::hint_of;
+use crate::cli::movement::Movement;
 use crate::cli::moving_args::CopyArgs;
 use crate::cli::output::print_line;
 use crate::cli::progress::Narrator;
 use crate::cli::report::Report;
 use crate::cli::session::Session;
+use crate::journal::EventKind;
 use crate::ops::{self, Companions, CopiedOfList, Transport};
 use crate::policy::Kind;
 
@@ -86,10 +88,16 @@ fn copy_list(
     let mut transport = Transport::new(&session.store, &registries, &narrator);
     transport.companions = companions;
     let done = ops::copy_list(&transport, list, &|one| {
-        let status = if one.error.is_none() { "ok" } else { "failed" };
-        let digest = one.digest.map(|digest| digest.to_string());
         let began = Instant::now().checked_sub(Duration::from_secs_f64(one.seconds));
-        session.note("copy", &one.destination, digest, status, began.unwrap_or(started));
+        let movement = Movement {
+            kind: EventKind::Copy,
+            reference: &one.destination,
+            result: one.digest.ok_or(one.kind.unwrap_or(Kind::Failed)),
+            attempts: &one.attempts,
+            purpose: None,
+            started: began.unwrap_or(started),
+        };
+        movement.note(session);
         if let Some(report) = report {
             report.add("images", one);
         }

@@ -1,6 +1,7 @@
 //! `gantry images`: the images of the store.
 
 use std::io::{self, Write};
+use std::time::Instant;
 
 use crate::cli::args::ImagesCommand;
 use crate::cli::error::CommandError;
@@ -9,6 +10,7 @@ use crate::cli::format_args::Format;
 use crate::cli::output::{print_json, print_line};
 use crate::cli::session::Session;
 use crate::cli::table::{short, table};
+use crate::journal::EventKind;
 use crate::oci::Reference;
 use crate::ops::{self, ImageSummary, ImagesError, Removal};
 use crate::policy::{Bytes, Verbosity};
@@ -109,7 +111,14 @@ fn facts(image: &Image) -> Vec<[String; 2]> {
 fn remove(session: &Session, references: &[Reference], removal: Removal, verb: &str) -> Result<u8, CommandError> {
     let mut missing = Vec::new();
     for reference in references {
-        match ops::remove(&session.store, reference, removal) {
+        let started = Instant::now();
+        let digest = session.store.names().find(reference).ok().flatten();
+        let removed = ops::remove(&session.store, reference, removal);
+        if removed.is_ok() && removal == Removal::Done {
+            let digest = digest.map(|digest| digest.to_string());
+            session.note(EventKind::Delete, &reference.to_string(), digest, "ok", started);
+        }
+        match removed {
             Ok(()) if session.verbosity == Verbosity::Quiet => {}
             Ok(()) => drop(writeln!(io::stderr(), "{verb} {reference}")),
             Err(ImagesError::Unknown { reference }) => missing.push(reference),

@@ -8,11 +8,13 @@ use serde::Serialize;
 
 use crate::cli::error::CommandError;
 use crate::cli::escape::escape;
+use crate::cli::movement::Movement;
 use crate::cli::moving_args::MovingArgs;
 use crate::cli::output::print_line;
 use crate::cli::progress::Narrator;
 use crate::cli::report::Report;
 use crate::cli::session::Session;
+use crate::journal::EventKind;
 use crate::oci::{Place, Reference};
 use crate::ops::{self, Attempt, Companions, Copied, Failover, ImagesError, Transport};
 
@@ -56,14 +58,14 @@ impl<'a> Moving<'a> {
             transport.companions = companions;
             ops::copy(transport, source, destination)
         };
-        self.carry_out(session, "copy", &destination.to_string(), work, |_| None)
+        self.carry_out(session, EventKind::Copy, &destination.to_string(), work, |_| None)
     }
 
     /// Does `work`, says how it went in the report and in the journal, and prints the digest.
     fn carry_out(
         &self,
         session: &Session,
-        kind: &'static str,
+        kind: EventKind,
         image: &str,
         work: impl FnOnce(&mut Transport<'_>) -> Result<Copied, ImagesError>,
         said: impl FnOnce(&Copied) -> Option<String>,
@@ -77,10 +79,16 @@ impl<'a> Moving<'a> {
         }
         let done = work(&mut transport);
         narrator.finish();
-        let digest = done.as_ref().ok().map(|copied| copied.digest.to_string());
-        let status = if done.is_ok() { "ok" } else { "failed" };
         let instead = transport.instead().map(|place| place.to_string());
-        session.note(kind, instead.as_deref().unwrap_or(image), digest, status, started);
+        let movement = Movement {
+            kind,
+            reference: instead.as_deref().unwrap_or(image),
+            result: done.as_ref().map(|copied| copied.digest).map_err(ImagesError::kind),
+            attempts: &transport.asked.attempts(),
+            purpose: None,
+            started,
+        };
+        movement.note(session);
         let copied = done?;
         if let Some(text) = said(&copied) {
             let _ = writeln!(io::stderr(), "{}", escape(&text));
@@ -121,7 +129,7 @@ pub(super) fn pull(
     moving: &Moving<'_>,
 ) -> Result<u8, CommandError> {
     let work = |transport: &mut Transport<'_>| ops::pull(transport, source, tag);
-    moving.carry_out(session, "pull", &source.to_string(), work, |copied| {
+    moving.carry_out(session, EventKind::Pull, &source.to_string(), work, |copied| {
         Some(match &copied.name {
             Some(name) => format!("Pulled {} as {}", copied.digest, name.with_tag()),
             None => format!("Pulled {}; it has no name and is kept for a day", copied.digest),
@@ -138,7 +146,7 @@ pub(super) fn push(
 ) -> Result<u8, CommandError> {
     let work = |transport: &mut Transport<'_>| ops::push(transport, source, destination);
     let image = destination.map_or_else(|| source.to_string(), Place::to_string);
-    moving.carry_out(session, "push", &image, work, |_| None)
+    moving.carry_out(session, EventKind::Push, &image, work, |_| None)
 }
 
 /// A password is a line of standard input that is not longer than this.

@@ -8,11 +8,13 @@ use serde::Serialize;
 use crate::cli::error::CommandError;
 use crate::cli::escape::escape;
 use crate::cli::format_args::{Format, FormatArgs};
+use crate::cli::movement::type_by_name;
 use crate::cli::moving_args::RemoveArgs;
 use crate::cli::output::{print_json, print_line};
 use crate::cli::progress::Narrator;
 use crate::cli::report::{Deleted, Report};
 use crate::cli::session::Session;
+use crate::journal::{Event, EventKind};
 use crate::oci::Reference;
 use crate::ops::{self, Removal};
 use crate::policy::Verbosity;
@@ -100,16 +102,25 @@ pub(super) fn remove(session: &Session, args: &RemoveArgs, report: Option<&Repor
         if removal == Removal::Done {
             let name = one.tags.first().map(|tag| format!("{}:{tag}", one.repository));
             let name = name.unwrap_or_else(|| one.repository.clone());
-            session.note("rm", &name, Some(one.digest.clone()), "ok", started);
+            let host = one.repository.split('/').next();
+            session.record(&Event {
+                digest: Some(one.digest.clone()),
+                registry: host,
+                image_type: type_by_name(&name),
+                ..Session::event(EventKind::Remove, &name, "ok", started)
+            });
             if let Some(report) = report {
                 report.add("deleted", &one);
             }
         }
         all.push(one);
     });
-    if done.is_err() && removal == Removal::Done {
+    if let (Err(error), Removal::Done) = (&done, removal) {
         let names: Vec<String> = args.references.iter().map(ToString::to_string).collect();
-        session.note("rm", &names.join(" "), None, "failed", started);
+        session.record(&Event {
+            error_type: Some(error.kind().name()),
+            ..Session::event(EventKind::Remove, &names.join(" "), "failed", started)
+        });
     }
     let kept = match done {
         Ok(kept) => kept,

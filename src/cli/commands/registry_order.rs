@@ -13,6 +13,7 @@ use crate::cli::progress::Narrator;
 use crate::cli::report::Report;
 use crate::cli::session::Session;
 use crate::cli::table::table;
+use crate::journal::EventKind;
 use crate::ops::{self, KnownRegistry};
 use crate::policy::Verbosity;
 use crate::sys::clock::rfc3339;
@@ -74,7 +75,7 @@ fn prefer(session: &Session, host: &str, time: Duration) -> Result<u8, CommandEr
     let started = Instant::now();
     let registries = ops::registries(&session.config, &session.environment);
     let preferred = ops::prefer(&session.store, &registries, host, time)?;
-    session.note("prefer", &preferred.host, None, "on", started);
+    session.note(EventKind::Prefer, &preferred.host, None, "on", started);
     say(&format!(
         "{} is preferred until {}: pulls ask it first, pushes go there alone",
         preferred.host,
@@ -91,7 +92,13 @@ fn prefer_none(session: &Session) -> Result<u8, CommandError> {
         .preferred(&session.store, &narrator)
         .map(|preferred| preferred.host);
     ops::prefer_none(&session.store, &registries)?;
-    session.note("prefer", host.as_deref().unwrap_or_default(), None, "off", started);
+    session.note(
+        EventKind::Prefer,
+        host.as_deref().unwrap_or_default(),
+        None,
+        "off",
+        started,
+    );
     say(&match host {
         Some(host) => format!("{host} is not preferred any more"),
         None => "no registry is preferred".to_owned(),

@@ -10,10 +10,12 @@ use crate::cli::birth::Birth;
 use crate::cli::error::{code_of_run, no_signals, CommandError};
 use crate::cli::escape::escape;
 use crate::cli::heartbeat::{self, Heartbeat};
+use crate::cli::movement::{note_failover, registry_of, type_by_name};
 use crate::cli::output::{narrate, print_error};
 use crate::cli::progress::tell_wait;
 use crate::cli::report::{self, Report};
 use crate::cli::session::Session;
+use crate::journal::{Event, EventKind, ImageType, Phases};
 use crate::ops::{
     self, CallerMode, ExitCodes, Failover, JobError, Outcome, Pull, RunError, RunRequest, SecretWanted, Status, Ticket,
     Wanted, Worked,
@@ -282,12 +284,39 @@ fn say_of_pull(line: &str) {
     say(&escape(line));
 }
 
+/// Writes the run into the journal: one line, which also says whether its image was there. Only a run that had to ask another
+/// registry has a line more.
 fn note(session: &Session, outcome: &Outcome, started: Instant) {
-    let status = serde_json::to_value(outcome.status).ok();
-    let status = status.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default();
-    let digest = outcome.image.digest.map(|digest| digest.to_string());
-    let reference = &outcome.image.reference;
-    session.note_job("run", reference, digest, status, started, &outcome.ticket);
+    let (image, ticket, phases) = (&outcome.image, &outcome.ticket, &outcome.phases_ms);
+    let phases = [
+        ("wait", phases.wait),
+        ("resolve", phases.resolve),
+        ("pull", phases.pull),
+        ("unpack", phases.unpack),
+        ("prepare", phases.prepare),
+        ("start", phases.start),
+        ("run", phases.run),
+        ("teardown", phases.teardown),
+    ];
+    let bytes: u64 = outcome.attempts.iter().map(|one| one.bytes).sum();
+    session.record(&Event {
+        digest: image.digest.map(|digest| digest.to_string()),
+        registry: registry_of(&outcome.attempts),
+        image_type: match image.is_of_function {
+            true => Some(ImageType::Function),
+            false => type_by_name(&image.reference),
+        },
+        // What was not found is neither.
+        cache: image.digest.map(|_| outcome.cache),
+        bytes: (bytes > 0).then_some(bytes),
+        error_type: outcome.code.map(Code::name),
+        phases: Phases(&phases),
+        id: ticket.id.as_deref(),
+        attempt: ticket.attempt,
+        labels: Some(&ticket.labels).filter(|labels| !labels.is_empty()),
+        ..Session::event(EventKind::Run, &image.reference, outcome.status.name(), started)
+    });
+    note_failover(session, &image.reference, &outcome.attempts, started);
 }
 
 #[cfg(test)]
