@@ -184,6 +184,7 @@ impl StoreCommand {
                 command: Some(RegistriesCommand::Rm(args)),
                 ..
             } => args.report.as_deref(),
+            Self::Cache(CacheCommand::Warm(args)) => args.report.as_deref(),
             Self::Base(BaseCommand::Ls { .. })
             | Self::Login { .. }
             | Self::Registries { .. }

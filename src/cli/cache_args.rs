@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::format_args::FormatArgs;
+use super::warm_args::WarmArgs;
 use crate::policy::{parse_age, Bytes, Wait};
 
 #[derive(Debug, Subcommand)]
@@ -20,6 +21,8 @@ pub(super) enum CacheCommand {
         #[command(flatten)]
         format: FormatArgs,
     },
+    /// Pull images before they are run, several at once, the most used first
+    Warm(WarmArgs),
 }
 
 #[derive(Debug, Args)]

@@ -26,6 +26,7 @@ mod report;
 mod session;
 mod shell;
 mod table;
+mod warm_args;
 mod words;
 
 use std::ffi::OsString;

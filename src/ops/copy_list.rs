@@ -4,9 +4,7 @@
 //! A registry that was away for several images in a row is not asked for the others: each would cost all the patience that one
 //! image is worth.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -14,16 +12,15 @@ use serde::Serialize;
 use super::copies::{copy, Transport};
 use super::image_list::ListedCopy;
 use super::images::ImagesError;
+use super::outages::{untried, Outages};
+use super::steps_only::StepsOnly;
 use crate::oci::{Digest, Place, Reference};
 use crate::policy::{one_line, Kind};
-use crate::progress::Progress;
 use crate::sys::pool;
 use crate::transfer::{copy_referrers, resolve_image, Asked, Attempt, Companions, Failover, Remote, RemoteTarget};
 
 /// Images that are copied at once. Each has its own layers under way.
 const AT_ONCE: usize = 4;
-/// Images in a row for which a registry was away.
-const AWAY_AFTER: u32 = 8;
 
 /// What came of one image of a list.
 #[derive(Debug, Serialize)]
@@ -62,7 +59,7 @@ pub fn copy_list(
     let copied = pool::each(AT_ONCE, list, |one, _| {
         let mut own = Transport::new(transport.store, transport.registries, &steps);
         own.companions = transport.companions;
-        let copied = match outages.find(one) {
+        let copied = match outages.find([&one.source, &one.destination]) {
             Some(host) => CopiedOfList::untried(one, &host),
             None => copy_one(&own, one),
         };
@@ -112,43 +109,12 @@ impl CopiedOfList {
             destination: one.destination.to_string(),
             status: "failed",
             digest: None,
-            error: Some(format!(
-                "not tried: {host} was away for {AWAY_AFTER} images of the list in a row"
-            )),
+            error: Some(untried(host)),
             is_retryable: true,
             attempts: Vec::new(),
             seconds: 0.0,
             kind: Some(Kind::Unavailable),
             failure: None,
-        }
-    }
-}
-
-/// How many images in a row each registry was away for.
-#[derive(Default)]
-struct Outages(Mutex<BTreeMap<String, u32>>);
-
-impl Outages {
-    /// A registry that `one` needs and that is away.
-    fn find(&self, one: &ListedCopy) -> Option<String> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let hosts = [&one.source, &one.destination].map(|place| match place {
-            Place::Image(Reference::Registry { host, .. }) => Some(host),
-            Place::Image(_) | Place::Archive { .. } => None,
-        });
-        let is_away = |host: &&String| all.get(*host).is_some_and(|count| *count >= AWAY_AFTER);
-        hosts.into_iter().flatten().find(is_away).cloned()
-    }
-
-    /// Notes how the registries of an image did. One that answers is there, whatever it answers.
-    fn note(&self, attempts: &[Attempt]) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for attempt in attempts {
-            let count = all.entry(attempt.registry.clone()).or_default();
-            match attempt.reason {
-                Some("connection" | "timeout") => *count = count.saturating_add(1),
-                _ => *count = 0,
-            }
         }
     }
 }
@@ -176,65 +142,5 @@ fn find_equal(transport: &Transport<'_>, one: &ListedCopy, asked: &Asked) -> Res
             store.names().find(source)?.map_or(Ok(None), is_there)
         }
         Place::Image(Reference::Layout { .. }) | Place::Archive { .. } => Ok(None),
-    }
-}
-
-/// Says what is done, and not how many bytes of which of several images.
-struct StepsOnly<'a>(&'a dyn Progress);
-
-impl Progress for StepsOnly<'_> {
-    fn step(&self, verb: &str, object: &str) {
-        self.0.step(verb, object);
-    }
-
-    fn bytes(&self, _: u64, _: u64) {}
-
-    fn warn(&self, text: &str) {
-        self.0.warn(text);
-    }
-
-    fn spent(&self, stage: &'static str, time: std::time::Duration) {
-        self.0.spent(stage, time);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn attempt(registry: &str, reason: Option<&'static str>) -> Attempt {
-        Attempt {
-            registry: registry.to_owned(),
-            status: if reason.is_some() { "failed" } else { "ok" },
-            ms: 1.0,
-            reason,
-            error: None,
-        }
-    }
-
-    #[test]
-    fn a_registry_that_is_away_is_not_asked_for_each_of_many() {
-        let one = |source: &str| ListedCopy {
-            source: source.parse().unwrap(),
-            destination: "b.example/y:1".parse().unwrap(),
-        };
-        let outages = Outages::default();
-        let note = |reason| outages.note(&[attempt("a.example", reason), attempt("c.example", None)]);
-        // In a row: one that answers in between is there, whatever it answers.
-        for reason in ["connection", "timeout", "server_error"].repeat(5) {
-            note(Some(reason));
-            assert_eq!(outages.find(&one("a.example/x:1")), None);
-        }
-        for reason in ["connection", "timeout"].repeat(AWAY_AFTER as usize / 2) {
-            assert_eq!(outages.find(&one("a.example/x:1")), None);
-            note(Some(reason));
-        }
-        let image = one("a.example/x:1");
-        assert_eq!(outages.find(&image).as_deref(), Some("a.example"));
-        assert_eq!(outages.find(&one("local:1")), None);
-        let untried = CopiedOfList::untried(&image, "a.example");
-        assert!(untried.is_retryable && untried.kind == Some(Kind::Unavailable));
-        note(None);
-        assert_eq!(outages.find(&image), None);
     }
 }

@@ -86,6 +86,28 @@ pub fn parse_list(text: &str, target: Option<&Place>) -> Result<Vec<ListedCopy>,
     Ok(all)
 }
 
+/// Reads a list of images, a name a line.
+///
+/// # Errors
+///
+/// [`ListError`] for the first line that is no name.
+pub fn parse_names(text: &str) -> Result<Vec<Reference>, ListError> {
+    let mut all = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        let failed = |reason: String| ListError { line: at + 1, reason };
+        let mut words = line.split_whitespace().take_while(|word| !word.starts_with('#'));
+        let Some(name) = words.next() else { continue };
+        if words.next().is_some() {
+            return Err(failed("want one image and no more".to_owned()));
+        }
+        if all.len() >= MOST {
+            return Err(failed(format!("there are more than {MOST} images")));
+        }
+        all.push(name.parse().map_err(|error| failed(format!("{error}")))?);
+    }
+    Ok(all)
+}
+
 /// Where an image goes that keeps its repository and tag below `HOST[/PREFIX]`.
 fn below(target: &Place, source: &Place) -> Result<Place, String> {
     let (path, tag, digest) = match source {
@@ -183,6 +205,27 @@ mod tests {
             ];
             assert_eq!(list(&text, Some(target)).unwrap(), expected);
         }
+    }
+
+    #[test]
+    fn a_list_of_names_has_one_a_line() {
+        let names =
+            |text: &str| Ok::<_, ListError>(parse_names(text)?.iter().map(Reference::to_string).collect::<Vec<_>>());
+        assert_eq!(
+            names("# all\n\n a.example/x:1 # why\r\nlocal:1\n").unwrap(),
+            ["a.example/x:1", "local:1"]
+        );
+        assert!(names("").unwrap().is_empty());
+        for (text, line) in [
+            ("a:1\nb:1 c:1", 2),
+            ("a.example/X:1", 1),
+            ("\u{0}", 1),
+            ("a:1\n\n-x", 3),
+        ] {
+            assert_eq!(names(text).unwrap_err().line, line, "{text}");
+        }
+        let many = "a:1\n".repeat(MOST + 1);
+        assert_eq!(names(&many).unwrap_err().line, MOST + 1);
     }
 
     #[test]

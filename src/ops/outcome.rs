@@ -70,6 +70,9 @@ pub struct Outcome {
     /// What its queue is to do with it.
     #[serde(flatten)]
     pub advice: Advice,
+    /// What it read from the disk, where that can tell which files runs of its image read at first.
+    #[serde(skip)]
+    pub telling_read: Option<u64>,
     /// What else a person should know, a line each: limits that the function ran into, hosts that were not reached.
     pub notes: Vec<String>,
 }
@@ -151,6 +154,7 @@ impl Outcome {
             gantry_version: env!("CARGO_PKG_VERSION"),
             ticket: Ticket::default(),
             advice: advise(status, None),
+            telling_read: None,
             notes: Vec::new(),
         }
     }

@@ -14,6 +14,7 @@ use super::image_fetch::Fetch;
 use super::interrupt::{unless_signalled, Worked};
 use super::outcome::{milliseconds, ImageRan, LimitsInForce, Outcome, OutputReport, Phases, Start};
 use super::output_place::{OnDisk, OutputPlace};
+use super::prefetch::{can_tell, prefetch, Readiness};
 use super::run_ending::{limits_met, Command, Ending};
 use super::run_error::RunError;
 use super::secret::{self, SecretWanted};
@@ -97,6 +98,7 @@ pub fn run(store: &Store, request: &RunRequest, signals: &Signals) -> (Outcome, 
     let mut account = Account {
         digest: None,
         is_of_function: false,
+        readiness: Readiness::default(),
         cache: "miss",
         attempts: Vec::new(),
         phases: Phases::default(),
@@ -118,6 +120,7 @@ pub fn run(store: &Store, request: &RunRequest, signals: &Signals) -> (Outcome, 
 struct Account {
     digest: Option<Digest>,
     is_of_function: bool,
+    readiness: Readiness,
     cache: &'static str,
     attempts: Vec<Attempt>,
     phases: Phases,
@@ -153,6 +156,7 @@ impl Account {
         let (snapshot, _lease) = self.snapshot(store, &request.reference, signals)?;
         drop(collector);
         self.is_of_function = is_of_function(&snapshot.config);
+        self.readiness = prefetch(store, &snapshot.manifest);
         let on_disk = match request.output_place {
             OutputPlace::Memory => None,
             OutputPlace::Disk => Some(OnDisk::make(store)?),
@@ -353,6 +357,9 @@ impl Account {
         Ending::of(finished, &self.command, &request.confinement).tell(&mut outcome);
         outcome.started = finished.has_started;
         outcome.usage = finished.usage;
+        let read_bytes = finished.usage.read_bytes;
+        let tells = outcome.status == Status::Ok && can_tell(self.readiness, read_bytes);
+        outcome.telling_read = tells.then_some(read_bytes);
         outcome.output = OutputReport {
             stdout_bytes: finished.stdout_bytes,
             stderr_bytes: finished.stderr_bytes,

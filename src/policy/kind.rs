@@ -49,6 +49,15 @@ impl Kind {
         }
     }
 
+    /// The kind of a list of failures: worth another try only as long as all are. None when there is none.
+    pub fn of_all(kinds: impl IntoIterator<Item = Self>) -> Option<Self> {
+        kinds.into_iter().reduce(|all, one| match (all, one) {
+            (all, one) if all.is_away() && !one.is_away() => one,
+            (Self::Refused, Self::Failed) => Self::Failed,
+            (all, _) => all,
+        })
+    }
+
     /// Whether what failed lies elsewhere and is only away for now: what is remembered of it may be used instead.
     pub fn is_away(self) -> bool {
         match self {
@@ -66,6 +75,13 @@ mod tests {
     fn only_what_a_later_try_may_mend_exits_with_4() {
         let retried: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| kind.exit_code() == 4).collect();
         assert_eq!(retried, [Kind::Unavailable, Kind::Busy]);
+        // Of several failures one that no try mends decides.
+        assert_eq!(Kind::of_all(retried.clone()), Some(Kind::Busy));
+        assert_eq!(
+            Kind::of_all([Kind::Unavailable, Kind::Refused, Kind::Failed]),
+            Some(Kind::Failed)
+        );
+        assert_eq!(Kind::of_all([]), None);
         assert!(retried.iter().all(|kind| kind.status() == "unavailable"));
     }
 }

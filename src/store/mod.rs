@@ -9,6 +9,7 @@
 //!   unnamed/<hex of manifest digest>              an image without a name, kept for a day from the file's time
 //!   layers/<hex of diff id>/{fs,meta.json,stamp.json}    unpacked once, the digest of each file, who may trust it
 //!   snapshots/<hex of manifest digest>.json       what a run needs, prepared
+//!   profiles/<hex of manifest digest>     the files that runs of the image read at first (`images/start_files.rs`)
 //!   downloads/<hex>         finished downloads (wheels, packages)
 //!   partial/<hex>           a download under way, locked and resumed
 //!   layers/<hex>/from-<hex of a blob>    the blob is known to inflate to the layer
@@ -75,6 +76,7 @@ pub use images::documents::Image;
 pub use images::gc::{GarbageReport, Keep, Rules};
 pub use images::names::{check_name, Names};
 pub use images::snapshot::Snapshot;
+pub use images::start_files::StartFiles;
 pub use images::Images;
 pub use key::{Key, KeyMaker, Step};
 pub use make::{ensure_layer, find_layer, BuiltLayer, LayerNote, LayerWanted};

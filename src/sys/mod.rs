@@ -6,6 +6,7 @@ mod keeper;
 pub(crate) mod kernel;
 pub(crate) mod lock;
 pub(crate) mod netlink;
+pub(crate) mod page_cache;
 pub(crate) mod pool;
 pub(crate) mod process;
 pub(crate) mod program;

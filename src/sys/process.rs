@@ -390,6 +390,8 @@ pub(crate) struct Ended {
     pub cpu: Duration,
     /// Largest resident set of one process, in bytes.
     pub largest_resident: u64,
+    /// Bytes that were read from disks for it.
+    pub read_bytes: u64,
 }
 
 /// Waits for a child of ours to end.
@@ -417,6 +419,8 @@ pub(crate) fn wait(pid: i32) -> io::Result<Ended> {
         cpu: time(usage.ru_utime) + time(usage.ru_stime),
         // Linux counts in KiB (getrusage(2)).
         largest_resident: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
+        // In sectors.
+        read_bytes: u64::try_from(usage.ru_inblock).unwrap_or(0) * 512,
     })
 }
 

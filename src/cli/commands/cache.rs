@@ -3,20 +3,23 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
+use super::warming;
 use crate::cli::cache_args::{CacheCommand, GcArgs};
 use crate::cli::error::CommandError;
 use crate::cli::format_args::Format;
 use crate::cli::output::{print_json, print_line};
+use crate::cli::report::Report;
 use crate::cli::session::Session;
 use crate::ops::{self, GarbageWanted};
 use crate::policy::Bytes;
 use crate::store::Keep;
 
 /// Carries out one of the commands of `gantry cache`.
-pub(super) fn cache(session: &Session, command: &CacheCommand) -> Result<u8, CommandError> {
+pub(super) fn cache(session: &Session, command: &CacheCommand, report: Option<&Report>) -> Result<u8, CommandError> {
     match command {
         CacheCommand::Gc(args) => gc(session, args),
         CacheCommand::Du { format } => du(session, format.wanted()),
+        CacheCommand::Warm(args) => warming::warm(session, args, report),
     }
 }
 

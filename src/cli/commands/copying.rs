@@ -106,7 +106,7 @@ fn copy_list(
         }
     });
     narrator.finish();
-    let kind = kind_of(&done);
+    let kind = Kind::of_all(done.iter().filter_map(|one| one.kind));
     let count = |status| done.iter().filter(|one| one.status == status).count();
     let (copied, equal, failed) = (count("copied"), count("equal"), count("failed"));
     let _ = writeln!(io::stderr(), "{copied} copied, {equal} there already, {failed} failed");
@@ -134,15 +134,4 @@ fn copy_list(
         }
     }
     Ok(exit_code)
-}
-
-/// Of what sort the failure of a list is: worth another try as long as all that failed is.
-fn kind_of(done: &[CopiedOfList]) -> Option<Kind> {
-    let mut kinds = done.iter().filter_map(|one| one.kind);
-    let first = kinds.next()?;
-    Some(kinds.fold(first, |all, one| match (all, one) {
-        (all, one) if all.is_away() && !one.is_away() => one,
-        (Kind::Refused, Kind::Failed) => Kind::Failed,
-        (all, _) => all,
-    }))
 }

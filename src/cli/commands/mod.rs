@@ -13,6 +13,7 @@ mod moving;
 mod registry_contents;
 mod registry_order;
 pub(super) mod run;
+mod warming;
 
 pub(crate) use about::version;
 pub(crate) use configuration::configuration;
@@ -34,7 +35,7 @@ pub(super) fn dispatch(globals: &Globals, command: &StoreCommand, report: Option
     let _ = session.store.names().mend_index();
     sandbox::sweep();
     let _kept_out = match command {
-        // It is the collector.
+        // It is the collector, or keeps it out while it needs to.
         StoreCommand::Cache(_) => None,
         _ => Some(session.store.locks().keep_collector_out()?),
     };
@@ -58,7 +59,7 @@ pub(super) fn dispatch(globals: &Globals, command: &StoreCommand, report: Option
         StoreCommand::Load { file, tag } => moving::load(&session, file, tag.as_ref()),
         StoreCommand::Bundle(args) => bundling::bundle(&session, args, report),
         StoreCommand::Images(command) => images::images(&session, command),
-        StoreCommand::Cache(command) => cache::cache(&session, command),
+        StoreCommand::Cache(command) => cache::cache(&session, command, report),
         StoreCommand::Doctor(args) => doctor::examine(&session, args),
     }
 }

@@ -101,6 +101,9 @@ fn finish(globals: &Globals, args: &RunArgs, report: Option<&Report>, mut signal
     };
     // What a killed run left is nothing; what a killed build left goes here, too. Last: nobody waits for it.
     if let Some(session) = ran {
+        if let Some((read_bytes, image)) = outcome.telling_read.zip(outcome.image.digest) {
+            let _ = ops::record_start_files(&session.store, &image, read_bytes);
+        }
         let _ = session.store.sweep();
     }
     code

@@ -117,6 +117,8 @@ pub struct Usage {
     pub memory_peak_bytes: Option<u64>,
     /// Processes and threads of the workload; unknown without a cgroup.
     pub pids_peak: Option<u32>,
+    /// Bytes that were read from disks for its processes that ended by themselves; what was in memory is none of them.
+    pub read_bytes: u64,
 }
 
 /// How long the phases took.
@@ -167,6 +169,7 @@ impl Usage {
             pids_peak: spent
                 .and_then(|spent| spent.pids_peak)
                 .map(|peak| peak.saturating_sub(1)),
+            read_bytes: ended.read_bytes,
         }
     }
 }

@@ -3,7 +3,8 @@
 //! What each directory of the store holds is garbage when
 //!
 //! ```text
-//! blobs, layers, snapshots   no name, lease or memo leads to it, and it is no image without a name of the last day
+//! blobs, layers, snapshots,
+//! profiles                   no name, lease or memo leads to it, and it is no image without a name of the last day
 //! unnamed                    its day is over
 //! downloads                  only images are to be kept
 //! memo                       only images are to be kept; else when it is damaged, or a blob or a download it needs is gone
@@ -80,6 +81,8 @@ pub struct GarbageReport {
     pub layers: u64,
     /// Snapshots.
     pub snapshots: u64,
+    /// Lists of the files that runs of an image read at first.
+    pub profiles: u64,
     /// Finished downloads.
     pub downloads: u64,
     /// Downloads that nobody is at.
@@ -113,6 +116,7 @@ struct Marked {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum What {
     Snapshots,
+    Profiles,
     Memos,
     Downloads,
     Partials,
@@ -151,6 +155,7 @@ impl Garbage {
             bytes,
             left_bytes: total.saturating_sub(bytes),
             snapshots: count(What::Snapshots),
+            profiles: count(What::Profiles),
             memos: count(What::Memos),
             downloads: count(What::Downloads),
             partials: count(What::Partials),
@@ -324,6 +329,7 @@ impl<'a> Collector<'a> {
         };
         let none = BTreeSet::new();
         *garbage.of(What::Snapshots) = unmarked("snapshots", &self.marked.images, ".json")?;
+        *garbage.of(What::Profiles) = unmarked("profiles", &self.marked.images, "")?;
         *garbage.of(What::Layers) = unmarked("layers", &self.marked.layers, "")?;
         *garbage.of(What::Blobs) = unmarked("blobs/sha256", &self.marked.blobs, "")?;
         *garbage.of(What::Partials) = unmarked("partial", &none, "")?;

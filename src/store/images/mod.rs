@@ -5,6 +5,7 @@ pub(super) mod documents;
 pub(super) mod gc;
 pub(super) mod names;
 pub(super) mod snapshot;
+pub(super) mod start_files;
 mod unnamed;
 
 use super::disk::Disk;
@@ -14,6 +15,7 @@ use crate::policy::ExtractionLimits;
 use arriving_image::ArrivingImage;
 use documents::Image;
 use snapshot::Snapshot;
+use start_files::StartFiles;
 
 /// The images of a store, by their digests.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +79,20 @@ impl<'a> Images<'a> {
     /// The layers of an image that is about to come, to be unpacked while they do.
     pub fn arriving(self, manifest: &Manifest, config: &ImageConfig) -> ArrivingImage<'a> {
         ArrivingImage::new(self.disk, manifest, config, &ExtractionLimits::default())
+    }
+
+    /// The files that runs of an image read at first, when a run has told. Opens one small file.
+    pub fn start_files(self, digest: &Digest) -> Option<StartFiles<'a>> {
+        StartFiles::find(self.disk, digest)
+    }
+
+    /// Records which files of an image are in memory, after a run that read them from the disk; returns how many bytes those are.
+    /// None, and nothing is recorded, when they are more than `most`, or more than is ever kept.
+    pub fn measure_start_files(self, digest: &Digest, most: u64) -> Result<Option<u64>, StoreError> {
+        match Snapshot::read(self.disk, digest)? {
+            Some(snapshot) => StartFiles::measure(self.disk, digest, &snapshot.layers, most),
+            None => Ok(None),
+        }
     }
 
     /// Unpacks what is missing of an image, two layers at a time, and prepares it for runs. Idempotent.

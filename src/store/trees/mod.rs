@@ -4,6 +4,7 @@ pub(super) mod budget;
 pub(super) mod folder;
 mod listing;
 mod opaque;
+pub(super) mod pages;
 mod scaffold;
 pub(super) mod stack;
 pub(super) mod staging;

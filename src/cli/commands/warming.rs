@@ -1,0 +1,283 @@
+//! `gantry cache warm`: images are there, and in memory, before somebody waits for them.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::cli::error::CommandError;
+use crate::cli::escape::escape;
+use crate::cli::format_args::Format;
+use crate::cli::hint::hint_of;
+use crate::cli::movement::Movement;
+use crate::cli::output::{print_json, print_line};
+use crate::cli::progress::Narrator;
+use crate::cli::report::Report;
+use crate::cli::session::Session;
+use crate::cli::table::{short, table};
+use crate::cli::warm_args::WarmArgs;
+use crate::journal::{self, EventKind, Purpose};
+use crate::oci::Reference;
+use crate::ops::{
+    self, Because, Failover, FunctionInventory, ImageToWarm, Residence, Transport, Warmed, MAX_INVENTORY,
+};
+use crate::policy::{Bytes, Kind};
+use crate::sys::clock;
+
+/// Longest list that is read.
+const MAX_LIST: u64 = 4 << 20;
+/// How far back the use of images counts, unless it is said.
+const SINCE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The report.
+#[derive(Serialize)]
+struct WarmReport<'a> {
+    schema: u32,
+    status: &'static str,
+    images: &'a [Warmed],
+    seconds: f64,
+    exit_code: u8,
+}
+
+/// Has the images in the store that `args` name, and says what came of each.
+pub(super) fn warm(session: &Session, args: &WarmArgs, report: Option<&Report>) -> Result<u8, CommandError> {
+    let started = Instant::now();
+    let list = list(session, args)?;
+    let narrator = Narrator::new(session.verbosity);
+    let failover = match args.no_failover {
+        true => Failover::Forbidden,
+        false => Failover::Allowed,
+    };
+    let registries = ops::registries(&session.config, &session.environment).with_failover(failover);
+    let transport = Transport::new(&session.store, &registries, &narrator);
+    let residence = match args.resident {
+        true => Residence::Memory,
+        false => Residence::Disk,
+    };
+    let done = ops::warm(&transport, &list, usize::from(args.jobs), residence, &|one| {
+        note(session, one, started);
+        if let Some(report) = report {
+            report.add("images", one);
+        }
+        if let Some(error) = &one.error {
+            let _ = writeln!(
+                io::stderr(),
+                "error: warm {}: {}",
+                escape(&one.reference),
+                escape(error)
+            );
+        }
+    });
+    narrator.finish();
+    narrator.done(&summary(&done, residence));
+    // Of many that fail in one way it is said once.
+    let hints: BTreeSet<_> = done.iter().filter_map(|one| hint_of(one.failure.as_ref()?)).collect();
+    for hint in hints {
+        let _ = writeln!(io::stderr(), "hint: {}", escape(&hint));
+    }
+    let kind = Kind::of_all(done.iter().filter_map(|one| one.kind));
+    let exit_code = kind.map_or(0, Kind::exit_code);
+    let document = WarmReport {
+        schema: 1,
+        status: kind.map_or("ok", Kind::status),
+        images: &done,
+        seconds: started.elapsed().as_secs_f64(),
+        exit_code,
+    };
+    if let Some(report) = report {
+        report.write(&document)?;
+        if report.takes_standard_output() {
+            return Ok(exit_code);
+        }
+    }
+    match args.format.wanted() {
+        Format::Json => print_json(&document)?,
+        Format::Table if done.is_empty() => 0,
+        Format::Table => print_line(&table(
+            ["IMAGE", "DIGEST", "USES", "IN MEMORY", "STATUS"],
+            done.iter().map(row).collect(),
+        ))?,
+    };
+    Ok(exit_code)
+}
+
+/// The images that `args` name, each once, the first to be warmed first.
+fn list(session: &Session, args: &WarmArgs) -> Result<Vec<ImageToWarm>, CommandError> {
+    let since = args.since.unwrap_or(SINCE);
+    let at = journal::seconds(clock::now()).saturating_sub(since.as_secs());
+    let mut list = match (&args.inventory, args.top) {
+        (Some(file), top) => of_inventory(session, file, top, at)?,
+        (None, Some(top)) => of_journal(session, usize::from(top), at)?,
+        (None, None) => {
+            if args.since.is_some() {
+                let reason = "warm --since: want --top or --inventory, whose images it is about";
+                return Err(CommandError::Usage(reason.to_owned()));
+            }
+            named(args)?
+        }
+    };
+    let mut seen = BTreeSet::new();
+    list.retain(|one| seen.insert(one.reference.to_string()));
+    if list.is_empty() {
+        let what = match (&args.inventory, args.top, &args.from) {
+            (Some(_), ..) => format!(
+                "no function of the inventory that has an image ran in the last {}",
+                days(since)
+            ),
+            (None, Some(_), _) => format!("the journal has no image that was used in the last {}", days(since)),
+            (None, None, _) => "the list is empty".to_owned(),
+        };
+        let _ = writeln!(io::stderr(), "Nothing to warm: {what}");
+    }
+    Ok(list)
+}
+
+/// A time as people say it.
+fn days(time: Duration) -> String {
+    let hours = time.as_secs() / 3600;
+    match hours {
+        0 => format!("{} minutes", time.as_secs().div_ceil(60)),
+        1..48 => format!("{hours} hours"),
+        _ => format!("{} days", hours / 24),
+    }
+}
+
+/// Those of the arguments, and of a list.
+fn named(args: &WarmArgs) -> Result<Vec<ImageToWarm>, CommandError> {
+    let mut references = args.references.clone();
+    if let Some(file) = &args.from {
+        let text = String::from_utf8(read(file, MAX_LIST, "a list has at most 4 MiB")?);
+        let text = text.map_err(|_| failed(file, io::Error::other("a list is text, and this is none")))?;
+        let listed = ops::parse_names(&text).map_err(|error| CommandError::Usage(error.to_string()))?;
+        references.extend(listed);
+    }
+    if let Some(reference) = references.iter().find(|one| matches!(one, Reference::Layout { .. })) {
+        let reason = format!("warm {reference}: want HOST/REPOSITORY[:TAG][@DIGEST] or an image of the store; `gantry pull` copies one of a layout");
+        return Err(CommandError::Usage(reason));
+    }
+    let wanted = |reference| ImageToWarm {
+        reference,
+        uses: None,
+        because: Because::OfItsName,
+    };
+    Ok(references.into_iter().map(wanted).collect())
+}
+
+/// The most used ones of the journal.
+fn of_journal(session: &Session, most: usize, since: u64) -> Result<Vec<ImageToWarm>, CommandError> {
+    let root = session.store.root();
+    let folded = journal::fold(root, clock::now()).map_err(|source| failed(&root.join(journal::FOLDER), source))?;
+    let wanted = |used: journal::Used| {
+        Some(ImageToWarm {
+            reference: used.reference.parse().ok()?,
+            uses: Some(used.uses),
+            because: Because::OfItsUse,
+        })
+    };
+    Ok(folded.counts.top(most, since).into_iter().filter_map(wanted).collect())
+}
+
+/// Those of the functions of an inventory that ran lately.
+fn of_inventory(
+    session: &Session,
+    file: &Path,
+    most: Option<u16>,
+    since: u64,
+) -> Result<Vec<ImageToWarm>, CommandError> {
+    let json = read(file, MAX_INVENTORY, "an inventory has at most 64 MiB")?;
+    let now = journal::seconds(clock::now());
+    let inventory = FunctionInventory::parse(&json, now).map_err(|error| failed(file, io::Error::other(error)))?;
+    let active = inventory.active_since(&session.config, since);
+    let active = active.map_err(|error| failed(file, io::Error::other(error)))?;
+    let wanted = |reference| ImageToWarm {
+        reference,
+        uses: None,
+        because: Because::OfItsUse,
+    };
+    let most = most.map_or(usize::MAX, usize::from);
+    Ok(active.into_iter().take(most).map(|one| wanted(one.reference)).collect())
+}
+
+fn read(file: &Path, most: u64, limit: &'static str) -> Result<Vec<u8>, CommandError> {
+    let mut bytes = Vec::new();
+    let mut read = |from: &mut dyn Read| from.take(most + 1).read_to_end(&mut bytes);
+    match file == Path::new("-") {
+        true => read(&mut io::stdin().lock()),
+        false => File::open(file).and_then(|mut file| read(&mut file)),
+    }
+    .map_err(|source| failed(file, source))?;
+    match bytes.len() as u64 > most {
+        true => Err(failed(file, io::Error::new(io::ErrorKind::FileTooLarge, limit))),
+        false => Ok(bytes),
+    }
+}
+
+fn failed(file: &Path, source: io::Error) -> CommandError {
+    let path = match file == Path::new("-") {
+        true => "standard input".to_owned(),
+        false => file.display().to_string(),
+    };
+    CommandError::File {
+        action: "read",
+        path,
+        source,
+    }
+}
+
+/// Writes a pull into the journal. What was there is no event: nobody used it.
+fn note(session: &Session, one: &Warmed, started: Instant) {
+    let result = match (one.digest, one.kind) {
+        (Some(digest), _) if one.status == "pulled" => Ok(digest),
+        (None, Some(kind)) if !one.attempts.is_empty() => Err(kind),
+        _ => return,
+    };
+    let began = Instant::now().checked_sub(Duration::from_secs_f64(one.seconds));
+    let movement = Movement {
+        kind: EventKind::Pull,
+        reference: &one.reference,
+        result,
+        attempts: &one.attempts,
+        purpose: Some(Purpose::Warm),
+        started: began.unwrap_or(started),
+    };
+    movement.note(session);
+}
+
+fn summary(done: &[Warmed], residence: Residence) -> String {
+    let count = |status| done.iter().filter(|one| one.status == status).count();
+    let counts = [
+        ("pulled", count("pulled")),
+        ("made ready", count("prepared")),
+        ("there already", count("present")),
+        ("gone", count("skipped")),
+        ("failed", count("failed")),
+    ];
+    let counts: Vec<String> = counts
+        .iter()
+        .filter(|(what, count)| *count > 0 || *what == "pulled")
+        .map(|(what, count)| format!("{count} {what}"))
+        .collect();
+    let bytes: u64 = done.iter().filter_map(|one| one.resident_bytes).sum();
+    match residence {
+        Residence::Disk => counts.join(", "),
+        Residence::Memory => format!(
+            "{}; {} of start-up files are in memory",
+            counts.join(", "),
+            Bytes(bytes)
+        ),
+    }
+}
+
+fn row(one: &Warmed) -> [String; 5] {
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    [
+        one.reference.clone(),
+        or_none(one.digest.as_ref().map(short)),
+        or_none(one.uses.map(|uses| uses.to_string())),
+        or_none(one.resident_bytes.map(|bytes| Bytes(bytes).to_string())),
+        one.status.to_owned(),
+    ]
+}
