@@ -36,6 +36,15 @@ pub(super) struct PlannedMount {
     pub is_sealed: bool,
 }
 
+impl PlannedMount {
+    /// Whether libcontainer makes it, where libcontainer makes the container: `/proc`, `/dev` with its nodes, and directories
+    /// of the host. Empty memory is mounted by our init in one call each, once libcontainer is done: libcontainer takes some
+    /// eighty for each place, against an image that it does not know (docs/decisions.md).
+    pub(super) fn is_for_libcontainer(&self) -> bool {
+        self.at == "dev" || !matches!(self.of, Content::Memory { .. })
+    }
+}
+
 /// What is mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Content {

@@ -71,6 +71,7 @@ pub fn specification(bundle: &Bundle, root: &Path, guest: Guest) -> Result<Spec,
 pub(super) fn of_orders(room: &RoomOrders, work: &WorkOrders, root: &Path, guest: Guest) -> Result<Spec, OciSpecError> {
     let input = work.input.as_deref().map(mount_plan::of_input);
     let plan = mount_plan::of_room(room).into_iter().chain(input);
+    let plan = plan.filter(|planned| guest != Guest::OurInit || planned.is_for_libcontainer());
     let mounts: Vec<Mount> = plan.map(|planned| mount(&planned, guest)).collect::<Result<_, _>>()?;
     let mut spec = SpecBuilder::default()
         .version(VERSION)

@@ -222,8 +222,12 @@ fn keep_capabilities() -> Result<(), i32> {
     for capability in 0..=LAST_CAPABILITY {
         // SAFETY: prctl with numbers only.
         let raised = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, capability, 0, 0) };
-        if raised != 0 && !matches!(last_errno(), libc::EINVAL | libc::EPERM) {
-            return Err(last_errno());
+        match (raised != 0).then(last_errno) {
+            // No permitted one.
+            None | Some(libc::EPERM) => {}
+            // None of this kernel's, as are all that follow.
+            Some(libc::EINVAL) => break,
+            Some(errno) => return Err(errno),
         }
     }
     Ok(())

@@ -10,6 +10,8 @@ use std::os::unix::net::UnixStream;
 
 use rustix::process::Signal;
 
+#[cfg(feature = "libcontainer")]
+use super::super::mount_plan;
 use super::super::orders::{Report, RoomOrders, WorkOrders, INIT_NAME};
 use super::super::wire::{self, Frame};
 use super::failure::{at, step, Failure};
@@ -105,6 +107,10 @@ fn enter_container(room: &RoomOrders, control: &mut UnixStream) -> Result<(Work,
     let layers = youki::Layers::mount(room)?;
     let work = receive_work(control).map_err(at("receive orders"))?;
     layers.build(room, &work.orders)?;
+    let ours = mount_plan::of_room(room)
+        .into_iter()
+        .filter(|planned| !planned.is_for_libcontainer());
+    mounts::mount_all(ours)?;
     mounts::finish_room(room)?;
     mounts::write_secrets(&work.orders.secrets, &work.secrets)?;
     Ok((work, mounts::open_output()?))

@@ -53,9 +53,7 @@ pub(super) fn make_root(room: &RoomOrders) -> Result<UnfinishedRoot, Failure> {
     let ground = Ground::prepare(room)?;
     let root = ground.mount_layers(Path::new(ground.scaffold))?;
     step("enter root", rustix::process::fchdir(&root))?;
-    for planned in mount_plan::of_room(room) {
-        mount_planned(&planned)?;
-    }
+    mount_all(mount_plan::of_room(room))?;
     fill_dev()?;
     finish_room(room)?;
     Ok(UnfinishedRoot(()))
@@ -81,6 +79,7 @@ impl UnfinishedRoot {
 #[derive(Debug)]
 pub(super) struct Ground<'a> {
     scaffold: &'a str,
+    memory: String,
     lowers: Vec<String>,
 }
 
@@ -92,23 +91,19 @@ impl<'a> Ground<'a> {
         limit_namespace()?;
         let scaffold = room.lowers.first();
         let scaffold = scaffold.ok_or_else(|| ("find scaffold".to_owned(), io::ErrorKind::NotFound.into()))?;
-        let memory = hosts_layer(scaffold, &hosts::hosts_file(&room.hostname, room.network, &room.egress))?;
+        let memory = mount_memory(scaffold)?;
+        let layer = hosts_layer(&memory, &hosts::hosts_file(&room.hostname, room.network, &room.egress))?;
         Ok(Self {
             scaffold,
-            lowers: [&[memory], room.lowers.as_slice()].concat(),
+            memory,
+            lowers: [&[layer], room.lowers.as_slice()].concat(),
         })
     }
 
-    /// The tree of directories to mount on.
-    #[cfg(feature = "libcontainer")]
-    pub(super) fn scaffold(&self) -> &Path {
-        Path::new(self.scaffold)
-    }
-
-    /// A directory that is gone with this mount namespace, and part of the root as soon as that is mounted.
+    /// A directory that is gone with this mount namespace, and no part of the root.
     #[cfg(feature = "libcontainer")]
     pub(super) fn memory(&self) -> &Path {
-        Path::new(self.lowers.first().map_or("", String::as_str))
+        Path::new(&self.memory)
     }
 
     /// Mounts the layers at `target`, which may be the scaffold, as one read-only file system; returns its root.
@@ -161,28 +156,28 @@ fn limit_namespace() -> Result<(), Failure> {
     Ok(())
 }
 
-/// A layer of one file, `/etc/hosts`, on a tmpfs of this mount namespace; returns its path, which the new root will hide.
+/// Memory of this mount namespace, which the new root will hide; returns its path.
+fn mount_memory(scaffold: &str) -> Result<String, Failure> {
+    let path = format!("{scaffold}/tmp");
+    let options = c"size=64k,nr_inodes=32,mode=0755";
+    let mounted = mount("tmpfs", path.as_str(), "tmpfs", LOCKED, options);
+    step("mount the memory of the root", mounted)?;
+    Ok(path)
+}
+
+/// A layer of one file, `/etc/hosts`, in `memory`; returns its path.
 ///
 /// A layer and not a mount on the file: an image may have none, or a link that leads out of it.
-fn hosts_layer(scaffold: &str, hosts: &str) -> Result<String, Failure> {
-    let path = format!("{scaffold}/tmp");
-    step(
-        "mount the layer of /etc/hosts",
-        mount(
-            "tmpfs",
-            path.as_str(),
-            "tmpfs",
-            LOCKED,
-            c"size=64k,nr_inodes=8,mode=0755",
-        ),
-    )?;
+fn hosts_layer(memory: &str, hosts: &str) -> Result<String, Failure> {
+    let path = format!("{memory}/layer");
     let directory = Path::new(&path).join("etc");
     let file = directory.join("hosts");
     let write = || {
-        fs::create_dir(&directory)?;
+        fs::create_dir_all(&directory)?;
         fs::write(&file, hosts)?;
         fs::set_permissions(&file, fs::Permissions::from_mode(0o444))?;
-        fs::set_permissions(&directory, fs::Permissions::from_mode(0o755))
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o755))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
     };
     write().map_err(at("write /etc/hosts"))?;
     Ok(path)
@@ -252,6 +247,11 @@ fn common_directory(paths: &[String]) -> &Path {
         .flatten()
         .find(|directory| paths.iter().all(|path| Path::new(path).starts_with(directory)))
         .unwrap_or(Path::new("/"))
+}
+
+/// Mounts pieces of the plan in the new root, in which this process stands.
+pub(super) fn mount_all(plan: impl IntoIterator<Item = PlannedMount>) -> Result<(), Failure> {
+    plan.into_iter().try_for_each(|planned| mount_planned(&planned))
 }
 
 /// Mounts one piece of the plan in the new root, in which this process stands.

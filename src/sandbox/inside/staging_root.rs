@@ -19,17 +19,12 @@ pub(super) const LAYERS: &str = "root";
 /// A node that libcontainer binds, and that no sandbox has: a file is enough.
 const UNWANTED: &str = "dev/tty";
 
-/// This root, mounted, while the host's is still `/`.
+/// This root, made, while the host's is still `/`.
 pub(super) struct Staging(PathBuf);
 
 impl Staging {
-    /// Mounts it on the directory `place`.
-    pub(super) fn mount(place: &Path) -> Result<Self, Failure> {
-        let options = c"size=64k,nr_inodes=32,mode=0755";
-        step(
-            "mount the staging root",
-            mount("tmpfs", place, "tmpfs", LOCKED, options),
-        )?;
+    /// Makes it in the memory that is mounted at `place`.
+    pub(super) fn make(place: &Path) -> Result<Self, Failure> {
         let make = || {
             let mut directories = ["proc", "dev", LAYERS].iter();
             directories.try_for_each(|name| fs::create_dir(place.join(name)))?;

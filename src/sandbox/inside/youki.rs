@@ -63,8 +63,7 @@ impl Layers {
     pub(super) fn mount(room: &RoomOrders) -> Result<Self, Failure> {
         let ground = Ground::prepare(room)?;
         let listener = told_to_start(ground.memory())?;
-        // Any directory of the scaffold but that of the memory: the layer below is not hidden by what is mounted on it.
-        let staging = Staging::mount(&ground.scaffold().join("run"))?;
+        let staging = Staging::make(ground.memory())?;
         drop(ground.mount_layers(&staging.layers())?);
         Ok(Self { staging, listener })
     }
