@@ -394,3 +394,60 @@ fn a_store_with_a_long_path_runs_functions() {
         assert_eq!(with_long_path(&words), "ran\n", "{runtime}");
     }
 }
+
+/// The effective, permitted and inheritable capabilities of a process, as the caps crate reads them by capget(2).
+fn capabilities(pid: i32) -> usize {
+    let sets = [
+        caps::CapSet::Effective,
+        caps::CapSet::Permitted,
+        caps::CapSet::Inheritable,
+    ];
+    sets.map(|set| caps::read(Some(pid), set).unwrap().len()).iter().sum()
+}
+
+fn child_of(pid: u32) -> i32 {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    children.trim().parse().unwrap()
+}
+
+/// Our own read-back and the functions of the other tests look into `/proc`; this is asked from outside, by the code of others.
+#[test]
+fn another_reader_finds_no_capability_in_a_function_and_its_first_process() {
+    let up = |child: &mut std::process::Child| {
+        use std::io::Read;
+        child.stdout.as_mut().unwrap().read_exact(&mut [0u8; 3]).unwrap();
+    };
+    let end = |mut child: std::process::Child| {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    };
+    let mut root = Command::new("unshare");
+    root.args(["--user", "--map-root-user", "sh", "-c", "echo up; read line"]);
+    let mut root = root.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    up(&mut root);
+    let found = capabilities(i32::try_from(root.id()).unwrap());
+    end(root);
+    assert!(found > 60, "what is looked for can be seen: {found}");
+
+    let gantry = shared();
+    let code = "import time\nprint('up', flush=True)\ntime.sleep(600)\n";
+    gantry.build(function(code, None).path(), "runtimes:waits");
+    for runtime in Runtime::BUILT_IN {
+        let mut command = gantry.command();
+        command.args([
+            "run",
+            "--runtime",
+            runtime.name(),
+            "--allow-degraded",
+            DEGRADED,
+            "runtimes:waits",
+        ]);
+        command.stdout(Stdio::piped());
+        let mut run = command.spawn().unwrap();
+        up(&mut run);
+        let init = child_of(run.id());
+        let workload = child_of(u32::try_from(init).unwrap());
+        assert_eq!([init, workload].map(capabilities), [0, 0], "{runtime:?}");
+        end(run);
+    }
+}
