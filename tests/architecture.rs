@@ -78,6 +78,7 @@ const MOST_LINES: usize = 600;
 const SHARED_NAMES: &[(&str, &str)] = &[
     ("base", "the folder, and the operation on it"),
     ("build", "the folder, and the operation that uses it"),
+    ("cache_check", "the operation, and how the command line prints it"),
     ("error", "each folder's own"),
     ("doctor", "the operation, and how the command line prints it"),
     ("gc", "the operation, and how the store carries it out"),

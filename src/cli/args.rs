@@ -184,14 +184,13 @@ impl StoreCommand {
                 command: Some(RegistriesCommand::Rm(args)),
                 ..
             } => args.report.as_deref(),
-            Self::Cache(CacheCommand::Warm(args)) => args.report.as_deref(),
+            Self::Cache(command) => command.report(),
             Self::Base(BaseCommand::Ls { .. })
             | Self::Login { .. }
             | Self::Registries { .. }
             | Self::Save { .. }
             | Self::Load { .. }
             | Self::Images(_)
-            | Self::Cache(_)
             | Self::Doctor(_) => None,
         }
     }

@@ -4,13 +4,15 @@
     reason = "documentation here is the help text: brackets say what is optional"
 )]
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
 use super::format_args::FormatArgs;
+use super::outlet::outlet;
 use super::warm_args::WarmArgs;
-use crate::policy::{parse_age, Bytes, Wait};
+use crate::policy::{parse_age, Bytes, Sample, Wait};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum CacheCommand {
@@ -23,6 +25,8 @@ pub(super) enum CacheCommand {
     },
     /// Pull images before they are run, several at once, the most used first
     Warm(WarmArgs),
+    /// Compare all that the store has with its digests, and follow its names; exits with 1 when something is wrong
+    Check(CheckArgs),
 }
 
 #[derive(Debug, Args)]
@@ -44,4 +48,33 @@ pub(super) struct GcArgs {
     pub dry_run: bool,
     #[command(flatten)]
     pub format: FormatArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// Read only so many of the blobs, downloads and layers, chosen by chance: a share such as 10%, or a number
+    #[arg(long, value_name = "SHARE")]
+    pub sample: Option<Sample>,
+    /// Remove what is wrong, make it again of what there is, and fetch what images of registries need
+    #[arg(long)]
+    pub repair: bool,
+    /// Longest wait for builds and other commands that use the store, before something is removed [default: 10s]
+    #[arg(long, value_name = "TIME", requires = "repair")]
+    pub wait: Option<Wait>,
+    /// Write a JSON report
+    #[arg(long, value_name = "FILE", value_parser = outlet())]
+    pub report: Option<PathBuf>,
+    #[command(flatten)]
+    pub format: FormatArgs,
+}
+
+impl CacheCommand {
+    /// Where the command writes its report.
+    pub(super) fn report(&self) -> Option<&Path> {
+        match self {
+            Self::Check(args) => args.report.as_deref(),
+            Self::Warm(args) => args.report.as_deref(),
+            Self::Gc(_) | Self::Du { .. } => None,
+        }
+    }
 }

@@ -433,6 +433,7 @@ fn of_store(error: &StoreError) -> Option<&'static str> {
         StoreError::Version { .. } => Some(
             "use the gantry that made it, or set GANTRY_ROOT to another directory; `gantry version` says what this one reads",
         ),
+        StoreError::Place { .. } => Some("set GANTRY_ROOT to a directory of your own on another file system, such as ext4, xfs or btrfs"),
         StoreError::NotAStore { .. } => {
             Some("set GANTRY_ROOT to a directory that is empty or not there; it becomes the store")
         }

@@ -3,6 +3,7 @@
 mod action;
 mod base;
 mod build;
+mod cache_check;
 mod copies;
 mod copy_list;
 mod deadline;
@@ -45,6 +46,7 @@ pub use crate::transfer::{Asked, Attempt, Companions, Failover, Preferred, Regis
 pub use action::{Action, Advice};
 pub use base::{build_base, BaseReport, BaseRequest};
 pub use build::{build, BuildReport, BuildRequest};
+pub use cache_check::{check_cache, CheckReport, CheckWanted};
 pub use copies::{copy, load, load_file, pull, push, save, save_file, Copied, Transport};
 pub use copy_list::{copy_list, CopiedOfList};
 pub use deadline::ends;

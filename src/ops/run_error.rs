@@ -208,7 +208,9 @@ pub fn code_of_store(error: &StoreError) -> Code {
         StoreError::NotAName { .. } | StoreError::PinnedName { .. } | StoreError::Ambiguous { .. } => {
             Code::UnknownImage
         }
-        StoreError::Io { .. } | StoreError::Json { .. } | StoreError::NotAStore { .. } => Code::StoreUnusable,
+        StoreError::Io { .. } | StoreError::Json { .. } | StoreError::NotAStore { .. } | StoreError::Place { .. } => {
+            Code::StoreUnusable
+        }
     }
 }
 

@@ -49,6 +49,14 @@ pub enum StoreError {
         /// What a store has not.
         found: OsString,
     },
+    /// A place that no store can be in.
+    #[error("open store {path}: {reason}")]
+    Place {
+        /// The root.
+        path: PathBuf,
+        /// What it lacks.
+        reason: String,
+    },
     /// A blob that is not there.
     #[error("open blob {digest}: it is not in the store")]
     NoBlob {
@@ -169,6 +177,7 @@ impl StoreError {
             | Self::NoSpace { .. }
             | Self::Version { .. }
             | Self::NotAStore { .. }
+            | Self::Place { .. }
             | Self::NoBlob { .. }
             | Self::Size { .. }
             | Self::Digest { .. }

@@ -40,7 +40,7 @@
 //! naming the image again, or removing the name, is the repair.
 //!
 //! **Folders.** [`disk`] has what files are written with, [`content`] what is called by what it contains, [`trees`] unpacked
-//! layers, [`images`] whole images and their names. Each uses only those before it.
+//! layers, [`images`] whole images and their names, [`integrity`] looks whether all of it is right. Each uses only those before it.
 //!
 //! **Locks.** A thread waits for a lock only while all that it holds come before it in this order: `locks/collector` (shared by
 //! all that make or look up, alone for the collector, which only tries); `leases/`; of `locks/` what resolves or builds
@@ -52,14 +52,16 @@ mod content;
 pub(crate) mod disk;
 mod error;
 mod images;
+mod integrity;
 mod key;
 mod make;
+mod place;
 mod trees;
 mod usage;
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -78,6 +80,7 @@ pub use images::names::{check_name, Names};
 pub use images::snapshot::Snapshot;
 pub use images::start_files::StartFiles;
 pub use images::Images;
+pub use integrity::{Finding, Inspection, Integrity, Looked, Part, State};
 pub use key::{Key, KeyMaker, Step};
 pub use make::{ensure_layer, find_layer, BuiltLayer, LayerNote, LayerWanted};
 pub(crate) use trees::stack::Visited;
@@ -99,6 +102,8 @@ pub(crate) const REGISTRIES: &str = "registries";
 /// The version of the store's shape that this gantry makes and reads.
 pub const FORMAT: u32 = 1;
 const VERSION: &str = "gantry store 1\n";
+/// Far more than any version says.
+const MOST_OF_A_VERSION: u64 = 4096;
 
 /// The folders of a new store.
 const FOLDERS: [&str; 13] = [
@@ -132,13 +137,13 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Version`] when another version of gantry made it, [`StoreError::NotAStore`] for a directory with files of
-    /// somebody else.
+    /// somebody else, [`StoreError::Place`] where no store can be: another user's, or a file system that lacks something.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let store = Self { disk: Disk::new(root) };
         let version = root.join("version");
-        match fs::read_to_string(&version) {
-            Ok(text) if text == VERSION => Ok(store),
-            Ok(got) => Err(StoreError::Version {
+        match read_version(&version) {
+            Ok((text, found)) if text == VERSION => place::check(root, &found).map(|()| store),
+            Ok((got, _)) => Err(StoreError::Version {
                 path: root.to_owned(),
                 got: got.chars().take(100).collect(),
             }),
@@ -245,6 +250,11 @@ impl Store {
         disk::scratch::sweep(&self.disk)
     }
 
+    /// Whether all of it is what it says.
+    pub fn integrity(&self) -> Integrity<'_> {
+        Integrity::of(&self.disk)
+    }
+
     /// How much room each kind of thing takes on the disk.
     pub fn usage(&self) -> Usage {
         Usage::of(&self.disk)
@@ -283,6 +293,12 @@ impl Store {
     fn create(&self) -> Result<(), StoreError> {
         self.disk.make_root()?;
         self.check_free()?;
+        self.disk.make_folder("tmp")?;
+        if let Err(refused) = place::check_new(self.root()) {
+            // Only when they are empty.
+            let _ = fs::remove_dir(self.disk.path("tmp")).and_then(|()| fs::remove_dir(self.root()));
+            return Err(refused);
+        }
         for folder in FOLDERS {
             self.disk.make_folder(folder)?;
         }
@@ -317,6 +333,15 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// What the version of a store says, as far as it can be one, and the file that says so.
+fn read_version(path: &Path) -> io::Result<(String, fs::Metadata)> {
+    let file = fs::File::open(path)?;
+    let found = file.metadata()?;
+    let mut text = String::new();
+    file.take(MOST_OF_A_VERSION).read_to_string(&mut text)?;
+    Ok((text, found))
 }
 
 #[cfg(test)]

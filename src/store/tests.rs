@@ -131,7 +131,19 @@ fn every_durable_step_may_fail_and_the_next_try_gives_the_same() {
         found.sort();
         found
     };
-    for step in [fault::Step::File, fault::Step::Blob, fault::Step::Tree] {
+    use fault::Step;
+    for step in [
+        Step::Name,
+        Step::Index,
+        Step::IndexMark,
+        Step::Snapshot,
+        Step::Document,
+        Step::ContentStamp,
+        Step::Blob,
+        Step::Tree,
+        Step::Origin,
+        Step::Scratch,
+    ] {
         for after in 0.. {
             let (_scratch, store) = store();
             fault::FAIL.set(Some((step, after)));

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::Serialize;
 
 use crate::journal;
+use crate::store::disk::fault;
 use crate::store::{Store, REGISTRIES};
 use crate::sys::clock;
 use crate::sys::replace::Replacement;
@@ -51,5 +52,6 @@ pub(super) fn write_note(store: &Store, path: &Path, note: &impl Serialize) -> i
     let scratch = store.scratch().map_err(io::Error::other)?;
     let mut file = Replacement::create(scratch.path().join("note"))?;
     file.write_all(&serde_json::to_vec(note)?)?;
+    fault::point(fault::Step::Note)?;
     file.place(path)
 }

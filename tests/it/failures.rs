@@ -135,6 +135,19 @@ const SITUATIONS: &[(&str, Make)] = &[
             fs::write(gantry.root.join("version"), "gantry store 9\n").unwrap()
         })
     }),
+    ("A store on a file system without attributes", |scene| {
+        let place = scene.directory.path().join("ramfs");
+        fs::create_dir(&place).unwrap();
+        let script = "mount -t ramfs none \"$0\" && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
+            .arg(&place);
+        command.args([env!("CARGO_BIN_EXE_gantry"), "images", "ls"]);
+        let home = &shared().home;
+        command.env("HOME", home).env("GANTRY_ROOT", place.join("store"));
+        done(command.current_dir(scene.directory.path()).output().unwrap())
+    }),
     ("A store that is a file", |scene| {
         scene.write("store", "");
         let mut command = scene.command(shared(), "images ls");

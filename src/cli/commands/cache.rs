@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
+use super::cache_check::check;
 use super::warming;
 use crate::cli::cache_args::{CacheCommand, GcArgs};
 use crate::cli::error::CommandError;
@@ -18,6 +19,7 @@ use crate::store::Keep;
 pub(super) fn cache(session: &Session, command: &CacheCommand, report: Option<&Report>) -> Result<u8, CommandError> {
     match command {
         CacheCommand::Gc(args) => gc(session, args),
+        CacheCommand::Check(args) => check(session, args, report),
         CacheCommand::Du { format } => du(session, format.wanted()),
         CacheCommand::Warm(args) => warming::warm(session, args, report),
     }

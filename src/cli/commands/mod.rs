@@ -5,6 +5,7 @@ mod base;
 mod build;
 mod bundling;
 mod cache;
+mod cache_check;
 mod configuration;
 mod copying;
 mod doctor;

@@ -236,7 +236,7 @@ impl Partial {
     /// Removes the file while the lock is ours, so that its name is that of our file. Once only: then it is another's.
     fn remove(&mut self) {
         if std::mem::take(&mut self.has_name) {
-            let _ = fs::remove_file(&self.path);
+            let _ = fault::point(fault::Step::PartialRemoved).and_then(|()| fs::remove_file(&self.path));
         }
     }
 }

@@ -9,6 +9,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::oci::{Digest, Hasher};
+use crate::store::disk::fault;
 use crate::store::disk::locks::Locks;
 use crate::store::disk::stamp::Stamp;
 use crate::store::disk::Disk;
@@ -67,7 +68,8 @@ impl Content {
         }
         if !self.has_digest(disk, digest) {
             let path = self.path(disk, digest);
-            return match fs::remove_file(&path) {
+            let gone = fault::point(fault::Step::DamagedBlob).and_then(|()| fs::remove_file(&path));
+            return match gone {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
                 _ => Ok(false),
             };
@@ -91,6 +93,7 @@ impl Content {
         let place = || {
             let mut file = Replacement::create(temporary)?;
             file.write_all(disk.boot().as_str().as_bytes())?;
+            fault::point(fault::Step::ContentStamp)?;
             file.place(&target)
         };
         place().map_err(io_error("write", &target))
@@ -106,7 +109,7 @@ pub(in crate::store) fn sweep_stamps(disk: &Disk) {
             Some(disk.path(content.folder()).join(hex).exists())
         });
         if found != Some(true) {
-            let _ = fs::remove_file(entry.path());
+            let _ = fault::point(fault::Step::StampRemoved).and_then(|()| fs::remove_file(entry.path()));
         }
     }
 }

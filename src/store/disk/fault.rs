@@ -1,20 +1,95 @@
-//! Fails a durable step on purpose, in tests only: each step is failed in turn, and nothing may be lost or left.
+//! Fails a durable step on purpose, or ends the process there, in tests only: each step is failed in turn, and nothing may
+//! be lost or left.
+//!
+//! A step is a change that another process sees: a file gets its name, loses it, or grows. Unit tests choose one for their
+//! thread. Debug builds of the binary read `GANTRY_FAULT` once:
+//!
+//! ```text
+//! GANTRY_FAULT=Blob:0:kill     SIGKILL at the first Blob
+//! GANTRY_FAULT=Blob:2:28       the third Blob fails with error number 28, ENOSPC
+//! GANTRY_FAULT=trace:FILE      appends the name of each step to FILE when it is reached
+//! ```
+//!
+//! A release build has none of this.
 
 use std::io;
+use std::path::Path;
 
-/// The steps that make something durable.
+/// The steps that make something durable, or remove it. `tests/it/faults.rs` reaches each one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// A small file is written and about to get its name.
-    File,
+    /// The mark of a store, and that of an image layout, get their names.
+    Version,
+    /// The list of images for other tools gets its name.
+    Index,
+    /// It is noted that names are about to change, so that whoever finds the note lists them anew.
+    IndexMark,
+    /// A name of an image gets its place.
+    Name,
+    /// A name of an image goes.
+    NameRemoved,
+    /// An image without a name is noted.
+    Unnamed,
+    /// The note of an image without a name goes.
+    UnnamedRemoved,
+    /// What a run needs of an image gets its name.
+    Snapshot,
+    /// What is remembered of a step gets its name.
+    Memo,
+    /// A manifest or a configuration gets its name.
+    Document,
+    /// The stamp of a blob or a download gets its name.
+    ContentStamp,
+    /// The stamp of a layer is written again.
+    LayerStamp,
     /// A blob is written and about to get its name.
     Blob,
-    /// A tree is written and about to get its name.
-    Tree,
+    /// A blob that is damaged goes.
+    DamagedBlob,
     /// A download is complete and about to get its name.
     Download,
     /// A part of a blob from elsewhere is about to be written.
     Bytes,
+    /// A download that holds nothing, or wrong bytes, goes.
+    PartialRemoved,
+    /// A tree is written and about to get its name.
+    Tree,
+    /// A tree that is damaged leaves its place for another one.
+    DamagedTree,
+    /// It is noted that a blob inflates to a layer.
+    Origin,
+    /// The directories that sandboxes mount on get their name.
+    Scaffold,
+    /// A directory for scratch is made.
+    Scratch,
+    /// A directory of scratch goes.
+    ScratchRemoved,
+    /// Garbage leaves its place.
+    Garbage,
+    /// The stamp of something that is gone goes.
+    StampRemoved,
+    /// What is wrong leaves its place.
+    Repair,
+    /// A note, such as what is known of a registry, gets its name.
+    Note,
+}
+
+impl Step {
+    /// The step of writing the small file `name`, a path below the root.
+    pub(super) fn of_file(name: &Path) -> Self {
+        let first = name.iter().next().and_then(|name| name.to_str());
+        match first.unwrap_or_default() {
+            "version" | "oci-layout" => Self::Version,
+            "index.json" => Self::Index,
+            "refs" => Self::Name,
+            "snapshots" => Self::Snapshot,
+            "memo" => Self::Memo,
+            "blobs" => Self::Document,
+            "stamps" => Self::ContentStamp,
+            "layers" => Self::LayerStamp,
+            _ => Self::Note,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -26,7 +101,7 @@ thread_local! {
 }
 
 /// Does nothing, or fails in a test that asked for it.
-#[cfg_attr(not(test), inline(always))]
+#[cfg_attr(not(any(test, debug_assertions)), inline(always))]
 pub(crate) fn point(step: Step) -> io::Result<()> {
     #[cfg(test)]
     if let Some((wanted, left)) = FAIL.get() {
@@ -39,6 +114,69 @@ pub(crate) fn point(step: Step) -> io::Result<()> {
             }
         }
     }
+    #[cfg(debug_assertions)]
+    injected::at(step)?;
     let _ = step;
     Ok(())
+}
+
+/// What `GANTRY_FAULT` asks for.
+#[cfg(debug_assertions)]
+mod injected {
+    use std::fs::OpenOptions;
+    use std::io::{self, Write};
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::OnceLock;
+
+    use rustix::process::{getpid, kill_process, Signal};
+
+    use super::Step;
+
+    enum Plan {
+        Trace(String),
+        Fail { step: String, after: u32, how: String },
+    }
+
+    static PLAN: OnceLock<Option<Plan>> = OnceLock::new();
+    static REACHED: AtomicU32 = AtomicU32::new(0);
+
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "it is no setting: release builds have none of this"
+    )]
+    fn plan() -> Option<Plan> {
+        let text = std::env::var("GANTRY_FAULT").ok()?;
+        if let Some(file) = text.strip_prefix("trace:") {
+            return Some(Plan::Trace(file.to_owned()));
+        }
+        let mut parts = text.split(':');
+        Some(Plan::Fail {
+            step: parts.next()?.to_owned(),
+            after: parts.next()?.parse().ok()?,
+            how: parts.next()?.to_owned(),
+        })
+    }
+
+    pub(super) fn at(step: Step) -> io::Result<()> {
+        let name = format!("{step:?}");
+        match PLAN.get_or_init(plan) {
+            Some(Plan::Trace(file)) => {
+                let mut file = OpenOptions::new().append(true).create(true).open(file)?;
+                file.write_all(format!("{name}\n").as_bytes())
+            }
+            Some(Plan::Fail { step, after, how }) if *step == name => {
+                if REACHED.fetch_add(1, Ordering::Relaxed) != *after {
+                    return Ok(());
+                }
+                if how == "kill" {
+                    kill_process(getpid(), Signal::KILL)?;
+                    loop {
+                        std::thread::park();
+                    }
+                }
+                Err(io::Error::from_raw_os_error(how.parse().unwrap_or_default()))
+            }
+            _ => Ok(()),
+        }
+    }
 }

@@ -169,6 +169,13 @@ impl ExclusiveLock {
         note
     }
 
+    /// Leaves that for the next holder, or says why it cannot be kept.
+    pub(in crate::store) fn note_down(&self, note: &[u8]) -> std::io::Result<()> {
+        let file = self.lock.file();
+        file.write_all_at(note, 0)?;
+        file.set_len(note.len() as u64)
+    }
+
     /// Leaves that for the next holder. A note that cannot be kept is none: whoever misses it does the work again.
     pub fn leave(&self, note: &[u8]) {
         let file = self.lock.file();
@@ -311,6 +318,13 @@ impl<'a> Locks<'a> {
     /// The lock of the names.
     pub(in crate::store) fn index(self) -> Result<ExclusiveLock, StoreError> {
         self.exclusive_file(Rank::Index, "index", Task::silent("writes index.json"))
+    }
+
+    /// The lock of the names, when nobody has it; never waits.
+    pub(in crate::store) fn try_index(self) -> Result<Option<ExclusiveLock>, StoreError> {
+        let lock = try_file(&self.disk.path("locks/index"), Rank::Index, Mode::Alone)?;
+        let has_waited = false;
+        Ok(lock.map(|lock| ExclusiveLock { lock, has_waited }))
     }
 
     /// The lock of `flight` when nobody is at it; never waits. `does` is for those that will wait for us.

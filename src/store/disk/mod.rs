@@ -6,6 +6,7 @@
 pub(super) mod copy;
 pub(crate) mod fault;
 pub(super) mod locks;
+pub(super) mod regular;
 pub(super) mod scratch;
 pub(super) mod stamp;
 
@@ -90,7 +91,7 @@ impl Disk {
         let place = || {
             let mut file = Replacement::create(scratch.path().join("file"))?;
             file.write_all(bytes)?;
-            fault::point(fault::Step::File)?;
+            fault::point(fault::Step::of_file(name))?;
             file.place(&target)
         };
         place().map_err(io_error("write", &target))

@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 
-use rustix::fs::{flock, FlockOperation, CWD};
+use rustix::fs::{flock, FileType, FlockOperation, CWD};
 use rustix::rand::{getrandom, GetRandomFlags};
 
+use super::fault;
+use super::regular::{self, Unread};
 use super::Disk;
 use crate::store::{io_error, StoreError};
 use crate::sys::replace::Replacement;
@@ -84,7 +86,8 @@ impl Scratch {
                 let ending = std::io::Error::from(std::io::ErrorKind::Interrupted);
                 return Err(io_error("make directory", &path)(ending));
             }
-            fs::create_dir(&path).map_err(io_error("make directory", &path))?;
+            let made = fault::point(fault::Step::Scratch).and_then(|()| fs::create_dir(&path));
+            made.map_err(io_error("make directory", &path))?;
             // A sweep may take the directory between these two lines; then there is simply another one to make.
             let Ok(lock) = File::open(&path) else { continue };
             if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() && path.exists() {
@@ -118,7 +121,7 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         live().paths.retain(|path| *path != self.path);
         // Left-overs are what `sweep` is for.
-        let _ = tree::remove(CWD, self.path.as_path());
+        let _ = fault::point(fault::Step::ScratchRemoved).and_then(|()| tree::remove(CWD, self.path.as_path()));
     }
 }
 
@@ -169,7 +172,10 @@ pub(in crate::store) fn sweep(disk: &Disk) -> Result<u64, StoreError> {
     for entry in fs::read_dir(&tmp).map_err(io_error("list", &tmp))? {
         let Ok(entry) = entry else { continue };
         let path = entry.path();
-        let Ok(directory) = File::open(&path) else { continue };
+        // Only a directory is one of a process; anything else makes nobody wait.
+        let Ok(directory) = tree::open_directory(CWD, &path) else {
+            continue;
+        };
         if flock(&directory, FlockOperation::NonBlockingLockExclusive).is_err() {
             continue;
         }
@@ -179,6 +185,14 @@ pub(in crate::store) fn sweep(disk: &Disk) -> Result<u64, StoreError> {
         removed += u64::from(tree::remove(CWD, path.as_path()).is_ok());
     }
     Ok(removed)
+}
+
+/// Whether `path` in `tmp/` is the directory of a process that has ended.
+pub(in crate::store) fn is_abandoned(path: &Path) -> Result<bool, Unread> {
+    regular::look(CWD, path, FileType::Directory)?;
+    let directory = tree::open_directory(CWD, path).map_err(|errno| Unread::of(&errno.into()))?;
+    // One that is ours now was not locked yet, or is gone by now: its owner looks whether it is still called so.
+    Ok(flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok() && path.exists())
 }
 
 fn random_name(directory: &Path) -> Result<String, StoreError> {

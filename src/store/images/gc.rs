@@ -37,6 +37,7 @@ use super::unnamed::{self, KEPT_FOR};
 use crate::oci::{DiffId, Digest};
 use crate::store::content::memo::Roots;
 use crate::store::content::whole::sweep_stamps;
+use crate::store::disk::fault;
 use crate::store::disk::locks::{try_file, Locks, Patience, Rank};
 use crate::store::disk::scratch::Scratch;
 use crate::store::disk::Disk;
@@ -225,7 +226,8 @@ fn set_aside(
     }
     for (number, path) in garbage.paths().enumerate() {
         let away = scratch.path().join(number.to_string());
-        fs::rename(&*path, &away).map_err(io_error("remove", path))?;
+        let moved = fault::point(fault::Step::Garbage).and_then(|()| fs::rename(&*path, &away));
+        moved.map_err(io_error("remove", path))?;
         *path = away;
     }
     drop(held);
@@ -335,7 +337,10 @@ impl<'a> Collector<'a> {
         *garbage.of(What::Partials) = unmarked("partial", &none, "")?;
         garbage.of(What::Partials).retain(|path| is_free(path, Rank::Download));
         *garbage.of(What::Locks) = unmarked("locks", &BTreeSet::from(["collector".to_owned()]), "")?;
-        garbage.of(What::Locks).retain(|path| is_free(path, Rank::Index));
+        let is_noted = |path: &Path| path.ends_with("locks/index") && Names::of(self.disk).is_changing();
+        garbage
+            .of(What::Locks)
+            .retain(|path| is_free(path, Rank::Index) && !is_noted(path));
         *garbage.of(What::JournalDays) = unmarked("journal", &none, "")?;
         garbage.of(What::JournalDays).retain(|path| is_old_day(path, rules.now));
         let tools: BTreeSet<String> = rules.tools.iter().map(|name| (*name).to_owned()).collect();

@@ -5,19 +5,30 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::CWD;
+
 use super::documents::Image;
 use super::snapshot::Snapshot;
 use super::unnamed;
-use crate::oci::{media_type, parse_index, to_canonical_json, Descriptor, Digest, ImageIndex, Reference, REF_NAME};
+use crate::oci::{
+    media_type, parse_index, to_canonical_json, Descriptor, Digest, ImageIndex, Reference, MAX_DOCUMENT_BYTES, REF_NAME,
+};
 use crate::store::content::blobs::Blobs;
-use crate::store::disk::locks::Locks;
-use crate::store::disk::Disk;
+use crate::store::disk::locks::{ExclusiveLock, Locks};
+use crate::store::disk::{fault, regular, Disk};
 use crate::store::{io_error, StoreError};
 
 /// Separates a repository from its tags: no repository component starts with `_`.
 const TAGS: &str = "_tags";
 /// Holds the names of this store alone: no host starts with `_`.
 const LOCAL: &str = "_local";
+
+/// What is in the file of the names' lock while they change.
+const CHANGING: &[u8] = b"names change\n";
+/// A name holds a digest of 72 bytes.
+pub(in crate::store) const MOST_OF_A_NAME: u64 = 1 << 10;
+/// As large as any document is.
+const MOST_OF_AN_INDEX: u64 = MAX_DOCUMENT_BYTES;
 
 /// Whether an image can get this name: one of a layout is not ours to give, and one with a digest means that image already.
 ///
@@ -58,14 +69,16 @@ impl<'a> Names<'a> {
     pub fn set(self, reference: &Reference, digest: &Digest) -> Result<(), StoreError> {
         check_name(reference)?;
         let name = ref_path(reference)?;
-        let _single = Locks::of(self.disk).index()?;
+        let single = self.begin_change()?;
         if let Some(folder) = name.parent() {
             self.disk.make_folder(folder)?;
         }
         self.disk.write_atomically(&name, format!("{digest}\n").as_bytes())?;
         // From here on the name keeps it.
         unnamed::forget(self.disk, digest)?;
-        self.write_index()
+        self.write_index()?;
+        single.leave(b"");
+        Ok(())
     }
 
     /// Names an image unless it is called so, and is offered so to other tools, already. Reads two small files then.
@@ -97,7 +110,7 @@ impl<'a> Names<'a> {
     }
 
     /// How the index has a name: not at all when the manifest is gone, as a pulled image keeps no blobs.
-    fn indexed(self, reference: &Reference, digest: &Digest) -> Option<Descriptor> {
+    pub(in crate::store) fn indexed(self, reference: &Reference, digest: &Digest) -> Option<Descriptor> {
         let mut descriptor = Descriptor::new(media_type::MANIFEST, *digest, Blobs::of(self.disk).size(digest)?);
         let name = (REF_NAME.to_owned(), reference.to_string());
         descriptor.annotations.extend([name]);
@@ -193,13 +206,21 @@ impl<'a> Names<'a> {
     pub fn remove(self, reference: &Reference) -> Result<bool, StoreError> {
         check_name(reference)?;
         let path = self.disk.path(ref_path(reference)?);
-        let _single = Locks::of(self.disk).index()?;
-        match fs::remove_file(&path) {
+        if !path.is_file() {
+            return Ok(false);
+        }
+        let single = self.begin_change()?;
+        let gone = fault::point(fault::Step::NameRemoved).and_then(|()| fs::remove_file(&path));
+        match gone {
             Ok(()) => {
                 self.write_index()?;
+                single.leave(b"");
                 Ok(true)
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                single.leave(b"");
+                Ok(false)
+            }
             Err(source) => Err(io_error("remove", &path)(source)),
         }
     }
@@ -211,15 +232,16 @@ impl<'a> Names<'a> {
         let mut pending = vec![root.clone()];
         while let Some(directory) = pending.pop() {
             for entry in fs::read_dir(&directory).map_err(io_error("list", &directory))? {
-                let path = entry.map_err(io_error("list", &directory))?.path();
-                if path.is_dir() {
+                let entry = entry.map_err(io_error("list", &directory))?;
+                let path = entry.path();
+                // A link is none of ours, wherever it leads.
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                     pending.push(path);
                     continue;
                 }
                 let name = path.strip_prefix(&root).ok().and_then(name_of);
-                let digest = fs::read_to_string(&path)
-                    .ok()
-                    .and_then(|text| text.trim_end().parse().ok());
+                let digest = regular::read(CWD, &path, MOST_OF_A_NAME).ok();
+                let digest = digest.and_then(|text| String::from_utf8(text).ok()?.trim_end().parse().ok());
                 found.extend(name.map(|name| (name, digest)));
             }
         }
@@ -227,14 +249,38 @@ impl<'a> Names<'a> {
         Ok(found)
     }
 
-    /// Rewrites an `index.json` that a power loss damaged: it only follows the names.
+    /// Rewrites an `index.json` that a power loss damaged, or that a killed process left as it was before a name changed: it
+    /// only follows the names. One small file is read when all is well, and the index.
     pub fn mend_index(self) -> Result<(), StoreError> {
-        let is_fine = || fs::read(self.disk.path("index.json")).is_ok_and(|json| parse_index(&json).is_ok());
+        let read = || regular::read(CWD, &self.disk.path("index.json"), MOST_OF_AN_INDEX);
+        let is_fine = || !self.is_changing() && read().is_ok_and(|json| parse_index(&json).is_ok());
         if is_fine() {
             return Ok(());
         }
-        let _single = Locks::of(self.disk).index()?;
-        self.write_index()
+        let single = match self.is_changing() {
+            // Whoever is at it writes the index; nobody waits for that.
+            true => Locks::of(self.disk).try_index()?,
+            false => Some(Locks::of(self.disk).index()?),
+        };
+        let Some(single) = single else { return Ok(()) };
+        self.write_index()?;
+        single.leave(b"");
+        Ok(())
+    }
+
+    /// Whether names are being changed, or were when a process was killed.
+    pub(in crate::store) fn is_changing(self) -> bool {
+        fs::symlink_metadata(self.disk.path("locks/index")).is_ok_and(|found| found.len() > 0)
+    }
+
+    /// The lock of the names, with a note in it that `index.json` may not follow them: it stays when we are killed, or cannot
+    /// write the index, until somebody has.
+    fn begin_change(self) -> Result<ExclusiveLock, StoreError> {
+        let lock = Locks::of(self.disk).index()?;
+        let path = self.disk.path("locks/index");
+        let noted = fault::point(fault::Step::IndexMark).and_then(|()| lock.note_down(CHANGING));
+        noted.map_err(io_error("write", &path))?;
+        Ok(lock)
     }
 
     /// Rewrites `index.json` from the names; call it with the lock `index` held, or before anyone else can know the store.
@@ -272,7 +318,7 @@ fn ref_path(reference: &Reference) -> Result<PathBuf, StoreError> {
 }
 
 /// The inverse of [`ref_path`]; none for a file that is not ours.
-fn name_of(path: &Path) -> Option<Reference> {
+pub(in crate::store) fn name_of(path: &Path) -> Option<Reference> {
     let text = path.to_str()?;
     let printed = match text.strip_prefix(LOCAL) {
         Some(local) => {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use crate::oci::Digest;
-use crate::store::disk::Disk;
+use crate::store::disk::{fault, Disk};
 use crate::store::{io_error, StoreError};
 
 const FOLDER: &str = "unnamed";
@@ -29,14 +29,19 @@ pub(super) fn keep(disk: &Disk, digest: &Digest) -> Result<(), StoreError> {
     // A store of an older gantry has no such folder.
     disk.make_folder(FOLDER)?;
     let path = disk.path(FOLDER).join(digest.hex());
-    let touched = File::create(&path).and_then(|file| file.set_modified(crate::sys::clock::now()));
+    let made = fault::point(fault::Step::Unnamed).and_then(|()| File::create(&path));
+    let touched = made.and_then(|file| file.set_modified(crate::sys::clock::now()));
     touched.map_err(io_error("write", &path))
 }
 
 /// Keeps the image no longer; whether it was kept.
 pub(super) fn forget(disk: &Disk, digest: &Digest) -> Result<bool, StoreError> {
     let path = disk.path(FOLDER).join(digest.hex());
-    match fs::remove_file(&path) {
+    let gone = match path.exists() {
+        true => fault::point(fault::Step::UnnamedRemoved).and_then(|()| fs::remove_file(&path)),
+        false => return Ok(false),
+    };
+    match gone {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         other => other.map(|()| true).map_err(io_error("remove", &path)),
     }

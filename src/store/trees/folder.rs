@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::listing;
 use crate::oci::{DiffId, Digest, Hasher};
 use crate::store::content::whole::hash;
+use crate::store::disk::fault;
 use crate::store::disk::locks::Locks;
 use crate::store::disk::stamp::Stamp;
 use crate::store::disk::Disk;
@@ -127,7 +128,8 @@ impl<'a> LayerFolder<'a> {
     /// Notes that the blob inflates to the layer.
     pub(crate) fn note_origin(self, blob: &Digest) -> Result<(), StoreError> {
         let path = self.origin(blob);
-        File::create(&path).map(drop).map_err(io_error("create", &path))
+        let made = fault::point(fault::Step::Origin).and_then(|()| File::create(&path));
+        made.map(drop).map_err(io_error("create", &path))
     }
 }
 

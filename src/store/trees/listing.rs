@@ -52,10 +52,10 @@ enum Entry {
 }
 
 /// Digests of files by inode, noted while they were written.
-pub(super) type Digests = HashMap<u64, Digest>;
+pub(in crate::store) type Digests = HashMap<u64, Digest>;
 
 /// Writes the listing of `tree`. Files that `known` does not have are read.
-pub(super) fn write(tree: BorrowedFd<'_>, known: &Digests, out: &mut dyn Write) -> io::Result<()> {
+pub(in crate::store) fn write(tree: BorrowedFd<'_>, known: &Digests, out: &mut dyn Write) -> io::Result<()> {
     write!(out, "{{\"schema\":2,\"opaque\":{},\"entries\":{{", is_opaque(tree)?)?;
     let mut walk = Walk {
         known,

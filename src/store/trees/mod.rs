@@ -2,7 +2,7 @@
 
 pub(super) mod budget;
 pub(super) mod folder;
-mod listing;
+pub(super) mod listing;
 mod opaque;
 pub(super) mod pages;
 mod scaffold;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use crate::store::disk::fault;
 use crate::store::disk::scratch::Scratch;
 use crate::store::disk::Disk;
 use crate::store::{io_error, StoreError};
@@ -19,7 +20,8 @@ pub(super) fn ensure(disk: &Disk) -> Result<PathBuf, StoreError> {
         let directory = made.join(directory);
         fs::create_dir_all(&directory).map_err(io_error("make directory", &directory))?;
     }
-    match fs::rename(&made, &path) {
+    let placed = fault::point(fault::Step::Scaffold).and_then(|()| fs::rename(&made, &path));
+    match placed {
         Err(_) if path.exists() => Ok(path),
         other => other.map(|()| path.clone()).map_err(io_error("make", &path)),
     }

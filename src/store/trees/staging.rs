@@ -80,7 +80,12 @@ impl LayerStaging {
         if let Some(theirs) = folder.trusted_tree() {
             return Ok(theirs);
         }
-        match fs::rename(&target, self.scratch.path().join("damaged")) {
+        let away = || fs::rename(&target, self.scratch.path().join("damaged"));
+        let moved = match target.exists() {
+            true => fault::point(fault::Step::DamagedTree).and_then(|()| away()),
+            false => Ok(()),
+        };
+        match moved {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error("remove", &target)(error)),
             _ => {}
         }

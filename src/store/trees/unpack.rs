@@ -15,6 +15,7 @@ use crate::oci::{Compression, Descriptor, DiffId, Digest};
 use crate::policy::ExtractionLimits;
 use crate::store::content::blobs::{Blobs, Verified};
 use crate::store::content::whole::Content;
+use crate::store::disk::fault;
 use crate::store::disk::locks::Locks;
 use crate::store::disk::Disk;
 use crate::store::{io_error, StoreError};
@@ -69,7 +70,8 @@ pub(in crate::store) fn ensure(
 /// Removes a blob whose bytes are not those of its digest.
 fn remove_blob(disk: &Disk, digest: &Digest) -> Result<(), StoreError> {
     let path = Blobs::of(disk).path(digest);
-    fs::remove_file(&path).map_err(io_error("remove damaged", &path))
+    let gone = fault::point(fault::Step::DamagedBlob).and_then(|()| fs::remove_file(&path));
+    gone.map_err(io_error("remove damaged", &path))
 }
 
 /// How much memory a layer may take that is unpacked from a stream.

@@ -1,0 +1,230 @@
+//! `gantry cache check`: says what is wrong in the store, and repairs it.
+//!
+//! What is wrong goes first, alone in the store. Then each image that suffered is made again of what is left, and fetched
+//! from a registry by its digest where it has the name of one. At the end everything that leads to something is followed
+//! once more: only what is right by then counts as repaired.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::copies::{pull, Transport};
+use super::images::ImagesError;
+use crate::oci::{Digest, Place, Reference};
+use crate::policy::{one_line, Sample};
+use crate::store::{Finding, Looked, Part, Patience, State, Store, StoreError};
+
+/// How the store is to be checked.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CheckWanted {
+    /// What is read of what is called by a digest; all of it without.
+    pub sample: Option<Sample>,
+    /// Whether what is wrong is to be repaired.
+    pub repair: bool,
+    /// How long others are waited for before something is removed; without it ten seconds.
+    pub wait: Option<Duration>,
+}
+
+/// What is wrong in a store, and what became of it.
+#[derive(Debug, Serialize)]
+pub struct CheckReport {
+    /// Always 1.
+    pub schema: u32,
+    /// `ok`, `repaired`, or `failed` when something is wrong and was not repaired.
+    pub status: &'static str,
+    /// What was read of blobs, downloads and layers; none for all of them.
+    pub sample: Option<String>,
+    /// What was looked at.
+    pub looked: Looked,
+    /// Blobs, downloads and layers that there were.
+    pub contents: usize,
+    /// Bytes that were read.
+    pub bytes: u64,
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+}
+
+/// Checks the store of `transport`, and repairs it when that is wanted. `waiting` is called once when others use the store.
+///
+/// # Errors
+/// [`ImagesError::Store`]: `Busy` when something has to go and others use the store for longer than is wanted. What cannot be
+/// fetched is no error but said in the report.
+pub fn check_cache(
+    transport: &Transport<'_>,
+    wanted: CheckWanted,
+    waiting: &mut dyn FnMut(),
+) -> Result<CheckReport, ImagesError> {
+    let store = transport.store;
+    let looked = store.integrity().look(wanted.sample, transport.progress)?;
+    let mut findings = looked.findings;
+    if wanted.repair && !findings.is_empty() {
+        let usual = Patience::default();
+        let patience = Patience {
+            most: wanted.wait.unwrap_or(usual.most),
+            ..usual
+        };
+        store.integrity().mend(&mut findings, patience, waiting)?;
+        // What is made and fetched now has no name that leads to it yet.
+        let _kept_out = store.locks().keep_collector_out()?;
+        let repair = Repair {
+            transport,
+            images: looked.images,
+        };
+        repair.bring_back(&mut findings)?;
+    }
+    if !wanted.repair {
+        findings
+            .iter_mut()
+            .for_each(|finding| finding.remedy = remedy_of(finding));
+    }
+    let status = match (findings.is_empty(), findings.iter().all(Finding::is_repaired)) {
+        (true, _) => "ok",
+        (false, true) => "repaired",
+        (false, false) => "failed",
+    };
+    Ok(CheckReport {
+        schema: 1,
+        status,
+        sample: wanted.sample.map(|sample| sample.to_string()),
+        looked: looked.looked,
+        contents: looked.contents,
+        bytes: looked.bytes,
+        findings,
+    })
+}
+
+/// What to do about something that is only reported.
+fn remedy_of(finding: &Finding) -> Option<String> {
+    let repair = "gantry cache check --repair";
+    Some(match finding.what {
+        Part::Image => match registry_name(&finding.images) {
+            Some(_) => format!("`{repair}` fetches it again"),
+            None => by_hand(&finding.images),
+        },
+        _ => format!("`{repair}` removes it, and makes or fetches again what images need"),
+    })
+}
+
+/// How an image comes back that no registry is known to have.
+fn by_hand(names: &[String]) -> String {
+    let name = names.first().map_or("NAME", String::as_str);
+    format!("build it again (`gantry build DIR --tag {name}`) or load it again, or remove the name: `gantry images rm {name}`")
+}
+
+/// The first of `names` that is one of a registry.
+fn registry_name(names: &[String]) -> Option<Reference> {
+    let mut parsed = names.iter().filter_map(|name| name.parse::<Reference>().ok());
+    parsed.find(|name| matches!(name, Reference::Registry { .. }))
+}
+
+/// Images that are brought back.
+struct Repair<'a> {
+    transport: &'a Transport<'a>,
+    /// Those of the store when it was looked at, and their names.
+    images: BTreeMap<Digest, Vec<String>>,
+}
+
+impl Repair<'_> {
+    fn store(&self) -> &Store {
+        self.transport.store
+    }
+
+    /// Makes or fetches again what images need that have a name, and says in the findings what came of it.
+    fn bring_back(&self, findings: &mut Vec<Finding>) -> Result<(), ImagesError> {
+        let names: BTreeSet<&String> = findings.iter().flat_map(|finding| &finding.images).collect();
+        let suffered = self
+            .images
+            .iter()
+            .filter(|(_, of)| of.iter().any(|name| names.contains(name)));
+        let (mut fetched, mut failed) = (BTreeSet::new(), BTreeMap::new());
+        for (digest, names) in suffered {
+            match self.bring_back_image(digest, names) {
+                Ok(true) => fetched.extend(names),
+                Ok(false) => {}
+                Err(remedy) => drop(failed.insert(digest.to_string(), remedy)),
+            }
+        }
+        let left = self.store().integrity().dangling()?;
+        let is_left = |finding: &Finding| {
+            left.iter()
+                .any(|one| (one.what, &one.which) == (finding.what, &finding.which))
+        };
+        let back = |finding: &Finding| match finding.images.iter().any(|name| fetched.contains(name)) {
+            true => State::Fetched,
+            false => State::Remade,
+        };
+        for finding in findings.iter_mut() {
+            match finding.what {
+                Part::Image if is_left(finding) => {
+                    finding.state = State::Kept;
+                    finding.remedy = failed
+                        .get(&finding.which)
+                        .cloned()
+                        .or_else(|| Some(by_hand(&finding.images)));
+                }
+                Part::Image => finding.state = back(finding),
+                _ if finding.state == State::Removed && self.store().integrity().is_there(finding) => {
+                    finding.state = back(finding);
+                }
+                Part::Name if finding.state == State::Removed => {
+                    finding.remedy = Some(by_hand(&finding.images));
+                }
+                _ => {}
+            }
+        }
+        // What had to go was needed after all, and did not come back.
+        for mut finding in left {
+            let is_known = findings
+                .iter()
+                .any(|one| (one.what, &one.which) == (finding.what, &finding.which));
+            if finding.what == Part::Image && !is_known {
+                finding.state = State::Kept;
+                finding.remedy = failed
+                    .get(&finding.which)
+                    .cloned()
+                    .or_else(|| Some(by_hand(&finding.images)));
+                findings.push(finding);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes an image whole; whether it was fetched. An error is what to do instead, in words.
+    fn bring_back_image(&self, digest: &Digest, names: &[String]) -> Result<bool, String> {
+        let (store, progress) = (self.store(), self.transport.progress);
+        let is_complete = || match store.images().open(digest) {
+            Ok(image) => image
+                .manifest
+                .layers
+                .iter()
+                .all(|layer| store.blobs().has(layer).unwrap_or(false)),
+            // Its documents may have gone long ago: it runs without.
+            Err(StoreError::NoBlob { digest: missing }) => missing == *digest && store.images().restore(digest).is_ok(),
+            Err(_) => false,
+        };
+        if is_complete() && store.images().restore(digest).is_ok() {
+            return Ok(false);
+        }
+        let Some(Reference::Registry { host, repository, .. }) = registry_name(names) else {
+            return Err(by_hand(names));
+        };
+        let name = registry_name(names).map(|name| name.to_string()).unwrap_or_default();
+        let pinned = Reference::Registry {
+            host,
+            repository,
+            tag: None,
+            digest: Some(*digest),
+        };
+        progress.step("Fetching", &name);
+        let again = |error: &ImagesError| format!("fetch it again (`gantry pull {name}`): {}", one_line(error));
+        pull(self.transport, &Place::Image(pinned), None).map_err(|error| again(&error))?;
+        // Its names keep it.
+        store
+            .names()
+            .forget_unnamed(digest)
+            .map_err(|error| again(&error.into()))?;
+        store.images().restore(digest).map_err(|error| again(&error.into()))?;
+        Ok(true)
+    }
+}

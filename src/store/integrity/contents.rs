@@ -1,0 +1,287 @@
+//! What is called by a digest: blobs, downloads and unpacked layers are read whole, by several threads, and compared with it.
+//!
+//! Nobody waits for this: files are read without a lock. One that does not look right is looked at once more while nothing can
+//! change it; what is gone by then was removed, which is no finding.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Mutex;
+
+use rustix::fs::{FileType, CWD};
+
+use super::finding::{Finding, Part};
+use super::tree_difference::TreeDifference;
+use crate::oci::{DiffId, Digest, Hasher};
+use crate::policy::Sample;
+use crate::progress::Progress;
+use crate::store::disk::locks::Locks;
+use crate::store::disk::regular::{self, Unread};
+use crate::store::disk::Disk;
+use crate::store::trees::folder::LayerStamp;
+use crate::store::trees::listing;
+use crate::store::{io_error, StoreError};
+use crate::sys::{pool, tree};
+
+/// Read at a time: few enough to stay in the second-level cache.
+const CHUNK: usize = 256 << 10;
+/// A `stamp.json` has half a kilobyte.
+const MOST_OF_A_STAMP: u64 = 64 << 10;
+
+/// Something that is called by a digest.
+pub(super) struct Item {
+    pub part: Part,
+    name: OsString,
+    /// What there is to read; less is known of what is not as it should be.
+    bytes: u64,
+}
+
+/// What a look at something came to.
+enum Seen {
+    Fine,
+    Gone,
+    Wrong { expected: String, got: String },
+}
+
+impl Seen {
+    /// What `unread` means where `expected` has to be.
+    fn of(unread: Unread, expected: &str) -> Self {
+        match unread {
+            Unread::Gone => Self::Gone,
+            Unread::Wrong(got) => Self::wrong(expected, got),
+        }
+    }
+
+    fn wrong(expected: impl Into<String>, got: impl Into<String>) -> Self {
+        Self::Wrong {
+            expected: expected.into(),
+            got: got.into(),
+        }
+    }
+}
+
+impl Item {
+    fn folder(&self) -> &'static str {
+        match self.part {
+            Part::Download => "downloads",
+            Part::Layer => "layers",
+            _ => "blobs/sha256",
+        }
+    }
+
+    /// Its path below the root.
+    fn which(&self) -> PathBuf {
+        Path::new(self.folder()).join(&self.name)
+    }
+
+    fn digest(&self) -> Option<Digest> {
+        format!("sha256:{}", self.name.to_str()?).parse().ok()
+    }
+}
+
+/// All of them, in no particular order.
+pub(super) fn list(disk: &Disk) -> Result<Vec<Item>, StoreError> {
+    let mut items = Vec::new();
+    for part in [Part::Blob, Part::Download, Part::Layer] {
+        let empty = Item {
+            part,
+            name: OsString::new(),
+            bytes: 0,
+        };
+        let folder = disk.path(empty.folder());
+        for name in names(&folder)? {
+            let mut item = Item { part, name, bytes: 0 };
+            item.bytes = match part {
+                Part::Layer => {
+                    read_stamp(CWD, &disk.path(item.which()).join("stamp.json")).map_or(0, |stamp| stamp.unpacked_bytes)
+                }
+                _ => regular::look(CWD, &disk.path(item.which()), FileType::RegularFile).unwrap_or_default(),
+            };
+            items.push(item);
+        }
+    }
+    Ok(items)
+}
+
+/// The names in a folder of the store; none when it is not there.
+pub(super) fn names(folder: &Path) -> Result<Vec<OsString>, StoreError> {
+    let entries = match fs::read_dir(folder) {
+        // A store of an older gantry has not every folder.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(io_error("list", folder))?,
+    };
+    let names = entries.map(|entry| entry.map(|entry| entry.file_name()).map_err(io_error("list", folder)));
+    names.collect()
+}
+
+/// Leaves `sample` of `items`, by chance.
+pub(super) fn choose(items: &mut Vec<Item>, sample: Sample) {
+    let wanted = sample.of(items.len());
+    for at in 0..wanted {
+        let mut random = [0; 8];
+        let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
+        let left = items.len().saturating_sub(at).max(1);
+        let other = usize::try_from(u64::from_ne_bytes(random) % left as u64).unwrap_or_default();
+        items.swap(at, at.saturating_add(other));
+    }
+    items.truncate(wanted);
+}
+
+/// Reads all `items` on `threads` threads; returns what is wrong, and how many bytes were read.
+pub(super) fn look(
+    disk: &Disk,
+    items: &[Item],
+    threads: usize,
+    progress: &dyn Progress,
+) -> Result<(Vec<Finding>, u64), StoreError> {
+    let reading = Reading {
+        disk,
+        progress,
+        done: AtomicU64::new(0),
+        total: items.iter().map(|item| item.bytes).sum(),
+        shown: Mutex::default(),
+    };
+    let found = pool::each(threads, items, |item, _| reading.look_twice(item))?;
+    Ok((found.into_iter().flatten().collect(), reading.done.into_inner()))
+}
+
+/// Items that are being read.
+struct Reading<'a> {
+    disk: &'a Disk,
+    progress: &'a dyn Progress,
+    done: AtomicU64,
+    total: u64,
+    /// Held while progress is told, so that it only grows.
+    shown: Mutex<u64>,
+}
+
+impl Reading<'_> {
+    fn look_twice(&self, item: &Item) -> Result<Option<Finding>, StoreError> {
+        match self.look(item) {
+            Seen::Fine | Seen::Gone => return Ok(None),
+            Seen::Wrong { .. } => {}
+        }
+        let locks = Locks::of(self.disk);
+        let _kept_out = locks.keep_collector_out()?;
+        // Where we cannot write, nobody else of us is at it either.
+        let _single = item.digest().and_then(|digest| match item.part {
+            Part::Layer => diff_id(&digest).and_then(|diff_id| locks.layer(&diff_id).ok()),
+            Part::Download => locks.content("download-", &digest).ok(),
+            _ => locks.content("blob-", &digest).ok(),
+        });
+        Ok(match self.look(item) {
+            Seen::Fine | Seen::Gone => None,
+            Seen::Wrong { expected, got } => {
+                let which = item.which();
+                let finding = Finding::new(item.part, which.display().to_string(), expected, got);
+                Some(finding.at(self.disk.path(which)))
+            }
+        })
+    }
+
+    fn look(&self, item: &Item) -> Seen {
+        let Some(digest) = item.digest() else {
+            return Seen::wrong("something called by its digest", "another name");
+        };
+        let path = self.disk.path(item.which());
+        match item.part {
+            Part::Layer => self.look_at_layer(&path),
+            _ => self.look_at_file(&path, &digest),
+        }
+    }
+
+    fn look_at_file(&self, path: &Path, digest: &Digest) -> Seen {
+        let read = regular::open(CWD, path).and_then(|file| self.hash(file).map_err(|error| Unread::of(&error)));
+        match read {
+            Ok(got) if got == *digest => Seen::Fine,
+            Ok(got) => Seen::wrong(digest.to_string(), got.to_string()),
+            Err(unread) => Seen::of(unread, "a file"),
+        }
+    }
+
+    fn look_at_layer(&self, path: &Path) -> Seen {
+        if let Err(unread) = regular::look(CWD, path, FileType::Directory) {
+            return Seen::of(unread, "a directory");
+        }
+        let Ok(folder) = tree::open_directory(CWD, path) else {
+            return Seen::wrong("a directory", "one that cannot be opened");
+        };
+        let stamp = match read_stamp(&folder, Path::new("stamp.json")) {
+            Ok(stamp) => stamp,
+            Err(found) => return Seen::wrong("stamp.json, which says that it is whole", found),
+        };
+        let listed = regular::open(&folder, Path::new("meta.json"))
+            .and_then(|file| self.hash(file).map_err(|error| Unread::of(&error)));
+        match listed {
+            Ok(meta) if meta == stamp.meta => {}
+            Ok(other) => return Seen::wrong(format!("meta.json with {}", stamp.meta), other.to_string()),
+            Err(unread) => return Seen::wrong("meta.json", unread.found()),
+        }
+        let found = self.compare(folder.as_fd());
+        self.count(stamp.unpacked_bytes);
+        match found {
+            Ok(seen) => seen,
+            Err(error) => Seen::wrong("files that can be read", Unread::of(&error).found()),
+        }
+    }
+
+    /// Compares the tree of a layer with its listing.
+    fn compare(&self, folder: std::os::fd::BorrowedFd<'_>) -> io::Result<Seen> {
+        let listed = File::from(tree::open_file(folder, "meta.json")?);
+        let tree = match tree::open_directory(folder, "fs") {
+            Ok(tree) => tree,
+            Err(errno) => return Ok(Seen::wrong("fs, a directory", io::Error::from(errno).to_string())),
+        };
+        let mut difference = TreeDifference::from(BufReader::new(listed));
+        if let Err(error) = listing::write(tree.as_fd(), &listing::Digests::new(), &mut difference) {
+            let got = format!("what no layer has, after {}: {error}", difference.last());
+            return Ok(Seen::wrong("files, directories, links and whiteouts", got));
+        }
+        Ok(difference
+            .finish()?
+            .map_or(Seen::Fine, |found| Seen::wrong(found.expected, found.got)))
+    }
+
+    fn hash(&self, mut file: File) -> io::Result<Digest> {
+        let (mut hasher, mut chunk) = (Hasher::new(), vec![0; CHUNK]);
+        loop {
+            match file.read(&mut chunk) {
+                Ok(0) => return Ok(hasher.digest()),
+                Ok(count) => {
+                    hasher.update(chunk.get(..count).unwrap_or_default());
+                    self.count(count as u64);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn count(&self, bytes: u64) {
+        let done = self.done.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        // Who finds another one telling goes on.
+        let Ok(mut shown) = self.shown.try_lock() else { return };
+        if done > *shown {
+            *shown = done;
+            self.progress.bytes(done.min(self.total), self.total);
+        }
+    }
+}
+
+/// The diff id that is written as a digest is.
+pub(super) fn diff_id(digest: &Digest) -> Option<DiffId> {
+    digest.to_string().parse().ok()
+}
+
+/// What the stamp of a layer says, or what is there instead.
+fn read_stamp(at: impl AsFd, path: &Path) -> Result<LayerStamp, String> {
+    let json = regular::read(at, path, MOST_OF_A_STAMP).map_err(Unread::found)?;
+    let stamp: Result<LayerStamp, _> = serde_json::from_slice(&json);
+    stamp
+        .ok()
+        .filter(|stamp| stamp.schema == 2)
+        .ok_or_else(|| "no stamp of this version".to_owned())
+}

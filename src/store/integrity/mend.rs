@@ -1,0 +1,143 @@
+//! Takes out of the store what is wrong, alone in it: what is left is then as if that had never been there, and is made or
+//! fetched again.
+//!
+//! What a run holds stays: it has the layers of its image open, and would lose its files.
+//!
+//! **Crash.** What goes leaves its place by a rename into scratch, first what leads to something, as in garbage collection.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::finding::{Finding, Part, State};
+use super::references::{images_with, layer_of};
+use crate::oci::{DiffId, Digest};
+use crate::store::disk::fault;
+use crate::store::disk::locks::{try_file, Locks, Patience, Rank};
+use crate::store::disk::scratch::Scratch;
+use crate::store::disk::Disk;
+use crate::store::images::names::Names;
+use crate::store::{io_error, StoreError};
+use crate::sys::lock::{Lock, Mode};
+
+/// Removes what `findings` name, as far as it can go; an image is not a thing that goes.
+pub(super) fn mend(
+    disk: &Disk,
+    findings: &mut [Finding],
+    patience: Patience,
+    waiting: &mut dyn FnMut(),
+) -> Result<(), StoreError> {
+    let scratch = Scratch::new(disk)?;
+    let _alone = Locks::of(disk).collector_alone(patience, waiting)?;
+    let layers: BTreeSet<DiffId> = findings.iter().filter_map(|finding| layer_of(&finding.which)).collect();
+    let mut mender = Mender {
+        disk,
+        scratch: &scratch,
+        moved: 0,
+        images: images_with(disk, &layers)?,
+    };
+    // What leads to something first.
+    let order = |part: Part| matches!(part, Part::Blob | Part::Download | Part::Layer);
+    for is_content in [false, true] {
+        for finding in findings.iter_mut().filter(|finding| order(finding.what) == is_content) {
+            mender.take(finding)?;
+        }
+    }
+    let _single = Locks::of(disk).index()?;
+    Names::of(disk).write_index()?;
+    for finding in findings.iter_mut().filter(|finding| finding.what == Part::Index) {
+        finding.state = State::Remade;
+    }
+    Ok(())
+}
+
+struct Mender<'a> {
+    disk: &'a Disk,
+    scratch: &'a Scratch,
+    moved: u64,
+    /// The images that have a layer which is wrong.
+    images: BTreeMap<DiffId, BTreeSet<Digest>>,
+}
+
+impl Mender<'_> {
+    fn take(&mut self, finding: &mut Finding) -> Result<(), StoreError> {
+        let Some(path) = finding.path.clone() else {
+            return Ok(());
+        };
+        let done = match layer_of(&finding.which).filter(|_| finding.what == Part::Layer) {
+            Some(layer) => self.take_layer(&layer, &path),
+            None => self.away(&path).map(|()| true),
+        };
+        match done {
+            Ok(true) => finding.state = State::Removed,
+            Ok(false) => {
+                finding.state = State::Kept;
+                finding.remedy = Some("a run is using it: check again when it has ended".to_owned());
+            }
+            // The rest can be mended where this cannot.
+            Err(StoreError::Io { source, .. }) => {
+                finding.state = State::Kept;
+                finding.remedy = Some(format!("it cannot be removed: {source}"));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Removes a layer and the snapshots that lead to it; whether nobody uses it.
+    fn take_layer(&mut self, layer: &DiffId, path: &Path) -> Result<bool, StoreError> {
+        let images = self.images.get(layer).cloned().unwrap_or_default();
+        let mut held = Vec::new();
+        for image in &images {
+            match Held::take(self.disk, image)? {
+                Some(lease) => held.push(lease),
+                None => return Ok(false),
+            }
+        }
+        for image in &images {
+            self.away(&self.disk.path(format!("snapshots/{}.json", image.hex())))?;
+        }
+        let _single = Locks::of(self.disk).layer(layer)?;
+        self.away(path).map(|()| true)
+    }
+
+    fn away(&mut self, path: &Path) -> Result<(), StoreError> {
+        self.moved += 1;
+        let away = self.scratch.path().join(self.moved.to_string());
+        let moved = fault::point(fault::Step::Repair).and_then(|()| fs::rename(path, away));
+        match moved {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(io_error("remove", path)),
+        }
+    }
+}
+
+/// A lease that nobody else has: no run begins to use the image.
+struct Held {
+    _lock: Lock,
+    /// The file, which was not there before.
+    new: Option<std::path::PathBuf>,
+}
+
+impl Held {
+    fn take(disk: &Disk, image: &Digest) -> Result<Option<Self>, StoreError> {
+        let path = disk.path("leases").join(image.hex());
+        let is_new = !path.exists();
+        let lock = try_file(&path, Rank::Lease, Mode::Alone)?;
+        Ok(lock.map(|_lock| Self {
+            _lock,
+            new: is_new.then_some(path),
+        }))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // While it is held: who has opened it meanwhile sees that it has no name any more. Its time would say that the image
+        // was used now.
+        if let Some(path) = &self.new {
+            let _ = fs::remove_file(path);
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! The first difference between a tree and its listing, told while the tree is read: both are streams in the same order, a
+//! line for each entry ([`listing`](crate::store::trees::listing)), so that neither is held in memory.
+
+use std::io::{self, BufRead, Read, Write};
+use std::mem;
+
+/// Longer than the line of any entry: a path has at most 4096 bytes, as has the target of a link, and each may be six in JSON.
+const MOST_OF_A_LINE: u64 = 64 << 10;
+
+/// Compares the listing that is written to it with the one that `expected` has.
+pub(super) struct TreeDifference<R> {
+    expected: R,
+    line: Vec<u8>,
+    first: Option<Difference>,
+    /// The last entry that was equal.
+    last: String,
+}
+
+/// What a listing has, and what a tree has in its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Difference {
+    pub expected: String,
+    pub got: String,
+}
+
+impl<R: BufRead> TreeDifference<R> {
+    pub(super) fn from(expected: R) -> Self {
+        Self {
+            expected,
+            line: Vec::new(),
+            first: None,
+            last: "its root".to_owned(),
+        }
+    }
+
+    /// The last entry that is as it has to be.
+    pub(super) fn last(&self) -> &str {
+        &self.last
+    }
+
+    /// The first difference, when the tree was written to its end.
+    pub(super) fn finish(mut self) -> io::Result<Option<Difference>> {
+        let line = mem::take(&mut self.line);
+        if self.first.is_none() {
+            self.compare(&line)?;
+        }
+        if self.first.is_none() {
+            let rest = self.next()?;
+            self.first = (!rest.is_empty()).then(|| difference(&rest, b""));
+        }
+        Ok(self.first)
+    }
+
+    /// The next line of what is expected, without its end.
+    fn next(&mut self) -> io::Result<Vec<u8>> {
+        let mut line = Vec::new();
+        self.expected
+            .by_ref()
+            .take(MOST_OF_A_LINE)
+            .read_until(b'\n', &mut line)?;
+        if line.ends_with(b"\n") {
+            line.pop();
+        }
+        line.truncate(entry_of(&line).len());
+        Ok(line)
+    }
+
+    fn compare(&mut self, got: &[u8]) -> io::Result<()> {
+        let (expected, got) = (self.next()?, entry_of(got));
+        if expected == got {
+            if let Some(path) = path_of(got) {
+                self.last = path;
+            }
+            return Ok(());
+        }
+        self.first = Some(difference(&expected, got));
+        Ok(())
+    }
+}
+
+impl<R: BufRead> Write for TreeDifference<R> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for byte in bytes {
+            if *byte != b'\n' {
+                self.line.push(*byte);
+                continue;
+            }
+            let line = mem::take(&mut self.line);
+            if self.first.is_none() {
+                self.compare(&line)?;
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A line without what separates it from the next one, or ends the document.
+fn entry_of(line: &[u8]) -> &[u8] {
+    let end = [&b"}}"[..], b","].into_iter().find_map(|end| line.strip_suffix(end));
+    end.filter(|entry| entry.ends_with(b"}") || entry.ends_with(b"{"))
+        .unwrap_or(line)
+}
+
+/// The path of an entry, `"etc/a":{...}`.
+fn path_of(line: &[u8]) -> Option<String> {
+    let mut texts = serde_json::Deserializer::from_slice(line).into_iter::<String>();
+    texts.next()?.ok()
+}
+
+/// What two entries that are not equal say: one that is another one, that is missing, or that should not be there.
+fn difference(expected: &[u8], got: &[u8]) -> Difference {
+    let text = |line: &[u8]| String::from_utf8_lossy(line).into_owned();
+    let none = |path: &str| format!("no {path}");
+    match (path_of(expected), path_of(got)) {
+        (Some(missing), Some(found)) if missing.split('/').lt(found.split('/')) => Difference {
+            expected: text(expected),
+            got: none(&missing),
+        },
+        (Some(missing), None) => Difference {
+            expected: text(expected),
+            got: none(&missing),
+        },
+        (Some(one), Some(other)) if one == other => Difference {
+            expected: text(expected),
+            got: text(got),
+        },
+        (_, Some(extra)) => Difference {
+            expected: none(&extra),
+            got: text(got),
+        },
+        (None, None) => Difference {
+            expected: text(expected),
+            got: text(got),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENTRIES: [&str; 3] = [
+        r#""a":{"mode":493}"#,
+        r#""a/b":{"target":"c"}"#,
+        r#""a-b":{"mode":493}"#,
+    ];
+
+    fn listing(entries: &[&str]) -> String {
+        let entries: Vec<_> = entries.iter().map(|entry| format!("\n{entry}")).collect();
+        format!(
+            "{{\"schema\":2,\"opaque\":false,\"entries\":{{{}}}}}",
+            entries.join(",")
+        )
+    }
+
+    fn compare(expected: &[&str], got: &[&str]) -> Option<(String, String)> {
+        let expected = listing(expected);
+        let mut difference = TreeDifference::from(expected.as_bytes());
+        difference.write_all(listing(got).as_bytes()).unwrap();
+        let found = difference.finish().unwrap();
+        found.map(|found| (found.expected, found.got))
+    }
+
+    #[test]
+    fn the_first_entry_that_differs_is_named_with_what_it_should_be() {
+        let [a, ab, last] = ENTRIES;
+        let (other, more) = (r#""a/b":{"target":"d"}"#, r#""a/c":{"mode":1}"#);
+        assert_eq!(compare(&ENTRIES, &ENTRIES), None);
+        assert_eq!(compare(&[], &[]), None);
+        for (got, expected, found) in [
+            (vec![a, other, last], ab, other),
+            (vec![a, last], ab, "no a/b"),
+            (vec![a, ab], last, "no a-b"),
+            (vec![], a, "no a"),
+            (vec![a, ab, more, last], "no a/c", more),
+            (vec![a, ab, last, more], "no a/c", more),
+        ] {
+            let difference = compare(&ENTRIES, &got).unwrap();
+            assert_eq!(difference, (expected.to_owned(), found.to_owned()), "{got:?}");
+        }
+        assert_eq!(compare(&[], &[a]), Some(("no a".to_owned(), a.to_owned())));
+    }
+}
