@@ -237,7 +237,7 @@ fn a_layer_with_a_large_window_is_unpacked_all_the_same() {
 fn a_failure_at_any_durable_step_leaves_a_sound_store() {
     let (scratch, source) = store();
     let wanted = image(&source, &[&[("a", 600_000)], &[("b", 5)]]);
-    for step in [Step::Bytes, Step::Download, Step::Tree, Step::File] {
+    for step in [Step::Bytes, Step::Download, Step::Tree, Step::Document, Step::Snapshot] {
         for after in 0.. {
             let here = empty(&scratch, &format!("here-{step:?}-{after}"));
             let from = Away::new(&source);
