@@ -121,7 +121,11 @@ fn left(gantry: &Gantry) -> BTreeSet<PathBuf> {
     gantry.ok(["cache", "gc"]);
     let below = |path: PathBuf| path.strip_prefix(&gantry.root).unwrap().to_owned();
     let mut left: BTreeSet<PathBuf> = tree(&gantry.root).into_iter().map(below).collect();
-    left.retain(|path| !path.starts_with("journal") && !path.starts_with("registries"));
+    left.retain(|path| {
+        !["journal", "registries", "profiles"]
+            .iter()
+            .any(|folder| path.starts_with(folder))
+    });
     left.extend(gantry.ok(["images", "ls", "-q"]).lines().map(PathBuf::from));
     let index = fs::read_to_string(gantry.root.join("index.json")).unwrap();
     left.insert(index.into());
