@@ -178,8 +178,7 @@ impl ExclusiveLock {
 
     /// Leaves that for the next holder. A note that cannot be kept is none: whoever misses it does the work again.
     pub fn leave(&self, note: &[u8]) {
-        let file = self.lock.file();
-        let _ = file.set_len(0).and_then(|()| file.write_all_at(note, 0));
+        let _ = self.note_down(note);
     }
 }
 
