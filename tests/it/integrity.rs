@@ -149,11 +149,7 @@ fn what_images_of_a_registry_need_is_fetched_again_and_nothing_else() {
         &image["manifest"]["layers"][1]["digest"],
         &image["manifest"]["layers"][0]["digest"],
     );
-    let damage = || {
-        fs::write(blob(&gantry, lost), "other").unwrap();
-        fs::remove_file(gantry.root.join("blobs/sha256").join(&digest[7..])).unwrap();
-    };
-    damage();
+    fs::write(blob(&gantry, lost), "other").unwrap();
 
     // A registry that is away: what to type.
     let away = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));

@@ -86,7 +86,8 @@ impl<'a> Names<'a> {
         // A damaged name is given anew.
         let is_named = matches!(self.find(reference), Ok(Some(named)) if named == *digest);
         if is_named && self.is_indexed(reference, digest)? {
-            return Ok(());
+            // Whoever named it may have been killed before that.
+            return unnamed::forget(self.disk, digest).map(drop);
         }
         self.set(reference, digest)
     }

@@ -333,7 +333,8 @@ impl Follower<'_> {
                 )),
             })
         };
-        if differs()?.is_none() {
+        // While they change, or when somebody was killed or out of room meanwhile, it is known that it has to be written again.
+        if differs()?.is_none() || Names::of(self.disk).is_changing() {
             return Ok(());
         }
         // Names are being changed, or it is wrong.
