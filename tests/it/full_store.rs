@@ -28,8 +28,7 @@ def free():
 def look(name, room, args):
     full = gantry(args)
     at_full = gantry(["cache", "check"])
-    if os.path.exists(root + "/balloon"): os.remove(root + "/balloon")
-    else: subprocess.run(["mount", "-o", "remount,nr_inodes=100000", root], check=True)
+    os.remove(root + "/balloon")
     found = {"name": name, "room": room, "full": full, "at_full": at_full, "check": gantry(["cache", "check"]), "again": gantry(args),
         "after": gantry(["cache", "check"]), "tmp": os.listdir(store + "/tmp")}
     print(json.dumps(found), flush=True)
@@ -43,11 +42,6 @@ for name, before, args in order["scenes"]:
         room = (needs + (256 << 10)) * step // order["steps"] & ~4095
         with open(root + "/balloon", "wb") as balloon: os.posix_fallocate(balloon.fileno(), 0, free() - room)
         look(name, room, args)
-    for more in range(0, order["files"], 6):
-        fresh(before)
-        disk = os.statvfs(root)
-        subprocess.run(["mount", "-o", f"remount,nr_inodes={disk.f_files - disk.f_ffree + more}", root], check=True)
-        look(name, f"{more} files", args)
 "#;
 
 #[test]
@@ -72,8 +66,7 @@ fn a_store_that_is_full_at_any_stage_is_whole_and_goes_on_when_there_is_room() {
         "root": root,
         "program": env!("CARGO_BIN_EXE_gantry"),
         "env": env,
-        "steps": 10,
-        "files": 60,
+        "steps": 16,
         "scenes": [
             ["pull", [["images", "ls"]], ["pull", name]],
             ["load", [["images", "ls"]], ["load", archive]],
@@ -122,6 +115,6 @@ fn a_store_that_is_full_at_any_stage_is_whole_and_goes_on_when_there_is_room() {
         );
     }
     eprintln!("{count} times full; the errors begin with {failed:#?}");
-    assert_eq!(count, 3 * (11 + 10));
+    assert_eq!(count, 3 * 17);
     assert!(failed.len() > 3, "{failed:?}");
 }

@@ -352,7 +352,6 @@ fn whatever_is_damaged_is_named_and_mended() {
 #[test]
 fn what_a_run_holds_stays_and_says_so() {
     let scene = Scene::new();
-    let lease = scene.store.locks().lease(&scene.manifest).unwrap();
     fs::write(scene.path("layers/DIFF/fs/etc/a"), "what it iz").unwrap();
     let mut findings = scene.look().findings;
     assert_eq!(findings[0].images, ["image:1"]);
@@ -368,11 +367,23 @@ fn what_a_run_holds_stays_and_says_so() {
             .mend(findings, Patience::default(), &mut waiting)
             .unwrap();
     };
-    mend(&mut findings);
+    // A run is another process; here it is another thread.
+    std::thread::scope(|scope| {
+        let (held, go) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+        let (held, go) = (&held, &go);
+        scope.spawn(|| {
+            let lease = scene.store.locks().lease(&scene.manifest).unwrap();
+            held.wait();
+            go.wait();
+            drop(lease);
+        });
+        held.wait();
+        mend(&mut findings);
+        go.wait();
+    });
     assert_eq!(findings[0].state, State::Kept);
     assert!(findings[0].remedy.as_ref().unwrap().contains("a run is using it"));
     assert!(scene.path("layers/DIFF/fs/etc/a").exists() && scene.path("snapshots/MANIFEST.json").exists());
-    drop(lease);
     mend(&mut findings);
     assert_eq!(findings[0].state, State::Removed);
     assert!(!scene.path("layers/DIFF").exists() && !scene.path("snapshots/MANIFEST.json").exists());
