@@ -21,6 +21,7 @@ mod pushing;
 mod real;
 mod removing;
 mod two_real;
+mod warming;
 
 /// A registry that asks for a password.
 pub fn asks_for_a_password() -> fake::Fake {
