@@ -1,15 +1,19 @@
 //! Entry points of `fuzz/`: each reads bytes of a stranger as gantry would, and panics when what the reader promises about
 //! its result does not hold. No part of the library's interface.
 
+mod mutate;
+
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
+pub use mutate::Mutator;
+
 use crate::archive::elf;
 use crate::archive::tar_reader::{read_layer, Change};
 use crate::archive::zip::Zip;
-use crate::archive::{check_foreign_path, check_path, deb};
+use crate::archive::{check_foreign_path, check_path, deb, read_fuzzed_gzip};
 use crate::base::{read_fuzzed_script, SystemWish};
 use crate::oci::{
     parse_config, parse_index, parse_manifest, put_in_index, to_canonical_json, Compression, DiffId, Reference,
@@ -31,6 +35,7 @@ pub const TARGETS: &[Target] = &[
     ("content_range", content_range),
     ("deb", deb_package),
     ("elf", elf_file),
+    ("gzip", gzip_file),
     ("layout", layout_document),
     ("link", link),
     ("login_file", login_file),
@@ -86,6 +91,11 @@ pub fn tar_layer(bytes: &[u8]) {
         assert!(!is_short, "contents end early, and nobody says so");
         assert!(compression != Compression::Plain || diff_id == DiffId::of(bytes));
     }
+}
+
+/// A gzip file: taken or refused, and read, as by a reader that takes one member after the other.
+pub fn gzip_file(bytes: &[u8]) {
+    read_fuzzed_gzip(bytes);
 }
 
 /// A wheel: names are checked, sorted and different, and contents have the size that is given.

@@ -6,7 +6,6 @@
 //! death of the process leaves its input in `artifacts/<target>`.
 
 mod coverage;
-mod mutate;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,8 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gantry::fuzzing::TARGETS;
-use mutate::Mutator;
+use gantry::fuzzing::{Mutator, TARGETS};
 
 /// A run that takes longer is a finding: the largest honest input of this size takes milliseconds.
 const SLOW: Duration = Duration::from_secs(10);

@@ -9,7 +9,7 @@ const LEVEL: i32 = 6;
 /// Most bytes of a member compressed here: larger members gain nothing, smaller ones lose ratio.
 const MEMBER: usize = 1 << 20;
 /// Magic, deflate, no flags, no time, no extra flags, unknown system: the same bytes on every machine.
-const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+pub(super) const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
 /// Writes members to `out`.
 pub(super) struct MemberWriter<W: Write> {

@@ -6,11 +6,13 @@ pub(crate) mod elf;
 mod ending;
 mod gzip;
 pub mod layer;
+mod members;
 #[cfg(test)]
 pub(crate) mod packed;
 mod path;
 pub mod tar_reader;
 pub mod zip;
 
+pub(crate) use members::read_fuzzed_gzip;
 pub(crate) use path::check_foreign_path;
 pub use path::{check_path, PathProblem};

@@ -11,9 +11,11 @@
 use std::io::{self, BufReader, Read};
 
 use super::ending::{Ending, Place};
+use super::members::MemberReader;
 use super::path::{check_foreign_path, PathProblem, WHITEOUT};
 use crate::oci::{Compression, DiffId, Hasher};
 use crate::policy::{ExtractionLimits, Kind};
+use crate::sys::cores;
 
 const OPAQUE: &str = ".wh..wh..opq";
 const BLOCK: usize = 512;
@@ -192,22 +194,21 @@ pub fn read_layer(
     visit: &mut dyn FnMut(&str, Change<'_>) -> io::Result<()>,
 ) -> Result<DiffId, TarError> {
     let (packed, exceeded, damaged) = Default::default();
-    let mut counted = Counted {
-        inner: reader,
-        count: &packed,
-    };
-    let mut magic = [0u8; Compression::MAGIC];
-    let start = read_up_to(&mut counted, &mut magic).map_err(TarError::Read)?;
+    let _busy = cores::take_one();
+    let (mut reader, mut magic) = (reader, [0u8; Compression::MAGIC]);
+    let start = read_up_to(&mut reader, &mut magic).map_err(TarError::Read)?;
     check_compression(compression, magic.get(..start).unwrap_or_default())?;
-    let stream = io::Cursor::new(magic).take(start as u64).chain(counted);
+    let stream = io::Cursor::new(magic).take(start as u64).chain(reader);
+    let counted = |inner| Counted { inner, count: &packed };
     let plain: Box<dyn Read + '_> = match compression {
-        Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(stream)),
+        // It reads ahead, and counts what it has used.
+        Compression::Gzip => Box::new(MemberReader::new(stream, &packed)),
         Compression::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::new(stream).map_err(TarError::Read)?;
+            let mut decoder = zstd::stream::read::Decoder::new(counted(stream)).map_err(TarError::Read)?;
             decoder.window_log_max(limits.window_log).map_err(TarError::Read)?;
             Box::new(decoder)
         }
-        Compression::Plain => Box::new(stream),
+        Compression::Plain => Box::new(counted(stream)),
     };
     let bounded = Bounded {
         inner: plain,

@@ -41,7 +41,10 @@ macro_rules! digest_type {
 
             /// The 64 hexadecimal digits, without the algorithm.
             pub fn hex(&self) -> String {
-                self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+                let nibbles = self.0.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+                nibbles
+                    .filter_map(|nibble| char::from_digit(nibble.into(), 16))
+                    .collect()
             }
         }
 

@@ -15,8 +15,8 @@ use crate::progress::{Progress, Silent};
 use crate::store::{check_name, Store};
 use crate::sys::replace::Replacement;
 use crate::transfer::{
-    copy_image, copy_image_with, ensure_copied, name_of, ArchiveSource, ArchiveTarget, Asked, Companions, Destination,
-    Failover, Layout, Nearby, Reach, Registries, Remote, RemoteTarget, Source, TransferError,
+    copy_image, copy_image_with, copy_unpacked, ensure_copied, name_of, ArchiveSource, ArchiveTarget, Asked,
+    Companions, Destination, Failover, Layout, Nearby, Reach, Registries, Remote, RemoteTarget, Source, TransferError,
 };
 
 /// What images move with.
@@ -282,7 +282,7 @@ impl Found<'_> {
             Target::Store(None) => own_name()?,
         };
         let digest = match self.from.reach() {
-            Reach::Here => copy_image(self.from, self.image, store, None, progress)?,
+            Reach::Here => copy_unpacked(store, self.from, self.image, progress)?,
             // What was pulled and unpacked before is not asked for again.
             Reach::Away => ensure_copied(store, self.from, self.image, progress)?.digest,
         };
@@ -426,7 +426,7 @@ fn name_images(
     for image in archive.images() {
         let key = (image.digest, image.size, image.media_type.as_str());
         if let std::collections::btree_map::Entry::Vacant(entry) = copied.entry(key) {
-            entry.insert(copy_image(archive, image, store, None, &Silent)?);
+            entry.insert(copy_unpacked(store, archive, image, &Silent)?);
         }
     }
     let mut loaded = Vec::new();

@@ -440,7 +440,8 @@ impl Copy {
 
     fn close(&mut self) -> io::Result<()> {
         for (path, permissions) in self.directories.drain(..).rev() {
-            fs::set_permissions(path, Permissions::from_mode(permissions.mode() & 0o777))?;
+            // With the sticky bit: /var/tmp is everybody's.
+            fs::set_permissions(path, Permissions::from_mode(permissions.mode() & 0o1777))?;
         }
         Ok(())
     }

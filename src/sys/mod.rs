@@ -1,6 +1,7 @@
 //! The kernel edge: what rustix does not wrap, and the only `unsafe` of the crate.
 
 pub(crate) mod clock;
+pub(crate) mod cores;
 pub(crate) mod inflate;
 mod keeper;
 pub(crate) mod kernel;

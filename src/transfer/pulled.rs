@@ -3,16 +3,21 @@
 use std::sync::OnceLock;
 
 use super::image_copy::{copy_image, find_manifest};
+use super::layer_copy::copy_and_unpack;
 use super::layer_fetch::fetch_layer;
 use super::local::find_copied;
 use super::peer::{Destination, Documents, Incoming, Reach, Source};
 use super::TransferError;
-use crate::oci::Descriptor;
+use crate::oci::{Descriptor, Digest};
 use crate::progress::Progress;
-use crate::store::{ArrivingImage, Flight, Image, Store, StoreError, Task};
+use crate::store::{ArrivingImage, ExclusiveLock, Flight, Image, Store, StoreError, Task};
+use crate::sys::cores;
+
+/// Layers of this machine that are copied and unpacked at once; each takes up to 20 MiB of memory.
+const MOST_FROM_HERE: usize = 8;
 
 /// Copies the image that `wanted` leads to into the store and unpacks it, unless this very one was copied and unpacked
-/// before. Of processes that want it from away at once one brings it, and the others wait.
+/// before. Of processes that want it at once one brings it, and the others wait.
 ///
 /// # Errors
 ///
@@ -26,24 +31,41 @@ pub fn ensure_copied(
     if let Some(image) = find_copied(store, wanted)? {
         return Ok(image);
     }
-    let digest = match from.reach() {
-        Reach::Here => copy_image(from, wanted, store, None, progress)?,
-        Reach::Away => return pull(store, from, &find_manifest(from, wanted, 0)?, progress),
+    let wanted = find_manifest(from, wanted, 0)?;
+    let does = match from.reach() {
+        Reach::Here => format!("copies image {}", wanted.digest),
+        Reach::Away => format!("pulls image {}", wanted.digest),
     };
-    let image = store.images().open(&digest)?;
-    store.images().prepare(&image)?;
-    Ok(image)
+    bring(store, from, &wanted, &does, progress)
 }
 
-fn pull(
+/// Copies the image that `wanted` leads to into the store and unpacks its layers while they are read; of those that the store
+/// has, `from` shows that it has them, too. What is missing of it unpacked then is left to whoever prepares the image.
+///
+/// # Errors
+///
+/// As [`copy_image`], and when a layer cannot be unpacked.
+pub fn copy_unpacked(
     store: &Store,
     from: &dyn Source,
     wanted: &Descriptor,
     progress: &dyn Progress,
-) -> Result<Image, TransferError> {
-    let does = format!("pulls image {}", wanted.digest);
-    let (flight, task) = (Flight::Image(&wanted.digest), Task { does: &does, progress });
-    let alone = store.locks().try_exclusive(flight, &does)?;
+) -> Result<Digest, TransferError> {
+    let wanted = find_manifest(from, wanted, 0)?;
+    let does = format!("copies image {}", wanted.digest);
+    let _alone = wait_for_others(store, &wanted, &does, progress)?;
+    copy_image(from, &wanted, &Unpacked::of(store), None, progress)
+}
+
+/// Waits for a process that brings the image; locks it when there is none.
+fn wait_for_others(
+    store: &Store,
+    wanted: &Descriptor,
+    does: &str,
+    progress: &dyn Progress,
+) -> Result<Option<ExclusiveLock>, TransferError> {
+    let (flight, task) = (Flight::Image(&wanted.digest), Task { does, progress });
+    let alone = store.locks().try_exclusive(flight, does)?;
     if alone.is_none() {
         // All that wait go on at once. When the one before them failed, or gives no sign of life, none waits for the failure of
         // another: each layer is fetched by one of them.
@@ -52,14 +74,21 @@ fn pull(
             waited => waited?,
         }
     }
+    Ok(alone)
+}
+
+fn bring(
+    store: &Store,
+    from: &dyn Source,
+    wanted: &Descriptor,
+    does: &str,
+    progress: &dyn Progress,
+) -> Result<Image, TransferError> {
+    let _alone = wait_for_others(store, wanted, does, progress)?;
     if let Some(image) = find_copied(store, wanted)? {
         return Ok(image);
     }
-    let target = Unpacked {
-        store,
-        image: OnceLock::new(),
-    };
-    let digest = copy_image(from, wanted, &target, None, progress)?;
+    let digest = copy_image(from, wanted, &Unpacked::of(store), None, progress)?;
     let image = store.images().open(&digest)?;
     store.images().prepare(&image)?;
     Ok(image)
@@ -69,6 +98,15 @@ fn pull(
 struct Unpacked<'a> {
     store: &'a Store,
     image: OnceLock<ArrivingImage<'a>>,
+}
+
+impl<'a> Unpacked<'a> {
+    fn of(store: &'a Store) -> Self {
+        Self {
+            store,
+            image: OnceLock::new(),
+        }
+    }
 }
 
 impl Destination for Unpacked<'_> {
@@ -86,8 +124,19 @@ impl Destination for Unpacked<'_> {
         self.store.resumes()
     }
 
+    /// From here as many as are worth it: each is computed on, not waited for.
+    fn at_once(&self, from: Reach) -> usize {
+        match from {
+            Reach::Here => cores::count().clamp(2, MOST_FROM_HERE),
+            Reach::Away => usize::MAX,
+        }
+    }
+
     fn put(&self, layer: &Descriptor, incoming: &mut Incoming<'_>) -> Result<(), TransferError> {
-        fetch_layer(self.store, self.image.get(), layer, incoming)
+        match (incoming.reach(), self.image.get()) {
+            (Reach::Here, Some(image)) => copy_and_unpack(self.store, image, layer, incoming),
+            (_, image) => fetch_layer(self.store, image, layer, incoming),
+        }
     }
 
     fn finish(&self, image: &Documents, name: Option<&str>) -> Result<(), TransferError> {

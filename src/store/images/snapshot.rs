@@ -1,5 +1,6 @@
 //! The snapshot of an image: what a run needs to know of it, prepared once all its layers are unpacked.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -17,7 +18,10 @@ use crate::store::trees::budget::Budget;
 use crate::store::trees::folder::LayerFolder;
 use crate::store::trees::{unpack, Trees};
 use crate::store::{io_error, StoreError};
-use crate::sys::pool;
+use crate::sys::{cores, pool};
+
+/// Layers that are unpacked or looked at at once; each takes up to 20 MiB of memory.
+const MOST_AT_ONCE: usize = 8;
 
 /// Everything `run` needs of an image whose layers are unpacked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -62,7 +66,7 @@ impl Snapshot {
             return Ok(None);
         };
         let damaged = AtomicBool::new(false);
-        in_pairs(&snapshot.layers, |diff_id| {
+        at_once(&snapshot.layers, |diff_id| {
             damaged.fetch_or(!LayerFolder::of(disk, diff_id).is_whole()?, Ordering::Relaxed);
             Ok(())
         })?;
@@ -84,7 +88,7 @@ impl Snapshot {
         disk.write_atomically(&name, &json)
     }
 
-    /// Unpacks what is missing of an image within `limits`, two layers at a time, and writes its snapshot.
+    /// Unpacks what is missing of an image within `limits`, a layer for each processor at a time, and writes its snapshot.
     pub(super) fn prepare(disk: &Disk, image: &Image, limits: &ExtractionLimits) -> Result<Self, StoreError> {
         let layers: Vec<(&Descriptor, &DiffId)> = image
             .manifest
@@ -96,14 +100,16 @@ impl Snapshot {
             let folder = LayerFolder::of(disk, diff_id);
             folder.trusted_tree().is_some() && folder.is_from(&layer.digest)
         };
-        let missing: Vec<_> = layers
+        let mut missing: Vec<_> = layers
             .iter()
             .filter(|(layer, diff_id)| !is_ready(layer, diff_id))
             .copied()
             .collect();
+        // The largest first: the last one begun is the one that others wait for.
+        missing.sort_by_key(|(layer, _)| Reverse(layer.size));
         if !missing.is_empty() {
             let budget = budget(disk, &layers, limits);
-            in_pairs(&missing, |(layer, diff_id)| {
+            at_once(&missing, |(layer, diff_id)| {
                 unpack::ensure(disk, layer, diff_id, limits, &budget).map(|_| ())
             })?;
         }
@@ -140,9 +146,10 @@ pub(super) fn budget(disk: &Disk, layers: &[(&Descriptor, &DiffId)], limits: &Ex
     budget
 }
 
-/// Does `work` for each item, two at a time.
-fn in_pairs<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<(), StoreError> + Sync) -> Result<(), StoreError> {
-    pool::each(2, items, |item, _| work(item)).map(drop)
+/// Does `work` for each item, at least two at a time: one waits for the disk while the other computes.
+fn at_once<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<(), StoreError> + Sync) -> Result<(), StoreError> {
+    let threads = cores::count().clamp(2, MOST_AT_ONCE);
+    pool::each(threads, items, |item, _| work(item)).map(drop)
 }
 
 fn name(digest: &Digest) -> PathBuf {

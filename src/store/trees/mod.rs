@@ -5,6 +5,7 @@ pub(super) mod folder;
 pub(super) mod listing;
 mod opaque;
 pub(super) mod pages;
+mod relay;
 mod scaffold;
 pub(super) mod stack;
 pub(super) mod staging;

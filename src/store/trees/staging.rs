@@ -3,9 +3,12 @@
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use super::budget::Budget;
 use super::folder::{LayerFolder, LayerStamp};
+use super::relay::{Files, Relay};
 use super::whiteouts::Whiteouts;
 use super::writer::TreeWriter;
 use crate::archive::layer::TreeSink;
@@ -16,6 +19,9 @@ use crate::store::disk::locks::Locks;
 use crate::store::disk::scratch::Scratch;
 use crate::store::disk::Disk;
 use crate::store::{io_error, StoreError};
+
+/// What is told of each entry of a layer.
+pub(super) type Visit<'v> = &'v mut dyn FnMut(&str, Change<'_>) -> io::Result<()>;
 
 /// A tree on its way in. Dropped without commit it leaves nothing.
 #[derive(Debug)]
@@ -125,24 +131,43 @@ impl LayerStaging {
         fault::point(fault::Step::Tree).map_err(io_error("make", &path))
     }
 
-    /// Applies one change of a layer from elsewhere; what it makes is paid from `budget`.
-    pub(super) fn apply(&mut self, path: &str, change: Change<'_>, budget: &Budget) -> io::Result<()> {
-        if let Change::File { size, .. } = &change {
-            self.paid.0 += size;
-            budget.take_bytes(*size)?;
+    /// Makes what `read` says of a layer from elsewhere, which is all made, or failed, when this returns; it is paid from `budget`.
+    ///
+    /// # Errors
+    /// Of an entry that could not be made, before those of what follows it.
+    pub(super) fn fill(
+        &mut self,
+        layer: &Descriptor,
+        budget: &Budget,
+        read: impl FnOnce(Visit<'_>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let (whiteouts, paid) = (&mut self.whiteouts, &mut self.paid);
+        let files = Mutex::new(Files::new(&mut self.writer, budget));
+        let read = thread::scope(|scope| {
+            let mut relay = Relay::new(scope, &files);
+            let read = read(&mut |path, change| match change {
+                Change::Whiteout => whiteouts.hide(path, budget),
+                Change::Opaque => whiteouts.make_opaque(path, budget),
+                change => {
+                    if let Change::File { size, .. } = &change {
+                        paid.0 += size;
+                        budget.take_bytes(*size)?;
+                    }
+                    relay.take(path, change)
+                }
+            });
+            relay.finish();
+            read
+        });
+        let files = files.into_inner().unwrap_or_else(PoisonError::into_inner);
+        paid.1 += files.paid;
+        match files.failure {
+            Some((path, source)) => Err(StoreError::Layer {
+                digest: layer.digest,
+                source: TarError::Visit { path, source },
+            }),
+            None => read,
         }
-        let before = self.writer.entries;
-        match change {
-            Change::Directory { mode } => self.writer.make_listed_directory(path, mode),
-            Change::File { mode, size, contents } => self.writer.write_file(path, mode, size, contents),
-            Change::Symlink { target } => self.writer.replace_by_link(path, &target),
-            Change::Hardlink { target } => self.writer.hardlink(path, &target),
-            Change::Whiteout => self.whiteouts.hide(path, budget),
-            Change::Opaque => self.whiteouts.make_opaque(path, budget),
-        }?;
-        let made = self.writer.entries - before;
-        self.paid.1 += made;
-        budget.take_entries(made)
     }
 
     /// Gives back to `budget` what was paid for a tree that is not wanted any more.

@@ -9,8 +9,8 @@ use std::sync::{Mutex, PoisonError};
 
 use super::budget::Budget;
 use super::folder::LayerFolder;
-use super::staging::LayerStaging;
-use crate::archive::tar_reader::{read_layer, Change, TarError};
+use super::staging::{LayerStaging, Visit};
+use crate::archive::tar_reader::{read_layer, TarError};
 use crate::oci::{Compression, Descriptor, DiffId, Digest};
 use crate::policy::ExtractionLimits;
 use crate::store::content::blobs::{Blobs, Verified};
@@ -106,8 +106,9 @@ pub(in crate::store) fn stage_stream(
     blob: &mut dyn Read,
 ) -> Result<LayerStaging, StoreError> {
     let mut staging = LayerStaging::begin(disk)?;
-    let visit = &mut |path: &str, change: Change<'_>| staging.apply(path, change, budget);
-    let read = memory.with(limits, |limits| read_stream(layer, diff_id, limits, blob, visit));
+    let read = memory.with(limits, |limits| {
+        staging.fill(layer, budget, |visit| read_stream(layer, diff_id, limits, blob, visit))
+    });
     match finish(&mut staging, read, layer, budget) {
         Ok(()) => Ok(staging),
         Err(error) => {
@@ -134,7 +135,7 @@ fn read_stream(
     diff_id: &DiffId,
     limits: &ExtractionLimits,
     blob: &mut dyn Read,
-    visit: &mut dyn FnMut(&str, Change<'_>) -> io::Result<()>,
+    visit: Visit<'_>,
 ) -> Result<(), StoreError> {
     let got = read_changes(layer, blob, limits, visit)?;
     check_diff_id(layer, diff_id, got)
@@ -144,7 +145,7 @@ fn read_changes(
     layer: &Descriptor,
     blob: &mut dyn Read,
     limits: &ExtractionLimits,
-    visit: &mut dyn FnMut(&str, Change<'_>) -> io::Result<()>,
+    visit: Visit<'_>,
 ) -> Result<DiffId, StoreError> {
     read_layer(blob, compression(layer)?, limits, visit).map_err(|source| StoreError::Layer {
         digest: layer.digest,
@@ -176,7 +177,7 @@ fn read_whole(
     layer: &Descriptor,
     diff_id: &DiffId,
     limits: &ExtractionLimits,
-    visit: &mut dyn FnMut(&str, Change<'_>) -> io::Result<()>,
+    visit: Visit<'_>,
 ) -> Result<(), StoreError> {
     let blobs = Blobs::of(disk);
     let mut verified = Verified::new(blobs.open(&layer.digest)?, layer.size);
@@ -195,9 +196,7 @@ fn unpack(
     budget: &Budget,
 ) -> Result<PathBuf, StoreError> {
     let mut staging = LayerStaging::begin(disk)?;
-    let read = read_whole(disk, layer, diff_id, limits, &mut |path, change| {
-        staging.apply(path, change, budget)
-    });
+    let read = staging.fill(layer, budget, |visit| read_whole(disk, layer, diff_id, limits, visit));
     if let Err(error) = finish(&mut staging, read, layer, budget) {
         staging.pay_back(budget);
         return Err(error);

@@ -34,6 +34,19 @@ pub(super) struct TreeWriter {
     pub unpacked_bytes: u64,
 }
 
+/// A file that is being written.
+#[derive(Debug)]
+pub(super) struct OpenFile {
+    out: Hashed<File>,
+    inode: u64,
+}
+
+impl OpenFile {
+    pub(super) fn write(&mut self, contents: &[u8]) -> io::Result<()> {
+        self.out.write_all(contents)
+    }
+}
+
 impl TreeWriter {
     /// Begins to fill `directory`, which is there and empty.
     pub(super) fn open(directory: &Path) -> io::Result<Self> {
@@ -55,27 +68,28 @@ impl TreeWriter {
         Ok(out.hasher.digest())
     }
 
-    /// Notes what was written to a file, for its inode: names come and go, and a hard link is one more.
-    fn note(&mut self, file: &File, digest: Digest) -> io::Result<()> {
-        self.digests.insert(rustix::fs::fstat(file)?.st_ino, digest);
-        Ok(())
+    /// Makes a file, in the place of whatever is there.
+    pub(super) fn begin_file(&mut self, path: &str, mode: u32) -> io::Result<OpenFile> {
+        // Ours to read, whatever the layer says.
+        let mode = Mode::from_raw_mode((mode & 0o777) | 0o400);
+        let file = self.create(path, mode)?;
+        let made = rustix::fs::fstat(&file)?;
+        // The umask, or a default of the directory's access list, may have taken bits away.
+        if made.st_mode & 0o7777 != mode.as_raw_mode() {
+            rustix::fs::fchmod(&file, mode)?;
+        }
+        self.entries += 1;
+        crate::sys::lock::beat();
+        Ok(OpenFile {
+            out: Hashed::new(file),
+            inode: made.st_ino,
+        })
     }
 
-    /// Writes a file of `size` bytes.
-    pub(super) fn write_file(
-        &mut self,
-        path: &str,
-        mode: u32,
-        size: u64,
-        contents: &mut dyn io::Read,
-    ) -> io::Result<()> {
-        let mut out = Hashed::new(self.create(path, mode)?);
-        let copied = io::copy(contents, &mut out)?;
-        self.note(&out.out, out.hasher.digest())?;
-        self.unpacked_bytes += copied;
-        (copied == size)
-            .then_some(())
-            .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
+    /// Notes what was written to a file, for its inode: names come and go, and a hard link is one more.
+    pub(super) fn end_file(&mut self, file: OpenFile) {
+        self.unpacked_bytes += file.out.hasher.bytes();
+        self.digests.insert(file.inode, file.out.hasher.digest());
     }
 
     /// Makes a symbolic link, in the place of whatever is there.
@@ -140,10 +154,8 @@ impl TreeWriter {
         Ok(rustix::fs::chmodat(parent, name, mode, AtFlags::empty())?)
     }
 
-    fn create(&mut self, path: &str, mode: u32) -> io::Result<File> {
+    fn create(&mut self, path: &str, mode: Mode) -> io::Result<File> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        // Ours to read, whatever the layer says.
-        let mode = Mode::from_raw_mode((mode & 0o777) | 0o400);
         let (parent, name) = self.parent(path)?;
         let file = match openat(parent, name, flags, mode) {
             Err(Errno::EXIST) => {
@@ -153,9 +165,6 @@ impl TreeWriter {
             }
             other => other?,
         };
-        rustix::fs::fchmod(&file, mode)?;
-        self.entries += 1;
-        crate::sys::lock::beat();
         Ok(File::from(file))
     }
 
@@ -207,10 +216,9 @@ impl TreeSink for TreeWriter {
     }
 
     fn file(&mut self, path: &str, mode: u32, contents: &[u8]) -> io::Result<()> {
-        let mut file = self.create(path, mode)?;
-        file.write_all(contents)?;
-        self.note(&file, Digest::of(contents))?;
-        self.unpacked_bytes += contents.len() as u64;
+        let mut file = self.begin_file(path, mode)?;
+        file.write(contents)?;
+        self.end_file(file);
         Ok(())
     }
 

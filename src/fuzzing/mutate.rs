@@ -136,6 +136,7 @@ const WORDS: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// Makes inputs; one seed gives one sequence of them.
 pub struct Mutator {
     state: u64,
     words: &'static [&'static str],
@@ -143,6 +144,7 @@ pub struct Mutator {
 }
 
 impl Mutator {
+    /// For the target of that name, whose words it knows.
     pub fn new(seed: u64, target: &str) -> Self {
         let words = WORDS
             .iter()
