@@ -4,7 +4,12 @@
 //! `load` (as an archive) and from one layout to another.
 
 mod cases;
-mod draft;
+mod contained;
+mod corpus;
+mod documents;
+pub mod draft;
+mod entries;
+mod streams;
 
 use std::error::Error;
 use std::path::Path;
@@ -32,7 +37,7 @@ fn variant(error: &TransferError) -> String {
             TarError::Entry { .. } => "entry".to_owned(),
             TarError::Path { .. } => "path".to_owned(),
             TarError::Read(_) => "damaged".to_owned(),
-            other => format!("{other:?}"),
+            TarError::Visit { .. } => "visit".to_owned(),
         },
         TransferError::Store(StoreError::Size { .. }) => "size".to_owned(),
         TransferError::Store(StoreError::Digest { .. }) => "digest".to_owned(),
@@ -137,7 +142,7 @@ fn archive(layout: &Path, file: &Path) {
 fn no_command_takes_a_hostile_layout() {
     let gantry = Gantry::new();
     let mut wrong = Vec::new();
-    for (what, _, says, draft) in cases() {
+    for (what, variant, says, draft) in cases() {
         let scratch = tempfile::tempdir().unwrap();
         let (layout, tar) = (scratch.path().join("layout"), scratch.path().join("image.tar"));
         let names = draft.write(&layout);
@@ -157,11 +162,13 @@ fn no_command_takes_a_hostile_layout() {
             if command[0] == "load" && ["a name of control characters", "the name twice"].contains(&what) {
                 continue;
             }
+            // What only the unpacked bytes show is found where they are unpacked, and the whole corpus is copied into a store.
+            if is_of_unpacked_bytes(variant) && command[0] != "load" {
+                continue;
+            }
             let done = gantry.gantry(command);
-            // A copy from layout to layout unpacks nothing: what only the unpacked bytes show is found where it is unpacked.
-            let is_packed = command[2] == to && ["diff id", "entry", "damaged"].contains(&variant_of(what));
             let is_by_name = command[0] != "load" || !matches!(says, Says::Text(_));
-            if done.code == 0 && !is_packed {
+            if done.code == 0 {
                 wrong.push(format!("{what}: taken by {command:?}"));
             }
             if done.code != 0 && is_by_name && !done.stderr.contains(&name) {
@@ -173,12 +180,9 @@ fn no_command_takes_a_hostile_layout() {
     assert_eq!(gantry.ok(["images", "ls", "--json"]).trim(), "[]");
 }
 
-fn variant_of(what: &str) -> &'static str {
-    cases()
-        .into_iter()
-        .find(|(other, ..)| *other == what)
-        .map(|(_, variant, ..)| variant)
-        .unwrap_or_default()
+fn is_of_unpacked_bytes(variant: &str) -> bool {
+    let of_bytes = ["diff id", "entry", "path", "visit", "damaged"];
+    of_bytes.contains(&variant) || variant.starts_with("limit")
 }
 
 #[test]

@@ -7,10 +7,13 @@ use std::process::Command;
 
 use serde_json::{json, Value};
 
+use super::documents::documents;
 use super::draft::{
     after, config, honest, index, layer, manifest, pack, put, replaced, tar_of, Draft, Names, Says, CONFIG, GZIP,
     INDEX, MANIFEST, TAR, ZSTD,
 };
+use super::entries::entries;
+use super::streams::streams;
 use crate::common::tool;
 
 /// What is wrong, the variant it is refused with, what the message names, the layout.
@@ -33,7 +36,7 @@ fn compressions() -> Vec<Case> {
             if said != got {
                 let draft = layer(media_type, pack(got, &tar_of(&["app/", "app/x"])));
                 cases.push((
-                    "a layer packed in another way than its media type says",
+                    format!("a layer of {got} bytes that says {said}").leak(),
                     "compression",
                     Says::Layer,
                     draft,
@@ -64,12 +67,8 @@ fn layer_types() -> Vec<Case> {
         "",
     ] {
         let draft = layer(media_type, pack("gzip", &tar_of(&["app/"])));
-        cases.push((
-            "a layer of a type that is not unpacked",
-            "layer type",
-            Says::Layer,
-            draft,
-        ));
+        let what = format!("a layer of a type that is not unpacked: {media_type:?}");
+        cases.push((what.leak(), "layer type", Says::Layer, draft));
     }
     let elsewhere = field(&["layers", "0"], "urls", json!(["https://layers.example/1"]));
     cases.push((
@@ -130,25 +129,18 @@ fn configs() -> Vec<Case> {
         "a b",
     ] {
         let draft = config(field(&["config"], "User", json!(user)));
-        cases.push((
-            "a user that is neither a name nor an id",
-            "field config.User",
-            Says::Config,
-            draft,
-        ));
+        let what = format!("a user that is neither a name nor an id: {user:?}");
+        cases.push((what.leak(), "field config.User", Says::Config, draft));
     }
     for directory in ["/proc/self/fd/7", "/app/../proc/1/cwd", "/app\0"] {
         let draft = config(field(&["config"], "WorkingDir", json!(directory)));
-        cases.push((
-            "a directory outside of the image",
-            "field config.WorkingDir",
-            Says::Config,
-            draft,
-        ));
+        let what = format!("a directory outside of the image: {directory:?}");
+        cases.push((what.leak(), "field config.WorkingDir", Says::Config, draft));
     }
     for variable in ["NOTHING", "=x", "A=\0", ""] {
         let draft = config(field(&["config"], "Env", json!(["A=1", variable])));
-        cases.push(("a variable that is none", "field config.Env", Says::Config, draft));
+        let what = format!("a variable that is none: {variable:?}");
+        cases.push((what.leak(), "field config.Env", Says::Config, draft));
     }
     let other = json!(format!("sha256:{}", "0".repeat(64)));
     let sha512 = json!(format!("sha512:{}", "0".repeat(128)));
@@ -382,7 +374,7 @@ fn indexes() -> Vec<Case> {
         ),
         ("two names of one entry", "json", index_json, twice),
         (
-            "another schema",
+            "an index of another schema",
             "field schemaVersion",
             index_json,
             index(field(&[], "schemaVersion", json!(1))),
@@ -568,23 +560,6 @@ pub fn files() -> Vec<Case> {
     ]
 }
 
-fn contents() -> Vec<Case> {
-    let cut = |keep: usize| {
-        let mut tar = tar::Builder::new(Vec::new());
-        let mut header = tar::Header::new_ustar();
-        header.set_mode(0o644);
-        header.set_size(1000);
-        tar.append_data(&mut header, "x", &[b'x'; 1000][..]).unwrap();
-        let mut bytes = tar.into_inner().unwrap();
-        bytes.truncate(keep);
-        layer(TAR, bytes)
-    };
-    vec![
-        ("a layer that ends in a file", "entry", Says::Layer, cut(512 + 990)),
-        ("a layer that ends in a header", "damaged", Says::Layer, cut(400)),
-    ]
-}
-
 pub fn cases() -> Vec<Case> {
     let all = [
         compressions(),
@@ -593,7 +568,9 @@ pub fn cases() -> Vec<Case> {
         configs(),
         manifests(),
         indexes(),
-        contents(),
+        documents(),
+        entries(),
+        streams(),
     ];
     all.into_iter().flatten().collect()
 }

@@ -1,7 +1,7 @@
 //! A layout is drawn as an honest one with one thing changed.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 
 use gantry::oci::Digest;
@@ -139,15 +139,55 @@ pub fn pack(how: &str, bytes: &[u8]) -> Vec<u8> {
     }
 }
 
+/// The header of an entry and its contents, padded. The name and the link's target stand as they are given.
+pub fn entry(path: &[u8], kind: u8, contents: &[u8], link: &[u8]) -> Vec<u8> {
+    spoiled(path, kind, contents, |header| {
+        header[157..157 + link.len()].copy_from_slice(link)
+    })
+}
+
+/// An entry whose header `change` spoils before it is summed up.
+pub fn spoiled(path: &[u8], kind: u8, contents: &[u8], change: impl FnOnce(&mut [u8])) -> Vec<u8> {
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o644);
+    header.set_size(contents.len() as u64);
+    header.set_entry_type(tar::EntryType::new(kind));
+    header.as_mut_bytes()[..path.len()].copy_from_slice(path);
+    change(header.as_mut_bytes());
+    header.set_cksum();
+    let mut bytes = header.as_bytes().to_vec();
+    bytes.extend(contents);
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    bytes
+}
+
+/// An extended header of one record.
+pub fn pax(key: &str, value: &[u8]) -> Vec<u8> {
+    let rest = [format!(" {key}=").as_bytes(), value, b"\n"].concat();
+    let mut length = rest.len() + 1;
+    while length != rest.len() + length.to_string().len() {
+        length = rest.len() + length.to_string().len();
+    }
+    entry(b"pax", b'x', &[length.to_string().as_bytes(), &rest].concat(), b"")
+}
+
+/// An archive of these entries, with its end.
+pub fn archive_of(entries: &[Vec<u8>]) -> Vec<u8> {
+    [&entries.concat()[..], &[0; 1024]].concat()
+}
+
+/// What the bytes inflate to, as far as they do.
 pub fn unpacked_digest(bytes: &[u8]) -> Digest {
-    let mut plain = Vec::new();
-    let read = match bytes {
-        [0x1f, 0x8b, ..] => std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(bytes), &mut plain),
-        [0x28, 0xb5, ..] => std::io::Read::read_to_end(&mut zstd::Decoder::new(bytes).unwrap(), &mut plain),
-        _ => std::io::Read::read_to_end(&mut &bytes[..], &mut plain),
+    let (mut hash, mut chunk) = (gantry::oci::Hasher::new(), vec![0; 1 << 20]);
+    let mut reader: Box<dyn Read + '_> = match bytes {
+        [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(bytes)),
+        [0x28, 0xb5, ..] => Box::new(zstd::Decoder::new(bytes).unwrap()),
+        _ => Box::new(bytes),
     };
-    read.unwrap();
-    Digest::of(&plain)
+    while let Ok(count @ 1..) = reader.read(&mut chunk) {
+        hash.update(&chunk[..count]);
+    }
+    hash.digest()
 }
 
 pub fn put(layout: &Path, media_type: &str, bytes: &[u8]) -> Value {
