@@ -368,9 +368,8 @@ fn what_a_run_holds_stays_and_says_so() {
             .unwrap();
     };
     // A run is another process; here it is another thread.
+    let (held, go) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
     std::thread::scope(|scope| {
-        let (held, go) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
-        let (held, go) = (&held, &go);
         scope.spawn(|| {
             let lease = scene.store.locks().lease(&scene.manifest).unwrap();
             held.wait();
