@@ -15,7 +15,7 @@
 use std::io;
 use std::path::Path;
 
-/// The steps that make something durable, or remove it. `tests/it/faults.rs` reaches each one.
+/// The steps that make something durable, or remove it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     /// The mark of a store, and that of an image layout, get their names.
