@@ -25,6 +25,7 @@
 mod addresses;
 mod bundle;
 mod error;
+mod filter;
 mod inside;
 mod launch;
 mod mount_plan;

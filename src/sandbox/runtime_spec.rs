@@ -6,10 +6,10 @@ use std::path::Path;
 use oci_spec::runtime::{LinuxCpuBuilder, LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResources, LinuxSeccomp, Spec};
 use oci_spec::OciSpecError;
 
-use super::bundle::{Bundle, Purpose};
+use super::bundle::Bundle;
+use super::filter::Filter;
 use super::resources::{Resources, ALWAYS, SWAP};
 use super::spec::{specification, Guest};
-use crate::policy::NetworkMode;
 
 /// `seccomp/default.json`, written by build.rs as `linux.seccomp`.
 const FUNCTION: &str = include_str!(concat!(env!("OUT_DIR"), "/seccomp_default.json"));
@@ -80,10 +80,11 @@ fn resources(limits: &Resources) -> Result<LinuxResources, OciSpecError> {
 }
 
 fn filter(bundle: &Bundle) -> Result<LinuxSeccomp, OciSpecError> {
-    let document = match (bundle.purpose, bundle.confinement.network.mode()) {
-        (Purpose::Function, NetworkMode::None | NetworkMode::Egress) => FUNCTION,
-        (Purpose::Function, NetworkMode::Loopback) => LOOPBACK,
-        (Purpose::Compilation | Purpose::PackageBuild, _) => BUILD,
+    let document = match Filter::of(bundle.purpose, bundle.confinement.network.mode()) {
+        // Another runtime has no listeners that a function with egress could reach.
+        Filter::Default | Filter::Egress => FUNCTION,
+        Filter::Loopback => LOOPBACK,
+        Filter::Build => BUILD,
     };
     Ok(serde_json::from_str(document)?)
 }
@@ -92,6 +93,7 @@ fn filter(bundle: &Bundle) -> Result<LinuxSeccomp, OciSpecError> {
 mod tests {
     use oci_spec::runtime::LinuxSeccompAction;
 
+    use super::super::bundle::Purpose;
     use super::*;
     use crate::policy::{Bytes, Confinement, Network};
 

@@ -14,11 +14,11 @@ use rustix::thread::{
     set_no_new_privs, CapabilitiesSecureBits, CapabilitySet, CapabilitySets,
 };
 
-use super::super::bundle::Purpose;
+use super::super::filter::Filter;
 use super::super::orders::RoomOrders;
 use super::super::rlimits::{rlimits, OPEN_FILES};
 use super::failure::{step, Failure};
-use super::seccomp::{self, Filter};
+use super::seccomp;
 use crate::policy::NetworkMode;
 use crate::sys::kernel;
 
@@ -54,12 +54,7 @@ pub(super) fn restrict_self(room: &RoomOrders) -> Result<Landlocked, Failure> {
     drop_capabilities()?;
     step("set no_new_privs", set_no_new_privs(true))?;
     let landlocked = restrict_files(room);
-    let filter = match (room.purpose, room.network) {
-        (Purpose::Compilation | Purpose::PackageBuild, _) => Filter::Build,
-        (Purpose::Function, NetworkMode::None) => Filter::Default,
-        (Purpose::Function, NetworkMode::Loopback) => Filter::Loopback,
-        (Purpose::Function, NetworkMode::Egress) => Filter::Egress,
-    };
+    let filter = Filter::of(room.purpose, room.network);
     seccomp::install(filter).map_err(|error| ("install the seccomp filter".to_owned(), io::Error::other(error)))?;
     Ok(landlocked)
 }

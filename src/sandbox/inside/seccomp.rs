@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use seccompiler::sock_filter;
 
+use super::super::filter::Filter;
+
 /// `seccomp/default.json`, compiled by build.rs: code, jump if true, jump if false, constant.
 const DEFAULT: &[(u16, u8, u8, u32)] = &include!(concat!(env!("OUT_DIR"), "/seccomp_default.in"));
 
@@ -16,34 +18,19 @@ const LOOPBACK: &[(u16, u8, u8, u32)] = &include!(concat!(env!("OUT_DIR"), "/sec
 /// `seccomp/default.json` with `seccomp/build.json` on top.
 const BUILD: &[(u16, u8, u8, u32)] = &include!(concat!(env!("OUT_DIR"), "/seccomp_build.in"));
 
-/// Which filter a run gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Filter {
-    /// For a function without network.
-    Default,
-    /// For a function with loopback: TCP within the sandbox.
-    Loopback,
-    /// For a function with egress: TCP to the listeners of the sandbox.
-    Egress,
-    /// For what is made for an image: no sockets but connected pairs.
-    Build,
-}
-
-impl Filter {
-    fn program(self) -> &'static [(u16, u8, u8, u32)] {
-        match self {
-            Self::Default => DEFAULT,
-            Self::Loopback => LOOPBACK,
-            Self::Egress => EGRESS,
-            Self::Build => BUILD,
-        }
+/// The instructions of a filter.
+fn program_of(filter: Filter) -> &'static [(u16, u8, u8, u32)] {
+    match filter {
+        Filter::Default => DEFAULT,
+        Filter::Loopback => LOOPBACK,
+        Filter::Egress => EGRESS,
+        Filter::Build => BUILD,
     }
 }
 
 /// Loads the filter for this process and everything it starts. Sets `no_new_privs`.
 pub(super) fn install(filter: Filter) -> Result<(), seccompiler::Error> {
-    let program: Vec<sock_filter> = filter
-        .program()
+    let program: Vec<sock_filter> = program_of(filter)
         .iter()
         .map(|&(code, jt, jf, k)| sock_filter { code, jt, jf, k })
         .collect();

@@ -263,7 +263,7 @@ pub fn tiny(gantry: &Gantry, names: &[&str]) -> Vec<String> {
 /// [`tiny`] images that are run as `body` says.
 pub fn tiny_as(gantry: &Gantry, names: &[&str], body: &gantry::oci::ImageConfigBody) -> Vec<String> {
     use gantry::archive::layer::LayerWriter;
-    use gantry::oci::{media_type, Descriptor, ImageConfig, Manifest, RootFs};
+    use gantry::oci::{media_type, Descriptor, Manifest};
     let store = gantry::store::Store::open(&gantry.root).unwrap();
     let make = |name: &&str| {
         let (mut blob, mut staging) = (store.blobs().writer().unwrap(), store.trees().stage().unwrap());
@@ -272,17 +272,7 @@ pub fn tiny_as(gantry: &Gantry, names: &[&str], body: &gantry::oci::ImageConfigB
         let written = writer.finish().unwrap();
         blob.commit().unwrap();
         staging.commit(&written.diff_id, &written.digest).unwrap();
-        let config = ImageConfig {
-            architecture: "amd64".to_owned(),
-            os: "linux".to_owned(),
-            created: None,
-            config: body.clone(),
-            rootfs: RootFs {
-                kind: "layers".to_owned(),
-                diff_ids: vec![written.diff_id],
-            },
-            history: Vec::new(),
-        };
+        let config = config_of(vec![written.diff_id], body);
         let (config, size) = store.images().put_config(&config).unwrap();
         let manifest = Manifest {
             schema_version: 2,
@@ -297,6 +287,21 @@ pub fn tiny_as(gantry: &Gantry, names: &[&str], body: &gantry::oci::ImageConfigB
         digest.to_string()
     };
     names.iter().map(make).collect()
+}
+
+/// The configuration of an image of these layers that is run as `body` says.
+pub fn config_of(diff_ids: Vec<gantry::oci::DiffId>, body: &gantry::oci::ImageConfigBody) -> gantry::oci::ImageConfig {
+    gantry::oci::ImageConfig {
+        architecture: "amd64".to_owned(),
+        os: "linux".to_owned(),
+        created: None,
+        config: body.clone(),
+        rootfs: gantry::oci::RootFs {
+            kind: "layers".to_owned(),
+            diff_ids,
+        },
+        history: Vec::new(),
+    }
 }
 
 /// Argument one is a layout of one image, two the entries of a layer, three the new environment or null.

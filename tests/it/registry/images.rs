@@ -3,10 +3,10 @@
 use std::fs;
 
 use gantry::archive::layer::LayerWriter;
-use gantry::oci::{media_type, Descriptor, DiffId, Digest, ImageConfig, ImageConfigBody, Manifest, RootFs};
+use gantry::oci::{media_type, Descriptor, DiffId, Digest, ImageConfigBody, Manifest};
 
 use super::fake::Fake;
-use crate::common::Gantry;
+use crate::common::{config_of, Gantry};
 
 /// Bytes that do not compress, another sequence for each seed.
 pub fn noise(seed: u64, size: usize) -> Vec<u8> {
@@ -36,7 +36,7 @@ pub fn image(gantry: &Gantry, name: &str, layers: &[(u64, usize)]) -> String {
         descriptors.push(Descriptor::new(media_type::LAYER_GZIP, written.digest, written.size));
         diff_ids.push(written.diff_id);
     }
-    let config = config_of(diff_ids);
+    let config = config_of(diff_ids, &ImageConfigBody::default());
     let (config, size) = store.images().put_config(&config).unwrap();
     let manifest = Manifest {
         schema_version: 2,
@@ -49,20 +49,6 @@ pub fn image(gantry: &Gantry, name: &str, layers: &[(u64, usize)]) -> String {
     store.images().prepare(&store.images().open(&digest).unwrap()).unwrap();
     store.names().set(&name.parse().unwrap(), &digest).unwrap();
     digest.to_string()
-}
-
-fn config_of(diff_ids: Vec<DiffId>) -> ImageConfig {
-    ImageConfig {
-        architecture: "amd64".to_owned(),
-        os: "linux".to_owned(),
-        created: None,
-        config: ImageConfigBody::default(),
-        rootfs: RootFs {
-            kind: "layers".to_owned(),
-            diff_ids,
-        },
-        history: Vec::new(),
-    }
 }
 
 /// The tar of one file of zeros.
@@ -85,7 +71,7 @@ pub fn hold(fake: &Fake, layers: Vec<(&str, Vec<u8>, DiffId)>) {
         diff_ids.push(diff_id);
         blobs.insert(digest.to_string(), blob);
     }
-    let config = config_of(diff_ids);
+    let config = config_of(diff_ids, &ImageConfigBody::default());
     let config = serde_json::to_vec(&config).unwrap();
     let digest = Digest::of(&config);
     let manifest = Manifest {
