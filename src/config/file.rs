@@ -10,10 +10,12 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 use super::bounds::LimitsSection;
+use super::explained::explained_without_place;
 use super::files::{layers, merged, Layer};
 use super::naming_section::NamingSection;
 use super::package_index::IndexSection;
 use super::registry_section::{check_registries, RegistrySection, TransferSection};
+use super::several::several_tables;
 use super::{ConfigError, Environment};
 use crate::policy::{
     with_limits, Bytes, Confinement, Egress, GivenLimits, HostPort, Network, NetworkMode, Promise, Room, Runtime,
@@ -37,6 +39,7 @@ pub struct Config {
     /// The store.
     pub(crate) store: StoreSection,
     /// Registries.
+    #[serde(deserialize_with = "several_tables")]
     pub(crate) registry: Vec<RegistrySection>,
     /// How images move to and from them.
     pub(crate) transfer: TransferSection,
@@ -188,7 +191,7 @@ impl Config {
             // Each answers for itself, with its lines.
             below.iter().try_for_each(|layer| layer.parse::<Self>().map(drop))?;
             let both = merged(&layers)?.try_into();
-            config = both.map_err(|error: toml::de::Error| top.refused(error.to_string()))?;
+            config = both.map_err(|error: toml::de::Error| top.refused(explained_without_place(&error)))?;
         }
         config.check().map_err(|reason| top.refused(reason))?;
         config.file = Some(top.path.clone());

@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use super::environment::SYSTEM_CONFIG;
+use super::explained::explained;
 use super::{ConfigError, Environment};
-use crate::policy::in_plain_words;
 
 /// A configuration file has a few kilobytes.
 const MAX_BYTES: u64 = 1 << 20;
@@ -53,7 +53,7 @@ impl Layer {
 
     /// What the file says by itself: a configuration, or a table of its keys as they are written.
     pub(super) fn parse<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
-        toml::from_str(&self.text).map_err(|error| self.refused(in_plain_words(&error.to_string())))
+        toml::from_str(&self.text).map_err(|error| self.refused(explained(&error, &self.text)))
     }
 }
 

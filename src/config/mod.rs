@@ -4,11 +4,13 @@
 mod bounds;
 mod environment;
 mod error;
+mod explained;
 mod file;
 mod files;
 mod naming_section;
 mod package_index;
 mod registry_section;
+mod several;
 mod shown;
 
 pub use bounds::{Exceeded, LimitsSection};

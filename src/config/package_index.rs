@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::several::several_tables;
 use crate::policy::{is_loopback, normalise, Baseline, Time};
 
 /// `[index]`.
@@ -23,6 +24,7 @@ pub struct IndexSection {
     /// The processors that packages without a wheel are built for.
     pub(crate) baseline: Option<Baseline>,
     /// Further indexes.
+    #[serde(deserialize_with = "several_tables")]
     pub(crate) extra: Vec<ExtraSection>,
 }
 

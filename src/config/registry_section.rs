@@ -93,7 +93,11 @@ pub enum RoleName {
 
 /// Credentials by reference.
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(
+    deny_unknown_fields,
+    default,
+    expecting = "{ user = NAME, password_env = VARIABLE }, { user = NAME, password_file = PATH }, { helper = NAME } or { anonymous = true }"
+)]
 pub struct CredentialsSection {
     /// User name.
     pub(crate) user: Option<String>,
@@ -153,7 +157,11 @@ impl From<AtOnce> for u32 {
 pub(super) fn check_registries(sections: &[RegistrySection]) -> Result<(), String> {
     for (at, section) in sections.iter().enumerate() {
         let host = &section.host;
-        let name = format!("registry {host:?}");
+        // Who writes an address may write a password into it.
+        let name = match host.rsplit_once('@') {
+            Some((_, behind)) => format!("registry {:?}", format!("...@{behind}")),
+            None => format!("registry {host:?}"),
+        };
         let is_host = matches!(format!("{host}/x").parse(), Ok(Reference::Registry { host: parsed, .. }) if parsed == normal_host(host));
         if !is_host {
             let like = "want a host as it begins the name of an image, such as registry.example.org or localhost:5000";
@@ -181,6 +189,15 @@ pub(super) fn check_registries(sections: &[RegistrySection]) -> Result<(), Strin
                 "{name}: credentials are `user` with `password_env` or `password_file`, or `helper`, or `anonymous = true`"
             ));
         }
+        let variable = section
+            .credentials
+            .as_ref()
+            .and_then(|named| named.password_env.as_ref());
+        if !variable.is_none_or(|variable| is_variable(variable)) {
+            return Err(format!(
+                "{name}: credentials: password_env is the name of an environment variable, such as REGISTRY_PASSWORD, and not the password itself"
+            ));
+        }
         let is_api = |management: &ManagementSection| is_api_address(&management.url, section.plain_http);
         if !section.management.as_ref().is_none_or(is_api) {
             return Err(format!(
@@ -192,6 +209,12 @@ pub(super) fn check_registries(sections: &[RegistrySection]) -> Result<(), Strin
         }
     }
     Ok(())
+}
+
+/// Whether a text can be the name of a variable (POSIX, section 8.1).
+fn is_variable(name: &str) -> bool {
+    let is_fine = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    name.bytes().all(is_fine) && !name.starts_with(|first: char| first.is_ascii_digit())
 }
 
 /// Whether a password may go to `url`: by TLS, or within this machine where the registry itself is spoken to so.
@@ -282,6 +305,14 @@ mod tests {
                 "credentials are",
             ),
             (one("credentials = {}"), "credentials are"),
+            (
+                one("credentials = { user = \"me\", password_env = \"h-nter2!\" }"),
+                "name of an environment variable",
+            ),
+            (
+                "[[registry]]\nhost = \"https://me:h-nter2@registry.example.org\"\n".to_owned(),
+                "...@registry.example.org",
+            ),
             (one("immutable = [\"\"]"), "pattern is empty"),
             (one("management = { api = \"x\", url = \"https://a\" }"), "unknown variant"),
             (one("management = { api = \"github\" }"), "missing field"),
@@ -314,7 +345,7 @@ mod tests {
             ),
         ] {
             let error = check(&text).unwrap_err();
-            assert!(error.contains(says), "{text}: {error}");
+            assert!(error.contains(says) && !error.contains("h-nter2"), "{text}: {error}");
         }
     }
 }

@@ -42,6 +42,7 @@ fn wanted(expected: &str) -> &str {
         "path string" => "a path, as a text such as \"/a\"",
         "a boolean" => "true or false",
         "a sequence" => "a list such as [\"a\"]",
+        _ if expected.starts_with("struct ") => "a table of keys",
         "a map" => "an object such as {\"NAME\": \"VALUE\"}",
         other => other,
     }
@@ -55,6 +56,8 @@ fn given(found: &str) -> String {
         (_, "sequence") => "a list".to_owned(),
         (_, "map") => "an object or a table".to_owned(),
         (_, "null" | "unit value") => "null".to_owned(),
+        ("string", "string") => "a text".to_owned(),
+        ("integer", "integer") | (_, "floating point") => "a number".to_owned(),
         ("string", _) => format!("the text {value}"),
         ("integer", _) => format!("the number {value}"),
         ("boolean", _) => value.to_owned(),
