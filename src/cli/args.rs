@@ -104,7 +104,7 @@ pub(super) enum StoreCommand {
     Build(BuildArgs),
     /// Copy an image from a registry, an image layout or an archive into the store
     Pull {
-        /// HOST/REPOSITORY[:TAG][@DIGEST], oci:DIR[:TAG] or oci-archive:FILE[:NAME]
+        /// HOST/REPOSITORY[:TAG][@DIGEST], oci:DIR[:NAME] or oci-archive:FILE[:NAME]
         reference: Place,
         /// Name of the image in the store; by default the one that it has there
         #[arg(short, long, value_parser = name)]
@@ -116,7 +116,7 @@ pub(super) enum StoreCommand {
     Push {
         /// The image
         reference: Reference,
-        /// HOST/REPOSITORY[:TAG], oci:DIR[:TAG] or oci-archive:FILE[:NAME] [default: the registry that the image's name is of]
+        /// HOST/REPOSITORY[:TAG], oci:DIR[:NAME] or oci-archive:FILE[:NAME] [default: the registry that the image's name is of]
         destination: Option<Place>,
         /// Write a JSON report
         #[arg(long, value_name = "FILE", value_parser = outlet())]
@@ -284,7 +284,7 @@ pub(super) struct BuildArgs {
     /// Name the image
     #[arg(long, short, value_name = "REF", value_parser = name)]
     pub tag: Option<Reference>,
-    /// Build on this image of the store, or HOST/REPOSITORY[:TAG], or oci:DIR[:TAG], or a variant of `gantry base ls`
+    /// Build on this image of the store, or HOST/REPOSITORY[:TAG], or oci:DIR[:NAME], or a variant of `gantry base ls`
     #[arg(long, value_name = "REF")]
     pub base: Option<String>,
     /// Python version: chooses the variant that has it, and what is taken of another base [default: that of the base]

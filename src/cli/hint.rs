@@ -8,7 +8,7 @@ use std::error::Error;
 use std::io;
 
 use super::error::CommandError;
-use super::registry_hint::of_transfer;
+use super::image_hint::{of_image, of_users};
 use crate::base::{BaseError, SignatureError, SystemError};
 use crate::build::function::FunctionError;
 use crate::build::BuildError;
@@ -54,8 +54,12 @@ pub(super) fn hint_of(error: Cause<'_>) -> Option<Cow<'static, str>> {
         | SandboxError::Lost { .. } => None,
     });
     let meant = || causes(error).find_map(|cause| of_name(cause.downcast_ref()?));
+    let of_where = || causes(error).find_map(of_image);
+    let of_others = || causes(error).find_map(|cause| of_users(cause.downcast_ref()?));
     refused
         .or_else(meant)
+        .or_else(of_where)
+        .or_else(of_others)
         .map(Cow::Owned)
         .or_else(|| of_all(error).map(Cow::Borrowed))
         .or_else(|| store_is_full(error).then(of_full).map(Cow::Owned))
@@ -136,7 +140,6 @@ fn of(cause: Cause<'_>) -> Option<&'static str> {
         .or_else(|| of_signature(cause.downcast_ref()?))
         .or_else(|| of_run(cause.downcast_ref()?))
         .or_else(|| of_images(cause.downcast_ref()?))
-        .or_else(|| of_transfer(cause.downcast_ref()?))
         .or_else(|| of_config(cause.downcast_ref()?))
         .or_else(|| of_store(cause.downcast_ref()?))
         .or_else(|| of_caller(cause.downcast_ref()?))
@@ -398,13 +401,14 @@ fn of_secret(error: &SecretError) -> Option<&'static str> {
 fn of_images(error: &ImagesError) -> Option<&'static str> {
     match error {
         ImagesError::Unknown { .. } => Some(NO_IMAGE),
-        ImagesError::Transfer(error) => of_transfer(error),
         ImagesError::File {
             action: "write",
             source,
             ..
         } if source.kind() == io::ErrorKind::NotFound => Some(NO_DIRECTORY),
         ImagesError::Archive { .. }
+        | ImagesError::Transfer(_)
+        | ImagesError::NoRepository { .. }
         | ImagesError::HasNames { .. }
         | ImagesError::NothingToPull { .. }
         | ImagesError::NotAPlace { .. }

@@ -12,6 +12,7 @@ mod escape;
 mod format_args;
 mod heartbeat;
 mod hint;
+mod image_hint;
 mod key_value;
 mod limit_args;
 mod mistake;

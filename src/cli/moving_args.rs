@@ -27,7 +27,7 @@ pub(super) struct MovingArgs {
     override_usage = "gantry copy [OPTIONS] <SOURCE> <DESTINATION>\n       gantry copy [OPTIONS] --all-from <FILE> [HOST[/PREFIX]]"
 )]
 pub(super) struct CopyArgs {
-    /// NAME[:TAG], HOST/REPOSITORY[:TAG][@DIGEST], oci:DIR[:TAG] or oci-archive:FILE[:NAME]; with --all-from HOST[/PREFIX], under which all images keep their repositories and tags
+    /// NAME[:TAG], HOST/REPOSITORY[:TAG][@DIGEST], oci:DIR[:NAME] or oci-archive:FILE[:NAME]; with --all-from HOST[/PREFIX], under which all images keep their repositories and tags
     #[arg(required_unless_present = "all_from")]
     pub source: Option<Place>,
     /// As the source; a NAME names the image in the store

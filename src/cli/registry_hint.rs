@@ -1,16 +1,24 @@
 //! What to do about an image that did not get to or from a registry. Used by `hint`.
 
-use crate::registry::{Failure, RegistryError};
+use crate::registry::{Circumstances, Failure, RegistryError, SaidBy};
 use crate::transfer::TransferError;
 
-pub(super) fn of_transfer(error: &TransferError) -> Option<&'static str> {
-    match error {
-        TransferError::Registry { failures, .. } => failures.iter().find_map(of_registry),
-        TransferError::PullOnly { .. } => Some(
-            "whoever may push has `role = \"push\"` for the registry under [[registry]] in the configuration; `gantry copy` brings the image elsewhere",
-        ),
-        TransferError::Immutable { .. } => Some("push it under another tag, or by its digest: HOST/REPOSITORY@sha256:..."),
-        TransferError::Companions { .. } => Some("`--no-referrers` copies the image without what refers to it"),
+pub(super) fn of_transfer(error: &TransferError) -> Option<String> {
+    let fixed = match error {
+        TransferError::Registry { failures, .. } => return failures.iter().find_map(of_registry),
+        TransferError::NoRepository { host, .. } => return Some(lists(host)),
+        TransferError::PullOnly { is_preferred: true, .. } => {
+            "`gantry registries prefer --off` ends that it is preferred, `gantry registries prefer HOST --for TIME` prefers one that may be pushed to"
+        }
+        TransferError::PullOnly { host, verb, .. } => {
+            let copied = if *verb == "push to" { "; `gantry copy` brings the image elsewhere" } else { "" };
+            return Some(format!(
+                "whoever may do that has `role = \"push\"` for {host} under [[registry]] in the configuration{copied}"
+            ));
+        }
+        TransferError::Unlisted { .. } => "`gantry registries` lists those of the configuration",
+        TransferError::Immutable { .. } => "push it under another tag, or by its digest: HOST/REPOSITORY@sha256:...",
+        TransferError::Companions { .. } => "`--no-referrers` copies the image without what refers to it",
         TransferError::Io { .. }
         | TransferError::NotAFile { .. }
         | TransferError::NotADirectory { .. }
@@ -19,7 +27,6 @@ pub(super) fn of_transfer(error: &TransferError) -> Option<&'static str> {
         | TransferError::NoTag { .. }
         | TransferError::Login { .. }
         | TransferError::Busy { .. }
-        | TransferError::Unlisted { .. }
         | TransferError::NotAnArchive { .. }
         | TransferError::Entry { .. }
         | TransferError::TooMany { .. }
@@ -28,30 +35,68 @@ pub(super) fn of_transfer(error: &TransferError) -> Option<&'static str> {
         | TransferError::Kept { .. }
         | TransferError::Referrers { .. }
         | TransferError::Contended { .. }
-        | TransferError::Store(_) => None,
-    }
+        | TransferError::Store(_) => return None,
+    };
+    Some(fixed.to_owned())
 }
 
-fn of_registry(error: &RegistryError) -> Option<&'static str> {
-    match error.failure() {
-        Failure::Denied | Failure::Unauthorized | Failure::Login => Some(
-            "`gantry login HOST` writes credentials where docker keeps them; `credentials` under [[registry]] in the configuration names others",
-        ),
-        Failure::Untrusted => Some("SSL_CERT_FILE names certificates that are accepted instead of the system's"),
-        Failure::Unresolved => Some(
-            "the host is mistyped, or the name servers of this machine do not know it: `gantry registries` lists those of the configuration",
-        ),
+fn of_registry(error: &RegistryError) -> Option<String> {
+    let known = error.circumstances();
+    let fixed = match error.failure() {
+        Failure::Denied | Failure::Unauthorized => return Some(of_denied(known)),
+        Failure::Login => {
+            "that is where the password is looked for: `credentials` under [[registry]] in the configuration names another place; without it docker's and podman's files count, and `gantry login HOST --username USER` writes docker's"
+        }
+        Failure::Untrusted => "SSL_CERT_FILE names certificates that are accepted instead of the system's",
+        Failure::Plain => {
+            "a registry of this machine, on a loopback address, may be spoken to without TLS: `plain_http = true` beside its `host` under [[registry]] in the configuration; any other one needs TLS"
+        }
+        Failure::Unresolved => return Some(of_unresolved(known)),
+        Failure::NotFound => return known.map(|known| lists(&known.host)),
+        Failure::Refused if error.status() == Some(405) => {
+            "the registry does not do that by the protocol. To delete, a registry of the distribution needs `delete: enabled: true` under `storage` in its own configuration; for others `management` under [[registry]] in gantry's names the API"
+        }
         Failure::Unreachable
         | Failure::Silent
         | Failure::Broken
         | Failure::ServerError
         | Failure::Elsewhere
         | Failure::Busy
-        | Failure::NotFound
         | Failure::WrongBytes
         | Failure::Redirect
         | Failure::TooLarge
         | Failure::Refused
-        | Failure::Setup => None,
+        | Failure::Setup => return None,
+    };
+    Some(fixed.to_owned())
+}
+
+fn lists(host: &str) -> String {
+    format!("`gantry registries ls {host}` lists the repositories that the registry shows, `gantry registries tags HOST/REPOSITORY` the tags of one")
+}
+
+/// Whom the registry does not accept.
+fn of_denied(known: Option<&Circumstances>) -> String {
+    let host = known.map_or("HOST", |known| &known.host);
+    let log_in = format!("`gantry login {host} --username USER <FILE`");
+    match known.and_then(|known| known.login.as_ref()) {
+        Some(SaidBy::Configuration(place)) => format!(
+            "the password came from {place}, which `credentials` of {host} under [[registry]] in the configuration names: that one counts, and no `gantry login`. It is wrong, or may not do this"
+        ),
+        Some(SaidBy::File(place)) => format!(
+            "the password came from {place}. It is wrong, or may not do this: {log_in} writes another one where docker keeps them, `credentials` under [[registry]] in the configuration names one elsewhere"
+        ),
+        Some(SaidBy::Caller) => "the user or the password on standard input is wrong, or may not do this".to_owned(),
+        None => format!(
+            "{log_in} writes credentials where docker keeps them; `credentials` under [[registry]] in the configuration names others. Some registries say so of a repository that is not there"
+        ),
     }
+}
+
+fn of_unresolved(known: Option<&Circumstances>) -> String {
+    let similar = known.and_then(|known| known.similar.as_ref());
+    let meant = similar.map_or(String::new(), |similar| format!(" (did you mean {similar}?)"));
+    format!(
+        "the host is mistyped{meant}, or the name servers of this machine do not know it: `gantry registries` lists those of the configuration"
+    )
 }

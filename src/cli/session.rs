@@ -9,6 +9,7 @@ use super::error::CommandError;
 use super::progress;
 use crate::config::{Config, ConfigError, Environment};
 use crate::journal::{self, Event, EventKind};
+use crate::ops::{self, Registries};
 use crate::policy::{Promise, Verbosity};
 use crate::store::Store;
 use crate::sys;
@@ -50,6 +51,11 @@ impl Session {
             store,
             verbosity,
         })
+    }
+
+    /// The registries of the configuration, of which it is said when one is waited for.
+    pub(super) fn registries(&self) -> Registries {
+        ops::registries(&self.config, &self.environment).telling(progress::tell_wait)
     }
 
     /// The promises whose loss `given` and the configuration accept.

@@ -19,9 +19,10 @@ use reqwest::header::HeaderMap;
 use reqwest::{redirect, Method, Url};
 
 use super::pinned_hosts::Pinned;
+use super::waits::Waits;
 use super::watched::Watched;
 use super::world::{make_resolver, Internet, World};
-use super::{failure, has_no_address, NetError};
+use super::{failure, has_no_address, is_without_tls, NetError};
 use crate::policy::is_loopback;
 use crate::sys::lock::beat;
 
@@ -91,6 +92,8 @@ pub(crate) enum Trouble {
     Broken,
     /// Its certificate is not accepted.
     Untrusted,
+    /// It answers without TLS.
+    Plain,
     /// This machine cannot do TLS.
     Setup,
 }
@@ -100,6 +103,8 @@ pub(crate) enum Trouble {
 #[error("{phase}: {source}")]
 pub(crate) struct WireError {
     pub trouble: Trouble,
+    /// Whether it is that time ran out: no connection, or no answer.
+    pub is_late: bool,
     phase: &'static str,
     source: io::Error,
 }
@@ -124,6 +129,7 @@ pub(crate) struct Wire {
     pinned: Arc<Pinned>,
     /// Whether calls to an address go through a proxy, which then looks up names by itself.
     is_proxied: fn(&str) -> bool,
+    waits: Waits,
 }
 
 impl fmt::Debug for Wire {
@@ -141,7 +147,14 @@ impl Wire {
             patience,
             pinned: Arc::default(),
             is_proxied,
+            waits: Waits::default(),
         }
+    }
+
+    /// This wire, where `tell` hears for whom a call has waited for some seconds.
+    pub(crate) fn telling(self, tell: fn(&str)) -> Self {
+        let waits = Waits::new(tell);
+        Self { waits, ..self }
     }
 
     /// The client for an address. What is for this machine is for no proxy: a password would leave it in clear text.
@@ -176,6 +189,7 @@ impl Wire {
         let builder = if is_plain { builder.tls_certs_only([]) } else { builder };
         let made = builder.build().map_err(|error| WireError {
             trouble: Trouble::Setup,
+            is_late: false,
             phase: "TLS cannot be set up",
             source: io::Error::other(error),
         })?;
@@ -192,6 +206,8 @@ impl Wire {
             Verb::Patch => Method::PATCH,
             Verb::Delete => Method::DELETE,
         };
+        let longest = self.patience.connect.max(self.patience.stall);
+        let waiting = self.waits.begin(&call.url, longest);
         let mut request = self.client(&call.url)?.request(method, call.url);
         for (name, value) in call.headers {
             request = request.header(name, value);
@@ -201,9 +217,13 @@ impl Wire {
             Payload::Empty if call.verb == Verb::Post => request.header("content-length", "0"),
             Payload::Empty => request,
             Payload::Bytes(bytes) => request.body(bytes),
-            Payload::Stream { reader, size } => return self.upload(request, reader, size),
+            Payload::Stream { reader, size } => {
+                drop(waiting);
+                return self.upload(request, reader, size);
+            }
         };
         let response = request.send().map_err(wire_error)?;
+        drop(waiting);
         Ok(Answer {
             status: response.status().as_u16(),
             headers: response.headers().clone(),
@@ -231,6 +251,7 @@ impl Wire {
         };
         let broken = |source| WireError {
             trouble: Trouble::Broken,
+            is_late: false,
             phase: "the upload cannot be started",
             source,
         };
@@ -267,6 +288,7 @@ impl Wire {
                 let reason = format!("nothing of the upload is taken for {} s", since.elapsed().as_secs());
                 return Err(WireError {
                     trouble: Trouble::Silent,
+                    is_late: true,
                     phase: "the server does not answer",
                     source: io::Error::new(io::ErrorKind::TimedOut, reason),
                 });
@@ -452,14 +474,19 @@ pub(crate) fn trouble_of(error: &io::Error) -> Trouble {
 }
 
 fn wire_error(error: reqwest::Error) -> WireError {
+    let is_late = error.is_timeout();
     let trouble = match error.is_connect() {
         true if has_no_address(&error) => Trouble::Unresolved,
+        true if is_without_tls(&error) => Trouble::Plain,
         true => Trouble::Unreachable,
-        false if error.is_timeout() => Trouble::Silent,
+        false if is_late => Trouble::Silent,
         false => Trouble::Broken,
     };
     let (trouble, phase, source) = match failure(String::new(), error) {
         NetError::Untrusted { source, .. } => (Trouble::Untrusted, "its certificate is not accepted", source),
+        NetError::Transport { source, .. } if trouble == Trouble::Plain => {
+            (trouble, "it does not speak TLS there", source)
+        }
         NetError::Transport { phase, source, .. } => (trouble, phase, source),
         other => (
             Trouble::Broken,
@@ -467,7 +494,12 @@ fn wire_error(error: reqwest::Error) -> WireError {
             io::Error::other(other.to_string()),
         ),
     };
-    WireError { trouble, phase, source }
+    WireError {
+        trouble,
+        is_late,
+        phase,
+        source,
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod credentials;
 mod exchange;
 mod forward;
 mod pinned_hosts;
+mod waits;
 mod watched;
 mod world;
 
@@ -363,6 +364,20 @@ fn failure(url: String, error: reqwest::Error) -> NetError {
 
 fn is_certificate_error(error: &reqwest::Error) -> bool {
     let is_one = |cause| matches!(tls_error(cause), Some(rustls::Error::InvalidCertificate(_)));
+    causes_of(error).any(is_one)
+}
+
+/// Whether the other side answers, and not by TLS, as a server of plain HTTP does.
+fn is_without_tls(error: &reqwest::Error) -> bool {
+    let is_one = |cause| {
+        let tls = tls_error(cause);
+        matches!(
+            tls,
+            Some(rustls::Error::InvalidMessage(
+                rustls::InvalidMessage::InvalidContentType
+            ))
+        )
+    };
     causes_of(error).any(is_one)
 }
 

@@ -11,13 +11,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::reference::foreign_transport;
+use super::reference::{foreign_transport, is_name_in_place};
 use super::{ParseReferenceError, Reference};
 
 /// How archives are named.
 const ARCHIVE: &str = "oci-archive:";
-/// Longest name in an archive: a repository and a tag.
-const MAX_NAME: usize = 400;
 
 /// Where an image comes from or goes to; printing it gives the text back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,8 +86,7 @@ fn parse_archive(rest: &str) -> Result<Place, &'static str> {
     if file == "-" {
         return Err("an archive on standard input or output is for `gantry load -` and `gantry save NAME -`");
     }
-    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:@/+".contains(&byte);
-    if name.is_some_and(|name| name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(is_word)) {
+    if !name.is_none_or(is_name_in_place) {
         return Err("the name in an archive is 1 to 400 letters, digits and - . _ : @ / +");
     }
     Ok(Place::Archive {
@@ -107,6 +104,7 @@ mod tests {
         for text in [
             "beam:1",
             "oci:/tmp/x:1",
+            "oci:x:registry.example.org/team/beam:1",
             "oci-archive:x.tar",
             "oci-archive:/tmp/x.tar:beam:1",
         ] {

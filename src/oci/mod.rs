@@ -33,7 +33,7 @@ pub use manifest::{
     parse_config, parse_index, parse_layout_version, parse_manifest, ImageConfig, ImageIndex, Manifest, RootFs,
     LAYOUT_VERSION, MAX_LAYERS,
 };
-pub(crate) use reference::normal_host;
+pub(crate) use reference::{looks_like_host, normal_host};
 pub use reference::{ParseReferenceError, Reference};
 pub use shared_index::put_in_index;
 pub use tag_template::TagTemplate;

@@ -4,8 +4,10 @@
 //! host/repository[:tag][@digest]   an image in a registry          rg.example.org/mecapy/functions/beam:v1
 //! name[:tag][@digest]              an image of this store alone    beam:1
 //! sha256:HEX                       the image of a digest           sha256:264d4aa81287
-//! oci:DIR[:tag]                    an image layout on disk         oci:/tmp/layout:beam
+//! oci:DIR[:name]                   an image layout on disk         oci:/tmp/layout:beam
 //! ```
+//!
+//! `DIR` ends at its first `:`, as in skopeo and podman; the name behind it may have more of them.
 //!
 //! The first component is a host when it contains `.` or `:` or is `localhost` (the rule of Docker and
 //! containers/image). A bare name may not contain `/`, and is not that of a digest algorithm. Without tag and digest the tag
@@ -24,6 +26,8 @@ use super::Digest;
 
 /// Longest repository name the distribution specification's clients accept.
 const MAX_NAME: usize = 255;
+/// Longest name in a layout or an archive: a repository and a tag.
+const MAX_NAME_IN_PLACE: usize = 400;
 /// Longest tag (distribution specification).
 const MAX_TAG: usize = 128;
 /// Fewest digits that stand for a digest: fewer are likely to be a word or to mean several images.
@@ -206,16 +210,16 @@ pub(super) fn foreign_transport(text: &str) -> Option<&'static str> {
     let (transport, rest) = text.split_once(':').unwrap_or((text, ""));
     match transport {
         "docker-archive" => Some(
-            "docker-archive: is no place that gantry knows, which are NAME[:TAG], oci:DIR[:TAG] and oci-archive:FILE[:NAME]; `gantry load FILE` reads an archive of `docker save` or `podman save`",
+            "docker-archive: is no place that gantry knows, which are NAME[:TAG], oci:DIR[:NAME] and oci-archive:FILE[:NAME]; `gantry load FILE` reads an archive of `docker save` or `podman save`",
         ),
         "docker" if rest.starts_with("//") => {
-            Some("docker:// is how other tools name a registry; gantry knows NAME[:TAG], HOST/REPOSITORY[:TAG], oci:DIR[:TAG] and oci-archive:FILE[:NAME]")
+            Some("docker:// is how other tools name a registry; gantry knows NAME[:TAG], HOST/REPOSITORY[:TAG], oci:DIR[:NAME] and oci-archive:FILE[:NAME]")
         }
         "dir" | "containers-storage" | "docker-daemon" | "ostree" | "sif" | "tarball" => Some(
-            "it is a transport of other tools; gantry knows NAME[:TAG], oci:DIR[:TAG] and oci-archive:FILE[:NAME], and skopeo copies between both. An image that an earlier version of gantry named so goes by its digest: `gantry images ls` shows both",
+            "it is a transport of other tools; gantry knows NAME[:TAG], oci:DIR[:NAME] and oci-archive:FILE[:NAME], and skopeo copies between both. An image that an earlier version of gantry named so goes by its digest: `gantry images ls` shows both",
         ),
         _ if text.contains("://") => Some(
-            "it is a URL; gantry knows NAME[:TAG], HOST/REPOSITORY[:TAG], oci:DIR[:TAG] and oci-archive:FILE[:NAME]",
+            "it is a URL; gantry knows NAME[:TAG], HOST/REPOSITORY[:TAG], oci:DIR[:NAME] and oci-archive:FILE[:NAME]",
         ),
         _ => None,
     }
@@ -230,6 +234,9 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
     }
     if let Some(reason) = foreign_transport(text) {
         return Err(reason);
+    }
+    if matches!(text, "." | "..") || ["/", "./", "../", "~/"].iter().any(|begin| text.starts_with(begin)) {
+        return Err("it looks like a path: an image layout is oci:DIR[:NAME], such as oci:./layout, and an archive oci-archive:FILE[:NAME], such as oci-archive:./beam.tar");
     }
     if let Some(hex) = text.strip_prefix(ALGORITHM).and_then(|rest| rest.strip_prefix(':')) {
         if !is_id(hex) {
@@ -279,20 +286,26 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
 }
 
 fn parse_layout(rest: &str) -> Result<Reference, &'static str> {
-    let (dir, tag) = match rest.rsplit_once(':') {
-        Some((dir, tag)) if !tag.contains('/') => {
-            check_tag(tag)?;
-            (dir, Some(tag.to_owned()))
-        }
-        _ => (rest, None),
+    let (dir, tag) = match rest.split_once(':') {
+        Some((dir, tag)) => (dir, Some(tag)),
+        None => (rest, None),
     };
     if dir.is_empty() || dir.contains('\0') {
         return Err("oci: needs a directory");
     }
+    if !tag.is_none_or(is_name_in_place) {
+        return Err("the name in a layout is 1 to 400 letters, digits and - . _ : @ / +, and follows the first colon: a directory that has one cannot be named");
+    }
     Ok(Reference::Layout {
         dir: Path::new(dir).to_owned(),
-        tag,
+        tag: tag.map(str::to_owned),
     })
+}
+
+/// Whether an image can be called so in a layout or an archive (`org.opencontainers.image.ref.name`).
+pub(super) fn is_name_in_place(name: &str) -> bool {
+    let is_fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:@/+".contains(&byte);
+    (1..=MAX_NAME_IN_PLACE).contains(&name.len()) && name.bytes().all(is_fine)
 }
 
 fn split_tag(text: &str) -> Result<(&str, Option<String>), &'static str> {
@@ -312,6 +325,17 @@ fn is_id(text: &str) -> bool {
 
 fn is_host(first: &str) -> bool {
     first == "localhost" || first.contains(['.', ':'])
+}
+
+/// Whether a bare name with its tag is a registry in the eyes of whoever types it: a host of this machine or an address with or
+/// without a port, or a name of several labels, the last of letters.
+pub(crate) fn looks_like_host(text: &str) -> bool {
+    let (name, port) = text.split_once(':').unwrap_or((text, "0"));
+    let labels: Vec<&str> = name.split('.').collect();
+    let is_word = |label: &&str| label.len() >= 2 && label.bytes().all(|byte| byte.is_ascii_alphabetic());
+    let is_name = labels.len() >= 3 && labels.last().is_some_and(is_word);
+    let is_host = name == "localhost" || name.parse::<Ipv4Addr>().is_ok() || is_name;
+    is_host && port.parse::<u16>().is_ok() && check_host(name).is_ok()
 }
 
 /// Whether a host is an address of this machine.
@@ -407,6 +431,8 @@ mod tests {
             "sha256:e3b0c4",
             "oci:/tmp/layout",
             "oci:relative/dir:tag",
+            "oci:dir:beam:1",
+            "oci:dir:example.org/team/beam:1",
             "oci:1",
             "docker:1",
             "directory:1",
@@ -441,6 +467,11 @@ mod tests {
             "exa mple.org/a",
             "example.org:99999/a",
             "oci:",
+            "oci::a",
+            "oci:dir:",
+            "oci:dir:a b",
+            "./layout",
+            "~/layout",
             "a\0b",
             "oci-archive:x.tar",
             "docker-archive:x.tar:beam:1",
@@ -456,6 +487,47 @@ mod tests {
             "beam:\u{e9}",
         ] {
             assert!(text.parse::<Reference>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_alone_looks_like_one() {
+        for host in [
+            "localhost",
+            "localhost:5000",
+            "127.0.0.1:5000",
+            "10.0.0.1",
+            "registry.example.org",
+            "a.b.io:443",
+        ] {
+            assert!(looks_like_host(host), "{host}");
+        }
+        for name in [
+            "beam",
+            "beam:1",
+            "beam.v2:1",
+            "beam:v1.2.3",
+            "a.b.c:v1",
+            "a.b.3:1",
+            "localhost:latest",
+        ] {
+            assert!(!looks_like_host(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_directory_of_a_layout_ends_at_its_first_colon() {
+        for (text, dir, name) in [
+            ("oci:d", "d", None),
+            ("oci:d:1", "d", Some("1")),
+            ("oci:d:beam:1", "d", Some("beam:1")),
+            ("oci:/a/b:team/beam:1", "/a/b", Some("team/beam:1")),
+        ] {
+            let expected = Reference::Layout {
+                dir: dir.into(),
+                tag: name.map(str::to_owned),
+            };
+            assert_eq!(text.parse::<Reference>().unwrap(), expected, "{text}");
         }
     }
 

@@ -4,13 +4,14 @@
 //! the store, whatever it is called, and `push` without a destination to where its name says.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use super::images::{show, ImagesError};
-use crate::oci::{Descriptor, Digest, Place, Reference};
+use crate::oci::{looks_like_host, Descriptor, Digest, Place, Reference};
 use crate::progress::{Progress, Silent};
 use crate::store::{check_name, Store};
 use crate::sys::replace::Replacement;
@@ -112,14 +113,47 @@ pub fn push(transport: &Transport<'_>, source: &Reference, destination: Option<&
     let own = Place::Image(source.clone());
     let destination = destination.unwrap_or(&own);
     let instead = transport.instead_of(destination);
+    if let Some(Place::Image(Reference::Registry { host, .. })) = &instead {
+        transport.registries.may_push_instead(host)?;
+    }
     let destination = instead.as_ref().unwrap_or(destination);
     if let Place::Image(name @ (Reference::Local { .. } | Reference::Digest { .. })) = destination {
+        refuse_host(transport.registries, "push to", source, name)?;
         return Err(ImagesError::NotAPlace { name: name.to_string() });
     }
     if matches!(source, Reference::Layout { .. }) {
         return copy(transport, &own, destination);
     }
     from_store(transport, source, Target::Place(destination))
+}
+
+/// Refuses a host without a repository, where somebody thinks of a registry: as a bare name it would be one of the store.
+///
+/// # Errors
+///
+/// [`ImagesError::NoRepository`] with what to type.
+fn refuse_host(
+    registries: &Registries,
+    verb: &'static str,
+    source: &dyn fmt::Display,
+    name: &Reference,
+) -> Result<(), ImagesError> {
+    let text = name.to_string();
+    let Reference::Local { digest: None, .. } = name else {
+        return Ok(());
+    };
+    let is_listed = registries.entries().iter().any(|entry| entry.host == text);
+    if !is_listed && !looks_like_host(&text) {
+        return Ok(());
+    }
+    let source = source.to_string();
+    let is_bare = matches!(source.parse(), Ok(Reference::Local { .. }));
+    let like = if is_bare { source.as_str() } else { "team/image:1" };
+    Err(ImagesError::NoRepository {
+        verb,
+        like: format!("{text}/{like}"),
+        host: text,
+    })
 }
 
 /// What was copied.
@@ -129,6 +163,8 @@ pub struct Copied {
     pub digest: Digest,
     /// The name that it has in the store from now on; none when it went elsewhere.
     pub name: Option<Reference>,
+    /// The registry that said what a name of a registry means, when it is another one than that of the name.
+    pub from: Option<String>,
 }
 
 /// Copies an image from one place to another.
@@ -143,7 +179,10 @@ pub fn copy(transport: &Transport<'_>, source: &Place, destination: &Place) -> R
 fn copy_to(transport: &Transport<'_>, source: &Place, target: Target<'_>) -> Result<Copied, ImagesError> {
     match target {
         Target::Store(Some(name)) => check_name(name)?,
-        Target::Place(Place::Image(name @ (Reference::Local { .. } | Reference::Digest { .. }))) => check_name(name)?,
+        Target::Place(Place::Image(name @ (Reference::Local { .. } | Reference::Digest { .. }))) => {
+            refuse_host(transport.registries, "copy to", source, name)?;
+            check_name(name)?;
+        }
         // A host that is only pulled from refuses before anything is fetched.
         Target::Place(Place::Image(Reference::Registry { host, .. })) => {
             transport.registries.may_push(host)?;
@@ -212,8 +251,15 @@ fn from_registry(transport: &Transport<'_>, reference: &Reference, target: Targe
             image: &image,
             name: name.as_deref(),
         };
-        from.copy(target, || Ok(reference.clone()))
+        let copied = from.copy(target, || Ok(reference.clone()))?;
+        let from = remote.answered_by().filter(|host| !is_of(reference, host));
+        Ok(Copied { from, ..copied })
     })
+}
+
+/// Whether `reference` is of the registry `named`.
+fn is_of(reference: &Reference, named: &str) -> bool {
+    matches!(reference, Reference::Registry { host, .. } if host == named)
 }
 
 fn from_store(transport: &Transport<'_>, reference: &Reference, target: Target<'_>) -> Result<Copied, ImagesError> {
@@ -261,7 +307,11 @@ impl Found<'_> {
             progress,
             ..
         } = *self.transport;
-        let elsewhere = |digest| Copied { digest, name: None };
+        let elsewhere = |digest| Copied {
+            digest,
+            name: None,
+            from: None,
+        };
         let name = match target {
             Target::Place(Place::Image(Reference::Layout { dir, tag })) => {
                 let to = Layout::new(store, dir);
@@ -341,12 +391,14 @@ fn keep(store: &Store, digest: &Digest, name: &Reference) -> Result<Copied, Imag
         return Ok(Copied {
             digest: *digest,
             name: None,
+            from: None,
         });
     }
     store.names().ensure(name, digest)?;
     Ok(Copied {
         digest: *digest,
         name: Some(name.clone()),
+        from: None,
     })
 }
 

@@ -24,7 +24,7 @@ pub struct ListedCopy {
 
 /// A line that is no part of a list.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("read the list of images: line {line}: {reason}")]
+#[error("line {line}: {reason}")]
 pub struct ListError {
     /// Its number, from 1.
     pub line: usize,
@@ -32,15 +32,24 @@ pub struct ListError {
     pub reason: String,
 }
 
+/// A list of images.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ListedCopies {
+    /// Each once.
+    pub images: Vec<ListedCopy>,
+    /// The numbers of lines that say what another one before them says.
+    pub repeated: Vec<usize>,
+}
+
 /// Reads a list of images: of each its source, and without a `target` its destination behind it.
 ///
 /// # Errors
 ///
 /// [`ListError`] for the first line that cannot be meant; nothing is copied then.
-pub fn parse_list(text: &str, target: Option<&Place>) -> Result<Vec<ListedCopy>, ListError> {
-    let mut all: Vec<ListedCopy> = Vec::new();
-    // The image that goes to each place.
-    let mut taken: BTreeMap<String, Place> = BTreeMap::new();
+pub fn parse_list(text: &str, target: Option<&Place>) -> Result<ListedCopies, ListError> {
+    let mut all = ListedCopies::default();
+    // The image that goes to each place, and how that is written.
+    let mut taken: BTreeMap<String, (Place, Place)> = BTreeMap::new();
     for (at, line) in text.lines().enumerate() {
         let failed = |reason: String| ListError { line: at + 1, reason };
         // A path may have a `#`.
@@ -66,22 +75,26 @@ pub fn parse_list(text: &str, target: Option<&Place>) -> Result<Vec<ListedCopy>,
             return Err(failed("want a source and a destination, and no more".to_owned()));
         }
         let is_archive = matches!(destination, Place::Archive { .. });
-        match taken.insert(meant(&destination), source.clone()) {
-            Some(other) if is_archive => {
+        match taken.insert(meant(&destination), (source.clone(), destination.clone())) {
+            Some((other, written)) if is_archive && (other != source || written != destination) => {
                 let reason =
                     format!("{destination} is one image, and the file is that of another line already ({other})");
                 return Err(failed(reason));
             }
-            Some(other) if other != source => {
+            Some((other, _)) if other != source => {
                 let reason = format!("{destination} is the destination of another image already ({other})");
                 return Err(failed(reason));
             }
-            _ => {}
+            Some(_) => {
+                all.repeated.push(at + 1);
+                continue;
+            }
+            None => {}
         }
-        if all.len() >= MOST {
+        if all.images.len() >= MOST {
             return Err(failed(format!("there are more than {MOST} images")));
         }
-        all.push(ListedCopy { source, destination });
+        all.images.push(ListedCopy { source, destination });
     }
     Ok(all)
 }
@@ -174,6 +187,7 @@ mod tests {
         let target = target.map(|target| target.parse().unwrap());
         let all = parse_list(text, target.as_ref())?;
         Ok(all
+            .images
             .iter()
             .map(|one| format!("{} {}", one.source, one.destination))
             .collect())
@@ -254,18 +268,37 @@ mod tests {
                 "{error}"
             );
         }
-        // An archive is written once, the others may be twice.
+        // An archive has one name inside.
         assert!(list(
             "a.example/x:1 oci-archive:f.tar:a\na.example/x:1 oci-archive:f.tar:b",
             None
         )
         .is_err());
         for text in [
-            "a.example/x:1 b.example/x\na.example/x:1 b.example/x:latest",
             "a.example/x:1 oci:d:1\na.example/y:1 oci:d:2",
             "a.example/x:1 oci-archive:f.tar\na.example/y:1 oci-archive:g.tar",
         ] {
             assert_eq!(list(text, None).unwrap().len(), 2, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_says_what_another_one_says_is_done_once() {
+        for (text, images, repeated) in [
+            (
+                "a.example/x:1 b.example/x\n\na.example/x:1 b.example/x:latest",
+                1,
+                vec![3],
+            ),
+            (
+                "a.example/x:1 oci-archive:f.tar\na.example/x:1 oci-archive:f.tar\nl:1 l:2",
+                2,
+                vec![2],
+            ),
+            ("# nothing\n", 0, vec![]),
+        ] {
+            let all = parse_list(text, None).unwrap();
+            assert_eq!((all.images.len(), all.repeated), (images, repeated), "{text}");
         }
     }
 

@@ -42,16 +42,26 @@ pub enum ImagesError {
         names: String,
     },
     /// An image of the store, where one from elsewhere was asked for.
-    #[error("pull {reference}: a bare name is an image of this store; one comes in from HOST/REPOSITORY[:TAG], oci:DIR[:TAG] or oci-archive:FILE[:NAME]")]
+    #[error("pull {reference}: a bare name is an image of this store; one comes in from HOST/REPOSITORY[:TAG], oci:DIR[:NAME] or oci-archive:FILE[:NAME]")]
     NothingToPull {
         /// As typed.
         reference: String,
     },
     /// A name of the store, where a place outside was asked for.
-    #[error("push to {name}: a bare name is in this store, and `gantry copy IMAGE {name}` gives it; an image goes out to HOST/REPOSITORY[:TAG], oci:DIR[:TAG] or oci-archive:FILE[:NAME]")]
+    #[error("push to {name}: a bare name is in this store, and `gantry copy IMAGE {name}` gives it; an image goes out to HOST/REPOSITORY[:TAG], oci:DIR[:NAME] or oci-archive:FILE[:NAME]")]
     NotAPlace {
         /// As typed.
         name: String,
+    },
+    /// A host alone, where a registry was thought of.
+    #[error("{verb} {host}: it is a registry, and an image needs a repository there; type HOST/REPOSITORY[:TAG], such as {like}")]
+    NoRepository {
+        /// What was attempted.
+        verb: &'static str,
+        /// As typed.
+        host: String,
+        /// What to type.
+        like: String,
     },
     /// A name in an archive that this store cannot keep.
     #[error("name the image of the archive: {name:?} is no reference; give one with --tag")]
@@ -99,6 +109,7 @@ impl ImagesError {
         match self {
             Self::Transfer(error) | Self::Archive { source: error, .. } => error.kind(),
             Self::Store(error) => error.kind(),
+            Self::NoRepository { .. } => Kind::Usage,
             Self::Unknown { .. }
             | Self::HasNames { .. }
             | Self::NothingToPull { .. }

@@ -36,15 +36,31 @@ pub struct KnownRegistry {
     pub last_failure: Option<u64>,
     /// When it last did what it was asked, to the minute.
     pub last_success: Option<u64>,
+    /// Since when it does as it does now: fails, or does what it is asked. In seconds since 1970; none when nobody knows.
+    pub since: Option<u64>,
 }
 
 impl KnownRegistry {
+    /// Whether nothing is wrong with it, as far as anybody knows.
+    pub fn is_well(&self) -> bool {
+        !self.is_away && self.failures == 0
+    }
+
     /// How it did lately and whether it is preferred, in some words.
     pub fn state(&self) -> String {
-        let health = match (self.is_away, &self.reason) {
-            (true, Some(reason)) => format!("away ({reason})"),
-            (true, None) => "away".to_owned(),
-            (false, _) => "ok".to_owned(),
+        let why = self
+            .reason
+            .as_ref()
+            .map_or(String::new(), |reason| format!(" ({reason})"));
+        let since = |fallback: Option<u64>| {
+            let since = self.since.or(fallback);
+            since.map_or(String::new(), |since| format!(" since {}", rfc3339(since, "")))
+        };
+        let health = match (self.is_away, self.failures, self.last_success) {
+            (true, ..) => format!("away{why}"),
+            (false, 1.., _) => format!("failing{}{why}", since(self.last_failure)),
+            (false, 0, Some(_)) => format!("ok{}", since(self.last_success)),
+            (false, 0, None) => "no pull or push yet".to_owned(),
         };
         match self.preferred_until {
             Some(until) => format!("{health}, preferred until {}", rfc3339(until, "")),
@@ -78,6 +94,7 @@ pub fn known_registries(store: &Store, registries: &Registries, progress: &dyn P
                 reason: circuit.reason,
                 last_failure: circuit.last_failure,
                 last_success: circuit.last_success,
+                since: circuit.since,
             }
         })
         .collect();

@@ -41,6 +41,7 @@ pub use crate::build::function_naming::FunctionNaming;
 pub use crate::build::image::Created;
 pub use crate::python::project::Origin;
 pub use crate::python::resolve::LOCK_AGE;
+pub(crate) use crate::transfer::Taken;
 pub use crate::transfer::{Asked, Attempt, Companions, Failover, Preferred, Registries};
 
 pub use action::{Action, Advice};
@@ -54,7 +55,7 @@ pub use doctor::DoctorError;
 pub use function_inventory::{ActiveImage, FunctionInventory, InventoryError, MAX_INVENTORY};
 pub use gc::{find_garbage, remove_garbage, GarbageWanted};
 pub use image_fetch::{Fetch, Pull};
-pub use image_list::{parse_list, parse_names, ListError, ListedCopy};
+pub use image_list::{parse_list, parse_names, ListError, ListedCopies, ListedCopy};
 pub use images::{list, names_of, remove, show, ImageSummary, ImagesError, Removal};
 pub use interrupt::{unless_signalled, Worked};
 pub use job::{read_job, CallerMode, JobError, Wanted};

@@ -111,6 +111,14 @@ pub enum BundleError {
         /// The directory.
         path: PathBuf,
     },
+    /// The directory is one of the store's.
+    #[error("make a bundle in {path}: it is in the store {store}, which would take it for its own; name a directory elsewhere")]
+    InStore {
+        /// The directory.
+        path: PathBuf,
+        /// The store.
+        store: PathBuf,
+    },
     /// Another process makes it.
     #[error("make a bundle in {path}: another gantry is making one there")]
     Busy {
@@ -142,7 +150,7 @@ impl BundleError {
     /// What sort of failure it is.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::NotEmpty { .. } => Kind::Usage,
+            Self::NotEmpty { .. } | Self::InStore { .. } => Kind::Usage,
             Self::Busy { .. } => Kind::Busy,
             Self::Run(error) => error.kind(),
             Self::File { .. } => Kind::Failed,
@@ -204,6 +212,7 @@ pub fn make_bundle(store: &Store, request: &BundleRequest) -> Result<BundleRepor
         reference: reference.clone(),
     };
     let digest = store.names().find(&request.run.reference)?.ok_or_else(unknown)?;
+    refuse_store(store.root(), &request.directory)?;
     let _lease = store.locks().lease(&digest)?;
     let snapshot = match store.images().snapshot(&digest)? {
         Some(snapshot) => snapshot,
@@ -228,6 +237,21 @@ pub fn make_bundle(store: &Store, request: &BundleRequest) -> Result<BundleRepor
         bytes: written.bytes,
         promises: promises_elsewhere(request.id),
     })
+}
+
+/// Refuses a directory inside the store: its collector removes what it does not know, and its readers take what they find.
+fn refuse_store(store: &Path, directory: &Path) -> Result<(), BundleError> {
+    let absolute = std::path::absolute(directory).map_err(file("find", directory))?;
+    // What is not there yet is where the directory that is there leads.
+    let there = absolute.ancestors().find_map(|above| above.canonicalize().ok());
+    let store = store.canonicalize().map_err(file("find", store))?;
+    match there.is_some_and(|there| there.starts_with(&store)) {
+        true => Err(BundleError::InStore {
+            path: directory.to_owned(),
+            store,
+        }),
+        false => Ok(()),
+    }
 }
 
 /// The directory of the caller for `/output`, absolute.

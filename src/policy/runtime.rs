@@ -50,6 +50,11 @@ impl FromStr for Runtime {
         let runtime = match text {
             "libcontainer" => Self::Libcontainer,
             "native" => Self::Native,
+            "crun" | "runc" | "youki" | "runsc" | "kata" => {
+                return Err(format!(
+                    "want libcontainer or native; for {text} `gantry bundle IMAGE DIR` makes what it runs"
+                ))
+            }
             _ => return Err("want libcontainer or native".to_owned()),
         };
         if Self::BUILT_IN.contains(&runtime) {

@@ -13,24 +13,16 @@ use std::time::Instant;
 
 use super::challenge::{parse_challenges, Challenge};
 use super::error::Problem;
-use super::login::{FindLogin, Login};
+use super::login::{FindLogin, FoundLogin, Login};
 use super::redact::Secrets;
+use super::registry_place::{RegistryPlace, Taken};
 use super::retry::Failure;
 use super::said::{failed, failure_of, plain, refusal, shown, MAX_WORDS};
 use super::token::{check_realm, is_scope_of, token_call, token_form, Token, TokenFor, Tokens};
-use super::{LoginError, RegistryError};
+use super::{Circumstances, LoginError, RegistryError};
 use crate::net::{is_same_server, Answer, Call, Payload, Url, Verb, Wire};
 
 const MAX_REDIRECTS: u32 = 5;
-
-/// Where a registry is.
-#[derive(Debug, Clone)]
-pub(crate) struct RegistryPlace {
-    /// Its host, with its port if that is another one than usual.
-    pub host: String,
-    /// Whether it is spoken to without TLS; for a registry on this machine alone.
-    pub is_plain: bool,
-}
 
 /// A registry. Cheap to clone, safe to use from several threads.
 #[derive(Clone)]
@@ -44,7 +36,7 @@ struct Inner {
     wire: Wire,
     find_login: FindLogin,
     /// By repository; looked for once, as a helper that does not answer takes its time each time.
-    logins: Mutex<HashMap<String, Result<Option<Login>, LoginError>>>,
+    logins: Mutex<HashMap<String, FoundLogin>>,
     /// The first place elsewhere that it named for tokens, which is the only one.
     realm: Mutex<Option<Url>>,
     /// What it asks for, as far as that was met.
@@ -54,6 +46,9 @@ struct Inner {
     tokens: Tokens,
     /// Whether it, or where it led, said that it was asked too often (429).
     is_limited: AtomicBool,
+    /// Whether it ever answered.
+    is_heard: AtomicBool,
+    similar: Option<String>,
 }
 
 #[derive(Clone)]
@@ -122,6 +117,7 @@ impl Registry {
                 Problem::Wire {
                     failure: Failure::Setup,
                     text,
+                    is_late: false,
                 },
             )
         })?;
@@ -136,12 +132,14 @@ impl Registry {
             wanted: Mutex::default(),
             tokens: Tokens::default(),
             is_limited: AtomicBool::default(),
+            is_heard: AtomicBool::default(),
+            similar: place.similar.clone(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Whether it takes the credentials, as far as it says without being asked for an image.
-    pub(crate) fn check(&self) -> Result<(), RegistryError> {
+    pub(crate) fn check(&self) -> Result<Taken, RegistryError> {
         let asked = Asked {
             doing: "log in to",
             url: self.inner.origin.join("v2/").unwrap_or(self.inner.origin.clone()),
@@ -153,7 +151,12 @@ impl Registry {
             headers: Vec::new(),
             payload: Payload::Empty,
         };
-        self.repository("").exchange(&asked, make).map(drop)
+        self.repository("").exchange(&asked, make)?;
+        let asks = self.inner.asks.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(match &*asks {
+            Some(_) => Taken::Accepted,
+            None => Taken::Unasked,
+        })
     }
 
     /// The address of `rest` on it.
@@ -184,14 +187,14 @@ impl Repository {
     }
 
     /// What it is called there.
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// Who we are there, for an API of the registry beside the protocol.
     pub(super) fn own_login(&self) -> Result<Option<Login>, LoginError> {
         let inner = &*self.registry.inner;
-        (inner.find_login)(&inner.host, &self.name)
+        Ok((inner.find_login)(&inner.host, &self.name)?.map(|(login, _)| login))
     }
 
     /// What goes over the network for it.
@@ -244,7 +247,7 @@ impl Repository {
             .values()
             .flatten()
             .flatten()
-            .for_each(|login| secrets.add_login(login));
+            .for_each(|(login, _)| secrets.add_login(login));
         drop(logins);
         inner.tokens.values().iter().for_each(|token| secrets.add(token));
         secrets
@@ -269,7 +272,20 @@ impl Repository {
         asked: &Asked<'_>,
         make: &mut dyn FnMut(Url) -> Call,
     ) -> Result<(Answer, Url), RegistryError> {
-        self.ask(asked, make).map_err(|error| self.redacted(error))
+        let failed = |error| self.redacted(error).of(self.circumstances());
+        self.ask(asked, make).map_err(failed)
+    }
+
+    fn circumstances(&self) -> Circumstances {
+        let inner = &*self.registry.inner;
+        let logins = inner.logins.lock().unwrap_or_else(PoisonError::into_inner);
+        let login = logins.get(&self.name).and_then(|found| found.as_ref().ok()?.as_ref());
+        Circumstances {
+            host: inner.host.clone(),
+            login: login.map(|(_, said_by)| said_by.clone()),
+            is_unheard: !inner.is_heard.load(Ordering::Relaxed),
+            similar: inner.similar.clone(),
+        }
     }
 
     fn ask(&self, asked: &Asked<'_>, make: &mut dyn FnMut(Url) -> Call) -> Result<(Answer, Url), RegistryError> {
@@ -293,6 +309,7 @@ impl Repository {
                 .wire
                 .send(call)
                 .map_err(|error| failed(asked.doing, &url, &error))?;
+            inner.is_heard.store(true, Ordering::Relaxed);
             match answer.status() {
                 200..=299 => return Ok((answer, url)),
                 301 | 302 | 303 | 307 | 308 => {
@@ -441,7 +458,7 @@ impl Repository {
             .entry(self.name.clone())
             .or_insert_with(|| (inner.find_login)(&inner.host, &self.name));
         let wrong = |error| RegistryError::new(asked.doing, &plain(&asked.url), Problem::Login(error));
-        found.clone().map_err(wrong)
+        Ok(found.clone().map_err(wrong)?.map(|(login, _)| login))
     }
 
     fn basic(&self, asked: &Asked<'_>) -> Result<Option<Shown>, RegistryError> {
@@ -520,6 +537,7 @@ impl Repository {
                         Problem::Wire {
                             failure,
                             text: error.to_string(),
+                            is_late: failure == Failure::Silent,
                         },
                     )
                 })?;

@@ -16,6 +16,30 @@ pub(crate) struct LoginError {
     pub reason: String,
 }
 
+/// Who says who we are to a registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SaidBy {
+    /// The configuration, which names this variable, file or program.
+    Configuration(String),
+    /// A file of docker's or podman's, or a program that one names.
+    File(String),
+    /// Whoever typed it just now.
+    Caller,
+}
+
+/// What is known of the registry that did not do what it was asked, for who decides what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Circumstances {
+    /// The registry.
+    pub host: String,
+    /// Who said who we are; none when nobody did.
+    pub login: Option<SaidBy>,
+    /// Whether it never answered anything in this process.
+    pub is_unheard: bool,
+    /// A registry of the configuration that is spelled almost so.
+    pub similar: Option<String>,
+}
+
 /// Why a registry did not do what it was asked.
 #[derive(Debug, Clone)]
 pub struct RegistryError {
@@ -24,12 +48,18 @@ pub struct RegistryError {
     /// Address without query, user and password.
     url: String,
     problem: Problem,
+    circumstances: Option<Box<Circumstances>>,
 }
 
 #[derive(Debug, Clone)]
 pub(super) enum Problem {
     /// The network, or TLS.
-    Wire { failure: Failure, text: String },
+    Wire {
+        failure: Failure,
+        text: String,
+        /// Whether it is that time ran out.
+        is_late: bool,
+    },
     /// An answer that says no.
     Status {
         failure: Failure,
@@ -57,7 +87,25 @@ impl RegistryError {
             doing,
             url: url.to_owned(),
             problem,
+            circumstances: None,
         }
+    }
+
+    /// The error of a registry of which this is known.
+    pub(super) fn of(mut self, circumstances: Circumstances) -> Self {
+        self.circumstances = Some(Box::new(circumstances));
+        self
+    }
+
+    /// What is known of the registry, where it is known.
+    pub(crate) fn circumstances(&self) -> Option<&Circumstances> {
+        self.circumstances.as_deref()
+    }
+
+    /// Whether time ran out without a word of a registry that has said none in this process.
+    pub(crate) fn is_unheard(&self) -> bool {
+        let is_late = matches!(&self.problem, Problem::Wire { is_late: true, .. });
+        is_late && self.circumstances().is_some_and(|known| known.is_unheard)
     }
 
     /// The error of a body that is not what its digest says, or ends too early.
@@ -67,7 +115,8 @@ impl RegistryError {
 
     /// The error of a body that broke off.
     pub(crate) fn broken(doing: &'static str, url: &str, failure: Failure, text: String) -> Self {
-        Self::new(doing, url, Problem::Wire { failure, text })
+        let is_late = failure == Failure::Silent;
+        Self::new(doing, url, Problem::Wire { failure, text, is_late })
     }
 
     /// The error of a registry that may be asked again after some time.
@@ -157,6 +206,7 @@ impl RegistryError {
             | Failure::NotFound
             | Failure::WrongBytes
             | Failure::Untrusted
+            | Failure::Plain
             | Failure::Redirect
             | Failure::Login
             | Failure::TooLarge
@@ -176,7 +226,12 @@ impl RegistryError {
             Failure::Unauthorized | Failure::Denied | Failure::Login => "auth",
             Failure::NotFound => "not_found",
             Failure::WrongBytes => "digest_mismatch",
-            Failure::Untrusted | Failure::Redirect | Failure::TooLarge | Failure::Refused | Failure::Setup => "refused",
+            Failure::Untrusted
+            | Failure::Plain
+            | Failure::Redirect
+            | Failure::TooLarge
+            | Failure::Refused
+            | Failure::Setup => "refused",
         }
     }
 }

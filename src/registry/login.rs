@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use base64::Engine as _;
 use serde::Deserialize;
 
-use super::LoginError;
+use super::{LoginError, SaidBy};
 
 /// A user and a password, or a token that stands for both. Never printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -39,8 +39,11 @@ impl Login {
     }
 }
 
-/// Finds who we are to the registry of a host, for one of its repositories.
-pub(crate) type FindLogin = Arc<dyn Fn(&str, &str) -> Result<Option<Login>, LoginError> + Send + Sync>;
+/// Finds who we are to the registry of a host, for one of its repositories, and who says so.
+pub(crate) type FindLogin = Arc<dyn Fn(&str, &str) -> FoundLogin + Send + Sync>;
+
+/// What was found.
+pub(crate) type FoundLogin = Result<Option<(Login, SaidBy)>, LoginError>;
 
 /// What a file says about a registry.
 #[derive(Debug, PartialEq, Eq)]

@@ -46,6 +46,7 @@ pub(crate) fn manager<'r>(
         failed(Problem::Wire {
             failure: Failure::Setup,
             text: error.to_string(),
+            is_late: false,
         })
     })?;
     let login = repository.own_login().map_err(|error| failed(Problem::Login(error)))?;

@@ -5,7 +5,7 @@
 //! retry              what a failure means: the table                       pure
 //! token              tokens, each fetched once per process
 //! redact, said       what a registry says of its errors, without our credentials
-//! client             one request: who we are, where it leads, how it failed
+//! registry_place, client  where a registry is; one request: who we are, where it leads, how it failed
 //! fetching, pushing, pages, removing  what is asked of a repository
 //! management, plan   what a repository holds, by protocol or API, and what of it can go
 //! ```
@@ -28,23 +28,25 @@ mod pages;
 mod plan;
 mod pushing;
 mod redact;
+mod registry_place;
 mod removing;
 mod retry;
 mod said;
 mod scaleway;
 mod token;
 
-pub(crate) use client::{Access, Registry, RegistryPlace, Repository};
-pub(crate) use error::{LoginError, RegistryError};
+pub(crate) use client::{Access, Registry, Repository};
+pub(crate) use error::{Circumstances, LoginError, RegistryError, SaidBy};
 pub(crate) use fetching::{document_type, BlobBody, BlobPlace, Contents, Found};
 pub(crate) use fuzzed::{
     read_fuzzed_challenge, read_fuzzed_link, read_fuzzed_login_file, read_fuzzed_pause, read_fuzzed_range,
     read_fuzzed_token,
 };
-pub(crate) use login::{of_pair, read_auth_file, with_login, AuthFile, Login, Said};
+pub(crate) use login::{of_pair, read_auth_file, with_login, AuthFile, FoundLogin, Login, Said};
 pub(crate) use management::{gather, Entry, Holding, Management};
 pub(crate) use manager::{manager, ManagementApi};
 pub(crate) use pages::{catalogue, Listing};
 pub(crate) use plan::{plan_removal, KeptBecause, Known, Plan, Unwanted};
 pub(crate) use pushing::{Mounted, Pushes, Upload};
+pub(crate) use registry_place::{RegistryPlace, Taken};
 pub(crate) use retry::{asked_pause, pause, Failure, Step};

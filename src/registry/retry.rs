@@ -21,6 +21,7 @@ pub(crate) enum Failure {
     NotFound,
     WrongBytes,
     Untrusted,
+    Plain,
     Redirect,
     Login,
     TooLarge,
@@ -42,7 +43,7 @@ pub(crate) enum Step {
 }
 
 /// Every sort of failure, what it calls for, and why.
-const TABLE: [(Failure, Step, &str); 17] = [
+const TABLE: [(Failure, Step, &str); 18] = [
     (
         Failure::Unreachable,
         Step::Retry,
@@ -95,6 +96,11 @@ const TABLE: [(Failure, Step, &str); 17] = [
         Step::Next,
         "nobody vouches for its certificate, and will not in a second",
     ),
+    (
+        Failure::Plain,
+        Step::Next,
+        "it does not speak TLS, and will not in a second",
+    ),
     (Failure::Redirect, Step::Next, "it sends us where we do not go"),
     (
         Failure::Login,
@@ -141,6 +147,15 @@ impl Failure {
         self.is_outage() || matches!(self, Self::Busy | Self::Unresolved)
     }
 
+    /// Whether it says that the registry is there for nobody of this machine, or not for us, without costing any time: what it
+    /// was asked for does not matter.
+    pub(crate) fn is_refusal(self) -> bool {
+        matches!(
+            self,
+            Self::Unresolved | Self::Unauthorized | Self::Denied | Self::Untrusted | Self::Plain | Self::Login
+        )
+    }
+
     /// Whether it says that the registry is away, and not something about the request, or about its name: that costs no time
     /// to find out again, and the host may be one that is not there at all.
     pub(crate) fn is_outage(self) -> bool {
@@ -154,6 +169,7 @@ impl Failure {
             | Self::NotFound
             | Self::WrongBytes
             | Self::Untrusted
+            | Self::Plain
             | Self::Redirect
             | Self::Login
             | Self::TooLarge
@@ -264,6 +280,7 @@ mod tests {
             Failure::Denied,
             Failure::NotFound,
             Failure::Untrusted,
+            Failure::Plain,
             Failure::Redirect,
             Failure::Login,
             Failure::TooLarge,

@@ -72,6 +72,7 @@ pub(super) fn failed(doing: &'static str, url: &Url, error: &WireError) -> Regis
     let problem = Problem::Wire {
         failure: failure_of(error.trouble),
         text: error.to_string(),
+        is_late: error.is_late,
     };
     RegistryError::new(doing, &plain(url), problem)
 }
@@ -84,6 +85,7 @@ pub(super) fn failure_of(trouble: Trouble) -> Failure {
         Trouble::Silent => Failure::Silent,
         Trouble::Broken => Failure::Broken,
         Trouble::Untrusted => Failure::Untrusted,
+        Trouble::Plain => Failure::Plain,
         Trouble::Setup => Failure::Setup,
     }
 }

@@ -6,6 +6,7 @@ pub(crate) mod inflate;
 mod keeper;
 pub(crate) mod kernel;
 pub(crate) mod lock;
+pub(crate) mod lockers;
 pub(crate) mod netlink;
 pub(crate) mod page_cache;
 pub(crate) mod pool;

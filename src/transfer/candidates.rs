@@ -6,23 +6,23 @@
 //! only when that one is away or silent.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::answerer::{why_first, WhyFirst};
 use super::attempt::Ledger;
-use super::circuit::{note_failure, note_success};
+use super::circuit::{note_answer, note_failure, note_refusal, note_success};
 use super::connections::{Connection, Connections};
 use super::peer::StandIn;
 use super::persist::{persist, sleep, Standing};
 use super::pull_budget::Budget;
+use super::race::Race;
 use super::registries::Registries;
 use super::TransferError;
 use crate::oci::{Digest, Reference};
 use crate::progress::Progress;
 use crate::registry::{Contents, Failure, RegistryError, Repository, Step};
 use crate::store::Store;
-use crate::sys::lock::beat;
 
 /// A tag that another registry answered for counts when the first was silent for so many times the hedge.
 const HEDGES_OF_TAG: u32 = 2;
@@ -61,6 +61,8 @@ pub(super) struct Candidates<'a> {
     all: Vec<Candidate>,
     /// The index of the one that was typed.
     named: usize,
+    /// Why another one than that is asked first, if one is.
+    why_first: Option<WhyFirst>,
     /// Indices of the candidates, whoever is asked first first.
     order: Mutex<Vec<usize>>,
     ledger: Ledger,
@@ -72,6 +74,8 @@ pub(super) struct Candidates<'a> {
 
 struct Candidate {
     repository: Repository,
+    /// Whether the configuration has it: of any other host nothing is kept that was mistyped perhaps.
+    is_listed: bool,
     /// Given up for the rest of this image.
     is_gone: AtomicBool,
     budget: Budget,
@@ -86,18 +90,6 @@ enum Counts {
     Nothing,
     /// The first one of an image.
     Pull,
-}
-
-/// What several registries were asked at once.
-struct Race<T> {
-    first: usize,
-    tell: Sender<(usize, Result<T, RegistryError>)>,
-    told: Receiver<(usize, Result<T, RegistryError>)>,
-    /// Who has not answered yet.
-    silent: Vec<usize>,
-    failures: Vec<(usize, RegistryError)>,
-    /// An answer that waits for the first registry's.
-    held: Option<(usize, T)>,
 }
 
 impl<'a> Candidates<'a> {
@@ -120,6 +112,7 @@ impl<'a> Candidates<'a> {
                 .map_err(|error| failed(reference, vec![error]))?;
             Ok::<_, TransferError>(Candidate {
                 repository: client.repository(name),
+                is_listed: registries.is_known(host),
                 is_gone: AtomicBool::new(false),
                 budget: registries.budget(store, host, name),
                 is_counted: AtomicBool::new(false),
@@ -128,7 +121,10 @@ impl<'a> Candidates<'a> {
         };
         let all = hosts.iter().map(candidate).collect::<Result<Vec<_>, _>>()?;
         let rules = registries.rules();
+        let first = hosts.first().filter(|first| *first != host);
+        let why_first = first.map(|first| why_first(store, registries, host, first, progress));
         Ok(Self {
+            why_first,
             store,
             progress,
             reference: reference.clone(),
@@ -174,6 +170,26 @@ impl<'a> Candidates<'a> {
         let shown = |index| self.repository(index).map(Repository::shown);
         let (named, asked) = (shown(self.named)?, shown(index)?);
         (index != self.named).then_some(StandIn { named, asked })
+    }
+
+    /// The host of `index`, which said what the reference means. Where that is not the one that was typed, it is said, with why: what a
+    /// tag means each registry says for itself.
+    pub(super) fn answered(&self, index: usize) -> Option<&str> {
+        let (host, named) = (self.repository(index)?.host(), self.repository(self.named)?.host());
+        if host == named || self.reference.digest().is_some() {
+            return Some(host);
+        }
+        let attempts = self.ledger.attempts();
+        let tried = attempts.iter().find(|attempt| attempt.registry == named);
+        match (tried.and_then(|attempt| attempt.error.as_ref()), &self.why_first) {
+            (Some(error), _) => self.progress.warn(&format!(
+                "{} says what {} means: {named} was asked, and failed ({error})",
+                host, self.reference
+            )),
+            (None, Some(why)) => why.tell(&self.reference, host, self.progress),
+            (None, None) => {}
+        }
+        Some(host)
     }
 
     /// Who is asked first.
@@ -392,15 +408,7 @@ impl<'a> Candidates<'a> {
         else {
             return self.in_turn((subject, counts), &|repository| work(repository));
         };
-        let (tell, told) = mpsc::channel();
-        let mut race = Race {
-            first,
-            tell,
-            told,
-            silent: Vec::new(),
-            failures: Vec::new(),
-            held: None,
-        };
+        let mut race = Race::new(first);
         let (began, mut asked) = (Instant::now(), Instant::now());
         let until_first_counts = began + self.hedge * HEDGES_OF_TAG;
         let mut waiting = order.iter().copied();
@@ -533,6 +541,10 @@ impl<'a> Candidates<'a> {
         let failure = error.failure();
         if failure.is_outage() {
             note_failure(self.store, host, error.word());
+        } else if failure.is_refusal() && candidate.is_listed {
+            note_refusal(self.store, host, error.word());
+        } else if failure == Failure::NotFound {
+            note_answer(self.store, host);
         }
         let is_about_it = !matches!(failure, Failure::NotFound | Failure::WrongBytes | Failure::TooLarge);
         if is_about_it {
@@ -541,23 +553,6 @@ impl<'a> Candidates<'a> {
         let leads_on = !self.is_over(subject, index, error) && self.standing(index) == Standing::OneOfSeveral;
         if leads_on && failure != Failure::NotFound {
             self.progress.warn(&format!("{error}; asking the next registry"));
-        }
-    }
-}
-
-impl<T> Race<T> {
-    /// The next answer, if one comes in time. Whoever waits for a lock of ours sees meanwhile that we are alive.
-    fn next(&mut self, until: Instant) -> Option<(usize, Result<T, RegistryError>)> {
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            match self.told.recv_timeout(left.min(Duration::from_secs(1))) {
-                Ok(answer) => {
-                    self.silent.retain(|other| *other != answer.0);
-                    return Some(answer);
-                }
-                Err(RecvTimeoutError::Timeout) if !left.is_zero() => beat(),
-                Err(_) => return None,
-            }
         }
     }
 }

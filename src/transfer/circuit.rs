@@ -3,10 +3,11 @@
 //!
 //! ```text
 //! registries/<host>.json    {"schema":1,"failures":2,"open_until":1796000030,"last_failure":1796000000,
-//!                            "reason":"connection","last_success":1795990000}
+//!                            "reason":"connection","last_success":1795990000,"since":1795999990}
 //! ```
 //!
-//! Times are seconds since 1970. The file is a hint: one that is missing, damaged or cannot be written says nothing. It is
+//! A registry that refuses us, or whose name has no address, is noted as well, and asked as before: it costs no time. Times are
+//! seconds since 1970. The file is a hint: one that is missing, damaged or cannot be written says nothing. It is
 //! written by rename, and two that write at once lose one failure of the two.
 
 use std::path::PathBuf;
@@ -39,6 +40,8 @@ pub struct Circuit {
     pub reason: Option<String>,
     /// When it last did what it was asked, to the minute.
     pub last_success: Option<u64>,
+    /// When it began to do as it does now: to fail, or to do what it is asked.
+    pub since: Option<u64>,
 }
 
 /// What is known of the registry `host`.
@@ -56,19 +59,37 @@ impl Circuit {
 
 /// Notes that the registry was given up.
 pub(super) fn note_failure(store: &Store, host: &str, reason: &str) {
+    note(store, host, reason, now() + OPEN.as_secs());
+}
+
+/// Notes that the registry refused, or could not be found. It is asked as before.
+pub(super) fn note_refusal(store: &Store, host: &str, reason: &str) {
+    note(store, host, reason, 0);
+}
+
+fn note(store: &Store, host: &str, reason: &str, open_until: u64) {
     let (before, now) = (read_circuit(store, host), now());
+    let is_failing = before.failures > 0;
     write(
         store,
         host,
         &Circuit {
             schema: 1,
             failures: before.failures.saturating_add(1),
-            open_until: now + OPEN.as_secs(),
+            open_until: before.open_until.max(open_until),
             last_failure: Some(now),
             reason: Some(reason.to_owned()),
             last_success: before.last_success,
+            since: before.since.filter(|_| is_failing).or(Some(now)),
         },
     );
+}
+
+/// Notes that the registry answers, which is no news of one that is away: what it has not may be all that it can say.
+pub(super) fn note_answer(store: &Store, host: &str) {
+    if !read_circuit(store, host).is_open() {
+        note_success(store, host);
+    }
 }
 
 /// Notes that the registry did what it was asked.
@@ -88,6 +109,7 @@ pub(super) fn note_success(store: &Store, host: &str) {
             failures: 0,
             open_until: 0,
             last_success: Some(now),
+            since: before.since.filter(|_| before.failures == 0).or(Some(now)),
             ..before
         },
     );
@@ -126,6 +148,24 @@ mod tests {
         let closed = read_circuit(&store, host);
         assert!(!closed.is_open() && closed.failures == 0 && closed.last_success.is_some());
         assert_eq!(closed.last_failure, open.last_failure);
+    }
+
+    #[test]
+    fn a_refusal_is_noted_and_the_registry_is_asked_as_before() {
+        let (_scratch, store) = store();
+        note_refusal(&store, "a.example", "auth");
+        let refused = read_circuit(&store, "a.example");
+        assert!(!refused.is_open());
+        assert_eq!((refused.failures, refused.reason.as_deref()), (1, Some("auth")));
+        assert_eq!(refused.since, refused.last_failure);
+        note_failure(&store, "a.example", "timeout");
+        note_refusal(&store, "a.example", "auth");
+        let away = read_circuit(&store, "a.example");
+        assert!(away.is_open(), "a refusal does not end an outage");
+        assert_eq!(away.since, refused.since);
+        note_success(&store, "a.example");
+        let well = read_circuit(&store, "a.example");
+        assert!(!well.is_open() && well.since == well.last_success);
     }
 
     #[test]

@@ -141,6 +141,16 @@ pub enum TransferError {
         /// Some of them.
         tags: Vec<String>,
     },
+    /// The registries do not know the repository.
+    #[error("find {reference}: {host} has no repository {repository}, or does not show it")]
+    NoRepository {
+        /// The image, as typed.
+        reference: String,
+        /// The registry that says so.
+        host: String,
+        /// Below its host.
+        repository: String,
+    },
     /// A tag that is not moved means another image.
     #[error("push {reference}: its tag means {there} already, and this machine's configuration does not move tags there (immutable)")]
     Immutable {
@@ -157,11 +167,15 @@ pub enum TransferError {
         /// What stays, and why.
         reason: KeptBecause,
     },
-    /// Nothing is pushed there.
-    #[error("push to {host}: this machine's configuration only pulls from it (role = \"pull\")")]
+    /// Nothing is pushed there, and nothing deleted.
+    #[error("{verb} {host}: this machine's configuration only pulls from it (role = \"pull\")")]
     PullOnly {
+        /// What was attempted: `push to` or `delete from`.
+        verb: &'static str,
         /// The registry.
         host: String,
+        /// Whether it stands in for the one that was named, as it is preferred.
+        is_preferred: bool,
     },
     /// A registry that the configuration does not know.
     #[error("prefer {host}: it is no [[registry]] of the configuration, which has {}", names(.listed))]
@@ -213,6 +227,7 @@ impl TransferError {
             | Self::Document { .. }
             | Self::NotFound { .. }
             | Self::NoTag { .. }
+            | Self::NoRepository { .. }
             | Self::Login { .. }
             | Self::NotAnArchive { .. }
             | Self::Entry { .. }
@@ -227,7 +242,7 @@ impl TransferError {
     pub(crate) fn is_not_found(&self) -> bool {
         match self {
             Self::Registry { failures, .. } => !failures.is_empty() && failures.iter().all(RegistryError::is_not_found),
-            Self::NoTag { .. } => true,
+            Self::NoTag { .. } | Self::NoRepository { .. } => true,
             _ => false,
         }
     }

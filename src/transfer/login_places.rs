@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
-use crate::registry::{read_auth_file, with_login, AuthFile, Login, LoginError, Said};
+use crate::registry::{read_auth_file, with_login, AuthFile, FoundLogin, Login, LoginError, Said, SaidBy};
 use crate::sys::program::{Program, ProgramError};
 use crate::sys::replace::Replacement;
 
@@ -74,17 +74,13 @@ impl std::fmt::Debug for LoginPlaces {
 }
 
 impl LoginPlaces {
-    /// Who we are to the registry `host`, for one of its repositories; `named` is what the configuration says of it.
+    /// Who we are to the registry `host`, for one of its repositories, and who says so; `named` is what the configuration says of
+    /// it.
     ///
     /// # Errors
     ///
     /// [`LoginError`] when there are credentials that cannot be had.
-    pub(crate) fn find(
-        &self,
-        host: &str,
-        repository: &str,
-        named: Option<&Credential>,
-    ) -> Result<Option<Login>, LoginError> {
+    pub(crate) fn find(&self, host: &str, repository: &str, named: Option<&Credential>) -> FoundLogin {
         let failed = |reason: String| LoginError {
             host: host.to_owned(),
             reason,
@@ -139,39 +135,40 @@ impl LoginPlaces {
         }
     }
 
-    fn named(&self, host: &str, credential: &Credential) -> Result<Option<Login>, String> {
+    fn named(&self, host: &str, credential: &Credential) -> Result<Option<(Login, SaidBy)>, String> {
         let login = |user: &str, password: Vec<u8>, place: String| {
             let password = String::from_utf8(password).map_err(|_| format!("{place} holds no UTF-8"))?;
             let password = password.strip_suffix('\n').unwrap_or(&password).to_owned();
             if password.is_empty() {
                 return Err(format!("{place} is empty"));
             }
-            Ok(Some(Login::Password {
+            let login = Login::Password {
                 user: user.to_owned(),
                 password,
-            }))
+            };
+            Ok(Some((login, SaidBy::Configuration(place))))
         };
         match credential {
             Credential::Variable { user, variable } => {
                 let value = self.variable.and_then(|read| read(variable));
-                let value = value.ok_or_else(|| format!("the variable {variable} is not set"))?;
+                let value = value.ok_or_else(|| not_set(variable))?;
                 login(user, value, format!("the variable {variable}"))
             }
             Credential::PasswordFile { user, file } => {
                 let value = read_bounded(file).map_err(|error| format!("read {}: {error}", file.display()))?;
-                login(user, value, file.display().to_string())
+                login(user, value, format!("the file {}", file.display()))
             }
             Credential::Helper { name } => {
                 let found = self.ask_helper(name, host)?;
-                found
-                    .map(Some)
-                    .ok_or_else(|| format!("docker-credential-{name} has none"))
+                let program = format!("docker-credential-{name}");
+                let found = found.ok_or_else(|| format!("{program} has none"))?;
+                Ok(Some((found, SaidBy::Configuration(program))))
             }
             Credential::Anonymous => Ok(None),
         }
     }
 
-    fn of_files(&self, host: &str, repository: &str) -> Result<Option<Login>, String> {
+    fn of_files(&self, host: &str, repository: &str) -> Result<Option<(Login, SaidBy)>, String> {
         for path in &self.files {
             let text = match read_bounded(path) {
                 Ok(text) => text,
@@ -181,10 +178,11 @@ impl LoginPlaces {
             let wrong = |reason: &str| format!("read {}: {reason}", path.display());
             let file: AuthFile = read_auth_file(&text).map_err(wrong)?;
             match file.find(host, repository).map_err(wrong)? {
-                Some(Said::Login(login)) => return Ok(Some(login)),
+                Some(Said::Login(login)) => return Ok(Some((login, SaidBy::File(path.display().to_string())))),
                 Some(Said::Helper(name)) => {
                     if let Some(login) = self.ask_helper(&name, host)? {
-                        return Ok(Some(login));
+                        let place = format!("docker-credential-{name}, which {} names", path.display());
+                        return Ok(Some((login, SaidBy::File(place))));
                     }
                 }
                 None => {}
@@ -236,6 +234,19 @@ impl LoginPlaces {
     }
 }
 
+/// The reason of a variable that is not there. A name that looks like no variable is not repeated: people write the password
+/// itself there.
+fn not_set(variable: &str) -> String {
+    let is_usual = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+    match variable.bytes().all(is_usual) {
+        true => format!("the variable {variable} is not set"),
+        false => {
+            "the variable that `password_env` names is not set; its name is not shown, as it may be the password itself"
+                .to_owned()
+        }
+    }
+}
+
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
@@ -254,6 +265,10 @@ mod tests {
     fn password(user: &str, password: &str) -> Option<Login> {
         let (user, password) = (user.to_owned(), password.to_owned());
         Some(Login::Password { user, password })
+    }
+
+    fn found(places: &LoginPlaces, host: &str) -> Option<Login> {
+        places.find(host, "x", None).unwrap().map(|(login, _)| login)
     }
 
     fn variable(name: &str) -> Option<Vec<u8>> {
@@ -280,12 +295,21 @@ mod tests {
             user: user(),
             file: file.to_owned(),
         };
-        let find = |credential: &Credential| places.find("a.example", "x", Some(credential));
+        let find = |credential: &Credential| {
+            let found = places.find("a.example", "x", Some(credential));
+            found.map(|found| found.map(|(login, _)| login))
+        };
         assert_eq!(find(&of_variable("KEY")).unwrap(), password("me", "s3"));
         assert_eq!(find(&of_file(&file)).unwrap(), password("me", "p4"));
         assert_eq!(find(&Credential::Anonymous).unwrap(), None);
+        let said_by = |credential: &Credential| places.find("a.example", "x", Some(credential)).unwrap().unwrap().1;
+        assert_eq!(
+            said_by(&of_variable("KEY")),
+            SaidBy::Configuration("the variable KEY".to_owned())
+        );
         for (credential, says) in [
             (of_variable("NONE"), "variable NONE is not set"),
+            (of_variable("hunter2"), "may be the password itself"),
             (of_file(&empty), "is empty"),
             (of_file(Path::new("/nonexistent")), "/nonexistent"),
             (
@@ -303,6 +327,7 @@ mod tests {
         ] {
             let error = find(&credential).unwrap_err().to_string();
             assert!(error.contains(says) && error.contains("a.example"), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
         }
     }
 
@@ -316,15 +341,15 @@ mod tests {
         };
         assert_eq!(places.keep("a.example", "u", "p:1"), Ok(file.display().to_string()));
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(places.find("a.example", "x", None).unwrap(), password("u", "p:1"));
+        assert_eq!(found(&places, "a.example"), password("u", "p:1"));
         fs::write(
             &file,
             r#"{"psFormat":"x","auths":{"a.example":{"auth":"dTpw"},"b.example":{"auth":"dTpw"}}}"#,
         )
         .unwrap();
         places.keep("a.example", "me", "2").unwrap();
-        assert_eq!(places.find("a.example", "x", None).unwrap(), password("me", "2"));
-        assert_eq!(places.find("b.example", "x", None).unwrap(), password("u", "p"));
+        assert_eq!(found(&places, "a.example"), password("me", "2"));
+        assert_eq!(found(&places, "b.example"), password("u", "p"));
         assert!(fs::read_to_string(&file).unwrap().contains("psFormat"));
         fs::write(&file, "[]").unwrap();
         assert!(places.keep("a.example", "me", "2").is_err());
@@ -366,17 +391,14 @@ mod tests {
         };
         let missing = scratch.path().join("missing");
         let all = places(&[&missing, &first, &second]);
-        assert_eq!(
-            all.find("h.example", "x", None).unwrap(),
-            password("get", "of h.example")
-        );
+        assert_eq!(found(&all, "h.example"), password("get", "of h.example"));
         let environment = fs::read_to_string(scratch.path().join("env")).unwrap();
         assert!(
             environment.contains("GIVEN=1") && !environment.contains("CARGO"),
             "{environment}"
         );
-        assert_eq!(all.find("n.example", "x", None).unwrap(), password("u", "p"));
-        assert_eq!(all.find("other.example", "x", None).unwrap(), None);
+        assert_eq!(found(&all, "n.example"), password("u", "p"));
+        assert_eq!(found(&all, "other.example"), None);
         for host in ["b.example", "o.example"] {
             let error = all.find(host, "x", None).unwrap_err().to_string();
             assert!(

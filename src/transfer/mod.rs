@@ -9,6 +9,7 @@
 //! registries there are; an image is fetched from the first of them that answers, by a [`Remote`], and pushed to the one that
 //! is named, by a [`RemoteTarget`].
 
+mod answerer;
 mod archive_entries;
 mod archive_source;
 mod archive_start;
@@ -37,6 +38,7 @@ mod preferred;
 mod pull_budget;
 mod pulled;
 mod pushed;
+mod race;
 mod ranges;
 mod referrers;
 mod registries;
@@ -48,7 +50,7 @@ mod shared_tag;
 mod small;
 mod verified;
 
-pub(crate) use crate::registry::{ManagementApi, Unwanted};
+pub(crate) use crate::registry::{ManagementApi, Taken, Unwanted};
 pub use archive_source::ArchiveSource;
 pub use archive_target::ArchiveTarget;
 pub use attempt::{Asked, Attempt};

@@ -21,8 +21,10 @@ pub(super) enum Standing {
 }
 
 /// How often a registry is tried that fails so.
-fn tries(failure: Failure, standing: Standing) -> u32 {
-    match (standing, failure) {
+fn tries(error: &RegistryError, standing: Standing) -> u32 {
+    match (standing, error.failure()) {
+        // Nobody has heard of it, and it had all the time that it may have: a person waits for that once.
+        (_, Failure::Silent | Failure::Unreachable) if error.is_unheard() => 1,
         // A cache on the way may have had it wrong once; twice is no accident.
         (_, Failure::WrongBytes) => 2,
         (Standing::Last, _) => TRIES,
@@ -34,7 +36,7 @@ fn tries(failure: Failure, standing: Standing) -> u32 {
 
 /// The pause before another try of a request that failed with `error` at the `tried`th; none when it is not tried again.
 pub(super) fn pause_before_retry(error: &RegistryError, tried: u32, standing: Standing) -> Option<Duration> {
-    if error.step() != Step::Retry || tried >= tries(error.failure(), standing) {
+    if error.step() != Step::Retry || tried >= tries(error, standing) {
         return None;
     }
     let longest = match standing {

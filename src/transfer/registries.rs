@@ -16,7 +16,7 @@ use crate::oci::normal_host;
 use crate::policy::Bytes;
 use crate::progress::Progress;
 use crate::registry::{
-    manager, of_pair, Management, ManagementApi, Registry, RegistryError, RegistryPlace, Repository,
+    manager, of_pair, Management, ManagementApi, Registry, RegistryError, RegistryPlace, Repository, SaidBy, Taken,
 };
 use crate::store::Store;
 
@@ -110,6 +110,7 @@ struct Shared {
     rules: TransferRules,
     places: LoginPlaces,
     is_proxied: Option<fn(&str) -> bool>,
+    tell: Option<fn(&str)>,
     wire: OnceLock<Wire>,
     clients: Mutex<HashMap<String, Registry>>,
 }
@@ -148,6 +149,16 @@ impl Registries {
         }
     }
 
+    /// These registries, where `tell` hears which of them has not answered for some seconds. Only of registries that nobody has a
+    /// clone of.
+    #[must_use]
+    pub fn telling(mut self, tell: fn(&str)) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.tell = Some(tell);
+        }
+        self
+    }
+
     /// These registries, with or without failing over.
     pub fn with_failover(self, failover: Failover) -> Self {
         Self { failover, ..self }
@@ -180,7 +191,8 @@ impl Registries {
         })
     }
 
-    fn is_known(&self, host: &str) -> bool {
+    /// Whether the configuration has it.
+    pub(super) fn is_known(&self, host: &str) -> bool {
         self.shared.entries.iter().any(|entry| entry.host == host)
     }
 
@@ -265,6 +277,7 @@ impl Registries {
         let place = RegistryPlace {
             host: entry.host,
             is_plain: entry.is_plain,
+            similar: self.similar(host),
         };
         let (places, named) = (self.shared.places.clone(), entry.credentials);
         let find_login = Arc::new(move |host: &str, repository: &str| places.find(host, repository, named.as_ref()));
@@ -273,12 +286,27 @@ impl Registries {
         Ok(client)
     }
 
+    /// The registry of the configuration that is spelled almost as `host`, which is none of them.
+    fn similar(&self, host: &str) -> Option<String> {
+        let others = self.shared.entries.iter().map(|entry| entry.host.as_str());
+        match self.is_known(host) {
+            true => None,
+            false => nearest(host, others).map(str::to_owned),
+        }
+    }
+
     fn wire(&self) -> Wire {
         let patience = WirePatience {
             connect: self.shared.rules.connect,
             stall: self.shared.rules.stall,
         };
-        let new = || Wire::new(patience, self.shared.is_proxied.unwrap_or(|_| false));
+        let new = || {
+            let wire = Wire::new(patience, self.shared.is_proxied.unwrap_or(|_| false));
+            match self.shared.tell {
+                Some(tell) => wire.telling(tell),
+                None => wire,
+            }
+        };
         self.shared.wire.get_or_init(new).clone()
     }
 
@@ -295,7 +323,35 @@ impl Registries {
     pub fn may_push(&self, host: &str) -> Result<(), TransferError> {
         match self.entry(host).role {
             Role::Push => Ok(()),
-            Role::Pull => Err(TransferError::PullOnly { host: host.to_owned() }),
+            Role::Pull => Err(pull_only("push to", host)),
+        }
+    }
+
+    /// Whether images may be pushed to `host`, which is preferred over the registry that was named.
+    ///
+    /// # Errors
+    ///
+    /// [`TransferError::PullOnly`] when they may not.
+    pub fn may_push_instead(&self, host: &str) -> Result<(), TransferError> {
+        self.may_push(host).map_err(|error| match error {
+            TransferError::PullOnly { verb, host, .. } => TransferError::PullOnly {
+                verb,
+                host,
+                is_preferred: true,
+            },
+            other => other,
+        })
+    }
+
+    /// Whether something may be deleted from `host`.
+    ///
+    /// # Errors
+    ///
+    /// [`TransferError::PullOnly`] when it may not.
+    pub(super) fn may_delete(&self, host: &str) -> Result<(), TransferError> {
+        match self.entry(host).role {
+            Role::Push => Ok(()),
+            Role::Pull => Err(pull_only("delete from", host)),
         }
     }
 
@@ -304,12 +360,13 @@ impl Registries {
         self.entry(&normal_host(host)).credentials.is_some()
     }
 
-    /// Tries a user and a password at the registry `host`, and keeps them as docker does; returns where.
+    /// Tries a user and a password at the registry `host`, and keeps them as docker does; returns where, and whether the registry
+    /// asks for a password at all.
     ///
     /// # Errors
     ///
     /// [`TransferError`]; nothing is kept then.
-    pub fn log_in(&self, host: &str, user: &str, password: &str) -> Result<String, TransferError> {
+    pub fn log_in(&self, host: &str, user: &str, password: &str) -> Result<(String, Taken), TransferError> {
         let host = &normal_host(host);
         let failed = |error| TransferError::Registry {
             reference: host.to_owned(),
@@ -319,17 +376,35 @@ impl Registries {
         let place = RegistryPlace {
             host: entry.host,
             is_plain: entry.is_plain,
+            similar: self.similar(host),
         };
         let login = of_pair(user, password);
-        let find_login = Arc::new(move |_: &str, _: &str| Ok(Some(login.clone())));
+        let find_login = Arc::new(move |_: &str, _: &str| Ok(Some((login.clone(), SaidBy::Caller))));
         let client = Registry::new(self.wire(), &place, find_login).map_err(failed)?;
-        client.check().map_err(failed)?;
+        let taken = client.check().map_err(failed)?;
         let kept = self.shared.places.keep(host, user, password);
-        kept.map_err(|reason| TransferError::Login {
+        kept.map(|place| (place, taken)).map_err(|reason| TransferError::Login {
             host: host.to_owned(),
             reason,
         })
     }
+}
+
+fn pull_only(verb: &'static str, host: &str) -> TransferError {
+    TransferError::PullOnly {
+        verb,
+        host: host.to_owned(),
+        is_preferred: false,
+    }
+}
+
+/// The word of `words` that is at most three changes of a letter away from `word`, and at most a quarter of it; the nearest.
+fn nearest<'w>(word: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+    let most = (word.len() / 4).min(3);
+    let found = words
+        .map(|other| (strsim::osa_distance(word, other), other))
+        .min_by_key(|(count, _)| *count)?;
+    (found.0 <= most).then_some(found.1)
 }
 
 /// Whether a pattern, in which `*` stands for any text, means `name`.
@@ -415,8 +490,23 @@ mod tests {
         let all = registries();
         assert!(all.may_push("first.example").is_ok() && all.may_push("other.example").is_ok());
         let refused = all.may_push("backup.example").unwrap_err();
-        assert!(matches!(&refused, TransferError::PullOnly { host } if host == "backup.example"));
+        assert!(matches!(&refused, TransferError::PullOnly { host, .. } if host == "backup.example"));
         assert_eq!(refused.kind(), Kind::Refused);
+    }
+
+    #[test]
+    fn a_host_that_is_mistyped_is_near_the_one_that_was_meant() {
+        let hosts = ["registry.example.org", "backup.example.net", "localhost:5000"];
+        for (typed, meant) in [
+            ("registry.exmaple.org", Some("registry.example.org")),
+            ("regstry.example.org", Some("registry.example.org")),
+            ("backup.example.org", Some("backup.example.net")),
+            ("localhost:5001", Some("localhost:5000")),
+            ("quay.example", None),
+            ("a.b", None),
+        ] {
+            assert_eq!(nearest(typed, hosts.into_iter()), meant, "{typed}");
+        }
     }
 
     #[test]

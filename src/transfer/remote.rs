@@ -45,6 +45,8 @@ pub struct Remote<'a> {
     lists_none: AtomicBool,
     /// Who answered, of another registry than the one that was typed, what each says for itself.
     stand_in: Mutex<Option<StandIn>>,
+    /// The host that said what the reference means, where this process asked.
+    answered: Mutex<Option<String>>,
     /// Who gave the blob that was read last.
     givers: Mutex<HashMap<Digest, usize>>,
 }
@@ -70,6 +72,7 @@ impl<'a> Remote<'a> {
             lists_none: AtomicBool::new(false),
             wrong: Mutex::default(),
             stand_in: Mutex::default(),
+            answered: Mutex::default(),
             givers: Mutex::default(),
         })
     }
@@ -104,13 +107,25 @@ impl<'a> Remote<'a> {
             true => self.no_tag(error),
             false => error,
         });
-        match found?.1 {
+        let (index, found) = found?;
+        self.is_answered_by(index);
+        match found {
             Found::Said(descriptor) => Ok(descriptor),
             Found::Read(descriptor, raw) => {
                 self.store.blobs().put(&raw)?;
                 Ok(descriptor)
             }
         }
+    }
+
+    /// The host that said what the reference means; none when another process or the store did.
+    pub fn answered_by(&self) -> Option<String> {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn is_answered_by(&self, index: usize) {
+        let host = self.candidates.answered(index).map(str::to_owned);
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = host;
     }
 
     /// Asks what each registry says for itself.
@@ -145,16 +160,21 @@ impl<'a> Remote<'a> {
     /// The error of a tag that nobody knows, with the tags that there are, as far as they can be had by one try: they are for
     /// people, and it says nothing of a registry that it does not list them.
     fn no_tag(&self, error: TransferError) -> TransferError {
-        let first = self.candidates.first();
-        let tags = first
-            .and_then(|repository| Listing::of(repository).some_tags().ok())
-            .unwrap_or_default();
-        if tags.is_empty() {
+        let Some(first) = self.candidates.first() else {
             return error;
-        }
-        TransferError::NoTag {
-            reference: self.reference.to_string(),
-            tags: tags.into_iter().take(MOST_TAGS).collect(),
+        };
+        let reference = self.reference.to_string();
+        match Listing::of(first).some_tags() {
+            Ok(tags) if !tags.is_empty() => TransferError::NoTag {
+                reference,
+                tags: tags.into_iter().take(MOST_TAGS).collect(),
+            },
+            Err(unknown) if unknown.is_not_found() => TransferError::NoRepository {
+                reference,
+                host: first.host().to_owned(),
+                repository: first.name().to_owned(),
+            },
+            Ok(_) | Err(_) => error,
         }
     }
 
@@ -179,7 +199,10 @@ impl<'a> Remote<'a> {
                 partial.restart()?;
                 let own = *digest;
                 let work = Arc::new(move |repository: &Repository| Contents::of(repository).manifest(&own));
-                let (_, (_, raw)) = self.candidates.fetch_first(work)?;
+                let (index, (_, raw)) = self.candidates.fetch_first(work)?;
+                if self.reference.digest() == Some(digest) {
+                    self.is_answered_by(index);
+                }
                 partial.append(&raw)?;
                 partial.commit(raw.len() as u64)?;
                 Ok(raw)

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::attempt::{Asked, Ledger};
 use super::candidates::of_registry;
-use super::circuit::{note_failure, note_success};
+use super::circuit::{note_failure, note_refusal, note_success};
 use super::connections::Connections;
 use super::fallback::list_referrer;
 use super::peer::{Destination, Documents, Incoming, Keeps, Kept, Reach, Written};
@@ -37,6 +37,8 @@ pub struct RemoteTarget<'a> {
     /// As it was typed.
     reference: Reference,
     host: String,
+    /// Whether the configuration has it.
+    is_listed: bool,
     name: String,
     /// Under which the manifest is written.
     tag: Option<String>,
@@ -73,6 +75,7 @@ impl<'a> RemoteTarget<'a> {
             repository: client.repository(name),
             reference: reference.clone(),
             host: host.to_owned(),
+            is_listed: registries.is_known(host),
             name: name.to_owned(),
             // A digest beside a tag says which image it has to be.
             tag: match reference {
@@ -138,6 +141,8 @@ impl<'a> RemoteTarget<'a> {
                 self.ledger.fails(&self.host, &error);
                 if error.failure().is_outage() {
                     note_failure(self.store, &self.host, error.word());
+                } else if error.failure().is_refusal() && self.is_listed {
+                    note_refusal(self.store, &self.host, error.word());
                 }
                 Err(failed(&self.reference, error))
             }

@@ -89,7 +89,7 @@ impl<'a> Keeper<'a> {
         rehearsal: Rehearsal,
         done: &mut dyn FnMut(&Removed),
     ) -> Result<Vec<KeptBecause>, TransferError> {
-        self.registries.may_push(self.repository.host())?;
+        self.registries.may_delete(self.repository.host())?;
         let management = self
             .registries
             .management(&self.repository)

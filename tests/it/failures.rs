@@ -87,6 +87,17 @@ const SITUATIONS: &[(&str, Make)] = &[
     ("A name in upper case", |scene| scene.gantry("run Beam:1")),
     ("A registry", |scene| scene.gantry("pull docker://example.org/beam")),
     ("A transport of other tools", |scene| scene.gantry("images rm sif:1")),
+    ("A path where an image is named", |scene| scene.gantry("pull ./layout")),
+    ("A registry without a repository", |scene| {
+        scene.own("copy tiny:1 localhost:5000", |_| ())
+    }),
+    ("An image of a registry that is not to be pulled", |scene| {
+        scene.own("run --pull never registry.example.org/team/beam:1", |_| ())
+    }),
+    ("A list of images with a line that is none", |scene| {
+        scene.write("list", "registry.example.org/team/beam:1\n");
+        scene.gantry("copy --all-from list")
+    }),
     ("A digest that is in no store", |scene| {
         scene.gantry("images show sha256:0123456789ab")
     }),
@@ -114,6 +125,20 @@ const SITUATIONS: &[(&str, Make)] = &[
         scene.write("config.toml", "[run]\nmemroy = \"1G\"\n");
         scene.gantry("--config config.toml images ls")
     }),
+    ("A configuration with a password", |scene| {
+        scene.write(
+            "config.toml",
+            "[[registry]]\nhost = \"registry.example.org\"\ncredentials = \"me:hunter2\"\n",
+        );
+        scene.gantry("--config config.toml images ls")
+    }),
+    (
+        "A configuration with one pair of brackets where there may be several tables",
+        |scene| {
+            scene.write("config.toml", "[registry]\nhost = \"registry.example.org\"\n");
+            scene.gantry("--config config.toml images ls")
+        },
+    ),
     ("A configuration with a value of the wrong sort", |scene| {
         scene.write("config.toml", "[run]\ncpus = [2]\n");
         scene.gantry("--config config.toml images ls")
@@ -181,6 +206,14 @@ const SITUATIONS: &[(&str, Make)] = &[
         holder.kill().unwrap();
         holder.wait().unwrap();
         done
+    }),
+    ("A runtime that takes bundles", |scene| {
+        scene.gantry("run --runtime crun a:1")
+    }),
+    ("A bundle in the store", |scene| {
+        scene.own("bundle tiny:1 store/layers/x", |gantry| {
+            symlink(&gantry.root, scene.directory.path().join("store")).unwrap();
+        })
     }),
     ("An image without a command", |scene| {
         scene.own(&format!("run --allow-degraded {DEGRADED} tiny:1"), |_| ())
@@ -369,6 +402,14 @@ fn masked(text: &str, scene: &Scene) -> String {
         let line = match (line.find("out of memory: "), line.find(" seen, ")) {
             (Some(from), Some(to)) => format!("{}N MB{}", &line[..from + 15], &line[to..]),
             _ => line.to_owned(),
+        };
+        let line = match line.find("hint: process ") {
+            Some(_) => line
+                .split(' ')
+                .map(|word| if word.parse::<u32>().is_ok() { "N" } else { word })
+                .collect::<Vec<_>>()
+                .join(" "),
+            None => line,
         };
         let line: Vec<String> = line.split(' ').map(name_masked).collect();
         lines.push(line.join(" ").trim_end().to_owned());

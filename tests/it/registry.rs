@@ -13,6 +13,7 @@ mod logging_in;
 mod managing;
 mod many;
 mod memory;
+mod newcomer;
 mod next_version;
 mod outage;
 mod proxy;

@@ -18,7 +18,7 @@ use crate::store::{Finding, Part, State};
 /// Checks the store and prints what is wrong.
 pub(super) fn check(session: &Session, args: &CheckArgs, report: Option<&Report>) -> Result<u8, CommandError> {
     let narrator = Narrator::new(session.verbosity);
-    let registries = ops::registries(&session.config, &session.environment);
+    let registries = session.registries();
     let transport = Transport::new(&session.store, &registries, &narrator);
     let wanted = CheckWanted {
         sample: args.sample,

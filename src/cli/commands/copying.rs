@@ -19,7 +19,7 @@ use crate::cli::progress::Narrator;
 use crate::cli::report::Report;
 use crate::cli::session::Session;
 use crate::journal::EventKind;
-use crate::ops::{self, Companions, CopiedOfList, Transport};
+use crate::ops::{self, Companions, CopiedOfList, ListedCopies, Transport};
 use crate::policy::Kind;
 
 /// Longest list that is read.
@@ -34,12 +34,34 @@ pub(super) fn copy(session: &Session, args: &CopyArgs, report: Option<&Report>) 
     let moving = Moving::new(&args.moving, report);
     match (&args.all_from, &args.source, &args.destination) {
         (Some(file), target, _) => {
-            let list = ops::parse_list(&read_list(file)?, target.as_ref())
-                .map_err(|error| CommandError::Usage(error.to_string()))?;
-            copy_list(session, &list, companions, &moving, report)
+            let name = match file == Path::new("-") {
+                true => "standard input".to_owned(),
+                false => file.display().to_string(),
+            };
+            let wrong = |error| CommandError::Usage(format!("read the list of images {name}: {error}"));
+            let list = ops::parse_list(&read_list(file)?, target.as_ref()).map_err(wrong)?;
+            say_oddities(&name, &list);
+            copy_list(session, &list.images, companions, &moving, report)
         }
         (None, Some(source), Some(destination)) => moving.copy(session, source, destination, companions),
         (None, ..) => Err(CommandError::Usage("copy: want a source and a destination".to_owned())),
+    }
+}
+
+/// Says what a list has that is no mistake, and may not be meant.
+fn say_oddities(name: &str, list: &ListedCopies) {
+    let warn = |text: &str| drop(writeln!(io::stderr(), "warning: {}: {text}", escape(name)));
+    if list.images.is_empty() {
+        warn("the list has no image, so nothing is copied");
+    }
+    if let Some(first) = list.repeated.first() {
+        let more = match list.repeated.len() {
+            1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        warn(&format!(
+            "line {first}{more} says what another line before it says; each image is copied once"
+        ));
     }
 }
 
@@ -84,7 +106,7 @@ fn copy_list(
 ) -> Result<u8, CommandError> {
     let started = Instant::now();
     let narrator = Narrator::new(session.verbosity);
-    let registries = ops::registries(&session.config, &session.environment).with_failover(moving.failover());
+    let registries = session.registries().with_failover(moving.failover());
     let mut transport = Transport::new(&session.store, &registries, &narrator);
     transport.companions = companions;
     let done = ops::copy_list(&transport, list, &|one| {

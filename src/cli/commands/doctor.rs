@@ -10,14 +10,24 @@ use crate::cli::output::{print_json, print_line};
 use crate::cli::session::Session;
 use crate::ops::doctor::{self, Diagnosis, RuntimeFinding, Verdict};
 use crate::ops::RunError;
-use crate::policy::{Bytes, Level, Runtime};
+use crate::policy::{Bytes, Level, Runtime, Verbosity};
 
 /// Examines this machine and prints what was found.
 pub(super) fn examine(session: &Session, args: &DoctorArgs) -> Result<u8, CommandError> {
     let diagnosis = doctor::examine(&session.store, &session.config, &session.environment)?;
     match args.format.wanted() {
         Format::Json => print_json(&diagnosis)?,
-        Format::Table => print_line(&escape(render(&diagnosis).trim_end()))?,
+        Format::Table => {
+            let shown = match session.verbosity {
+                Verbosity::Quiet => Shown::Amiss,
+                Verbosity::Normal | Verbosity::Verbose => Shown::All,
+            };
+            let text = render(&diagnosis, shown);
+            match text.trim_end() {
+                "" => 0,
+                text => print_line(&escape(text))?,
+            }
+        }
     };
     Ok(match diagnosis.verdict {
         Verdict::Ok => 0,
@@ -36,9 +46,23 @@ pub(crate) fn hold(words: &[PathBuf]) -> Result<u8, CommandError> {
     Ok(0)
 }
 
-fn render(diagnosis: &Diagnosis) -> String {
+/// What is printed of a diagnosis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    All,
+    /// What is not well, and nothing when all is.
+    Amiss,
+}
+
+/// The states of what is as it should be, or is only told.
+const WELL: [&str; 4] = ["", "there", "works", "fine"];
+
+fn render(diagnosis: &Diagnosis, shown: Shown) -> String {
     let mut text = String::new();
     let mut line = |name: &str, state: &str, evidence: &str, more: &[(&str, &str)]| {
+        if shown == Shown::Amiss && WELL.contains(&state) {
+            return;
+        }
         text.push_str(format!("{name:<20} {state:<9} {evidence}").trim_end());
         text.push('\n');
         for (what, words) in more {
@@ -66,7 +90,11 @@ fn render(diagnosis: &Diagnosis) -> String {
             "{}, priority {}, role {}",
             registry.host, registry.priority, registry.role
         );
-        line("registry", &registry.state(), &evidence, &[]);
+        let state = match registry.is_well() && shown == Shown::Amiss {
+            true => String::new(),
+            false => registry.state(),
+        };
+        line("registry", &state, &evidence, &[]);
     }
     for tool in &around.programs {
         let state = if tool.path.is_some() { "there" } else { "not there" };
@@ -78,6 +106,9 @@ fn render(diagnosis: &Diagnosis) -> String {
         line(tool.name, state, &found.join(": "), &[("builds", tool.used)]);
     }
     for (promise, finding) in &diagnosis.promises {
+        if shown == Shown::Amiss && !diagnosis.allow_degraded.contains(promise) {
+            continue;
+        }
         let level = match finding.level {
             Level::Enforced => "enforced",
             Level::Watched => "watched",
@@ -111,7 +142,10 @@ fn render(diagnosis: &Diagnosis) -> String {
         ),
         Verdict::Unusable => unusable(diagnosis),
     };
-    text + &verdict
+    match (shown, diagnosis.verdict) {
+        (Shown::Amiss, Verdict::Ok) => text,
+        _ => text + &verdict,
+    }
 }
 
 fn evidence_of(runtime: Runtime, found: &RuntimeFinding) -> String {

@@ -16,7 +16,7 @@ use crate::cli::report::Report;
 use crate::cli::session::Session;
 use crate::journal::EventKind;
 use crate::oci::{Place, Reference};
-use crate::ops::{self, Attempt, Companions, Copied, Failover, ImagesError, Transport};
+use crate::ops::{self, Attempt, Companions, Copied, Failover, ImagesError, Taken, Transport};
 
 /// What the options of a command that moves an image say.
 pub(super) struct Moving<'a> {
@@ -72,7 +72,7 @@ impl<'a> Moving<'a> {
     ) -> Result<u8, CommandError> {
         let started = Instant::now();
         let narrator = Narrator::new(session.verbosity);
-        let registries = ops::registries(&session.config, &session.environment).with_failover(self.failover);
+        let registries = session.registries().with_failover(self.failover);
         let mut transport = Transport::new(&session.store, &registries, &narrator);
         if let Some(report) = self.report {
             report.asks(&transport.asked);
@@ -130,9 +130,13 @@ pub(super) fn pull(
 ) -> Result<u8, CommandError> {
     let work = |transport: &mut Transport<'_>| ops::pull(transport, source, tag);
     moving.carry_out(session, EventKind::Pull, &source.to_string(), work, |copied| {
+        let from = copied
+            .from
+            .as_ref()
+            .map_or(String::new(), |host| format!(" from {host}"));
         Some(match &copied.name {
-            Some(name) => format!("Pulled {} as {}", copied.digest, name.with_tag()),
-            None => format!("Pulled {}; it has no name and is kept for a day", copied.digest),
+            Some(name) => format!("Pulled {}{from} as {}", copied.digest, name.with_tag()),
+            None => format!("Pulled {}{from}; it has no name and is kept for a day", copied.digest),
         })
     })
 }
@@ -179,21 +183,22 @@ pub(super) fn login(session: &Session, host: &str, user: &str) -> Result<u8, Com
         let reason = format!("login {host}: there is no password on standard input");
         return Err(CommandError::Usage(reason));
     }
-    let registries = ops::registries(&session.config, &session.environment);
-    let place = registries.log_in(host, user, password).map_err(ImagesError::from)?;
+    let registries = session.registries();
+    let (place, taken) = registries.log_in(host, user, password).map_err(ImagesError::from)?;
     if registries.names_credentials(host) {
         let text = format!(
             "warning: the configuration names other credentials for {host}, and those are the ones that are used"
         );
         let _ = writeln!(io::stderr(), "{text}");
     }
-    let _ = writeln!(
-        io::stderr(),
-        "{} takes the password of {}; it is kept in {}",
-        host,
-        escape(user),
-        escape(&place)
-    );
+    let (user, place) = (escape(user), escape(&place));
+    let text = match taken {
+        Taken::Accepted => format!("{host} takes the password of {user}; it is kept in {place}"),
+        Taken::Unasked => format!(
+            "{host} answers without a password, so that of {user} was not tried; it is kept in {place}, and is shown where the registry asks for one"
+        ),
+    };
+    let _ = writeln!(io::stderr(), "{text}");
     Ok(0)
 }
 

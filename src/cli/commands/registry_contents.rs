@@ -31,7 +31,7 @@ struct Listed<'a> {
 
 /// Prints the tags of a repository.
 pub(super) fn tags(session: &Session, repository: &Reference, format: &FormatArgs) -> Result<u8, CommandError> {
-    let registries = ops::registries(&session.config, &session.environment);
+    let registries = session.registries();
     print(
         &repository.to_string(),
         &ops::list_tags(&registries, repository)?,
@@ -47,7 +47,7 @@ pub(super) fn catalogue(session: &Session, host: &str, format: &FormatArgs) -> R
         let reason = format!("registries ls {host}: want a host as it begins the names of its images");
         return Err(CommandError::Usage(reason));
     }
-    let registries = ops::registries(&session.config, &session.environment);
+    let registries = session.registries();
     print(host, &ops::list_catalogue(&registries, host)?, format)
 }
 
@@ -77,7 +77,7 @@ struct RemovalReport {
 /// Deletes images of registries, notes each in the journal, and prints its digest.
 pub(super) fn remove(session: &Session, args: &RemoveArgs, report: Option<&Report>) -> Result<u8, CommandError> {
     let started = Instant::now();
-    let registries = ops::registries(&session.config, &session.environment);
+    let registries = session.registries();
     let (removal, verb) = match args.dry_run {
         false => (Removal::Done, "Deleted"),
         true => (Removal::Rehearsed, "Would delete"),

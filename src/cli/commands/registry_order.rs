@@ -40,7 +40,7 @@ pub(super) fn registries(
 }
 
 fn list(session: &Session, format: &FormatArgs) -> Result<u8, CommandError> {
-    let registries = ops::registries(&session.config, &session.environment);
+    let registries = session.registries();
     let narrator = Narrator::new(session.verbosity);
     let known = ops::known_registries(&session.store, &registries, &narrator);
     narrator.finish();
@@ -73,20 +73,32 @@ fn list(session: &Session, format: &FormatArgs) -> Result<u8, CommandError> {
 
 fn prefer(session: &Session, host: &str, time: Duration) -> Result<u8, CommandError> {
     let started = Instant::now();
-    let registries = ops::registries(&session.config, &session.environment);
+    let registries = session.registries();
     let preferred = ops::prefer(&session.store, &registries, host, time)?;
     session.note(EventKind::Prefer, &preferred.host, None, "on", started);
-    say(&format!(
-        "{} is preferred until {}: pulls ask it first, pushes go there alone",
-        preferred.host,
-        preferred.end()
-    ));
+    let (host, end) = (&preferred.host, preferred.end());
+    if registries.may_push(host).is_ok() {
+        say(&format!(
+            "{host} is preferred until {end}: pulls ask it first, pushes go there alone"
+        ));
+        return Ok(0);
+    }
+    say(&format!("{host} is preferred until {end}: pulls ask it first"));
+    if registries
+        .entries()
+        .iter()
+        .any(|entry| registries.may_push(&entry.host).is_ok())
+    {
+        say(
+            "warning: it is only pulled from (role = \"pull\"), and what is pushed would go there alone: until then pushes to the registries of the configuration are refused. `gantry registries prefer --off` ends it",
+        );
+    }
     Ok(0)
 }
 
 fn prefer_none(session: &Session) -> Result<u8, CommandError> {
     let started = Instant::now();
-    let registries = ops::registries(&session.config, &session.environment);
+    let registries = session.registries();
     let narrator = Narrator::new(Verbosity::Quiet);
     let host = registries
         .preferred(&session.store, &narrator)

@@ -170,7 +170,7 @@ fn prepare(
     } else {
         Failover::Allowed
     };
-    request.fetch.registries = ops::registries(&session.config, &session.environment).with_failover(failover);
+    request.fetch.registries = session.registries().with_failover(failover);
     if session.verbosity > Verbosity::Quiet {
         request.fetch.tell = say_of_pull;
     }

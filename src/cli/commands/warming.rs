@@ -51,7 +51,7 @@ pub(super) fn warm(session: &Session, args: &WarmArgs, report: Option<&Report>) 
         true => Failover::Forbidden,
         false => Failover::Allowed,
     };
-    let registries = ops::registries(&session.config, &session.environment).with_failover(failover);
+    let registries = session.registries().with_failover(failover);
     let transport = Transport::new(&session.store, &registries, &narrator);
     let residence = match args.resident {
         true => Residence::Memory,
@@ -151,7 +151,8 @@ fn named(args: &WarmArgs) -> Result<Vec<ImageToWarm>, CommandError> {
     if let Some(file) = &args.from {
         let text = String::from_utf8(read(file, MAX_LIST, "a list has at most 4 MiB")?);
         let text = text.map_err(|_| failed(file, io::Error::other("a list is text, and this is none")))?;
-        let listed = ops::parse_names(&text).map_err(|error| CommandError::Usage(error.to_string()))?;
+        let wrong = |error| CommandError::Usage(format!("read the list of images {}: {error}", file.display()));
+        let listed = ops::parse_names(&text).map_err(wrong)?;
         references.extend(listed);
     }
     if let Some(reference) = references.iter().find(|one| matches!(one, Reference::Layout { .. })) {

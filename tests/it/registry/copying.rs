@@ -495,7 +495,9 @@ fn a_list_says_once_what_can_be_done_about_its_failures() {
         done.stderr
     );
     assert_eq!(
-        done.stderr.matches("hint: `gantry login HOST`").count(),
+        done.stderr
+            .matches(&format!("hint: `gantry login {} ", to.host))
+            .count(),
         1,
         "{}",
         done.stderr

@@ -370,10 +370,15 @@ fn a_host_without_an_address_is_no_outage_and_may_be_mistyped() {
     };
     assert_eq!(of(0), [none, "failed", "name"]);
     assert_eq!((of(1)[0], of(1)[1]), (&two.host.as_str().into(), &"ok".into()));
-    // The other processes of the store need not hear of it: to ask again costs nothing.
-    assert!(!gantry.root.join("registries").join(format!("{none}.json")).exists());
+    // The other processes of the store ask it first as before: to ask again costs nothing.
     let known: Value = serde_json::from_str(&gantry.ok(["registries", "--json"])).unwrap();
     assert_eq!((&known[0]["host"], &known[0]["is_away"]), (&none.into(), &false.into()));
+    assert_eq!(
+        (&known[0]["reason"], &known[0]["away_until"]),
+        (&"name".into(), &Value::Null)
+    );
+    let (attempts, _) = pull(&gantry, none, &digest);
+    assert_eq!(attempts[0]["registry"], none, "{attempts}");
 
     let alone = gantry.gantry(["pull", "ghrc.invalid/team/a:1"]);
     assert_eq!(alone.code, 4, "{}", alone.stderr);
