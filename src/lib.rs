@@ -149,3 +149,4 @@ pub mod sandbox;
 pub mod store;
 pub(crate) mod sys;
 pub mod transfer;
+pub(crate) mod upkeep;

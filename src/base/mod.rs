@@ -23,6 +23,7 @@ mod usrmerge;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 pub(crate) use assemble::AssembleError;
 pub(crate) use debian::{MirrorError, SignatureError};
@@ -42,7 +43,7 @@ use crate::net::{Address, NetError};
 use crate::oci::{Digest, ParseReferenceError, Reference};
 use crate::policy::Kind;
 use crate::progress::Progress;
-use crate::store::{ensure_layer, BuiltLayer, Image, LayerStack, LayerWanted, Store, StoreError};
+use crate::store::{ensure_layer, BuiltLayer, Image, LayerStack, LayerWanted, Lease, Store, StoreError};
 use crate::transfer::{ensure_copied, FetchError, Layout, Registries, Remote, TransferError};
 use definition::BaseNote;
 use foreign::Foreign;
@@ -91,6 +92,8 @@ pub(crate) struct BaseImage {
     pub env: Vec<String>,
     /// Labels of its configuration.
     pub labels: BTreeMap<String, String>,
+    /// Keeps somebody's image from evictions while it is built on.
+    pub _lease: Option<Arc<Lease>>,
 }
 
 impl BaseImage {
@@ -395,6 +398,7 @@ impl Maker<'_> {
                 "LANG=C.UTF-8".to_owned(),
             ],
             labels: BTreeMap::new(),
+            _lease: None,
         })
     }
 
@@ -418,7 +422,8 @@ impl Maker<'_> {
                 })?)?
             }
         };
-        self.store.images().prepare(&image)?;
+        let lease = self.store.locks().lease(&image.digest)?;
+        self.store.images().settle(&image)?;
         let mut layers = base_layers(self.store, &image);
         let visible = self.store.trees().visible(&image.config.rootfs.diff_ids).iter().rev();
         let stack = LayerStack::open(visible.map(|diff_id| self.store.trees().path(diff_id))).map_err(|source| {
@@ -449,6 +454,7 @@ impl Maker<'_> {
             interpreter: image.digest,
             env,
             labels: image.config.config.labels.clone().unwrap_or_default(),
+            _lease: Some(Arc::new(lease)),
         })
     }
 
@@ -457,7 +463,15 @@ impl Maker<'_> {
         self.progress.step("Pulling", &reference.to_string());
         let remote = Remote::new(self.store, &self.settings.registries, reference, self.progress)?;
         let image = ensure_copied(self.store, &remote, &remote.find()?, self.progress)?;
-        self.store.images().prepare(&image)?;
+        let _lease = self.store.locks().lease(&image.digest)?;
+        self.store.images().settle(&image)?;
+        if let Reference::Registry { host, repository, .. } = reference {
+            // Without it the base is only the last to be evicted.
+            let _ = self
+                .store
+                .images()
+                .note_origin(&image.digest, &format!("{host}/{repository}"));
+        }
         match reference.digest() {
             Some(_) => self.store.names().keep_unnamed(&image.digest)?,
             None => self.store.names().ensure(reference, &image.digest)?,

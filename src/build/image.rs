@@ -77,7 +77,7 @@ pub(crate) fn ensure_image(
     };
     // From here on the image is used by its name; until then the lease keeps it from being collected.
     let _lease = store.locks().lease(&digest)?;
-    store.images().prepare(&store.images().open(&digest)?)?;
+    store.images().settle(&store.images().open(&digest)?)?;
     match names {
         [] => store.names().keep_unnamed(&digest)?,
         names => names.iter().try_for_each(|name| store.names().ensure(name, &digest))?,

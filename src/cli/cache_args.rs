@@ -12,12 +12,35 @@ use clap::{Args, Subcommand};
 use super::format_args::FormatArgs;
 use super::outlet::outlet;
 use super::warm_args::WarmArgs;
+use crate::oci::Reference;
 use crate::policy::{parse_age, Bytes, Sample, Wait};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum CacheCommand {
-    /// Remove what no image and no later build needs
+    /// Remove what no image and no later build needs, and images over the limits of [cache]
     Gc(GcArgs),
+    /// What the store takes on the disk: by kind, by image and by layer
+    Stats {
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+    /// Images by last use, what each takes, and where it can be fetched again
+    Ls {
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+    /// Keep images whatever the store may hold, and also without a name
+    Pin {
+        /// Images of the store
+        #[arg(value_name = "REF", required = true)]
+        references: Vec<Reference>,
+    },
+    /// Let pinned images go like others
+    Unpin {
+        /// Images of the store
+        #[arg(value_name = "REF", required = true)]
+        references: Vec<Reference>,
+    },
     /// How much room each kind of thing takes
     Du {
         #[command(flatten)]
@@ -74,7 +97,12 @@ impl CacheCommand {
         match self {
             Self::Check(args) => args.report.as_deref(),
             Self::Warm(args) => args.report.as_deref(),
-            Self::Gc(_) | Self::Du { .. } => None,
+            Self::Gc(_)
+            | Self::Du { .. }
+            | Self::Stats { .. }
+            | Self::Ls { .. }
+            | Self::Pin { .. }
+            | Self::Unpin { .. } => None,
         }
     }
 }

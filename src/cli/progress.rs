@@ -129,6 +129,11 @@ pub(super) fn tell_wait(holder: &str) {
     line(&format!("Waiting for {}", escape(holder)));
 }
 
+/// Says what an eviction took that nobody asked for.
+pub(super) fn tell_evicted(what: &str) {
+    line(&format!("Evicted {}", escape(what)));
+}
+
 impl Progress for Narrator {
     fn step(&self, verb: &str, object: &str) {
         if self.verbosity == Verbosity::Quiet {

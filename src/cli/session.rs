@@ -40,7 +40,8 @@ impl Session {
             }
             let _ = writeln!(io::stderr(), "Store {}", root.display());
         }
-        let store = Store::open(&root)?.telling(progress::tell_wait);
+        let maker = ops::room_maker(ops::cache_limits(&config), progress::tell_evicted);
+        let store = Store::open(&root)?.telling(progress::tell_wait).making_room_by(maker);
         let store = match config.store.patience {
             Some(patience) => store.giving_up_after(patience.into()),
             None => store,

@@ -5,7 +5,7 @@ use super::escape::escape;
 /// Between two columns.
 const GAP: &str = "   ";
 /// Hexadecimal digits of a digest that people tell images apart by, as podman and docker show them.
-const SHORT: usize = 12;
+pub(super) const SHORT: usize = 12;
 
 /// Lays out `rows` below `header`. Cells may be a stranger's words: they are escaped.
 pub(super) fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> String {

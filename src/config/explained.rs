@@ -145,7 +145,6 @@ mod tests {
                 "line 1",
                 "expected { helper = NAME }, not a text",
             ),
-            ("\ncredentials = [\"hunter2\"]\n", "line 2", "not a list"),
             (
                 "pids = 1\ncredentials = { helper = \"x\", password = \"hunter2\" }\n",
                 "line 2",

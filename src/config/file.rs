@@ -7,9 +7,10 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 use super::bounds::LimitsSection;
+use super::cache_section::CacheSection;
 use super::explained::explained_without_place;
 use super::files::{layers, merged, Layer};
 use super::naming_section::NamingSection;
@@ -38,6 +39,8 @@ pub struct Config {
     pub(crate) system: SystemSection,
     /// The store.
     pub(crate) store: StoreSection,
+    /// How much the store holds.
+    pub(crate) cache: CacheSection,
     /// Registries.
     #[serde(deserialize_with = "several_tables")]
     pub(crate) registry: Vec<RegistrySection>,
@@ -48,20 +51,6 @@ pub struct Config {
     /// The file that was read.
     #[serde(skip)]
     file: Option<PathBuf>,
-    #[serde(rename = "cache")]
-    _cache: NotInThisVersion,
-}
-
-/// A section that the design has and this version has not. Nobody shall believe in a limit that is not there, so it is
-/// refused with its own words; that of a section nobody knows is "unknown field".
-#[derive(Debug, Clone, Default)]
-struct NotInThisVersion;
-
-impl<'de> Deserialize<'de> for NotInThisVersion {
-    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
-        let reason = "not in this version: the section would do nothing, so it is refused";
-        Err(serde::de::Error::custom(reason))
-    }
 }
 
 macro_rules! run_section {
@@ -214,6 +203,7 @@ impl Config {
         self.limits.check(&self.run.confinement())?;
         self.system.check()?;
         self.base.check()?;
+        self.cache.check()?;
         check_registries(&self.registry)?;
         self.naming.check()?;
         self.index.check()
@@ -343,12 +333,10 @@ mod tests {
 
     #[test]
     fn every_key_is_documented_and_every_documented_key_is_known() {
-        let mut sections = known("");
-        // Refused by name: see below.
-        sections.retain(|section| section != "cache");
+        let sections = known("");
         assert_eq!(
             sections,
-            ["run", "limits", "index", "base", "system", "store", "registry", "transfer", "naming"]
+            ["run", "limits", "index", "base", "system", "store", "cache", "registry", "transfer", "naming"]
         );
         let whole = include_str!("../../docs/configuration.md");
         let example = whole.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
@@ -412,8 +400,7 @@ mod tests {
         };
         let every: toml::Table = toml::from_str(&keys(&|_| true)).unwrap();
         load(&keys(&|_| true)).unwrap();
-        let mut sections = known("");
-        sections.retain(|section| section != "cache");
+        let sections = known("");
         assert_eq!(every.len(), sections.len());
         for section in sections {
             let mut missing = known(&heading(&section));
@@ -448,24 +435,6 @@ mod tests {
             printed.contains("BaseSection") && !printed.contains("hunter2"),
             "{printed}"
         );
-    }
-
-    #[test]
-    fn a_section_that_would_do_nothing_is_refused_by_name_and_line() {
-        for (section, line) in [
-            ("[cache]\nmax_bytes = \"40GB\"\n", "[cache]"),
-            ("[cache]\n", "[cache]"),
-            ("cache.max_images = 200\n", "cache.max_images"),
-        ] {
-            let error = load(&format!("# one\n\n{section}")).unwrap_err();
-            let ConfigError::Parse { reason, .. } = &error else {
-                panic!("{error}")
-            };
-            assert!(reason.contains("line 3") && reason.contains(line), "{reason}");
-            assert!(reason.contains("not in this version"), "{reason}");
-        }
-        let error = load("[cach]\n").unwrap_err().to_string();
-        assert!(error.contains("unknown field"), "{error}");
     }
 
     #[test]

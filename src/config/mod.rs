@@ -2,6 +2,7 @@
 //! the result.
 
 mod bounds;
+mod cache_section;
 mod environment;
 mod error;
 mod explained;
@@ -14,6 +15,7 @@ mod several;
 mod shown;
 
 pub use bounds::{Exceeded, LimitsSection};
+pub use cache_section::CacheSection;
 pub use environment::{is_started_by_systemd, proxy_of, secret_variable, Environment};
 pub use error::ConfigError;
 pub use file::{BaseSection, Config, RunSection, StoreSection};

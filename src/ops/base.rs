@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use super::build::with_room;
 use crate::base::BaseSettings;
 use crate::build::parts::{ensure_parts, ensure_parts_bytecode, Wanted};
 use crate::build::BuildError;
@@ -51,6 +52,18 @@ pub struct BaseReport {
 ///
 /// [`BuildError`]; layers that are finished stay for the next try, nothing else does.
 pub fn build_base(
+    store: &Store,
+    request: &BaseRequest,
+    resolver: &(dyn Fn() -> Result<Resolver, LockError> + Sync),
+    progress: &dyn Progress,
+) -> Result<BaseReport, BuildError> {
+    with_room(store, || {
+        let _kept = store.locks().building()?;
+        make(store, request, resolver, progress)
+    })
+}
+
+fn make(
     store: &Store,
     request: &BaseRequest,
     resolver: &(dyn Fn() -> Result<Resolver, LockError> + Sync),

@@ -2,6 +2,7 @@
 //! that what did not change is not done again, and may be repeated after a crash.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::build::image::{check_size, ensure_image, large_image, Created, ImageS
 use crate::build::parts::{ensure_parts, ensure_parts_bytecode, interpreter_on, pythons, Wanted};
 use crate::build::{code, imports, secrets, BuildError};
 use crate::oci::{Digest, Reference};
-use crate::policy::{Baseline, Promise};
+use crate::policy::{causes, one_line, Baseline, Promise};
 use crate::progress::{timed, Progress, Recorder};
 use crate::python::compile::Compiler;
 use crate::python::project::Origin;
@@ -22,6 +23,7 @@ use crate::python::requirements::Requirements;
 use crate::python::resolve::{LockError, Resolver};
 use crate::python::supply::Supply;
 use crate::store::{check_name, BuiltLayer, Store};
+use crate::sys::space;
 
 /// What shall be built.
 #[derive(Debug, Clone)]
@@ -102,6 +104,35 @@ pub fn build(
 ) -> Result<BuildReport, BuildError> {
     request.tag.as_ref().map_or(Ok(()), check_name)?;
     request.naming.as_ref().map_or(Ok(()), FunctionNaming::check)?;
+    let make = || {
+        let _kept = store.locks().building()?;
+        make(store, request, resolver, progress)
+    };
+    let made = with_room(store, make)?;
+    if let Err(error) = store.keep_limits(&made.digest) {
+        progress.warn(&format!("the store may hold more than it is to: {}", one_line(&error)));
+    }
+    Ok(made)
+}
+
+/// Does `work`, and once more when the disk was full and something went to make room: a disk that is full again is full of
+/// what stays.
+pub(super) fn with_room<T>(store: &Store, work: impl Fn() -> Result<T, BuildError>) -> Result<T, BuildError> {
+    let is_full =
+        |error: &BuildError| causes(error).any(|cause| cause.downcast_ref::<io::Error>().is_some_and(space::is_full));
+    match work() {
+        // What comes is known to those alone that asked for room.
+        Err(error) if is_full(&error) && store.make_room(0)? => work(),
+        other => other,
+    }
+}
+
+fn make(
+    store: &Store,
+    request: &BuildRequest,
+    resolver: &(dyn Fn() -> Result<Resolver, LockError> + Sync),
+    progress: &dyn Progress,
+) -> Result<BuildReport, BuildError> {
     let progress = &Recorder::new(progress);
     let compiler = Compiler::new(store, request.allow_degraded.clone())?;
     let supply = Supply {

@@ -12,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::images::{show, ImagesError};
 use crate::oci::{looks_like_host, Descriptor, Digest, Place, Reference};
+use crate::policy::one_line;
 use crate::progress::{Progress, Silent};
 use crate::store::{check_name, Store};
 use crate::sys::replace::Replacement;
@@ -252,6 +253,7 @@ fn from_registry(transport: &Transport<'_>, reference: &Reference, target: Targe
             name: name.as_deref(),
         };
         let copied = from.copy(target, || Ok(reference.clone()))?;
+        note_origin(store, &copied.digest, reference);
         let from = remote.answered_by().filter(|host| !is_of(reference, host));
         Ok(Copied { from, ..copied })
     })
@@ -260,6 +262,38 @@ fn from_registry(transport: &Transport<'_>, reference: &Reference, target: Targe
 /// Whether `reference` is of the registry `named`.
 fn is_of(reference: &Reference, named: &str) -> bool {
     matches!(reference, Reference::Registry { host, .. } if host == named)
+}
+
+/// Notes that a registry has an image, if the store has it as well: it can be fetched again. Without the note the image is
+/// only the last to be evicted.
+fn note_origin(store: &Store, digest: &Digest, reference: &Reference) {
+    if let (Reference::Registry { host, repository, .. }, Some(_)) = (reference, store.blobs().size(digest)) {
+        let _ = store.images().note_origin(digest, &format!("{host}/{repository}"));
+    }
+}
+
+/// Tries to bring an image of which an eviction took a part as soon as it was there.
+const TRIES: usize = 3;
+
+/// Brings an image into the store and keeps it there as `name`. What an eviction took meanwhile of what the store had before is
+/// brought again.
+fn keep_brought(
+    store: &Store,
+    name: &Reference,
+    bring: impl Fn() -> Result<Digest, TransferError>,
+) -> Result<Copied, ImagesError> {
+    let mut tried = 1;
+    loop {
+        let kept = bring()
+            .map_err(ImagesError::from)
+            .and_then(|digest| keep(store, &digest, name));
+        match kept {
+            Err(ImagesError::Store(error)) if error.is_lost() && tried < TRIES => {}
+            Err(ImagesError::Transfer(error)) if error.is_lost() && tried < TRIES => {}
+            other => return other,
+        }
+        tried += 1;
+    }
 }
 
 fn from_store(transport: &Transport<'_>, reference: &Reference, target: Target<'_>) -> Result<Copied, ImagesError> {
@@ -326,17 +360,22 @@ impl Found<'_> {
             Target::Place(Place::Image(reference @ Reference::Registry { .. })) => {
                 let to = RemoteTarget::new(store, registries, reference, progress)?.told_to(&self.transport.asked);
                 progress.step("Pushing", &reference.to_string());
-                return Ok(elsewhere(self.send(&to, None)?));
+                let digest = self.send(&to, None)?;
+                note_origin(store, &digest, reference);
+                return Ok(elsewhere(digest));
             }
             Target::Place(Place::Image(name)) | Target::Store(Some(name)) => name.clone(),
             Target::Store(None) => own_name()?,
         };
-        let digest = match self.from.reach() {
-            Reach::Here => copy_unpacked(store, self.from, self.image, progress)?,
+        let copied = keep_brought(store, &name, || match self.from.reach() {
+            Reach::Here => copy_unpacked(store, self.from, self.image, progress),
             // What was pulled and unpacked before is not asked for again.
-            Reach::Away => ensure_copied(store, self.from, self.image, progress)?.digest,
-        };
-        keep(store, &digest, &name)
+            Reach::Away => ensure_copied(store, self.from, self.image, progress).map(|image| image.digest),
+        })?;
+        if let Err(error) = store.keep_limits(&copied.digest) {
+            progress.warn(&format!("the store may hold more than it is to: {}", one_line(&error)));
+        }
+        Ok(copied)
     }
 
     /// Copies it out of the store or past it.
@@ -385,7 +424,9 @@ fn in_archive(file: &Path, source: TransferError) -> ImagesError {
 
 /// Unpacks an image of the store and names it. One that was pulled by its digest has no name, and is kept for a day.
 fn keep(store: &Store, digest: &Digest, name: &Reference) -> Result<Copied, ImagesError> {
-    store.images().prepare(&store.images().open(digest)?)?;
+    // From here on no eviction takes it.
+    let _lease = store.locks().lease(digest)?;
+    store.images().settle(&store.images().open(digest)?)?;
     if name.digest().is_some() {
         store.names().keep_unnamed(digest)?;
         return Ok(Copied {
@@ -481,6 +522,7 @@ fn name_images(
             entry.insert(copy_unpacked(store, archive, image, &Silent)?);
         }
     }
+    let bring = |image: &Descriptor| copy_unpacked(store, archive, image, &Silent);
     let mut loaded = Vec::new();
     for image in archive.images() {
         let Some(digest) = copied.get(&(image.digest, image.size, image.media_type.as_str())) else {
@@ -489,15 +531,19 @@ fn name_images(
         let reference = match (tag, name_of(image)) {
             (Some(tag), _) => tag.clone(),
             (None, Some(name)) => name.parse().map_err(|_| ImagesError::Name { name: name.to_owned() })?,
-            (None, None) => {
-                store.images().prepare(&store.images().open(digest)?)?;
-                store.names().keep_unnamed(digest)?;
-                loaded.push((digest.to_string(), *digest));
-                continue;
-            }
+            (None, None) => Reference::of_digest(digest),
         };
-        keep(store, digest, &reference)?;
+        match keep(store, digest, &reference) {
+            Err(ImagesError::Store(error)) if error.is_lost() => {
+                drop(keep_brought(store, &reference, || bring(image))?)
+            }
+            other => drop(other?),
+        }
         loaded.push((reference.to_string(), *digest));
+    }
+    if let Some((_, digest)) = loaded.last() {
+        // The images are there all the same.
+        let _ = store.keep_limits(digest);
     }
     Ok(loaded)
 }

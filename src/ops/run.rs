@@ -153,7 +153,15 @@ impl Account {
                 wait_for(signals, move || own.locks().keep_collector_out())??
             }
         };
-        let (snapshot, _lease) = self.snapshot(store, &request.reference, signals)?;
+        let (snapshot, _lease) = match self.snapshot(store, &request.reference, signals) {
+            // An eviction took it between its fetch and here.
+            Err(RunError::UnknownImage { .. }) if request.fetch.is_wanted(store, &request.reference) => {
+                self.fetch(store, request, signals)?;
+                signals.enter("resolve");
+                self.snapshot(store, &request.reference, signals)?
+            }
+            other => other?,
+        };
         drop(collector);
         self.is_of_function = is_of_function(&snapshot.config);
         self.readiness = prefetch(store, &snapshot.manifest);
@@ -251,6 +259,10 @@ impl Account {
             let was_fetched = !self.attempts.is_empty();
             self.cache = if was_fetched { "miss" } else { "hit" };
             return Ok((snapshot, lease));
+        }
+        // Whoever evicts it has its lease alone meanwhile.
+        if store.names().find(reference)? != Some(digest) {
+            return Err(unknown());
         }
         let unpacking = Instant::now();
         let own = store.clone();

@@ -168,6 +168,16 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the disk is full, or the user's quota on it is used up.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::NoSpace { .. })
+    }
+
+    /// Whether something is not in the store that was there.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::NoBlob { .. } | Self::LayerLost { .. })
+    }
+
     /// What sort of failure this is.
     pub fn kind(&self) -> Kind {
         match self {

@@ -13,9 +13,12 @@
 //!   downloads/<hex>         finished downloads (wheels, packages)
 //!   partial/<hex>           a download under way, locked and resumed
 //!   layers/<hex>/from-<hex of a blob>    the blob is known to inflate to the layer
+//!   layers/<hex>/size       bytes of its tree on the disk, once somebody has counted them
 //!   stamps/{blob,download}-<hex>    which boot wrote a layer's blob or a download
 //!   memo/<folder>/<hex>.json    key -> result of a step, and what it needs
-//!   leases/<hex>            one per image: shared lock = in use, mtime = last use
+//!   leases/<hex>            one per image: shared lock = in use, mtime = last use, a byte for each of the first sixteen uses
+//!   pins/<hex of manifest digest>    an image that stays
+//!   origins/<hex of manifest digest> the registries that have it: `HOST/REPOSITORY`, a line each
 //!   locks/<name>            single flight between processes
 //!   registries/<host>.json  how registries did lately, for all processes (`transfer/circuit.rs`)
 //!   registries/_*           which one is preferred, connections and pulls that processes share, what was pushed where (`transfer/{preferred,connections,pull_budget,pushed}.rs`)
@@ -43,9 +46,9 @@
 //! layers, [`images`] whole images and their names, [`integrity`] looks whether all of it is right. Each uses only those before it.
 //!
 //! **Locks.** A thread waits for a lock only while all that it holds come before it in this order: `locks/collector` (shared by
-//! all that make or look up, alone for the collector, which only tries); `leases/`; of `locks/` what resolves or builds
+//! all that make or look up, alone for the collector, which only tries); `locks/builds` (shared by builds, alone for evictions, which only try); `leases/`; of `locks/` what resolves or builds
 //! (`workshop-`, `sdist-`, `resolution-`, `relock-`, `layer-`, `tool-`), then what pulls (`tag-`, `image-`); `partial/`; of `locks/` what only reads or unpacks
-//! (`unpack-`, `blob-`, `download-`) or writes names (`index`). `tmp/` locks are only ever tried. The ranks stand in [`disk::locks`], debug builds check
+//! (`unpack-`, `blob-`, `download-`); `locks/eviction`; what writes names (`index`). `tmp/` locks are only ever tried. The ranks stand in [`disk::locks`], debug builds check
 //! them. Waiting ends with its reason: [`StoreError::Stalled`] names a holder that makes no progress.
 
 mod content;
@@ -56,6 +59,7 @@ mod integrity;
 mod key;
 mod make;
 mod place;
+mod reservation;
 mod trees;
 mod usage;
 
@@ -75,14 +79,18 @@ pub use disk::scratch::{abandon, Beside, Scratch};
 pub use error::StoreError;
 pub use images::arriving_image::{ArrivingImage, UnpackedLayer};
 pub use images::documents::Image;
+pub use images::evict::{Doomed, Evicted};
 pub use images::gc::{GarbageReport, Keep, Rules};
+pub use images::inventory::{Inventory, PartName, Remembered, StoredImage, StoredPart};
 pub use images::names::{check_name, Names};
+pub use images::room_taken::Count;
 pub use images::snapshot::Snapshot;
 pub use images::start_files::StartFiles;
 pub use images::Images;
 pub use integrity::{Finding, Inspection, Integrity, Looked, Part, State};
 pub use key::{Key, KeyMaker, Step};
 pub use make::{ensure_layer, find_layer, BuiltLayer, LayerNote, LayerWanted};
+pub use reservation::{Reservation, RoomCall, RoomMaker, RoomNeeded};
 pub(crate) use trees::stack::Visited;
 pub use trees::stack::{Found, LastLink, LayerStack};
 pub use trees::staging::LayerStaging;
@@ -92,9 +100,10 @@ pub use usage::Usage;
 pub(crate) use error::{check_descriptor, io_error};
 
 use disk::Disk;
-use images::gc;
+use images::{evict, gc};
+use reservation::Asked;
 
-use crate::oci::LAYOUT_VERSION;
+use crate::oci::{Digest, LAYOUT_VERSION};
 
 /// The folder of what is known of registries. A store of an older gantry has none.
 pub(crate) const REGISTRIES: &str = "registries";
@@ -130,6 +139,8 @@ const OF_A_DISK: &str = "lost+found";
 #[derive(Debug, Clone)]
 pub struct Store {
     disk: Disk,
+    /// None where nobody knows what may go.
+    maker: Option<RoomMaker>,
 }
 
 impl Store {
@@ -139,7 +150,10 @@ impl Store {
     /// [`StoreError::Version`] when another version of gantry made it, [`StoreError::NotAStore`] for a directory with files of
     /// somebody else, [`StoreError::Place`] where no store can be: another user's, or a file system that lacks something.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        let store = Self { disk: Disk::new(root) };
+        let store = Self {
+            disk: Disk::new(root),
+            maker: None,
+        };
         let version = root.join("version");
         match read_version(&version) {
             Ok((text, found)) if text == VERSION => place::check(root, &found).map(|()| store),
@@ -160,7 +174,7 @@ impl Store {
     pub fn telling(self, tell: fn(&str)) -> Self {
         let waits = self.disk.waits();
         let disk = self.disk.waiting(disk::locks::Waits { tell, ..waits });
-        Self { disk }
+        Self { disk, ..self }
     }
 
     /// This store, which gives up a holder of a lock that has given no sign of life for `patience`.
@@ -170,7 +184,13 @@ impl Store {
             stalled_after: patience,
             ..waits
         });
-        Self { disk }
+        Self { disk, ..self }
+    }
+
+    /// This store, in which `maker` makes room.
+    pub fn making_room_by(self, maker: RoomMaker) -> Self {
+        let maker = Some(maker);
+        Self { maker, ..self }
     }
 
     /// This store, which does by itself after `patience` what a holder of a lock does for all.
@@ -180,14 +200,14 @@ impl Store {
             beside_after: patience,
             ..self.disk.waits()
         });
-        Self { disk }
+        Self { disk, maker: None }
     }
 
     /// This store after the machine was started again, as `boot`.
     #[cfg(test)]
     pub fn after_boot(&self, boot: &str) -> Self {
         let disk = self.disk.after_boot(boot);
-        Self { disk }
+        Self { disk, maker: None }
     }
 
     /// The directory of the store.
@@ -258,6 +278,71 @@ impl Store {
     /// How much room each kind of thing takes on the disk.
     pub fn usage(&self) -> Usage {
         Usage::of(&self.disk)
+    }
+
+    /// Promises room for what is about to come until the result is dropped; what may go makes room for it, if that is enough.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`] when the disk has no room even for what is certain, with what is promised to others.
+    pub fn reserve(&self, needed: RoomNeeded) -> Result<Reservation, StoreError> {
+        let asked = Reservation::ask(&self.disk, needed)?;
+        let lacks = match &asked {
+            Asked::Promised(_) => 0,
+            Asked::Lacking { likely, .. } => *likely,
+        };
+        let made = match &self.maker {
+            Some(maker) => maker.make(self, RoomCall::Before(needed, lacks))?,
+            None => false,
+        };
+        let asked = match (asked, made) {
+            (Asked::Lacking { .. }, true) => Reservation::ask(&self.disk, needed)?,
+            (asked, _) => asked,
+        };
+        match asked {
+            Asked::Promised(reservation) => Ok(reservation),
+            Asked::Lacking { room, .. } if needed.certain > room => {
+                let reason = format!("{} bytes are to come, and the disk has room for {room}", needed.certain);
+                let full = io::Error::new(io::ErrorKind::StorageFull, reason);
+                Err(io_error("make room in", self.root())(full))
+            }
+            Asked::Lacking { .. } => Reservation::insist(&self.disk, needed),
+        }
+    }
+
+    /// Makes room on a disk that was full, for so many bytes; whether something went.
+    ///
+    /// # Errors
+    /// [`StoreError`] when what may go cannot be removed.
+    pub fn make_room(&self, bytes: u64) -> Result<bool, StoreError> {
+        match &self.maker {
+            Some(maker) => maker.make(self, RoomCall::Full(bytes)),
+            None => Ok(false),
+        }
+    }
+
+    /// Keeps the limits of the store after the image `came`, which stays.
+    ///
+    /// # Errors
+    /// [`StoreError`] when what may go cannot be removed; the image is there all the same.
+    pub fn keep_limits(&self, came: &Digest) -> Result<(), StoreError> {
+        match &self.maker {
+            Some(maker) => maker.make(self, RoomCall::After(*came)).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// What the store holds, and what needs what. Waits for nobody.
+    pub fn inventory(&self, count: Count) -> Result<Inventory, StoreError> {
+        Inventory::take(&self.disk, count)
+    }
+
+    /// Takes images, and what is kept for later builds, out of the store, but for what is in use by now. Neither builds nor
+    /// runs nor pulls are waited for, and none of them waits for longer than files are renamed.
+    ///
+    /// # Errors
+    /// [`StoreError`] when something cannot be removed; what went by then is gone.
+    pub fn evict(&self, doomed: &Doomed) -> Result<Evicted, StoreError> {
+        evict::evict(&self.disk, doomed)
     }
 
     /// Says what [`Store::remove_garbage`] would remove, and changes nothing.

@@ -159,8 +159,19 @@ impl Lock {
     }
 
     /// Moves the time of the file to now, as far as that is possible.
+    #[cfg(test)]
     pub(crate) fn touch(&self) {
         self.held.touch();
+    }
+
+    /// Adds a byte to the file unless it has `most`, and moves its time to now, as far as that is possible.
+    pub(crate) fn count(&self, most: u64) {
+        let file = &self.held.file;
+        let may_grow = file.metadata().is_ok_and(|found| found.len() < most);
+        let byte = [io::IoSlice::new(b".")];
+        if !may_grow || rustix::io::pwritev2(file, &byte, 0, rustix::io::ReadWriteFlags::APPEND).is_err() {
+            self.held.touch();
+        }
     }
 
     /// Removes the signature, from a file that will be something else than a lock.

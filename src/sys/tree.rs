@@ -1,11 +1,13 @@
 //! Trees of files read through directory descriptors. The kernel resolves one name at a time and follows no link, so a tree
 //! that changes meanwhile, or that a stranger made, leads nowhere else.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::fs::{chmodat, openat, renameat, statat, unlinkat, AtFlags, Dir, FileType, Mode, OFlags, Stat};
@@ -14,6 +16,8 @@ use rustix::path::Arg;
 
 /// Names that [`remove`] reads at once.
 const AT_ONCE: usize = 4096;
+/// What `stat` counts blocks in, whatever those of the file system are.
+const BLOCK: u64 = 512;
 
 /// The names in a directory without `.` and `..`, in the order of their bytes. Stops after `most` and one more name, so a
 /// longer list than `most` means that there are too many.
@@ -122,6 +126,28 @@ pub(crate) fn bytes_of(path: &Path) -> u64 {
         }),
         Ok(found) => found.len(),
         Err(_) => 0,
+    }
+}
+
+/// Bytes that a file, or a directory with all below it, takes on the disk, as `du` counts them: blocks, and a file of several
+/// names once, as far as they are among those that `seen` is for. What cannot be read counts nothing.
+pub(crate) fn disk_bytes_of(path: &Path, seen: &mut BTreeSet<(u64, u64)>) -> u64 {
+    let Ok(found) = fs::symlink_metadata(path) else {
+        return 0;
+    };
+    let own = found.blocks().saturating_mul(BLOCK);
+    if found.is_dir() {
+        let below = |entries: fs::ReadDir| {
+            entries
+                .flatten()
+                .map(|entry| disk_bytes_of(&entry.path(), seen))
+                .sum::<u64>()
+        };
+        return own + fs::read_dir(path).map_or(0, below);
+    }
+    match found.nlink() > 1 && !seen.insert((found.dev(), found.ino())) {
+        true => 0,
+        false => own,
     }
 }
 

@@ -199,6 +199,16 @@ pub enum TransferError {
 }
 
 impl TransferError {
+    /// Whether the disk of the store is full.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_full())
+    }
+
+    /// Whether something is not in the store that was there.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_lost())
+    }
+
     /// What sort of failure this is.
     pub fn kind(&self) -> Kind {
         match self {

@@ -10,11 +10,13 @@ use crate::net::{Address, Client, NetError};
 use crate::oci::Digest;
 use crate::policy::Kind;
 use crate::progress::Progress;
-use crate::store::{Download, Partial, Store, StoreError, Task};
+use crate::store::{Download, Partial, Reservation, RoomNeeded, Store, StoreError, Task};
 use crate::sys::pool::{self, Stop};
 
 /// Transfers at once: enough to fill a link, few enough to be polite.
 const PARALLEL: usize = 6;
+/// How many times its own size a package takes as a layer: packed again, and unpacked.
+const AS_LAYERS: u64 = 4;
 /// How often one file goes on after its connection broke without having brought much.
 const RESUMES: u32 = 4;
 /// A connection that brought this much before it broke was worth it: large files cross bad links, while a server that
@@ -90,6 +92,7 @@ pub fn fetch<E: From<FetchError> + Send>(
     items: &[FetchItem],
     progress: &dyn Progress,
 ) -> Result<Vec<File>, E> {
+    let _room = reserve(store, items)?;
     let fetcher = Fetcher {
         store,
         connect,
@@ -99,6 +102,28 @@ pub fn fetch<E: From<FetchError> + Send>(
         total: items.iter().map(|item| item.size).sum(),
     };
     pool::each(PARALLEL, items, |item, stop| fetcher.fetch(item, stop))
+}
+
+/// Room for the files that are missing, and for the layers that become of them.
+fn reserve(store: &Store, items: &[FetchItem]) -> Result<Option<Reservation>, FetchError> {
+    let missing = items
+        .iter()
+        .filter(|item| store.downloads().find(&item.sha256, item.size).is_none());
+    let missing: Vec<&FetchItem> = missing.collect();
+    let Some(first) = missing.first() else {
+        return Ok(None);
+    };
+    let certain = missing.iter().fold(0u64, |sum, item| sum.saturating_add(item.size));
+    let needed = RoomNeeded {
+        certain,
+        likely: certain.saturating_mul(1 + AS_LAYERS),
+        images: 0,
+    };
+    let reserved = store.reserve(needed).map(Some);
+    reserved.map_err(|source| FetchError::Store {
+        name: first.name.clone(),
+        source,
+    })
 }
 
 struct Fetcher<'a, C> {

@@ -10,11 +10,13 @@ use super::peer::{Destination, Documents, Incoming, Reach, Source};
 use super::TransferError;
 use crate::oci::{Descriptor, Digest};
 use crate::progress::Progress;
-use crate::store::{ArrivingImage, ExclusiveLock, Flight, Image, Store, StoreError, Task};
+use crate::store::{ArrivingImage, ExclusiveLock, Flight, Image, Reservation, RoomNeeded, Store, StoreError, Task};
 use crate::sys::cores;
 
 /// Layers of this machine that are copied and unpacked at once; each takes up to 20 MiB of memory.
 const MOST_FROM_HERE: usize = 8;
+/// How many times its own size a layer takes once it is unpacked: packages come to two or three times.
+const UNPACKED: u64 = 3;
 
 /// Copies the image that `wanted` leads to into the store and unpacks it, unless this very one was copied and unpacked
 /// before. Of processes that want it at once one brings it, and the others wait.
@@ -36,7 +38,7 @@ pub fn ensure_copied(
         Reach::Here => format!("copies image {}", wanted.digest),
         Reach::Away => format!("pulls image {}", wanted.digest),
     };
-    bring(store, from, &wanted, &does, progress)
+    with_room(store, |target| bring(store, from, &wanted, &does, target, progress))
 }
 
 /// Copies the image that `wanted` leads to into the store and unpacks its layers while they are read; of those that the store
@@ -53,8 +55,27 @@ pub fn copy_unpacked(
 ) -> Result<Digest, TransferError> {
     let wanted = find_manifest(from, wanted, 0)?;
     let does = format!("copies image {}", wanted.digest);
-    let _alone = wait_for_others(store, &wanted, &does, progress)?;
-    copy_image(from, &wanted, &Unpacked::of(store), None, progress)
+    with_room(store, |target| {
+        let _alone = wait_for_others(store, &wanted, &does, progress)?;
+        copy_image(from, &wanted, target, None, progress)
+    })
+}
+
+/// Does `work`, and once more when the disk was full and something went to make room: a disk that is full again is full of
+/// what stays.
+fn with_room<'a, T>(
+    store: &'a Store,
+    work: impl Fn(&Unpacked<'a>) -> Result<T, TransferError>,
+) -> Result<T, TransferError> {
+    let target = Unpacked::of(store);
+    let done = work(&target);
+    let left = target.left();
+    // Its room is not wanted while others go.
+    drop(target);
+    match done {
+        Err(error) if error.is_full() && store.make_room(left)? => work(&Unpacked::of(store)),
+        other => other,
+    }
 }
 
 /// Waits for a process that brings the image; locks it when there is none.
@@ -82,13 +103,14 @@ fn bring(
     from: &dyn Source,
     wanted: &Descriptor,
     does: &str,
+    target: &Unpacked<'_>,
     progress: &dyn Progress,
 ) -> Result<Image, TransferError> {
     let _alone = wait_for_others(store, wanted, does, progress)?;
     if let Some(image) = find_copied(store, wanted)? {
         return Ok(image);
     }
-    let digest = copy_image(from, wanted, &Unpacked::of(store), None, progress)?;
+    let digest = copy_image(from, wanted, target, None, progress)?;
     let image = store.images().open(&digest)?;
     store.images().prepare(&image)?;
     Ok(image)
@@ -98,6 +120,8 @@ fn bring(
 struct Unpacked<'a> {
     store: &'a Store,
     image: OnceLock<ArrivingImage<'a>>,
+    /// On the disk, for what is still to come.
+    room: OnceLock<Reservation>,
 }
 
 impl<'a> Unpacked<'a> {
@@ -105,7 +129,22 @@ impl<'a> Unpacked<'a> {
         Self {
             store,
             image: OnceLock::new(),
+            room: OnceLock::new(),
         }
+    }
+
+    /// Bytes that are likely to come still.
+    fn left(&self) -> u64 {
+        self.room.get().map_or(0, Reservation::left)
+    }
+}
+
+/// The room for a layer that comes and is unpacked.
+fn room_of(layer: &Descriptor) -> RoomNeeded {
+    RoomNeeded {
+        certain: layer.size,
+        likely: layer.size.saturating_mul(1 + UNPACKED),
+        images: 0,
     }
 }
 
@@ -113,6 +152,20 @@ impl Destination for Unpacked<'_> {
     fn begin(&self, image: &Documents) -> Result<(), TransferError> {
         let arriving = self.store.images().arriving(&image.manifest, &image.config);
         self.image.get_or_init(|| arriving);
+        let mut needed = RoomNeeded {
+            images: 1,
+            ..RoomNeeded::default()
+        };
+        for layer in image.layers() {
+            // What another boot wrote is read by whoever needs it.
+            if self.store.blobs().size(&layer.digest) != Some(layer.size) {
+                let room = room_of(layer);
+                needed.certain = needed.certain.saturating_add(room.certain);
+                needed.likely = needed.likely.saturating_add(room.likely);
+            }
+        }
+        let room = self.store.reserve(needed)?;
+        self.room.get_or_init(|| room);
         Ok(())
     }
 
@@ -136,7 +189,11 @@ impl Destination for Unpacked<'_> {
         match (incoming.reach(), self.image.get()) {
             (Reach::Here, Some(image)) => copy_and_unpack(self.store, image, layer, incoming),
             (_, image) => fetch_layer(self.store, image, layer, incoming),
+        }?;
+        if let Some(room) = self.room.get() {
+            room.arrived(room_of(layer));
         }
+        Ok(())
     }
 
     fn finish(&self, image: &Documents, name: Option<&str>) -> Result<(), TransferError> {

@@ -144,7 +144,7 @@ const SITUATIONS: &[(&str, Make)] = &[
         scene.gantry("--config config.toml images ls")
     }),
     ("A configuration of a later version", |scene| {
-        scene.write("config.toml", "[cache]\nmax_bytes = \"40GB\"\n");
+        scene.write("config.toml", "[pool]\nsize = 4\n");
         scene.gantry("--config config.toml images ls")
     }),
     ("More than the machine allows", |scene| {

@@ -30,6 +30,7 @@ mod disk;
 mod doctor;
 mod egress;
 mod endings;
+mod eviction;
 mod examples;
 mod failures;
 mod first_hour;

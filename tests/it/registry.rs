@@ -6,6 +6,7 @@ mod conformance;
 mod copying;
 mod failing_over;
 pub mod fake;
+mod full_disk;
 mod hostile_answers;
 pub mod images;
 mod killed;

@@ -12,6 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+pub(in crate::store) use super::rank::Rank;
 use super::Disk;
 use crate::oci::{DiffId, Digest};
 use crate::progress::{Progress, Silent};
@@ -19,45 +20,11 @@ use crate::store::key::Key;
 use crate::store::{io_error, StoreError};
 use crate::sys::lock::{self, Holder, Lock, Mode};
 
-/// A source distribution's build says nothing until its end, which comes after ten minutes at the latest.
-const QUIET_BUILD: Duration = Duration::from_secs(600);
+/// Uses of an image that are counted. What was used often and not for weeks is worth no more than what is used now and then.
+pub(in crate::store) const MOST_USES: u64 = 16;
 
 /// What a holder of a lock leaves for the next one.
 const MAX_NOTE: usize = 4096;
-
-/// The kinds of locks, in the order in which a thread may wait for several: for one only while all that it holds stand
-/// before it. Debug builds check that.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::store) enum Rank {
-    /// `locks/collector`: shared by all that make or look up. The collector, which wants it alone, only tries.
-    Collector,
-    /// `leases/<hex>`: shared by all that use an image. Taken alone by the collector, which only tries.
-    Lease,
-    /// Single flight around a resolution that may build source distributions: most of the following happens inside it.
-    Workshop,
-    /// Single flight of the build of one source distribution.
-    Sdist,
-    /// Single flight of a resolution that builds nothing.
-    Resolution,
-    /// Single flight of a base whose packages are looked up again.
-    Relock,
-    /// Single flight of a layer.
-    Layer,
-    /// Single flight of a program that builds need.
-    Tool,
-    /// Single flight of the question what a tag means.
-    Tag,
-    /// Single flight of an image that is pulled: its layers, which images share, are waited for inside it.
-    Image,
-    /// `partial/<hex>`: a download under way.
-    Download,
-    /// Single flight of a layer's tree. Nothing is waited for inside it, nor inside the following.
-    Unpack,
-    /// A file that is read whole once.
-    Stamp,
-    /// The names and `index.json`.
-    Index,
-}
 
 /// What one process does at a time, while the others wait for its result.
 #[derive(Debug, Clone, Copy)]
@@ -211,63 +178,6 @@ impl Flight<'_> {
     }
 }
 
-impl Rank {
-    /// How long a holder may give no sign of life, on top of what all may.
-    fn quiet(self) -> Duration {
-        match self {
-            Self::Workshop | Self::Sdist => QUIET_BUILD,
-            Self::Collector
-            | Self::Lease
-            | Self::Resolution
-            | Self::Relock
-            | Self::Layer
-            | Self::Tool
-            | Self::Tag
-            | Self::Image
-            | Self::Download
-            | Self::Unpack
-            | Self::Stamp
-            | Self::Index => Duration::ZERO,
-        }
-    }
-
-    /// Whether it only saves work: who has waited for too long does the work beside the holder.
-    fn can_be_done_beside(self) -> bool {
-        matches!(self, Self::Tag | Self::Image)
-    }
-
-    /// Whether it belongs to a step that is shown, so that a wait for it is announced at once.
-    fn is_shown(self) -> bool {
-        match self {
-            Self::Workshop
-            | Self::Sdist
-            | Self::Resolution
-            | Self::Relock
-            | Self::Layer
-            | Self::Tag
-            | Self::Image
-            | Self::Download => true,
-            Self::Collector | Self::Lease | Self::Tool | Self::Unpack | Self::Stamp | Self::Index => false,
-        }
-    }
-
-    /// Who holds it, before it is known who.
-    fn other(self) -> &'static str {
-        match self {
-            Self::Workshop | Self::Sdist | Self::Resolution | Self::Relock | Self::Layer => "another build",
-            Self::Collector
-            | Self::Lease
-            | Self::Tool
-            | Self::Tag
-            | Self::Image
-            | Self::Download
-            | Self::Unpack
-            | Self::Stamp
-            | Self::Index => "another process",
-        }
-    }
-}
-
 /// The locks of a store.
 #[derive(Debug, Clone, Copy)]
 pub struct Locks<'a> {
@@ -279,7 +189,7 @@ impl<'a> Locks<'a> {
         Self { disk }
     }
 
-    /// Keeps the image `digest`, and with it its layers, until the lease is dropped; notes the time of use.
+    /// Keeps the image `digest`, and with it its layers, until the lease is dropped; notes the time of use, and counts it.
     ///
     /// # Errors
     ///
@@ -288,8 +198,20 @@ impl<'a> Locks<'a> {
         let path = self.disk.path("leases").join(digest.hex());
         let task = Task::silent("removes an image");
         let (lock, _) = self.wait_for(Rank::Lease, Mode::Shared, &path, task)?;
-        // The mtime is the image's last use; a failure only makes it look older.
-        lock.touch();
+        // The mtime is the image's last use, the length the first of its uses; a failure only makes it look older.
+        lock.count(MOST_USES);
+        Ok(Lease { _lock: lock })
+    }
+
+    /// Keeps the image `digest` as a [`lease`](Self::lease) does, which is no use of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`lease`](Self::lease).
+    pub fn hold(self, digest: &Digest) -> Result<Lease, StoreError> {
+        let path = self.disk.path("leases").join(digest.hex());
+        let task = Task::silent("removes an image");
+        let (lock, _) = self.wait_for(Rank::Lease, Mode::Shared, &path, task)?;
         Ok(Lease { _lock: lock })
     }
 
@@ -377,6 +299,30 @@ impl<'a> Locks<'a> {
             .map_err(|_| StoreError::Busy {
                 path: self.disk.root().to_owned(),
             })
+    }
+
+    /// Keeps what only memos lead to from evictions until the returned lock is dropped; any number of builds may hold one.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; `Busy` when an eviction makes no progress for too long.
+    pub fn building(self) -> Result<CollectorLock, StoreError> {
+        let task = Task::silent("evicts what builds use");
+        let path = self.disk.path("locks/builds");
+        let (lock, _) = self.wait_for(Rank::Builds, Mode::Shared, &path, task)?;
+        Ok(CollectorLock { _lock: lock })
+    }
+
+    /// Whether a build is at work now.
+    pub fn is_building(self) -> Result<bool, StoreError> {
+        Ok(try_file(&self.disk.path("locks/builds"), Rank::Builds, Mode::Alone)?.is_none())
+    }
+
+    /// Waits until an eviction has ended that may not have seen what this process has put into the store.
+    pub(in crate::store) fn wait_out_eviction(self) -> Result<(), StoreError> {
+        let task = Task::silent("evicts images");
+        let path = self.disk.path("locks/eviction");
+        self.wait_for(Rank::Eviction, Mode::Shared, &path, task).map(drop)
     }
 
     /// The lock of [`keep_collector_out`](Self::keep_collector_out), when no collector is at work; never waits.

@@ -6,6 +6,7 @@
 pub(super) mod copy;
 pub(crate) mod fault;
 pub(super) mod locks;
+mod rank;
 pub(super) mod regular;
 pub(super) mod scratch;
 pub(super) mod stamp;

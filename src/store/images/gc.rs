@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! blobs, layers, snapshots,
-//! profiles                   no name, lease or memo leads to it, and it is no image without a name of the last day
+//! profiles                   no name, pin, lease or memo leads to it, and it is no image without a name of the last day
 //! unnamed                    its day is over
 //! downloads                  only images are to be kept
 //! memo                       only images are to be kept; else when it is damaged, or a blob or a download it needs is gone
@@ -16,6 +16,7 @@
 //! journal                    its day was more than 35 days ago
 //! refs                       an empty directory
 //! stamps                     what it is the stamp of is gone
+//! origins                    the image is gone
 //! ```
 //!
 //! `scaffold/` is the same for all images and stays; `tmp/` is swept by every command.
@@ -34,6 +35,7 @@ use super::documents::Image;
 use super::names::Names;
 use super::snapshot::Snapshot;
 use super::unnamed::{self, KEPT_FOR};
+use super::{origins, pins};
 use crate::oci::{DiffId, Digest};
 use crate::store::content::memo::Roots;
 use crate::store::content::whole::sweep_stamps;
@@ -232,6 +234,7 @@ fn set_aside(
     }
     drop(held);
     sweep_stamps(disk);
+    origins::sweep(disk);
     if let Some(_single) = try_file(&disk.path("locks/index"), Rank::Index, Mode::Alone)? {
         remove_empty(&disk.path("refs"));
         let kept = disk.path("refs/_local");
@@ -297,6 +300,9 @@ impl<'a> Collector<'a> {
             .into_iter()
             .filter_map(|(_, digest)| digest)
         {
+            self.mark_image(&digest);
+        }
+        for digest in pins::list(self.disk)? {
             self.mark_image(&digest);
         }
         let mut garbage = Garbage::default();

@@ -2,12 +2,19 @@
 
 pub(super) mod arriving_image;
 pub(super) mod documents;
+pub(super) mod evict;
 pub(super) mod gc;
+pub(super) mod inventory;
 pub(super) mod names;
+mod origins;
+mod pins;
+pub(super) mod room_taken;
 pub(super) mod snapshot;
 pub(super) mod start_files;
 mod unnamed;
 
+use super::content::blobs::Blobs;
+use super::disk::locks::Locks;
 use super::disk::Disk;
 use super::StoreError;
 use crate::oci::{Digest, ImageConfig, Manifest};
@@ -93,6 +100,44 @@ impl<'a> Images<'a> {
             Some(snapshot) => StartFiles::measure(self.disk, digest, &snapshot.layers, most),
             None => Ok(None),
         }
+    }
+
+    /// Pins an image, which stays until it is unpinned; whether it was not pinned before.
+    pub fn pin(self, digest: &Digest) -> Result<bool, StoreError> {
+        pins::pin(self.disk, digest)
+    }
+
+    /// Pins an image no longer; whether it was pinned.
+    pub fn unpin(self, digest: &Digest) -> Result<bool, StoreError> {
+        pins::unpin(self.disk, digest)
+    }
+
+    /// The pinned images.
+    pub fn pinned(self) -> Result<Vec<Digest>, StoreError> {
+        pins::list(self.disk)
+    }
+
+    /// Notes that the registry of `place`, which is host and repository, has the image: it can be fetched again.
+    pub fn note_origin(self, digest: &Digest, place: &str) -> Result<(), StoreError> {
+        origins::note(self.disk, digest, place)
+    }
+
+    /// [Prepares](Self::prepare) an image that just came, whose lease the caller holds: from then on no eviction takes of it
+    /// what is there.
+    ///
+    /// # Errors
+    /// As [`prepare`](Self::prepare); [`StoreError::NoBlob`] and [`StoreError::LayerLost`] also for what an eviction took while it
+    /// came, which is then to be brought again.
+    pub fn settle(self, image: &Image) -> Result<Snapshot, StoreError> {
+        Locks::of(self.disk).wait_out_eviction()?;
+        let blobs = image.blobs();
+        if let Some(lost) = blobs
+            .iter()
+            .find(|blob| Blobs::of(self.disk).size(&blob.digest) != Some(blob.size))
+        {
+            return Err(StoreError::NoBlob { digest: lost.digest });
+        }
+        self.prepare(image)
     }
 
     /// Unpacks what is missing of an image, two layers at a time, and prepares it for runs. Idempotent.

@@ -226,6 +226,15 @@ impl<'a> Names<'a> {
         }
     }
 
+    /// Forgets a name if it is there; `index.json` follows later. Call it with the lock `index` held.
+    pub(super) fn forget(self, reference: &Reference) -> Result<(), StoreError> {
+        let path = self.disk.path(ref_path(reference)?);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(io_error("remove", &path)),
+        }
+    }
+
     /// Every name and what it means, sorted by name; none for a name that is damaged.
     pub fn list(self) -> Result<Vec<(Reference, Option<Digest>)>, StoreError> {
         let root = self.disk.path("refs");

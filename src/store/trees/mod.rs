@@ -4,7 +4,7 @@ pub(super) mod budget;
 pub(super) mod folder;
 pub(super) mod listing;
 mod opaque;
-pub(super) mod pages;
+pub(super) mod page_cache;
 mod relay;
 mod scaffold;
 pub(super) mod stack;

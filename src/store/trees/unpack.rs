@@ -19,6 +19,7 @@ use crate::store::disk::fault;
 use crate::store::disk::locks::Locks;
 use crate::store::disk::Disk;
 use crate::store::{io_error, StoreError};
+use crate::sys::space;
 
 /// The window of a zstd stream, as a power of two, that a layer may have which is unpacked beside many others: 8 MiB is what
 /// every reader must understand (RFC 8878). Another one is unpacked from its blob.
@@ -218,6 +219,15 @@ fn finish(
         (Err(StoreError::Layer { digest, source }), Some(limit)) if is_refused(&source) => {
             Err(StoreError::Layer { digest, source: limit })
         }
+        // The disk's fault, not the layer's.
+        (Err(StoreError::Layer { digest, source }), _) => match source {
+            TarError::Visit { path, source } if space::is_full(&source) => Err(StoreError::NoSpace {
+                action: "unpack",
+                path: PathBuf::from(path),
+                source,
+            }),
+            source => Err(StoreError::Layer { digest, source }),
+        },
         (read, _) => read,
     }
 }

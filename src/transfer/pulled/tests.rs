@@ -119,8 +119,11 @@ fn a_layer_is_unpacked_from_what_comes_and_not_from_the_disk() {
     let target = Unpacked {
         store: &here,
         image: OnceLock::new(),
+        room: OnceLock::new(),
     };
     copy_image(&from, &wanted.descriptor(), &target, None, &Silent).unwrap();
+    // Its room goes with it.
+    drop(target);
     // Nobody has prepared the image yet.
     for (diff_id, file) in wanted.config.rootfs.diff_ids.iter().zip(["a", "b"]) {
         assert!(here.trees().path(diff_id).join(file).exists());

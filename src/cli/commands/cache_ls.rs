@@ -1,0 +1,67 @@
+//! `gantry cache ls`: the images by last use, and what each takes.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::cli::error::CommandError;
+use crate::cli::format_args::Format;
+use crate::cli::output::{print_json, print_line};
+use crate::cli::session::Session;
+use crate::cli::table::{short, table};
+use crate::ops::{self, ImageRoom};
+use crate::policy::Bytes;
+use crate::sys::clock;
+
+/// Lists the images, the last used first.
+pub(super) fn ls(session: &Session, format: Format) -> Result<u8, CommandError> {
+    let images = ops::cache_images(&session.store)?;
+    if format == Format::Json {
+        return print_json(&images);
+    }
+    print_line(&table(
+        ["NAME", "DIGEST", "SIZE", "UNIQUE", "LAST USE", "STATE", "FROM"],
+        images.iter().map(row).collect(),
+    ))
+}
+
+fn row(image: &ImageRoom) -> [String; 7] {
+    let states = [(image.is_pinned, "pinned"), (image.is_in_use, "in use")];
+    let states: Vec<&str> = states
+        .into_iter()
+        .filter(|(holds, _)| *holds)
+        .map(|(_, state)| state)
+        .collect();
+    let or_none = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+    [
+        name(image),
+        short(&image.digest),
+        Bytes(image.logical).to_string(),
+        Bytes(image.unique).to_string(),
+        last_use(image),
+        or_none(states.join(", ")),
+        or_none(image.origins.join(" ")),
+    ]
+}
+
+/// The names of an image, else the first digits of its digest.
+pub(super) fn name(image: &ImageRoom) -> String {
+    match image.names.is_empty() {
+        true => format!("sha256:{}", short(&image.digest)),
+        false => image.names.join(" "),
+    }
+}
+
+/// How long ago an image was used.
+pub(super) fn last_use(image: &ImageRoom) -> String {
+    let since = |seconds| {
+        clock::now()
+            .duration_since(UNIX_EPOCH + Duration::from_secs(seconds))
+            .ok()
+    };
+    match image.last_use.and_then(since).map(|age| age.as_secs()) {
+        Some(seconds @ 0..=119) => format!("{seconds} s ago"),
+        Some(seconds @ 120..=7199) => format!("{} min ago", seconds / 60),
+        Some(seconds @ 7200..=172_799) => format!("{} h ago", seconds / 3600),
+        Some(seconds) => format!("{} days ago", seconds / 86_400),
+        None => "-".to_owned(),
+    }
+}

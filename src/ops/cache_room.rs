@@ -1,0 +1,113 @@
+//! Who makes room in the store of this machine: by `[cache]` of its configuration, and where the disk is full.
+
+use crate::config::Config;
+use crate::journal::{self, Event, EventKind};
+use crate::policy::Bytes;
+use crate::store::{RoomCall, RoomMaker, Store, StoreError};
+use crate::sys::clock;
+use crate::upkeep::eviction::{CacheLimits, EvictionPlan};
+use crate::upkeep::room::{find_room, make_room, Coming, Effort};
+
+/// A disk that was full gets at least so much room: what comes has more files than its bytes say.
+const LEAST: u64 = 64 << 20;
+
+/// What the store of this machine may hold.
+pub fn cache_limits(config: &Config) -> CacheLimits {
+    let usual = CacheLimits::default();
+    let (max_bytes, max_images) = config.cache.limits();
+    CacheLimits {
+        max_bytes: max_bytes.map(|bytes| bytes.0),
+        max_images: max_images.map(u64::from),
+        low_water: config.cache.low_water().unwrap_or(usual.low_water),
+    }
+}
+
+/// Makes room in a store within `limits`; `tell` is told what went.
+pub fn room_maker(limits: CacheLimits, tell: fn(&str)) -> RoomMaker {
+    RoomMaker::new(move |store, call| {
+        let (coming, effort) = match call {
+            RoomCall::Before(_, 0) | RoomCall::After(_) if !limits.are_set() => return Ok(false),
+            RoomCall::Before(needed, disk_lacks) => {
+                let coming = Coming {
+                    bytes: needed.likely,
+                    images: needed.images,
+                    disk_lacks,
+                    spared: None,
+                };
+                (coming, Effort::AllOrNothing)
+            }
+            RoomCall::Full(bytes) => {
+                let disk_lacks = bytes.max(LEAST);
+                let coming = Coming {
+                    disk_lacks,
+                    ..Coming::default()
+                };
+                (coming, Effort::Most)
+            }
+            RoomCall::After(digest) => {
+                let coming = Coming {
+                    spared: Some(digest),
+                    ..Coming::default()
+                };
+                (coming, Effort::Most)
+            }
+        };
+        let done = make_room(store, limits, coming, effort)?;
+        note(store, &done);
+        if let Some(text) = told(&done) {
+            tell(&text);
+        }
+        Ok(!done.items.is_empty())
+    })
+}
+
+/// What the store would lose to keep its limits.
+///
+/// # Errors
+/// [`StoreError`] when the store cannot be read.
+pub fn find_evictions(store: &Store, limits: CacheLimits) -> Result<EvictionPlan, StoreError> {
+    find_room(store, limits, Coming::default())
+}
+
+/// Evicts until the store keeps its limits, as far as that is possible.
+///
+/// # Errors
+/// [`StoreError`] when what may go cannot be removed.
+pub fn evict(store: &Store, limits: CacheLimits) -> Result<EvictionPlan, StoreError> {
+    let done = make_room(store, limits, Coming::default(), Effort::Most)?;
+    note(store, &done);
+    Ok(done)
+}
+
+/// Writes a line into the journal for each image that went. Losing one never fails anything.
+fn note(store: &Store, done: &EvictionPlan) {
+    let at = journal::seconds(clock::now());
+    for item in &done.items {
+        let Some(digest) = &item.digest else { continue };
+        // The first of several names.
+        let name = item.name.split(' ').next().unwrap_or_default();
+        let event = Event {
+            digest: Some(digest.to_string()),
+            bytes: Some(item.frees),
+            ..Event::of(EventKind::Evict, at, name, "ok")
+        };
+        let _ = journal::append(store.root(), &event);
+    }
+}
+
+/// What people are told of an eviction that nobody asked for; nothing when nothing went.
+fn told(done: &EvictionPlan) -> Option<String> {
+    let images: Vec<&str> = done
+        .items
+        .iter()
+        .filter(|item| item.kind == "image")
+        .map(|item| item.name.as_str())
+        .collect();
+    let freed = Bytes(done.bytes_before.saturating_sub(done.bytes_after));
+    match (images.len(), done.items.len()) {
+        (_, 0) => None,
+        (0, all) => Some(format!("{all} things kept for later builds, {freed}")),
+        (1..=3, _) => Some(format!("{}, {freed}", images.join(", "))),
+        (count, _) => Some(format!("{count} images, {freed}")),
+    }
+}

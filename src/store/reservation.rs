@@ -1,0 +1,213 @@
+//! Room on the disk that is promised before bytes come, so that ten pulls do not all believe in the same free bytes.
+//!
+//! ```text
+//! tmp/<random>/reserved    "<certain> <likely>\n": bytes that are still to come for sure, and with what they unpack to
+//! ```
+//!
+//! A reservation is in a scratch directory, whose lock its process holds: that of a dead one counts for nothing. It shrinks while
+//! bytes arrive, as the disk counts those. What is certain and does not fit is refused; what is only likely makes room.
+
+use std::fs::{self, File};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+use rustix::fs::{flock, FlockOperation};
+
+use super::disk::locks::{Locks, Rank, Task};
+use super::disk::scratch::Scratch;
+use super::disk::Disk;
+use super::{Store, StoreError};
+use crate::oci::Digest;
+use crate::sys::lock::Mode;
+use crate::sys::space;
+
+const FILE: &str = "reserved";
+
+/// What there has to be room for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RoomNeeded {
+    /// Bytes that are sure to come.
+    pub certain: u64,
+    /// Those, and what they are likely to unpack to.
+    pub likely: u64,
+    /// Images.
+    pub images: u64,
+}
+
+/// What is asked of whoever makes room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RoomCall {
+    /// This is about to come, and the disk lacks so many bytes for it.
+    Before(RoomNeeded, u64),
+    /// The disk was full: so many bytes were still to come.
+    Full(u64),
+    /// This image came, and stays.
+    After(Digest),
+}
+
+/// Takes out of a store what may go; whether something went.
+type Maker = dyn Fn(&Store, RoomCall) -> Result<bool, StoreError> + Send + Sync;
+
+/// Who makes room in a store.
+#[derive(Clone)]
+pub struct RoomMaker(Arc<Maker>);
+
+impl RoomMaker {
+    /// One that does `make`.
+    pub fn new(make: impl Fn(&Store, RoomCall) -> Result<bool, StoreError> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(make))
+    }
+
+    pub(super) fn make(&self, store: &Store, call: RoomCall) -> Result<bool, StoreError> {
+        (self.0)(store, call)
+    }
+}
+
+impl std::fmt::Debug for RoomMaker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RoomMaker")
+    }
+}
+
+/// Room that is promised until this is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    scratch: Scratch,
+    certain: AtomicU64,
+    likely: AtomicU64,
+}
+
+/// What came of asking for room.
+pub(super) enum Asked {
+    Promised(Reservation),
+    /// The disk has not got so many bytes of those that are likely, and `room` of those that are certain.
+    Lacking {
+        likely: u64,
+        room: u64,
+    },
+}
+
+impl Reservation {
+    /// Promises the room that is needed if the disk has it.
+    pub(super) fn ask(disk: &Disk, needed: RoomNeeded) -> Result<Asked, StoreError> {
+        let scratch = Scratch::new(disk)?;
+        let task = Task::silent("reserves room");
+        let (_single, _) = Locks::of(disk).wait_for(Rank::Index, Mode::Alone, &disk.path("locks/room"), task)?;
+        // A file system that does not say how full it is refuses when it is.
+        let free = space::free(disk.root()).unwrap_or(u64::MAX);
+        let others = promised(disk);
+        let lacks = needed.likely.saturating_add(others.likely).saturating_sub(free);
+        if lacks > 0 {
+            return Ok(Asked::Lacking {
+                likely: lacks,
+                room: free.saturating_sub(others.certain),
+            });
+        }
+        Self::write(scratch, needed).map(Asked::Promised)
+    }
+
+    /// Promises what is needed as far as it is certain, whether or not there is room for what is likely.
+    pub(super) fn insist(disk: &Disk, needed: RoomNeeded) -> Result<Self, StoreError> {
+        Self::write(Scratch::new(disk)?, needed)
+    }
+
+    fn write(scratch: Scratch, needed: RoomNeeded) -> Result<Self, StoreError> {
+        let reservation = Self {
+            scratch,
+            certain: AtomicU64::new(needed.certain),
+            likely: AtomicU64::new(needed.likely),
+        };
+        reservation.note();
+        Ok(reservation)
+    }
+
+    /// Gives back what has arrived of it.
+    pub fn arrived(&self, part: RoomNeeded) {
+        let less = |all: &AtomicU64, part: u64| {
+            let _ = all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| {
+                Some(all.saturating_sub(part))
+            });
+        };
+        less(&self.certain, part.certain);
+        less(&self.likely, part.likely);
+        self.note();
+    }
+
+    /// Bytes that are likely to come still.
+    pub fn left(&self) -> u64 {
+        self.likely.load(Ordering::Relaxed)
+    }
+
+    /// A note that cannot be written is none: others count on more room than there is, and the disk says so.
+    fn note(&self) {
+        let (certain, likely) = (self.certain.load(Ordering::Relaxed), self.left());
+        let _ = fs::write(self.scratch.path().join(FILE), format!("{certain} {likely}\n"));
+    }
+}
+
+/// What is promised in the store, by all processes that live.
+fn promised(disk: &Disk) -> RoomNeeded {
+    let mut all = RoomNeeded::default();
+    for entry in fs::read_dir(disk.path("tmp")).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let Ok(text) = fs::read_to_string(path.join(FILE)) else {
+            continue;
+        };
+        let is_dead =
+            File::open(&path).is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok());
+        let numbers = text.trim_end().split_once(' ');
+        let numbers = numbers.and_then(|(certain, likely)| Some((certain.parse().ok()?, likely.parse().ok()?)));
+        if let (false, Some((certain, likely))) = (is_dead, numbers) {
+            all.certain = all.certain.saturating_add(certain);
+            all.likely = all.likely.saturating_add(likely);
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::store;
+
+    fn needed(certain: u64, likely: u64) -> RoomNeeded {
+        let images = 1;
+        RoomNeeded {
+            certain,
+            likely,
+            images,
+        }
+    }
+
+    #[test]
+    fn what_one_was_promised_no_other_is() {
+        let (_scratch, store) = store();
+        let free = space::free(store.root()).unwrap();
+        // Others write to this disk meanwhile.
+        let half = free / 2 + free / 10;
+        let Asked::Promised(first) = Reservation::ask(&store.disk, needed(half, half)).unwrap() else {
+            panic!("there is room for half of it")
+        };
+        assert!(matches!(
+            Reservation::ask(&store.disk, needed(half, half)).unwrap(),
+            Asked::Lacking { likely, room } if likely > 0 && room < half
+        ));
+        first.arrived(needed(half, half));
+        assert!(matches!(
+            Reservation::ask(&store.disk, needed(half, half)).unwrap(),
+            Asked::Promised(_)
+        ));
+    }
+
+    #[test]
+    fn what_a_dead_process_was_promised_counts_for_nothing() {
+        let (_scratch, store) = store();
+        let dead = store.root().join("tmp/dead");
+        fs::create_dir(&dead).unwrap();
+        fs::write(dead.join(FILE), format!("{0} {0}\n", u64::MAX)).unwrap();
+        assert!(matches!(
+            Reservation::ask(&store.disk, needed(1, 1)).unwrap(),
+            Asked::Promised(_)
+        ));
+    }
+}

@@ -1,0 +1,109 @@
+//! Makes room in a store: takes stock, plans, and carries the plan out.
+
+use std::collections::BTreeSet;
+
+use crate::oci::Digest;
+use crate::store::{Count, Store, StoreError};
+use crate::sys::clock;
+
+use super::eviction::{plan, CacheLimits, EvictionPlan, OnlyHere, RoomWanted};
+
+/// What was chosen may be in use by now: then something else is chosen, so often.
+const ROUNDS: usize = 3;
+
+/// What there has to be room for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Coming {
+    /// Bytes that are about to come.
+    pub bytes: u64,
+    /// Images that are about to come.
+    pub images: u64,
+    /// Bytes that the disk lacks.
+    pub disk_lacks: u64,
+    /// An image that stays, as all this is for it.
+    pub spared: Option<Digest>,
+}
+
+/// How much goes when it is not enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effort {
+    /// Nothing: what does not fit anyway shall not cost the others their places.
+    AllOrNothing,
+    /// All that may go.
+    Most,
+}
+
+/// Says what would go, and changes nothing but notes of sizes.
+///
+/// # Errors
+/// [`StoreError`] when the store cannot be read.
+pub(crate) fn find_room(store: &Store, limits: CacheLimits, coming: Coming) -> Result<EvictionPlan, StoreError> {
+    let inventory = store.inventory(Count::Noted)?;
+    Ok(plan(&inventory, &wanted(store, limits, coming)?, clock::now()))
+}
+
+/// Takes images out of the store until it keeps the limits and has room for what is coming, as far as that is possible; the
+/// result says what went, in bytes that the disk has back.
+///
+/// # Errors
+/// [`StoreError`] when the store cannot be read, or something cannot be removed.
+pub(crate) fn make_room(
+    store: &Store,
+    limits: CacheLimits,
+    coming: Coming,
+    effort: Effort,
+) -> Result<EvictionPlan, StoreError> {
+    let mut done = EvictionPlan::default();
+    for round in 0..ROUNDS {
+        let found = find_room(store, limits, coming)?;
+        if round == 0 {
+            (done.bytes_before, done.images_before) = (found.bytes_before, found.images_before);
+        }
+        done.is_enough = found.is_enough;
+        (done.bytes_after, done.images_after) = (found.bytes_before, found.images_before);
+        done.kept = found.kept;
+        let is_vain = effort == Effort::AllOrNothing && !found.is_enough;
+        if found.items.is_empty() || is_vain {
+            break;
+        }
+        let evicted = store.evict(&found.doomed)?;
+        let images: BTreeSet<Digest> = evicted.images.iter().copied().collect();
+        let files: BTreeSet<String> = evicted
+            .remembered
+            .iter()
+            .map(|file| file.display().to_string())
+            .collect();
+        let planned = found.items.len();
+        let went = found.items.into_iter().filter(|item| match &item.digest {
+            Some(digest) => images.contains(digest),
+            None => files.contains(&item.name),
+        });
+        let before = done.items.len();
+        done.items.extend(went);
+        done.bytes_after = found.bytes_before.saturating_sub(evicted.bytes);
+        done.images_after = found.images_before.saturating_sub(images.len() as u64);
+        // The bytes that the disk lacked are there, or it was all that there is.
+        if done.items.len() - before == planned || coming.disk_lacks > 0 {
+            break;
+        }
+        done.is_enough = false;
+    }
+    Ok(done)
+}
+
+fn wanted(store: &Store, limits: CacheLimits, coming: Coming) -> Result<RoomWanted, StoreError> {
+    Ok(RoomWanted {
+        limits,
+        coming_bytes: coming.bytes,
+        coming_images: coming.images,
+        disk_lacks: coming.disk_lacks,
+        // Who set a limit has said that images may go. Else only what can be had again makes room on a full disk.
+        only_here: if limits.are_set() {
+            OnlyHere::Last
+        } else {
+            OnlyHere::Stay
+        },
+        may_forget: !store.locks().is_building()?,
+        spared: coming.spared,
+    })
+}

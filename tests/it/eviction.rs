@@ -1,0 +1,394 @@
+//! Which images go when the store holds more than it is to, which stay, and that what is told of it adds up.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use gantry::archive::layer::LayerWriter;
+use gantry::oci::{media_type, Descriptor, ImageConfig, ImageConfigBody, Manifest, RootFs};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::common::wait::send;
+use crate::common::{function, holder_of, tool, Gantry, DEGRADED};
+
+/// Bytes that do not compress, others for each seed; zeros for 0.
+fn noise(seed: u64, size: usize) -> Vec<u8> {
+    if seed == 0 {
+        return vec![0; size];
+    }
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(size + 8);
+    while bytes.len() < size {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend(state.to_le_bytes());
+    }
+    bytes.truncate(size);
+    bytes
+}
+
+/// An image with a layer for each pair of seed and size; layers of one seed are the same.
+pub fn image(gantry: &Gantry, name: &str, layers: &[(u64, usize)]) -> String {
+    let store = gantry::store::Store::open(&gantry.root).unwrap();
+    let (mut descriptors, mut diff_ids) = (Vec::new(), Vec::new());
+    for (seed, size) in layers {
+        let (mut blob, mut staging) = (store.blobs().writer().unwrap(), store.trees().stage().unwrap());
+        let mut writer = LayerWriter::new(&mut blob, Some(&mut staging), 0);
+        let contents = noise(*seed, *size);
+        writer.file(&format!("data/{seed}"), 0o644, &contents).unwrap();
+        let written = writer.finish().unwrap();
+        blob.commit().unwrap();
+        staging.commit(&written.diff_id, &written.digest).unwrap();
+        descriptors.push(Descriptor::new(media_type::LAYER_GZIP, written.digest, written.size));
+        diff_ids.push(written.diff_id);
+    }
+    let config = ImageConfig {
+        architecture: "amd64".to_owned(),
+        os: "linux".to_owned(),
+        created: None,
+        config: ImageConfigBody::default(),
+        rootfs: RootFs {
+            kind: "layers".to_owned(),
+            diff_ids,
+        },
+        history: Vec::new(),
+    };
+    let (config, size) = store.images().put_config(&config).unwrap();
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: Some(media_type::MANIFEST.to_owned()),
+        config: Descriptor::new(media_type::CONFIG, config, size),
+        layers: descriptors,
+        annotations: Default::default(),
+    };
+    let digest = store.images().put_manifest(&manifest).unwrap();
+    let _lease = store.locks().lease(&digest).unwrap();
+    store.images().prepare(&store.images().open(&digest).unwrap()).unwrap();
+    store.names().set(&name.parse().unwrap(), &digest).unwrap();
+    digest.to_string()
+}
+
+/// The lease of an image, which says when it was used.
+fn lease(gantry: &Gantry, digest: &str) -> std::path::PathBuf {
+    gantry.root.join("leases").join(digest.strip_prefix("sha256:").unwrap())
+}
+
+fn used_before(gantry: &Gantry, digest: &str, minutes: u64) {
+    let time = SystemTime::now() - Duration::from_secs(60 * minutes);
+    fs::File::open(lease(gantry, digest))
+        .unwrap()
+        .set_modified(time)
+        .unwrap();
+}
+
+fn configure(gantry: &Gantry, cache: &str) {
+    let directory = gantry.home.join(".config/gantry");
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join("config.toml"), format!("[cache]\n{cache}")).unwrap();
+}
+
+fn json(gantry: &Gantry, args: &[&str]) -> Value {
+    serde_json::from_str(&gantry.ok(args)).unwrap()
+}
+
+fn names(gantry: &Gantry) -> BTreeSet<String> {
+    gantry.ok(["images", "ls", "-q"]).lines().map(str::to_owned).collect()
+}
+
+/// What the disk holds, by somebody else's count.
+fn du(gantry: &Gantry) -> u64 {
+    let told = tool(Command::new("du").args(["-s", "--block-size=1"]).arg(&gantry.root));
+    told.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("no number: {value}"))
+}
+
+/// The numbers of `cache stats`, which add up.
+fn stats(gantry: &Gantry) -> Value {
+    let told = json(gantry, &["cache", "stats", "--json"]);
+    assert_eq!(number(&told["physical"]), du(gantry), "{told}");
+    let folders: u64 = told["folders"].as_object().unwrap().values().map(number).sum();
+    let root = {
+        use std::os::unix::fs::MetadataExt;
+        fs::metadata(&gantry.root).unwrap().blocks() * 512
+    };
+    assert_eq!(folders + root, number(&told["physical"]));
+    let kinds = number(&told["of_images"]) + number(&told["of_builds"]) + number(&told["other"]);
+    assert_eq!(kinds, number(&told["physical"]));
+    let images = told["images"].as_array().unwrap();
+    let sum = |key: &str| -> u64 { images.iter().map(|image| number(&image[key])).sum() };
+    assert_eq!(sum("logical"), number(&told["logical"]));
+    assert_eq!(sum("unique") + sum("shared"), sum("logical"));
+    // Without builds beside them, what is not shared is some image's own.
+    assert_eq!(sum("unique") + number(&told["shared"]), number(&told["of_images"]));
+    told
+}
+
+#[test]
+fn of_forty_images_the_least_recently_used_go_and_what_is_shared_pinned_or_in_use_stays() {
+    let gantry = Gantry::new();
+    let (base, group, own) = (6 << 20, 4 << 20, 3 << 20);
+    // In an order of use that is not that of their names.
+    let minutes = |number: u64| 10 + (number * 17 % 40) * 10;
+    let digests: Vec<String> = (0..40)
+        .map(|number| {
+            let layers = [(1, base), (2 + number % 4, group), (100 + number, own)];
+            let digest = image(&gantry, &format!("function:{number}"), &layers);
+            used_before(&gantry, &digest, minutes(number));
+            digest
+        })
+        .collect();
+    let before = stats(&gantry);
+    assert_eq!(number(&before["count"]), 40);
+    let (physical, logical) = (number(&before["physical"]), number(&before["logical"]));
+    assert!(
+        physical > 280_000_000 && logical > physical * 3 / 2,
+        "{physical} {logical}"
+    );
+    assert_eq!(number(&before["only_here"]), 40);
+
+    // The three that were used least recently: two of them stay for other reasons.
+    let oldest = |place: u64| (0..40).find(|number| minutes(*number) == 400 - place * 10).unwrap();
+    let (pinned, in_use, first) = (oldest(0), oldest(1), oldest(2));
+    let name = |number: u64| format!("function:{number}");
+    assert_eq!(
+        gantry.ok(["cache", "pin", &name(pinned)]).trim(),
+        digests[usize::try_from(pinned).unwrap()]
+    );
+    let mut user = holder_of(&lease(&gantry, &digests[usize::try_from(in_use).unwrap()]), "LOCK_SH");
+    used_before(&gantry, &digests[usize::try_from(in_use).unwrap()], minutes(in_use));
+
+    let listed = json(&gantry, &["cache", "ls", "--json"]);
+    let listed: Vec<&str> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|image| image["names"][0].as_str().unwrap())
+        .collect();
+    let mut by_use: Vec<u64> = (0..40).collect();
+    by_use.sort_by_key(|number| minutes(*number));
+    assert_eq!(listed, by_use.iter().map(|number| name(*number)).collect::<Vec<_>>());
+
+    // No limit: nothing is evicted.
+    let collected = json(&gantry, &["cache", "gc", "--json"]);
+    assert_eq!(collected["evictions"], Value::Null);
+    assert_eq!(names(&gantry).len(), 40);
+
+    configure(&gantry, "max_bytes = \"200MB\"\n");
+    let planned = json(&gantry, &["cache", "gc", "--dry-run", "--json"]);
+    let planned = &planned["evictions"];
+    assert_eq!(names(&gantry).len(), 40);
+    let would = gantry.ok(["cache", "gc", "--dry-run"]);
+    assert!(would.contains(&format!("Would evict {}, ", name(first))), "{would}");
+    assert!(would.contains(&format!("Kept {}: pinned", name(pinned))), "{would}");
+    assert!(would.contains(&format!("Kept {}: in use", name(in_use))), "{would}");
+    assert!(would.contains("no registry is known to have it"), "{would}");
+
+    let told = gantry.gantry(["cache", "gc", "--json"]);
+    assert_eq!(told.code, 0, "{}", told.stderr);
+    let done: Value = serde_json::from_str(&told.stdout).unwrap();
+    let done = &done["evictions"];
+    assert_eq!(done["is_enough"], true);
+    assert_eq!(done["items"], planned["items"], "what was planned is what went");
+    let went: Vec<&str> = done["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["name"].as_str().unwrap())
+        .collect();
+    // The least recently used of those that could go, in that order, and no more than needed.
+    let expected: Vec<String> = by_use
+        .iter()
+        .rev()
+        .filter(|number| ![pinned, in_use].contains(number))
+        .map(|number| name(*number))
+        .take(went.len())
+        .collect();
+    assert_eq!(went, expected);
+    let left = names(&gantry);
+    assert_eq!(left.len() + went.len(), 40);
+    assert!(left.contains(&name(pinned)) && left.contains(&name(in_use)));
+
+    let after = stats(&gantry);
+    let physical = number(&after["physical"]);
+    // At the low-water mark, by less than one image.
+    assert!((170_000_000..=180_000_000).contains(&physical), "{physical}");
+    assert_eq!((number(&after["pinned"]), number(&after["in_use"])), (1, 1));
+    // The base and the four groups are there for those that stay.
+    let shared: Vec<u64> = after["layers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|layer| number(&layer["images"]) > 1)
+        .map(|layer| number(&layer["bytes"]))
+        .collect();
+    assert_eq!(shared.len(), 5, "{after}");
+    assert!(number(&after["shared"]) > (2 * (6 + 4 * 4)) << 20);
+    // What stays is whole: nothing of it is unpacked again, or missing.
+    for name in &left {
+        gantry.ok(["save", name, gantry.home.join("whole.tar").to_str().unwrap()]);
+    }
+    let text = gantry.ok(["cache", "stats"]);
+    let first_line = text.lines().next().unwrap();
+    assert!(
+        first_line.starts_with("on the disk") && first_line.ends_with(" of 200.0 MB"),
+        "{text}"
+    );
+
+    send(&user, Signal::KILL);
+    user.wait().unwrap();
+    gantry.ok(["cache", "unpin", &name(pinned)]);
+    configure(&gantry, "max_images = 5\nlow_water = 100\n");
+    let done = json(&gantry, &["cache", "gc", "--json"]);
+    assert_eq!(number(&done["evictions"]["images_after"]), 5);
+    // By now the two are the least recently used of all that is left.
+    let first: Vec<&str> = done["evictions"]["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .take(2)
+        .map(|item| item["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(first, [name(pinned), name(in_use)]);
+    assert_eq!(
+        names(&gantry),
+        by_use.iter().take(5).map(|number| name(*number)).collect()
+    );
+    stats(&gantry);
+    let again = json(&gantry, &["cache", "gc", "--json"]);
+    assert_eq!(
+        number(&again["blobs"]) + number(&again["layers"]) + number(&again["snapshots"]),
+        0,
+        "{again}"
+    );
+}
+
+#[test]
+fn a_pin_outlives_the_name_and_its_end_is_the_end_of_the_image() {
+    let gantry = Gantry::new();
+    let digest = image(&gantry, "kept:1", &[(1, 1000)]);
+    gantry.ok(["cache", "pin", "kept:1"]);
+    gantry.ok(["cache", "pin", "kept:1"]);
+    gantry.ok(["images", "rm", "kept:1"]);
+    gantry.ok(["cache", "gc", "--all"]);
+    let listed = json(&gantry, &["cache", "ls", "--json"]);
+    assert_eq!(
+        (&listed[0]["digest"], &listed[0]["is_pinned"], &listed[0]["names"]),
+        (&digest.as_str().into(), &true.into(), &Value::Array(Vec::new()))
+    );
+    let shown = gantry.ok(["cache", "ls"]);
+    assert!(shown.contains("pinned") && shown.starts_with("NAME"), "{shown}");
+    gantry.ok(["copy", &digest, "again:1"]);
+    gantry.ok(["images", "rm", "again:1"]);
+    gantry.ok(["cache", "unpin", &digest]);
+    gantry.ok(["cache", "gc"]);
+    assert_eq!(json(&gantry, &["cache", "ls", "--json"]), Value::Array(Vec::new()));
+    let unknown = gantry.gantry(["cache", "pin", "kept:1"]);
+    assert_eq!(unknown.code, 1);
+    assert!(unknown.stderr.contains("no such image"), "{}", unknown.stderr);
+}
+
+#[test]
+fn what_comes_makes_room_for_itself_and_is_not_what_goes() {
+    let gantry = Gantry::new();
+    let other = Gantry::new();
+    image(&other, "new:1", &[(9, 2 << 20)]);
+    let archive = other.home.join("new.tar");
+    other.ok(["save", "new:1", archive.to_str().unwrap()]);
+    for number in 0..3 {
+        let digest = image(&gantry, &format!("old:{number}"), &[(1 + number, 2 << 20)]);
+        used_before(&gantry, &digest, 100 - number);
+    }
+    configure(&gantry, "max_images = 3\nlow_water = 100\n");
+    let loaded = gantry.gantry(["load", archive.to_str().unwrap()]);
+    assert_eq!(loaded.code, 0, "{}", loaded.stderr);
+    assert!(loaded.stderr.contains("Evicted old:0, "), "{}", loaded.stderr);
+    assert_eq!(names(&gantry), ["new:1", "old:1", "old:2"].map(str::to_owned).into());
+    // A limit that nothing fits: the image that came stays for its run.
+    configure(&gantry, "max_bytes = \"64K\"\n");
+    let copied = gantry.gantry(["copy", &format!("oci-archive:{}", archive.display()), "other:1"]);
+    assert_eq!(copied.code, 0, "{}", copied.stderr);
+    // It is one image of two names.
+    assert_eq!(names(&gantry), ["new:1", "other:1"].map(str::to_owned).into());
+}
+
+#[test]
+fn a_limit_that_is_none_is_refused_with_its_line() {
+    let gantry = Gantry::new();
+    for (text, says) in [
+        ("max_bytes = \"1K\"\n", "at least"),
+        ("max_images = 0\n", "line 2"),
+        ("low_water = 0\n", "low_water"),
+        ("max_bites = 1\n", "unknown field"),
+    ] {
+        configure(&gantry, text);
+        let refused = gantry.gantry(["cache", "stats"]);
+        assert_eq!(refused.code, 2, "{text}: {}", refused.stderr);
+        assert!(refused.stderr.contains(says), "{text}: {}", refused.stderr);
+    }
+}
+
+#[test]
+fn a_function_that_runs_keeps_its_image_until_it_has_ended() {
+    let gantry = Gantry::with_downloads();
+    let code = "import sys\nprint('up', flush=True)\nsys.stdin.readline()\nimport calendar, decimal\nprint(calendar.isleap(2000), decimal.Decimal(1))\n";
+    gantry.build(function(code, None).path(), "running:1");
+    let mut command = gantry.command();
+    command.args([
+        "run",
+        "-i",
+        "--allow-degraded",
+        DEGRADED,
+        "--timeout",
+        "600s",
+        "running:1",
+    ]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = [0; 3];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
+    configure(&gantry, "max_bytes = \"64K\"\n");
+    let done = json(&gantry, &["cache", "gc", "--all", "--json"]);
+    assert_eq!(done["evictions"]["kept"][0]["reason"], "in use", "{done}");
+    assert_eq!(done["evictions"]["is_enough"], false);
+    child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(
+        (ended.status.code(), String::from_utf8_lossy(&ended.stdout).as_ref()),
+        (Some(0), "True 1\n")
+    );
+    let done = json(&gantry, &["cache", "gc", "--all", "--json"]);
+    assert_eq!(done["evictions"]["items"][0]["name"], "running:1", "{done}");
+    assert!(names(&gantry).is_empty());
+    let gone = gantry.run(&["running:1"]);
+    assert_eq!(gone.code, 125);
+    assert!(
+        gone.stderr.contains("no such image") || gone.stderr.contains("not in the store"),
+        "{}",
+        gone.stderr
+    );
+}
+
+#[test]
+fn the_commands_of_the_page_about_the_cache_do_what_it_says() {
+    let gantry = Gantry::new();
+    image(&gantry, "f:1", &[(1, 1000)]);
+    let page = include_str!("../../docs/cache.md");
+    configure(
+        &gantry,
+        page.split("[cache]\n").nth(1).unwrap().split("```").next().unwrap(),
+    );
+    let lines = page.lines().filter_map(|line| line.strip_prefix("    gantry "));
+    let mut count = 0;
+    for line in lines {
+        let words = line.split("  ").next().unwrap().replace("IMAGE", "f:1");
+        gantry.ok(words.split(' '));
+        count += 1;
+    }
+    assert_eq!(count, 6);
+}

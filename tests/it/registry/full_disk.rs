@@ -1,0 +1,177 @@
+//! A disk that is full, or would be: what may go makes room once, else the pull is refused, and the store is whole after it.
+
+use std::process::{Command, Stdio};
+
+use super::fake::Fake;
+use super::images::store_of;
+use crate::common::wait::{eventually, is_so};
+use crate::common::{done, Done, Gantry};
+use crate::eviction::image;
+
+const MB: usize = 1 << 20;
+
+/// The image `name`, of one layer, in a registry.
+fn held(fake: &Fake, name: &str, seed: u64, size: usize) {
+    let source = Gantry::new();
+    let digest = image(&source, &format!("{name}:1"), &[(seed, size)]);
+    fake.hold(&source.root, &digest, &format!("team/{name}"), "1");
+}
+
+/// A command that carries out `steps` in a shell, with a store on a disk of `megabytes`. In them `$G` is gantry.
+fn on_a_small_disk(gantry: &Gantry, megabytes: usize, steps: &str) -> Command {
+    let disk = gantry.home.join("disk");
+    std::fs::create_dir_all(&disk).unwrap();
+    let script = format!(
+        "mount -t tmpfs -o size={megabytes}m tmpfs \"$D\" && export GANTRY_ROOT=\"$D/store\" && {{ {steps}\n}}"
+    );
+    let mut command = Command::new("unshare");
+    command
+        .args(["--user", "--mount", "--map-root-user", "sh", "-c", &script])
+        .env("D", &disk)
+        .env("G", env!("CARGO_BIN_EXE_gantry"))
+        .env("HOME", &gantry.home)
+        .env_remove("XDG_CONFIG_HOME")
+        .env_remove("GANTRY_CONFIG");
+    command
+}
+
+fn carry_out(gantry: &Gantry, megabytes: usize, steps: &str) -> Done {
+    done(on_a_small_disk(gantry, megabytes, steps).output().unwrap())
+}
+
+/// What follows a pull that did not succeed: nothing half-made, and the next pull works.
+const WHOLE: &str = "find \"$D/store/tmp\" -mindepth 1 && \"$G\" cache gc --json >/dev/null && \"$G\" images ls -q && for i in $(\"$G\" images ls -q); do \"$G\" save $i - >/dev/null || echo broken; done";
+
+fn is_whole(told: &str) -> bool {
+    !told.contains("broken") && !told.contains("/store/tmp/")
+}
+
+#[test]
+fn a_pull_that_would_not_fit_evicts_what_can_be_fetched_again_and_nothing_else() {
+    let fake = Fake::start();
+    for (name, seed) in [("a", 11), ("b", 12), ("c", 13)] {
+        held(&fake, name, seed, 3 * MB);
+    }
+    let gantry = store_of(&[&fake], "");
+    let [a, b, c] = ["a", "b", "c"].map(|name| fake.name(&format!("team/{name}:1")));
+    // Each takes 6 MB, and may take 12 as far as anybody knows before.
+    let steps = format!("\"$G\" pull {a} && \"$G\" pull {b} && \"$G\" pull {c} && {WHOLE}");
+    let pulled = carry_out(&gantry, 22, &steps);
+    assert_eq!(pulled.code, 0, "{}", pulled.stderr);
+    assert!(pulled.stderr.contains(&format!("Evicted {a}, ")), "{}", pulled.stderr);
+    let listed: Vec<&str> = pulled.stdout.lines().filter(|line| line.starts_with("127.")).collect();
+    assert_eq!(listed, [b.as_str(), c.as_str()], "{}", pulled.stdout);
+    assert!(is_whole(&pulled.stdout), "{}", pulled.stdout);
+}
+
+#[test]
+fn what_is_sure_not_to_fit_is_refused_before_a_byte_is_fetched_and_nothing_goes_for_it() {
+    let fake = Fake::start();
+    held(&fake, "a", 11, 3 * MB);
+    held(&fake, "large", 12, 17 * MB);
+    let gantry = store_of(&[&fake], "");
+    let [a, large] = ["a", "large"].map(|name| fake.name(&format!("team/{name}:1")));
+    let steps = format!("\"$G\" pull {a} && \"$G\" pull {large}; echo code $?; {WHOLE}");
+    let refused = carry_out(&gantry, 16, &steps);
+    assert!(
+        refused.stdout.contains("code 1\n"),
+        "{} {}",
+        refused.stdout,
+        refused.stderr
+    );
+    assert!(
+        refused.stderr.contains("there is no space left for the store")
+            && refused.stderr.contains("bytes are to come, and the disk has room for")
+            && refused.stderr.contains("hint: the disk of the store, "),
+        "{}",
+        refused.stderr
+    );
+    assert!(!refused.stderr.contains("Evicted"), "{}", refused.stderr);
+    assert!(
+        refused.stdout.contains(&a) && is_whole(&refused.stdout),
+        "{}",
+        refused.stdout
+    );
+    // Manifest and configuration of both, and the layer of the first.
+    assert_eq!(fake.count("GET", "/blobs/"), 3);
+}
+
+#[test]
+fn a_disk_that_is_full_in_the_middle_makes_room_once_and_then_is_an_error() {
+    let fake = Fake::start();
+    held(&fake, "a", 11, 3 * MB);
+    // Zeros: a small blob, and many bytes on the disk, as nobody knows before.
+    held(&fake, "zeros", 0, 12 * MB);
+    held(&fake, "more", 0, 40 * MB);
+    let gantry = store_of(&[&fake], "");
+    let [a, zeros, more] = ["a", "zeros", "more"].map(|name| fake.name(&format!("team/{name}:1")));
+    let steps = format!("\"$G\" pull {a} && \"$G\" pull {zeros}; echo code $?; {WHOLE}");
+    let pulled = carry_out(&gantry, 16, &steps);
+    assert!(
+        pulled.stdout.contains("code 0\n"),
+        "{} {}",
+        pulled.stdout,
+        pulled.stderr
+    );
+    assert!(pulled.stderr.contains(&format!("Evicted {a}, ")), "{}", pulled.stderr);
+    assert!(
+        pulled.stdout.contains(&zeros) && is_whole(&pulled.stdout),
+        "{}",
+        pulled.stdout
+    );
+
+    let steps = format!("\"$G\" pull {a} && \"$G\" pull {more}; echo code $?; \"$G\" pull {a}; echo code $?; {WHOLE}");
+    let refused = carry_out(&gantry, 16, &steps);
+    assert!(
+        refused.stdout.contains("code 1\n") && refused.stdout.contains("code 0\n"),
+        "{} {}",
+        refused.stdout,
+        refused.stderr
+    );
+    assert!(
+        refused.stderr.contains("there is no space left for the store"),
+        "{}",
+        refused.stderr
+    );
+    assert!(
+        refused.stderr.contains("hint: the disk of the store, "),
+        "{}",
+        refused.stderr
+    );
+    assert!(
+        refused.stdout.contains(&a) && is_whole(&refused.stdout),
+        "{}",
+        refused.stdout
+    );
+}
+
+#[test]
+fn room_that_one_pull_was_promised_is_no_other_ones() {
+    let fake = Fake::start();
+    held(&fake, "a", 11, 5 * MB);
+    held(&fake, "b", 12, 9 * MB);
+    let gantry = store_of(&[&fake], "");
+    let [a, b] = ["a", "b"].map(|name| fake.name(&format!("team/{name}:1")));
+    // Nobody gets a byte before two are at it, and the second does not get so far: the first waits with its promise.
+    let gate = fake.gate_for(2, |seen| seen.is("GET", "/team/a/blobs/"));
+    let steps = format!(
+        "\"$G\" pull {a} & while ! grep -qs '^[1-9]' \"$D\"/store/tmp/*/reserved && kill -0 $!; do sleep 0.01; done; \"$G\" pull {b}; echo code $?; kill -9 $!; wait $!; \"$G\" pull {b}; echo code $?"
+    );
+    let mut command = on_a_small_disk(&gantry, 13, &steps);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    eventually("the first is not at it", || is_so(gate.most() >= 1, gate.most()));
+    let ended = done(child.wait_with_output().unwrap());
+    // 9 of 13 MB are free for it as soon as the first is dead, and with it its promise. Its tree does not fit.
+    assert!(
+        ended.stderr.contains("bytes are to come, and the disk has room for"),
+        "{}",
+        ended.stderr
+    );
+    let promises = ended
+        .stderr
+        .matches("bytes are to come, and the disk has room for")
+        .count();
+    assert_eq!(promises, 1, "{}", ended.stderr);
+    assert!(ended.stdout.contains("code 1\n"), "{}", ended.stdout);
+}
