@@ -36,7 +36,6 @@ pub(crate) struct HitRate {
     pub misses: u64,
 }
 
-#[allow(dead_code, reason = "for what makes room and for statistics")]
 impl HitRate {
     /// Between 0 and 1; none when nothing was used.
     pub(crate) fn share(self) -> Option<f64> {
@@ -94,7 +93,6 @@ pub(crate) struct Counts {
     registries: BTreeMap<String, BTreeMap<u64, RegistryUse>>,
 }
 
-#[allow(dead_code, reason = "for what makes room and for statistics")]
 impl Counts {
     /// How many of the uses since `since`, in seconds since 1970 and to the hour, found their image in the store.
     pub(crate) fn hit_rate(&self, since: u64) -> HitRate {

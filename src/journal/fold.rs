@@ -46,7 +46,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a fold of the journal came to.
 #[derive(Debug)]
-#[allow(dead_code, reason = "for what makes room and for statistics")]
 pub(crate) struct Folded {
     /// The counts of the last 35 days.
     pub counts: Counts,

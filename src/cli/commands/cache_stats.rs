@@ -2,31 +2,98 @@
 
 use std::io::{self, IsTerminal};
 
+use serde::Serialize;
+
 use super::cache_ls::{last_use, name};
 use crate::cli::error::CommandError;
 use crate::cli::format_args::Format;
 use crate::cli::output::{print_json, print_line};
 use crate::cli::session::Session;
 use crate::cli::table::{table, SHORT};
+use crate::journal::{self, HitRate};
 use crate::ops::{self, CacheStats};
 use crate::policy::Bytes;
+use crate::sys::clock;
 
 /// Rows of a list; `--json` has all of it.
 const MOST: usize = 10;
 /// Characters of a bar.
 const WIDTH: u64 = 30;
 
+/// What the store takes, and how often what was wanted was there.
+#[derive(Serialize)]
+struct WithHits<'a> {
+    #[serde(flatten)]
+    stats: &'a CacheStats,
+    hit_rate: HitRates,
+}
+
+/// Of the runs and pulls of the last day and of the last seven days, to the hour; none when the journal cannot be read.
+#[derive(Serialize)]
+struct HitRates {
+    day: Option<Hits>,
+    week: Option<Hits>,
+}
+
+#[derive(Serialize)]
+struct Hits {
+    hits: u64,
+    misses: u64,
+    /// Between 0 and 1; none when there was neither.
+    share: Option<f64>,
+}
+
+impl HitRates {
+    fn read(session: &Session) -> Self {
+        let now = clock::now();
+        let folded = journal::fold(session.store.root(), now).ok();
+        let since = |seconds: u64| {
+            let since = journal::seconds(now).saturating_sub(seconds);
+            let rate: HitRate = folded.as_ref()?.counts.hit_rate(since);
+            let HitRate { hits, misses } = rate;
+            Some(Hits {
+                hits,
+                misses,
+                share: rate.share(),
+            })
+        };
+        Self {
+            day: since(86_400),
+            week: since(7 * 86_400),
+        }
+    }
+
+    fn line(&self) -> String {
+        let say = |hits: &Option<Hits>, time: &str| match hits {
+            Some(Hits {
+                hits,
+                misses,
+                share: Some(share),
+            }) => format!("{:.0} % of {} in the last {time}", share * 100.0, hits + misses),
+            Some(_) => format!("no run or pull in the last {time}"),
+            None => "not known".to_owned(),
+        };
+        format!("hits         {}, {}", say(&self.day, "day"), say(&self.week, "7 days"))
+    }
+}
+
 /// Prints what the store takes.
 pub(super) fn stats(session: &Session, format: Format) -> Result<u8, CommandError> {
+    // First, as the sums of the journal are kept in the store.
+    let hit_rate = HitRates::read(session);
     let stats = ops::cache_stats(&session.store, ops::cache_limits(&session.config))?;
     if format == Format::Json {
-        return print_json(&stats);
+        return print_json(&WithHits {
+            stats: &stats,
+            hit_rate,
+        });
     }
     let bar = match io::stdout().is_terminal() {
         true => bar,
         false => |_, _| String::new(),
     };
     print_line(&summary(&stats))?;
+    print_line(&hit_rate.line())?;
     print_line("")?;
     print_line(&parts(&stats, bar))?;
     if !stats.images.is_empty() {

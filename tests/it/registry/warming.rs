@@ -455,4 +455,18 @@ fn pulls_pushes_and_failing_over_are_in_the_journal_with_whom_and_how_much() {
         (&deleted[0]["reference"], &deleted[0]["digest"]),
         (&json!(name), &json!(digest))
     );
+    // What failed found nothing and missed nothing; what was pushed was nobody's wish to have it.
+    let stats: Value = serde_json::from_str(&gantry.ok(["cache", "stats", "--json"])).unwrap();
+    for time in ["day", "week"] {
+        assert_eq!(
+            stats["hit_rate"][time],
+            json!({"hits": 1, "misses": 1, "share": 0.5}),
+            "{stats}"
+        );
+    }
+    let told = gantry.ok(["cache", "stats"]);
+    assert!(
+        told.contains("hits         50 % of 2 in the last day, 50 % of 2 in the last 7 days\n"),
+        "{told}"
+    );
 }
