@@ -12,7 +12,7 @@ mod line;
 mod read;
 
 #[allow(unused_imports, reason = "for what makes room and for statistics")]
-pub(crate) use count::{Counts, HitRate, Used};
+pub(crate) use count::{Counts, HitRate, RegistryUse, Used};
 pub(crate) use day::{day_of, days, seconds};
 pub(crate) use event::{append, Event, EventKind, ImageType, Phases, Purpose};
 #[allow(unused_imports, reason = "for what makes room and for statistics")]

@@ -118,8 +118,9 @@ pub fn build(
 /// Does `work`, and once more when the disk was full and something went to make room: a disk that is full again is full of
 /// what stays.
 pub(super) fn with_room<T>(store: &Store, work: impl Fn() -> Result<T, BuildError>) -> Result<T, BuildError> {
-    let is_full =
-        |error: &BuildError| causes(error).any(|cause| cause.downcast_ref::<io::Error>().is_some_and(space::is_full));
+    let is_full = |error: &BuildError| {
+        causes(error).any(|cause| cause.downcast_ref::<io::Error>().is_some_and(space::has_run_full))
+    };
     match work() {
         // What comes is known to those alone that asked for room.
         Err(error) if is_full(&error) && store.make_room(0)? => work(),

@@ -168,9 +168,9 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the disk is full, or the user's quota on it is used up.
+    /// Whether the disk has run full, or the quota of the user on it, and nobody had looked before.
     pub fn is_full(&self) -> bool {
-        matches!(self, Self::NoSpace { .. })
+        matches!(self, Self::NoSpace { source, .. } if crate::sys::space::has_run_full(source))
     }
 
     /// Whether something is not in the store that was there.

@@ -10,6 +10,11 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// Whether a write met a full disk, or a quota that is used up, and not somebody who had looked before.
+pub(crate) fn has_run_full(error: &io::Error) -> bool {
+    is_full(error) && error.raw_os_error().is_some()
+}
+
 /// The bytes that a user without rights can still write to the disk of `path`.
 pub(crate) fn free(path: &Path) -> Option<u64> {
     let disk = statvfs(path).ok()?;

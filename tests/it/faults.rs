@@ -160,7 +160,7 @@ fn layers(gantry: &Gantry) -> Vec<PathBuf> {
 fn knows(fake: &Fake) -> Gantry {
     let gantry = Gantry::new();
     let entry = format!(
-        "[[registry]]\nhost = \"{}\"\nplain_http = true\npulls_per_minute = 100000\n",
+        "[[registry]]\nhost = \"{}\"\nplain_http = true\npulls_per_minute = 1000\n",
         fake.host
     );
     configure(&gantry, &format!("{entry}[transfer]\ndownloads = 1\nuploads = 1\n"));

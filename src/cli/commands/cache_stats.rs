@@ -10,8 +10,7 @@ use crate::cli::format_args::Format;
 use crate::cli::output::{print_json, print_line};
 use crate::cli::session::Session;
 use crate::cli::table::{table, SHORT};
-use crate::journal::{self, HitRate};
-use crate::ops::{self, CacheStats};
+use crate::ops::{self, CacheStats, CacheUse, Hits};
 use crate::policy::Bytes;
 use crate::sys::clock;
 
@@ -22,78 +21,28 @@ const WIDTH: u64 = 30;
 
 /// What the store takes, and how often what was wanted was there.
 #[derive(Serialize)]
-struct WithHits<'a> {
+struct Shown<'a> {
     #[serde(flatten)]
     stats: &'a CacheStats,
-    hit_rate: HitRates,
-}
-
-/// Of the runs and pulls of the last day and of the last seven days, to the hour; none when the journal cannot be read.
-#[derive(Serialize)]
-struct HitRates {
-    day: Option<Hits>,
-    week: Option<Hits>,
-}
-
-#[derive(Serialize)]
-struct Hits {
-    hits: u64,
-    misses: u64,
-    /// Between 0 and 1; none when there was neither.
-    share: Option<f64>,
-}
-
-impl HitRates {
-    fn read(session: &Session) -> Self {
-        let now = clock::now();
-        let folded = journal::fold(session.store.root(), now).ok();
-        let since = |seconds: u64| {
-            let since = journal::seconds(now).saturating_sub(seconds);
-            let rate: HitRate = folded.as_ref()?.counts.hit_rate(since);
-            let HitRate { hits, misses } = rate;
-            Some(Hits {
-                hits,
-                misses,
-                share: rate.share(),
-            })
-        };
-        Self {
-            day: since(86_400),
-            week: since(7 * 86_400),
-        }
-    }
-
-    fn line(&self) -> String {
-        let say = |hits: &Option<Hits>, time: &str| match hits {
-            Some(Hits {
-                hits,
-                misses,
-                share: Some(share),
-            }) => format!("{:.0} % of {} in the last {time}", share * 100.0, hits + misses),
-            Some(_) => format!("no run or pull in the last {time}"),
-            None => "not known".to_owned(),
-        };
-        format!("hits         {}, {}", say(&self.day, "day"), say(&self.week, "7 days"))
-    }
+    /// None when the journal cannot be read.
+    #[serde(flatten)]
+    used: Option<CacheUse>,
 }
 
 /// Prints what the store takes.
 pub(super) fn stats(session: &Session, format: Format) -> Result<u8, CommandError> {
     // First, as the sums of the journal are kept in the store.
-    let hit_rate = HitRates::read(session);
+    let used = ops::cache_use(&session.store, clock::now()).ok();
     let stats = ops::cache_stats(&session.store, ops::cache_limits(&session.config))?;
     if format == Format::Json {
-        return print_json(&WithHits {
-            stats: &stats,
-            hit_rate,
-        });
+        return print_json(&Shown { stats: &stats, used });
     }
     let bar = match io::stdout().is_terminal() {
         true => bar,
         false => |_, _| String::new(),
     };
     print_line(&summary(&stats))?;
-    print_line(&hit_rate.line())?;
+    print_line(&hits(used.as_ref()))?;
     print_line("")?;
     print_line(&parts(&stats, bar))?;
     if !stats.images.is_empty() {
@@ -103,6 +52,10 @@ pub(super) fn stats(session: &Session, format: Format) -> Result<u8, CommandErro
     if !stats.layers.is_empty() {
         print_line("")?;
         print_line(&largest_layers(&stats, bar))?;
+    }
+    if let Some(used) = used.filter(|used| !used.most_used.is_empty()) {
+        print_line("")?;
+        print_line(&most_used(&used))?;
     }
     Ok(0)
 }
@@ -138,6 +91,39 @@ fn summary(stats: &CacheStats) -> String {
         lines.push(format!("largest      {}, {}", name(largest), bytes(largest.logical)));
     }
     lines.join("\n")
+}
+
+fn hits(used: Option<&CacheUse>) -> String {
+    let say = |hits: Hits, time: &str| match percent(hits) {
+        Some(share) => format!("{share} of {} in the last {time}", hits.hits + hits.misses),
+        None => format!("no run or pull in the last {time}"),
+    };
+    let said = used.map(|used| {
+        let rate = &used.hit_rate;
+        format!("{}, {}", say(rate.day, "day"), say(rate.week, "7 days"))
+    });
+    format!(
+        "hits         {}",
+        said.unwrap_or("the journal cannot be read".to_owned())
+    )
+}
+
+fn percent(hits: Hits) -> Option<String> {
+    hits.share.map(|share| format!("{:.0} %", share * 100.0))
+}
+
+fn most_used(used: &CacheUse) -> String {
+    let row = |image: &ops::MostUsed| {
+        [
+            image.reference.clone(),
+            image.uses.to_string(),
+            percent(image.hit_rate).unwrap_or("-".to_owned()),
+        ]
+    };
+    table(
+        ["MOST USED IN 7 DAYS", "USES", "HITS"],
+        used.most_used.iter().map(row).collect(),
+    )
 }
 
 fn parts(stats: &CacheStats, bar: fn(u64, u64) -> String) -> String {

@@ -23,7 +23,7 @@ use std::time::SystemTime;
 use super::inventory::{Inventory, PartName};
 use super::names::Names;
 use super::room_taken::{entries, Count};
-use super::{origins, pins, start_files, unnamed};
+use super::{origins, pin_marks, start_files, unnamed};
 use crate::oci::Digest;
 use crate::store::disk::locks::{try_file, Locks, Rank, Task};
 use crate::store::disk::scratch::Scratch;
@@ -139,7 +139,7 @@ fn hold(disk: &Disk, images: &[(Digest, Option<SystemTime>)]) -> Result<Vec<(Dig
     for (digest, used) in images {
         let path = disk.path("leases").join(digest.hex());
         let is_newer = |found: fs::Metadata| found.modified().ok() > *used;
-        if pins::is_pinned(disk, digest) || fs::metadata(&path).is_ok_and(is_newer) {
+        if pin_marks::is_pinned(disk, digest) || fs::metadata(&path).is_ok_and(is_newer) {
             continue;
         }
         if let Some(lock) = try_file(&path, Rank::Lease, Mode::Alone)? {

@@ -35,7 +35,7 @@ use super::documents::Image;
 use super::names::Names;
 use super::snapshot::Snapshot;
 use super::unnamed::{self, KEPT_FOR};
-use super::{origins, pins};
+use super::{origins, pin_marks};
 use crate::oci::{DiffId, Digest};
 use crate::store::content::memo::Roots;
 use crate::store::content::whole::sweep_stamps;
@@ -302,7 +302,7 @@ impl<'a> Collector<'a> {
         {
             self.mark_image(&digest);
         }
-        for digest in pins::list(self.disk)? {
+        for digest in pin_marks::list(self.disk)? {
             self.mark_image(&digest);
         }
         let mut garbage = Garbage::default();

@@ -9,7 +9,7 @@ use super::documents::Image;
 use super::names::Names;
 use super::room_taken::{entries, Count, RoomTaken};
 use super::snapshot::Snapshot;
-use super::{origins, pins, unnamed};
+use super::{origins, pin_marks, unnamed};
 use crate::oci::{DiffId, Digest, Reference};
 use crate::store::content::memo::Roots;
 use crate::store::disk::locks::Rank;
@@ -115,7 +115,7 @@ impl Inventory {
                 names.entry(digest).or_default().push(name);
             }
         }
-        let pinned = pins::list(disk)?;
+        let pinned = pin_marks::list(disk)?;
         let kept = unnamed::list(disk)?.into_iter().map(|kept| kept.digest);
         for digest in kept.chain(pinned.iter().copied()).chain(leased(disk)) {
             names.entry(digest).or_default();

@@ -7,7 +7,7 @@ pub(super) mod gc;
 pub(super) mod inventory;
 pub(super) mod names;
 mod origins;
-mod pins;
+mod pin_marks;
 pub(super) mod room_taken;
 pub(super) mod snapshot;
 pub(super) mod start_files;
@@ -104,17 +104,17 @@ impl<'a> Images<'a> {
 
     /// Pins an image, which stays until it is unpinned; whether it was not pinned before.
     pub fn pin(self, digest: &Digest) -> Result<bool, StoreError> {
-        pins::pin(self.disk, digest)
+        pin_marks::pin(self.disk, digest)
     }
 
     /// Pins an image no longer; whether it was pinned.
     pub fn unpin(self, digest: &Digest) -> Result<bool, StoreError> {
-        pins::unpin(self.disk, digest)
+        pin_marks::unpin(self.disk, digest)
     }
 
     /// The pinned images.
     pub fn pinned(self) -> Result<Vec<Digest>, StoreError> {
-        pins::list(self.disk)
+        pin_marks::list(self.disk)
     }
 
     /// Notes that the registry of `place`, which is host and repository, has the image: it can be fetched again.

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::oci::{DiffId, Digest};
 use crate::store::disk::Disk;
-use crate::store::trees::page_cache::{Part, Tree};
+use crate::store::trees::resident::{Part, Tree};
 use crate::store::trees::Trees;
 use crate::store::StoreError;
 
