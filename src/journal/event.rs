@@ -197,8 +197,8 @@ impl<'a> Event<'a> {
     fn line(&self) -> io::Result<Vec<u8>> {
         let mut event = self.clone();
         if event.reference.len() > MAX_REFERENCE {
-            let end = event.reference.floor_char_boundary(MAX_REFERENCE);
-            event.reference = event.reference.get(..end).unwrap_or_default();
+            let whole = (0..=MAX_REFERENCE).rev().find_map(|end| event.reference.get(..end));
+            event.reference = whole.unwrap_or_default();
         }
         let mut line = serde_json::to_vec(&event)?;
         if line.len() >= MAX_LINE {
@@ -298,7 +298,7 @@ mod tests {
         for attempt in 0..1000 {
             let event = Event {
                 attempt: Some(attempt),
-                labels: Some(&labels).filter(|_| attempt % 3 == 0),
+                labels: Some(&labels).filter(|_| attempt.is_multiple_of(3)),
                 ..Event::of(EventKind::Run, 1_728_000_000, &name, "ok")
             };
             append(Path::new("."), &event).unwrap();
@@ -327,7 +327,7 @@ mod tests {
         for line in text.lines() {
             let line: serde_json::Value = serde_json::from_str(line).unwrap();
             let attempt = line["attempt"].as_u64().unwrap();
-            assert_eq!(line["labels"].is_object(), attempt % 3 == 0);
+            assert_eq!(line["labels"].is_object(), attempt.is_multiple_of(3));
             attempts.entry(line["reference"].to_string()).or_default().push(attempt);
         }
         let all: Vec<u64> = (0..1000).collect();

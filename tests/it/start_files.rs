@@ -96,7 +96,7 @@ fn a_run_from_the_disk_tells_what_it_read_and_the_next_one_has_it_read_ahead() {
     assert_eq!(fs::read(&profile).unwrap(), text);
     let_go(&gantry);
     let resident = warm(&gantry).as_u64().unwrap();
-    assert!(resident >= 4 << 20 && resident < 100 << 20, "{resident}");
+    assert!((4 << 20..100 << 20).contains(&resident), "{resident}");
     let after = run(&gantry);
     assert!(after * 4 < cold, "{after} of {cold}");
 

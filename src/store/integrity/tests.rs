@@ -140,7 +140,8 @@ fn a_store_that_is_whole_has_no_findings_and_all_of_it_is_looked_at() {
 #[test]
 fn whatever_is_damaged_is_named_and_mended() {
     type Damage = fn(&Scene);
-    let damages: [(&str, Damage, &[(Part, &str)]); 30] = [
+    type Named = &'static [(Part, &'static str)];
+    let damages: [(&str, Damage, Named); 30] = [
         (
             "another blob",
             |scene| fs::write(scene.path("blobs/sha256/LAYER"), "other").unwrap(),
