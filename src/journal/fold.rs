@@ -87,8 +87,13 @@ pub(crate) fn fold(root: &Path, now: SystemTime) -> io::Result<Folded> {
     for name in names {
         let known = state.files.remove(&name);
         let mut file = match open(&folder.join(&name)) {
-            // Removed meanwhile, or nothing of ours.
-            Err(_) => continue,
+            // What cannot be read now goes on where it stood. Removed meanwhile, or nothing of ours: no more.
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    files.extend(known.map(|known| (name, known)));
+                }
+                continue;
+            }
             Ok(file) => file,
         };
         let from = begin(&file, known.as_ref())?;

@@ -308,6 +308,8 @@ fn from_store(transport: &Transport<'_>, reference: &Reference, target: Target<'
             reference: reference.to_string(),
         }),
         Target::Place(_) => {
+            // No eviction takes it while it goes, which is no use of it.
+            let _lease = store.locks().hold(&image.digest)?;
             let from = Found {
                 transport,
                 from: store,
@@ -486,6 +488,7 @@ pub fn save_file(store: &Store, reference: &Reference, file: &Path) -> Result<Di
 fn save_to(store: &Store, reference: &Reference, to: &dyn Destination) -> Result<Digest, ImagesError> {
     let image = show(store, reference)?;
     let name = written_name(store, reference);
+    let _lease = store.locks().hold(&image.digest)?;
     Ok(copy_image(store, &image.descriptor(), to, name.as_deref(), &Silent)?)
 }
 

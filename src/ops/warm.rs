@@ -171,7 +171,7 @@ fn find_or_pull(
         named => named?,
     };
     if let Some(digest) = named {
-        let _lease = store.locks().lease(&digest)?;
+        let _lease = store.locks().hold(&digest)?;
         if store.images().snapshot(&digest)?.is_some() {
             return Ok(Ok((Found::Present, Some(digest))));
         }

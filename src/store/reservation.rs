@@ -11,9 +11,10 @@ use std::fs::{self, File};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
-use rustix::fs::{flock, FlockOperation};
+use rustix::fs::{flock, FlockOperation, CWD};
 
 use super::disk::locks::{Locks, Rank, Task};
+use super::disk::regular;
 use super::disk::scratch::Scratch;
 use super::disk::Disk;
 use super::{Store, StoreError};
@@ -22,6 +23,8 @@ use crate::sys::lock::Mode;
 use crate::sys::space;
 
 const FILE: &str = "reserved";
+/// Bytes of it.
+const MOST: u64 = 64;
 
 /// What there has to be room for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -150,7 +153,8 @@ fn promised(disk: &Disk) -> RoomNeeded {
     let mut all = RoomNeeded::default();
     for entry in fs::read_dir(disk.path("tmp")).into_iter().flatten().flatten() {
         let path = entry.path();
-        let Ok(text) = fs::read_to_string(path.join(FILE)) else {
+        let text = regular::read(CWD, &path.join(FILE), MOST).ok();
+        let Some(text) = text.and_then(|text| String::from_utf8(text).ok()) else {
             continue;
         };
         let is_dead =

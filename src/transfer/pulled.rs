@@ -152,8 +152,10 @@ impl Destination for Unpacked<'_> {
     fn begin(&self, image: &Documents) -> Result<(), TransferError> {
         let arriving = self.store.images().arriving(&image.manifest, &image.config);
         self.image.get_or_init(|| arriving);
+        let known = self.store.images().read_snapshot(&image.descriptor.digest);
+        let is_there = known.is_ok_and(|known| known.is_some());
         let mut needed = RoomNeeded {
-            images: 1,
+            images: u64::from(!is_there),
             ..RoomNeeded::default()
         };
         for layer in image.layers() {

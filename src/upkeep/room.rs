@@ -83,7 +83,8 @@ pub(crate) fn make_room(
         done.bytes_after = found.bytes_before.saturating_sub(evicted.bytes);
         done.images_after = found.images_before.saturating_sub(images.len() as u64);
         // The bytes that the disk lacked are there, or it was all that there is.
-        if done.items.len() - before == planned || coming.disk_lacks > 0 {
+        let went = done.items.len() - before;
+        if went == planned || (coming.disk_lacks > 0 && went > 0) {
             break;
         }
         done.is_enough = false;

@@ -106,11 +106,12 @@ fn gc(session: &Session, args: &GcArgs) -> Result<u8, CommandError> {
     let mut waiting = || {
         let _ = writeln!(io::stderr(), "Waiting for builds and other commands that use the store");
     };
-    let evictions = evictions(session, args)?;
+    // Garbage goes first: no image has to go for what nobody needs.
     let report = match args.dry_run {
         true => ops::find_garbage(&session.store, wanted, &mut waiting)?,
         false => ops::remove_garbage(&session.store, wanted, &mut waiting)?,
     };
+    let evictions = evictions(session, args)?;
     if args.format.wanted() == Format::Json {
         return print_json(&Collected {
             garbage: &report,

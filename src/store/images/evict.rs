@@ -25,6 +25,7 @@ use super::names::Names;
 use super::room_taken::{entries, Count};
 use super::{origins, pin_marks, start_files, unnamed};
 use crate::oci::Digest;
+use crate::store::disk::fault;
 use crate::store::disk::locks::{try_file, Locks, Rank, Task};
 use crate::store::disk::scratch::Scratch;
 use crate::store::disk::Disk;
@@ -55,21 +56,35 @@ pub struct Evicted {
 /// Takes `doomed` out of the store, but for what is in use by now.
 pub(in crate::store) fn evict(disk: &Disk, doomed: &Doomed) -> Result<Evicted, StoreError> {
     let scratch = Scratch::new(disk)?;
-    let mut evicted = set_aside(disk, doomed, &scratch)?;
+    let (mut evicted, follows) = set_aside(disk, doomed, &scratch)?;
     let mut seen = BTreeSet::new();
     evicted.bytes = entries(scratch.path())
         .iter()
         .map(|(_, path)| disk_bytes_of(path, &mut seen))
         .sum();
     drop(scratch);
+    if !follows {
+        // There is room for it now. If not, the note in the lock has the next command write it.
+        if let Ok(single) = Locks::of(disk).index() {
+            if Names::of(disk).write_index().is_ok() {
+                single.leave(b"");
+            }
+        }
+    }
     Ok(evicted)
 }
 
-fn set_aside(disk: &Disk, doomed: &Doomed, scratch: &Scratch) -> Result<Evicted, StoreError> {
+/// Moves what goes into `scratch`; and whether `index.json` follows the names, which a full disk may not allow yet.
+fn set_aside(disk: &Disk, doomed: &Doomed, scratch: &Scratch) -> Result<(Evicted, bool), StoreError> {
     let locks = Locks::of(disk);
     let task = Task::silent("evicts images");
     let (_alone, _) = locks.wait_for(Rank::Eviction, Mode::Alone, &disk.path("locks/eviction"), task)?;
-    let _index = locks.index()?;
+    let names = Names::of(disk);
+    let index = match names.begin_change() {
+        // The note that names change has no room; what goes makes some.
+        Err(error) if error.is_full() => locks.index()?,
+        other => other?,
+    };
     let builders = try_file(&disk.path("locks/builds"), Rank::Builds, Mode::Alone)?;
     let held = hold(disk, &doomed.images)?;
     let images: BTreeSet<Digest> = held.iter().map(|(digest, _)| *digest).collect();
@@ -96,13 +111,9 @@ fn set_aside(disk: &Disk, doomed: &Doomed, scratch: &Scratch) -> Result<Evicted,
         };
         of.extend(&kept.parts);
     }
-    let names = Names::of(disk);
     for image in inventory.images.iter().filter(|image| images.contains(&image.digest)) {
         image.names.iter().try_for_each(|name| names.forget(name))?;
         unnamed::forget(disk, &image.digest)?;
-    }
-    if !images.is_empty() {
-        names.write_index()?;
     }
     let mut aside = Aside { disk, scratch, next: 0 };
     for digest in &images {
@@ -126,11 +137,16 @@ fn set_aside(disk: &Disk, doomed: &Doomed, scratch: &Scratch) -> Result<Evicted,
         aside.take(&Path::new("leases").join(digest.hex()))?;
     }
     drop(held);
-    Ok(Evicted {
+    let follows = images.is_empty() || names.write_index().is_ok();
+    if follows {
+        index.leave(b"");
+    }
+    let evicted = Evicted {
         images: images.into_iter().collect(),
         remembered: remembered.into_iter().cloned().collect(),
         bytes: 0,
-    })
+    };
+    Ok((evicted, follows))
 }
 
 /// Takes the leases of those images that nobody uses, nobody pinned, and nobody used since they were chosen.
@@ -142,7 +158,11 @@ fn hold(disk: &Disk, images: &[(Digest, Option<SystemTime>)]) -> Result<Vec<(Dig
         if pin_marks::is_pinned(disk, digest) || fs::metadata(&path).is_ok_and(is_newer) {
             continue;
         }
-        if let Some(lock) = try_file(&path, Rank::Lease, Mode::Alone)? {
+        let Some(lock) = try_file(&path, Rank::Lease, Mode::Alone)? else {
+            continue;
+        };
+        // Who pins an image holds its lease meanwhile, and may have let go of it just now.
+        if !pin_marks::is_pinned(disk, digest) {
             held.push((*digest, lock));
         }
     }
@@ -161,7 +181,7 @@ impl Aside<'_> {
     fn take(&mut self, name: &Path) -> Result<(), StoreError> {
         self.next += 1;
         let (path, away) = (self.disk.path(name), self.scratch.path().join(self.next.to_string()));
-        match fs::rename(&path, &away) {
+        match fault::point(fault::Step::Garbage).and_then(|()| fs::rename(&path, &away)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.map_err(io_error("remove", &path)),
         }

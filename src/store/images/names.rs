@@ -229,7 +229,7 @@ impl<'a> Names<'a> {
     /// Forgets a name if it is there; `index.json` follows later. Call it with the lock `index` held.
     pub(super) fn forget(self, reference: &Reference) -> Result<(), StoreError> {
         let path = self.disk.path(ref_path(reference)?);
-        match fs::remove_file(&path) {
+        match fault::point(fault::Step::NameRemoved).and_then(|()| fs::remove_file(&path)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.map_err(io_error("remove", &path)),
         }
@@ -285,7 +285,7 @@ impl<'a> Names<'a> {
 
     /// The lock of the names, with a note in it that `index.json` may not follow them: it stays when we are killed, or cannot
     /// write the index, until somebody has.
-    fn begin_change(self) -> Result<ExclusiveLock, StoreError> {
+    pub(super) fn begin_change(self) -> Result<ExclusiveLock, StoreError> {
         let lock = Locks::of(self.disk).index()?;
         let path = self.disk.path("locks/index");
         let noted = fault::point(fault::Step::IndexMark).and_then(|()| lock.note_down(CHANGING));
