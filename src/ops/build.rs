@@ -22,7 +22,7 @@ use crate::python::project::Origin;
 use crate::python::requirements::Requirements;
 use crate::python::resolve::{LockError, Resolver};
 use crate::python::supply::Supply;
-use crate::store::{check_name, BuiltLayer, Store};
+use crate::store::{check_name, BuiltLayer, Store, StoreError};
 use crate::sys::space;
 
 /// What shall be built.
@@ -115,13 +115,27 @@ pub fn build(
     Ok(made)
 }
 
+/// How often a build is done again whose layer went with another image.
+const AGAIN: usize = 3;
+
 /// Does `work`, and once more when the disk was full and something went to make room: a disk that is full again is full of
 /// what stays.
 pub(super) fn with_room<T>(store: &Store, work: impl Fn() -> Result<T, BuildError>) -> Result<T, BuildError> {
     let is_full = |error: &BuildError| {
         causes(error).any(|cause| cause.downcast_ref::<io::Error>().is_some_and(space::has_run_full))
     };
-    match work() {
+    let is_lost = |error: &BuildError| {
+        causes(error).any(|cause| cause.downcast_ref::<StoreError>().is_some_and(StoreError::is_lost))
+    };
+    let mut done = work();
+    for _ in 0..AGAIN {
+        // A layer of an image that was evicted meanwhile; what was made by now is there.
+        if !done.as_ref().is_err_and(is_lost) {
+            break;
+        }
+        done = work();
+    }
+    match done {
         // What comes is known to those alone that asked for room.
         Err(error) if is_full(&error) && store.make_room(0)? => work(),
         other => other,

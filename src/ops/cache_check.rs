@@ -13,7 +13,7 @@ use super::copies::{pull, Transport};
 use super::images::ImagesError;
 use crate::oci::{Digest, Place, Reference};
 use crate::policy::{one_line, Sample};
-use crate::store::{Finding, Looked, Part, Patience, State, Store, StoreError};
+use crate::store::{Finding, Looked, Part, Patience, State, Store};
 
 /// How the store is to be checked.
 #[derive(Debug, Clone, Copy, Default)]
@@ -199,8 +199,7 @@ impl Repair<'_> {
                 .layers
                 .iter()
                 .all(|layer| store.blobs().has(layer).unwrap_or(false)),
-            // Its documents may have gone long ago: it runs without.
-            Err(StoreError::NoBlob { digest: missing }) => missing == *digest && store.images().restore(digest).is_ok(),
+            // It may run without its manifest, and can be neither pushed nor shown.
             Err(_) => false,
         };
         if is_complete() && store.images().restore(digest).is_ok() {

@@ -273,7 +273,7 @@ fn note_origin(store: &Store, digest: &Digest, reference: &Reference) {
 }
 
 /// Tries to bring an image of which an eviction took a part as soon as it was there.
-const TRIES: usize = 3;
+const TRIES: usize = 8;
 
 /// Brings an image into the store and keeps it there as `name`. What an eviction took meanwhile of what the store had before is
 /// brought again.

@@ -31,6 +31,9 @@ use crate::sandbox::{self, Bundle, End, Finished, Place, Purpose, SandboxError, 
 use crate::store::{Lease, Snapshot, Store};
 use crate::transfer::{Asked, Attempt};
 
+/// Times that an image is fetched which an eviction takes before the run has it.
+const FETCHES: usize = 8;
+
 /// `PATH` when neither the image nor the caller sets it.
 const DEFAULT_PATH: &str = "/opt/py/bin:/usr/local/bin:/usr/bin:/bin";
 
@@ -153,15 +156,18 @@ impl Account {
                 wait_for(signals, move || own.locks().keep_collector_out())??
             }
         };
-        let (snapshot, _lease) = match self.snapshot(store, &request.reference, signals) {
+        let mut found = self.snapshot(store, &request.reference, signals);
+        for _ in 0..FETCHES {
             // An eviction took it between its fetch and here.
-            Err(RunError::UnknownImage { .. }) if request.fetch.is_wanted(store, &request.reference) => {
-                self.fetch(store, request, signals)?;
-                signals.enter("resolve");
-                self.snapshot(store, &request.reference, signals)?
+            let is_lost = matches!(found, Err(RunError::UnknownImage { .. }));
+            if !is_lost || !request.fetch.is_wanted(store, &request.reference) {
+                break;
             }
-            other => other?,
-        };
+            self.fetch(store, request, signals)?;
+            signals.enter("resolve");
+            found = self.snapshot(store, &request.reference, signals);
+        }
+        let (snapshot, _lease) = found?;
         drop(collector);
         self.is_of_function = is_of_function(&snapshot.config);
         self.readiness = prefetch(store, &snapshot.manifest);

@@ -50,7 +50,7 @@ impl CacheLimits {
     }
 
     fn low(&self, most: u64) -> u64 {
-        let low = u128::from(most) * u128::from(self.low_water) / 100;
+        let low = (u128::from(most) * u128::from(self.low_water)).div_ceil(100);
         u64::try_from(low).unwrap_or(most)
     }
 }
@@ -135,6 +135,7 @@ pub struct KeptImage {
 /// Chooses what goes until there is room for what is wanted; nothing when there is.
 pub(crate) fn plan(inventory: &Inventory, wanted: &RoomWanted, now: SystemTime) -> EvictionPlan {
     let mut goal = Goal::of(inventory, wanted);
+    let mut must = goal;
     let mut plan = EvictionPlan {
         bytes_before: inventory.total,
         bytes_after: inventory.total,
@@ -152,10 +153,15 @@ pub(crate) fn plan(inventory: &Inventory, wanted: &RoomWanted, now: SystemTime) 
         let Some(chosen) = pool.choose(goal.wants_images_alone()) else {
             break;
         };
+        // Nobody can bring it back: it goes for a limit, and not for the room below one.
+        if pool.is_last(chosen) && must.is_met() {
+            break;
+        }
         let frees = pool.frees(chosen);
         let fetches = pool.fetches(chosen);
         pool.remove(chosen);
         goal.freed(frees, pool.is_image(chosen));
+        must.freed(frees, pool.is_image(chosen));
         plan.bytes_after = plan.bytes_after.saturating_sub(frees);
         match pool.items.get(chosen).map(|item| item.what) {
             Some(What::Image(image)) => {
@@ -425,6 +431,10 @@ impl<'a> Pool<'a> {
 
     fn fetches(&self, chosen: usize) -> u64 {
         self.items.get(chosen).map_or(0, |item| item.fetches)
+    }
+
+    fn is_last(&self, chosen: usize) -> bool {
+        self.items.get(chosen).is_some_and(|item| item.is_last)
     }
 
     fn is_image(&self, chosen: usize) -> bool {

@@ -121,6 +121,19 @@ fn set_aside(disk: &Disk, doomed: &Doomed, scratch: &Scratch) -> Result<(Evicted
         aside.take(&origins::name(digest))?;
         aside.take(&Path::new(start_files::FOLDER).join(digest.hex()))?;
     }
+    // What nobody keeps may have lost a layer by this, and nobody shall find it.
+    if !images.is_empty() {
+        let keeps: BTreeSet<String> = inventory
+            .images
+            .iter()
+            .map(|image| image.digest.hex().to_string())
+            .collect();
+        for (name, _) in entries(&disk.path("snapshots")) {
+            if !name.strip_suffix(".json").is_some_and(|hex| keeps.contains(hex)) {
+                aside.take(&Path::new("snapshots").join(&name))?;
+            }
+        }
+    }
     for file in &remembered {
         aside.take(file)?;
     }

@@ -129,7 +129,14 @@ impl<'a> LayerFolder<'a> {
     pub(crate) fn note_origin(self, blob: &Digest) -> Result<(), StoreError> {
         let path = self.origin(blob);
         let made = fault::point(fault::Step::Origin).and_then(|()| File::create(&path));
-        made.map(drop).map_err(io_error("create", &path))
+        match made {
+            // An eviction took the layer since it was looked at.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StoreError::LayerLost {
+                diff_id: *self.diff_id,
+                digest: *blob,
+            }),
+            made => made.map(drop).map_err(io_error("create", &path)),
+        }
     }
 }
 
