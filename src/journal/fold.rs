@@ -77,9 +77,11 @@ struct Known {
 /// When a file of the journal cannot be listed or read. That the result cannot be kept is no error: it is made again.
 pub(crate) fn fold(root: &Path, now: SystemTime) -> io::Result<Folded> {
     let (folder, now) = (root.join(FOLDER), seconds(now));
-    let (names, alone) = match day_files(&folder, now) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => (Vec::new(), None),
-        names => (names?, Replacement::create_alone(folder.join(NEXT), PATIENCE).ok()),
+    // Before the files are listed: one that came while another process was waited for is in the sums of that.
+    let alone = Replacement::create_alone(folder.join(NEXT), PATIENCE).ok();
+    let names = match day_files(&folder, now) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        names => names?,
     };
     let mut state = read_state(&folder.join(STATE)).unwrap_or_default();
     let (mut files, mut new_bytes, mut garbage) = (BTreeMap::new(), 0, 0);
