@@ -1,6 +1,6 @@
 //! Records what happened: one JSON line per event, appended to `journal/2026-11-29.jsonl` in the store, by the day in UTC.
 //!
-//! [`event`] writes the lines, [`line`](self::line) reads them, [`fold`](self::fold) sums them up: hit rate, last use, the most used images. What a
+//! `event` writes the lines, `line` reads them, `fold` sums them up: hit rate, last use, the most used images. What a
 //! line has stands in `docs/formats.md`; fields are added, none changes its meaning, and a reader passes over what it does
 //! not know.
 

@@ -79,6 +79,7 @@ impl UnfinishedRoot {
 #[derive(Debug)]
 pub(super) struct Ground<'a> {
     scaffold: &'a str,
+    #[cfg(feature = "libcontainer")]
     memory: String,
     lowers: Vec<String>,
 }
@@ -95,6 +96,7 @@ impl<'a> Ground<'a> {
         let layer = hosts_layer(&memory, &hosts::hosts_file(&room.hostname, room.network, &room.egress))?;
         Ok(Self {
             scaffold,
+            #[cfg(feature = "libcontainer")]
             memory,
             lowers: [&[layer], room.lowers.as_slice()].concat(),
         })
