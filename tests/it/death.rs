@@ -175,6 +175,8 @@ fn is_of_a_run(path: &std::path::Path) -> bool {
         "/snapshots/",
         "/downloads/",
         "/journal",
+        "/origins/",
+        "/profiles/",
     ]
     .iter()
     .any(|part| text.contains(part))

@@ -217,8 +217,8 @@ fn of_forty_images_the_least_recently_used_go_and_what_is_shared_pinned_or_in_us
 
     let after = stats(&gantry);
     let physical = number(&after["physical"]);
-    // At the low-water mark, by less than one image.
-    assert!((170_000_000..=180_000_000).contains(&physical), "{physical}");
+    // Below the limit, by less than one image: nobody could bring them back, so none goes for the low-water mark.
+    assert!((190_000_000..=200_000_000).contains(&physical), "{physical}");
     assert_eq!((number(&after["pinned"]), number(&after["in_use"])), (1, 1));
     // The base and the four groups are there for those that stay.
     let shared: Vec<u64> = after["layers"]
