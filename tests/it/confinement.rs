@@ -162,7 +162,10 @@ fn the_outcome_has_every_field_and_every_promise() {
         keys(&outcome["phases_ms"]),
         ["prepare", "pull", "resolve", "run", "start", "teardown", "unpack", "wait"]
     );
-    assert_eq!(keys(&outcome["usage"]), ["cpu_ms", "memory_peak_bytes", "pids_peak", "read_bytes"]);
+    assert_eq!(
+        keys(&outcome["usage"]),
+        ["cpu_ms", "memory_peak_bytes", "pids_peak", "read_bytes"]
+    );
     assert_eq!(
         keys(&outcome["output"]),
         ["bytes", "files", "stderr_bytes", "stdout_bytes", "truncated"]
