@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use gantry::oci::{Digest, Manifest};
@@ -194,7 +194,10 @@ fn a_push_and_a_copy_that_are_killed_at_any_request_are_made_good_by_the_next() 
             number += 1;
             let to = Fake::start();
             let count = Arc::new(AtomicUsize::new(0));
-            let stalls = move || count.fetch_add(1, Ordering::Relaxed) + 1 == number;
+            // Only for the one that is killed: a request that its end cuts off is not counted.
+            let lives = Arc::new(AtomicBool::new(true));
+            let of_rule = Arc::clone(&lives);
+            let stalls = move || count.fetch_add(1, Ordering::Relaxed) + 1 == number && of_rule.load(Ordering::Relaxed);
             let host = to.host.clone();
             let silent = || Some(Reply::nothing().then(Then::Stall));
             match is_done {
@@ -227,6 +230,7 @@ fn a_push_and_a_copy_that_are_killed_at_any_request_are_made_good_by_the_next() 
             // It may have ended after its last request, which is none that stays unanswered.
             child.kill().unwrap();
             child.wait().unwrap();
+            lives.store(false, Ordering::Relaxed);
             assert_eq!(gantry.ok(args).trim(), digest, "{command}, request {number}");
             assert_eq!(to.digest_of("team/a", "1").as_ref(), Some(&digest));
             let blobs = to.state.blobs.lock().unwrap();
