@@ -145,6 +145,9 @@ impl Repair<'_> {
                 Err(remedy) => drop(failed.insert(digest.to_string(), remedy)),
             }
         }
+        if !fetched.is_empty() {
+            self.store().names().rewrite_index()?;
+        }
         let left = self.store().integrity().dangling()?;
         let is_left = |finding: &Finding| {
             left.iter()

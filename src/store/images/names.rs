@@ -278,6 +278,17 @@ impl<'a> Names<'a> {
         Ok(())
     }
 
+    /// Rewrites `index.json` when manifests came back that names mean: it had left those names out.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it cannot be written; the next command that opens the store to change it tries again.
+    pub fn rewrite_index(self) -> Result<(), StoreError> {
+        let single = self.begin_change()?;
+        self.write_index()?;
+        single.leave(b"");
+        Ok(())
+    }
+
     /// Whether names are being changed, or were when a process was killed.
     pub(in crate::store) fn is_changing(self) -> bool {
         fs::symlink_metadata(self.disk.path("locks/index")).is_ok_and(|found| found.len() > 0)
