@@ -100,21 +100,13 @@ pub(super) fn type_by_name(reference: &str) -> Option<ImageType> {
 mod tests {
     use super::*;
 
-    fn attempt(registry: &str, reason: Option<&'static str>) -> Attempt {
-        Attempt {
-            registry: registry.to_owned(),
-            status: if reason.is_some() { "failed" } else { "ok" },
-            ms: 1.0,
-            bytes: 0,
-            reason,
-            error: None,
-        }
-    }
-
     #[test]
     fn the_registry_is_the_one_that_did_it_and_the_error_that_of_the_one_that_failed_last() {
-        let (one, two) = (attempt("a.example", Some("timeout")), attempt("b.example", None));
-        let failed = attempt("c.example", Some("auth"));
+        let (one, two) = (
+            Attempt::example("a.example", Some("timeout")),
+            Attempt::example("b.example", None),
+        );
+        let failed = Attempt::example("c.example", Some("auth"));
         assert_eq!(registry_of(&[one.clone(), two.clone()]), Some("b.example"));
         assert_eq!(registry_of(&[two, one.clone()]), Some("b.example"));
         assert_eq!(registry_of(&[one.clone(), failed.clone()]), Some("c.example"));

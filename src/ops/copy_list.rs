@@ -4,7 +4,6 @@
 //! A registry that was away for several images in a row is not asked for the others: each would cost all the patience that one
 //! image is worth.
 
-use std::convert::Infallible;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -56,7 +55,7 @@ pub fn copy_list(
     done: &(dyn Fn(&CopiedOfList) + Sync),
 ) -> Vec<CopiedOfList> {
     let (steps, outages) = (StepsOnly(transport.progress), Outages::default());
-    let copied = pool::each(AT_ONCE, list, |one, _| {
+    pool::map(AT_ONCE, list, |one| {
         let mut own = Transport::new(transport.store, transport.registries, &steps);
         own.companions = transport.companions;
         let copied = match outages.find([&one.source, &one.destination]) {
@@ -65,12 +64,8 @@ pub fn copy_list(
         };
         outages.note(&copied.attempts);
         done(&copied);
-        Ok::<_, Infallible>(copied)
-    });
-    match copied {
-        Ok(copied) => copied,
-        Err(never) => match never {},
-    }
+        copied
+    })
 }
 
 fn copy_one(transport: &Transport<'_>, one: &ListedCopy) -> CopiedOfList {

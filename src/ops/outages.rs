@@ -48,22 +48,16 @@ impl Outages {
 mod tests {
     use super::*;
 
-    fn attempt(registry: &str, reason: Option<&'static str>) -> Attempt {
-        Attempt {
-            registry: registry.to_owned(),
-            status: if reason.is_some() { "failed" } else { "ok" },
-            ms: 1.0,
-            bytes: 0,
-            reason,
-            error: None,
-        }
-    }
-
     #[test]
     fn a_registry_that_is_away_is_not_asked_for_each_of_many() {
         let other: Place = "b.example/y:1".parse().unwrap();
         let outages = Outages::default();
-        let note = |reason| outages.note(&[attempt("a.example", reason), attempt("c.example", None)]);
+        let note = |reason| {
+            outages.note(&[
+                Attempt::example("a.example", reason),
+                Attempt::example("c.example", None),
+            ])
+        };
         // In a row: one that answers in between is there, whatever it answers.
         for reason in ["connection", "timeout", "server_error"].repeat(5) {
             note(Some(reason));

@@ -2,7 +2,6 @@
 //!
 //! What is there costs a look at one small file, and no registry is asked. The failure of one stops no other.
 
-use std::convert::Infallible;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -14,6 +13,7 @@ use super::prefetch::make_resident;
 use super::steps_only::StepsOnly;
 use crate::oci::{Digest, Place, Reference};
 use crate::policy::{one_line, Kind};
+use crate::store::Store;
 use crate::sys::pool;
 use crate::transfer::Attempt;
 
@@ -52,7 +52,7 @@ pub struct Warmed {
     /// The image as it was named.
     pub reference: String,
     /// `present` when it was ready, `prepared` when it was there and had to be looked at or unpacked, `pulled`, `skipped` when it was of this store
-    /// alone and is gone, or `failed`.
+    /// alone and is gone, `evicted` when it was there and others of the list needed its room, or `failed`.
     pub status: &'static str,
     /// Which one it is, when it is there now.
     pub digest: Option<Digest>,
@@ -95,17 +95,15 @@ pub fn warm(
     done: &(dyn Fn(&Warmed) + Sync),
 ) -> Vec<Warmed> {
     let (steps, outages) = (StepsOnly(transport.progress), Outages::default());
-    let warmed = pool::each(at_once, list, |one, _| {
+    let mut all = pool::map(at_once, list, |one| {
         let own = Transport::new(transport.store, transport.registries, &steps);
         let warmed = Warmed::of(&own, one, residence, &outages);
         outages.note(&warmed.attempts);
         done(&warmed);
-        Ok::<_, Infallible>(warmed)
+        warmed
     });
-    match warmed {
-        Ok(warmed) => warmed,
-        Err(never) => match never {},
-    }
+    all.iter_mut().for_each(|one| one.look_again(transport.store));
+    all
 }
 
 impl Warmed {
@@ -151,6 +149,14 @@ impl Warmed {
         warmed.attempts = transport.asked.attempts();
         warmed.seconds = began.elapsed().as_secs_f64();
         warmed
+    }
+
+    /// Says of an image that was there whether it is there still.
+    fn look_again(&mut self, store: &Store) {
+        let Some(digest) = self.digest else { return };
+        if let Ok(None) = store.images().read_snapshot(&digest) {
+            (self.status, self.digest, self.resident_bytes) = ("evicted", None, None);
+        }
     }
 }
 

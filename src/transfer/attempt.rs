@@ -30,6 +30,21 @@ pub struct Attempt {
     pub error: Option<String>,
 }
 
+#[cfg(test)]
+impl Attempt {
+    /// One that did what it was asked, or failed for `reason`.
+    pub(crate) fn example(registry: &str, reason: Option<&'static str>) -> Self {
+        Self {
+            registry: registry.to_owned(),
+            status: if reason.is_some() { "failed" } else { "ok" },
+            ms: 1.0,
+            bytes: 0,
+            reason,
+            error: None,
+        }
+    }
+}
+
 /// The registries that a command asks, and how that goes so far. Clones show the same.
 #[derive(Debug, Clone, Default)]
 pub struct Asked {

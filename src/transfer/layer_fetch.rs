@@ -14,13 +14,11 @@ use std::fs::File;
 use std::io::{self, Read};
 
 use super::image_copy::check_start;
+use super::passing::PassingBlob;
 use super::peer::Incoming;
 use super::TransferError;
 use crate::oci::{Compression, Descriptor};
 use crate::store::{ArrivingImage, Download, Partial, Store, StoreError, Task};
-
-/// What is read of a connection at a time: enough for few system calls, little enough for sixty-four layers at once.
-const CHUNK: usize = 256 << 10;
 
 /// Fetches a layer, and unpacks it when there is an image that it is unpacked for.
 pub(super) fn fetch_layer(
@@ -56,25 +54,22 @@ pub(super) fn fetch_layer(
         })?;
         check_start(layer, compression, incoming)?;
     }
-    let kept = partial.reopen()?;
-    let mut arriving = ArrivingBlob {
-        kept: kept.take(partial.len()),
-        partial,
-        incoming,
-        chunk: vec![0; CHUNK],
-        next: 0,
-        end: 0,
-        failed: None,
-    };
+    let kept = partial.reopen()?.take(partial.len());
+    let mut coming = PassingBlob::new(incoming, |bytes| Ok(partial.append(bytes)?));
     let Some(image) = image else {
-        arriving.drain()?;
-        arriving.partial.commit(layer.size)?;
+        coming.drain()?;
+        partial.commit(layer.size)?;
         return Ok(());
     };
-    let unpacked = image.unpack(layer, &mut arriving);
+    let unpacked = image.unpack(
+        layer,
+        &mut Whole {
+            kept,
+            coming: &mut coming,
+        },
+    );
     // What comes behind the end of the archive counts for the digest, and all of it when the archive was refused.
-    arriving.drain()?;
-    let partial = arriving.partial;
+    coming.drain()?;
     match unpacked {
         Ok(unpacked) => {
             partial.commit(layer.size)?;
@@ -119,64 +114,21 @@ fn refuse(
     }
 }
 
-/// A blob on its way into the store: what is there of it already, and then what comes, which is written and hashed before it
-/// is given.
-struct ArrivingBlob<'i, 'a> {
+/// What is there of a blob already, and then what comes.
+struct Whole<'c, C> {
     kept: io::Take<File>,
-    partial: Partial,
-    incoming: &'i mut Incoming<'a>,
-    chunk: Vec<u8>,
-    /// What was not given yet of `chunk`.
-    next: usize,
-    end: usize,
-    failed: Option<TransferError>,
+    coming: &'c mut C,
 }
 
-impl ArrivingBlob<'_, '_> {
-    /// Writes what comes next; whether there was something.
-    fn advance(&mut self) -> Result<bool, TransferError> {
-        (self.next, self.end) = (0, 0);
-        let count = self.incoming.read_next(&mut self.chunk)?;
-        self.partial.append(self.chunk.get(..count).unwrap_or_default())?;
-        self.end = count;
-        Ok(count > 0)
-    }
-
-    /// Writes all that is still to come.
-    ///
-    /// # Errors
-    ///
-    /// Also the one that ended an earlier reading.
-    fn drain(&mut self) -> Result<(), TransferError> {
-        if let Some(error) = self.failed.take() {
-            return Err(error);
-        }
-        while self.advance()? {}
-        Ok(())
-    }
-}
-
-impl Read for ArrivingBlob<'_, '_> {
+impl<C: Read> Read for Whole<'_, C> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         crate::sys::lock::beat();
-        if self.kept.limit() > 0 {
-            let count = self.kept.read(buffer)?;
-            return match count {
-                0 if !buffer.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
-                count => Ok(count),
-            };
+        if self.kept.limit() == 0 {
+            return self.coming.read(buffer);
         }
-        if self.next == self.end && self.failed.is_none() {
-            if let Err(error) = self.advance() {
-                self.failed = Some(error);
-            }
+        match self.kept.read(buffer)? {
+            0 if !buffer.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
+            count => Ok(count),
         }
-        if self.failed.is_some() {
-            return Err(io::Error::other("the rest of it does not come"));
-        }
-        let mut rest = self.chunk.get(self.next..self.end).unwrap_or_default();
-        let count = rest.read(buffer)?;
-        self.next += count;
-        Ok(count)
     }
 }

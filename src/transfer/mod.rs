@@ -31,6 +31,7 @@ mod login_places;
 mod named;
 mod nearby;
 mod note;
+mod passing;
 mod peer;
 mod persist;
 mod poured;

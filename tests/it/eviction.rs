@@ -6,71 +6,12 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use gantry::archive::layer::LayerWriter;
-use gantry::oci::{media_type, Descriptor, ImageConfig, ImageConfigBody, Manifest, RootFs};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::common::images::image;
 use crate::common::wait::send;
 use crate::common::{function, holder_of, tool, Gantry, DEGRADED};
-
-/// Bytes that do not compress, others for each seed; zeros for 0.
-fn noise(seed: u64, size: usize) -> Vec<u8> {
-    if seed == 0 {
-        return vec![0; size];
-    }
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut bytes = Vec::with_capacity(size + 8);
-    while bytes.len() < size {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend(state.to_le_bytes());
-    }
-    bytes.truncate(size);
-    bytes
-}
-
-/// An image with a layer for each pair of seed and size; layers of one seed are the same.
-pub fn image(gantry: &Gantry, name: &str, layers: &[(u64, usize)]) -> String {
-    let store = gantry::store::Store::open(&gantry.root).unwrap();
-    let (mut descriptors, mut diff_ids) = (Vec::new(), Vec::new());
-    for (seed, size) in layers {
-        let (mut blob, mut staging) = (store.blobs().writer().unwrap(), store.trees().stage().unwrap());
-        let mut writer = LayerWriter::new(&mut blob, Some(&mut staging), 0);
-        let contents = noise(*seed, *size);
-        writer.file(&format!("data/{seed}"), 0o644, &contents).unwrap();
-        let written = writer.finish().unwrap();
-        blob.commit().unwrap();
-        staging.commit(&written.diff_id, &written.digest).unwrap();
-        descriptors.push(Descriptor::new(media_type::LAYER_GZIP, written.digest, written.size));
-        diff_ids.push(written.diff_id);
-    }
-    let config = ImageConfig {
-        architecture: "amd64".to_owned(),
-        os: "linux".to_owned(),
-        created: None,
-        config: ImageConfigBody::default(),
-        rootfs: RootFs {
-            kind: "layers".to_owned(),
-            diff_ids,
-        },
-        history: Vec::new(),
-    };
-    let (config, size) = store.images().put_config(&config).unwrap();
-    let manifest = Manifest {
-        schema_version: 2,
-        media_type: Some(media_type::MANIFEST.to_owned()),
-        config: Descriptor::new(media_type::CONFIG, config, size),
-        layers: descriptors,
-        annotations: Default::default(),
-    };
-    let digest = store.images().put_manifest(&manifest).unwrap();
-    let _lease = store.locks().lease(&digest).unwrap();
-    store.images().prepare(&store.images().open(&digest).unwrap()).unwrap();
-    store.names().set(&name.parse().unwrap(), &digest).unwrap();
-    digest.to_string()
-}
 
 /// The lease of an image, which says when it was used.
 fn lease(gantry: &Gantry, digest: &str) -> std::path::PathBuf {

@@ -1,6 +1,7 @@
 //! Runs the binary from the outside, in directories of its own.
 #![allow(dead_code, reason = "every test file uses another part")]
 
+pub mod images;
 pub mod server;
 pub mod wait;
 
@@ -262,46 +263,9 @@ pub fn tiny(gantry: &Gantry, names: &[&str]) -> Vec<String> {
 
 /// [`tiny`] images that are run as `body` says.
 pub fn tiny_as(gantry: &Gantry, names: &[&str], body: &gantry::oci::ImageConfigBody) -> Vec<String> {
-    use gantry::archive::layer::LayerWriter;
-    use gantry::oci::{media_type, Descriptor, Manifest};
-    let store = gantry::store::Store::open(&gantry.root).unwrap();
-    let make = |name: &&str| {
-        let (mut blob, mut staging) = (store.blobs().writer().unwrap(), store.trees().stage().unwrap());
-        let mut writer = LayerWriter::new(&mut blob, Some(&mut staging), 0);
-        writer.file("etc/name", 0o644, name.as_bytes()).unwrap();
-        let written = writer.finish().unwrap();
-        blob.commit().unwrap();
-        staging.commit(&written.diff_id, &written.digest).unwrap();
-        let config = config_of(vec![written.diff_id], body);
-        let (config, size) = store.images().put_config(&config).unwrap();
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: Some(media_type::MANIFEST.to_owned()),
-            config: Descriptor::new(media_type::CONFIG, config, size),
-            layers: vec![Descriptor::new(media_type::LAYER_GZIP, written.digest, written.size)],
-            annotations: Default::default(),
-        };
-        let digest = store.images().put_manifest(&manifest).unwrap();
-        store.images().prepare(&store.images().open(&digest).unwrap()).unwrap();
-        store.names().set(&name.parse().unwrap(), &digest).unwrap();
-        digest.to_string()
-    };
+    let file = |name: &str| ("etc/name".to_owned(), name.as_bytes().to_vec());
+    let make = |name: &&str| images::image_of(gantry, name, &[file(name)], body);
     names.iter().map(make).collect()
-}
-
-/// The configuration of an image of these layers that is run as `body` says.
-pub fn config_of(diff_ids: Vec<gantry::oci::DiffId>, body: &gantry::oci::ImageConfigBody) -> gantry::oci::ImageConfig {
-    gantry::oci::ImageConfig {
-        architecture: "amd64".to_owned(),
-        os: "linux".to_owned(),
-        created: None,
-        config: body.clone(),
-        rootfs: gantry::oci::RootFs {
-            kind: "layers".to_owned(),
-            diff_ids,
-        },
-        history: Vec::new(),
-    }
 }
 
 /// Argument one is a layout of one image, two the entries of a layer, three the new environment or null.

@@ -4,9 +4,9 @@ use std::process::{Command, Stdio};
 
 use super::fake::Fake;
 use super::images::store_of;
+use crate::common::images::image;
 use crate::common::wait::{eventually, is_so};
 use crate::common::{done, Done, Gantry};
-use crate::eviction::image;
 
 const MB: usize = 1 << 20;
 

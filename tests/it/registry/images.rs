@@ -2,54 +2,12 @@
 
 use std::fs;
 
-use gantry::archive::layer::LayerWriter;
 use gantry::oci::{media_type, Descriptor, DiffId, Digest, ImageConfigBody, Manifest};
 
 use super::fake::Fake;
-use crate::common::{config_of, Gantry};
-
-/// Bytes that do not compress, another sequence for each seed.
-pub fn noise(seed: u64, size: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()[0]
-    };
-    std::iter::repeat_with(next).take(size).collect()
-}
-
-/// An image of `gantry` with a layer for each entry: a file of that many bytes of noise of that seed. Returns its digest.
-pub fn image(gantry: &Gantry, name: &str, layers: &[(u64, usize)]) -> String {
-    let store = gantry::store::Store::open(&gantry.root).unwrap();
-    let (mut descriptors, mut diff_ids) = (Vec::new(), Vec::new());
-    for (seed, size) in layers {
-        let (mut blob, mut staging) = (store.blobs().writer().unwrap(), store.trees().stage().unwrap());
-        let mut writer = LayerWriter::new(&mut blob, Some(&mut staging), 0);
-        writer
-            .file(&format!("data/{seed}"), 0o644, &noise(*seed, *size))
-            .unwrap();
-        let written = writer.finish().unwrap();
-        blob.commit().unwrap();
-        staging.commit(&written.diff_id, &written.digest).unwrap();
-        descriptors.push(Descriptor::new(media_type::LAYER_GZIP, written.digest, written.size));
-        diff_ids.push(written.diff_id);
-    }
-    let config = config_of(diff_ids, &ImageConfigBody::default());
-    let (config, size) = store.images().put_config(&config).unwrap();
-    let manifest = Manifest {
-        schema_version: 2,
-        media_type: Some(media_type::MANIFEST.to_owned()),
-        config: Descriptor::new(media_type::CONFIG, config, size),
-        layers: descriptors,
-        annotations: Default::default(),
-    };
-    let digest = store.images().put_manifest(&manifest).unwrap();
-    store.images().prepare(&store.images().open(&digest).unwrap()).unwrap();
-    store.names().set(&name.parse().unwrap(), &digest).unwrap();
-    digest.to_string()
-}
+use crate::common::images::config_of;
+pub use crate::common::images::image;
+use crate::common::Gantry;
 
 /// The tar of one file of zeros.
 pub fn tar(name: &str, size: usize) -> Vec<u8> {
