@@ -24,7 +24,7 @@ pub(super) enum CacheCommand {
         #[command(flatten)]
         format: FormatArgs,
     },
-    /// Images by last use, what each takes, and where it can be fetched again
+    /// Images by last use, what each takes, what the removal of each frees (UNIQUE), and where it can be fetched again
     Ls {
         #[command(flatten)]
         format: FormatArgs,
@@ -34,12 +34,16 @@ pub(super) enum CacheCommand {
         /// Images of the store
         #[arg(value_name = "REF", required = true)]
         references: Vec<Reference>,
+        #[command(flatten)]
+        format: FormatArgs,
     },
     /// Let pinned images go like others
     Unpin {
         /// Images of the store
         #[arg(value_name = "REF", required = true)]
         references: Vec<Reference>,
+        #[command(flatten)]
+        format: FormatArgs,
     },
     /// How much room each kind of thing takes
     Du {

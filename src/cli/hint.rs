@@ -154,8 +154,8 @@ fn of_file(error: &CommandError) -> Option<&'static str> {
             source,
             ..
         } if source.kind() == io::ErrorKind::NotFound => Some(NO_DIRECTORY),
-        CommandError::File { .. }
-        | CommandError::Config(_)
+        CommandError::File { source, .. } => of_naming(source.get_ref()?.downcast_ref()?),
+        CommandError::Config(_)
         | CommandError::Store(_)
         | CommandError::Build(_)
         | CommandError::Run(_)
@@ -233,13 +233,7 @@ fn of_build(error: &BuildError) -> Option<&'static str> {
             Lists::Other => "write what comes from the package index into requirements.txt; an empty one says that nothing is needed",
         }),
         BuildError::Function(FunctionError::Directory { .. }) => Some("requirements.txt lists packages, one a line; `-r DIRECTORY/FILE` in it includes another file"),
-        BuildError::Naming(NamingError::Value { field: "registry", .. }) => Some(
-            "`registry` under [naming] of the configuration, or a [[registry]] that may be pushed to, says where images of functions go",
-        ),
-        BuildError::Naming(NamingError::Value { field: "namespace", .. }) => {
-            Some("`namespace` under [naming] of the configuration says it")
-        }
-        BuildError::Naming(NamingError::Value { field: "commit", .. }) => Some("--commit says it"),
+        BuildError::Naming(error) => of_naming(error),
         BuildError::Function(_)
         | BuildError::Requirements(_)
         | BuildError::Syntax { .. }
@@ -247,8 +241,23 @@ fn of_build(error: &BuildError) -> Option<&'static str> {
         | BuildError::Base(_)
         | BuildError::System(_)
         | BuildError::Layer(_)
-        | BuildError::Naming(_)
         | BuildError::Store(_) => None,
+    }
+}
+
+fn of_naming(error: &NamingError) -> Option<&'static str> {
+    match error {
+        NamingError::Value { field: "registry", .. } => Some(
+            "`registry` under [naming] of the configuration, or a [[registry]] that may be pushed to, says where images of functions go",
+        ),
+        NamingError::Value { field: "namespace", .. } => {
+            Some("`namespace` under [naming] of the configuration says it, such as namespace = \"mecapy\"")
+        }
+        NamingError::Value { field: "commit", .. } => Some("--commit says it"),
+        NamingError::Value { .. }
+        | NamingError::Template { .. }
+        | NamingError::Ambiguous { .. }
+        | NamingError::Reference { .. } => None,
     }
 }
 
@@ -446,9 +455,11 @@ fn of_store(error: &StoreError) -> Option<&'static str> {
             ..
         } => Some(STORE),
         StoreError::Io { source, .. } if source.kind() == io::ErrorKind::NotADirectory => Some(STORE),
+        StoreError::NoBlob { .. } => Some(
+            "`gantry cache check --repair` fetches again what a registry has; an image that none has is to be built or loaded again",
+        ),
         StoreError::Io { .. }
         | StoreError::NoSpace { .. }
-        | StoreError::NoBlob { .. }
         | StoreError::Size { .. }
         | StoreError::Digest { .. }
         | StoreError::DiffId { .. }

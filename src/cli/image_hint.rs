@@ -2,7 +2,9 @@
 
 use std::error::Error;
 
+use super::gone_images::find_way_back;
 use super::registry_hint::of_transfer;
+use crate::config::Environment;
 use crate::oci::Reference;
 use crate::ops::{ImagesError, RunError};
 use crate::store::StoreError;
@@ -27,9 +29,15 @@ pub(super) fn of_users(error: &StoreError) -> Option<String> {
 
 /// What to do about an image that is not there, or did not get where it was to be.
 pub(super) fn of_image(cause: &(dyn Error + 'static)) -> Option<String> {
-    let absent = |reference: &str| match reference.parse().ok()? {
-        Reference::Registry { .. } => Some(format!("`gantry pull {reference}` brings it into the store")),
-        Reference::Local { .. } | Reference::Digest { .. } | Reference::Layout { .. } => None,
+    let absent = |text: &str| {
+        let reference: Reference = text.parse().ok()?;
+        let way_back = Environment::read()
+            .store_root()
+            .and_then(|root| find_way_back(&root, &reference));
+        way_back.or_else(|| match reference {
+            Reference::Registry { .. } => Some(format!("`gantry pull {reference}` brings it into the store")),
+            Reference::Local { .. } | Reference::Digest { .. } | Reference::Layout { .. } => None,
+        })
     };
     let of_run = |error: &RunError| match error {
         RunError::UnknownImage { reference } => absent(reference),

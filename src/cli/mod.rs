@@ -10,6 +10,7 @@ mod commands;
 mod error;
 mod escape;
 mod format_args;
+mod gone_images;
 mod heartbeat;
 mod hint;
 mod image_hint;

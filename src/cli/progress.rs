@@ -129,9 +129,16 @@ pub(super) fn tell_wait(holder: &str) {
     line(&format!("Waiting for {}", escape(holder)));
 }
 
-/// Says what an eviction took that nobody asked for.
-pub(super) fn tell_evicted(what: &str) {
-    line(&format!("Evicted {}", escape(what)));
+/// Says that a collection waits until nobody else uses the store.
+pub(super) fn tell_others(verbosity: Verbosity) {
+    if verbosity > Verbosity::Quiet {
+        line("Waiting for builds and other commands that use the store");
+    }
+}
+
+/// Says something that is no step of a command's own.
+pub(super) fn tell(text: &str) {
+    line(&escape(text));
 }
 
 impl Progress for Narrator {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::args::Globals;
 use super::error::CommandError;
-use super::progress;
+use super::{gone_images, progress};
 use crate::config::{Config, ConfigError, Environment};
 use crate::journal::{self, Event, EventKind};
 use crate::ops::{self, Registries};
@@ -27,8 +27,9 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Reads the environment and the configuration, the file of the options if they name one, and opens the store.
-    pub(super) fn open(globals: &Globals) -> Result<Self, CommandError> {
+    /// Reads the environment and the configuration, the file of the options if they name one, and opens the store. `say` prints
+    /// what is evicted meanwhile, a line each.
+    pub(super) fn open(globals: &Globals, say: fn(&str)) -> Result<Self, CommandError> {
         let environment = Environment::read();
         let verbosity = globals.verbosity().map_or_else(|| environment.verbosity(), Ok)?;
         let config = Config::load(globals.config.as_deref(), &environment)?;
@@ -40,7 +41,9 @@ impl Session {
             }
             let _ = writeln!(io::stderr(), "Store {}", root.display());
         }
-        let maker = ops::room_maker(ops::cache_limits(&config), progress::tell_evicted);
+        let maker = ops::room_maker(ops::cache_limits(&config), move |went| {
+            gone_images::told(went, verbosity).iter().for_each(|line| say(line));
+        });
         let store = Store::open(&root)?.telling(progress::tell_wait).making_room_by(maker);
         let store = match config.store.patience {
             Some(patience) => store.giving_up_after(patience.into()),

@@ -203,7 +203,6 @@ impl Config {
         self.limits.check(&self.run.confinement())?;
         self.system.check()?;
         self.base.check()?;
-        self.cache.check()?;
         check_registries(&self.registry)?;
         self.naming.check()?;
         self.index.check()

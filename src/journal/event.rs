@@ -128,6 +128,12 @@ pub(crate) struct Event<'a> {
     /// What it was for, when not for somebody who waits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub purpose: Option<Purpose>,
+    /// `HOST/REPOSITORY` where what was evicted can be had again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<&'a str>,
+    /// All names of what was evicted, when there were several.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    pub names: &'a [String],
     /// Bytes that were moved, or freed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
@@ -184,6 +190,8 @@ impl<'a> Event<'a> {
             image_type: None,
             cache: None,
             purpose: None,
+            origin: None,
+            names: &[],
             bytes: None,
             error_type: None,
             phases: Phases::default(),
@@ -203,7 +211,7 @@ impl<'a> Event<'a> {
         let mut line = serde_json::to_vec(&event)?;
         if line.len() >= MAX_LINE {
             // Control characters are six times as long in JSON.
-            (event.labels, event.id) = (None, None);
+            (event.labels, event.id, event.names) = (None, None, &[]);
             line = serde_json::to_vec(&event)?;
         }
         if line.len() >= MAX_LINE {

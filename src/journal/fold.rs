@@ -125,7 +125,7 @@ pub(crate) fn fold(root: &Path, now: SystemTime) -> io::Result<Folded> {
 }
 
 /// The files of days that count at `now`, the oldest first.
-fn day_files(folder: &Path, now: u64) -> io::Result<Vec<String>> {
+pub(super) fn day_files(folder: &Path, now: u64) -> io::Result<Vec<String>> {
     let first = (now / SECONDS_A_DAY).saturating_sub(DAYS);
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)?.take(MAX_FILES) {
@@ -141,7 +141,7 @@ fn day_files(folder: &Path, now: u64) -> io::Result<Vec<String>> {
 }
 
 /// Opens a regular file; a link, or a pipe that nobody writes to, is none.
-fn open(path: &Path) -> io::Result<File> {
+pub(super) fn open(path: &Path) -> io::Result<File> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     match file.metadata()?.is_file() {

@@ -2,7 +2,6 @@
 
 use crate::config::Config;
 use crate::journal::{self, Event, EventKind};
-use crate::policy::Bytes;
 use crate::store::{RoomCall, RoomMaker, Store, StoreError};
 use crate::sys::clock;
 use crate::upkeep::eviction::{CacheLimits, EvictionPlan};
@@ -22,8 +21,8 @@ pub fn cache_limits(config: &Config) -> CacheLimits {
     }
 }
 
-/// Makes room in a store within `limits`; `tell` is told what went.
-pub fn room_maker(limits: CacheLimits, tell: fn(&str)) -> RoomMaker {
+/// Makes room in a store within `limits`; `tell` is told what went, when something did.
+pub fn room_maker(limits: CacheLimits, tell: impl Fn(&EvictionPlan) + Send + Sync + 'static) -> RoomMaker {
     RoomMaker::new(move |store, call| {
         let (coming, effort) = match call {
             RoomCall::Before(_, 0) | RoomCall::After(_) if !limits.are_set() => return Ok(false),
@@ -54,8 +53,8 @@ pub fn room_maker(limits: CacheLimits, tell: fn(&str)) -> RoomMaker {
         };
         let done = make_room(store, limits, coming, effort)?;
         note(store, &done);
-        if let Some(text) = told(&done) {
-            tell(&text);
+        if !done.items.is_empty() {
+            tell(&done);
         }
         Ok(!done.items.is_empty())
     })
@@ -89,25 +88,13 @@ fn note(store: &Store, done: &EvictionPlan) {
         let event = Event {
             digest: Some(digest.to_string()),
             bytes: Some(item.frees),
+            origin: item.origin.as_deref(),
+            names: match item.names.len() {
+                0 | 1 => &[],
+                _ => &item.names,
+            },
             ..Event::of(EventKind::Evict, at, name, "ok")
         };
         let _ = journal::append(store.root(), &event);
-    }
-}
-
-/// What people are told of an eviction that nobody asked for; nothing when nothing went.
-fn told(done: &EvictionPlan) -> Option<String> {
-    let images: Vec<&str> = done
-        .items
-        .iter()
-        .filter(|item| item.kind == "image")
-        .map(|item| item.name.as_str())
-        .collect();
-    let freed = Bytes(done.bytes_before.saturating_sub(done.bytes_after));
-    match (images.len(), done.items.len()) {
-        (_, 0) => None,
-        (0, all) => Some(format!("{all} things kept for later builds, {freed}")),
-        (1..=3, _) => Some(format!("{}, {freed}", images.join(", "))),
-        (count, _) => Some(format!("{count} images, {freed}")),
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
-use super::{deserialize_duration, parse_duration, Bytes};
+use super::{as_limit, deserialize_duration, parse_duration, Bytes};
 
 /// Each limit: what it is, its name, its type as given, its type as enforced, its default, and the option's placeholder.
 macro_rules! with_limits {
@@ -87,7 +87,7 @@ impl TryFrom<Bytes> for Room {
         // A page would do for tmpfs; a run needs its interpreter's first pages as well.
         const LEAST: Bytes = Bytes(64 << 10);
         if size < LEAST {
-            return Err(format!("it is {size}, at least {LEAST} is needed"));
+            return Err(format!("it is {size}, at least {} is needed", as_limit(LEAST)));
         }
         Ok(Self(size))
     }
@@ -276,7 +276,7 @@ mod tests {
         }
         assert_eq!(
             "1".parse::<Room>().unwrap_err(),
-            "it is 1 B, at least 65.5 KB is needed"
+            "it is 1 B, at least 64K (65.5 KB) is needed"
         );
         assert_eq!(
             "0".parse::<Cpus>().unwrap_err(),

@@ -21,6 +21,15 @@ impl Typed for Bytes {
     }
 }
 
+/// A limit as it may have been typed, and in the units in which everything else is said: `64K (65.5 KB)`, `200.0 MB`.
+pub fn as_limit(bytes: Bytes) -> String {
+    let typed = bytes.typed();
+    match typed.ends_with(|last: char| last.is_ascii_digit()) || bytes.0.is_multiple_of(1000) {
+        true => bytes.to_string(),
+        false => format!("{typed} ({bytes})"),
+    }
+}
+
 impl Typed for Duration {
     /// Zero is "none": no time can be typed that is nothing.
     fn typed(&self) -> String {
@@ -52,6 +61,19 @@ impl Typed for u32 {
 mod tests {
     use super::*;
     use crate::policy::parse_duration;
+
+    #[test]
+    fn a_limit_is_said_in_the_units_that_it_was_given_in() {
+        for (text, said) in [
+            ("64K", "64K (65.5 KB)"),
+            ("1G", "1G (1.1 GB)"),
+            ("200MB", "200.0 MB"),
+            ("40GB", "40.0 GB"),
+            ("777", "777 B"),
+        ] {
+            assert_eq!(as_limit(text.parse().unwrap()), said);
+        }
+    }
 
     #[test]
     fn what_is_shown_means_the_value_when_it_is_typed() {

@@ -19,7 +19,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use crate::oci::{Digest, Reference};
-use crate::policy::Bytes;
+use crate::policy::{rough_time, Bytes};
 use crate::store::{Doomed, Inventory, StoredImage};
 
 /// What a store may hold.
@@ -120,6 +120,12 @@ pub struct Planned {
     pub fetches: u64,
     /// Why it goes, and why now.
     pub reason: String,
+    /// The names of an image.
+    #[serde(skip)]
+    pub names: Vec<String>,
+    /// `HOST/REPOSITORY` of a registry that has the image; none when no registry is known to have it.
+    #[serde(skip)]
+    pub origin: Option<String>,
 }
 
 /// An image that stays whatever is needed.
@@ -174,6 +180,8 @@ pub(crate) fn plan(inventory: &Inventory, wanted: &RoomWanted, now: SystemTime) 
                     frees,
                     fetches,
                     reason: reason(image, now, fetches),
+                    names: image.names.iter().map(Reference::to_string).collect(),
+                    origin: image.origins.first().cloned(),
                 });
             }
             Some(What::Remembered(kept)) => {
@@ -188,6 +196,8 @@ pub(crate) fn plan(inventory: &Inventory, wanted: &RoomWanted, now: SystemTime) 
                         "unused for {}; a build that needs it makes it again",
                         unused(kept.used, now)
                     ),
+                    names: Vec::new(),
+                    origin: None,
                 });
             }
             None => break,
@@ -228,12 +238,7 @@ fn reason(image: &StoredImage, now: SystemTime, fetches: u64) -> String {
 
 fn unused(used: Option<SystemTime>, now: SystemTime) -> String {
     match used.and_then(|used| now.duration_since(used).ok()) {
-        Some(age) => match age.as_secs() {
-            seconds @ 0..=119 => format!("{seconds} s"),
-            seconds @ 120..=7199 => format!("{} min", seconds / 60),
-            seconds @ 7200..=172_799 => format!("{} h", seconds / 3600),
-            seconds => format!("{} days", seconds / 86_400),
-        },
+        Some(age) => rough_time(age),
         None => "an unknown time".to_owned(),
     }
 }

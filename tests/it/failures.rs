@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use rustix::process::Signal;
 
 use crate::common::wait::send;
-use crate::common::{done, function, holder_of, shared, tiny, Done, Gantry, DEGRADED};
+use crate::common::{done, function, holder_of, shared, tiny, tool, Done, Gantry, DEGRADED};
 
 /// The directory of one situation; it is `.` in what is printed.
 struct Scene {
@@ -388,7 +388,90 @@ const SITUATIONS: &[(&str, Make)] = &[
     ("An archive where nothing can be written", |scene| {
         scene.own("save tiny:1 none/tiny.tar", |_| ())
     }),
+    ("An image that was evicted, and that a registry has", |scene| {
+        scene.own("run tiny:1", |gantry| {
+            let origins = gantry.root.join("origins");
+            fs::create_dir_all(&origins).unwrap();
+            let place = "registry.example.org/team/beam\n";
+            fs::write(origins.join(digest_of(gantry).hex()), place).unwrap();
+            evict(scene, gantry);
+        })
+    }),
+    ("An image that was evicted, and that was only here", |scene| {
+        scene.own("run tiny:1", |gantry| evict(scene, gantry))
+    }),
+    ("An image to pin that is not there", |scene| {
+        scene.own("cache pin none:1", |_| ())
+    }),
+    ("An image to warm that is not there", |scene| {
+        scene.own("cache warm none:1 tiny:1", |_| ())
+    }),
+    ("Nothing that says what to warm", |scene| {
+        scene.own("cache warm", |_| ())
+    }),
+    ("A list to warm with a line that is none", |scene| {
+        scene.write("list", "beam:1\nBeam:1\n");
+        scene.own("cache warm --from list", |_| ())
+    }),
+    ("An inventory whose images have no name here", |scene| {
+        let now = tool(Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ"]));
+        let (now, digest) = (now.trim(), format!("sha256:{}", "a".repeat(64)));
+        let function = format!(r#"{{"id": "1", "user": "u1", "active": "{digest}", "last_executed": "{now}"}}"#);
+        let document = format!(r#"{{"schema": 1, "as_of": "{now}", "count": 1, "functions": [{function}]}}"#);
+        scene.write("inventory.json", &document);
+        scene.own("cache warm --inventory inventory.json", |_| ())
+    }),
+    ("A limit of the cache that is none", |scene| {
+        scene.write("config.toml", "[cache]\nmax_images = -1\n");
+        scene.own("--config config.toml cache gc", |_| ())
+    }),
+    ("A limit of the cache that is too small", |scene| {
+        scene.write("config.toml", "[cache]\nmax_bytes = \"1K\"\n");
+        scene.own("--config config.toml cache gc", |_| ())
+    }),
+    ("A share of the cache's limits that is none", |scene| {
+        scene.write("config.toml", "[cache]\nlow_water = 200\n");
+        scene.own("--config config.toml cache gc", |_| ())
+    }),
+    ("An age that is none", |scene| {
+        scene.own("cache gc --older-than soon", |_| ())
+    }),
+    ("An image to save that lost a blob", |scene| {
+        scene.own("save tiny:1 tiny.tar", lose_a_blob)
+    }),
+    (
+        "A blob that is lost, as `gantry cache check` says on standard output",
+        |scene| {
+            let done = scene.own("cache check", lose_a_blob);
+            let stderr = done.stdout.clone();
+            Done { stderr, ..done }
+        },
+    ),
 ];
+
+/// The digest of the only image.
+fn digest_of(gantry: &Gantry) -> gantry::oci::Digest {
+    let images: serde_json::Value = serde_json::from_str(&gantry.ok(["images", "ls", "--json"])).unwrap();
+    images[0]["digest"].as_str().unwrap().parse().unwrap()
+}
+
+/// Evicts the only image for another one.
+fn evict(scene: &Scene, gantry: &Gantry) {
+    let hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    let lease = gantry.root.join("leases").join(digest_of(gantry).hex());
+    fs::File::open(lease).unwrap().set_modified(hour_ago).unwrap();
+    tiny(gantry, &["other:1"]);
+    scene.write("cache.toml", "[cache]\nmax_images = 1\n");
+    let done = done(scene.command(gantry, "--config cache.toml cache gc").output().unwrap());
+    assert!(done.stdout.contains("Evicted tiny:1"), "{}{}", done.stdout, done.stderr);
+}
+
+/// Removes the layer of the only image, as it was shipped.
+fn lose_a_blob(gantry: &Gantry) {
+    let shown: serde_json::Value = serde_json::from_str(&gantry.ok(["images", "show", "tiny:1", "--json"])).unwrap();
+    let layer = shown["manifest"]["layers"][0]["digest"].as_str().unwrap();
+    fs::remove_file(gantry.root.join("blobs/sha256").join(&layer[7..])).unwrap();
+}
 
 /// What is printed, without what differs from run to run and machine to machine.
 fn masked(text: &str, scene: &Scene) -> String {
@@ -411,7 +494,7 @@ fn masked(text: &str, scene: &Scene) -> String {
                 .join(" "),
             None => line,
         };
-        let line: Vec<String> = line.split(' ').map(name_masked).collect();
+        let line: Vec<String> = line.split(' ').map(name_masked).map(day_masked).collect();
         lines.push(line.join(" ").trim_end().to_owned());
     }
     lines.join("\n").trim().to_owned()
@@ -422,6 +505,15 @@ fn name_masked(word: &str) -> String {
     match word.split_once("failures:") {
         Some((before, rest)) => format!("{before}beam:1{}", rest.get(12..).unwrap_or_default()),
         None => word.to_owned(),
+    }
+}
+
+/// `N` for a day.
+fn day_masked(word: String) -> String {
+    let digits = |byte: u8| byte.is_ascii_digit() || byte == b'-';
+    match word.len() == 10 && word.starts_with("20") && word.bytes().all(digits) {
+        true => "N".to_owned(),
+        false => word,
     }
 }
 

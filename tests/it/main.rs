@@ -15,6 +15,7 @@ mod bases;
 mod bounds;
 mod build;
 mod bundle;
+mod cache_words;
 mod caller;
 mod cases;
 mod codes;

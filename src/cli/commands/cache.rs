@@ -11,11 +11,13 @@ use crate::cli::cache_args::{CacheCommand, GcArgs};
 use crate::cli::error::CommandError;
 use crate::cli::escape::escape;
 use crate::cli::format_args::Format;
+use crate::cli::gone_images;
 use crate::cli::output::{print_json, print_line};
+use crate::cli::progress::tell_others;
 use crate::cli::report::Report;
 use crate::cli::session::Session;
 use crate::ops::{self, EvictionPlan, GarbageWanted, Pin};
-use crate::policy::Bytes;
+use crate::policy::{as_limit, counted, Bytes, Verbosity};
 use crate::store::{GarbageReport, Keep};
 
 /// Carries out one of the commands of `gantry cache`.
@@ -27,8 +29,10 @@ pub(super) fn cache(session: &Session, command: &CacheCommand, report: Option<&R
         CacheCommand::Warm(args) => warming::warm(session, args, report),
         CacheCommand::Stats { format } => cache_stats::stats(session, format.wanted()),
         CacheCommand::Ls { format } => cache_ls::ls(session, format.wanted()),
-        CacheCommand::Pin { references } => cache_pin::pin(session, references, Pin::Set),
-        CacheCommand::Unpin { references } => cache_pin::pin(session, references, Pin::Removed),
+        CacheCommand::Pin { references, format } => cache_pin::pin(session, references, Pin::Set, format.wanted()),
+        CacheCommand::Unpin { references, format } => {
+            cache_pin::pin(session, references, Pin::Removed, format.wanted())
+        }
     }
 }
 
@@ -75,25 +79,33 @@ fn evictions(session: &Session, args: &GcArgs) -> Result<Option<EvictionPlan>, C
     }))
 }
 
-/// A line for each image and each thing that went, and for those that could not.
-fn tell(evictions: &EvictionPlan, args: &GcArgs) -> Result<(), CommandError> {
-    let verb = if args.dry_run { "Would evict" } else { "Evicted" };
-    for item in &evictions.items {
-        print_line(&format!(
-            "{verb} {}, {}: {}",
-            escape(&item.name),
-            Bytes(item.frees),
-            escape(&item.reason)
-        ))?;
-    }
-    for kept in &evictions.kept {
-        print_line(&format!("Kept {}: {}", escape(&kept.name), kept.reason))?;
+/// A line for each image that went, and for those that could not.
+fn tell(session: &Session, evictions: &EvictionPlan, args: &GcArgs) -> Result<(), CommandError> {
+    let (verb, holds) = match args.dry_run {
+        true => ("Would evict", "would hold"),
+        false => ("Evicted", "holds"),
+    };
+    let mut lines = gone_images::lines(evictions, verb, session.verbosity);
+    let kept = evictions.kept.iter();
+    lines.extend(kept.map(|kept| format!("Kept {}: {}", kept.name, kept.reason)));
+    if session.verbosity > Verbosity::Quiet {
+        for line in lines {
+            print_line(&escape(&line))?;
+        }
     }
     if !evictions.is_enough {
-        let text = "warning: the store is over its limits all the same: `gantry cache stats` says what takes room";
-        let _ = writeln!(io::stderr(), "{text}");
+        let limits = ops::cache_limits(&session.config);
+        warn(&gone_images::over_limits(
+            evictions,
+            (limits.max_bytes, limits.max_images),
+            holds,
+        ));
     }
     Ok(())
+}
+
+fn warn(text: &str) {
+    let _ = writeln!(io::stderr(), "warning: {}", escape(text));
 }
 
 fn gc(session: &Session, args: &GcArgs) -> Result<u8, CommandError> {
@@ -103,9 +115,7 @@ fn gc(session: &Session, args: &GcArgs) -> Result<u8, CommandError> {
         max_bytes: args.max_size.map(|size| size.0),
         wait: args.wait.map(Duration::from),
     };
-    let mut waiting = || {
-        let _ = writeln!(io::stderr(), "Waiting for builds and other commands that use the store");
-    };
+    let mut waiting = || tell_others(session.verbosity);
     // Garbage goes first: no image has to go for what nobody needs.
     let report = match args.dry_run {
         true => ops::find_garbage(&session.store, wanted, &mut waiting)?,
@@ -119,30 +129,63 @@ fn gc(session: &Session, args: &GcArgs) -> Result<u8, CommandError> {
         });
     }
     if let Some(evictions) = &evictions {
-        tell(evictions, args)?;
+        tell(session, evictions, args)?;
     }
     if let Some(most) = args.max_size.filter(|most| report.left_bytes > most.0) {
-        let _ = writeln!(
-            io::stderr(),
-            "warning: the store still has {}, more than {most}: the rest belongs to images; `gantry images rm` removes some",
-            Bytes(report.left_bytes)
-        );
+        warn(&format!(
+            "the store still has {}, more than {}: the rest belongs to {}",
+            Bytes(report.left_bytes),
+            as_limit(most),
+            owners(session)?
+        ));
     }
+    match session.verbosity {
+        Verbosity::Quiet => Ok(0),
+        Verbosity::Normal | Verbosity::Verbose => print_line(&collected(&report, args, session.verbosity)),
+    }
+}
+
+/// Whose a store is when all is gone that only later builds would use.
+fn owners(session: &Session) -> Result<String, CommandError> {
+    let mut owners = Vec::new();
+    if !ops::list(&session.store)?.is_empty() {
+        owners.push("images (`gantry images rm` removes some)".to_owned());
+    }
+    let tools = session.store.usage().tools;
+    if tools > 0 {
+        owners.push(format!("programs that builds need ({}), which stay", Bytes(tools)));
+    }
+    Ok(match owners.is_empty() {
+        true => "gantry itself: locks, the journal and what processes are at".to_owned(),
+        false => owners.join(" and "),
+    })
+}
+
+/// What was removed, or would be: only that of which there was something.
+fn collected(report: &GarbageReport, args: &GcArgs, verbosity: Verbosity) -> String {
+    let kinds = [
+        (report.blobs, "blob", "blobs"),
+        (report.layers, "layer", "layers"),
+        (report.snapshots, "snapshot", "snapshots"),
+        (report.profiles, "list of start-up files", "lists of start-up files"),
+        (report.downloads, "download", "downloads"),
+        (report.partials, "unfinished download", "unfinished downloads"),
+        (report.memos, "memo", "memos"),
+        (report.tools, "tool", "tools"),
+        (report.journal_days, "day of the journal", "days of the journal"),
+        (report.leases, "lease", "leases"),
+        (report.unnamed, "image without a name", "images without a name"),
+        (report.locks, "lock", "locks"),
+    ];
+    // Each command leaves empty files of locks, which is nothing to read of when they are all there is.
+    let is_told = |kind: &str| report.bytes > 0 || kind != "lock" || verbosity == Verbosity::Verbose;
+    let some = kinds.iter().filter(|(count, kind, _)| *count > 0 && is_told(kind));
+    let some: Vec<String> = some.map(|(count, one, many)| counted(*count, one, many)).collect();
     let verb = if args.dry_run { "Would remove" } else { "Removed" };
-    print_line(&format!(
-        "{verb} {}: {} blobs, {} layers, {} snapshots, {} downloads, {} unfinished downloads, {} memos, {} tools, \
-         {} days of the journal, {} leases, {} images without a name, {} locks",
-        Bytes(report.bytes),
-        report.blobs,
-        report.layers,
-        report.snapshots,
-        report.downloads,
-        report.partials,
-        report.memos,
-        report.tools,
-        report.journal_days,
-        report.leases,
-        report.unnamed,
-        report.locks
-    ))
+    match (some.is_empty(), report.bytes) {
+        (true, _) if args.dry_run => "Would remove no garbage".to_owned(),
+        (true, _) => "There was no garbage".to_owned(),
+        (false, 0) => format!("{verb} {}", some.join(", ")),
+        (false, bytes) => format!("{verb} {}: {}", Bytes(bytes), some.join(", ")),
+    }
 }

@@ -1,6 +1,5 @@
 //! `gantry cache check`: what is wrong in the store, a line each, and what became of it.
 
-use std::io::{self, Write};
 use std::time::Duration;
 
 use crate::cli::cache_args::CheckArgs;
@@ -8,11 +7,11 @@ use crate::cli::error::CommandError;
 use crate::cli::escape::escape;
 use crate::cli::format_args::Format;
 use crate::cli::output::{print_json, print_line};
-use crate::cli::progress::Narrator;
+use crate::cli::progress::{tell_others, Narrator};
 use crate::cli::report::Report;
 use crate::cli::session::Session;
 use crate::ops::{self, CheckReport, CheckWanted, Transport};
-use crate::policy::{Bytes, Kind};
+use crate::policy::{counted, Bytes, Kind};
 use crate::store::{Finding, Part, State};
 
 /// Checks the store and prints what is wrong.
@@ -25,9 +24,7 @@ pub(super) fn check(session: &Session, args: &CheckArgs, report: Option<&Report>
         repair: args.repair,
         wait: args.wait.map(Duration::from),
     };
-    let mut waiting = || {
-        let _ = writeln!(io::stderr(), "Waiting for builds and other commands that use the store");
-    };
+    let mut waiting = || tell_others(session.verbosity);
     let checked = ops::check_cache(&transport, wanted, &mut waiting);
     narrator.finish();
     let checked = checked?;
@@ -48,38 +45,128 @@ pub(super) fn check(session: &Session, args: &CheckArgs, report: Option<&Report>
 }
 
 fn print(checked: &CheckReport) -> Result<(), CommandError> {
-    for finding in &checked.findings {
-        let which = match finding.what {
-            Part::Name | Part::Image => format!("{} {}", word(finding), finding.which),
-            _ => finding.which.clone(),
-        };
-        let expected = format!("{which}: expected {}, got {}", finding.expected, finding.got);
-        let needed = match finding.images.as_slice() {
-            [] => String::new(),
-            [one] if *one == finding.which => String::new(),
-            images => format!("; needed by {}", images.join(", ")),
-        };
-        print_line(&escape(&format!("{expected}{needed}{}", state(finding))))?;
+    let faults = faults(&checked.findings);
+    for (part, findings) in &faults {
+        for line in lines(part, findings) {
+            print_line(&escape(&line))?;
+        }
     }
     let looked = &checked.looked;
     let count = looked.blobs + looked.downloads + looked.layers;
-    let share = match &checked.sample {
-        Some(_) => format!("{count} of {}", checked.contents),
-        None => count.to_string(),
+    let things = match &checked.sample {
+        Some(_) => format!("{count} of {}", contents(checked.contents as u64)),
+        None => contents(count as u64),
     };
     let repaired = checked.findings.iter().filter(|finding| finding.is_repaired()).count();
+    let wrong = match checked.findings.len() {
+        all if all == faults.len() => format!("{all} wrong"),
+        all => format!("{all} wrong of {}", counted(faults.len() as u64, "cause", "causes")),
+    };
     let end = match (checked.findings.len(), repaired) {
         (0, _) => "nothing is wrong".to_owned(),
-        (all, 0) => format!("{all} wrong"),
-        (all, some) => format!("{all} wrong, {some} repaired"),
+        (_, 0) => wrong,
+        (_, some) => format!("{wrong}, {some} repaired"),
     };
     print_line(&format!(
-        "Checked {share} blobs, downloads and layers ({}), {} names, {} images: {end}",
+        "Checked {things} ({}), {}, {}: {end}",
         Bytes(checked.bytes),
-        looked.names,
-        looked.images
+        counted(looked.names, "name", "names"),
+        counted(looked.images as u64, "image", "images"),
     ))?;
     Ok(())
+}
+
+fn contents(count: u64) -> String {
+    counted(count, "blob, download or layer", "blobs, downloads and layers")
+}
+
+/// What is wrong by the part of the store that it comes of: what that part is found to be first, then what needs it.
+fn faults(findings: &[Finding]) -> Vec<(String, Vec<&Finding>)> {
+    let mut faults: Vec<(String, Vec<&Finding>)> = Vec::new();
+    for finding in findings {
+        let part = missing_part(finding).unwrap_or_else(|| finding.which.clone());
+        match faults.iter_mut().find(|(known, _)| *known == part) {
+            Some((_, of_it)) => of_it.push(finding),
+            None => faults.push((part, vec![finding])),
+        }
+    }
+    for (part, of_it) in &mut faults {
+        of_it.sort_by_key(|finding| finding.which != *part);
+    }
+    faults
+}
+
+/// The blob, download or layer that is wrong or missing by what is said of something that leads to it.
+fn missing_part(finding: &Finding) -> Option<String> {
+    match finding.what {
+        Part::Image | Part::Snapshot | Part::Memo => {}
+        Part::Blob
+        | Part::Download
+        | Part::Layer
+        | Part::Name
+        | Part::Unnamed
+        | Part::Index
+        | Part::File
+        | Part::Leftover => return None,
+    }
+    let words = [&finding.expected, &finding.got].map(|text| text.split([' ', ',']));
+    words
+        .into_iter()
+        .flatten()
+        .find_map(|word| match word.strip_prefix("sha256:") {
+            // The digest of an unpacked layer.
+            Some(hex) if finding.what == Part::Snapshot => Some(format!("layers/{hex}")),
+            _ => ["blobs/sha256/", "downloads/", "layers/"]
+                .iter()
+                .any(|folder| word.starts_with(folder))
+                .then(|| word.to_owned()),
+        })
+}
+
+/// A line for each finding of one fault. Of several the first is about the part itself, and the others are below it.
+fn lines(part: &str, findings: &[&Finding]) -> Vec<String> {
+    if let [one] = findings {
+        return vec![format!("{}{}{}", line(one), needed_by(part, one), state(one))];
+    }
+    let (head, led) = match findings.split_first() {
+        Some((first, others)) if first.which == *part => (
+            format!("{}{}{}", line(first), needed_by(part, first), state(first)),
+            others,
+        ),
+        _ => (
+            format!("{part} is missing, which is why all of this is wrong:"),
+            findings,
+        ),
+    };
+    let mut lines = vec![head];
+    // A remedy that all have is said once.
+    let first = led.first().map(|one| state(one)).unwrap_or_default();
+    let is_of_all = led.iter().all(|one| state(one) == first);
+    for (at, one) in led.iter().enumerate() {
+        let state = match is_of_all && at > 0 {
+            true => String::new(),
+            false => state(one),
+        };
+        lines.push(format!("  {}{}{state}", line(one), needed_by(part, one)));
+    }
+    lines
+}
+
+fn line(finding: &Finding) -> String {
+    let which = match finding.what {
+        Part::Name | Part::Image => format!("{} {}", word(finding), finding.which),
+        _ => finding.which.clone(),
+    };
+    format!("{which}: expected {}, got {}", finding.expected, finding.got)
+}
+
+fn needed_by(part: &str, finding: &Finding) -> String {
+    match finding.images.as_slice() {
+        [] => String::new(),
+        [one] if *one == finding.which => String::new(),
+        images if finding.what == Part::Image && finding.which != *part => format!("; it is {}", images.join(", ")),
+        images => format!("; needed by {}", images.join(", ")),
+    }
 }
 
 /// What kind of thing it is, as in the report.

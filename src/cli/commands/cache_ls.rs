@@ -3,12 +3,13 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::cli::error::CommandError;
+use crate::cli::escape::escape;
 use crate::cli::format_args::Format;
 use crate::cli::output::{print_json, print_line};
 use crate::cli::session::Session;
 use crate::cli::table::{short, table};
 use crate::ops::{self, ImageRoom};
-use crate::policy::Bytes;
+use crate::policy::{rough_time, Bytes, Verbosity};
 use crate::sys::clock;
 
 /// Lists the images, the last used first.
@@ -16,6 +17,10 @@ pub(super) fn ls(session: &Session, format: Format) -> Result<u8, CommandError> 
     let images = ops::cache_images(&session.store)?;
     if format == Format::Json {
         return print_json(&images);
+    }
+    if session.verbosity == Verbosity::Quiet {
+        let names = images.iter().map(name_in_full);
+        return names.map(|name| print_line(&escape(&name))).try_fold(0, |_, code| code);
     }
     print_line(&table(
         ["NAME", "DIGEST", "SIZE", "UNIQUE", "LAST USE", "STATE", "FROM"],
@@ -50,6 +55,14 @@ pub(super) fn name(image: &ImageRoom) -> String {
     }
 }
 
+/// The names of an image, else its digest: what can be typed.
+fn name_in_full(image: &ImageRoom) -> String {
+    match image.names.is_empty() {
+        true => image.digest.to_string(),
+        false => image.names.join(" "),
+    }
+}
+
 /// How long ago an image was used.
 pub(super) fn last_use(image: &ImageRoom) -> String {
     let since = |seconds| {
@@ -57,11 +70,8 @@ pub(super) fn last_use(image: &ImageRoom) -> String {
             .duration_since(UNIX_EPOCH + Duration::from_secs(seconds))
             .ok()
     };
-    match image.last_use.and_then(since).map(|age| age.as_secs()) {
-        Some(seconds @ 0..=119) => format!("{seconds} s ago"),
-        Some(seconds @ 120..=7199) => format!("{} min ago", seconds / 60),
-        Some(seconds @ 7200..=172_799) => format!("{} h ago", seconds / 3600),
-        Some(seconds) => format!("{} days ago", seconds / 86_400),
+    match image.last_use.and_then(since) {
+        Some(age) => format!("{} ago", rough_time(age)),
         None => "-".to_owned(),
     }
 }

@@ -4,15 +4,23 @@ use std::io::{self, Write};
 
 use crate::cli::error::CommandError;
 use crate::cli::escape::escape;
-use crate::cli::output::print_line;
+use crate::cli::format_args::Format;
+use crate::cli::output::{print_json, print_line};
 use crate::cli::session::Session;
 use crate::oci::Reference;
 use crate::ops::{self, Pin};
+use crate::policy::Verbosity;
 
 /// Pins images, or pins them no longer; prints their digests.
-pub(super) fn pin(session: &Session, references: &[Reference], wanted: Pin) -> Result<u8, CommandError> {
+pub(super) fn pin(
+    session: &Session,
+    references: &[Reference],
+    wanted: Pin,
+    format: Format,
+) -> Result<u8, CommandError> {
     // Between its look-up and its pin an image stays.
     let _kept_out = session.store.locks().keep_collector_out()?;
+    let mut done = Vec::new();
     for reference in references {
         let pinned = ops::pin(&session.store, reference, wanted)?;
         let said = match (wanted, pinned.is_new) {
@@ -21,8 +29,16 @@ pub(super) fn pin(session: &Session, references: &[Reference], wanted: Pin) -> R
             (Pin::Removed, true) => "is pinned no longer",
             (Pin::Removed, false) => "was not pinned",
         };
-        let _ = writeln!(io::stderr(), "{} {said}", escape(&pinned.reference));
-        print_line(&pinned.digest)?;
+        if session.verbosity > Verbosity::Quiet {
+            let _ = writeln!(io::stderr(), "{} {said}", escape(&pinned.reference));
+        }
+        if format == Format::Table {
+            print_line(&pinned.digest)?;
+        }
+        done.push(pinned);
     }
-    Ok(0)
+    match format {
+        Format::Json => print_json(&done),
+        Format::Table => Ok(0),
+    }
 }

@@ -11,7 +11,7 @@ use crate::cli::output::{print_json, print_line};
 use crate::cli::session::Session;
 use crate::cli::table::{table, SHORT};
 use crate::ops::{self, CacheStats, CacheUse, Hits};
-use crate::policy::Bytes;
+use crate::policy::{as_limit, Bytes};
 use crate::sys::clock;
 
 /// Rows of a list; `--json` has all of it.
@@ -67,7 +67,7 @@ fn summary(stats: &CacheStats) -> String {
         format!(
             "on the disk  {}{}",
             bytes(stats.physical),
-            of(stats.limits.max_bytes.map(bytes))
+            of(stats.limits.max_bytes.map(|most| as_limit(Bytes(most))))
         ),
         format!(
             "images       {}{}: {} pinned, {} in use, {} that no registry is known to have",
@@ -129,7 +129,7 @@ fn most_used(used: &CacheUse) -> String {
 fn parts(stats: &CacheStats, bar: fn(u64, u64) -> String) -> String {
     let rows = [
         ("images, shared", stats.shared),
-        ("images, each its own", stats.of_images.saturating_sub(stats.shared)),
+        ("images, not shared", stats.of_images.saturating_sub(stats.shared)),
         ("later builds", stats.of_builds),
         ("other", stats.other),
     ];

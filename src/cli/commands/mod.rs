@@ -27,13 +27,14 @@ use moving::Moving;
 
 use crate::cli::args::{Globals, StoreCommand};
 use crate::cli::error::CommandError;
+use crate::cli::progress;
 use crate::cli::report::Report;
 use crate::cli::session::Session;
 use crate::sandbox;
 
 /// Carries out a command that uses the store, and returns its exit code.
 pub(super) fn dispatch(globals: &Globals, command: &StoreCommand, report: Option<&Report>) -> Result<u8, CommandError> {
-    let session = Session::open(globals)?;
+    let session = Session::open(globals, progress::tell)?;
     // What cannot be swept now is swept later; no command fails because of it.
     let _ = session.store.sweep();
     let _ = session.store.names().mend_index();

@@ -17,6 +17,7 @@ use crate::cli::session::Session;
 use crate::journal::EventKind;
 use crate::oci::{Place, Reference};
 use crate::ops::{self, Attempt, Companions, Copied, Failover, ImagesError, Taken, Transport};
+use crate::policy::Verbosity;
 
 /// What the options of a command that moves an image say.
 pub(super) struct Moving<'a> {
@@ -90,7 +91,7 @@ impl<'a> Moving<'a> {
         };
         movement.note(session);
         let copied = done?;
-        if let Some(text) = said(&copied) {
+        if let Some(text) = said(&copied).filter(|_| session.verbosity > Verbosity::Quiet) {
             let _ = writeln!(io::stderr(), "{}", escape(&text));
         }
         if let Some(report) = self.report {
@@ -213,7 +214,9 @@ pub(super) fn save(session: &Session, reference: &Reference, file: &Path) -> Res
     } else {
         ops::save(&session.store, reference, io::stdout())?
     };
-    let _ = writeln!(io::stderr(), "Saved {digest}");
+    if session.verbosity > Verbosity::Quiet {
+        let _ = writeln!(io::stderr(), "Saved {digest}");
+    }
     Ok(0)
 }
 

@@ -145,7 +145,7 @@ fn prepare(
         let reason = "-i passes on standard input, which --job - reads: give the job as a file";
         return Err(CommandError::Usage(reason.to_owned()));
     }
-    let session = Session::open(globals)?;
+    let session = Session::open(globals, say_escaped)?;
     // A job that comes through a pipe may never come when who would write it is gone: it cannot say that it is detached.
     let comes = |path: &Path| path == Path::new("-") || std::fs::metadata(path).is_ok_and(|found| !found.is_file());
     if !args.detached && args.job.as_deref().is_some_and(comes) {
@@ -172,7 +172,7 @@ fn prepare(
     };
     request.fetch.registries = session.registries().with_failover(failover);
     if session.verbosity > Verbosity::Quiet {
-        request.fetch.tell = say_of_pull;
+        request.fetch.tell = say_escaped;
     }
     let is_taken = |path| heartbeat::outlet(path).is_standard_output();
     if report.is_some_and(Report::takes_standard_output) || args.progress.as_deref().is_some_and(is_taken) {
@@ -282,8 +282,8 @@ fn tell_everything(outcome: &Outcome) {
     }
 }
 
-/// Says what is done before the function begins.
-fn say_of_pull(line: &str) {
+/// Says what is done before the function begins, or when it has ended.
+fn say_escaped(line: &str) {
     say(&escape(line));
 }
 

@@ -24,7 +24,7 @@ use crate::oci::Reference;
 use crate::ops::{
     self, Because, Failover, FunctionInventory, ImageToWarm, Residence, Transport, Warmed, MAX_INVENTORY,
 };
-use crate::policy::{Bytes, Kind};
+use crate::policy::{as_limit, counted, Bytes, Kind, Verbosity};
 use crate::sys::clock;
 
 /// Longest list that is read.
@@ -73,6 +73,9 @@ pub(super) fn warm(session: &Session, args: &WarmArgs, report: Option<&Report>) 
     });
     narrator.finish();
     narrator.done(&summary(&done, residence));
+    if let Some(text) = lack_of_room(session, &done) {
+        let _ = writeln!(io::stderr(), "warning: {}", escape(&text));
+    }
     // Of many that fail in one way it is said once.
     let hints: BTreeSet<_> = done.iter().filter_map(|one| hint_of(one.failure.as_ref()?)).collect();
     for hint in hints {
@@ -95,7 +98,7 @@ pub(super) fn warm(session: &Session, args: &WarmArgs, report: Option<&Report>) 
     }
     match args.format.wanted() {
         Format::Json => print_json(&document)?,
-        Format::Table if done.is_empty() => 0,
+        Format::Table if done.is_empty() || session.verbosity == Verbosity::Quiet => 0,
         Format::Table => print_line(&table(
             ["IMAGE", "DIGEST", "USES", "IN MEMORY", "STATUS"],
             done.iter().map(row).collect(),
@@ -130,18 +133,23 @@ fn list(session: &Session, args: &WarmArgs) -> Result<Vec<ImageToWarm>, CommandE
             (None, Some(_), _) => format!("the journal has no image that was used in the last {}", days(since)),
             (None, None, _) => "the list is empty".to_owned(),
         };
-        let _ = writeln!(io::stderr(), "Nothing to warm: {what}");
+        if session.verbosity > Verbosity::Quiet {
+            let _ = writeln!(io::stderr(), "Nothing to warm: {what}");
+        }
     }
     Ok(list)
 }
 
-/// A time as people say it.
+/// A time as people say it after "the last".
 fn days(time: Duration) -> String {
-    let hours = time.as_secs() / 3600;
-    match hours {
-        0 => format!("{} minutes", time.as_secs().div_ceil(60)),
-        1..48 => format!("{hours} hours"),
-        _ => format!("{} days", hours / 24),
+    let one_or = |count: u64, one: &str, many: &str| match count {
+        1 => one.to_owned(),
+        count => format!("{count} {many}"),
+    };
+    match time.as_secs() / 3600 {
+        0 => one_or(time.as_secs().div_ceil(60), "minute", "minutes"),
+        hours @ 1..48 => one_or(hours, "hour", "hours"),
+        hours => format!("{} days", hours / 24),
     }
 }
 
@@ -254,6 +262,7 @@ fn summary(done: &[Warmed], residence: Residence) -> String {
         ("made ready", count("prepared")),
         ("there already", count("present")),
         ("gone", count("skipped")),
+        ("evicted for others of the list", count("evicted")),
         ("failed", count("failed")),
     ];
     let counts: Vec<String> = counts
@@ -261,15 +270,41 @@ fn summary(done: &[Warmed], residence: Residence) -> String {
         .filter(|(what, count)| *count > 0 || *what == "pulled")
         .map(|(what, count)| format!("{count} {what}"))
         .collect();
-    let bytes: u64 = done.iter().filter_map(|one| one.resident_bytes).sum();
+    let counts = counts.join(", ");
+    let resident: Vec<u64> = done.iter().filter_map(|one| one.resident_bytes).collect();
     match residence {
-        Residence::Disk => counts.join(", "),
-        Residence::Memory => format!(
-            "{}; {} of start-up files are in memory",
-            counts.join(", "),
-            Bytes(bytes)
-        ),
+        Residence::Disk => counts,
+        Residence::Memory if resident.is_empty() => {
+            format!(
+                "{counts}; nothing is read into memory: which files an image needs at first is known when it has run"
+            )
+        }
+        Residence::Memory => {
+            let bytes = Bytes(resident.iter().sum());
+            format!("{counts}; {bytes} of start-up files are in memory")
+        }
     }
+}
+
+/// Why images of the list are gone again, and what to do; none when all are there.
+fn lack_of_room(session: &Session, done: &[Warmed]) -> Option<String> {
+    let count = done.iter().filter(|one| one.status == "evicted").count() as u64;
+    let limits = ops::cache_limits(&session.config);
+    let bytes = limits
+        .max_bytes
+        .map(|most| format!("max_bytes = {}", as_limit(Bytes(most))));
+    let images = limits.max_images.map(|most| format!("max_images = {most}"));
+    let limits: Vec<String> = bytes.into_iter().chain(images).collect();
+    let limits = match limits.is_empty() {
+        true => "what the disk has room for".to_owned(),
+        false => format!("{} under [cache]", limits.join(", ")),
+    };
+    (count > 0).then(|| {
+        format!(
+            "{} of the list evicted again, as together they are over {limits}: warm fewer, or raise the limit",
+            counted(count, "image was", "images were")
+        )
+    })
 }
 
 fn row(one: &Warmed) -> [String; 5] {

@@ -204,15 +204,15 @@ fn refusals_say_the_document_and_the_rule() {
         (r#"{"image": "a:1", "pids": 4097}"#, "want a number from 1 to 4096"),
         (
             r#"{"image": "a:1", "memory": 1}"#,
-            "it is 1 B, at least 65.5 KB is needed",
+            "it is 1 B, at least 64K (65.5 KB) is needed",
         ),
         (
             r#"{"image": "a:1", "tmp_size": "0"}"#,
-            "it is 0 B, at least 65.5 KB is needed",
+            "it is 0 B, at least 64K (65.5 KB) is needed",
         ),
         (
             r#"{"image": "a:1", "output_size": "0"}"#,
-            "it is 0 B, at least 65.5 KB is needed",
+            "it is 0 B, at least 64K (65.5 KB) is needed",
         ),
         (r#"{"image": "a:1", "timeout": "soon"}"#, "parse time \"soon\""),
         (r#"{"image": "a:1", "timeout": 0}"#, "parse time \"0\""),

@@ -401,6 +401,9 @@ impl<'a> Task<'a> {
     }
 }
 
+/// Whom one waits for that is a thread of this process.
+const SAME_PROCESS: &str = "another part of this command";
+
 /// A wait under way.
 struct Waiting<'a> {
     waits: Waits,
@@ -409,6 +412,8 @@ struct Waiting<'a> {
     task: Task<'a>,
     begun: Instant,
     pause: Duration,
+    /// Whether it is said that there is a wait, and for whom in the long run.
+    is_announced: bool,
     is_told: bool,
     /// The last signs of life, and since when there have been no others.
     signs: Option<(u64, Option<SystemTime>, Option<Holder>)>,
@@ -417,8 +422,6 @@ struct Waiting<'a> {
 
 impl<'a> Waiting<'a> {
     fn begin(waits: Waits, rank: Rank, path: &'a Path, task: Task<'a>) -> Self {
-        task.progress
-            .step("Waiting for", &format!("{} that {}", rank.other(), task.does));
         let now = Instant::now();
         Self {
             waits,
@@ -427,6 +430,7 @@ impl<'a> Waiting<'a> {
             task,
             begun: now,
             pause: Duration::from_millis(1).min(waits.longest_pause),
+            is_announced: false,
             is_told: false,
             signs: None,
             since: now,
@@ -437,6 +441,16 @@ impl<'a> Waiting<'a> {
     fn look(&mut self, held: &File) -> Result<(), StoreError> {
         let (length, time, holder) = lock::signs(held).map_err(io_error("look at lock", self.path))?;
         let quiet = holder.as_ref().map_or(Duration::ZERO, |holder| holder.quiet);
+        // Who has just locked it signs at once.
+        if !self.is_announced && (holder.is_some() || self.signs.is_some()) {
+            self.is_announced = true;
+            let other = match is_ours(holder.as_ref()) {
+                true => SAME_PROCESS,
+                false => self.rank.other(),
+            };
+            let object = format!("{other} that {}", self.task.does);
+            self.task.progress.step("Waiting for", &object);
+        }
         // One after the other may try a download and fail: only bytes are progress.
         let signs = match self.rank {
             Rank::Download => (length, None, None),
@@ -483,6 +497,11 @@ impl<'a> Waiting<'a> {
         std::thread::sleep(self.pause);
         self.pause = (self.pause * 2).min(self.waits.longest_pause);
     }
+}
+
+/// Whether a thread of this process holds it.
+fn is_ours(holder: Option<&Holder>) -> bool {
+    holder.is_some_and(|holder| holder.process == std::process::id())
 }
 
 /// The lock of the file that is called `path`, if nobody has it.

@@ -252,3 +252,18 @@ fn two_layers_are_not_locked_by_one_thread() {
         .unwrap();
     let _ = store.locks().exclusive(Flight::Layer(&two), Task::silent("makes two"));
 }
+
+#[test]
+fn a_thread_that_waits_for_another_one_does_not_call_it_a_process() {
+    let (_scratch, store) = store();
+    static OVEN: LazyLock<Key> = LazyLock::new(|| Key::of(Step::CodeLayer).with("own oven").finish());
+    let held = store
+        .locks()
+        .exclusive(Flight::Layer(&OVEN), Task::silent("makes bread"))
+        .unwrap();
+    let (told, thread) = wait_for(impatient(&store, WATCHDOG, WATCHDOG), Flight::Layer(&OVEN));
+    let said = told.recv_timeout(WATCHDOG).unwrap();
+    assert_eq!(said, "Waiting for another part of this command that makes cake");
+    drop(held);
+    assert!(thread.join().unwrap().unwrap());
+}

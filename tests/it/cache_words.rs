@@ -1,0 +1,401 @@
+//! What the cache says to somebody who is new to it: what went and how it comes back, what was done and not more, and what to
+//! type.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::{json, Value};
+
+use crate::common::{tiny, Done, Gantry};
+use crate::registry::fake::Fake;
+use crate::registry::images::{configure, image, layers, store_of};
+
+/// A registry with `count` images `team/x:N`, a store that knows it and has `[cache]` as `limits` say, and their digests.
+fn with_images(count: usize, limits: &str) -> (Fake, Gantry, Vec<String>) {
+    let (fake, maker) = (Fake::start(), Gantry::new());
+    let held = |number: usize| {
+        let digest = image(&maker, &format!("x:{number}"), &[(100 + number as u64, 5000)]);
+        fake.hold(&maker.root, &digest, "team/x", &number.to_string());
+        digest
+    };
+    let digests = (0..count).map(held).collect();
+    let gantry = store_of(&[&fake], &format!("[cache]\nlow_water = 100\n{limits}"));
+    (fake, gantry, digests)
+}
+
+fn says(done: &Done, code: i32, parts: &[&str]) {
+    assert_eq!(done.code, code, "{}{}", done.stdout, done.stderr);
+    for part in parts {
+        assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
+    }
+}
+
+/// Configures the store without any registry.
+fn limited(gantry: &Gantry, cache: &str) {
+    configure(gantry, &format!("[cache]\n{cache}"));
+}
+
+#[test]
+fn an_image_that_was_evicted_says_when_it_went_and_how_it_comes_back() {
+    let (fake, gantry, digests) = with_images(2, "max_images = 1\n");
+    gantry.ok(["pull", &fake.name("team/x:0"), "--tag", "beam:1"]);
+    let second = gantry.gantry(["pull", &fake.name("team/x:1")]);
+    let place = fake.name("team/x");
+    says(&second, 0, &["Evicted beam:1, ", &format!("; {place} has it, ")]);
+
+    let back = format!("`gantry pull {place}@{} --tag beam:1` brings it back", digests[0]);
+    let hint = ["hint: it was evicted on 2", &back];
+    for args in [
+        &["images", "show", "beam:1"][..],
+        &["save", "beam:1", "x.tar"],
+        &["cache", "pin", "beam:1"],
+        &["cache", "warm", "beam:1"],
+    ] {
+        says(&gantry.gantry(args), 1, &hint);
+    }
+    says(&gantry.run(&["beam:1"]), 125, &hint);
+    // By its digest as well; what to type does what it says.
+    let hint = [&*format!("`gantry pull {place}@{}` brings it back", digests[0])];
+    says(&gantry.run(&[&digests[0][..19]]), 125, &hint);
+    let typed = back.split('`').nth(1).unwrap().replace("gantry ", "");
+    gantry.ok(typed.split(' '));
+    assert_eq!(gantry.ok(["images", "ls", "-q"]), "beam:1\n");
+    // One of a registry by its own name.
+    let other = fake.name("team/x:1");
+    let hint = [
+        "it was evicted on 2",
+        &format!(" to make room: `gantry pull {other}` brings it back"),
+    ];
+    says(&gantry.run(&["--pull", "never", &other]), 125, &hint);
+    // Somebody removed it since: it did not go by itself.
+    gantry.ok(["images", "rm", "beam:1"]);
+    let gone = gantry.run(&["beam:1"]);
+    assert!(!gone.stderr.contains("evicted"), "{}", gone.stderr);
+}
+
+#[test]
+fn an_image_that_was_only_here_is_named_as_it_goes_however_little_is_said() {
+    let (fake, gantry, _) = with_images(2, "");
+    tiny(&gantry, &["own:1"]);
+    let config = fs::read_to_string(gantry.home.join(".config/gantry/config.toml")).unwrap();
+    fs::write(
+        gantry.home.join(".config/gantry/config.toml"),
+        config + "max_images = 1\n",
+    )
+    .unwrap();
+    let first = gantry.gantry(["-q", "pull", &fake.name("team/x:0")]);
+    assert_eq!(first.code, 0, "{}", first.stderr);
+    let [line] = first.stderr.lines().collect::<Vec<_>>()[..] else {
+        panic!("one line: {}", first.stderr)
+    };
+    assert!(
+        line.starts_with("Evicted own:1, ") && line.contains("; no registry is known to have it"),
+        "{line}"
+    );
+    says(
+        &gantry.run(&["own:1"]),
+        125,
+        &["no registry is known to have it: build it or load it again"],
+    );
+    // What can be had again is nothing that a quiet command speaks of.
+    let second = gantry.gantry(["-q", "pull", &fake.name("team/x:1")]);
+    assert_eq!((second.code, second.stderr.as_str()), (0, ""));
+}
+
+#[test]
+fn what_is_evicted_during_a_run_is_said_by_gantry_and_not_by_the_function() {
+    let (fake, gantry, _) = with_images(2, "max_images = 1\n");
+    let (one, two) = (fake.name("team/x:0"), fake.name("team/x:1"));
+    gantry.ok(["pull", &one]);
+    // It has no command, and is there by the time that this is known.
+    let done = gantry.run(&[&two]);
+    says(&done, 125, &[&format!("gantry: Evicted {one}, ")]);
+    let others = done.stderr.lines().filter(|line| line.contains("Evicted"));
+    assert!(others.clone().count() == 1, "{}", done.stderr);
+}
+
+#[test]
+fn what_was_warmed_and_went_again_is_not_called_pulled() {
+    let (fake, gantry, _) = with_images(3, "max_images = 2\n");
+    let names = [0, 1, 2].map(|number| fake.name(&format!("team/x:{number}")));
+    let mut args = vec!["cache", "warm", "--jobs", "1"];
+    args.extend(names.iter().map(String::as_str));
+    let report = gantry.home.join("report.json");
+    let done = gantry.gantry([&args[..], &["--report", report.to_str().unwrap()]].concat());
+    says(
+        &done,
+        0,
+        &[
+            "2 pulled, 1 evicted for others of the list",
+            "warning: 1 image was of the list evicted again, as together they are over max_images = 2 under [cache]",
+        ],
+    );
+    assert!(done.stdout.contains("evicted"), "{}", done.stdout);
+    let report: Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
+    let statuses: Vec<&str> = report["images"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["status"].as_str().unwrap())
+        .collect();
+    assert_eq!(statuses, ["evicted", "pulled", "pulled"]);
+    assert_eq!(
+        (&report["images"][0]["digest"], &report["status"]),
+        (&Value::Null, &json!("ok"))
+    );
+}
+
+#[test]
+fn a_time_and_a_count_of_one_are_singular() {
+    let gantry = Gantry::new();
+    for (since, said) in [
+        ("60s", "in the last minute\n"),
+        ("90s", "in the last 2 minutes\n"),
+        ("1h", "in the last hour\n"),
+        ("47h", "in the last 47 hours\n"),
+        ("7d", "in the last 7 days\n"),
+    ] {
+        says(
+            &gantry.gantry(["cache", "warm", "--top", "5", "--since", since]),
+            0,
+            &[said],
+        );
+    }
+    tiny(&gantry, &["a:1"]);
+    let checked = gantry.ok(["cache", "check"]);
+    assert!(checked.ends_with(", 1 name, 1 image: nothing is wrong\n"), "{checked}");
+    gantry.ok(["images", "rm", "a:1"]);
+    let would = gantry.ok(["cache", "gc", "--dry-run"]);
+    let done = gantry.ok(["cache", "gc"]);
+    for (said, verb) in [(&would, "Would remove"), (&done, "Removed")] {
+        assert!(said.starts_with(verb), "{said}");
+        assert!(said.contains(": 3 blobs, 1 layer, 1 snapshot, 1 lease"), "{said}");
+        assert!(!said.contains(" 0 "), "{said}");
+    }
+    gantry.ok(["cache", "gc"]);
+    assert_eq!(gantry.ok(["cache", "gc"]), "There was no garbage\n");
+    assert_eq!(gantry.ok(["cache", "gc", "--dry-run"]), "Would remove no garbage\n");
+}
+
+#[test]
+fn what_is_read_into_memory_is_not_counted_before_a_run_has_told() {
+    let gantry = Gantry::new();
+    tiny(&gantry, &["a:1"]);
+    let done = gantry.gantry(["cache", "warm", "--resident", "a:1"]);
+    says(
+        &done,
+        0,
+        &["nothing is read into memory: which files an image needs at first is known when it has run"],
+    );
+    assert!(!done.stderr.contains("0 B"), "{}", done.stderr);
+}
+
+#[test]
+fn a_limit_that_cannot_be_held_says_by_how_much_and_why() {
+    let gantry = Gantry::new();
+    tiny(&gantry, &["a:1", "b:1"]);
+    gantry.ok(["cache", "pin", "a:1", "b:1"]);
+    limited(&gantry, "max_bytes = \"64K\"\nmax_images = 1\n");
+    for (args, holds) in [(&["--dry-run"][..], "would hold"), (&[], "holds")] {
+        let done = gantry.gantry([&["cache", "gc"], args].concat());
+        says(
+            &done,
+            0,
+            &[
+                &format!("warning: the store {holds} "),
+                "more than max_bytes = 64K (65.5 KB), and 2 images, more than max_images = 1: 2 images that are left are pinned or in use",
+            ],
+        );
+        assert!(done.stdout.contains("Kept a:1: pinned\n"), "{}", done.stdout);
+    }
+    assert!(gantry.ok(["cache", "stats"]).contains(" of 64K (65.5 KB)\n"));
+    // What is left when all that builds remember is gone.
+    let done = gantry.gantry(["cache", "gc", "--max-size", "1K"]);
+    says(
+        &done,
+        0,
+        &["more than 1K (1.0 KB): the rest belongs to images (`gantry images rm` removes some)\n"],
+    );
+    let tool = gantry.root.join("tools/uv-cache");
+    fs::create_dir_all(&tool).unwrap();
+    fs::write(tool.join("x"), [0; 5000]).unwrap();
+    let done = gantry.gantry(["cache", "gc", "--max-size", "1K"]);
+    says(&done, 0, &[" and programs that builds need (5.0 KB), which stay\n"]);
+    let empty = Gantry::new();
+    let done = empty.gantry(["cache", "gc", "--max-size", "1"]);
+    assert!(!done.stderr.contains("images"), "{}", done.stderr);
+}
+
+#[test]
+fn a_number_of_the_configuration_that_is_none_names_its_key_and_an_example() {
+    let gantry = Gantry::new();
+    let percent = "expected cache.low_water to be a whole number of percent from 1 to 100, such as 90, not the number ";
+    let images = "expected cache.max_images to be a whole number from 1 on, such as 200, not ";
+    let bytes = "expected cache.max_bytes to be a size of at least 64K, such as \"40GB\", not ";
+    for (text, said) in [
+        ("low_water = 0", format!("{percent}0")),
+        ("low_water = 101", format!("{percent}101")),
+        ("low_water = 1e3", format!("{percent}1000.0")),
+        ("max_images = 0", format!("{images}the number 0")),
+        ("max_images = -1", format!("{images}the number -1")),
+        ("max_images = \"many\"", format!("{images}the text \"many\"")),
+        ("max_images = 99999999999", format!("{images}the number 99999999999")),
+        ("max_bytes = -1", format!("{bytes}the number -1")),
+        ("max_bytes = 1.5", format!("{bytes}the number 1.5")),
+        ("max_bytes = \"1K\"", format!("{bytes}the text \"1K\"")),
+        ("max_bytes = \"all\"", format!("{bytes}the text \"all\"")),
+        ("max_bytes = [1]", format!("{bytes}a list")),
+    ] {
+        limited(&gantry, &format!("{text}\n"));
+        let refused = gantry.gantry(["cache", "stats"]);
+        says(&refused, 2, &[&said, &format!("2 | {text}"), "line 2, column "]);
+    }
+}
+
+#[test]
+fn an_inventory_says_what_the_configuration_lacks_to_name_its_images() {
+    let gantry = Gantry::new();
+    let at = gantry.home.join("inventory.json");
+    let now = crate::common::tool(std::process::Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ"]));
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let function = json!({"id": "1", "user": "u1", "active": digest, "last_executed": now.trim()});
+    let document = json!({"schema": 1, "as_of": now.trim(), "count": 1, "functions": [function]});
+    fs::write(&at, document.to_string()).unwrap();
+    let warm = || gantry.gantry(["cache", "warm", "--inventory", at.to_str().unwrap()]);
+    says(
+        &warm(),
+        1,
+        &[
+            "name a function: its registry",
+            "hint: `registry` under [naming] of the configuration",
+        ],
+    );
+    configure(&gantry, "[naming]\nregistry = \"registry.example.org\"\n");
+    says(
+        &warm(),
+        1,
+        &[
+            "its namespace",
+            "hint: `namespace` under [naming] of the configuration says it, such as namespace = \"mecapy\"",
+        ],
+    );
+}
+
+#[test]
+fn a_quiet_command_says_nothing_or_names_alone() {
+    let (fake, gantry, digests) = with_images(1, "");
+    let name = fake.name("team/x:0");
+    let pulled = gantry.gantry(["-q", "pull", &name]);
+    assert_eq!((pulled.stdout.trim(), pulled.stderr.as_str()), (&*digests[0], ""));
+    let silent = |args: &[&str]| {
+        let done = gantry.gantry(args);
+        assert_eq!((done.code, &*done.stdout, &*done.stderr), (0, "", ""), "{args:?}");
+    };
+    silent(&["cache", "warm", "-q", &name]);
+    silent(&["cache", "gc", "-q"]);
+    silent(&["cache", "warm", "-q", "--top", "5", "--since", "1m"]);
+    assert_eq!(gantry.ok(["cache", "ls", "-q"]), format!("{name}\n"));
+    let pinned = gantry.gantry(["-q", "cache", "pin", &name]);
+    assert_eq!((pinned.stdout.trim(), &*pinned.stderr), (&*digests[0], ""));
+    gantry.ok(["images", "rm", &name]);
+    assert_eq!(gantry.ok(["cache", "ls", "-q"]), format!("{}\n", digests[0]));
+    // Data is data.
+    assert!(gantry.ok(["cache", "gc", "-q", "--json"]).starts_with('{'));
+}
+
+#[test]
+fn pins_are_data_for_programs() {
+    let gantry = Gantry::new();
+    let digests = tiny(&gantry, &["a:1", "b:1"]);
+    let pins = |args: &[&str]| -> Value { serde_json::from_str(&gantry.ok([&["cache"], args].concat())).unwrap() };
+    let one = |name: &str, digest: &str, is_new: bool| json!({"reference": name, "digest": digest, "is_new": is_new});
+    assert_eq!(pins(&["pin", "--json", "a:1"]), json!([one("a:1", &digests[0], true)]));
+    assert_eq!(
+        pins(&["pin", "a:1", "b:1", "--format", "json"]),
+        json!([one("a:1", &digests[0], false), one("b:1", &digests[1], true)])
+    );
+    assert_eq!(
+        pins(&["unpin", "a:1", "--json"]),
+        json!([one("a:1", &digests[0], true)])
+    );
+}
+
+#[test]
+fn what_builds_remember_goes_in_one_line_and_in_each_for_who_wants_to_know() {
+    let gantry = Gantry::new();
+    let store = gantry::store::Store::open(&gantry.root).unwrap();
+    drop(store);
+    let downloads = gantry.root.join("downloads");
+    for number in 0..20 {
+        fs::write(downloads.join(format!("{number:064x}")), [0; 8192]).unwrap();
+    }
+    limited(&gantry, "max_bytes = \"64K\"\nlow_water = 1\n");
+    let would = |args: &[&str]| gantry.ok([&["cache", "gc", "--dry-run"], args].concat());
+    let lines = |text: &str| text.lines().filter(|line| line.starts_with("Would evict")).count();
+    let short = would(&[]);
+    assert!(
+        short.starts_with("Would evict 20 things kept for later builds, 163.8 KB\n"),
+        "{short}"
+    );
+    assert_eq!((lines(&short), lines(&would(&["-v"]))), (1, 20));
+}
+
+fn blob(gantry: &Gantry, digest: &str) -> PathBuf {
+    gantry.root.join("blobs/sha256").join(&digest[7..])
+}
+
+#[test]
+fn an_image_that_lost_a_blob_says_what_brings_it_back() {
+    let (fake, gantry, digests) = with_images(1, "");
+    let digest = image(&gantry, "own:1", &[(1, 1000)]);
+    let lost = layers(&gantry, &digest)[0].0.clone();
+    fs::remove_file(blob(&gantry, &lost)).unwrap();
+    let hint = ["hint: `gantry cache check --repair` fetches again what a registry has; an image that none has is to be built or loaded again"];
+    says(&gantry.gantry(["push", "own:1", &fake.name("team/own:1")]), 1, &hint);
+    says(
+        &gantry.gantry(["save", "own:1", gantry.home.join("x.tar").to_str().unwrap()]),
+        1,
+        &hint,
+    );
+    // And it does.
+    let name = fake.name("team/x:0");
+    gantry.ok(["pull", &name]);
+    gantry.ok(["images", "rm", "own:1"]);
+    let lost = layers(&gantry, &digests[0])[0].0.clone();
+    fs::remove_file(blob(&gantry, &lost)).unwrap();
+    let out = gantry.home.join("y.tar");
+    says(&gantry.gantry(["save", &name, out.to_str().unwrap()]), 1, &hint);
+    gantry.ok(["cache", "check", "--repair"]);
+    gantry.ok(["save", &name, out.to_str().unwrap()]);
+}
+
+#[test]
+fn one_fault_is_told_once_with_what_comes_of_it_below() {
+    let gantry = Gantry::new();
+    let shared = (1, 3000);
+    let digests: Vec<String> = (0..3)
+        .map(|number| image(&gantry, &format!("x:{number}"), &[shared, (10 + number, 100)]))
+        .collect();
+    let lost = layers(&gantry, &digests[0])[0].0.clone();
+    fs::remove_file(blob(&gantry, &lost)).unwrap();
+    let done = gantry.gantry(["cache", "check"]);
+    let lines: Vec<&str> = done.stdout.lines().collect();
+    assert_eq!(done.code, 1);
+    let part = format!("blobs/sha256/{}", &lost[7..]);
+    assert_eq!(
+        lines[0],
+        format!("{part} is missing, which is why all of this is wrong:")
+    );
+    assert!(
+        lines[1..4].iter().all(|line| line.starts_with("  image sha256:")),
+        "{}",
+        done.stdout
+    );
+    assert!(lines[4].ends_with(": 3 wrong of 1 cause"), "{}", done.stdout);
+    assert_eq!(lines.len(), 5);
+    assert_eq!(
+        done.stdout.matches("gantry images rm").count(),
+        3,
+        "each has its own way back"
+    );
+}
