@@ -1,7 +1,8 @@
 //! Makes a layer once: memo, single flight between processes, blob and unpacked tree in one pass.
 //!
 //! A layer is a pure function of its key. `memo/<kind>/<key>` names the finished blob and tree; it is written after
-//! both are committed by rename, so that a memo entry whose blob or tree is gone only means "make it again".
+//! both are committed by rename, so that a memo entry whose blob or tree is gone only means "make it again". Between the blob
+//! and its memo no eviction takes the blob.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -85,7 +86,6 @@ where
     let mut staging = store.trees().stage()?;
     let (written, note) = make(&mut blob, &mut staging)?;
     let descriptor = Descriptor::new(media_type::LAYER_GZIP, written.digest, written.size);
-    blob.commit_expecting(&descriptor)?;
     staging.commit(&written.diff_id, &written.digest)?;
     let remembered = Remembered {
         digest: written.digest,
@@ -94,7 +94,12 @@ where
         unpacked_bytes: written.unpacked_bytes,
         note,
     };
+    // An image may have the same blob, and an eviction that does not know of the memo takes both: either it sees the memo, or it
+    // has taken what was there before. A tree that goes is unpacked again.
+    let none_evicts = store.locks().keep_evictions_out()?;
+    blob.commit_expecting(&descriptor)?;
     store.memos().put(wanted.key, &remembered)?;
+    drop(none_evicts);
     Ok((remembered.layer(wanted.reason, false), remembered.note))
 }
 
@@ -165,6 +170,10 @@ mod tests {
     }
 
     fn make(store: &Store) -> BuiltLayer {
+        try_to_make(store).unwrap()
+    }
+
+    fn try_to_make(store: &Store) -> Result<BuiltLayer, MakeError> {
         let wanted = LayerWanted {
             key: &Key::of(Step::CodeLayer).with("key").finish(),
             reason: "test",
@@ -173,8 +182,8 @@ mod tests {
             let mut writer = LayerWriter::new(blob, Some(tree), 0);
             writer.file("a", 0o644, b"contents")?;
             Ok((writer.finish()?, Note))
-        });
-        made.unwrap().0
+        })?;
+        Ok(made.0)
     }
 
     #[test]
@@ -217,5 +226,24 @@ mod tests {
         fs::remove_dir_all(store.trees().path(&made.diff_id).parent().unwrap()).unwrap();
         assert!(!make(&store).reused);
         assert_eq!(fs::read(&blob).unwrap(), sound);
+    }
+
+    #[test]
+    fn no_eviction_comes_between_a_blob_and_its_memo() {
+        let (_scratch, store) = crate::store::tests::store();
+        // What an eviction holds that is at work.
+        let lock = fs::File::create(store.root().join("locks/eviction")).unwrap();
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        let impatient = store.clone().giving_up_after(std::time::Duration::from_millis(10));
+        let kept_out = try_to_make(&impatient);
+        assert!(
+            matches!(kept_out, Err(MakeError::Store(StoreError::Stalled { .. }))),
+            "{kept_out:?}"
+        );
+        let empty = |folder: &str| fs::read_dir(store.root().join(folder)).unwrap().next().is_none();
+        assert!(empty("blobs/sha256") && empty("memo"));
+        drop(lock);
+        assert!(!make(&store).reused);
+        assert!(make(&store).reused);
     }
 }

@@ -320,9 +320,18 @@ impl<'a> Locks<'a> {
 
     /// Waits until an eviction has ended that may not have seen what this process has put into the store.
     pub(in crate::store) fn wait_out_eviction(self) -> Result<(), StoreError> {
+        self.keep_evictions_out().map(drop)
+    }
+
+    /// Waits out an eviction under way, and keeps others out until the returned lock is dropped: for as long as some renames take.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; `Busy` when an eviction makes no progress for too long.
+    pub(in crate::store) fn keep_evictions_out(self) -> Result<Lock, StoreError> {
         let task = Task::silent("evicts images");
         let path = self.disk.path("locks/eviction");
-        self.wait_for(Rank::Eviction, Mode::Shared, &path, task).map(drop)
+        Ok(self.wait_for(Rank::Eviction, Mode::Shared, &path, task)?.0)
     }
 
     /// The lock of [`keep_collector_out`](Self::keep_collector_out), when no collector is at work; never waits.
