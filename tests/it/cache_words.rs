@@ -127,7 +127,7 @@ fn what_was_warmed_and_went_again_is_not_called_pulled() {
         0,
         &[
             "2 pulled, 1 evicted for others of the list",
-            "warning: 1 image was of the list evicted again, as together they are over max_images = 2 under [cache]",
+            "warning: 1 image of the list was evicted again, as together they are over max_images = 2 under [cache]",
         ],
     );
     assert!(done.stdout.contains("evicted"), "{}", done.stdout);

@@ -301,8 +301,8 @@ fn lack_of_room(session: &Session, done: &[Warmed]) -> Option<String> {
     };
     (count > 0).then(|| {
         format!(
-            "{} of the list evicted again, as together they are over {limits}: warm fewer, or raise the limit",
-            counted(count, "image was", "images were")
+            "{} evicted again, as together they are over {limits}: warm fewer, or raise the limit",
+            counted(count, "image of the list was", "images of the list were")
         )
     })
 }
