@@ -12,6 +12,7 @@ use serde::{Serialize, Serializer};
 
 use super::day::file_name;
 use super::{FOLDER, MAX_LINE};
+use crate::sys::fault::{self, Step};
 
 /// Most bytes of a reference that is written down: longer ones name nothing.
 const MAX_REFERENCE: usize = 1 << 10;
@@ -226,6 +227,7 @@ impl<'a> Event<'a> {
 pub(crate) fn append(root: &Path, event: &Event<'_>) -> io::Result<()> {
     let line = event.line()?;
     let path = root.join(FOLDER).join(file_name(event.at));
+    fault::point(Step::JournalLine)?;
     put(OpenOptions::new().create(true).append(true).open(path)?, &line)
 }
 

@@ -28,6 +28,7 @@ use super::line::Line;
 use super::read::lines;
 use super::FOLDER;
 use crate::oci::Digest;
+use crate::sys::fault::{self, Step};
 use crate::sys::replace::Replacement;
 
 /// Raised when what is counted changes: then the whole journal is read again.
@@ -182,6 +183,7 @@ fn read_state(path: &Path) -> Option<State> {
 
 fn commit(mut next: Replacement, place: &Path, state: &State) -> io::Result<()> {
     next.write_all(&serde_json::to_vec(state)?)?;
+    fault::point(Step::JournalSums)?;
     next.place(place)
 }
 

@@ -19,6 +19,7 @@ use super::disk::scratch::Scratch;
 use super::disk::Disk;
 use super::{Store, StoreError};
 use crate::oci::Digest;
+use crate::sys::fault::{self, Step};
 use crate::sys::lock::Mode;
 use crate::sys::space;
 
@@ -144,7 +145,8 @@ impl Reservation {
     /// A note that cannot be written is none: others count on more room than there is, and the disk says so.
     fn note(&self) {
         let (certain, likely) = (self.certain.load(Ordering::Relaxed), self.left());
-        let _ = fs::write(self.scratch.path().join(FILE), format!("{certain} {likely}\n"));
+        let file = self.scratch.path().join(FILE);
+        let _ = fault::point(Step::Reservation).and_then(|()| fs::write(file, format!("{certain} {likely}\n")));
     }
 }
 

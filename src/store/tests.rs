@@ -5,12 +5,12 @@ pub(crate) mod examples;
 
 use std::collections::BTreeMap;
 
-use super::disk::fault;
 use super::trees::folder::LayerFolder;
 use super::*;
 use crate::archive::layer::LayerWriter;
 use crate::oci::{Descriptor, DiffId, Digest, ImageConfig, ImageConfigBody, Manifest, RootFs};
 use crate::policy::ExtractionLimits;
+use crate::sys::fault;
 
 pub(crate) fn store() -> (tempfile::TempDir, Store) {
     let scratch = tempfile::tempdir().unwrap();

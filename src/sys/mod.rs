@@ -1,7 +1,9 @@
-//! The kernel edge: what rustix does not wrap, and the only `unsafe` of the crate.
+//! The kernel edge: what rustix does not wrap, and the only `unsafe` of the crate; and `fault`, by which tests fail what should
+//! be durable.
 
 pub(crate) mod clock;
 pub(crate) mod cores;
+pub(crate) mod fault;
 pub(crate) mod inflate;
 mod keeper;
 pub(crate) mod kernel;

@@ -10,9 +10,9 @@ use serde::de::DeserializeOwned;
 use serde::Serialize;
 
 use crate::journal;
-use crate::store::disk::fault;
 use crate::store::{Store, REGISTRIES};
 use crate::sys::clock;
+use crate::sys::fault;
 use crate::sys::replace::Replacement;
 
 /// A note is some fields. A larger file is none of ours.

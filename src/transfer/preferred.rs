@@ -20,6 +20,7 @@ use super::TransferError;
 use crate::journal;
 use crate::store::Store;
 use crate::sys::clock::{self, rfc3339};
+use crate::sys::fault::{self, Step};
 
 /// No outage is longer. It also bounds what a clock that was set back makes of a note.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -92,7 +93,7 @@ pub(super) fn prefer(store: &Store, host: &str, time: Duration) -> Result<Prefer
 /// Prefers no registry any more.
 pub(super) fn prefer_none(store: &Store) -> Result<(), TransferError> {
     let path = path(store);
-    match fs::remove_file(&path) {
+    match fault::point(Step::NoteRemoved).and_then(|()| fs::remove_file(&path)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path, error)),
         _ => Ok(()),
     }

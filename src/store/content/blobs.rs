@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use super::downloads::{Download, Partial};
 use super::whole::Content;
 use crate::oci::{Descriptor, Digest, Hashed, Hasher};
-use crate::store::disk::fault;
 use crate::store::disk::locks::Task;
 use crate::store::disk::scratch::Scratch;
 use crate::store::disk::Disk;
 use crate::store::{check_descriptor, io_error, StoreError};
+use crate::sys::fault;
 
 /// Bytes gathered before a `write`: headers of small entries come in pieces of 512.
 const BUFFER: usize = 1 << 20;

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 use super::whole::Content;
 use crate::oci::{Digest, Hasher};
-use crate::store::disk::fault;
 use crate::store::disk::locks::{Locks, Rank, Task};
 use crate::store::disk::scratch::Scratch;
 use crate::store::disk::Disk;
 use crate::store::{io_error, StoreError};
+use crate::sys::fault;
 use crate::sys::lock::{self, Lock, Mode};
 
 /// A download under way, locked by us until it is dropped or committed.

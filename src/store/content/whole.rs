@@ -9,11 +9,11 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::oci::{Digest, Hasher};
-use crate::store::disk::fault;
 use crate::store::disk::locks::Locks;
 use crate::store::disk::stamp::Stamp;
 use crate::store::disk::Disk;
 use crate::store::{io_error, StoreError};
+use crate::sys::fault;
 use crate::sys::replace::Replacement;
 
 /// The folder of stamps. A store of an older gantry has none.

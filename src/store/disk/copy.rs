@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use super::fault;
+use crate::sys::fault;
 
 /// Bytes read at a time: few enough to stay in the second-level cache, many enough that system calls cost nothing.
 const CHUNK: usize = 1 << 20;

@@ -4,7 +4,6 @@
 //! Nothing here knows what is stored.
 
 pub(super) mod copy;
-pub(crate) mod fault;
 pub(super) mod locks;
 mod rank;
 pub(super) mod regular;
@@ -23,6 +22,7 @@ use scratch::Scratch;
 use stamp::Stamp;
 
 use crate::sys::clock;
+use crate::sys::fault::{self, Step};
 use crate::sys::replace::Replacement;
 
 /// Between two notes of a file's use.
@@ -92,7 +92,7 @@ impl Disk {
         let place = || {
             let mut file = Replacement::create(scratch.path().join("file"))?;
             file.write_all(bytes)?;
-            fault::point(fault::Step::of_file(name))?;
+            fault::point(step_of(name))?;
             file.place(&target)
         };
         place().map_err(io_error("write", &target))
@@ -125,5 +125,23 @@ impl Disk {
     pub(super) fn make_folder(&self, name: impl AsRef<Path>) -> Result<(), StoreError> {
         let path = self.path(name);
         fs::create_dir_all(&path).map_err(io_error("make directory", &path))
+    }
+}
+
+/// The step of writing the small file `name`, a path below the root.
+fn step_of(name: &Path) -> Step {
+    let first = name.iter().next().and_then(|name| name.to_str());
+    match first.unwrap_or_default() {
+        "version" | "oci-layout" => Step::Version,
+        "index.json" => Step::Index,
+        "refs" => Step::Name,
+        "snapshots" => Step::Snapshot,
+        "memo" => Step::Memo,
+        "blobs" => Step::Document,
+        "stamps" => Step::ContentStamp,
+        "layers" if name.ends_with("size") => Step::RoomTaken,
+        "layers" => Step::LayerStamp,
+        "origins" => Step::ImageOrigin,
+        _ => Step::Note,
     }
 }

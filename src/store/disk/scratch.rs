@@ -11,10 +11,10 @@ use std::thread::ThreadId;
 use rustix::fs::{flock, FileType, FlockOperation, CWD};
 use rustix::rand::{getrandom, GetRandomFlags};
 
-use super::fault;
 use super::regular::{self, Unread};
 use super::Disk;
 use crate::store::{io_error, StoreError};
+use crate::sys::fault;
 use crate::sys::replace::Replacement;
 use crate::sys::tree;
 

@@ -25,11 +25,11 @@ use super::names::Names;
 use super::room_taken::{entries, Count};
 use super::{origins, pin_marks, start_files, unnamed};
 use crate::oci::Digest;
-use crate::store::disk::fault;
 use crate::store::disk::locks::{try_file, Locks, Rank, Task};
 use crate::store::disk::scratch::Scratch;
 use crate::store::disk::Disk;
 use crate::store::{io_error, StoreError};
+use crate::sys::fault;
 use crate::sys::lock::{Lock, Mode};
 use crate::sys::tree::disk_bytes_of;
 
@@ -194,7 +194,7 @@ impl Aside<'_> {
     fn take(&mut self, name: &Path) -> Result<(), StoreError> {
         self.next += 1;
         let (path, away) = (self.disk.path(name), self.scratch.path().join(self.next.to_string()));
-        match fault::point(fault::Step::Garbage).and_then(|()| fs::rename(&path, &away)) {
+        match fault::point(fault::Step::Evicted).and_then(|()| fs::rename(&path, &away)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.map_err(io_error("remove", &path)),
         }

@@ -39,11 +39,11 @@ use super::{origins, pin_marks};
 use crate::oci::{DiffId, Digest};
 use crate::store::content::memo::Roots;
 use crate::store::content::whole::sweep_stamps;
-use crate::store::disk::fault;
 use crate::store::disk::locks::{try_file, Locks, Patience, Rank};
 use crate::store::disk::scratch::Scratch;
 use crate::store::disk::Disk;
 use crate::store::{io_error, StoreError};
+use crate::sys::fault;
 use crate::sys::lock::Mode;
 use crate::sys::tree::bytes_of;
 

@@ -15,8 +15,9 @@ use crate::oci::{
 };
 use crate::store::content::blobs::Blobs;
 use crate::store::disk::locks::{ExclusiveLock, Locks};
-use crate::store::disk::{fault, regular, Disk};
+use crate::store::disk::{regular, Disk};
 use crate::store::{io_error, StoreError};
+use crate::sys::fault;
 
 /// Separates a repository from its tags: no repository component starts with `_`.
 const TAGS: &str = "_tags";

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use crate::oci::Digest;
 use crate::store::disk::Disk;
 use crate::store::StoreError;
+use crate::sys::fault::{self, Step};
 
 /// A store of an older gantry has no such folder.
 const FOLDER: &str = "origins";
@@ -48,7 +49,7 @@ pub(super) fn sweep(disk: &Disk) {
     for entry in fs::read_dir(disk.path(FOLDER)).into_iter().flatten().flatten() {
         let is_there = disk.path("blobs/sha256").join(entry.file_name()).exists();
         if !is_there {
-            let _ = fs::remove_file(entry.path());
+            let _ = fault::point(Step::ImageOriginRemoved).and_then(|()| fs::remove_file(entry.path()));
         }
     }
 }

@@ -7,6 +7,7 @@ use std::io;
 use crate::oci::Digest;
 use crate::store::disk::Disk;
 use crate::store::{io_error, StoreError};
+use crate::sys::fault::{self, Step};
 
 /// A store of an older gantry has no such folder.
 const FOLDER: &str = "pins";
@@ -15,7 +16,7 @@ const FOLDER: &str = "pins";
 pub(super) fn pin(disk: &Disk, digest: &Digest) -> Result<bool, StoreError> {
     disk.make_folder(FOLDER)?;
     let path = disk.path(FOLDER).join(digest.hex());
-    match File::create_new(&path) {
+    match fault::point(Step::Pin).and_then(|()| File::create_new(&path)) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         other => other.map(|_| true).map_err(io_error("write", &path)),
     }
@@ -24,7 +25,7 @@ pub(super) fn pin(disk: &Disk, digest: &Digest) -> Result<bool, StoreError> {
 /// Pins the image no longer; whether it was pinned.
 pub(super) fn unpin(disk: &Disk, digest: &Digest) -> Result<bool, StoreError> {
     let path = disk.path(FOLDER).join(digest.hex());
-    match fs::remove_file(&path) {
+    match fault::point(Step::PinRemoved).and_then(|()| fs::remove_file(&path)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         other => other.map(|()| true).map_err(io_error("remove", &path)),
     }

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use crate::oci::Digest;
-use crate::store::disk::{fault, Disk};
+use crate::store::disk::Disk;
 use crate::store::{io_error, StoreError};
+use crate::sys::fault;
 
 const FOLDER: &str = "unnamed";
 

@@ -13,12 +13,12 @@ use std::path::Path;
 use super::finding::{Finding, Part, State};
 use super::references::{images_with, layer_of};
 use crate::oci::{DiffId, Digest};
-use crate::store::disk::fault;
 use crate::store::disk::locks::{try_file, Locks, Patience, Rank};
 use crate::store::disk::scratch::Scratch;
 use crate::store::disk::Disk;
 use crate::store::images::names::Names;
 use crate::store::{io_error, StoreError};
+use crate::sys::fault;
 use crate::sys::lock::{Lock, Mode};
 
 /// Removes what `findings` name, as far as it can go; an image is not a thing that goes.

@@ -21,11 +21,11 @@ use serde::{Deserialize, Serialize};
 use super::listing;
 use crate::oci::{DiffId, Digest, Hasher};
 use crate::store::content::whole::hash;
-use crate::store::disk::fault;
 use crate::store::disk::locks::Locks;
 use crate::store::disk::stamp::Stamp;
 use crate::store::disk::Disk;
 use crate::store::{io_error, StoreError};
+use crate::sys::fault;
 
 /// What `stamp.json` says of a layer: all that a look-up needs to know.
 #[derive(Debug, Clone, Serialize, Deserialize)]

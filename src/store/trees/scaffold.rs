@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::store::disk::fault;
 use crate::store::disk::scratch::Scratch;
 use crate::store::disk::Disk;
 use crate::store::{io_error, StoreError};
+use crate::sys::fault;
 
 /// Makes the tree unless it is there; returns its path.
 pub(super) fn ensure(disk: &Disk) -> Result<PathBuf, StoreError> {

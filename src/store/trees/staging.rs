@@ -14,11 +14,11 @@ use super::writer::TreeWriter;
 use crate::archive::layer::TreeSink;
 use crate::archive::tar_reader::{Change, TarError};
 use crate::oci::{Descriptor, DiffId, Digest};
-use crate::store::disk::fault;
 use crate::store::disk::locks::Locks;
 use crate::store::disk::scratch::Scratch;
 use crate::store::disk::Disk;
 use crate::store::{io_error, StoreError};
+use crate::sys::fault;
 
 /// What is told of each entry of a layer.
 pub(super) type Visit<'v> = &'v mut dyn FnMut(&str, Change<'_>) -> io::Result<()>;

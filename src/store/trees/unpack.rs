@@ -15,10 +15,10 @@ use crate::oci::{Compression, Descriptor, DiffId, Digest};
 use crate::policy::ExtractionLimits;
 use crate::store::content::blobs::{Blobs, Verified};
 use crate::store::content::whole::Content;
-use crate::store::disk::fault;
 use crate::store::disk::locks::Locks;
 use crate::store::disk::Disk;
 use crate::store::{io_error, StoreError};
+use crate::sys::fault;
 use crate::sys::space;
 
 /// The window of a zstd stream, as a power of two, that a layer may have which is unpacked beside many others: 8 MiB is what

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::oci::{media_type, to_canonical_json, ImageIndex, Manifest, REF_NAME};
-use crate::store::disk::fault;
 use crate::store::tests::{config_of, store};
+use crate::sys::fault;
 use crate::transfer::{copy_image, name_of};
 
 fn load(store: &Store, bytes: &[u8]) -> Result<Vec<(Option<String>, Digest)>, TransferError> {

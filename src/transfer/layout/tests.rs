@@ -3,9 +3,9 @@
 use std::os::unix::fs::symlink;
 
 use super::*;
-use crate::store::disk::fault;
 use crate::store::tests::{add_image, store};
 use crate::store::{Image, StoreError};
+use crate::sys::fault;
 use crate::transfer::tests::{pull, push};
 
 /// A store with an image, and a layout that does not exist yet, with a file beside it.

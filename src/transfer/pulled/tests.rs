@@ -8,10 +8,10 @@ use super::*;
 use crate::archive::packed::{gzip, zstd};
 use crate::oci::{DiffId, Digest};
 use crate::progress::Silent;
-use crate::store::disk::fault::{Step, FAIL};
 use crate::store::tests::examples::{image, image_that_says, put, tar};
 use crate::store::tests::store;
 use crate::store::StoreError;
+use crate::sys::fault::{Step, FAIL};
 
 /// A store that is far away, and says what was asked of it.
 struct Away<'a> {

@@ -13,7 +13,6 @@
 //! A release build has none of this.
 
 use std::io;
-use std::path::Path;
 
 /// The steps that make something durable, or remove it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,34 +69,36 @@ pub(crate) enum Step {
     StampRemoved,
     /// What is wrong leaves its place.
     Repair,
+    /// What an eviction takes leaves its place.
+    Evicted,
+    /// An image is pinned.
+    Pin,
+    /// An image is pinned no longer.
+    PinRemoved,
+    /// It is noted that a registry has an image.
+    ImageOrigin,
+    /// The note of the registries of an image that is gone goes.
+    ImageOriginRemoved,
+    /// It is noted how much room a layer takes.
+    RoomTaken,
+    /// It is noted how much room is promised, or how much of it is still to come.
+    Reservation,
+    /// A line is about to be appended to the journal.
+    JournalLine,
+    /// What the journal comes to gets its name.
+    JournalSums,
     /// A note, such as what is known of a registry, gets its name.
     Note,
-}
-
-impl Step {
-    /// The step of writing the small file `name`, a path below the root.
-    pub(super) fn of_file(name: &Path) -> Self {
-        let first = name.iter().next().and_then(|name| name.to_str());
-        match first.unwrap_or_default() {
-            "version" | "oci-layout" => Self::Version,
-            "index.json" => Self::Index,
-            "refs" => Self::Name,
-            "snapshots" => Self::Snapshot,
-            "memo" => Self::Memo,
-            "blobs" => Self::Document,
-            "stamps" => Self::ContentStamp,
-            "layers" => Self::LayerStamp,
-            _ => Self::Note,
-        }
-    }
+    /// The note of the registry that is preferred goes.
+    NoteRemoved,
 }
 
 #[cfg(test)]
 thread_local! {
     /// Which step fails, after how many times.
-    pub static FAIL: std::cell::Cell<Option<(Step, u32)>> = const { std::cell::Cell::new(None) };
+    pub(crate) static FAIL: std::cell::Cell<Option<(Step, u32)>> = const { std::cell::Cell::new(None) };
     /// The error number it fails with; none for an error that the kernel never returns.
-    pub static ERRNO: std::cell::Cell<Option<rustix::io::Errno>> = const { std::cell::Cell::new(None) };
+    pub(crate) static ERRNO: std::cell::Cell<Option<rustix::io::Errno>> = const { std::cell::Cell::new(None) };
 }
 
 /// Does nothing, or fails in a test that asked for it.
