@@ -1,9 +1,10 @@
 //! Layers whose packing is damaged, cut off, or more than it seems.
 
 use std::io::Write;
+use std::ops::Range;
 
 use super::cases::Case;
-use super::draft::{archive_of, entry, layer, pack, pax, Draft, Says, GZIP, TAR, ZSTD};
+use super::draft::{archive_of, entry, honest, layer, pack, pax, Draft, Says, GZIP, TAR, ZSTD};
 
 const FILE: u8 = b'0';
 
@@ -208,6 +209,12 @@ pub fn bombs() -> Vec<Case> {
             out.write_all(&entry(b"x", FILE, b"", b"")).unwrap();
         }
     });
+    // No layer by itself has too many.
+    let of_links = |first: u64| packed("gzip", |out| many_headers(out, first..first + 100_001, b'2')).layers;
+    let links = Draft {
+        layers: [0, 200_000, 400_000].into_iter().flat_map(of_links).collect(),
+        ..honest()
+    };
     vec![
         ("a gzip bomb", ratio, says, file("gzip, at its best")),
         ("a zstd bomb", ratio, says, file("zstd")),
@@ -225,13 +232,19 @@ pub fn bombs() -> Vec<Case> {
             "a bomb of entries",
             "limit of the number of entries",
             Says::Text("the number of entries is over 150000"),
-            packed("gzip", |out| many_headers(out, 150_001, b'3')),
+            packed("gzip", |out| many_headers(out, 0..150_001, b'3')),
+        ),
+        (
+            "layers of too many files together",
+            "limit of the number of files of the image's layers",
+            Says::Text("the number of files of the image's layers is over 300000"),
+            links,
         ),
         (
             "a bomb of headers",
             "limit of the number of headers",
             Says::Text("the number of headers is over 600000"),
-            packed("gzip", |out| many_headers(out, 600_001, b'x')),
+            packed("gzip", |out| many_headers(out, 0..600_001, b'x')),
         ),
         (
             "a bomb of deletions",
@@ -242,13 +255,13 @@ pub fn bombs() -> Vec<Case> {
     ]
 }
 
-/// Headers below `dev/`, which make no files, with names that are hard to pack.
-fn many_headers(out: &mut dyn Write, count: u64, kind: u8) {
-    let mut header = entry(b"dev/0000000000000000000000000000000000000000", kind, b"", b"");
+/// Headers below `dev/`, which make no files unless they are links, with names that are hard to pack.
+fn many_headers(out: &mut dyn Write, numbers: Range<u64>, kind: u8) {
+    let mut header = entry(b"dev/0000000000000000000000000000000000000000", kind, b"", b"t");
     let (name, empty) = (4..44, header[4..44].iter().map(|byte| u32::from(*byte)).sum::<u32>());
     let sum_at = 148..155;
     let before = u32::from_str_radix(std::str::from_utf8(&header[sum_at.clone()]).unwrap(), 8).unwrap();
-    for number in 0..count {
+    for number in numbers {
         let noise = |at: u64| (number * 3 + at).wrapping_mul(0x9e37_79b9_7f4a_7c15) & 0xff_ffff_ffff_ffff;
         let text = format!("{:014x}{:014x}{number:012x}", noise(0), noise(1));
         header[name.clone()].copy_from_slice(text.as_bytes());
