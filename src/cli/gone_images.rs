@@ -15,11 +15,16 @@ const MOST: usize = 10;
 /// wants to know everything.
 pub(super) fn lines(plan: &EvictionPlan, verb: &str, verbosity: Verbosity) -> Vec<String> {
     let line = |item: &&Planned| format!("{verb} {}, {}: {}", item.name, Bytes(item.frees), item.reason);
-    let (images, remembered): (Vec<&Planned>, Vec<&Planned>) = plan.items.iter().partition(|item| is_image(item));
+    let (images, others): (Vec<&Planned>, Vec<&Planned>) = plan.items.iter().partition(|item| is_image(item));
+    let (garbage, remembered): (Vec<&Planned>, Vec<&Planned>) =
+        others.into_iter().partition(|item| item.kind == "garbage");
     let mut lines: Vec<String> = images.iter().map(line).collect();
     match verbosity {
-        Verbosity::Verbose => lines.extend(remembered.iter().map(line)),
-        Verbosity::Quiet | Verbosity::Normal => lines.extend(summed(&remembered, verb, "kept for later builds")),
+        Verbosity::Verbose => lines.extend(garbage.iter().chain(&remembered).map(line)),
+        Verbosity::Quiet | Verbosity::Normal => {
+            lines.extend(summed(&garbage, verb, "that nothing needs"));
+            lines.extend(summed(&remembered, verb, "kept for later builds"));
+        }
     }
     lines
 }

@@ -1,7 +1,7 @@
 //! `gantry cache check`: says what is wrong in the store, and repairs it.
 //!
 //! What is wrong goes first, alone in the store. Then each image that suffered is made again of what is left, and fetched
-//! from a registry by its digest where it has the name of one. At the end everything that leads to something is followed
+//! from a registry by its digest where it has the name of one, or one is known to have it. At the end everything that leads to something is followed
 //! once more: only what is right by then counts as repaired.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -76,7 +76,7 @@ pub fn check_cache(
     if !wanted.repair {
         findings
             .iter_mut()
-            .for_each(|finding| finding.remedy = remedy_of(finding));
+            .for_each(|finding| finding.remedy = remedy_of(store, finding));
     }
     let status = match (findings.is_empty(), findings.iter().all(Finding::is_repaired)) {
         (true, _) => "ok",
@@ -95,10 +95,15 @@ pub fn check_cache(
 }
 
 /// What to do about something that is only reported.
-fn remedy_of(finding: &Finding) -> Option<String> {
+fn remedy_of(store: &Store, finding: &Finding) -> Option<String> {
     let repair = "gantry cache check --repair";
     Some(match finding.what {
-        Part::Image => match registry_name(&finding.images) {
+        Part::Image => match finding
+            .which
+            .parse()
+            .ok()
+            .and_then(|digest| sources(store, &digest, &finding.images).pop())
+        {
             Some(_) => format!("`{repair}` fetches it again"),
             None => by_hand(&finding.images),
         },
@@ -109,6 +114,12 @@ fn remedy_of(finding: &Finding) -> Option<String> {
 /// How an image comes back that no registry is known to have.
 fn by_hand(names: &[String]) -> String {
     let name = names.first().map_or("NAME", String::as_str);
+    if name.parse::<Digest>().is_ok() {
+        // A pin is all that keeps it.
+        return format!(
+            "build it again (`gantry build DIR`) or load it again, or let it go: `gantry cache unpin {name}`"
+        );
+    }
     format!("build it again (`gantry build DIR --tag {name}`) or load it again, or remove the name: `gantry images rm {name}`")
 }
 
@@ -116,6 +127,29 @@ fn by_hand(names: &[String]) -> String {
 fn registry_name(names: &[String]) -> Option<Reference> {
     let mut parsed = names.iter().filter_map(|name| name.parse::<Reference>().ok());
     parsed.find(|name| matches!(name, Reference::Registry { .. }))
+}
+
+/// Where a registry has the image, or is known to: what it is called there, and then where it was pulled from or pushed to.
+fn sources(store: &Store, digest: &Digest, names: &[String]) -> Vec<Reference> {
+    let known = store.images().origins(digest).into_iter();
+    let named = registry_name(names).into_iter();
+    let all = named.chain(known.filter_map(|place| place.parse::<Reference>().ok()));
+    let pinned = |reference| match reference {
+        Reference::Registry { host, repository, .. } => Some(Reference::Registry {
+            host,
+            repository,
+            tag: None,
+            digest: Some(*digest),
+        }),
+        Reference::Local { .. } | Reference::Digest { .. } | Reference::Layout { .. } => None,
+    };
+    let mut sources: Vec<Reference> = Vec::new();
+    for reference in all.filter_map(pinned) {
+        if !sources.contains(&reference) {
+            sources.push(reference);
+        }
+    }
+    sources
 }
 
 /// Images that are brought back.
@@ -137,10 +171,11 @@ impl Repair<'_> {
             .images
             .iter()
             .filter(|(_, of)| of.iter().any(|name| names.contains(name)));
+        let suffered: BTreeMap<&Digest, &Vec<String>> = suffered.collect();
         let (mut fetched, mut failed) = (BTreeSet::new(), BTreeMap::new());
-        for (digest, names) in suffered {
+        for (digest, names) in &suffered {
             match self.bring_back_image(digest, names) {
-                Ok(true) => fetched.extend(names),
+                Ok(true) => fetched.extend(names.iter()),
                 Ok(false) => {}
                 Err(remedy) => drop(failed.insert(digest.to_string(), remedy)),
             }
@@ -181,7 +216,9 @@ impl Repair<'_> {
             let is_known = findings
                 .iter()
                 .any(|one| (one.what, &one.which) == (finding.what, &finding.which));
-            if finding.what == Part::Image && !is_known {
+            // Of one that came by an older gantry the manifest may be gone since then.
+            let has_suffered = suffered.keys().any(|digest| digest.to_string() == finding.which);
+            if finding.what == Part::Image && has_suffered && !is_known {
                 finding.state = State::Kept;
                 finding.remedy = failed
                     .get(&finding.which)
@@ -208,25 +245,29 @@ impl Repair<'_> {
         if is_complete() && store.images().restore(digest).is_ok() {
             return Ok(false);
         }
-        let Some(Reference::Registry { host, repository, .. }) = registry_name(names) else {
-            return Err(by_hand(names));
+        let mut failed = by_hand(names);
+        let again = |name: &Reference, error: &ImagesError| {
+            format!("fetch it again (`gantry pull {name}`): {}", one_line(error))
         };
-        let name = registry_name(names).map(|name| name.to_string()).unwrap_or_default();
-        let pinned = Reference::Registry {
-            host,
-            repository,
-            tag: None,
-            digest: Some(*digest),
-        };
-        progress.step("Fetching", &name);
-        let again = |error: &ImagesError| format!("fetch it again (`gantry pull {name}`): {}", one_line(error));
-        pull(self.transport, &Place::Image(pinned), None).map_err(|error| again(&error))?;
+        let brought = sources(store, digest, names).into_iter().find(|source| {
+            let name = registry_name(names).unwrap_or_else(|| source.clone());
+            progress.step("Fetching", &name.to_string());
+            match pull(self.transport, &Place::Image(source.clone()), None) {
+                Ok(_) => true,
+                Err(error) => {
+                    failed = again(&name, &error);
+                    false
+                }
+            }
+        });
+        let Some(source) = brought else { return Err(failed) };
         // Its names keep it.
         store
             .names()
             .forget_unnamed(digest)
-            .map_err(|error| again(&error.into()))?;
-        store.images().restore(digest).map_err(|error| again(&error.into()))?;
+            .map_err(|error| again(&source, &error.into()))?;
+        let restored = store.images().restore(digest);
+        restored.map_err(|error| again(&source, &error.into()))?;
         Ok(true)
     }
 }

@@ -27,6 +27,7 @@ pub fn room_maker(limits: CacheLimits, tell: impl Fn(&EvictionPlan) + Send + Syn
         let (coming, effort) = match call {
             RoomCall::Before(_, 0) | RoomCall::After(_) if !limits.are_set() => return Ok(false),
             RoomCall::Before(needed, disk_lacks) => {
+                check_size(store, limits, needed.whole)?;
                 let coming = Coming {
                     bytes: needed.likely,
                     images: needed.images,
@@ -58,6 +59,18 @@ pub fn room_maker(limits: CacheLimits, tell: impl Fn(&EvictionPlan) + Send + Syn
         }
         Ok(!done.items.is_empty())
     })
+}
+
+/// Refuses an image that an empty store could not keep: it would cost all others their places, and then its own.
+fn check_size(store: &Store, limits: CacheLimits, whole: u64) -> Result<(), StoreError> {
+    match limits.max_bytes {
+        Some(most) if whole > most => Err(StoreError::OverLimit {
+            path: store.root().to_owned(),
+            needed: whole,
+            most,
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// What the store would lose to keep its limits.

@@ -237,7 +237,11 @@ fn from_registry(transport: &Transport<'_>, reference: &Reference, target: Targe
     let remote = Remote::new(store, &registries, reference, *progress)?.told_to(&transport.asked);
     progress.step("Pulling", &reference.to_string());
     let name = reference.digest().is_none().then(|| reference.with_tag());
-    remote.find().map_err(ImagesError::from).and_then(|image| {
+    let found = remote.find().map_err(ImagesError::from);
+    if matches!(&found, Err(ImagesError::Transfer(error)) if error.is_not_found()) {
+        forget_origin(store, reference);
+    }
+    found.and_then(|image| {
         let nearby = Nearby::new(store, &remote, *progress);
         // What comes into the store is fetched by it; what goes past it need not come from far.
         let from: &dyn Source = match target {
@@ -269,6 +273,18 @@ fn is_of(reference: &Reference, named: &str) -> bool {
 fn note_origin(store: &Store, digest: &Digest, reference: &Reference) {
     if let (Reference::Registry { host, repository, .. }, Some(_)) = (reference, store.blobs().size(digest)) {
         let _ = store.images().note_origin(digest, &format!("{host}/{repository}"));
+    }
+}
+
+/// Notes that a registry has no such image: neither the one of the digest, nor the one that the store calls so. As far as
+/// anybody knows it cannot be fetched again then.
+fn forget_origin(store: &Store, reference: &Reference) {
+    let named = reference
+        .digest()
+        .copied()
+        .or_else(|| store.names().find(reference).ok().flatten());
+    if let (Reference::Registry { host, repository, .. }, Some(digest)) = (reference, named) {
+        let _ = store.images().forget_origin(&digest, &format!("{host}/{repository}"));
     }
 }
 

@@ -114,6 +114,15 @@ pub struct ActiveImage {
     pub last_executed: u64,
 }
 
+/// A function whose image has no name that anybody could ask for.
+#[derive(Debug)]
+pub struct NamelessFunction {
+    /// As the document says.
+    pub id: String,
+    /// Why.
+    pub error: NamingError,
+}
+
 impl FunctionInventory {
     /// Reads a document at the time `now`, in seconds since 1970.
     ///
@@ -148,19 +157,22 @@ impl FunctionInventory {
         })
     }
 
-    /// The active images of the functions that ran since `since`, in seconds since 1970, the latest first. Functions that are deleted have none.
-    ///
-    /// # Errors
-    ///
-    /// [`NamingError`] when this machine's `[naming]` cannot name one of them.
-    pub fn active_since(&self, config: &Config, since: u64) -> Result<Vec<ActiveImage>, NamingError> {
-        let mut found = Vec::new();
+    /// The active images of the functions that ran since `since`, in seconds since 1970, the latest first, and those functions
+    /// whose images this machine's `[naming]` cannot name. Functions that are deleted have none.
+    pub fn active_since(&self, config: &Config, since: u64) -> (Vec<ActiveImage>, Vec<NamelessFunction>) {
+        let (mut found, mut nameless) = (Vec::new(), Vec::new());
         for function in self.functions.iter().filter(|function| !function.deleted) {
             let (Some(digest), Ok(Some(at))) = (function.active, function.time_of_run()) else {
                 continue;
             };
             if at >= since {
-                found.push((at, &function.id, function.image(config, digest)?));
+                match function.image(config, digest) {
+                    Ok(image) => found.push((at, &function.id, image)),
+                    Err(error) => nameless.push(NamelessFunction {
+                        id: function.id.clone(),
+                        error,
+                    }),
+                }
             }
         }
         found.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(other.1)));
@@ -168,7 +180,7 @@ impl FunctionInventory {
             reference,
             last_executed,
         };
-        Ok(found.into_iter().map(image).collect())
+        (found.into_iter().map(image).collect(), nameless)
     }
 }
 
@@ -321,12 +333,18 @@ mod tests {
             function("5", r#","deleted":false"#),
         ];
         let inventory = FunctionInventory::parse(document(&all.join(","), 5).as_bytes(), NOW).unwrap();
-        let found = inventory.active_since(&config(), NOW - 7 * 86_400).unwrap();
+        let (found, nameless) = inventory.active_since(&config(), NOW - 7 * 86_400);
+        assert!(nameless.is_empty());
         let names: Vec<String> = found.iter().map(|one| one.reference.to_string()).collect();
         let place = "rg.example.org/mecapy/functions/user-u1-func";
         assert_eq!(names, [format!("{place}-2@{b}"), format!("{place}-1@{a}")]);
-        let bad = FunctionInventory::parse(document(&all[1].replace("u1", "U 1"), 1).as_bytes(), NOW).unwrap();
-        assert!(matches!(bad.active_since(&config(), 0), Err(NamingError::Value { .. })));
+        // One that cannot be named is said, and stops none of the others.
+        let some = [all[0].clone(), all[1].replace("u1", "U 1")];
+        let bad = FunctionInventory::parse(document(&some.join(","), 2).as_bytes(), NOW).unwrap();
+        let (found, nameless) = bad.active_since(&config(), 0);
+        assert_eq!(found.len(), 1);
+        assert_eq!(nameless[0].id, "2");
+        assert!(matches!(nameless[0].error, NamingError::Value { .. }));
     }
 
     #[test]

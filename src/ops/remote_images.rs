@@ -3,6 +3,7 @@
 use super::images::{ImagesError, Removal};
 use crate::oci::Reference;
 use crate::progress::{Progress, Silent};
+use crate::store::Store;
 use crate::transfer::{list_repositories, Keeper, Registries, Rehearsal, Removed, TransferError, Unwanted};
 
 /// The tags of a repository, sorted.
@@ -24,13 +25,14 @@ pub fn list_catalogue(registries: &Registries, host: &str) -> Result<Vec<String>
 }
 
 /// Deletes images of registries, each by its digest and with all its tags, and tells `done` of each; or says what would be
-/// deleted. Returns what stays although it is said to belong to what goes.
+/// deleted. The `store` is told that its own copies cannot be fetched from there again. Returns what stays although it is said to belong to what goes.
 ///
 /// # Errors
 ///
 /// [`ImagesError`]. Of a repository nothing is deleted when something would go along that is to stay; what was deleted of others
 /// by then stays deleted.
 pub fn remove_remote(
+    store: &Store,
     registries: &Registries,
     references: &[Reference],
     removal: Removal,
@@ -56,7 +58,16 @@ pub fn remove_remote(
             unwanted.push(named(reference)?);
         }
         let keeper = Keeper::new(registries, first, progress)?;
-        let stays = keeper.remove(&unwanted, rehearsal, &mut |removed| done(first, removed))?;
+        let mut went = |removed: &Removed| {
+            if let (Removal::Done, Some((host, repository))) = (removal, place(first)) {
+                // It is gone there, whether or not that can be noted here.
+                let _ = store
+                    .images()
+                    .forget_origin(&removed.digest, &format!("{host}/{repository}"));
+            }
+            done(first, removed);
+        };
+        let stays = keeper.remove(&unwanted, rehearsal, &mut went)?;
         kept.extend(stays.iter().map(|reason| format!("{first}: something stays: {reason}")));
     }
     Ok(kept)

@@ -194,7 +194,7 @@ fn code_of_pull(error: &ImagesError) -> Code {
 /// What a run says that the store failed.
 pub fn code_of_store(error: &StoreError) -> Code {
     match error {
-        StoreError::NoSpace { .. } => Code::StoreFull,
+        StoreError::NoSpace { .. } | StoreError::OverLimit { .. } => Code::StoreFull,
         StoreError::Busy { .. } | StoreError::Stalled { .. } => Code::StoreBusy,
         StoreError::Version { .. } => Code::StoreVersion,
         StoreError::NoBlob { .. }

@@ -160,6 +160,27 @@ impl Warmed {
     }
 }
 
+impl Warmed {
+    /// An image that was not even tried: what it is called cannot be told.
+    pub fn untold(reference: String, error: String) -> Self {
+        let kind = Kind::Failed;
+        Self {
+            reference,
+            status: "failed",
+            digest: None,
+            uses: None,
+            resident_bytes: None,
+            error: Some(error),
+            is_retryable: false,
+            exit_code: kind.exit_code(),
+            attempts: Vec::new(),
+            seconds: 0.0,
+            kind: Some(kind),
+            failure: None,
+        }
+    }
+}
+
 /// A registry that was away for those before.
 struct Away(String);
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::archive::tar_reader::TarError;
 use crate::oci::{Descriptor, DiffId, Digest, ParseImageError};
-use crate::policy::Kind;
+use crate::policy::{Bytes, Kind};
 use crate::store::VERSION;
 
 /// Why the store did not do what it was asked.
@@ -32,6 +32,16 @@ pub enum StoreError {
         path: PathBuf,
         /// The reason; those who look for it find it as a source.
         source: io::Error,
+    },
+    /// An image that is larger than the store may be.
+    #[error("make room in {path}: the image has {} as it is shipped, and the store may have {} (`max_bytes` under [cache])", Bytes(*.needed), Bytes(*.most))]
+    OverLimit {
+        /// The root.
+        path: PathBuf,
+        /// Bytes of the image.
+        needed: u64,
+        /// Bytes that the store may have.
+        most: u64,
     },
     /// Made by another version.
     #[error("open store {path}: its version is {:?}, this gantry reads {:?}", .got.trim_end(), VERSION.trim_end())]
@@ -178,6 +188,34 @@ impl StoreError {
         matches!(self, Self::NoBlob { .. } | Self::LayerLost { .. })
     }
 
+    /// Whether what was to be read is gone, or is something else than it was: reading it again gives nothing else. Any other
+    /// failure says nothing of what is there.
+    pub(in crate::store) fn is_gone_or_damaged(&self) -> bool {
+        use crate::store::disk::regular::is_of_another_kind;
+        match self {
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::NotFound || is_of_another_kind(source),
+            Self::NoBlob { .. }
+            | Self::Size { .. }
+            | Self::Digest { .. }
+            | Self::Document { .. }
+            | Self::DamagedName { .. } => true,
+            Self::NoSpace { .. }
+            | Self::OverLimit { .. }
+            | Self::Version { .. }
+            | Self::NotAStore { .. }
+            | Self::Place { .. }
+            | Self::DiffId { .. }
+            | Self::Layer { .. }
+            | Self::LayerLost { .. }
+            | Self::Json { .. }
+            | Self::Ambiguous { .. }
+            | Self::NotAName { .. }
+            | Self::PinnedName { .. }
+            | Self::Busy { .. }
+            | Self::Stalled { .. } => false,
+        }
+    }
+
     /// What sort of failure this is.
     pub fn kind(&self) -> Kind {
         match self {
@@ -185,6 +223,7 @@ impl StoreError {
             Self::Busy { .. } | Self::Stalled { .. } => Kind::Busy,
             Self::Io { .. }
             | Self::NoSpace { .. }
+            | Self::OverLimit { .. }
             | Self::Version { .. }
             | Self::NotAStore { .. }
             | Self::Place { .. }

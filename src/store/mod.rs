@@ -25,7 +25,7 @@
 //!   scaffold/               directories that are the sandbox's mount points; it lies on top of every image
 //!   tools/<program>-<version>/<program>, tools/<program>-cache/    programs that gantry fetched, and what they cache
 //!   journal/<year>-<month>-<day>.jsonl    what happened, a line per event; earlier versions counted days from 1970
-//!   tmp/<random>/           scratch of one process, locked by it
+//!   tmp/<random>/           scratch of one process, locked by it; in it `coming` and `reserved`, what it brings and how much
 //! ```
 //!
 //! **Commit.** Everything is written under `tmp/` and renamed into place when it is complete: a name under any other
@@ -63,6 +63,7 @@ mod reservation;
 mod trees;
 mod usage;
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read};
@@ -81,8 +82,9 @@ pub use images::arriving_image::{ArrivingImage, UnpackedLayer};
 pub use images::documents::Image;
 pub use images::evict::{Doomed, Evicted};
 pub use images::gc::{GarbageReport, Keep, Rules};
-pub use images::inventory::{Inventory, PartName, Remembered, StoredImage, StoredPart};
+pub use images::inventory::{Inventory, Remembered, StoredImage, StoredPart, Tally};
 pub use images::names::{check_name, Names};
+pub use images::needs::PartName;
 pub use images::room_taken::Count;
 pub use images::snapshot::Snapshot;
 pub use images::start_files::StartFiles;
@@ -281,11 +283,12 @@ impl Store {
     }
 
     /// Promises room for what is about to come until the result is dropped; what may go makes room for it, if that is enough.
+    /// `coming` are the hexadecimal digests of its blobs and layers: no eviction takes them for garbage meanwhile.
     ///
     /// # Errors
     /// [`StoreError::NoSpace`] when the disk has no room even for what is certain, with what is promised to others.
-    pub fn reserve(&self, needed: RoomNeeded) -> Result<Reservation, StoreError> {
-        let asked = Reservation::ask(&self.disk, needed)?;
+    pub fn reserve(&self, needed: RoomNeeded, coming: &BTreeSet<String>) -> Result<Reservation, StoreError> {
+        let asked = Reservation::ask(&self.disk, Reservation::begin(&self.disk, coming)?, needed)?;
         let lacks = match &asked {
             Asked::Promised(_) => 0,
             Asked::Lacking { likely, .. } => *likely,
@@ -295,7 +298,7 @@ impl Store {
             None => false,
         };
         let asked = match (asked, made) {
-            (Asked::Lacking { .. }, true) => Reservation::ask(&self.disk, needed)?,
+            (Asked::Lacking { scratch, .. }, true) => Reservation::ask(&self.disk, scratch, needed)?,
             (asked, _) => asked,
         };
         match asked {
@@ -305,7 +308,7 @@ impl Store {
                 let full = io::Error::new(io::ErrorKind::StorageFull, reason);
                 Err(io_error("make room in", self.root())(full))
             }
-            Asked::Lacking { .. } => Reservation::insist(&self.disk, needed),
+            Asked::Lacking { scratch, .. } => Ok(Reservation::insist(scratch, needed)),
         }
     }
 
@@ -331,18 +334,39 @@ impl Store {
         }
     }
 
-    /// What the store holds, and what needs what. Waits for nobody.
-    pub fn inventory(&self, count: Count) -> Result<Inventory, StoreError> {
-        Inventory::take(&self.disk, count)
-    }
-
-    /// Takes images, and what is kept for later builds, out of the store, but for what is in use by now. Neither builds nor
-    /// runs nor pulls are waited for, and none of them waits for longer than files are renamed.
+    /// How much the store takes, and how many images it keeps. Waits for nobody, and reads no document of an image.
     ///
     /// # Errors
-    /// [`StoreError`] when something cannot be removed; what went by then is gone.
-    pub fn evict(&self, doomed: &Doomed) -> Result<Evicted, StoreError> {
-        evict::evict(&self.disk, doomed)
+    /// [`StoreError`] when a folder cannot be listed.
+    pub fn tally(&self, count: Count) -> Result<Tally, StoreError> {
+        Tally::take(&self.disk, count)
+    }
+
+    /// What the store holds, and what needs what. Waits for nobody.
+    ///
+    /// # Errors
+    /// [`StoreError`] when something that is there cannot be read.
+    pub fn inventory(&self, count: Count) -> Result<Inventory, StoreError> {
+        self.inventory_of(self.tally(count)?)
+    }
+
+    /// [`inventory`](Self::inventory) after a [`tally`](Self::tally), which counts nothing again.
+    ///
+    /// # Errors
+    /// As [`inventory`](Self::inventory).
+    pub fn inventory_of(&self, tally: Tally) -> Result<Inventory, StoreError> {
+        Inventory::take(&self.disk, tally)
+    }
+
+    /// Takes images, what is kept for later builds and what nothing needs out of the store, but for what is in use by now. The
+    /// `inventory` that they were chosen from may be old. Neither builds nor runs nor pulls are waited for, and none of them
+    /// waits for longer than files are renamed.
+    ///
+    /// # Errors
+    /// [`StoreError`] when something cannot be removed; what went by then is gone. Also when something cannot be read that may
+    /// need what is to go: nothing goes then.
+    pub fn evict(&self, inventory: &Inventory, doomed: &Doomed) -> Result<Evicted, StoreError> {
+        evict::evict(&self.disk, inventory, doomed)
     }
 
     /// Says what [`Store::remove_garbage`] would remove, and changes nothing.

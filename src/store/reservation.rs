@@ -7,12 +7,14 @@
 //! A reservation is in a scratch directory, whose lock its process holds: that of a dead one counts for nothing. It shrinks while
 //! bytes arrive, as the disk counts those. What is certain and does not fit is refused; what is only likely makes room.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 use rustix::fs::{flock, FlockOperation, CWD};
 
+use super::disk::coming;
 use super::disk::locks::{Locks, Rank, Task};
 use super::disk::regular;
 use super::disk::scratch::Scratch;
@@ -36,6 +38,9 @@ pub struct RoomNeeded {
     pub likely: u64,
     /// Images.
     pub images: u64,
+    /// Bytes of an image as it is shipped, also of what is there already: what it needs at least where nothing else is. 0 of
+    /// what is no image.
+    pub whole: u64,
 }
 
 /// What is asked of whoever makes room.
@@ -88,13 +93,24 @@ pub(super) enum Asked {
     Lacking {
         likely: u64,
         room: u64,
+        /// Where what comes is noted, so that nobody takes it for garbage.
+        scratch: Scratch,
     },
 }
 
 impl Reservation {
-    /// Promises the room that is needed if the disk has it.
-    pub(super) fn ask(disk: &Disk, needed: RoomNeeded) -> Result<Asked, StoreError> {
+    /// Notes what is about to come, as hexadecimal digests, so that nobody takes for garbage what is there of it.
+    pub(super) fn begin(disk: &Disk, coming: &BTreeSet<String>) -> Result<Scratch, StoreError> {
         let scratch = Scratch::new(disk)?;
+        match coming::note(&scratch, coming) {
+            // Without it some of it may have to be brought again.
+            Ok(()) | Err(StoreError::NoSpace { .. }) => Ok(scratch),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Promises the room that is needed if the disk has it.
+    pub(super) fn ask(disk: &Disk, scratch: Scratch, needed: RoomNeeded) -> Result<Asked, StoreError> {
         let task = Task::silent("reserves room");
         let (_single, _) = Locks::of(disk).wait_for(Rank::Index, Mode::Alone, &disk.path("locks/room"), task)?;
         // A file system that does not say how full it is refuses when it is.
@@ -105,24 +121,21 @@ impl Reservation {
             return Ok(Asked::Lacking {
                 likely: lacks,
                 room: free.saturating_sub(others.certain),
+                scratch,
             });
         }
-        Self::write(scratch, needed).map(Asked::Promised)
+        Ok(Asked::Promised(Self::insist(scratch, needed)))
     }
 
     /// Promises what is needed as far as it is certain, whether or not there is room for what is likely.
-    pub(super) fn insist(disk: &Disk, needed: RoomNeeded) -> Result<Self, StoreError> {
-        Self::write(Scratch::new(disk)?, needed)
-    }
-
-    fn write(scratch: Scratch, needed: RoomNeeded) -> Result<Self, StoreError> {
+    pub(super) fn insist(scratch: Scratch, needed: RoomNeeded) -> Self {
         let reservation = Self {
             scratch,
             certain: AtomicU64::new(needed.certain),
             likely: AtomicU64::new(needed.likely),
         };
         reservation.note();
-        Ok(reservation)
+        reservation
     }
 
     /// Gives back what has arrived of it.
@@ -177,12 +190,17 @@ mod tests {
     use crate::store::tests::store;
 
     fn needed(certain: u64, likely: u64) -> RoomNeeded {
-        let images = 1;
         RoomNeeded {
             certain,
             likely,
-            images,
+            images: 1,
+            whole: certain,
         }
+    }
+
+    fn ask(store: &Store, needed: RoomNeeded) -> Asked {
+        let scratch = Reservation::begin(&store.disk, &BTreeSet::new()).unwrap();
+        Reservation::ask(&store.disk, scratch, needed).unwrap()
     }
 
     #[test]
@@ -191,18 +209,15 @@ mod tests {
         let free = space::free(store.root()).unwrap();
         // Others write to this disk meanwhile.
         let half = free / 2 + free / 10;
-        let Asked::Promised(first) = Reservation::ask(&store.disk, needed(half, half)).unwrap() else {
+        let Asked::Promised(first) = ask(&store, needed(half, half)) else {
             panic!("there is room for half of it")
         };
         assert!(matches!(
-            Reservation::ask(&store.disk, needed(half, half)).unwrap(),
-            Asked::Lacking { likely, room } if likely > 0 && room < half
+            ask(&store, needed(half, half)),
+            Asked::Lacking { likely, room, .. } if likely > 0 && room < half
         ));
         first.arrived(needed(half, half));
-        assert!(matches!(
-            Reservation::ask(&store.disk, needed(half, half)).unwrap(),
-            Asked::Promised(_)
-        ));
+        assert!(matches!(ask(&store, needed(half, half)), Asked::Promised(_)));
     }
 
     #[test]
@@ -211,9 +226,6 @@ mod tests {
         let dead = store.root().join("tmp/dead");
         fs::create_dir(&dead).unwrap();
         fs::write(dead.join(FILE), format!("{0} {0}\n", u64::MAX)).unwrap();
-        assert!(matches!(
-            Reservation::ask(&store.disk, needed(1, 1)).unwrap(),
-            Asked::Promised(_)
-        ));
+        assert!(matches!(ask(&store, needed(1, 1)), Asked::Promised(_)));
     }
 }

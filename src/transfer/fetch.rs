@@ -117,9 +117,10 @@ fn reserve(store: &Store, items: &[FetchItem]) -> Result<Option<Reservation>, Fe
     let needed = RoomNeeded {
         certain,
         likely: certain.saturating_mul(1 + AS_LAYERS),
-        images: 0,
+        ..RoomNeeded::default()
     };
-    let reserved = store.reserve(needed).map(Some);
+    let coming = missing.iter().map(|item| item.sha256.hex()).collect();
+    let reserved = store.reserve(needed, &coming).map(Some);
     reserved.map_err(|source| FetchError::Store {
         name: first.name.clone(),
         source,

@@ -1,5 +1,6 @@
 //! Brings whole images into the store: each once for all processes that want it, unpacked while it comes.
 
+use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
 use super::image_copy::{copy_image, find_manifest};
@@ -8,7 +9,7 @@ use super::layer_fetch::fetch_layer;
 use super::local::find_copied;
 use super::peer::{Destination, Documents, Incoming, Reach, Source};
 use super::TransferError;
-use crate::oci::{Descriptor, Digest};
+use crate::oci::{Descriptor, DiffId, Digest, ImageConfig, Manifest};
 use crate::progress::Progress;
 use crate::store::{ArrivingImage, ExclusiveLock, Flight, Image, Reservation, RoomNeeded, Store, StoreError, Task};
 use crate::sys::cores;
@@ -38,7 +39,15 @@ pub fn ensure_copied(
         Reach::Here => format!("copies image {}", wanted.digest),
         Reach::Away => format!("pulls image {}", wanted.digest),
     };
-    with_room(store, |target| bring(store, from, &wanted, &does, target, progress))
+    with_room(store, |target| {
+        let _alone = wait_for_others(store, &wanted, &does, progress)?;
+        if let Some(image) = find_copied(store, &wanted)? {
+            return Ok(image);
+        }
+        let image = store.images().open(&target.bring(from, &wanted, progress)?)?;
+        store.images().prepare(&image)?;
+        Ok(image)
+    })
 }
 
 /// Copies the image that `wanted` leads to into the store and unpacks its layers while they are read; of those that the store
@@ -57,23 +66,29 @@ pub fn copy_unpacked(
     let does = format!("copies image {}", wanted.digest);
     with_room(store, |target| {
         let _alone = wait_for_others(store, &wanted, &does, progress)?;
-        copy_image(from, &wanted, target, None, progress)
+        target.bring(from, &wanted, progress)
     })
 }
 
-/// Does `work`, and once more when the disk was full and something went to make room: a disk that is full again is full of
-/// what stays.
+/// Does `work`, and again when the disk was full: then with the blobs first, of which it is known how much they unpack to, so
+/// that nothing goes when all that may go is not enough, and else no more than that needs.
 fn with_room<'a, T>(
     store: &'a Store,
     work: impl Fn(&Unpacked<'a>) -> Result<T, TransferError>,
 ) -> Result<T, TransferError> {
-    let target = Unpacked::of(store);
+    let target = Unpacked::of(store, Unpacking::OnTheWay);
     let done = work(&target);
     let left = target.left();
     // Its room is not wanted while others go.
     drop(target);
     match done {
-        Err(error) if error.is_full() && store.make_room(left)? => work(&Unpacked::of(store)),
+        Err(error) if error.is_full() => {}
+        other => return other,
+    }
+    match work(&Unpacked::of(store, Unpacking::AtTheEnd)) {
+        // There is something that the file system does not tell, such as a quota, or how many files it can have. Once only: a
+        // disk that is full again is full of what stays.
+        Err(error) if error.is_full() && store.make_room(left)? => work(&Unpacked::of(store, Unpacking::OnTheWay)),
         other => other,
     }
 }
@@ -98,39 +113,51 @@ fn wait_for_others(
     Ok(alone)
 }
 
-fn bring(
-    store: &Store,
-    from: &dyn Source,
-    wanted: &Descriptor,
-    does: &str,
-    target: &Unpacked<'_>,
-    progress: &dyn Progress,
-) -> Result<Image, TransferError> {
-    let _alone = wait_for_others(store, wanted, does, progress)?;
-    if let Some(image) = find_copied(store, wanted)? {
-        return Ok(image);
-    }
-    let digest = copy_image(from, wanted, target, None, progress)?;
-    let image = store.images().open(&digest)?;
-    store.images().prepare(&image)?;
-    Ok(image)
+/// When the layers of an image that comes are unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unpacking {
+    /// While they come: what they unpack to is estimated.
+    OnTheWay,
+    /// When all of them are there, and room for what they unpack to is reserved.
+    AtTheEnd,
 }
 
 /// The store as the place that an image comes to which is run here.
 struct Unpacked<'a> {
     store: &'a Store,
+    unpacking: Unpacking,
     image: OnceLock<ArrivingImage<'a>>,
     /// On the disk, for what is still to come.
     room: OnceLock<Reservation>,
 }
 
 impl<'a> Unpacked<'a> {
-    fn of(store: &'a Store) -> Self {
+    fn of(store: &'a Store, unpacking: Unpacking) -> Self {
         Self {
             store,
+            unpacking,
             image: OnceLock::new(),
             room: OnceLock::new(),
         }
+    }
+
+    /// Copies an image, and unpacks it as far as that is done here; returns its digest.
+    fn bring(&self, from: &dyn Source, wanted: &Descriptor, progress: &dyn Progress) -> Result<Digest, TransferError> {
+        let digest = copy_image(from, wanted, self, None, progress)?;
+        if self.unpacking == Unpacking::AtTheEnd {
+            let image = self.store.images().open(&digest)?;
+            let bytes = self.store.images().room_to_unpack(&image)?;
+            let needed = RoomNeeded {
+                certain: bytes,
+                likely: bytes,
+                ..RoomNeeded::default()
+            };
+            let _room = self
+                .store
+                .reserve(needed, &coming(&digest, &image.manifest, &image.config))?;
+            self.store.images().prepare(&image)?;
+        }
+        Ok(digest)
     }
 
     /// Bytes that are likely to come still.
@@ -140,18 +167,31 @@ impl<'a> Unpacked<'a> {
 }
 
 /// The room for a layer that comes and is unpacked.
-fn room_of(layer: &Descriptor) -> RoomNeeded {
+fn room_of(layer: &Descriptor, unpacking: Unpacking) -> RoomNeeded {
+    let unpacked = match unpacking {
+        Unpacking::OnTheWay => UNPACKED,
+        Unpacking::AtTheEnd => 0,
+    };
     RoomNeeded {
         certain: layer.size,
-        likely: layer.size.saturating_mul(1 + UNPACKED),
-        images: 0,
+        likely: layer.size.saturating_mul(1 + unpacked),
+        ..RoomNeeded::default()
     }
+}
+
+/// What an image that comes is called in the store, part by part.
+fn coming(digest: &Digest, manifest: &Manifest, config: &ImageConfig) -> BTreeSet<String> {
+    let blobs = manifest.layers.iter().chain([&manifest.config]);
+    let blobs = blobs.map(|blob| blob.digest.hex()).chain([digest.hex()]);
+    blobs.chain(config.rootfs.diff_ids.iter().map(DiffId::hex)).collect()
 }
 
 impl Destination for Unpacked<'_> {
     fn begin(&self, image: &Documents) -> Result<(), TransferError> {
-        let arriving = self.store.images().arriving(&image.manifest, &image.config);
-        self.image.get_or_init(|| arriving);
+        if self.unpacking == Unpacking::OnTheWay {
+            let arriving = self.store.images().arriving(&image.manifest, &image.config);
+            self.image.get_or_init(|| arriving);
+        }
         let known = self.store.images().read_snapshot(&image.descriptor.digest);
         let is_there = known.is_ok_and(|known| known.is_some());
         let mut needed = RoomNeeded {
@@ -159,14 +199,20 @@ impl Destination for Unpacked<'_> {
             ..RoomNeeded::default()
         };
         for layer in image.layers() {
+            needed.whole = needed.whole.saturating_add(layer.size);
             // What another boot wrote is read by whoever needs it.
             if self.store.blobs().size(&layer.digest) != Some(layer.size) {
-                let room = room_of(layer);
+                let room = room_of(layer, self.unpacking);
                 needed.certain = needed.certain.saturating_add(room.certain);
                 needed.likely = needed.likely.saturating_add(room.likely);
             }
         }
-        let room = self.store.reserve(needed)?;
+        if needed.certain == 0 {
+            // All of it is there already.
+            needed.whole = 0;
+        }
+        let coming = coming(&image.descriptor.digest, &image.manifest, &image.config);
+        let room = self.store.reserve(needed, &coming)?;
         self.room.get_or_init(|| room);
         Ok(())
     }
@@ -190,10 +236,11 @@ impl Destination for Unpacked<'_> {
     fn put(&self, layer: &Descriptor, incoming: &mut Incoming<'_>) -> Result<(), TransferError> {
         match (incoming.reach(), self.image.get()) {
             (Reach::Here, Some(image)) => copy_and_unpack(self.store, image, layer, incoming),
-            (_, image) => fetch_layer(self.store, image, layer, incoming),
+            (Reach::Here, None) => self.store.put(layer, incoming),
+            (Reach::Away, image) => fetch_layer(self.store, image, layer, incoming),
         }?;
         if let Some(room) = self.room.get() {
-            room.arrived(room_of(layer));
+            room.arrived(room_of(layer, self.unpacking));
         }
         Ok(())
     }

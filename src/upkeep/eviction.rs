@@ -10,8 +10,9 @@
 //! root is between two mistakes: without it one large image costs as many small ones their places as are as old; by the bytes
 //! themselves every large image goes as soon as it came. docs/decisions.md has what each of them was measured to cost.
 //!
-//! An image that no registry is known to have goes after all that can be had again, or not at all. Pinned images and those in
-//! use never go.
+//! What a collection would take goes before all of that, the longest unused first: images that nobody keeps, what nothing needs,
+//! programs of other versions. An image that no registry is known to have goes after all that can be had again, or not at all.
+//! Pinned images and those in use never go.
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
@@ -20,7 +21,7 @@ use serde::Serialize;
 
 use crate::oci::{Digest, Reference};
 use crate::policy::{rough_time, Bytes};
-use crate::store::{Doomed, Inventory, StoredImage};
+use crate::store::{Doomed, Inventory, Remembered, StoredImage, Tally};
 
 /// What a store may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +67,7 @@ pub(crate) enum OnlyHere {
 
 /// What room is wanted for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct RoomWanted {
+pub(crate) struct RoomWanted<'a> {
     /// What the store may hold.
     pub limits: CacheLimits,
     /// Bytes that are about to come.
@@ -77,8 +78,10 @@ pub(crate) struct RoomWanted {
     pub disk_lacks: u64,
     /// What becomes of images that no registry is known to have.
     pub only_here: OnlyHere,
-    /// Whether what later builds would use may go; not while a build is at work.
+    /// Whether what later builds would use may go, and what nothing leads to; not while a build is at work.
     pub may_forget: bool,
+    /// The programs in `tools/` that this version of gantry uses.
+    pub tools: &'a [&'a str],
     /// The image that all this is for.
     pub spared: Option<Digest>,
 }
@@ -108,9 +111,9 @@ pub struct EvictionPlan {
 /// Something that goes.
 #[derive(Debug, Clone, Serialize)]
 pub struct Planned {
-    /// `image`, or `remembered`: what is kept for later builds.
+    /// `image`; `remembered`: what is kept for later builds; `garbage`: what nothing needs, with images that nobody keeps.
     pub kind: &'static str,
-    /// The names of an image, else its digest; of what is remembered its file in the store.
+    /// The names of an image, else its digest; of anything else its file in the store.
     pub name: String,
     /// Of an image.
     pub digest: Option<Digest>,
@@ -138,8 +141,21 @@ pub struct KeptImage {
     pub reason: &'static str,
 }
 
+/// The plan of a store that has room for what is wanted, by what it takes alone: nothing goes. None when something has to.
+pub(crate) fn is_within(tally: &Tally, wanted: &RoomWanted<'_>) -> Option<EvictionPlan> {
+    let goal = Goal::over(tally.total, tally.images, wanted, |most| most);
+    goal.is_met().then(|| EvictionPlan {
+        bytes_before: tally.total,
+        bytes_after: tally.total,
+        images_before: tally.images,
+        images_after: tally.images,
+        is_enough: true,
+        ..EvictionPlan::default()
+    })
+}
+
 /// Chooses what goes until there is room for what is wanted; nothing when there is.
-pub(crate) fn plan(inventory: &Inventory, wanted: &RoomWanted, now: SystemTime) -> EvictionPlan {
+pub(crate) fn plan(inventory: &Inventory, wanted: &RoomWanted<'_>, now: SystemTime) -> EvictionPlan {
     let mut goal = Goal::of(inventory, wanted);
     let mut must = goal;
     let mut plan = EvictionPlan {
@@ -169,7 +185,29 @@ pub(crate) fn plan(inventory: &Inventory, wanted: &RoomWanted, now: SystemTime) 
         goal.freed(frees, pool.is_image(chosen));
         must.freed(frees, pool.is_image(chosen));
         plan.bytes_after = plan.bytes_after.saturating_sub(frees);
+        let garbage = |name: String, digest| Planned {
+            kind: "garbage",
+            name,
+            digest,
+            frees,
+            fetches: 0,
+            reason: "nothing needs it".to_owned(),
+            names: Vec::new(),
+            origin: None,
+        };
         match pool.items.get(chosen).map(|item| item.what) {
+            Some(What::Nameless(image)) => {
+                plan.doomed.images.push((image.digest, image.used));
+                plan.items.push(garbage(name_of(image), Some(image.digest)));
+            }
+            Some(What::Loose(file)) => {
+                plan.doomed.loose.push(file.file.clone());
+                plan.items.push(garbage(file.file.display().to_string(), None));
+            }
+            Some(What::OldTool(tool)) => {
+                plan.doomed.remembered.push(tool.file.clone());
+                plan.items.push(garbage(tool.file.display().to_string(), None));
+            }
             Some(What::Image(image)) => {
                 plan.images_after = plan.images_after.saturating_sub(1);
                 plan.doomed.images.push((image.digest, image.used));
@@ -243,7 +281,7 @@ fn unused(used: Option<SystemTime>, now: SystemTime) -> String {
     }
 }
 
-fn kept(image: &StoredImage, wanted: &RoomWanted) -> Option<KeptImage> {
+fn kept(image: &StoredImage, wanted: &RoomWanted<'_>) -> Option<KeptImage> {
     let reason = match image {
         StoredImage { is_pinned: true, .. } => "pinned",
         StoredImage { is_in_use: true, .. } => "in use",
@@ -266,12 +304,12 @@ struct Goal {
 }
 
 impl Goal {
-    fn of(inventory: &Inventory, wanted: &RoomWanted) -> Self {
+    fn of(inventory: &Inventory, wanted: &RoomWanted<'_>) -> Self {
         Self::below(inventory, wanted, |most| most)
     }
 
     /// Goes further for those limits that are exceeded.
-    fn lower(&mut self, inventory: &Inventory, wanted: &RoomWanted) {
+    fn lower(&mut self, inventory: &Inventory, wanted: &RoomWanted<'_>) {
         let low = Self::below(inventory, wanted, |most| wanted.limits.low(most));
         if self.bytes > 0 {
             self.bytes = low.bytes;
@@ -281,14 +319,17 @@ impl Goal {
         }
     }
 
-    fn below(inventory: &Inventory, wanted: &RoomWanted, level: impl Fn(u64) -> u64) -> Self {
+    fn below(inventory: &Inventory, wanted: &RoomWanted<'_>, level: impl Fn(u64) -> u64) -> Self {
+        Self::over(inventory.total, inventory.images.len() as u64, wanted, level)
+    }
+
+    fn over(total: u64, images: u64, wanted: &RoomWanted<'_>, level: impl Fn(u64) -> u64) -> Self {
         let over = |is: u64, coming: u64, most: Option<u64>| {
             most.map_or(0, |most| is.saturating_add(coming).saturating_sub(level(most)))
         };
         let limits = &wanted.limits;
-        let images = inventory.images.len() as u64;
         Self {
-            bytes: over(inventory.total, wanted.coming_bytes, limits.max_bytes).max(wanted.disk_lacks),
+            bytes: over(total, wanted.coming_bytes, limits.max_bytes).max(wanted.disk_lacks),
             images: over(images, wanted.coming_images, limits.max_images),
         }
     }
@@ -314,7 +355,23 @@ impl Goal {
 #[derive(Debug, Clone, Copy)]
 enum What<'a> {
     Image(&'a StoredImage),
-    Remembered(&'a crate::store::Remembered),
+    Remembered(&'a Remembered),
+    /// An image that nobody keeps.
+    Nameless(&'a StoredImage),
+    /// What nothing needs.
+    Loose(&'a Remembered),
+    /// A program that another version of gantry used.
+    OldTool(&'a Remembered),
+}
+
+impl What<'_> {
+    /// Whether a collection takes it.
+    fn is_garbage(self) -> bool {
+        match self {
+            Self::Nameless(_) | Self::Loose(_) | Self::OldTool(_) => true,
+            Self::Image(_) | Self::Remembered(_) => false,
+        }
+    }
 }
 
 struct Item<'a> {
@@ -339,7 +396,7 @@ struct Pool<'a> {
 }
 
 impl<'a> Pool<'a> {
-    fn of(inventory: &'a Inventory, wanted: &RoomWanted, now: SystemTime) -> Self {
+    fn of(inventory: &'a Inventory, wanted: &RoomWanted<'_>, now: SystemTime) -> Self {
         let weight = |used: Option<SystemTime>, uses: u64| {
             let age = used.map(|used| now.duration_since(used).unwrap_or_default().as_secs_f64());
             // What nobody can tell the age of is old.
@@ -357,16 +414,38 @@ impl<'a> Pool<'a> {
                 && (wanted.only_here == OnlyHere::Last || !image.origins.is_empty()),
             is_last: image.origins.is_empty(),
         });
-        let remembered = inventory.remembered.iter().map(|kept| Item {
-            what: What::Remembered(kept),
+        let nameless = inventory.nameless.iter().map(|image| Item {
+            what: What::Nameless(image),
+            parts: &image.parts,
+            frees: 0,
+            fetches: 0,
+            weight: weight(image.used, 1),
+            may_go: wanted.spared != Some(image.digest),
+            is_last: false,
+        });
+        let of_builds = |what, kept: &'a Remembered| Item {
+            what,
             parts: &kept.parts,
             frees: kept.bytes,
             fetches: 0,
             weight: weight(kept.used, 1),
             may_go: wanted.may_forget,
             is_last: false,
+        };
+        let remembered = inventory.remembered.iter();
+        let remembered = remembered.map(|kept| of_builds(What::Remembered(kept), kept));
+        let loose = inventory.loose.iter().map(|file| of_builds(What::Loose(file), file));
+        let tools = inventory.tools.iter().filter_map(|tool| {
+            let name = tool.file.file_name()?.to_str()?;
+            let what = match (name.ends_with("-cache"), wanted.tools.contains(&name)) {
+                (true, _) => What::Remembered(tool),
+                (false, false) => What::OldTool(tool),
+                (false, true) => return None,
+            };
+            Some(of_builds(what, tool))
         });
-        let items: Vec<Item<'_>> = images.chain(remembered).collect();
+        let others = nameless.chain(remembered).chain(loose).chain(tools);
+        let items: Vec<Item<'_>> = images.chain(others).collect();
         let mut owners = vec![BTreeSet::new(); inventory.parts.len()];
         for (number, item) in items.iter().enumerate() {
             for part in item.parts {
@@ -407,7 +486,11 @@ impl<'a> Pool<'a> {
                     item.1.frees > 0 || is_image
                 }
         };
-        let rank = |item: &Item<'_>| (!item.is_last, item.weight * (item.frees.max(1) as f64).cbrt());
+        let rank = |item: &Item<'_>| match item.what.is_garbage() {
+            // Nobody misses it: the oldest is the least likely to be what somebody is about to go on with.
+            true => (2, item.weight),
+            false => (u8::from(!item.is_last), item.weight * (item.frees.max(1) as f64).cbrt()),
+        };
         let better = |one: &(usize, &Item<'_>), other: &(usize, &Item<'_>)| {
             let (one, other) = (rank(one.1), rank(other.1));
             one.0.cmp(&other.0).then(one.1.total_cmp(&other.1))

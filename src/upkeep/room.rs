@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use crate::oci::Digest;
-use crate::store::{Count, Store, StoreError};
+use crate::python::resolve::uv;
+use crate::store::{Count, Inventory, Store, StoreError};
 use crate::sys::clock;
 
-use super::eviction::{plan, CacheLimits, EvictionPlan, OnlyHere, RoomWanted};
+use super::eviction::{is_within, plan, CacheLimits, EvictionPlan, OnlyHere, Planned, RoomWanted};
 
 /// What was chosen may be in use by now: then something else is chosen, so often.
 const ROUNDS: usize = 3;
@@ -38,8 +39,34 @@ pub(crate) enum Effort {
 /// # Errors
 /// [`StoreError`] when the store cannot be read.
 pub(crate) fn find_room(store: &Store, limits: CacheLimits, coming: Coming) -> Result<EvictionPlan, StoreError> {
-    let inventory = store.inventory(Count::Noted)?;
-    Ok(plan(&inventory, &wanted(store, limits, coming)?, clock::now()))
+    Ok(find(store, limits, coming)?.0)
+}
+
+/// What would go, and the inventory that it was chosen from: documents of images are read only when something has to go.
+fn find(store: &Store, limits: CacheLimits, coming: Coming) -> Result<(EvictionPlan, Inventory), StoreError> {
+    let tools = [uv::folder()];
+    let tools = tools.each_ref().map(String::as_str);
+    let wanted = RoomWanted {
+        limits,
+        coming_bytes: coming.bytes,
+        coming_images: coming.images,
+        disk_lacks: coming.disk_lacks,
+        // Who set a limit has said that images may go. Else only what can be had again makes room on a full disk.
+        only_here: if limits.are_set() {
+            OnlyHere::Last
+        } else {
+            OnlyHere::Stay
+        },
+        may_forget: !store.locks().is_building()?,
+        tools: &tools,
+        spared: coming.spared,
+    };
+    let tally = store.tally(Count::Noted)?;
+    if let Some(nothing) = is_within(&tally, &wanted) {
+        return Ok((nothing, Inventory::default()));
+    }
+    let inventory = store.inventory_of(tally)?;
+    Ok((plan(&inventory, &wanted, clock::now()), inventory))
 }
 
 /// Takes images out of the store until it keeps the limits and has room for what is coming, as far as that is possible; the
@@ -55,7 +82,7 @@ pub(crate) fn make_room(
 ) -> Result<EvictionPlan, StoreError> {
     let mut done = EvictionPlan::default();
     for round in 0..ROUNDS {
-        let found = find_room(store, limits, coming)?;
+        let (found, inventory) = find(store, limits, coming)?;
         if round == 0 {
             (done.bytes_before, done.images_before) = (found.bytes_before, found.images_before);
         }
@@ -66,11 +93,12 @@ pub(crate) fn make_room(
         if found.items.is_empty() || is_vain {
             break;
         }
-        let evicted = store.evict(&found.doomed)?;
+        let evicted = store.evict(&inventory, &found.doomed)?;
         let images: BTreeSet<Digest> = evicted.images.iter().copied().collect();
         let files: BTreeSet<String> = evicted
             .remembered
             .iter()
+            .chain(&evicted.loose)
             .map(|file| file.display().to_string())
             .collect();
         let planned = found.items.len();
@@ -81,7 +109,9 @@ pub(crate) fn make_room(
         let before = done.items.len();
         done.items.extend(went);
         done.bytes_after = found.bytes_before.saturating_sub(evicted.bytes);
-        done.images_after = found.images_before.saturating_sub(images.len() as u64);
+        let counted = |item: &&Planned| item.kind == "image";
+        let went = done.items.iter().skip(before).filter(counted).count() as u64;
+        done.images_after = found.images_before.saturating_sub(went);
         // The bytes that the disk lacked are there, or it was all that there is.
         let went = done.items.len() - before;
         if went == planned || (coming.disk_lacks > 0 && went > 0) {
@@ -90,21 +120,4 @@ pub(crate) fn make_room(
         done.is_enough = false;
     }
     Ok(done)
-}
-
-fn wanted(store: &Store, limits: CacheLimits, coming: Coming) -> Result<RoomWanted, StoreError> {
-    Ok(RoomWanted {
-        limits,
-        coming_bytes: coming.bytes,
-        coming_images: coming.images,
-        disk_lacks: coming.disk_lacks,
-        // Who set a limit has said that images may go. Else only what can be had again makes room on a full disk.
-        only_here: if limits.are_set() {
-            OnlyHere::Last
-        } else {
-            OnlyHere::Stay
-        },
-        may_forget: !store.locks().is_building()?,
-        spared: coming.spared,
-    })
 }

@@ -85,36 +85,43 @@ pub(super) fn remove(session: &Session, args: &RemoveArgs, report: Option<&Repor
     let is_alone = report.is_some_and(Report::takes_standard_output);
     let narrator = Narrator::new(session.verbosity);
     let (mut all, mut printed) = (Vec::new(), Ok(0));
-    let done = ops::remove_remote(&registries, &args.references, removal, &narrator, &mut |of, removed| {
-        let one = Deleted {
-            repository: of_repository(of),
-            digest: removed.digest.to_string(),
-            tags: removed.tags.clone(),
-        };
-        let tags = removed.tags.join(" ");
-        if session.verbosity != Verbosity::Quiet {
-            let text = format!("{verb} {} of {} {tags}", one.digest, one.repository);
-            let _ = writeln!(io::stderr(), "{}", escape(text.trim_end()));
-        }
-        if printed.is_ok() && !is_alone {
-            printed = print_line(&removed.digest);
-        }
-        if removal == Removal::Done {
-            let name = one.tags.first().map(|tag| format!("{}:{tag}", one.repository));
-            let name = name.unwrap_or_else(|| one.repository.clone());
-            let host = one.repository.split('/').next();
-            session.record(&Event {
-                digest: Some(one.digest.clone()),
-                registry: host,
-                image_type: type_by_name(&name),
-                ..Session::event(EventKind::Remove, &name, "ok", started)
-            });
-            if let Some(report) = report {
-                report.add("deleted", &one);
+    let done = ops::remove_remote(
+        &session.store,
+        &registries,
+        &args.references,
+        removal,
+        &narrator,
+        &mut |of, removed| {
+            let one = Deleted {
+                repository: of_repository(of),
+                digest: removed.digest.to_string(),
+                tags: removed.tags.clone(),
+            };
+            let tags = removed.tags.join(" ");
+            if session.verbosity != Verbosity::Quiet {
+                let text = format!("{verb} {} of {} {tags}", one.digest, one.repository);
+                let _ = writeln!(io::stderr(), "{}", escape(text.trim_end()));
             }
-        }
-        all.push(one);
-    });
+            if printed.is_ok() && !is_alone {
+                printed = print_line(&removed.digest);
+            }
+            if removal == Removal::Done {
+                let name = one.tags.first().map(|tag| format!("{}:{tag}", one.repository));
+                let name = name.unwrap_or_else(|| one.repository.clone());
+                let host = one.repository.split('/').next();
+                session.record(&Event {
+                    digest: Some(one.digest.clone()),
+                    registry: host,
+                    image_type: type_by_name(&name),
+                    ..Session::event(EventKind::Remove, &name, "ok", started)
+                });
+                if let Some(report) = report {
+                    report.add("deleted", &one);
+                }
+            }
+            all.push(one);
+        },
+    );
     if let (Err(error), Removal::Done) = (&done, removal) {
         let names: Vec<String> = args.references.iter().map(ToString::to_string).collect();
         session.record(&Event {

@@ -24,7 +24,7 @@ use crate::oci::Reference;
 use crate::ops::{
     self, Because, Failover, FunctionInventory, ImageToWarm, Residence, Transport, Warmed, MAX_INVENTORY,
 };
-use crate::policy::{as_limit, counted, Bytes, Kind, Verbosity};
+use crate::policy::{as_limit, counted, one_line, Bytes, Kind, Verbosity};
 use crate::sys::clock;
 
 /// Longest list that is read.
@@ -45,7 +45,7 @@ struct WarmReport<'a> {
 /// Has the images in the store that `args` name, and says what came of each.
 pub(super) fn warm(session: &Session, args: &WarmArgs, report: Option<&Report>) -> Result<u8, CommandError> {
     let started = Instant::now();
-    let list = list(session, args)?;
+    let (list, untold) = list(session, args)?;
     let narrator = Narrator::new(session.verbosity);
     let failover = match args.no_failover {
         true => Failover::Forbidden,
@@ -57,8 +57,7 @@ pub(super) fn warm(session: &Session, args: &WarmArgs, report: Option<&Report>) 
         true => Residence::Memory,
         false => Residence::Disk,
     };
-    let done = ops::warm(&transport, &list, usize::from(args.jobs), residence, &|one| {
-        note(session, one, started);
+    let tell = |one: &Warmed| {
         if let Some(report) = report {
             report.add("images", one);
         }
@@ -70,7 +69,13 @@ pub(super) fn warm(session: &Session, args: &WarmArgs, report: Option<&Report>) 
                 escape(error)
             );
         }
+    };
+    untold.iter().for_each(&tell);
+    let warmed = ops::warm(&transport, &list, usize::from(args.jobs), residence, &|one| {
+        note(session, one, started);
+        tell(one);
     });
+    let done: Vec<Warmed> = untold.into_iter().chain(warmed).collect();
     narrator.finish();
     narrator.done(&summary(&done, residence));
     if let Some(text) = lack_of_room(session, &done) {
@@ -107,12 +112,17 @@ pub(super) fn warm(session: &Session, args: &WarmArgs, report: Option<&Report>) 
     Ok(exit_code)
 }
 
-/// The images that `args` name, each once, the first to be warmed first.
-fn list(session: &Session, args: &WarmArgs) -> Result<Vec<ImageToWarm>, CommandError> {
+/// The images that `args` name, each once, the first to be warmed first; and those that nobody could ask for.
+fn list(session: &Session, args: &WarmArgs) -> Result<(Vec<ImageToWarm>, Vec<Warmed>), CommandError> {
     let since = args.since.unwrap_or(SINCE);
     let at = journal::seconds(clock::now()).saturating_sub(since.as_secs());
+    let mut untold = Vec::new();
     let mut list = match (&args.inventory, args.top) {
-        (Some(file), top) => of_inventory(session, file, top, at)?,
+        (Some(file), top) => {
+            let (list, nameless) = of_inventory(session, file, top, at)?;
+            untold = nameless;
+            list
+        }
         (None, Some(top)) => of_journal(session, usize::from(top), at)?,
         (None, None) => {
             if args.since.is_some() {
@@ -124,7 +134,7 @@ fn list(session: &Session, args: &WarmArgs) -> Result<Vec<ImageToWarm>, CommandE
     };
     let mut seen = BTreeSet::new();
     list.retain(|one| seen.insert(one.reference.to_string()));
-    if list.is_empty() {
+    if list.is_empty() && untold.is_empty() {
         let what = match (&args.inventory, args.top, &args.from) {
             (Some(_), ..) => format!(
                 "no function of the inventory that has an image ran in the last {}",
@@ -137,7 +147,7 @@ fn list(session: &Session, args: &WarmArgs) -> Result<Vec<ImageToWarm>, CommandE
             let _ = writeln!(io::stderr(), "Nothing to warm: {what}");
         }
     }
-    Ok(list)
+    Ok((list, untold))
 }
 
 /// A time as people say it after "the last".
@@ -189,25 +199,32 @@ fn of_journal(session: &Session, most: usize, since: u64) -> Result<Vec<ImageToW
     Ok(folded.counts.top(most, since).into_iter().filter_map(wanted).collect())
 }
 
-/// Those of the functions of an inventory that ran lately.
+/// Those of the functions of an inventory that ran lately, and what is to be said of those that cannot be named.
 fn of_inventory(
     session: &Session,
     file: &Path,
     most: Option<u16>,
     since: u64,
-) -> Result<Vec<ImageToWarm>, CommandError> {
+) -> Result<(Vec<ImageToWarm>, Vec<Warmed>), CommandError> {
     let json = read(file, MAX_INVENTORY, "an inventory has at most 64 MiB")?;
     let now = journal::seconds(clock::now());
     let inventory = FunctionInventory::parse(&json, now).map_err(|error| failed(file, io::Error::other(error)))?;
-    let active = inventory.active_since(&session.config, since);
-    let active = active.map_err(|error| failed(file, io::Error::other(error)))?;
+    let (active, nameless) = inventory.active_since(&session.config, since);
+    if let (true, Some(first)) = (active.is_empty(), nameless.first()) {
+        // None of them: the configuration lacks something, and that is to be mended.
+        return Err(failed(file, io::Error::other(first.error.clone())));
+    }
+    let untold = nameless
+        .into_iter()
+        .map(|one| Warmed::untold(format!("function {}", one.id), one_line(&one.error)));
     let wanted = |reference| ImageToWarm {
         reference,
         uses: None,
         because: Because::OfItsUse,
     };
     let most = most.map_or(usize::MAX, usize::from);
-    Ok(active.into_iter().take(most).map(|one| wanted(one.reference)).collect())
+    let wanted = active.into_iter().take(most).map(|one| wanted(one.reference));
+    Ok((wanted.collect(), untold.collect()))
 }
 
 fn read(file: &Path, most: u64, limit: &'static str) -> Result<Vec<u8>, CommandError> {

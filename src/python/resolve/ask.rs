@@ -6,13 +6,15 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use super::extra::{self, ExtraIndex};
 use super::index::{is_index_variable, Index};
 use super::locked::{LockError, LockedWheel};
 use super::programs::MAX_MESSAGE;
 use super::target::Target;
 use crate::net::Credentials;
-use crate::store::{Store, StoreError};
+use crate::store::{io_error, Store, StoreError};
 use crate::sys::program::{Program, ProgramError};
 
 /// Warnings that are passed on; honest answers have one or two.
@@ -144,6 +146,9 @@ pub(super) fn ask(store: &Store, asker: &Asker<'_>, question: &Question<'_>) -> 
     };
     let explanation: String = String::from_utf8_lossy(&said).chars().take(MAX_MESSAGE).collect();
     let explanation = hide(asker, &explanation);
+    if let Some(full) = out_of_space(&explanation) {
+        return Err(io_error("resolve packages in", &store.tool("uv-cache"))(full).into());
+    }
     let network = [
         "error sending request",
         "Failed to fetch",
@@ -157,6 +162,19 @@ pub(super) fn ask(store: &Store, asker: &Asker<'_>, question: &Question<'_>) -> 
         return Err(LockError::Unavailable { explanation });
     }
     Err(LockError::Unsatisfiable { explanation })
+}
+
+/// The error of the kernel, where what uv says comes from a disk that is full or a quota that is used up: it writes where the
+/// store is.
+fn out_of_space(said: &str) -> Option<io::Error> {
+    [
+        ("No space left on device", Errno::NOSPC),
+        ("Disk quota exceeded", Errno::DQUOT),
+        ("Quota exceeded", Errno::DQUOT),
+    ]
+    .into_iter()
+    .find(|(text, _)| said.contains(text))
+    .map(|(_, errno)| errno.into())
 }
 
 /// `said` without the address of the index, which may hold credentials, and without those.
@@ -195,6 +213,18 @@ fn offer(store: &Store, built: &[LockedWheel], directory: &Path) -> Result<(), L
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_what_cannot_be_resolved() {
+        let said = "error: Failed to fetch: `numpy`\n  Caused by: failed to write to file `cache/x`: No space left on device (os error 28)";
+        let full = out_of_space(said).unwrap();
+        // As the kernel would have said it: something makes room, and the build goes on.
+        assert!(crate::sys::space::has_run_full(&full));
+        let error = LockError::from(io_error("resolve packages in", Path::new("uv-cache"))(full));
+        assert!(matches!(error, LockError::Store(StoreError::NoSpace { .. })));
+        assert!(out_of_space("Disk quota exceeded (os error 122)").is_some());
+        assert!(out_of_space("no version of numpy==99").is_none());
+    }
 
     #[test]
     fn what_uv_warns_of_is_told_from_what_it_narrates() {

@@ -106,7 +106,7 @@ pub(in crate::store) fn sweep_stamps(disk: &Disk) {
         let name = entry.file_name();
         let found = [Content::Blob, Content::Download].into_iter().find_map(|content| {
             let hex = name.to_str()?.strip_prefix(content.stamp_prefix())?;
-            Some(disk.path(content.folder()).join(hex).exists())
+            Some(disk.path(content.folder()).join(hex).try_exists().unwrap_or(true))
         });
         if found != Some(true) {
             let _ = fault::point(fault::Step::StampRemoved).and_then(|()| fs::remove_file(entry.path()));

@@ -6,6 +6,9 @@
 //! **Waiting** ends when the lock is free, or when its holder makes no progress for too long: then it is an error of kind
 //! `Busy` that names the holder. One waits by trying again and again, never in the kernel's queue, where a collector that
 //! wants to be alone would keep out those that share.
+//!
+//! **Looking.** Whether a shared lock is held can only be told by taking it alone for a moment. Users wait, so they do not
+//! notice; those that try ([`try_idle`], [`is_held`]) try again for two milliseconds before they take a look for a use.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -315,7 +318,7 @@ impl<'a> Locks<'a> {
 
     /// Whether a build is at work now.
     pub fn is_building(self) -> Result<bool, StoreError> {
-        Ok(try_file(&self.disk.path("locks/builds"), Rank::Builds, Mode::Alone)?.is_none())
+        Ok(try_idle(&self.disk.path("locks/builds"), Rank::Builds)?.is_none())
     }
 
     /// Waits until an eviction has ended that may not have seen what this process has put into the store.
@@ -522,6 +525,44 @@ pub(in crate::store) fn try_file(path: &Path, rank: Rank, mode: Mode) -> Result<
             Tried::Gone => {}
         }
     }
+}
+
+/// The lock of the file that is called `path`, if nobody uses it: who only looks whether somebody does
+/// ([`is_held`], [`Locks::is_building`]) has it alone for some microseconds, and is no user.
+pub(in crate::store) fn try_idle(path: &Path, rank: Rank) -> Result<Option<Lock>, StoreError> {
+    past_a_look(|| try_file(path, rank, Mode::Alone))
+}
+
+/// Whether somebody holds the lock of a file. One that is not there is not made.
+///
+/// # Errors
+/// [`StoreError`] when nobody can tell.
+pub(in crate::store) fn is_held(path: &Path, rank: Rank) -> Result<bool, StoreError> {
+    let tried = past_a_look(|| {
+        let file = match File::open(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Some(None)),
+            other => other.map_err(io_error("open lock", path))?,
+        };
+        let tried = lock::try_lock(file, Mode::Alone, rank as u8).map_err(io_error("lock", path))?;
+        Ok(tried.ok().map(Some))
+    })?;
+    Ok(tried.is_none())
+}
+
+/// Looks that are waited for, and how long each time: a look takes some microseconds, and a user is told as one within some
+/// milliseconds.
+const LOOKS: u32 = 8;
+const A_LOOK: Duration = Duration::from_micros(250);
+
+/// Tries again while a lock may be held by somebody who only looks at it. One that is held all the time has a user.
+fn past_a_look<T>(tried: impl Fn() -> Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
+    for _ in 0..LOOKS {
+        if let Some(ours) = tried()? {
+            return Ok(Some(ours));
+        }
+        std::thread::sleep(A_LOOK);
+    }
+    tried()
 }
 
 /// What came of trying to lock a file.

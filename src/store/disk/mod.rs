@@ -3,6 +3,7 @@
 //!
 //! Nothing here knows what is stored.
 
+pub(super) mod coming;
 pub(super) mod copy;
 pub(super) mod locks;
 mod rank;

@@ -18,6 +18,8 @@ pub(in crate::store) enum Unread {
     Gone,
     /// What is there instead, in words.
     Wrong(String),
+    /// It is there, and reading it failed with this error of the kernel: what is in it is not known.
+    Failed(Errno),
 }
 
 impl Unread {
@@ -26,15 +28,35 @@ impl Unread {
         match self {
             Self::Gone => "nothing".to_owned(),
             Self::Wrong(found) => found,
+            Self::Failed(errno) => format!("it cannot be read: {}", io::Error::from(errno)),
         }
     }
 
     pub(in crate::store) fn of(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => Self::Gone,
-            _ => Self::Wrong(format!("it cannot be read: {error}")),
+            _ => match Errno::from_io_error(error).filter(|_| !is_of_another_kind(error)) {
+                Some(errno) => Self::Failed(errno),
+                None => Self::Wrong(format!("it cannot be read: {error}")),
+            },
         }
     }
+
+    /// Why nobody can tell now: this process, or the machine, has none left of what reading takes.
+    pub(in crate::store) fn exhausted(&self) -> Option<io::Error> {
+        match self {
+            Self::Failed(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => Some((*errno).into()),
+            Self::Failed(_) | Self::Gone | Self::Wrong(_) => None,
+        }
+    }
+}
+
+/// Whether `error` says that something is there which is no file: it will not be one at the next try.
+pub(in crate::store) fn is_of_another_kind(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::ISDIR | Errno::NOTDIR | Errno::LOOP)
+    )
 }
 
 /// What a name stands for, in words.

@@ -1,7 +1,10 @@
 //! Takes images, and what is kept for later builds, out of the store while others use it.
 //!
 //! **Who is safe.** An image whose lease somebody holds is left alone, and so is all that it needs; what builds remember is left
-//! alone while one is at work. Everything that stays is looked at again under the lock, so a plan may be old.
+//! alone while one is at work, and so is what nothing leads to, as it may be what a build has just made; what a process is
+//! bringing is noted ([`coming`](crate::store::disk::coming)). Who needs what is looked at again under the lock, so a plan may be
+//! old: only documents that never change are not read again. What is there and cannot be read may need anything, and ends the
+//! eviction before something goes.
 //!
 //! **Locks.** `locks/eviction` and then `index`, held while files are renamed; the collector's lock is not taken alone, so nobody
 //! waits for a build to end, and no build for an eviction. Leases and `locks/builds` are only tried, and whoever has one
@@ -20,12 +23,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::inventory::{Inventory, PartName};
+use super::inventory::Inventory;
 use super::names::Names;
-use super::room_taken::{entries, Count};
+use super::room_taken::entries;
 use super::{origins, pin_marks, start_files, unnamed};
 use crate::oci::Digest;
-use crate::store::disk::locks::{try_file, Locks, Rank, Task};
+use crate::store::disk::locks::{try_idle, Locks, Rank, Task};
 use crate::store::disk::scratch::Scratch;
 use crate::store::disk::Disk;
 use crate::store::{io_error, StoreError};
@@ -36,10 +39,13 @@ use crate::sys::tree::disk_bytes_of;
 /// What is to go.
 #[derive(Debug, Clone, Default)]
 pub struct Doomed {
-    /// Images, and when each was used last as far as was known: one that was used since stays.
+    /// Images, whether or not somebody keeps them, and when each was used last as far as was known: one that was used since
+    /// stays.
     pub images: Vec<(Digest, Option<SystemTime>)>,
     /// Files of what is kept for later builds, below the root.
     pub remembered: Vec<PathBuf>,
+    /// Files and layers that nothing needs, below the root.
+    pub loose: Vec<PathBuf>,
 }
 
 /// What went.
@@ -49,16 +55,18 @@ pub struct Evicted {
     pub images: Vec<Digest>,
     /// What was kept for later builds.
     pub remembered: Vec<PathBuf>,
+    /// What nothing needed.
+    pub loose: Vec<PathBuf>,
     /// Bytes that the disk has back.
     pub bytes: u64,
 }
 
-/// Takes `doomed` out of the store, but for what is in use by now.
-pub(in crate::store) fn evict(disk: &Disk, doomed: &Doomed) -> Result<Evicted, StoreError> {
+/// Takes `doomed`, chosen from `inventory`, out of the store, but for what is in use by now.
+pub(in crate::store) fn evict(disk: &Disk, inventory: &Inventory, doomed: &Doomed) -> Result<Evicted, StoreError> {
     let scratch = Scratch::new(disk)?;
-    let (mut evicted, follows) = set_aside(disk, doomed, &scratch)?;
+    let (mut evicted, follows) = set_aside(disk, inventory, doomed, &scratch)?;
     let mut seen = BTreeSet::new();
-    evicted.bytes = entries(scratch.path())
+    evicted.bytes = entries(scratch.path())?
         .iter()
         .map(|(_, path)| disk_bytes_of(path, &mut seen))
         .sum();
@@ -75,7 +83,12 @@ pub(in crate::store) fn evict(disk: &Disk, doomed: &Doomed) -> Result<Evicted, S
 }
 
 /// Moves what goes into `scratch`; and whether `index.json` follows the names, which a full disk may not allow yet.
-fn set_aside(disk: &Disk, doomed: &Doomed, scratch: &Scratch) -> Result<(Evicted, bool), StoreError> {
+fn set_aside(
+    disk: &Disk,
+    before: &Inventory,
+    doomed: &Doomed,
+    scratch: &Scratch,
+) -> Result<(Evicted, bool), StoreError> {
     let locks = Locks::of(disk);
     let task = Task::silent("evicts images");
     let (_alone, _) = locks.wait_for(Rank::Eviction, Mode::Alone, &disk.path("locks/eviction"), task)?;
@@ -85,17 +98,18 @@ fn set_aside(disk: &Disk, doomed: &Doomed, scratch: &Scratch) -> Result<(Evicted
         Err(error) if error.is_full() => locks.index()?,
         other => other?,
     };
-    let builders = try_file(&disk.path("locks/builds"), Rank::Builds, Mode::Alone)?;
+    let builders = try_idle(&disk.path("locks/builds"), Rank::Builds)?;
     let held = hold(disk, &doomed.images)?;
     let images: BTreeSet<Digest> = held.iter().map(|(digest, _)| *digest).collect();
     let remembered: BTreeSet<&PathBuf> = match builders {
         Some(_) => doomed.remembered.iter().collect(),
         None => BTreeSet::new(),
     };
-    let inventory = Inventory::take(disk, Count::Nothing)?;
+    let inventory = before.again(disk)?;
     let mut goes: BTreeSet<usize> = BTreeSet::new();
     let mut stays: BTreeSet<usize> = BTreeSet::new();
-    for image in &inventory.images {
+    let every = || inventory.images.iter().chain(&inventory.nameless);
+    for image in every() {
         let of = if images.contains(&image.digest) {
             &mut goes
         } else {
@@ -111,7 +125,7 @@ fn set_aside(disk: &Disk, doomed: &Doomed, scratch: &Scratch) -> Result<(Evicted
         };
         of.extend(&kept.parts);
     }
-    for image in inventory.images.iter().filter(|image| images.contains(&image.digest)) {
+    for image in every().filter(|image| images.contains(&image.digest)) {
         image.names.iter().try_for_each(|name| names.forget(name))?;
         unnamed::forget(disk, &image.digest)?;
     }
@@ -121,28 +135,17 @@ fn set_aside(disk: &Disk, doomed: &Doomed, scratch: &Scratch) -> Result<(Evicted
         aside.take(&origins::name(digest))?;
         aside.take(&Path::new(start_files::FOLDER).join(digest.hex()))?;
     }
-    // What nobody keeps may have lost a layer by this, and nobody shall find it.
-    if !images.is_empty() {
-        let keeps: BTreeSet<String> = inventory
-            .images
-            .iter()
-            .map(|image| image.digest.hex().to_string())
-            .collect();
-        for (name, _) in entries(&disk.path("snapshots")) {
-            if !name.strip_suffix(".json").is_some_and(|hex| keeps.contains(hex)) {
-                aside.take(&Path::new("snapshots").join(&name))?;
-            }
-        }
-    }
     for file in &remembered {
         aside.take(file)?;
     }
+    let loose = match builders {
+        Some(_) => loose(disk, &inventory, &doomed.loose, &mut aside)?,
+        None => Vec::new(),
+    };
     for number in goes.difference(&stays) {
         if let Some(part) = inventory.parts.get(*number) {
             aside.take(&part.what.path())?;
-            if let PartName::Blob(digest) = part.what {
-                aside.take(&Path::new("stamps").join(format!("blob-{}", digest.hex())))?;
-            }
+            aside.take_stamp(&part.what.path())?;
         }
     }
     // Held while their files go: who opened one before sees that it has no name any more, and opens another.
@@ -157,9 +160,35 @@ fn set_aside(disk: &Disk, doomed: &Doomed, scratch: &Scratch) -> Result<(Evicted
     let evicted = Evicted {
         images: images.into_iter().collect(),
         remembered: remembered.into_iter().cloned().collect(),
+        loose,
         bytes: 0,
     };
     Ok((evicted, follows))
+}
+
+/// Takes what of `doomed` nothing needs by now either; returns it.
+fn loose(
+    disk: &Disk,
+    inventory: &Inventory,
+    doomed: &[PathBuf],
+    aside: &mut Aside<'_>,
+) -> Result<Vec<PathBuf>, StoreError> {
+    let still: BTreeSet<&PathBuf> = inventory.loose.iter().map(|one| &one.file).collect();
+    let mut went = Vec::new();
+    for file in doomed.iter().filter(|file| still.contains(file)) {
+        // Held while it goes: who goes on with it finds that it has no name any more, and begins anew.
+        let _held = match file.starts_with("partial") {
+            true => match try_idle(&disk.path(file), Rank::Download)? {
+                Some(held) => Some(held),
+                None => continue,
+            },
+            false => None,
+        };
+        aside.take(file)?;
+        aside.take_stamp(file)?;
+        went.push(file.clone());
+    }
+    Ok(went)
 }
 
 /// Takes the leases of those images that nobody uses, nobody pinned, and nobody used since they were chosen.
@@ -168,14 +197,14 @@ fn hold(disk: &Disk, images: &[(Digest, Option<SystemTime>)]) -> Result<Vec<(Dig
     for (digest, used) in images {
         let path = disk.path("leases").join(digest.hex());
         let is_newer = |found: fs::Metadata| found.modified().ok() > *used;
-        if pin_marks::is_pinned(disk, digest) || fs::metadata(&path).is_ok_and(is_newer) {
+        if pin_marks::is_pinned(disk, digest)? || fs::metadata(&path).is_ok_and(is_newer) {
             continue;
         }
-        let Some(lock) = try_file(&path, Rank::Lease, Mode::Alone)? else {
+        let Some(lock) = try_idle(&path, Rank::Lease)? else {
             continue;
         };
         // Who pins an image holds its lease meanwhile, and may have let go of it just now.
-        if !pin_marks::is_pinned(disk, digest) {
+        if !pin_marks::is_pinned(disk, digest)? {
             held.push((*digest, lock));
         }
     }
@@ -190,6 +219,17 @@ struct Aside<'a> {
 }
 
 impl Aside<'_> {
+    /// Takes the stamp of a blob that went.
+    fn take_stamp(&mut self, name: &Path) -> Result<(), StoreError> {
+        match (
+            name.strip_prefix("blobs/sha256"),
+            name.file_name().and_then(|name| name.to_str()),
+        ) {
+            (Ok(_), Some(hex)) => self.take(&Path::new("stamps").join(format!("blob-{hex}"))),
+            _ => Ok(()),
+        }
+    }
+
     /// Takes a file or a tree out of its place, if it is there.
     fn take(&mut self, name: &Path) -> Result<(), StoreError> {
         self.next += 1;

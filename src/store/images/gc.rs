@@ -31,10 +31,9 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::documents::Image;
 use super::names::Names;
-use super::snapshot::Snapshot;
-use super::unnamed::{self, KEPT_FOR};
+use super::needs::{Needs, PartName};
+use super::unnamed;
 use super::{origins, pin_marks};
 use crate::oci::{DiffId, Digest};
 use crate::store::content::memo::Roots;
@@ -300,17 +299,16 @@ impl<'a> Collector<'a> {
             .into_iter()
             .filter_map(|(_, digest)| digest)
         {
-            self.mark_image(&digest);
+            self.mark_image(&digest)?;
         }
         for digest in pin_marks::list(self.disk)? {
-            self.mark_image(&digest);
+            self.mark_image(&digest)?;
         }
         let mut garbage = Garbage::default();
         for kept in unnamed::list(self.disk)? {
-            let age = kept.since.and_then(|since| rules.now.duration_since(since).ok());
-            match age.is_some_and(|age| age >= KEPT_FOR) {
+            match kept.is_over(rules.now) {
                 true => garbage.of(What::Unnamed).push(kept.path),
-                false => self.mark_image(&kept.digest),
+                false => self.mark_image(&kept.digest)?,
             }
         }
         let leases = self.disk.path("leases");
@@ -323,7 +321,7 @@ impl<'a> Collector<'a> {
             }
             match is_free(&leases.join(&hex), Rank::Lease) {
                 true => garbage.of(What::Leases).push(leases.join(hex)),
-                false => self.mark_image(&digest),
+                false => self.mark_image(&digest)?,
             }
         }
         if rules.keep == Keep::Memoised {
@@ -367,22 +365,19 @@ impl<'a> Collector<'a> {
         Ok(garbage)
     }
 
-    fn mark_image(&mut self, digest: &Digest) {
+    fn mark_image(&mut self, digest: &Digest) -> Result<(), StoreError> {
         if !self.marked.images.insert(digest.hex()) {
-            return;
+            return Ok(());
         }
-        self.marked.blobs.insert(digest.hex());
-        if let Ok(Some(snapshot)) = Snapshot::read(self.disk, digest) {
-            self.marked.layers.extend(snapshot.layers.iter().map(DiffId::hex));
+        for part in Needs::of(self.disk, digest)?.parts {
+            match part {
+                PartName::Blob(digest) => self.marked.blobs.insert(digest.hex()),
+                PartName::Layer(diff_id) => self.marked.layers.insert(diff_id.hex()),
+                // No image needs one.
+                PartName::Download(_) => false,
+            };
         }
-        if let Ok(image) = Image::open(self.disk, digest) {
-            self.marked
-                .blobs
-                .extend(image.blobs().iter().map(|blob| blob.digest.hex()));
-            self.marked
-                .layers
-                .extend(image.config.rootfs.diff_ids.iter().map(DiffId::hex));
-        }
+        Ok(())
     }
 
     /// When each memo and each download was of use last.
@@ -406,15 +401,20 @@ impl<'a> Collector<'a> {
                 continue;
             }
             let json = fs::read(&path).map_err(io_error("read", &path))?;
-            let is_there = |folder: &str, digest: &Digest| self.disk.path(folder).join(digest.hex()).exists();
-            let roots = Roots::of_file(&json).filter(|roots| {
-                roots.blobs.iter().all(|blob| is_there("blobs/sha256", blob))
-                    && roots.downloads.iter().all(|download| is_there("downloads", download))
-            });
-            let Some(roots) = roots else {
+            let Some(roots) = Roots::of_file(&json) else {
                 useless.push(path);
                 continue;
             };
+            let is_there = |folder: &str, digest: &Digest| {
+                let path = self.disk.path(folder).join(digest.hex());
+                path.try_exists().map_err(io_error("look at", &path))
+            };
+            let blobs = roots.blobs.iter().map(|blob| is_there("blobs/sha256", blob));
+            let mut all = blobs.chain(roots.downloads.iter().map(|download| is_there("downloads", download)));
+            if !all.try_fold(true, |all, one| one.map(|one| all && one))? {
+                useless.push(path);
+                continue;
+            }
             self.marked.blobs.extend(roots.blobs.iter().map(Digest::hex));
             self.marked.layers.extend(roots.layers.iter().map(DiffId::hex));
         }
@@ -442,7 +442,7 @@ fn is_free(path: &Path, rank: Rank) -> bool {
 }
 
 /// Whether `path` is the file of a day that is long gone. Anything else there is not ours.
-fn is_old_day(path: &Path, now: SystemTime) -> bool {
+pub(super) fn is_old_day(path: &Path, now: SystemTime) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let day = crate::journal::day_of(name);
     let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

@@ -1,35 +1,47 @@
 //! What a store holds, and what needs what: the facts that evictions and statistics are made of. Decides nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::documents::Image;
+use super::gc::is_old_day;
 use super::names::Names;
+use super::needs::{Needs, PartName};
 use super::room_taken::{entries, Count, RoomTaken};
-use super::snapshot::Snapshot;
 use super::{origins, pin_marks, unnamed};
-use crate::oci::{DiffId, Digest, Reference};
+use crate::oci::{Digest, Reference};
 use crate::store::content::memo::Roots;
-use crate::store::disk::locks::Rank;
-use crate::store::disk::Disk;
-use crate::store::StoreError;
-use crate::sys::lock::{self, Mode};
+use crate::store::disk::locks::{is_held, Rank};
+use crate::store::disk::regular::is_of_another_kind;
+use crate::store::disk::{coming, Disk};
+use crate::store::{io_error, StoreError};
+use crate::sys::clock;
+use crate::sys::tree::disk_bytes_of;
 
 /// Images, what is kept for later builds, and the parts that both need.
 #[derive(Debug, Clone, Default)]
 pub struct Inventory {
     /// Images that have a name, a pin, a lease, or are kept without one.
     pub images: Vec<StoredImage>,
+    /// Images that nobody keeps any more.
+    pub nameless: Vec<StoredImage>,
     /// Results of steps, and downloads: what no image needs, only a later build.
     pub remembered: Vec<Remembered>,
+    /// The folders of programs that gantry fetched, and of what those cache.
+    pub tools: Vec<Remembered>,
+    /// Blobs, layers and other files that nothing needs, such as what a pull that failed has left.
+    pub loose: Vec<Remembered>,
     /// What takes room.
     pub parts: Vec<StoredPart>,
     /// Bytes on the disk, by the first folder of the path.
     pub folders: BTreeMap<String, u64>,
     /// Bytes on the disk, all of them.
     pub total: u64,
+    /// What was read for it and need not be read again.
+    known: Known,
 }
 
 /// An image.
@@ -53,7 +65,7 @@ pub struct StoredImage {
     pub parts: Vec<usize>,
 }
 
-/// A result of a step, or a download.
+/// A result of a step, a download, or something else with a file of its own.
 #[derive(Debug, Clone)]
 pub struct Remembered {
     /// Its file, below the root.
@@ -77,75 +89,132 @@ pub struct StoredPart {
     pub fetched: u64,
 }
 
-/// What a part is called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum PartName {
-    /// A layer as it is shipped, a configuration, a manifest.
-    Blob(Digest),
-    /// An unpacked layer.
-    Layer(DiffId),
-    /// A finished download.
-    Download(Digest),
+/// What documents and memos were found to need.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    /// Of images whose documents were all read.
+    images: BTreeMap<Digest, Arc<Needs>>,
+    memos: BTreeMap<PathBuf, Arc<MemoRead>>,
 }
 
-impl PartName {
-    /// Where it is, below the root.
-    pub(super) fn path(&self) -> PathBuf {
-        match self {
-            Self::Blob(digest) => Path::new("blobs/sha256").join(digest.hex()),
-            Self::Layer(diff_id) => Path::new("layers").join(diff_id.hex()),
-            Self::Download(digest) => Path::new("downloads").join(digest.hex()),
+#[derive(Debug)]
+struct MemoRead {
+    /// Which file it was, by number and time of change.
+    which: (u64, i64, i64),
+    /// None when it is damaged.
+    roots: Option<BTreeSet<PartName>>,
+}
+
+/// Images by their digests, as far as somebody keeps them.
+struct Keepers {
+    kept: BTreeMap<Digest, Vec<Reference>>,
+    pinned: Vec<Digest>,
+    nameless: BTreeSet<Digest>,
+}
+
+impl Keepers {
+    fn list(disk: &Disk) -> Result<Self, StoreError> {
+        let mut kept: BTreeMap<Digest, Vec<Reference>> = BTreeMap::new();
+        for (name, digest) in Names::of(disk).list()? {
+            if let Some(digest) = digest {
+                kept.entry(digest).or_default().push(name);
+            }
         }
+        let (pinned, now, mut nameless) = (pin_marks::list(disk)?, clock::now(), BTreeSet::new());
+        for note in unnamed::list(disk)? {
+            match note.is_over(now) {
+                true => drop(nameless.insert(note.digest)),
+                false => drop(kept.entry(note.digest).or_default()),
+            }
+        }
+        for digest in pinned.iter().copied().chain(leased(disk)?) {
+            kept.entry(digest).or_default();
+        }
+        for (name, _) in entries(&disk.path("snapshots"))? {
+            let hex = name.strip_suffix(".json").unwrap_or_default();
+            nameless.extend(format!("sha256:{hex}").parse::<Digest>().ok());
+        }
+        nameless.retain(|digest| !kept.contains_key(digest));
+        Ok(Self { kept, pinned, nameless })
+    }
+}
+
+/// What a store takes of the disk, and how many images it keeps: enough to tell whether something has to go.
+#[derive(Debug)]
+pub struct Tally {
+    /// Bytes on the disk, all of them.
+    pub total: u64,
+    /// Images.
+    pub images: u64,
+    taken: RoomTaken,
+    count: Count,
+}
+
+impl Tally {
+    pub(in crate::store) fn take(disk: &Disk, count: Count) -> Result<Self, StoreError> {
+        let taken = RoomTaken::of(disk, count)?;
+        Ok(Self {
+            total: taken.total,
+            images: Keepers::list(disk)?.kept.len() as u64,
+            taken,
+            count,
+        })
     }
 }
 
 impl Inventory {
     /// Looks at everything once; waits for nobody. What comes or goes meanwhile may be in it or not.
-    pub(in crate::store) fn take(disk: &Disk, count: Count) -> Result<Self, StoreError> {
-        let taken = RoomTaken::of(disk, count);
+    ///
+    /// # Errors
+    /// [`StoreError`] when something is there and cannot be read: what it needs would look as if nothing needed it.
+    pub(in crate::store) fn take(disk: &Disk, tally: Tally) -> Result<Self, StoreError> {
+        Self::of(disk, tally.taken, tally.count, &Known::default())
+    }
+
+    /// Looks at what may have changed since this one was taken: who keeps what, and what is there. Documents that were read
+    /// are not read again, as they never change; nothing is counted.
+    pub(in crate::store) fn again(&self, disk: &Disk) -> Result<Self, StoreError> {
+        Self::of(disk, RoomTaken::default(), Count::Nothing, &self.known)
+    }
+
+    fn of(disk: &Disk, taken: RoomTaken, count: Count, known: &Known) -> Result<Self, StoreError> {
         let mut parts = Parts {
             disk,
             taken: &taken,
             list: Vec::new(),
             numbers: BTreeMap::new(),
+            known,
+            read: Known::default(),
         };
-        let mut names: BTreeMap<Digest, Vec<Reference>> = BTreeMap::new();
-        for (name, digest) in Names::of(disk).list()? {
-            if let Some(digest) = digest {
-                names.entry(digest).or_default().push(name);
-            }
+        let keepers = Keepers::list(disk)?;
+        let mut images = Vec::new();
+        for (digest, names) in keepers.kept {
+            let is_pinned = keepers.pinned.binary_search(&digest).is_ok();
+            images.push(parts.image(digest, names, is_pinned)?);
         }
-        let pinned = pin_marks::list(disk)?;
-        let kept = unnamed::list(disk)?.into_iter().map(|kept| kept.digest);
-        for digest in kept.chain(pinned.iter().copied()).chain(leased(disk)) {
-            names.entry(digest).or_default();
+        let mut nameless = Vec::new();
+        for digest in keepers.nameless {
+            nameless.push(parts.image(digest, Vec::new(), false)?);
         }
-        let images = names.into_iter().map(|(digest, names)| {
-            let lease = disk.path("leases").join(digest.hex());
-            let found = fs::metadata(&lease).ok();
-            let snapshot = || fs::metadata(disk.path("snapshots").join(format!("{}.json", digest.hex())));
-            let used = found
-                .as_ref()
-                .map_or_else(|| snapshot().ok(), |found| Some(found.clone()));
-            StoredImage {
-                digest,
-                names,
-                used: used.and_then(|found| found.modified().ok()),
-                uses: found.map_or(0, |found| found.len()),
-                is_pinned: pinned.binary_search(&digest).is_ok(),
-                is_in_use: is_held(&lease),
-                origins: origins::of(disk, &digest),
-                parts: parts.of_image(&digest),
-            }
-        });
-        let images = images.collect();
-        let remembered = remembered(disk, count, &mut parts)?;
+        let (remembered, useless) = remembered(disk, count, &mut parts)?;
+        let mut tools = Vec::new();
+        for (name, path) in entries(&disk.path("tools"))? {
+            let bytes = taken.tools.get(&name).copied().unwrap_or_default();
+            tools.extend(Remembered::of(disk, &path, bytes, Vec::new()));
+        }
+        let mut loose = loose(disk, count, &parts, images.iter().chain(&nameless))?;
+        loose.extend(useless);
+        let (list, read) = (parts.list, parts.read);
         Ok(Self {
             images,
+            nameless,
             remembered,
-            parts: parts.list,
+            tools,
+            loose,
+            parts: list,
             folders: taken.folders,
             total: taken.total,
+            known: read,
         })
     }
 }
@@ -156,15 +225,19 @@ struct Parts<'a> {
     taken: &'a RoomTaken,
     list: Vec<StoredPart>,
     numbers: BTreeMap<PartName, usize>,
+    /// What was read by an earlier look, and by this one.
+    known: &'a Known,
+    read: Known,
 }
 
 impl Parts<'_> {
     /// The place of a part in the list; none when it is not in the store.
-    fn number(&mut self, what: PartName) -> Option<usize> {
+    fn number(&mut self, what: PartName) -> Result<Option<usize>, StoreError> {
         if let Some(number) = self.numbers.get(&what) {
-            return Some(*number);
+            return Ok(Some(*number));
         }
-        let found = fs::symlink_metadata(self.disk.path(what.path())).ok()?;
+        let path = self.disk.path(what.path());
+        let Some(found) = look(&path)? else { return Ok(None) };
         let (bytes, fetched) = match &what {
             PartName::Blob(digest) => (self.taken.blobs.get(&digest.hex()), found.len()),
             PartName::Layer(diff_id) => (self.taken.layers.get(&diff_id.hex()), 0),
@@ -173,73 +246,189 @@ impl Parts<'_> {
         let bytes = bytes.copied().unwrap_or_default();
         self.list.push(StoredPart { what, bytes, fetched });
         self.numbers.insert(what, self.list.len() - 1);
-        Some(self.list.len() - 1)
+        Ok(Some(self.list.len() - 1))
     }
 
-    /// What an image needs of what is there, each once.
-    fn of_image(&mut self, digest: &Digest) -> Vec<usize> {
-        let mut needed = BTreeSet::from([PartName::Blob(*digest)]);
-        if let Ok(Some(snapshot)) = Snapshot::read(self.disk, digest) {
-            needed.extend(snapshot.layers.into_iter().map(PartName::Layer));
+    /// The places of those that are there.
+    fn numbers(&mut self, needed: &BTreeSet<PartName>) -> Result<Vec<usize>, StoreError> {
+        let mut numbers = Vec::new();
+        for what in needed {
+            numbers.extend(self.number(*what)?);
         }
-        if let Ok(image) = Image::open(self.disk, digest) {
-            needed.extend(image.blobs().iter().map(|blob| PartName::Blob(blob.digest)));
-            needed.extend(image.config.rootfs.diff_ids.into_iter().map(PartName::Layer));
+        Ok(numbers)
+    }
+
+    fn image(&mut self, digest: Digest, names: Vec<Reference>, is_pinned: bool) -> Result<StoredImage, StoreError> {
+        let disk = self.disk;
+        let needs = match self.known.images.get(&digest) {
+            Some(known) => Arc::clone(known),
+            None => Arc::new(Needs::of(disk, &digest)?),
+        };
+        let parts = self.numbers(&needs.parts)?;
+        if needs.is_all {
+            self.read.images.insert(digest, needs);
         }
-        needed.into_iter().filter_map(|what| self.number(what)).collect()
+        let lease = disk.path("leases").join(digest.hex());
+        let found = look(&lease)?;
+        let used = match &found {
+            Some(found) => found.modified().ok(),
+            None => look(&disk.path("snapshots").join(format!("{}.json", digest.hex())))?
+                .and_then(|found| found.modified().ok()),
+        };
+        Ok(StoredImage {
+            digest,
+            names,
+            used,
+            uses: found.map_or(0, |found| found.len()),
+            is_pinned,
+            is_in_use: is_held(&lease, Rank::Lease)?,
+            origins: origins::of(disk, &digest),
+            parts,
+        })
+    }
+
+    /// What a memo needs: none in it when it is damaged, none at all when it is gone.
+    fn memo(&mut self, path: &Path) -> Result<Option<Arc<MemoRead>>, StoreError> {
+        use std::os::unix::fs::MetadataExt;
+        let Some(found) = look(path)? else { return Ok(None) };
+        let which = (found.ino(), found.ctime(), found.ctime_nsec());
+        let known = self.known.memos.get(path).filter(|known| known.which == which);
+        let memo = match known {
+            Some(known) => Arc::clone(known),
+            None => {
+                let json = match fs::read(path) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                    Err(error) if is_of_another_kind(&error) => Vec::new(),
+                    other => other.map_err(io_error("read", path))?,
+                };
+                let roots = Roots::of_file(&json).map(|roots| {
+                    let blobs = roots.blobs.into_iter().map(PartName::Blob);
+                    let layers = roots.layers.into_iter().map(PartName::Layer);
+                    let downloads = roots.downloads.into_iter().map(PartName::Download);
+                    blobs.chain(layers).chain(downloads).collect()
+                });
+                Arc::new(MemoRead { which, roots })
+            }
+        };
+        self.read.memos.insert(path.to_owned(), Arc::clone(&memo));
+        Ok(Some(memo))
     }
 }
 
-fn remembered(disk: &Disk, count: Count, parts: &mut Parts<'_>) -> Result<Vec<Remembered>, StoreError> {
-    let mut all = Vec::new();
-    for (_, folder) in entries(&disk.path("memo")) {
-        for (_, path) in entries(&folder) {
-            let roots = fs::read(&path)
-                .ok()
-                .and_then(|json| Roots::of_file(&json))
-                .unwrap_or_default();
-            let blobs = roots.blobs.into_iter().map(PartName::Blob);
-            let layers = roots.layers.into_iter().map(PartName::Layer);
-            let downloads = roots.downloads.into_iter().map(PartName::Download);
-            let names: BTreeSet<PartName> = blobs.chain(layers).chain(downloads).collect();
-            let parts = names.into_iter().filter_map(|what| parts.number(what)).collect();
-            all.extend(Remembered::of(disk, &path, count, parts));
+/// What builds remember, and what of it is of no use any more.
+fn remembered(
+    disk: &Disk,
+    count: Count,
+    parts: &mut Parts<'_>,
+) -> Result<(Vec<Remembered>, Vec<Remembered>), StoreError> {
+    let (mut all, mut useless) = (Vec::new(), Vec::new());
+    for (_, folder) in entries(&disk.path("memo"))? {
+        for (_, path) in entries(&folder)? {
+            let Some(memo) = parts.memo(&path)? else { continue };
+            let bytes = own_bytes(&path, count);
+            let Some(roots) = &memo.roots else {
+                useless.extend(Remembered::of(disk, &path, bytes, Vec::new()));
+                continue;
+            };
+            let mut is_of_use = true;
+            for root in roots {
+                // A layer can be unpacked again.
+                is_of_use &= matches!(root, PartName::Layer(_)) || look(&disk.path(root.path()))?.is_some();
+            }
+            match is_of_use {
+                true => all.extend(Remembered::of(disk, &path, bytes, parts.numbers(roots)?)),
+                false => useless.extend(Remembered::of(disk, &path, bytes, Vec::new())),
+            }
         }
     }
-    for (name, path) in entries(&disk.path("downloads")) {
-        let digest = format!("sha256:{name}").parse().ok();
-        let part = digest.and_then(|digest| parts.number(PartName::Download(digest)));
-        all.extend(Remembered::of(disk, &path, Count::Nothing, part.into_iter().collect()));
+    for (name, path) in entries(&disk.path("downloads"))? {
+        let part = match format!("sha256:{name}").parse() {
+            Ok(digest) => parts.number(PartName::Download(digest))?,
+            Err(_) => None,
+        };
+        all.extend(Remembered::of(disk, &path, 0, part.into_iter().collect()));
     }
-    Ok(all)
+    Ok((all, useless))
+}
+
+/// Files that nothing needs: neither `images`, nor what builds remember, nor a process that brings something.
+fn loose<'a>(
+    disk: &Disk,
+    count: Count,
+    parts: &Parts<'_>,
+    images: impl Iterator<Item = &'a StoredImage>,
+) -> Result<Vec<Remembered>, StoreError> {
+    let needed: BTreeSet<PathBuf> = parts.numbers.keys().map(PartName::path).collect();
+    let images: BTreeSet<String> = images.map(|image| image.digest.hex()).collect();
+    let mut found = Vec::new();
+    for (folder, taken) in [("blobs/sha256", &parts.taken.blobs), ("layers", &parts.taken.layers)] {
+        for (name, path) in entries(&disk.path(folder))? {
+            if !needed.contains(&Path::new(folder).join(&name)) {
+                found.push((taken.get(&name).copied().unwrap_or_default(), name, path));
+            }
+        }
+    }
+    for (name, path) in entries(&disk.path("profiles"))? {
+        if !images.contains(&name) {
+            found.push((own_bytes(&path, count), name, path));
+        }
+    }
+    for (name, path) in entries(&disk.path("partial"))? {
+        if !is_held(&path, Rank::Download)? {
+            found.push((own_bytes(&path, count), name, path));
+        }
+    }
+    for (name, path) in entries(&disk.path(crate::journal::FOLDER))? {
+        if is_old_day(&path, clock::now()) {
+            found.push((own_bytes(&path, count), name, path));
+        }
+    }
+    // After all that was put there so far: whoever brings something says so before.
+    let coming = coming::list(disk)?;
+    found.retain(|(_, name, _)| !coming.contains(name));
+    let loose = found
+        .into_iter()
+        .filter_map(|(bytes, _, path)| Remembered::of(disk, &path, bytes, Vec::new()));
+    Ok(loose.collect())
+}
+
+/// Bytes of a file on the disk, as far as they are to be counted.
+fn own_bytes(path: &Path, count: Count) -> u64 {
+    match count {
+        Count::Nothing => 0,
+        Count::Exact | Count::Noted => disk_bytes_of(path, &mut BTreeSet::new()),
+    }
+}
+
+/// What is at `path`; none when nothing is.
+fn look(path: &Path) -> Result<Option<fs::Metadata>, StoreError> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound || is_of_another_kind(&error) => Ok(None),
+        other => other.map(Some).map_err(io_error("look at", path)),
+    }
 }
 
 impl Remembered {
-    fn of(disk: &Disk, path: &Path, count: Count, parts: Vec<usize>) -> Option<Self> {
-        use std::os::unix::fs::MetadataExt;
+    fn of(disk: &Disk, path: &Path, bytes: u64, parts: Vec<usize>) -> Option<Self> {
         let found = fs::symlink_metadata(path).ok()?;
         Some(Self {
             file: path.strip_prefix(disk.root()).ok()?.to_owned(),
             used: found.modified().ok(),
-            bytes: match count {
-                Count::Nothing => 0,
-                Count::Exact | Count::Noted => found.blocks().saturating_mul(512),
-            },
+            bytes,
             parts,
         })
     }
 }
 
 /// The images that somebody holds the lease of.
-fn leased(disk: &Disk) -> impl Iterator<Item = Digest> {
-    let held = entries(&disk.path("leases"))
-        .into_iter()
-        .filter(|(_, path)| is_held(path));
-    held.filter_map(|(hex, _)| format!("sha256:{hex}").parse().ok())
-}
-
-/// Whether somebody holds the lock of a file. One that is not there is not made.
-fn is_held(path: &Path) -> bool {
-    let opened = File::open(path);
-    opened.is_ok_and(|file| matches!(lock::try_lock(file, Mode::Alone, Rank::Lease as u8), Ok(Err(_))))
+fn leased(disk: &Disk) -> Result<Vec<Digest>, StoreError> {
+    let mut held = Vec::new();
+    for (hex, path) in entries(&disk.path("leases"))? {
+        if let Ok(digest) = format!("sha256:{hex}").parse() {
+            if is_held(&path, Rank::Lease)? {
+                held.push(digest);
+            }
+        }
+    }
+    Ok(held)
 }

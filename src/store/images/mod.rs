@@ -6,12 +6,15 @@ pub(super) mod evict;
 pub(super) mod gc;
 pub(super) mod inventory;
 pub(super) mod names;
+pub(super) mod needs;
 mod origins;
-mod pin_marks;
+pub(super) mod pin_marks;
 pub(super) mod room_taken;
 pub(super) mod snapshot;
 pub(super) mod start_files;
 mod unnamed;
+
+use std::collections::BTreeSet;
 
 use super::content::blobs::Blobs;
 use super::disk::locks::Locks;
@@ -122,6 +125,16 @@ impl<'a> Images<'a> {
         origins::note(self.disk, digest, place)
     }
 
+    /// Takes that back: the registry has it no more.
+    pub fn forget_origin(self, digest: &Digest, place: &str) -> Result<(), StoreError> {
+        origins::forget(self.disk, digest, place)
+    }
+
+    /// The registries that are known to have the image, as host and repository.
+    pub fn origins(self, digest: &Digest) -> BTreeSet<String> {
+        origins::of(self.disk, digest)
+    }
+
     /// [Prepares](Self::prepare) an image that just came, whose lease the caller holds: from then on no eviction takes of it
     /// what is there.
     ///
@@ -138,6 +151,14 @@ impl<'a> Images<'a> {
             return Err(StoreError::NoBlob { digest: lost.digest });
         }
         self.prepare(image)
+    }
+
+    /// Bytes on the disk that an image would take more, were it prepared: its blobs, which have to be there, are read for that.
+    ///
+    /// # Errors
+    /// As [`prepare`](Self::prepare).
+    pub fn room_to_unpack(self, image: &Image) -> Result<u64, StoreError> {
+        snapshot::room_to_unpack(self.disk, image, &ExtractionLimits::default())
     }
 
     /// Unpacks what is missing of an image, two layers at a time, and prepares it for runs. Idempotent.

@@ -251,7 +251,11 @@ impl<'a> Names<'a> {
                     continue;
                 }
                 let name = path.strip_prefix(&root).ok().and_then(name_of);
-                let digest = regular::read(CWD, &path, MOST_OF_A_NAME).ok();
+                let digest = match regular::read(CWD, &path, MOST_OF_A_NAME) {
+                    // Its image would look as if nothing led to it.
+                    Err(regular::Unread::Failed(errno)) => return Err(io_error("read", &path)(errno.into())),
+                    read => read.ok(),
+                };
                 let digest = digest.and_then(|text| String::from_utf8(text).ok()?.trim_end().parse().ok());
                 found.extend(name.map(|name| (name, digest)));
             }

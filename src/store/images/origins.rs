@@ -30,6 +30,16 @@ pub(super) fn note(disk: &Disk, digest: &Digest, place: &str) -> Result<(), Stor
     disk.write_atomically(&name(digest), lines.as_bytes())
 }
 
+/// Takes back that the image is at `place`: the registry says that it has it no more, or it was deleted there.
+pub(super) fn forget(disk: &Disk, digest: &Digest, place: &str) -> Result<(), StoreError> {
+    let mut places = of(disk, digest);
+    if !places.remove(place) {
+        return Ok(());
+    }
+    let lines: String = places.iter().map(|place| format!("{place}\n")).collect();
+    disk.write_atomically(&name(digest), lines.as_bytes())
+}
+
 /// The places of the image; none when no file says so, or it is damaged.
 pub(super) fn of(disk: &Disk, digest: &Digest) -> BTreeSet<String> {
     let mut text = String::new();
@@ -47,8 +57,8 @@ pub(super) fn of(disk: &Disk, digest: &Digest) -> BTreeSet<String> {
 /// Forgets the places of images that are gone.
 pub(super) fn sweep(disk: &Disk) {
     for entry in fs::read_dir(disk.path(FOLDER)).into_iter().flatten().flatten() {
-        let is_there = disk.path("blobs/sha256").join(entry.file_name()).exists();
-        if !is_there {
+        let found = disk.path("blobs/sha256").join(entry.file_name()).try_exists();
+        if found.is_ok_and(|is_there| !is_there) {
             let _ = fault::point(Step::ImageOriginRemoved).and_then(|()| fs::remove_file(entry.path()));
         }
     }

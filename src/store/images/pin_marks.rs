@@ -32,12 +32,13 @@ pub(super) fn unpin(disk: &Disk, digest: &Digest) -> Result<bool, StoreError> {
 }
 
 /// Whether the image is pinned.
-pub(super) fn is_pinned(disk: &Disk, digest: &Digest) -> bool {
-    disk.path(FOLDER).join(digest.hex()).exists()
+pub(super) fn is_pinned(disk: &Disk, digest: &Digest) -> Result<bool, StoreError> {
+    let path = disk.path(FOLDER).join(digest.hex());
+    path.try_exists().map_err(io_error("look at", &path))
 }
 
 /// Every pinned image.
-pub(super) fn list(disk: &Disk) -> Result<Vec<Digest>, StoreError> {
+pub(in crate::store) fn list(disk: &Disk) -> Result<Vec<Digest>, StoreError> {
     let folder = disk.path(FOLDER);
     let entries = match fs::read_dir(&folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

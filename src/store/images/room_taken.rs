@@ -5,9 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::store::disk::Disk;
+use crate::store::{io_error, StoreError};
 use crate::sys::tree::disk_bytes_of;
 
 /// Beside the tree of a layer: the bytes that the tree takes, in digits.
@@ -32,49 +34,56 @@ pub(super) struct RoomTaken {
     pub layers: BTreeMap<String, u64>,
     pub blobs: BTreeMap<String, u64>,
     pub downloads: BTreeMap<String, u64>,
+    /// By name.
+    pub tools: BTreeMap<String, u64>,
     /// With the root.
     pub total: u64,
 }
 
 impl RoomTaken {
-    pub(super) fn of(disk: &Disk, count: Count) -> Self {
+    pub(super) fn of(disk: &Disk, count: Count) -> Result<Self, StoreError> {
         let mut taken = Self::default();
         if count == Count::Nothing {
-            return taken;
+            return Ok(taken);
         }
         let mut seen = BTreeSet::new();
-        for (name, path) in entries(disk.root()) {
+        for (name, path) in entries(disk.root())? {
             let bytes = match name.as_str() {
                 "layers" => folder(&path, &mut taken.layers, |path| {
                     layer_bytes(disk, path, count, &mut seen)
-                }),
-                "downloads" => folder(&path, &mut taken.downloads, |path| disk_bytes_of(path, &mut seen)),
+                })?,
+                "tools" => folder(&path, &mut taken.tools, |path| Ok(disk_bytes_of(path, &mut seen)))?,
+                "downloads" => folder(&path, &mut taken.downloads, |path| Ok(disk_bytes_of(path, &mut seen)))?,
                 "blobs" => {
                     let inner = path.join("sha256");
-                    alone(&path) + folder(&inner, &mut taken.blobs, |path| disk_bytes_of(path, &mut seen))
+                    alone(&path) + folder(&inner, &mut taken.blobs, |path| Ok(disk_bytes_of(path, &mut seen)))?
                 }
                 _ => disk_bytes_of(&path, &mut seen),
             };
             taken.folders.insert(name, bytes);
         }
         taken.total = alone(disk.root()) + taken.folders.values().sum::<u64>();
-        taken
+        Ok(taken)
     }
 }
 
 /// A folder whose entries are counted one by one.
-fn folder(path: &Path, each: &mut BTreeMap<String, u64>, mut bytes_of: impl FnMut(&Path) -> u64) -> u64 {
-    for (name, path) in entries(path) {
-        each.insert(name, bytes_of(&path));
+fn folder(
+    path: &Path,
+    each: &mut BTreeMap<String, u64>,
+    mut bytes_of: impl FnMut(&Path) -> Result<u64, StoreError>,
+) -> Result<u64, StoreError> {
+    for (name, path) in entries(path)? {
+        each.insert(name, bytes_of(&path)?);
     }
-    alone(path) + each.values().sum::<u64>()
+    Ok(alone(path) + each.values().sum::<u64>())
 }
 
-fn layer_bytes(disk: &Disk, path: &Path, count: Count, seen: &mut BTreeSet<(u64, u64)>) -> u64 {
+fn layer_bytes(disk: &Disk, path: &Path, count: Count, seen: &mut BTreeSet<(u64, u64)>) -> Result<u64, StoreError> {
     if count == Count::Exact {
-        return disk_bytes_of(path, seen);
+        return Ok(disk_bytes_of(path, seen));
     }
-    let beside = entries(path).into_iter().filter(|(name, _)| name != "fs");
+    let beside = entries(path)?.into_iter().filter(|(name, _)| name != "fs");
     let beside: u64 = beside.map(|(_, path)| disk_bytes_of(&path, seen)).sum();
     let noted = fs::read_to_string(path.join(NOTE)).ok();
     let tree = noted.and_then(|digits| digits.trim_end().parse::<u64>().ok());
@@ -86,7 +95,7 @@ fn layer_bytes(disk: &Disk, path: &Path, count: Count, seen: &mut BTreeSet<(u64,
         }
         bytes
     });
-    alone(path) + beside + tree
+    Ok(alone(path) + beside + tree)
 }
 
 /// What a directory takes by itself.
@@ -95,12 +104,23 @@ fn alone(directory: &Path) -> u64 {
     fs::symlink_metadata(directory).map_or(0, |found| found.blocks().saturating_mul(512))
 }
 
-/// What is in a directory; nothing when it cannot be read, or goes meanwhile.
-pub(super) fn entries(directory: &Path) -> Vec<(String, PathBuf)> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut named: Vec<_> = entries
-        .map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()))
-        .collect();
+/// What is in a directory; nothing when there is none.
+///
+/// # Errors
+/// [`StoreError`] when it cannot be read: what is in it is not known then.
+pub(super) fn entries(directory: &Path) -> Result<Vec<(String, PathBuf)>, StoreError> {
+    let entries = match fs::read_dir(directory) {
+        // It goes meanwhile, or a store of an older gantry has not got it.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new())
+        }
+        other => other.map_err(io_error("list", directory))?,
+    };
+    let mut named = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(io_error("list", directory))?;
+        named.push((entry.file_name().to_string_lossy().into_owned(), entry.path()));
+    }
     named.sort();
-    named
+    Ok(named)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -90,23 +90,8 @@ impl Snapshot {
 
     /// Unpacks what is missing of an image within `limits`, a layer for each processor at a time, and writes its snapshot.
     pub(super) fn prepare(disk: &Disk, image: &Image, limits: &ExtractionLimits) -> Result<Self, StoreError> {
-        let layers: Vec<(&Descriptor, &DiffId)> = image
-            .manifest
-            .layers
-            .iter()
-            .zip(&image.config.rootfs.diff_ids)
-            .collect();
-        let is_ready = |layer: &Descriptor, diff_id: &DiffId| {
-            let folder = LayerFolder::of(disk, diff_id);
-            folder.trusted_tree().is_some() && folder.is_from(&layer.digest)
-        };
-        let mut missing: Vec<_> = layers
-            .iter()
-            .filter(|(layer, diff_id)| !is_ready(layer, diff_id))
-            .copied()
-            .collect();
-        // The largest first: the last one begun is the one that others wait for.
-        missing.sort_by_key(|(layer, _)| Reverse(layer.size));
+        let layers: Vec<(&Descriptor, &DiffId)> = layers_of(image).collect();
+        let missing = missing(disk, image);
         if !missing.is_empty() {
             let budget = budget(disk, &layers, limits);
             at_once(&missing, |(layer, diff_id)| {
@@ -126,6 +111,36 @@ impl Snapshot {
         snapshot.write(disk)?;
         Ok(snapshot)
     }
+}
+
+/// Bytes that the layers take which are missing of an image whose blobs are there.
+pub(super) fn room_to_unpack(disk: &Disk, image: &Image, limits: &ExtractionLimits) -> Result<u64, StoreError> {
+    let sum = AtomicU64::new(0);
+    // One whose tree is there is only compared with its blob.
+    let mut missing = missing(disk, image);
+    missing.retain(|(_, diff_id)| LayerFolder::of(disk, diff_id).trusted_tree().is_none());
+    at_once(&missing, |(layer, diff_id)| {
+        sum.fetch_add(unpack::measure(disk, layer, diff_id, limits)?, Ordering::Relaxed);
+        Ok(())
+    })?;
+    Ok(sum.into_inner())
+}
+
+fn layers_of(image: &Image) -> impl Iterator<Item = (&Descriptor, &DiffId)> {
+    image.manifest.layers.iter().zip(&image.config.rootfs.diff_ids)
+}
+
+/// The layers that are to be unpacked, the largest first: the last one begun is the one that others wait for.
+fn missing<'a>(disk: &Disk, image: &'a Image) -> Vec<(&'a Descriptor, &'a DiffId)> {
+    let is_ready = |layer: &Descriptor, diff_id: &DiffId| {
+        let folder = LayerFolder::of(disk, diff_id);
+        folder.trusted_tree().is_some() && folder.is_from(&layer.digest)
+    };
+    let mut missing: Vec<_> = layers_of(image)
+        .filter(|(layer, diff_id)| !is_ready(layer, diff_id))
+        .collect();
+    missing.sort_by_key(|(layer, _)| Reverse(layer.size));
+    missing
 }
 
 /// What is left of the limits for the layers that are missing.

@@ -25,6 +25,14 @@ pub(super) struct Kept {
     pub since: Option<SystemTime>,
 }
 
+impl Kept {
+    /// Whether its day is over.
+    pub(super) fn is_over(&self, now: SystemTime) -> bool {
+        let age = self.since.and_then(|since| now.duration_since(since).ok());
+        age.is_some_and(|age| age >= KEPT_FOR)
+    }
+}
+
 /// Keeps the image from now on.
 pub(super) fn keep(disk: &Disk, digest: &Digest) -> Result<(), StoreError> {
     // A store of an older gantry has no such folder.

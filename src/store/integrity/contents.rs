@@ -17,7 +17,7 @@ use super::finding::{Finding, Part};
 use super::tree_difference::TreeDifference;
 use crate::oci::{DiffId, Digest, Hasher};
 use crate::policy::Sample;
-use crate::progress::Progress;
+use crate::progress::{Progress, Silent};
 use crate::store::disk::locks::Locks;
 use crate::store::disk::regular::{self, Unread};
 use crate::store::disk::Disk;
@@ -43,15 +43,29 @@ pub(super) struct Item {
 enum Seen {
     Fine,
     Gone,
-    Wrong { expected: String, got: String },
+    Wrong {
+        expected: String,
+        got: String,
+    },
+    /// It cannot be looked at now.
+    Unknown(io::Error),
 }
 
 impl Seen {
     /// What `unread` means where `expected` has to be.
     fn of(unread: Unread, expected: &str) -> Self {
+        match (unread.exhausted(), unread) {
+            (Some(error), _) => Self::Unknown(error),
+            (None, Unread::Gone) => Self::Gone,
+            (None, unread) => Self::wrong(expected, unread.found()),
+        }
+    }
+
+    /// What `unread` means of a part of a layer that is there.
+    fn part(unread: Unread, expected: &str) -> Self {
         match unread {
-            Unread::Gone => Self::Gone,
-            Unread::Wrong(got) => Self::wrong(expected, got),
+            Unread::Gone => Self::wrong(expected, unread.found()),
+            unread => Self::of(unread, expected),
         }
     }
 
@@ -148,6 +162,33 @@ pub(super) fn look(
     Ok((found.into_iter().flatten().collect(), reading.done.into_inner()))
 }
 
+/// Whether what a finding is about is still wrong, now that nobody else is in the store.
+///
+/// # Errors
+/// [`StoreError`] when nobody can tell.
+pub(super) fn is_still_wrong(disk: &Disk, finding: &Finding) -> Result<bool, StoreError> {
+    if finding.is_unchanged() {
+        return Ok(true);
+    }
+    let item = Item {
+        part: finding.what,
+        name: Path::new(&finding.which).file_name().unwrap_or_default().to_owned(),
+        bytes: 0,
+    };
+    let reading = Reading {
+        disk,
+        progress: &Silent,
+        done: AtomicU64::new(0),
+        total: 0,
+        shown: Mutex::default(),
+    };
+    match reading.look(&item) {
+        Seen::Fine | Seen::Gone => Ok(false),
+        Seen::Wrong { .. } => Ok(true),
+        Seen::Unknown(source) => Err(io_error("read", &disk.path(item.which()))(source)),
+    }
+}
+
 /// Items that are being read.
 struct Reading<'a> {
     disk: &'a Disk,
@@ -163,6 +204,7 @@ impl Reading<'_> {
         match self.look(item) {
             Seen::Fine | Seen::Gone => return Ok(None),
             Seen::Wrong { .. } => {}
+            Seen::Unknown(source) => return Err(io_error("read", &self.disk.path(item.which()))(source)),
         }
         let locks = Locks::of(self.disk);
         let _kept_out = locks.keep_collector_out()?;
@@ -174,6 +216,7 @@ impl Reading<'_> {
         });
         Ok(match self.look(item) {
             Seen::Fine | Seen::Gone => None,
+            Seen::Unknown(source) => return Err(io_error("read", &self.disk.path(item.which()))(source)),
             Seen::Wrong { expected, got } => {
                 let which = item.which();
                 let finding = Finding::new(item.part, which.display().to_string(), expected, got);
@@ -206,25 +249,26 @@ impl Reading<'_> {
         if let Err(unread) = regular::look(CWD, path, FileType::Directory) {
             return Seen::of(unread, "a directory");
         }
-        let Ok(folder) = tree::open_directory(CWD, path) else {
-            return Seen::wrong("a directory", "one that cannot be opened");
+        let folder = match tree::open_directory(CWD, path) {
+            Ok(folder) => folder,
+            Err(errno) => return Seen::of(Unread::of(&errno.into()), "a directory"),
         };
         let stamp = match read_stamp(&folder, Path::new("stamp.json")) {
             Ok(stamp) => stamp,
-            Err(found) => return Seen::wrong("stamp.json, which says that it is whole", found),
+            Err(unread) => return Seen::part(unread, "stamp.json, which says that it is whole"),
         };
         let listed = regular::open(&folder, Path::new("meta.json"))
             .and_then(|file| self.hash(file).map_err(|error| Unread::of(&error)));
         match listed {
             Ok(meta) if meta == stamp.meta => {}
             Ok(other) => return Seen::wrong(format!("meta.json with {}", stamp.meta), other.to_string()),
-            Err(unread) => return Seen::wrong("meta.json", unread.found()),
+            Err(unread) => return Seen::part(unread, "meta.json"),
         }
         let found = self.compare(folder.as_fd());
         self.count(stamp.unpacked_bytes);
         match found {
             Ok(seen) => seen,
-            Err(error) => Seen::wrong("files that can be read", Unread::of(&error).found()),
+            Err(error) => Seen::part(Unread::of(&error), "files that can be read"),
         }
     }
 
@@ -233,10 +277,13 @@ impl Reading<'_> {
         let listed = File::from(tree::open_file(folder, "meta.json")?);
         let tree = match tree::open_directory(folder, "fs") {
             Ok(tree) => tree,
-            Err(errno) => return Ok(Seen::wrong("fs, a directory", io::Error::from(errno).to_string())),
+            Err(errno) => return Ok(Seen::part(Unread::of(&errno.into()), "fs, a directory")),
         };
         let mut difference = TreeDifference::from(BufReader::new(listed));
         if let Err(error) = listing::write(tree.as_fd(), &listing::Digests::new(), &mut difference) {
+            if let Some(error) = Unread::of(&error).exhausted() {
+                return Ok(Seen::Unknown(error));
+            }
             let got = format!("what no layer has, after {}: {error}", difference.last());
             return Ok(Seen::wrong("files, directories, links and whiteouts", got));
         }
@@ -277,11 +324,11 @@ pub(super) fn diff_id(digest: &Digest) -> Option<DiffId> {
 }
 
 /// What the stamp of a layer says, or what is there instead.
-fn read_stamp(at: impl AsFd, path: &Path) -> Result<LayerStamp, String> {
-    let json = regular::read(at, path, MOST_OF_A_STAMP).map_err(Unread::found)?;
+fn read_stamp(at: impl AsFd, path: &Path) -> Result<LayerStamp, Unread> {
+    let json = regular::read(at, path, MOST_OF_A_STAMP)?;
     let stamp: Result<LayerStamp, _> = serde_json::from_slice(&json);
     stamp
         .ok()
         .filter(|stamp| stamp.schema == 2)
-        .ok_or_else(|| "no stamp of this version".to_owned())
+        .ok_or_else(|| Unread::Wrong("no stamp of this version".to_owned()))
 }

@@ -1,6 +1,7 @@
 //! What is wrong with a store, as data.
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -69,6 +70,9 @@ pub struct Finding {
     /// The file or directory that goes when it is repaired; none where nothing has to.
     #[serde(skip)]
     pub(in crate::store) path: Option<PathBuf>,
+    /// Which one had that path when it was found, by number and time of change.
+    #[serde(skip)]
+    seen: Option<(u64, i64, i64)>,
 }
 
 impl Finding {
@@ -82,15 +86,22 @@ impl Finding {
             state: State::Found,
             remedy: None,
             path: None,
+            seen: None,
         }
     }
 
     /// With the file or directory that goes when it is repaired.
     pub(super) fn at(self, path: PathBuf) -> Self {
         Self {
+            seen: look(&path),
             path: Some(path),
             ..self
         }
+    }
+
+    /// Whether what has the path is the very thing that was found, unchanged.
+    pub(super) fn is_unchanged(&self) -> bool {
+        self.seen.is_some() && self.path.as_deref().and_then(look) == self.seen
     }
 
     /// With the names of the images that need it.
@@ -105,4 +116,9 @@ impl Finding {
             State::Found | State::Kept => false,
         }
     }
+}
+
+fn look(path: &Path) -> Option<(u64, i64, i64)> {
+    let found = path.symlink_metadata().ok()?;
+    Some((found.ino(), found.ctime(), found.ctime_nsec()))
 }

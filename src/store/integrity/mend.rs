@@ -1,6 +1,9 @@
 //! Takes out of the store what is wrong, alone in it: what is left is then as if that had never been there, and is made or
 //! fetched again.
 //!
+//! What was found may be old by the time that nobody else is in the store: it is looked at again, and what is right by then, or
+//! gone, stays as it is.
+//!
 //! What a run holds stays: it has the layers of its image open, and would lose its files.
 //!
 //! **Crash.** What goes leaves its place by a rename into scratch, first what leads to something, as in garbage collection.
@@ -10,8 +13,9 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use super::contents;
 use super::finding::{Finding, Part, State};
-use super::references::{images_with, layer_of};
+use super::references::{follow, images_with, layer_of, look_at_the_rest, Look};
 use crate::oci::{DiffId, Digest};
 use crate::store::disk::locks::{try_file, Locks, Patience, Rank};
 use crate::store::disk::scratch::Scratch;
@@ -31,6 +35,7 @@ pub(super) fn mend(
     let scratch = Scratch::new(disk)?;
     let _alone = Locks::of(disk).collector_alone(patience, waiting)?;
     let layers: BTreeSet<DiffId> = findings.iter().filter_map(|finding| layer_of(&finding.which)).collect();
+    let still = dangling(disk)?;
     let mut mender = Mender {
         disk,
         scratch: &scratch,
@@ -41,7 +46,17 @@ pub(super) fn mend(
     let order = |part: Part| matches!(part, Part::Blob | Part::Download | Part::Layer);
     for is_content in [false, true] {
         for finding in findings.iter_mut().filter(|finding| order(finding.what) == is_content) {
-            mender.take(finding)?;
+            let is_wrong = match (is_content, &finding.path) {
+                (true, _) => contents::is_still_wrong(disk, finding)?,
+                (false, Some(_)) => still.contains(&(finding.what, finding.which.clone())),
+                // Nothing of it goes.
+                (false, None) => true,
+            };
+            match is_wrong {
+                true => mender.take(finding)?,
+                // Somebody else has mended it.
+                false => finding.state = State::Remade,
+            }
         }
     }
     let _single = Locks::of(disk).index()?;
@@ -50,6 +65,17 @@ pub(super) fn mend(
         finding.state = State::Remade;
     }
     Ok(())
+}
+
+/// What leads to nothing now.
+fn dangling(disk: &Disk) -> Result<BTreeSet<(Part, String)>, StoreError> {
+    let followed = follow(disk, &BTreeSet::new(), Look::Sure)?.findings;
+    let rest = look_at_the_rest(disk)?;
+    Ok(followed
+        .into_iter()
+        .chain(rest)
+        .map(|one| (one.what, one.which))
+        .collect())
 }
 
 struct Mender<'a> {

@@ -14,6 +14,7 @@ use crate::store::disk::locks::Locks;
 use crate::store::disk::regular::{self, Unread};
 use crate::store::disk::{scratch, Disk};
 use crate::store::images::names::{name_of, Names, MOST_OF_A_NAME};
+use crate::store::images::pin_marks;
 use crate::store::images::snapshot::Snapshot;
 use crate::store::trees::folder::LayerFolder;
 use crate::store::{io_error, StoreError};
@@ -30,7 +31,7 @@ const MOST_DEPTH: usize = 256;
 pub(super) struct Followed {
     pub findings: Vec<Finding>,
     pub names: u64,
-    /// The images that names or notes lead to, and their names.
+    /// The images that names, pins or notes lead to, and their names.
     pub images: BTreeMap<Digest, Vec<String>>,
     pub snapshots: u64,
     pub memos: u64,
@@ -45,6 +46,8 @@ pub(super) enum Look {
     Fleeting,
     /// With the collector kept out; a layer may be about to take the place of a damaged one.
     Sure,
+    /// As `Sure`, and an image without its manifest is not whole either, though it may run.
+    Strict,
 }
 
 /// Follows everything. What is wrong at a fleeting look may be on its way in or out.
@@ -58,6 +61,7 @@ pub(super) fn follow(disk: &Disk, damaged: &BTreeSet<PathBuf>, look: Look) -> Re
     };
     follower.names()?;
     follower.unnamed()?;
+    follower.pins()?;
     follower.images();
     follower.snapshots()?;
     follower.memos()?;
@@ -102,7 +106,8 @@ impl Follower<'_> {
             match read_name(&path) {
                 Ok(digest) => self.kept.entry(digest).or_default().names.push(name),
                 Err(Unread::Gone) => {}
-                Err(Unread::Wrong(got)) => {
+                Err(unread) => {
+                    let got = unread.found();
                     let finding = Finding::new(Part::Name, name.clone(), "the digest of an image", got);
                     self.find(finding.of(vec![name]).at(path));
                 }
@@ -128,6 +133,17 @@ impl Follower<'_> {
                         Finding::new(Part::Unnamed, which, "a file called by the digest of an image", got).at(path),
                     );
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// A pinned image without a name is called by its digest.
+    fn pins(&mut self) -> Result<(), StoreError> {
+        for digest in pin_marks::list(self.disk)? {
+            let kept = self.kept.entry(digest).or_default();
+            if kept.names.is_empty() {
+                kept.names.push(digest.to_string());
             }
         }
         Ok(())
@@ -167,7 +183,7 @@ impl Follower<'_> {
         let raw = match self.document(&which, digest) {
             Ok(raw) => raw,
             // Blobs of an image that came by an older gantry may be gone: it runs as long as its layers are there.
-            Err(Unread::Gone) if snapshot.is_ok() => return Ok(()),
+            Err(Unread::Gone) if snapshot.is_ok() && self.look != Look::Strict => return Ok(()),
             Err(unread) => return Err((format!("its manifest {}", which.display()), unread.found())),
         };
         let parsed = parse_manifest(&raw);
@@ -224,7 +240,7 @@ impl Follower<'_> {
                     Some(("a file called by the digest of an image", "another name".to_owned()))
                 }
                 Err(Unread::Gone) => None,
-                Err(Unread::Wrong(got)) => Some(("the snapshot of its image", got)),
+                Err(unread) => Some(("the snapshot of its image", unread.found())),
                 Ok(snapshot) => {
                     let missing = snapshot.layers.iter().find(|layer| !self.has_layer(layer));
                     missing.map(|layer| ("only layers that are there", format!("layer {layer}, which is not")))
@@ -249,7 +265,7 @@ impl Follower<'_> {
             return true;
         }
         // One that is damaged is out of its place for a moment until another one has it.
-        let _single = (self.look == Look::Sure).then(|| Locks::of(self.disk).layer(layer).ok());
+        let _single = (self.look != Look::Fleeting).then(|| Locks::of(self.disk).layer(layer).ok());
         is_there()
     }
 
@@ -260,7 +276,8 @@ impl Follower<'_> {
             match regular::look(CWD, &at, FileType::Directory) {
                 Ok(_) => {}
                 Err(Unread::Gone) => continue,
-                Err(Unread::Wrong(got)) => {
+                Err(unread) => {
+                    let got = unread.found();
                     self.find(Finding::new(Part::Memo, folder.display().to_string(), "a directory", got).at(at));
                     continue;
                 }
@@ -281,7 +298,7 @@ impl Follower<'_> {
         let json = match regular::read(CWD, path, MOST_OF_A_MEMO) {
             Ok(json) => json,
             Err(Unread::Gone) => return None,
-            Err(Unread::Wrong(got)) => return Some(("a file".to_owned(), got)),
+            Err(unread) => return Some(("a file".to_owned(), unread.found())),
         };
         let Some(roots) = Roots::of_file(&json) else {
             return Some(("what is remembered of a step".to_owned(), "no such document".to_owned()));
@@ -403,7 +420,7 @@ fn files_of_names(disk: &Disk) -> Result<Vec<(PathBuf, Option<Reference>)>, Stor
 /// What else has to be a file, and what processes that have ended left: leases, locks, stamps, downloads under way, scratch.
 pub(super) fn look_at_the_rest(disk: &Disk) -> Result<Vec<Finding>, StoreError> {
     let mut findings = Vec::new();
-    for folder in ["leases", "locks", "stamps", "partial"] {
+    for folder in ["leases", "locks", "stamps", "partial", "pins"] {
         for name in names(&disk.path(folder))? {
             let which = Path::new(folder).join(&name);
             let path = disk.path(&which);
@@ -412,9 +429,9 @@ pub(super) fn look_at_the_rest(disk: &Disk) -> Result<Vec<Finding>, StoreError> 
                 .is_some_and(|hex| format!("sha256:{hex}").parse::<Digest>().is_ok());
             let is_called_so = has_digest || folder == "locks" || folder == "stamps";
             let got = match regular::look(CWD, &path, FileType::RegularFile) {
-                Err(Unread::Wrong(got)) => got,
                 Ok(_) if !is_called_so => "another name".to_owned(),
                 Ok(_) | Err(Unread::Gone) => continue,
+                Err(unread) => unread.found(),
             };
             let expected = if is_called_so {
                 "a file"
@@ -433,7 +450,7 @@ pub(super) fn look_at_the_rest(disk: &Disk) -> Result<Vec<Finding>, StoreError> 
         let got = match scratch::is_abandoned(&path) {
             Ok(false) | Err(Unread::Gone) => continue,
             Ok(true) => "that of a process that has ended".to_owned(),
-            Err(Unread::Wrong(got)) => got,
+            Err(unread) => unread.found(),
         };
         let expected = "a directory of a process that is at work";
         findings.push(Finding::new(Part::Leftover, which.display().to_string(), expected, got).at(path));

@@ -419,3 +419,62 @@ fn what_goes_meanwhile_is_no_finding_and_only_what_looks_wrong_waits_for_the_col
         assert!(found.iter().all(|finding| finding.what != Part::Blob), "{found:?}");
     });
 }
+
+#[test]
+fn what_others_have_mended_since_it_was_found_stays() {
+    let scene = Scene::new();
+    let (layer, snapshot) = (scene.path("blobs/sha256/LAYER"), scene.path("snapshots/MANIFEST.json"));
+    let (sound, told) = (fs::read(&layer).unwrap(), fs::read(&snapshot).unwrap());
+    fs::write(&layer, b"damaged").unwrap();
+    fs::write(&snapshot, b"{").unwrap();
+    fs::write(scene.path("downloads/DOWNLOAD"), b"still").unwrap();
+    let mut findings = scene.look().findings;
+    let kinds = |findings: &[Finding]| findings.iter().map(|one| (one.what, one.state)).collect::<Vec<_>>();
+    // While the repair waits to be alone, another process brings them again.
+    for (path, bytes) in [(&layer, &sound), (&snapshot, &told)] {
+        fs::write(scene.path("new"), bytes).unwrap();
+        fs::rename(scene.path("new"), path).unwrap();
+    }
+    let integrity = scene.store.integrity();
+    integrity.mend(&mut findings, Patience::default(), &mut || ()).unwrap();
+    assert_eq!((fs::read(&layer).unwrap(), fs::read(&snapshot).unwrap()), (sound, told));
+    assert!(!scene.path("downloads/DOWNLOAD").exists());
+    let kinds = kinds(&findings);
+    for expected in [
+        (Part::Blob, State::Remade),
+        (Part::Snapshot, State::Remade),
+        (Part::Download, State::Removed),
+    ] {
+        assert!(kinds.contains(&expected), "{kinds:?}");
+    }
+}
+
+#[test]
+fn a_pinned_image_without_a_name_is_looked_at_by_its_digest() {
+    let scene = Scene::new();
+    scene.store.images().pin(&scene.manifest).unwrap();
+    for (name, digest) in scene.store.names().list().unwrap() {
+        assert_eq!(digest, Some(scene.manifest));
+        scene.store.names().remove(&name).unwrap();
+    }
+    scene.store.names().forget_unnamed(&scene.manifest).unwrap();
+    assert_eq!(scene.findings(), []);
+    fs::remove_file(scene.path("blobs/sha256/LAYER")).unwrap();
+    let found = scene.look();
+    let called = scene.manifest.to_string();
+    assert_eq!(found.images[&scene.manifest], [called.clone()]);
+    let finding = found.findings.iter().find(|one| one.what == Part::Image).unwrap();
+    assert_eq!((&finding.which, &finding.images), (&called, &vec![called.clone()]));
+}
+
+#[test]
+fn a_name_without_a_manifest_leads_to_nothing_though_it_may_run() {
+    let scene = Scene::new();
+    fs::remove_file(scene.path("blobs/sha256/MANIFEST")).unwrap();
+    // An image of an older gantry runs so, and is none to complain of.
+    assert!(scene.look().findings.iter().all(|one| one.what != Part::Image));
+    let left = scene.store.integrity().dangling().unwrap();
+    assert!(left
+        .iter()
+        .any(|one| (one.what, &one.which) == (Part::Image, &scene.manifest.to_string())));
+}

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use super::budget::Budget;
 use super::folder::LayerFolder;
 use super::staging::{LayerStaging, Visit};
-use crate::archive::tar_reader::{read_layer, TarError};
+use crate::archive::tar_reader::{read_layer, Change, TarError};
 use crate::oci::{Compression, Descriptor, DiffId, Digest};
 use crate::policy::ExtractionLimits;
 use crate::store::content::blobs::{Blobs, Verified};
@@ -24,6 +24,8 @@ use crate::sys::space;
 /// The window of a zstd stream, as a power of two, that a layer may have which is unpacked beside many others: 8 MiB is what
 /// every reader must understand (RFC 8878). Another one is unpacked from its blob.
 const SHARED_WINDOW_LOG: u32 = 23;
+/// What files and directories are rounded up to: the blocks of the usual file systems.
+const BLOCK: u64 = 4096;
 /// Held while a layer is unpacked whose window is larger: 128 MiB for each of several would be too much.
 static LARGE_WINDOW: Mutex<()> = Mutex::new(());
 
@@ -66,6 +68,30 @@ pub(in crate::store) fn ensure(
         }
         Err(error) => Err(error),
     }
+}
+
+/// Bytes that the files of a layer take on the disk, as its blob says, which is read for that.
+///
+/// # Errors
+/// As [`ensure`], of a blob that is damaged or no layer.
+pub(in crate::store) fn measure(
+    disk: &Disk,
+    layer: &Descriptor,
+    diff_id: &DiffId,
+    limits: &ExtractionLimits,
+) -> Result<u64, StoreError> {
+    in_turn(layer, limits, |limits| {
+        let mut bytes = 0u64;
+        read_whole(disk, layer, diff_id, limits, &mut |_, change| {
+            bytes = bytes.saturating_add(match change {
+                Change::File { size, .. } => size.div_ceil(BLOCK).saturating_mul(BLOCK),
+                Change::Directory { .. } => BLOCK,
+                _ => 0,
+            });
+            Ok(())
+        })?;
+        Ok(bytes)
+    })
 }
 
 /// Removes a blob whose bytes are not those of its digest.

@@ -116,11 +116,7 @@ fn a_layer_is_unpacked_from_what_comes_and_not_from_the_disk() {
     let (scratch, source) = store();
     let wanted = image(&source, &[&[("a", 600_000)], &[("b", 5)]]);
     let (from, here) = (Away::new(&source), empty(&scratch, "here"));
-    let target = Unpacked {
-        store: &here,
-        image: OnceLock::new(),
-        room: OnceLock::new(),
-    };
+    let target = Unpacked::of(&here, Unpacking::OnTheWay);
     copy_image(&from, &wanted.descriptor(), &target, None, &Silent).unwrap();
     // Its room goes with it.
     drop(target);

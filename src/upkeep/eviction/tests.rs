@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
-use crate::store::{PartName, Remembered, StoredPart};
+use crate::store::{PartName, StoredPart};
 
 const MB: u64 = 1 << 20;
 
@@ -60,7 +60,7 @@ impl Stock {
     }
 }
 
-fn wanted(max_bytes: Option<u64>, max_images: Option<u64>) -> RoomWanted {
+fn wanted(max_bytes: Option<u64>, max_images: Option<u64>) -> RoomWanted<'static> {
     RoomWanted {
         limits: CacheLimits {
             max_bytes,
@@ -72,6 +72,7 @@ fn wanted(max_bytes: Option<u64>, max_images: Option<u64>) -> RoomWanted {
         disk_lacks: 0,
         only_here: OnlyHere::Last,
         may_forget: true,
+        tools: &["uv-2"],
         spared: None,
     }
 }
@@ -175,6 +176,65 @@ fn what_no_registry_has_goes_last_or_never() {
         ..never
     };
     assert_eq!(names(&plan(&stock.inventory, &building, at(100))), ["pulled:1"]);
+}
+
+#[test]
+fn what_a_collection_would_take_goes_before_any_image() {
+    let mut stock = Stock::default();
+    stock.image("pulled:1", 10, &[("base", 100 * MB), ("a", MB)]);
+    // Nobody keeps it, and it was used a moment ago.
+    let nameless = stock.image("left:1", 90, &[("base", 100 * MB), ("b", MB)]).clone();
+    stock.inventory.images.pop();
+    stock.inventory.nameless.push(nameless);
+    let file = |file: &str, used: u64, bytes: u64| Remembered {
+        file: file.into(),
+        used: Some(at(used)),
+        bytes,
+        parts: Vec::new(),
+    };
+    let Inventory { loose, tools, .. } = &mut stock.inventory;
+    loose.push(file("blobs/sha256/0", 80, 2 * MB));
+    tools.extend(
+        [("uv-1", MB), ("uv-2", MB), ("uv-cache", 5 * MB)]
+            .map(|(name, bytes)| file(&format!("tools/{name}"), 50, bytes)),
+    );
+    stock.inventory.total += 9 * MB;
+    let below = |megabytes: u64| wanted(Some((111 - megabytes) * MB), None);
+    let found = |wanted: &RoomWanted<'_>| {
+        let found = plan(&stock.inventory, wanted, at(100));
+        let named: Vec<(&str, u64)> = found.items.iter().map(|item| (item.kind, item.frees / MB)).collect();
+        assert_eq!(found.is_enough, found.bytes_after <= wanted.limits.max_bytes.unwrap());
+        named
+            .into_iter()
+            .map(|(kind, mb)| format!("{kind} {mb}"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        found(&below(1)),
+        ["garbage 1"],
+        "the program of another version is the oldest"
+    );
+    assert_eq!(
+        found(&below(4)),
+        ["garbage 1", "garbage 2", "garbage 1"],
+        "of the image its own part alone"
+    );
+    // Then what is there to be used, by its rank.
+    assert_eq!(
+        found(&below(9))[3..],
+        ["image 101"],
+        "with what the other one had needed as well"
+    );
+    assert_eq!(found(&below(110))[3..], ["image 101", "remembered 5"]);
+    let building = RoomWanted {
+        may_forget: false,
+        ..below(4)
+    };
+    assert_eq!(
+        found(&building),
+        ["garbage 1", "image 101"],
+        "what nothing leads to may be what a build has just made"
+    );
 }
 
 #[test]

@@ -267,3 +267,22 @@ fn a_thread_that_waits_for_another_one_does_not_call_it_a_process() {
     drop(held);
     assert!(thread.join().unwrap().unwrap());
 }
+
+#[test]
+fn who_only_looks_is_taken_for_no_user() {
+    let (_scratch, store) = store();
+    let tried = std::cell::Cell::new(0);
+    // The first three times somebody is looking.
+    let ours = past_a_look(|| {
+        tried.set(tried.get() + 1);
+        Ok((tried.get() > 3).then_some(()))
+    });
+    assert_eq!((ours.unwrap(), tried.get()), (Some(()), 4));
+    let digest = Digest::of(b"image");
+    let path = store.root().join("leases").join(digest.hex());
+    assert!(!is_held(&path, Rank::Lease).unwrap() && !path.exists());
+    let lease = store.locks().lease(&digest).unwrap();
+    assert!(is_held(&path, Rank::Lease).unwrap() && try_idle(&path, Rank::Lease).unwrap().is_none());
+    drop(lease);
+    assert!(!is_held(&path, Rank::Lease).unwrap() && try_idle(&path, Rank::Lease).unwrap().is_some());
+}

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::*;
 use crate::oci::DiffId;
 use crate::store::tests::{add_layer, collect, examples, store};
-use crate::store::{Image, Keep, Key, Memo, Roots, Step, Store};
+use crate::store::{Count, Image, Keep, Key, Memo, Roots, Step, Store};
 
 /// A layer of both images, and one of each.
 fn two(store: &Store) -> [Image; 2] {
@@ -26,8 +26,13 @@ fn two(store: &Store) -> [Image; 2] {
 fn doomed(images: &[&Image]) -> Doomed {
     Doomed {
         images: images.iter().map(|image| (image.digest, None)).collect(),
-        remembered: Vec::new(),
+        ..Doomed::default()
     }
+}
+
+/// Evicts by an inventory that is taken now.
+fn evict(store: &Store, doomed: &Doomed) -> Result<Evicted, StoreError> {
+    store.evict(&store.inventory(Count::Noted)?, doomed)
 }
 
 fn is_whole(store: &Store, image: &Image) -> bool {
@@ -47,7 +52,7 @@ fn what_another_image_needs_stays_and_the_rest_goes_without_a_trace() {
     let (_scratch, store) = store();
     let [a, b] = two(&store);
     store.images().note_origin(&a.digest, "a.example/team").unwrap();
-    let evicted = store.evict(&doomed(&[&a])).unwrap();
+    let evicted = evict(&store, &doomed(&[&a])).unwrap();
     assert_eq!((evicted.images, evicted.bytes > 0), (vec![a.digest], true));
     assert!(is_whole(&store, &b) && !is_whole(&store, &a));
     assert_eq!(store.names().list().unwrap().len(), 1);
@@ -69,18 +74,18 @@ fn an_image_that_is_in_use_or_pinned_or_was_used_since_it_was_chosen_stays() {
     let [a, b] = two(&store);
     let lease = store.locks().lease(&a.digest).unwrap();
     store.images().pin(&b.digest).unwrap();
-    assert!(store.evict(&doomed(&[&a, &b])).unwrap().images.is_empty());
+    assert!(evict(&store, &doomed(&[&a, &b])).unwrap().images.is_empty());
     drop(lease);
     store.images().unpin(&b.digest).unwrap();
     // It was chosen before its last use.
-    assert!(store.evict(&doomed(&[&a])).unwrap().images.is_empty());
+    assert!(evict(&store, &doomed(&[&a])).unwrap().images.is_empty());
     assert!(is_whole(&store, &a) && is_whole(&store, &b));
     let used = fs::metadata(store.root().join("leases").join(a.digest.hex())).unwrap();
     let now = Doomed {
         images: vec![(a.digest, used.modified().ok())],
         ..Doomed::default()
     };
-    assert_eq!(store.evict(&now).unwrap().images, [a.digest]);
+    assert_eq!(evict(&store, &now).unwrap().images, [a.digest]);
 }
 
 #[test]
@@ -90,7 +95,7 @@ fn an_image_that_comes_while_another_goes_notices_what_it_lost() {
     // Of `b` everything is there, and nothing leads to it yet: as after its blobs came.
     store.names().remove(&"b:1".parse().unwrap()).unwrap();
     fs::remove_file(store.root().join("snapshots").join(format!("{}.json", b.digest.hex()))).unwrap();
-    store.evict(&doomed(&[&a])).unwrap();
+    evict(&store, &doomed(&[&a])).unwrap();
     let lease = store.locks().lease(&b.digest).unwrap();
     assert!(matches!(store.images().settle(&b), Err(error) if error.is_lost()));
     // Brought again, it is safe from then on, as its lease is seen and its documents are.
@@ -100,7 +105,7 @@ fn an_image_that_comes_while_another_goes_notices_what_it_lost() {
     store.images().settle(&c).unwrap();
     store.names().set(&"c:1".parse().unwrap(), &c.digest).unwrap();
     store.images().settle(&b).unwrap();
-    assert_eq!(store.evict(&doomed(&[&c])).unwrap().images, [c.digest]);
+    assert_eq!(evict(&store, &doomed(&[&c])).unwrap().images, [c.digest]);
     assert!(is_whole(&store, &b));
     drop(lease);
 }
@@ -136,11 +141,11 @@ fn what_builds_remember_stays_while_one_is_at_work() {
     };
     let building = store.locks().building().unwrap();
     assert!(store.locks().is_building().unwrap());
-    assert!(store.evict(&all).unwrap().remembered.is_empty());
+    assert!(evict(&store, &all).unwrap().remembered.is_empty());
     assert!(store.blobs().has(&layer).unwrap());
     drop(building);
     assert!(!store.locks().is_building().unwrap());
-    assert_eq!(store.evict(&all).unwrap().remembered.len(), 1);
+    assert_eq!(evict(&store, &all).unwrap().remembered.len(), 1);
     assert!(!store.blobs().has(&layer).unwrap() && !store.trees().path(&diff_id).exists());
 }
 
@@ -166,4 +171,148 @@ fn what_is_noted_of_sizes_is_what_every_file_comes_to() {
     let used = store.inventory(Count::Nothing).unwrap().images[0].used.unwrap();
     let age = crate::sys::clock::now().duration_since(used).unwrap_or_default();
     assert!(age < Duration::from_secs(60), "{age:?}");
+}
+
+/// A file that nobody may read; the tests run as a user without rights.
+struct Unreadable(std::path::PathBuf);
+
+impl Unreadable {
+    fn make(path: std::path::PathBuf) -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+        Self(path)
+    }
+
+    fn mend(self) {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(&self.0, fs::Permissions::from_mode(0o644)).unwrap();
+    }
+}
+
+#[test]
+fn what_cannot_be_read_may_need_anything_so_nothing_goes() {
+    let (_scratch, store) = store();
+    let [a, b] = two(&store);
+    let blob = |digest: &Digest| store.root().join("blobs/sha256").join(digest.hex());
+    let name = store.root().join("refs/_local/b/1");
+    for path in [blob(&b.digest), blob(&b.manifest.config.digest), name] {
+        let before = store.inventory(Count::Noted).unwrap();
+        let unreadable = Unreadable::make(path.clone());
+        assert!(
+            matches!(evict(&store, &doomed(&[&a])), Err(StoreError::Io { .. })),
+            "{path:?}"
+        );
+        // By an inventory that is older than the trouble: documents that it has read are not read again.
+        if path.starts_with(store.root().join("refs")) {
+            assert!(
+                matches!(store.evict(&before, &doomed(&[&a])), Err(StoreError::Io { .. })),
+                "{path:?}"
+            );
+        }
+        let rules = crate::store::tests::gc_rules(Keep::Memoised);
+        let collected = store.remove_garbage(rules, crate::store::Patience::default(), &mut || ());
+        assert!(matches!(collected, Err(StoreError::Io { .. })), "{path:?}");
+        unreadable.mend();
+        assert!(is_whole(&store, &a) && is_whole(&store, &b));
+    }
+    // What is damaged by its content needs nothing that anybody could tell.
+    fs::write(blob(&b.digest), "{}").unwrap();
+    let _ = fs::remove_file(store.root().join("leases").join(a.digest.hex()));
+    assert_eq!(evict(&store, &doomed(&[&a])).unwrap().images, [a.digest]);
+}
+
+#[test]
+fn what_nobody_keeps_and_what_nothing_needs_is_told_and_goes() {
+    let (_scratch, store) = store();
+    let [a, b] = two(&store);
+    store.names().remove(&"a:1".parse().unwrap()).unwrap();
+    let orphan = store.blobs().put(b"left by a pull that failed").unwrap();
+    let (layer, diff_id) = add_layer(&store, "left").unwrap();
+    fs::write(store.root().join("partial").join(orphan.hex()), "half").unwrap();
+    let coming = store.blobs().put(b"of a pull under way").unwrap();
+    let under_way = store
+        .reserve(Default::default(), &std::collections::BTreeSet::from([coming.hex()]))
+        .unwrap();
+    let inventory = store.inventory(Count::Noted).unwrap();
+    let nameless: Vec<Digest> = inventory.nameless.iter().map(|image| image.digest).collect();
+    let loose: BTreeSet<PathBuf> = inventory.loose.iter().map(|one| one.file.clone()).collect();
+    assert_eq!((nameless, inventory.images.len()), (vec![a.digest], 1));
+    let blob = |digest: &Digest| Path::new("blobs/sha256").join(digest.hex());
+    let expected = [
+        blob(&orphan),
+        blob(&layer.digest),
+        Path::new("layers").join(diff_id.hex()),
+        Path::new("partial").join(orphan.hex()),
+    ];
+    assert_eq!(loose, BTreeSet::from(expected));
+    let all = Doomed {
+        images: inventory
+            .nameless
+            .iter()
+            .map(|image| (image.digest, image.used))
+            .collect(),
+        loose: loose.iter().cloned().collect(),
+        ..Doomed::default()
+    };
+    // What nothing leads to may be what a build has just made.
+    let building = store.locks().building().unwrap();
+    assert!(store
+        .evict(
+            &inventory,
+            &Doomed {
+                images: Vec::new(),
+                ..all.clone()
+            }
+        )
+        .unwrap()
+        .loose
+        .is_empty());
+    drop(building);
+    let evicted = store.evict(&inventory, &all).unwrap();
+    assert_eq!((evicted.images, evicted.loose.len()), (vec![a.digest], 4));
+    assert!(is_whole(&store, &b) && !is_whole(&store, &a));
+    assert!(store.blobs().size(&coming).is_some());
+    drop(under_way);
+    let report = collect(&store, Keep::Memoised, false);
+    assert_eq!(
+        (report.blobs, report.layers, report.snapshots, report.partials),
+        (1, 0, 0, 0)
+    );
+}
+
+#[test]
+fn what_needs_a_part_since_the_inventory_was_taken_keeps_it() {
+    let (_scratch, store) = store();
+    let [a, _] = two(&store);
+    let (layer, diff_id) = add_layer(&store, "left").unwrap();
+    let inventory = store.inventory(Count::Noted).unwrap();
+    // Meanwhile somebody makes an image of what was loose.
+    let late = examples::image_that_says(&store, vec![(layer.clone(), diff_id)]);
+    store.images().settle(&late).unwrap();
+    store.names().set(&"late:1".parse().unwrap(), &late.digest).unwrap();
+    let all = Doomed {
+        images: vec![(a.digest, None)],
+        loose: inventory.loose.iter().map(|one| one.file.clone()).collect(),
+        ..Doomed::default()
+    };
+    let evicted = store.evict(&inventory, &all).unwrap();
+    assert_eq!((evicted.images, evicted.loose), (vec![a.digest], Vec::new()));
+    assert!(is_whole(&store, &late));
+}
+
+#[test]
+fn an_origin_is_taken_back_when_the_registry_has_the_image_no_more() {
+    let (_scratch, store) = store();
+    let [a, _] = two(&store);
+    let images = store.images();
+    images.note_origin(&a.digest, "a.example/team").unwrap();
+    images.note_origin(&a.digest, "b.example/team").unwrap();
+    images.forget_origin(&a.digest, "a.example/team").unwrap();
+    images.forget_origin(&a.digest, "c.example/team").unwrap();
+    assert_eq!(
+        images.origins(&a.digest).into_iter().collect::<Vec<_>>(),
+        ["b.example/team"]
+    );
+    images.forget_origin(&a.digest, "b.example/team").unwrap();
+    assert!(images.origins(&a.digest).is_empty());
 }
