@@ -447,9 +447,6 @@ fn of_store(error: &StoreError) -> Option<&'static str> {
             "use the gantry that made it, or set GANTRY_ROOT to another directory; `gantry version` says what this one reads",
         ),
         StoreError::Place { .. } => Some("set GANTRY_ROOT to a directory of your own on another file system, such as ext4, xfs or btrfs"),
-        StoreError::OverLimit { .. } => {
-            Some("raise `max_bytes` under [cache] in the configuration, or remove it; nothing went for this image")
-        }
         StoreError::NotAStore { .. } => {
             Some("set GANTRY_ROOT to a directory that is empty or not there; it becomes the store")
         }
@@ -463,6 +460,7 @@ fn of_store(error: &StoreError) -> Option<&'static str> {
         ),
         StoreError::Io { .. }
         | StoreError::NoSpace { .. }
+        | StoreError::OverLimit { .. }
         | StoreError::Size { .. }
         | StoreError::Digest { .. }
         | StoreError::DiffId { .. }

@@ -6,9 +6,6 @@
 //! **Waiting** ends when the lock is free, or when its holder makes no progress for too long: then it is an error of kind
 //! `Busy` that names the holder. One waits by trying again and again, never in the kernel's queue, where a collector that
 //! wants to be alone would keep out those that share.
-//!
-//! **Looking.** Whether a shared lock is held can only be told by taking it alone for a moment. Users wait, so they do not
-//! notice; those that try ([`try_idle`], [`is_held`]) try again for two milliseconds before they take a look for a use.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -195,7 +192,6 @@ impl<'a> Locks<'a> {
     /// Keeps the image `digest`, and with it its layers, until the lease is dropped; notes the time of use, and counts it.
     ///
     /// # Errors
-    ///
     /// [`StoreError`] when the lease cannot be written; without one the image may be collected.
     pub fn lease(self, digest: &Digest) -> Result<Lease, StoreError> {
         let path = self.disk.path("leases").join(digest.hex());
@@ -207,10 +203,6 @@ impl<'a> Locks<'a> {
     }
 
     /// Keeps the image `digest` as a [`lease`](Self::lease) does, which is no use of it.
-    ///
-    /// # Errors
-    ///
-    /// As [`lease`](Self::lease).
     pub fn hold(self, digest: &Digest) -> Result<Lease, StoreError> {
         let path = self.disk.path("leases").join(digest.hex());
         let task = Task::silent("removes an image");
@@ -281,7 +273,6 @@ impl<'a> Locks<'a> {
     /// or looks up something that no name leads to yet needs it.
     ///
     /// # Errors
-    ///
     /// [`StoreError`]; `Busy` when a collector makes no progress for too long.
     pub fn keep_collector_out(self) -> Result<CollectorLock, StoreError> {
         let task = Task::silent("collects garbage");
@@ -307,7 +298,6 @@ impl<'a> Locks<'a> {
     /// Keeps what only memos lead to from evictions until the returned lock is dropped; any number of builds may hold one.
     ///
     /// # Errors
-    ///
     /// [`StoreError`]; `Busy` when an eviction makes no progress for too long.
     pub fn building(self) -> Result<CollectorLock, StoreError> {
         let task = Task::silent("evicts what builds use");
@@ -327,10 +317,6 @@ impl<'a> Locks<'a> {
     }
 
     /// Waits out an eviction under way, and keeps others out until the returned lock is dropped: for as long as some renames take.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`]; `Busy` when an eviction makes no progress for too long.
     pub(in crate::store) fn keep_evictions_out(self) -> Result<Lock, StoreError> {
         let task = Task::silent("evicts images");
         let path = self.disk.path("locks/eviction");
@@ -534,9 +520,6 @@ pub(in crate::store) fn try_idle(path: &Path, rank: Rank) -> Result<Option<Lock>
 }
 
 /// Whether somebody holds the lock of a file. One that is not there is not made.
-///
-/// # Errors
-/// [`StoreError`] when nobody can tell.
 pub(in crate::store) fn is_held(path: &Path, rank: Rank) -> Result<bool, StoreError> {
     let tried = past_a_look(|| {
         let file = match File::open(path) {
