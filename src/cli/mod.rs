@@ -25,6 +25,7 @@ mod progress;
 mod proxy;
 mod registry_hint;
 mod report;
+mod run_line;
 mod session;
 mod shell;
 mod table;
@@ -60,11 +61,9 @@ pub fn main() -> ExitCode {
     let birth = birth::Birth::of_this_process(&arguments);
     // First of all: from here on no signal ends a command that has not said so in its report.
     let signals = Signals::watch();
-    let shape = Cli::command();
-    let arguments = words::separated(&shape, arguments);
-    let cli = match parse(shape, &arguments) {
+    let cli = match run_line::read(&arguments).map_or_else(|| parse(arguments), Ok) {
         Ok(cli) => cli,
-        Err(error) => {
+        Err((error, arguments)) => {
             // Nothing is half done, and whoever reads the help may never come to its end.
             drop(signals);
             return ExitCode::from(mistake::answer(error, &arguments));
@@ -103,9 +102,14 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn parse(shape: clap::Command, arguments: &[OsString]) -> Result<Cli, clap::Error> {
-    let matches = shape.try_get_matches_from(arguments)?;
-    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut Cli::command()))
+/// Reads any command line; an error comes with the arguments as clap was given them.
+fn parse(arguments: Vec<OsString>) -> Result<Cli, (clap::Error, Vec<OsString>)> {
+    let shape = Cli::command();
+    let arguments = words::separated(&shape, arguments);
+    let matches = shape.try_get_matches_from(&arguments);
+    let cli =
+        matches.and_then(|matches| Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut Cli::command())));
+    cli.map_err(|error| (error, arguments))
 }
 
 /// Carries out a command that uses the store, until a signal comes.
