@@ -26,7 +26,7 @@ use super::ticket::Ticket;
 use crate::build::image::is_of_function;
 use crate::net::{Forwarder, Internet};
 use crate::oci::{Digest, ImageConfigBody, Reference};
-use crate::policy::{one_line, Code, Confinement, Network, Scope};
+use crate::policy::{one_line, Code, Confinement, Network, Scope, OWN_NAME};
 use crate::sandbox::{self, Bundle, End, Finished, Place, Purpose, SandboxError, Secret, Signals, Sink, Stdin, Stdout};
 use crate::store::{Lease, Snapshot, Store};
 use crate::transfer::{Asked, Attempt};
@@ -430,7 +430,7 @@ pub(super) fn bundle(
             .clone()
             .filter(|dir| !dir.is_empty())
             .unwrap_or_else(|| "/".to_owned()),
-        hostname: "sandbox".to_owned(),
+        hostname: OWN_NAME.to_owned(),
         input,
         output: None,
         secrets,

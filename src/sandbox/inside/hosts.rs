@@ -28,8 +28,11 @@ pub(crate) fn hosts_file(hostname: &str, network: NetworkMode, egress: &[HostPor
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::{OWN_HOSTS, OWN_NAME};
+
     #[test]
     fn the_own_name_and_every_name_of_the_egress_are_there_once() {
+        assert_eq!(hosts_file(OWN_NAME, NetworkMode::None, &[]), OWN_HOSTS);
         let own = "127.0.0.1 localhost\n127.0.0.1 box\n";
         assert_eq!(hosts_file("box", NetworkMode::None, &[]), own);
         let egress = ["a.example:80", "a.example:443", "b.example:443", "8.8.8.8:53"];

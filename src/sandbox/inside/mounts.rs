@@ -8,8 +8,8 @@
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{symlink, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::os::unix::fs::{symlink, FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, CWD};
 use rustix::mount::{
@@ -79,33 +79,43 @@ impl UnfinishedRoot {
 #[derive(Debug)]
 pub(super) struct Ground<'a> {
     scaffold: &'a str,
-    #[cfg(feature = "libcontainer")]
-    memory: String,
+    /// Whether memory is mounted.
+    has_memory: bool,
     lowers: Vec<String>,
 }
 
 impl<'a> Ground<'a> {
-    /// Prepares it for the layers of `room`, with the layer of `/etc/hosts` on top.
+    /// Prepares it for the layers of `room`, on top of which is a layer of `/etc/hosts` unless the scaffold has the same.
     pub(super) fn prepare(room: &'a RoomOrders) -> Result<Self, Failure> {
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         step("make mounts private", mount_change("/", private))?;
         limit_namespace()?;
         let scaffold = room.lowers.first();
         let scaffold = scaffold.ok_or_else(|| ("find scaffold".to_owned(), io::ErrorKind::NotFound.into()))?;
-        let memory = mount_memory(scaffold)?;
-        let layer = hosts_layer(&memory, &hosts::hosts_file(&room.hostname, room.network, &room.egress))?;
-        Ok(Self {
+        let mut ground = Self {
             scaffold,
-            #[cfg(feature = "libcontainer")]
-            memory,
-            lowers: [&[layer], room.lowers.as_slice()].concat(),
-        })
+            has_memory: false,
+            lowers: room.lowers.clone(),
+        };
+        let hosts = hosts::hosts_file(&room.hostname, room.network, &room.egress);
+        let of_scaffold = fs::read(Path::new(scaffold).join("etc/hosts"));
+        if of_scaffold.is_ok_and(|found| found == hosts.as_bytes()) {
+            return Ok(ground);
+        }
+        let layer = hosts_layer(&ground.memory()?, &hosts)?;
+        ground.lowers.insert(0, layer);
+        Ok(ground)
     }
 
-    /// A directory that is gone with this mount namespace, and no part of the root.
-    #[cfg(feature = "libcontainer")]
-    pub(super) fn memory(&self) -> &Path {
-        Path::new(&self.memory)
+    /// A directory that is gone with this mount namespace, and no part of the root: memory, which the new root will hide.
+    pub(super) fn memory(&mut self) -> Result<PathBuf, Failure> {
+        let path = Path::new(self.scaffold).join("tmp");
+        if !self.has_memory {
+            let mounted = mount("tmpfs", &path, "tmpfs", LOCKED, c"size=64k,nr_inodes=32,mode=0755");
+            step("mount the memory of the root", mounted)?;
+            self.has_memory = true;
+        }
+        Ok(path)
     }
 
     /// Mounts the layers at `target`, which may be the scaffold, as one read-only file system; returns its root.
@@ -144,8 +154,7 @@ pub(super) fn open_output() -> Result<OwnedFd, Failure> {
 fn limit_namespace() -> Result<(), Failure> {
     for (name, value) in COUNTS {
         let path = format!("/proc/sys/user/{name}");
-        let set = fs::write(&path, value).and_then(|()| fs::read_to_string(&path));
-        match set {
+        match write_and_read_back(&path, value) {
             Ok(found) if found.trim() == value => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound && name != COUNTS[0].0 => {}
             Ok(found) => {
@@ -158,20 +167,20 @@ fn limit_namespace() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Memory of this mount namespace, which the new root will hide; returns its path.
-fn mount_memory(scaffold: &str) -> Result<String, Failure> {
-    let path = format!("{scaffold}/tmp");
-    let options = c"size=64k,nr_inodes=32,mode=0755";
-    let mounted = mount("tmpfs", path.as_str(), "tmpfs", LOCKED, options);
-    step("mount the memory of the root", mounted)?;
-    Ok(path)
+/// Writes a setting of the kernel, and reads what it is then.
+fn write_and_read_back(path: &str, value: &str) -> io::Result<String> {
+    let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
+    file.write_all_at(value.as_bytes(), 0)?;
+    let mut found = [0; 64];
+    let length = file.read_at(&mut found, 0)?;
+    Ok(String::from_utf8_lossy(&found[..length]).into_owned())
 }
 
 /// A layer of one file, `/etc/hosts`, in `memory`; returns its path.
 ///
 /// A layer and not a mount on the file: an image may have none, or a link that leads out of it.
-fn hosts_layer(memory: &str, hosts: &str) -> Result<String, Failure> {
-    let path = format!("{memory}/layer");
+fn hosts_layer(memory: &Path, hosts: &str) -> Result<String, Failure> {
+    let path = format!("{}/layer", memory.display());
     let directory = Path::new(&path).join("etc");
     let file = directory.join("hosts");
     let write = || {

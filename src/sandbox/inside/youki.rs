@@ -61,9 +61,10 @@ pub(super) struct Layers {
 impl Layers {
     /// Mounts the layers of `room`.
     pub(super) fn mount(room: &RoomOrders) -> Result<Self, Failure> {
-        let ground = Ground::prepare(room)?;
-        let listener = told_to_start(ground.memory())?;
-        let staging = Staging::make(ground.memory())?;
+        let mut ground = Ground::prepare(room)?;
+        let memory = ground.memory()?;
+        let listener = told_to_start(&memory)?;
+        let staging = Staging::make(&memory)?;
         drop(ground.mount_layers(&staging.layers())?);
         Ok(Self { staging, listener })
     }
