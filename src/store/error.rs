@@ -191,7 +191,7 @@ impl StoreError {
     /// Whether what was to be read is gone, or is something else than it was: reading it again gives nothing else. Any other
     /// failure says nothing of what is there.
     pub(in crate::store) fn is_gone_or_damaged(&self) -> bool {
-        use crate::store::disk::regular::is_of_another_kind;
+        use crate::sys::tree::is_of_another_kind;
         match self {
             Self::Io { source, .. } => source.kind() == io::ErrorKind::NotFound || is_of_another_kind(source),
             Self::NoBlob { .. }

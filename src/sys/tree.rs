@@ -56,6 +56,14 @@ pub(crate) fn open_file(directory: impl AsFd, name: impl Arg) -> rustix::io::Res
     openat(directory, name, flags, Mode::empty())
 }
 
+/// Whether `error` says that something is there which is no file: it will not be one at the next try.
+pub(crate) fn is_of_another_kind(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::ISDIR | Errno::NOTDIR | Errno::LOOP)
+    )
+}
+
 /// Removes a directory with all that is in it, which nobody else writes to any more. A stranger may have made it: its
 /// directories may lack every permission, and be as deep as they like. Two of them are open at a time.
 pub(crate) fn remove(parent: impl AsFd, name: impl Arg + Copy) -> io::Result<()> {

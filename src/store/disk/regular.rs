@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use crate::sys::tree;
+use crate::sys::tree::{self, is_of_another_kind};
 
 /// Why a file is not read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,14 +49,6 @@ impl Unread {
             Self::Failed(_) | Self::Gone | Self::Wrong(_) => None,
         }
     }
-}
-
-/// Whether `error` says that something is there which is no file: it will not be one at the next try.
-pub(in crate::store) fn is_of_another_kind(error: &io::Error) -> bool {
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::ISDIR | Errno::NOTDIR | Errno::LOOP)
-    )
 }
 
 /// What a name stands for, in words.

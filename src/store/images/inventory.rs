@@ -15,11 +15,11 @@ use super::{origins, pin_marks, unnamed};
 use crate::oci::{Digest, Reference};
 use crate::store::content::memo::Roots;
 use crate::store::disk::locks::{is_held, Rank};
-use crate::store::disk::regular::is_of_another_kind;
 use crate::store::disk::{coming, Disk};
 use crate::store::{io_error, StoreError};
 use crate::sys::clock;
 use crate::sys::tree::disk_bytes_of;
+use crate::sys::tree::is_of_another_kind;
 
 /// Images, what is kept for later builds, and the parts that both need.
 #[derive(Debug, Clone, Default)]

@@ -462,7 +462,7 @@ fn a_pinned_image_without_a_name_is_looked_at_by_its_digest() {
     fs::remove_file(scene.path("blobs/sha256/LAYER")).unwrap();
     let found = scene.look();
     let called = scene.manifest.to_string();
-    assert_eq!(found.images[&scene.manifest], [called.clone()]);
+    assert_eq!(found.images[&scene.manifest], std::slice::from_ref(&called));
     let finding = found.findings.iter().find(|one| one.what == Part::Image).unwrap();
     assert_eq!((&finding.which, &finding.images), (&called, &vec![called.clone()]));
 }

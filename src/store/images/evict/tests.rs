@@ -179,7 +179,7 @@ struct Unreadable(std::path::PathBuf);
 impl Unreadable {
     fn make(path: std::path::PathBuf) -> Self {
         use std::os::unix::fs::PermissionsExt;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
         Self(path)
     }
 
