@@ -120,6 +120,8 @@ fn a_store_that_is_full_at_any_stage_is_whole_and_goes_on_when_there_is_room() {
     assert_eq!(count, 3 * 17);
     // A pull says at every stage that it cannot make room, the others what they cannot write.
     assert!(failed.len() >= 3, "{failed:?}");
-    let is_tried = |[succeeded, failed]: &[usize; 2]| *succeeded > 0 && *failed > 0;
-    assert!(scenes.len() == 3 && scenes.values().all(is_tried), "{scenes:?}");
+    // An archive is read into scratch first, so that a load wants more while it goes on than it takes in the end.
+    let is_tried =
+        |(name, [succeeded, failed]): (&String, &[usize; 2])| *failed > 0 && (*succeeded > 0 || name == "load");
+    assert!(scenes.len() == 3 && scenes.iter().all(is_tried), "{scenes:?}");
 }
