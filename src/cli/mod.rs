@@ -10,6 +10,7 @@ mod commands;
 mod error;
 mod escape;
 mod format_args;
+mod frequent;
 mod gone_images;
 mod heartbeat;
 mod hint;
@@ -25,7 +26,6 @@ mod progress;
 mod proxy;
 mod registry_hint;
 mod report;
-mod run_line;
 mod session;
 mod shell;
 mod table;
@@ -61,7 +61,7 @@ pub fn main() -> ExitCode {
     let birth = birth::Birth::of_this_process(&arguments);
     // First of all: from here on no signal ends a command that has not said so in its report.
     let signals = Signals::watch();
-    let cli = match run_line::read(&arguments).map_or_else(|| parse(arguments), Ok) {
+    let cli = match frequent::read(&arguments).map_or_else(|| parse(arguments), Ok) {
         Ok(cli) => cli,
         Err((error, arguments)) => {
             // Nothing is half done, and whoever reads the help may never come to its end.
