@@ -1,5 +1,5 @@
 //! Reads the command lines of `run` and `build`, which are called thousands of times a day, without the shapes of the other
-//! commands: hundreds of arguments and texts, which were a quarter of the processor time of a start.
+//! commands: hundreds of arguments and texts, half a millisecond and seventy page faults (docs/decisions.md).
 
 use std::ffi::OsString;
 
