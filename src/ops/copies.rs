@@ -534,11 +534,14 @@ fn name_images(
     archive: &ArchiveSource,
     tag: Option<&Reference>,
 ) -> Result<Vec<(String, Digest)>, ImagesError> {
-    let mut copied = BTreeMap::new();
+    let (mut copied, mut held) = (BTreeMap::new(), Vec::new());
     for image in archive.images() {
         let key = (image.digest, image.size, image.media_type.as_str());
         if let std::collections::btree_map::Entry::Vacant(entry) = copied.entry(key) {
-            entry.insert(copy_unpacked(store, archive, image, &Silent)?);
+            let digest = copy_unpacked(store, archive, image, &Silent)?;
+            // Room for the next one is made by what nobody keeps.
+            held.push(store.locks().hold(&digest)?);
+            entry.insert(digest);
         }
     }
     let bring = |image: &Descriptor| copy_unpacked(store, archive, image, &Silent);

@@ -468,6 +468,17 @@ pub(crate) fn wait(pid: i32) -> io::Result<Ended> {
     })
 }
 
+/// Largest resident set of this process so far, in bytes.
+pub(crate) fn own_peak() -> u64 {
+    // SAFETY: rusage is plain numbers; zeroes are valid, and the pointer is to a live local.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &raw mut usage);
+        usage
+    };
+    u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024
+}
+
 /// Closes every descriptor but the standard streams and the control socket, whoever opened it.
 ///
 /// For a first process that has called a library which keeps some open and owns none that are above: whatever is closed here

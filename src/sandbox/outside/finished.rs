@@ -14,7 +14,7 @@ use super::rooms::Full;
 use super::stop::Stop;
 use super::watch::Seen;
 use crate::policy::{Level, Promise};
-use crate::sys::process::Ended;
+use crate::sys::process::{self, Ended};
 
 /// How a workload ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,9 +162,11 @@ impl Usage {
     pub(super) fn new(ended: &Ended, spent: Option<Spent>, seen: Seen) -> Self {
         let cpu = spent.and_then(|spent| spent.cpu).unwrap_or(ended.cpu.max(seen.cpu));
         let memory = spent.and_then(|spent| spent.memory_peak);
+        // The peak of the init begins with ours, whose memory it had until its exec: up to there nothing is known of it.
+        let largest = Some(ended.largest_resident).filter(|peak| *peak > process::own_peak());
         Self {
             cpu_ms: u64::try_from(cpu.as_millis()).unwrap_or(u64::MAX),
-            memory_peak_bytes: memory.or(Some(ended.largest_resident.max(seen.memory))),
+            memory_peak_bytes: memory.or(Some(largest.unwrap_or_default().max(seen.memory))),
             // The init is not the workload's.
             pids_peak: spent
                 .and_then(|spent| spent.pids_peak)
@@ -207,5 +209,28 @@ impl Clock {
             run: ended - started,
             teardown: ended.elapsed(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_peak_is_none_of_the_run() {
+        let ended = |largest_resident| Ended {
+            code: Some(0),
+            cpu: Duration::ZERO,
+            largest_resident,
+            read_bytes: 0,
+        };
+        let seen = Seen {
+            memory: 5,
+            ..Seen::default()
+        };
+        let peak = |largest| Usage::new(&ended(largest), None, seen).memory_peak_bytes;
+        assert!(process::own_peak() > 1 << 20);
+        assert_eq!(peak(process::own_peak()), Some(5));
+        assert_eq!(peak(1 << 50), Some(1 << 50));
     }
 }
