@@ -19,9 +19,16 @@ use crate::store::disk::scratch::Scratch;
 use crate::store::disk::Disk;
 use crate::store::{io_error, StoreError};
 use crate::sys::fault;
+use crate::sys::space;
 
 /// What is told of each entry of a layer.
 pub(super) type Visit<'v> = &'v mut dyn FnMut(&str, Change<'_>) -> io::Result<()>;
+
+/// Where the tree of a scratch directory is. Its name is as random as that one's, as file systems choose a place by names.
+fn staged_in(scratch: &Scratch) -> PathBuf {
+    let path = scratch.path();
+    path.join(path.file_name().unwrap_or_default())
+}
 
 /// A tree on its way in. Dropped without commit it leaves nothing.
 #[derive(Debug)]
@@ -38,7 +45,9 @@ impl LayerStaging {
     /// Starts a tree.
     pub(super) fn begin(disk: &Disk) -> Result<Self, StoreError> {
         let scratch = Scratch::new(disk)?;
-        let path = scratch.path().join("layer");
+        // Layers that were removed just now make the disk slow where they were.
+        space::spread(scratch.path());
+        let path = staged_in(&scratch);
         fs::create_dir_all(path.join("fs")).map_err(io_error("make directory", &path))?;
         let writer = TreeWriter::open(&path.join("fs")).map_err(io_error("open", &path))?;
         Ok(Self {
@@ -107,7 +116,7 @@ impl LayerStaging {
     }
 
     fn staged(&self) -> PathBuf {
-        self.scratch.path().join("layer")
+        staged_in(&self.scratch)
     }
 
     /// Writes `meta.json` and `stamp.json` beside the finished tree.
