@@ -69,7 +69,7 @@ fn make(
     resolver: &(dyn Fn() -> Result<Resolver, LockError> + Sync),
     progress: &dyn Progress,
 ) -> Result<BaseReport, BuildError> {
-    let progress = &Recorder::new(progress);
+    let (progress, resolver) = (&Recorder::new(progress), &Resolver::sharing(resolver));
     let compiler = Compiler::new(store, request.allow_degraded.clone())?;
     let supply = Supply {
         store,

@@ -67,3 +67,33 @@ fn a_lock_is_of_one_c_library_even_where_uv_knows_no_difference() {
         assert_ne!(settings, others, "2.{one} and 2.{other}");
     }
 }
+
+#[test]
+fn what_one_finds_out_the_others_of_a_command_know() {
+    use std::os::unix::fs::PermissionsExt;
+    let scratch = tempfile::tempdir().unwrap();
+    let place = |name: &str| scratch.path().join(name);
+    let answer = "echo \"global.index-url='https://user:pass@index.example.org/simple'\"";
+    let program = format!("#!/bin/sh\necho asked >>'{}'\n{answer}\n", place("asked").display());
+    std::fs::write(place("python3"), program).unwrap();
+    std::fs::set_permissions(place("python3"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::write(place("pip.conf"), "").unwrap();
+    let make = || {
+        Ok(Resolver {
+            path: Some(format!("{}:/usr/bin:/bin", scratch.path().display()).into()),
+            pip_files: vec![place("pip.conf")],
+            ..Resolver::default()
+        })
+    };
+    let asked = || std::fs::read_to_string(place("asked")).map_or(0, |lines| lines.lines().count());
+    let shared = Resolver::sharing(&make);
+    assert_eq!(asked(), 0, "whoever needs no index asks for none");
+    for resolver in [shared().unwrap(), shared().unwrap().of_main_index()] {
+        let index = resolver.index().unwrap().unwrap().url.clone();
+        assert!(index.as_str().contains("index.example.org"), "{index:?}");
+        assert_eq!(resolver.credentials().unwrap().len(), 1);
+    }
+    assert_eq!(asked(), 1);
+    // Another command asks again.
+    assert!(Resolver::sharing(&make)().unwrap().index().unwrap().is_some() && asked() == 2);
+}
