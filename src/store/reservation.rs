@@ -150,6 +150,15 @@ impl Reservation {
         self.note();
     }
 
+    /// Gives back all that is left of it.
+    pub fn all_arrived(&self) {
+        self.arrived(RoomNeeded {
+            certain: u64::MAX,
+            likely: u64::MAX,
+            ..RoomNeeded::default()
+        });
+    }
+
     /// Bytes that are likely to come still.
     pub fn left(&self) -> u64 {
         self.likely.load(Ordering::Relaxed)
@@ -218,6 +227,17 @@ mod tests {
         ));
         first.arrived(needed(half, half));
         assert!(matches!(ask(&store, needed(half, half)), Asked::Promised(_)));
+    }
+
+    #[test]
+    fn what_has_all_arrived_is_promised_no_more() {
+        let (_scratch, store) = store();
+        let Asked::Promised(room) = ask(&store, needed(1 << 20, 1 << 21)) else {
+            panic!("there is no room for two megabytes");
+        };
+        assert_eq!(promised(&store.disk).likely, 1 << 21);
+        room.all_arrived();
+        assert_eq!((promised(&store.disk), room.left()), (RoomNeeded::default(), 0));
     }
 
     #[test]

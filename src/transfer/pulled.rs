@@ -85,7 +85,10 @@ fn with_room<'a, T>(
         Err(error) if error.is_full() => {}
         other => return other,
     }
-    match work(&Unpacked::of(store, Unpacking::AtTheEnd)) {
+    let target = Unpacked::of(store, Unpacking::AtTheEnd);
+    let done = work(&target);
+    drop(target);
+    match done {
         // There is something that the file system does not tell, such as a quota, or how many files it can have. Once only: a
         // disk that is full again is full of what stays.
         Err(error) if error.is_full() && store.make_room(left)? => work(&Unpacked::of(store, Unpacking::OnTheWay)),
@@ -152,6 +155,10 @@ impl<'a> Unpacked<'a> {
                 likely: bytes,
                 ..RoomNeeded::default()
             };
+            // What it was promised before has come: it is not to be counted again as that of another.
+            if let Some(room) = self.room.get() {
+                room.all_arrived();
+            }
             let _room = self
                 .store
                 .reserve(needed, &coming(&digest, &image.manifest, &image.config))?;

@@ -12,6 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::looks::past_a_look;
 pub(in crate::store) use super::rank::Rank;
 use super::Disk;
 use crate::oci::{DiffId, Digest};
@@ -514,38 +515,9 @@ pub(in crate::store) fn try_file(path: &Path, rank: Rank, mode: Mode) -> Result<
 }
 
 /// The lock of the file that is called `path`, if nobody uses it: who only looks whether somebody does
-/// ([`is_held`], [`Locks::is_building`]) has it alone for some microseconds, and is no user.
+/// ([`held_among`](super::looks::held_among), [`Locks::is_building`]) has it alone for some microseconds, and is no user.
 pub(in crate::store) fn try_idle(path: &Path, rank: Rank) -> Result<Option<Lock>, StoreError> {
     past_a_look(|| try_file(path, rank, Mode::Alone))
-}
-
-/// Whether somebody holds the lock of a file. One that is not there is not made.
-pub(in crate::store) fn is_held(path: &Path, rank: Rank) -> Result<bool, StoreError> {
-    let tried = past_a_look(|| {
-        let file = match File::open(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Some(None)),
-            other => other.map_err(io_error("open lock", path))?,
-        };
-        let tried = lock::try_lock(file, Mode::Alone, rank as u8).map_err(io_error("lock", path))?;
-        Ok(tried.ok().map(Some))
-    })?;
-    Ok(tried.is_none())
-}
-
-/// Looks that are waited for, and how long each time: a look takes some microseconds, and a user is told as one within some
-/// milliseconds.
-const LOOKS: u32 = 8;
-const A_LOOK: Duration = Duration::from_micros(250);
-
-/// Tries again while a lock may be held by somebody who only looks at it. One that is held all the time has a user.
-fn past_a_look<T>(tried: impl Fn() -> Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
-    for _ in 0..LOOKS {
-        if let Some(ours) = tried()? {
-            return Ok(Some(ours));
-        }
-        std::thread::sleep(A_LOOK);
-    }
-    tried()
 }
 
 /// What came of trying to lock a file.

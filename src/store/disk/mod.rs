@@ -6,6 +6,7 @@
 pub(super) mod coming;
 pub(super) mod copy;
 pub(super) mod locks;
+pub(super) mod looks;
 mod rank;
 pub(super) mod regular;
 pub(super) mod scratch;

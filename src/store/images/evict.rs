@@ -30,7 +30,7 @@ use super::{origins, pin_marks, start_files, unnamed};
 use crate::oci::Digest;
 use crate::store::disk::locks::{try_idle, Locks, Rank, Task};
 use crate::store::disk::scratch::Scratch;
-use crate::store::disk::Disk;
+use crate::store::disk::{coming, Disk};
 use crate::store::{io_error, StoreError};
 use crate::sys::fault;
 use crate::sys::lock::{Lock, Mode};
@@ -191,10 +191,12 @@ fn loose(
     Ok(went)
 }
 
-/// Takes the leases of those images that nobody uses, nobody pinned, and nobody used since they were chosen.
+/// Takes the leases of those images that nobody uses or brings, nobody pinned, and nobody used since they were chosen.
 fn hold(disk: &Disk, images: &[(Digest, Option<SystemTime>)]) -> Result<Vec<(Digest, Lock)>, StoreError> {
     let mut held = Vec::new();
-    for (digest, used) in images {
+    // Who brings an image that was here before has no lease of it yet, and may have looked what is missing.
+    let coming = coming::list(disk)?;
+    for (digest, used) in images.iter().filter(|(digest, _)| !coming.contains(&digest.hex())) {
         let path = disk.path("leases").join(digest.hex());
         let is_newer = |found: fs::Metadata| found.modified().ok() > *used;
         if pin_marks::is_pinned(disk, digest)? || fs::metadata(&path).is_ok_and(is_newer) {

@@ -14,7 +14,8 @@ use super::room_taken::{entries, Count, RoomTaken};
 use super::{origins, pin_marks, unnamed};
 use crate::oci::{Digest, Reference};
 use crate::store::content::memo::Roots;
-use crate::store::disk::locks::{is_held, Rank};
+use crate::store::disk::locks::Rank;
+use crate::store::disk::looks::held_among;
 use crate::store::disk::{coming, Disk};
 use crate::store::{io_error, StoreError};
 use crate::sys::clock;
@@ -109,6 +110,8 @@ struct MemoRead {
 struct Keepers {
     kept: BTreeMap<Digest, Vec<Reference>>,
     pinned: Vec<Digest>,
+    /// Those whose lease somebody holds, and those that somebody is bringing.
+    in_use: BTreeSet<Digest>,
     nameless: BTreeSet<Digest>,
 }
 
@@ -127,15 +130,23 @@ impl Keepers {
                 false => drop(kept.entry(note.digest).or_default()),
             }
         }
-        for digest in pinned.iter().copied().chain(leased(disk)?) {
-            kept.entry(digest).or_default();
-        }
         for (name, _) in entries(&disk.path("snapshots"))? {
             let hex = name.strip_suffix(".json").unwrap_or_default();
             nameless.extend(format!("sha256:{hex}").parse::<Digest>().ok());
         }
+        // After what is there was listed: whoever brings an image says so before.
+        let (coming, mut in_use) = (coming::list(disk)?, leased(disk)?);
+        in_use.extend(nameless.iter().filter(|digest| coming.contains(&digest.hex())));
+        for digest in pinned.iter().chain(&in_use) {
+            kept.entry(*digest).or_default();
+        }
         nameless.retain(|digest| !kept.contains_key(digest));
-        Ok(Self { kept, pinned, nameless })
+        Ok(Self {
+            kept,
+            pinned,
+            in_use,
+            nameless,
+        })
     }
 }
 
@@ -190,11 +201,12 @@ impl Inventory {
         let mut images = Vec::new();
         for (digest, names) in keepers.kept {
             let is_pinned = keepers.pinned.binary_search(&digest).is_ok();
-            images.push(parts.image(digest, names, is_pinned)?);
+            let is_in_use = keepers.in_use.contains(&digest);
+            images.push(parts.image(digest, names, is_pinned, is_in_use)?);
         }
         let mut nameless = Vec::new();
         for digest in keepers.nameless {
-            nameless.push(parts.image(digest, Vec::new(), false)?);
+            nameless.push(parts.image(digest, Vec::new(), false, false)?);
         }
         let (remembered, useless) = remembered(disk, count, &mut parts)?;
         let mut tools = Vec::new();
@@ -258,7 +270,13 @@ impl Parts<'_> {
         Ok(numbers)
     }
 
-    fn image(&mut self, digest: Digest, names: Vec<Reference>, is_pinned: bool) -> Result<StoredImage, StoreError> {
+    fn image(
+        &mut self,
+        digest: Digest,
+        names: Vec<Reference>,
+        is_pinned: bool,
+        is_in_use: bool,
+    ) -> Result<StoredImage, StoreError> {
         let disk = self.disk;
         let needs = match self.known.images.get(&digest) {
             Some(known) => Arc::clone(known),
@@ -281,7 +299,7 @@ impl Parts<'_> {
             used,
             uses: found.map_or(0, |found| found.len()),
             is_pinned,
-            is_in_use: is_held(&lease, Rank::Lease)?,
+            is_in_use,
             origins: origins::of(disk, &digest),
             parts,
         })
@@ -373,9 +391,11 @@ fn loose<'a>(
             found.push((own_bytes(&path, count), name, path));
         }
     }
-    for (name, path) in entries(&disk.path("partial"))? {
-        if !is_held(&path, Rank::Download)? {
-            found.push((own_bytes(&path, count), name, path));
+    let partial = entries(&disk.path("partial"))?;
+    let held = held_among(partial.iter().map(|(_, path)| path), Rank::Download)?;
+    for (name, path) in &partial {
+        if !held.contains(path) {
+            found.push((own_bytes(path, count), name.clone(), path.clone()));
         }
     }
     for (name, path) in entries(&disk.path(crate::journal::FOLDER))? {
@@ -421,14 +441,11 @@ impl Remembered {
 }
 
 /// The images that somebody holds the lease of.
-fn leased(disk: &Disk) -> Result<Vec<Digest>, StoreError> {
-    let mut held = Vec::new();
-    for (hex, path) in entries(&disk.path("leases"))? {
-        if let Ok(digest) = format!("sha256:{hex}").parse() {
-            if is_held(&path, Rank::Lease)? {
-                held.push(digest);
-            }
-        }
-    }
-    Ok(held)
+fn leased(disk: &Disk) -> Result<BTreeSet<Digest>, StoreError> {
+    let leases = entries(&disk.path("leases"))?;
+    let held = held_among(leases.iter().map(|(_, path)| path), Rank::Lease)?;
+    let held = leases.iter().filter(|(_, path)| held.contains(path));
+    Ok(held
+        .filter_map(|(hex, _)| format!("sha256:{hex}").parse().ok())
+        .collect())
 }

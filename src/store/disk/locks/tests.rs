@@ -7,6 +7,7 @@ use std::sync::{LazyLock, Mutex};
 use std::thread::JoinHandle;
 
 use super::*;
+use crate::store::disk::looks::held_among;
 use crate::store::key::Step;
 use crate::store::tests::store;
 use crate::store::Store;
@@ -269,20 +270,17 @@ fn a_thread_that_waits_for_another_one_does_not_call_it_a_process() {
 }
 
 #[test]
-fn who_only_looks_is_taken_for_no_user() {
+fn of_many_files_those_that_are_held_are_found_at_once() {
     let (_scratch, store) = store();
-    let tried = std::cell::Cell::new(0);
-    // The first three times somebody is looking.
-    let ours = past_a_look(|| {
-        tried.set(tried.get() + 1);
-        Ok((tried.get() > 3).then_some(()))
-    });
-    assert_eq!((ours.unwrap(), tried.get()), (Some(()), 4));
-    let digest = Digest::of(b"image");
-    let path = store.root().join("leases").join(digest.hex());
-    assert!(!is_held(&path, Rank::Lease).unwrap() && !path.exists());
-    let lease = store.locks().lease(&digest).unwrap();
-    assert!(is_held(&path, Rank::Lease).unwrap() && try_idle(&path, Rank::Lease).unwrap().is_none());
-    drop(lease);
-    assert!(!is_held(&path, Rank::Lease).unwrap() && try_idle(&path, Rank::Lease).unwrap().is_some());
+    let path = |digest: &Digest| store.root().join("leases").join(digest.hex());
+    let images: Vec<Digest> = (0..100).map(|number: u32| Digest::of(&number.to_le_bytes())).collect();
+    let paths: Vec<PathBuf> = images.iter().map(path).collect();
+    let held = || held_among(paths.iter(), Rank::Lease).unwrap();
+    assert!(held().is_empty() && paths.iter().all(|path| !path.exists()));
+    let mut leases: Vec<Lease> = images.iter().map(|image| store.locks().lease(image).unwrap()).collect();
+    assert_eq!(held().len(), 100);
+    assert!(try_idle(&paths[7], Rank::Lease).unwrap().is_none());
+    drop(leases.remove(7));
+    assert!(held().len() == 99 && !held().contains(&paths[7]));
+    assert!(try_idle(&paths[7], Rank::Lease).unwrap().is_some());
 }

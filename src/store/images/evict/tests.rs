@@ -222,6 +222,28 @@ fn what_cannot_be_read_may_need_anything_so_nothing_goes() {
 }
 
 #[test]
+fn an_image_that_somebody_brings_again_is_in_use() {
+    let (_scratch, store) = store();
+    let [a, b] = two(&store);
+    store.names().remove(&"a:1".parse().unwrap()).unwrap();
+    let chosen = store.inventory(Count::Noted).unwrap();
+    assert!(chosen.nameless.iter().any(|image| image.digest == a.digest));
+    let bringing = store
+        .reserve(Default::default(), &BTreeSet::from([a.digest.hex()]))
+        .unwrap();
+    let now = store.inventory(Count::Noted).unwrap();
+    assert!(now.nameless.is_empty(), "{:?}", now.nameless);
+    assert!(now
+        .images
+        .iter()
+        .any(|image| image.digest == a.digest && image.is_in_use));
+    // By an older choice, too.
+    assert!(store.evict(&chosen, &doomed(&[&a, &b])).unwrap().images == [b.digest] && is_whole(&store, &a));
+    drop(bringing);
+    assert_eq!(evict(&store, &doomed(&[&a])).unwrap().images, [a.digest]);
+}
+
+#[test]
 fn what_nobody_keeps_and_what_nothing_needs_is_told_and_goes() {
     let (_scratch, store) = store();
     let [a, b] = two(&store);
