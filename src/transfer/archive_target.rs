@@ -14,6 +14,8 @@ use crate::oci::{put_in_index, Descriptor, Digest, LAYOUT_VERSION, REF_NAME};
 
 /// What entries of a tar are filled up to.
 const BLOCK: u64 = 512;
+/// The folders of the blobs.
+const FOLDERS: [&str; 2] = ["blobs/", "blobs/sha256/"];
 
 /// An archive that is being written.
 pub struct ArchiveTarget<W: Write> {
@@ -28,6 +30,8 @@ struct State<W: Write> {
     written: BTreeSet<Digest>,
     /// Entries of the index beside the image.
     listed: Vec<Descriptor>,
+    /// Whether the folders of the blobs are there.
+    has_folders: bool,
 }
 
 impl<W: Write> std::fmt::Debug for ArchiveTarget<W> {
@@ -44,6 +48,7 @@ impl<W: Write> ArchiveTarget<W> {
             pending: Vec::new(),
             written: BTreeSet::new(),
             listed: Vec::new(),
+            has_folders: false,
         };
         Self {
             state: Mutex::new(state),
@@ -64,10 +69,21 @@ impl<W: Write> State<W> {
     }
 
     fn append_header(&mut self, path: &str, size: u64) -> io::Result<()> {
+        if !self.has_folders {
+            self.has_folders = true;
+            // skopeo without root gives a folder that no entry names to root, and fails.
+            for folder in FOLDERS {
+                self.append_entry(tar::EntryType::Directory, folder, 0o755, 0)?;
+            }
+        }
+        self.append_entry(tar::EntryType::Regular, path, 0o644, size)
+    }
+
+    fn append_entry(&mut self, kind: tar::EntryType, path: &str, mode: u32, size: u64) -> io::Result<()> {
         let mut header = tar::Header::new_ustar();
         header.set_path(path)?;
-        header.set_entry_type(tar::EntryType::Regular);
-        header.set_mode(0o644);
+        header.set_entry_type(kind);
+        header.set_mode(mode);
         header.set_uid(0);
         header.set_gid(0);
         header.set_mtime(0);

@@ -348,6 +348,11 @@ fn save_and_load_give_the_same_image() {
     assert!(loaded.contains(&digest), "{loaded}");
     assert_eq!(other.run(&["interop:1"]).code, 0);
 
+    // skopeo reads it, without root as well.
+    let read = tool(skopeo().args(["inspect", &format!("oci-archive:{}", one.display())]));
+    let read: serde_json::Value = serde_json::from_str(&read).unwrap();
+    assert_eq!(read["Digest"], digest.as_str());
+
     // So does what skopeo writes in docker's form: one archive is one image, with its configuration as it is.
     let (docker, source) = (
         scratch.path().join("docker.tar"),
