@@ -144,7 +144,7 @@ pub(super) fn choose(items: &mut Vec<Item>, sample: Sample) {
     items.truncate(wanted);
 }
 
-/// Reads all `items` on `threads` threads; returns what is wrong, and how many bytes were read.
+/// Reads all `items` on `threads` threads; returns what is wrong, and how many bytes the items have.
 pub(super) fn look(
     disk: &Disk,
     items: &[Item],
@@ -159,7 +159,7 @@ pub(super) fn look(
         shown: Mutex::default(),
     };
     let found = pool::each(threads, items, |item, _| reading.look_twice(item))?;
-    Ok((found.into_iter().flatten().collect(), reading.done.into_inner()))
+    Ok((found.into_iter().flatten().collect(), reading.total))
 }
 
 /// Whether what a finding is about is still wrong, now that nobody else is in the store.

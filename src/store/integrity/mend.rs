@@ -59,6 +59,11 @@ pub(super) fn mend(
             }
         }
     }
+    // What led to a part that went now leads to nothing.
+    let after = follow(disk, &BTreeSet::new(), Look::Sure)?.findings;
+    for memo in after.iter().filter(|finding| finding.what == Part::Memo) {
+        memo.path.as_ref().map_or(Ok(()), |path| mender.away(path))?;
+    }
     let _single = Locks::of(disk).index()?;
     Names::of(disk).write_index()?;
     for finding in findings.iter_mut().filter(|finding| finding.what == Part::Index) {

@@ -91,7 +91,7 @@ impl Scene {
             .mend(&mut findings, Patience::default(), &mut waiting)
             .unwrap();
         for left in self.look().findings {
-            assert!(matches!(left.what, Part::Image | Part::Memo), "{what}: {left:?}");
+            assert!(matches!(left.what, Part::Image), "{what}: {left:?}");
         }
         assert_eq!(add_image(&self.store, "what it is").unwrap(), self.manifest, "{what}");
         self.store
