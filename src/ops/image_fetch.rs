@@ -4,9 +4,11 @@ use serde::Deserialize;
 
 use super::copies::{pull, Copied, Transport};
 use super::images::ImagesError;
+use crate::journal::{find_evicted, EvictedImage};
 use crate::oci::{Place, Reference};
 use crate::progress::{Progress, Silent};
 use crate::store::Store;
+use crate::sys::clock;
 use crate::transfer::{Asked, Registries};
 
 /// When an image of a registry is pulled before it is run.
@@ -51,7 +53,10 @@ impl Fetch {
             && match self.when {
                 Pull::Always => true,
                 // A damaged name is given anew.
-                Pull::Missing => !matches!(store.names().find(reference), Ok(Some(_))),
+                Pull::Missing => {
+                    !matches!(store.names().find(reference), Ok(Some(_)))
+                        && !is_nowhere(store, &self.registries, reference)
+                }
                 Pull::Never => false,
             }
     }
@@ -67,6 +72,17 @@ impl Fetch {
         let _kept = store.locks().keep_collector_out()?;
         pull(&transport, &Place::Image(reference.clone()), None)
     }
+}
+
+/// Whether an image was evicted that no registry is known to have had, and that is called by a host which is not configured, as
+/// what came in an archive often is (`localhost/name:1`): whoever asked that host would be told to try again later, for ever.
+pub(super) fn is_nowhere(store: &Store, registries: &Registries, reference: &Reference) -> bool {
+    let Reference::Registry { host, .. } = reference else {
+        return false;
+    };
+    let is_configured = registries.entries().iter().any(|entry| entry.host == *host);
+    let evicted = || find_evicted(store.root(), &reference.with_tag(), clock::now());
+    !is_configured && matches!(evicted(), Ok(Some(EvictedImage { origin: None, .. })))
 }
 
 /// Tells a person the steps and the warnings, beside the function's own output.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::copies::{pull, Transport};
+use super::image_fetch::is_nowhere;
 use super::images::ImagesError;
 use super::outages::{untried, Outages};
 use super::prefetch::make_resident;
@@ -209,7 +210,7 @@ fn find_or_pull(
             Err(error) => return Err(error.into()),
         }
     }
-    if !matches!(reference, Reference::Registry { .. }) {
+    if !matches!(reference, Reference::Registry { .. }) || is_nowhere(store, transport.registries, reference) {
         let unknown = ImagesError::Unknown {
             reference: reference.to_string(),
         };

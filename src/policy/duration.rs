@@ -54,14 +54,16 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         })
 }
 
-/// Parses how old something is, as [`parse_duration`], up to ten years.
+/// Parses how old something is, as [`parse_duration`], up to ten years. A number without a unit is refused: who types 7 means
+/// days.
 ///
 /// # Errors
 ///
 /// The text says what was expected.
 pub fn parse_age(text: &str) -> Result<Duration, String> {
     const MAX_AGE: Duration = Duration::from_secs(3653 * 24 * 3600);
-    let age = parse(text).filter(|age| !age.is_zero() && *age <= MAX_AGE);
+    let has_unit = text.contains(|character: char| character.is_ascii_alphabetic());
+    let age = parse(text).filter(|age| has_unit && !age.is_zero() && *age <= MAX_AGE);
     age.ok_or_else(|| {
         let text: String = text.chars().take(100).collect();
         format!(
@@ -190,6 +192,15 @@ mod tests {
             "5 m i n",
         ] {
             assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_age_has_a_unit() {
+        assert_eq!(parse_age("7d"), Ok(Duration::from_secs(7 * 86_400)));
+        assert_eq!(parse_age("3653d"), Ok(Duration::from_secs(3653 * 86_400)));
+        for text in ["7", "0.5", "0d", "3654d", ""] {
+            assert!(parse_age(text).is_err(), "{text}");
         }
     }
 

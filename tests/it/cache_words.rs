@@ -102,6 +102,42 @@ fn an_image_that_was_only_here_is_named_as_it_goes_however_little_is_said() {
     assert_eq!((second.code, second.stderr.as_str()), (0, ""));
 }
 
+/// Names of `podman save` begin with `localhost/`, and those of `docker save` may be anybody's.
+#[test]
+fn an_image_that_came_in_an_archive_and_went_is_not_looked_for_at_the_host_of_its_name() {
+    let (fake, gantry, _) = with_images(1, "max_images = 1\n");
+    let name = "localhost/own:1";
+    tiny(&gantry, &[name]);
+    gantry.run(&[name]);
+    gantry.ok(["pull", &fake.name("team/x:0")]);
+    let run = gantry.run(&[name]);
+    says(
+        &run,
+        125,
+        &["no registry is known to have it: build it or load it again"],
+    );
+    assert!(!run.stderr.contains("Pulling"), "{}", run.stderr);
+    let warmed = gantry.gantry(["cache", "warm", "--top", "5", "--since", "7d"]);
+    says(&warmed, 0, &["1 gone (skipped)"]);
+    // A registry that somebody configured is asked: another one may have pushed it.
+    let config = gantry.home.join(".config/gantry/config.toml");
+    let with_host = fs::read_to_string(&config).unwrap() + "\n[[registry]]\nhost = \"localhost\"\n";
+    fs::write(&config, with_host).unwrap();
+    says(&gantry.run(&[name]), 4, &["Pulling localhost/own:1"]);
+}
+
+#[test]
+fn an_age_has_a_unit() {
+    let gantry = Gantry::new();
+    for args in [
+        &["cache", "gc", "--older-than", "7"][..],
+        &["cache", "warm", "--top", "1", "--since", "7"],
+    ] {
+        says(&gantry.gantry(args), 2, &["parse age \"7\"", "such as 12h or 7d"]);
+    }
+    gantry.ok(["cache", "gc", "--older-than", "7d"]);
+}
+
 #[test]
 fn what_is_evicted_during_a_run_is_said_by_gantry_and_not_by_the_function() {
     let (fake, gantry, _) = with_images(2, "max_images = 1\n");

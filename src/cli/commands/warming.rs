@@ -278,7 +278,7 @@ fn summary(done: &[Warmed], residence: Residence) -> String {
         ("pulled", count("pulled")),
         ("made ready", count("prepared")),
         ("there already", count("present")),
-        ("gone", count("skipped")),
+        ("gone (skipped)", count("skipped")),
         ("evicted for others of the list", count("evicted")),
         ("failed", count("failed")),
     ];
