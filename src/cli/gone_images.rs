@@ -105,6 +105,12 @@ pub(super) fn find_way_back(root: &Path, reference: &Reference) -> Option<String
     let name = reference.with_tag();
     let evicted = journal::find_evicted(root, &name, clock::now()).ok()??;
     let EvictedImage { at, digest, origin } = evicted;
+    if reference
+        .digest()
+        .is_some_and(|wanted| wanted.to_string() != digest && !matches!(reference, Reference::Digest { .. }))
+    {
+        return None;
+    }
     let day = clock::rfc3339(at, "");
     let day = day.split('T').next().unwrap_or_default();
     Some(match (origin, reference) {

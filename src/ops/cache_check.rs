@@ -39,7 +39,7 @@ pub struct CheckReport {
     pub looked: Looked,
     /// Blobs, downloads and layers that there were.
     pub contents: usize,
-    /// Bytes that were read.
+    /// Bytes of what was looked at, each once.
     pub bytes: u64,
     /// What is wrong.
     pub findings: Vec<Finding>,

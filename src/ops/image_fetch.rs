@@ -53,10 +53,7 @@ impl Fetch {
             && match self.when {
                 Pull::Always => true,
                 // A damaged name is given anew.
-                Pull::Missing => {
-                    !matches!(store.names().find(reference), Ok(Some(_)))
-                        && !is_nowhere(store, &self.registries, reference)
-                }
+                Pull::Missing => !matches!(store.names().find(reference), Ok(Some(_))),
                 Pull::Never => false,
             }
     }
@@ -75,14 +72,16 @@ impl Fetch {
 }
 
 /// Whether an image was evicted that no registry is known to have had, and that is called by a host which is not configured, as
-/// what came in an archive often is (`localhost/name:1`): whoever asked that host would be told to try again later, for ever.
+/// what came in an archive often is (`localhost/name:1`). When nobody answers at that host it is not to be tried again later, for
+/// ever. All of the journal may be read for it.
 pub(super) fn is_nowhere(store: &Store, registries: &Registries, reference: &Reference) -> bool {
     let Reference::Registry { host, .. } = reference else {
         return false;
     };
     let is_configured = registries.entries().iter().any(|entry| entry.host == *host);
     let evicted = || find_evicted(store.root(), &reference.with_tag(), clock::now());
-    !is_configured && matches!(evicted(), Ok(Some(EvictedImage { origin: None, .. })))
+    let is_meant = |digest: &str| reference.digest().is_none_or(|wanted| wanted.to_string() == digest);
+    !is_configured && matches!(evicted(), Ok(Some(EvictedImage { origin: None, digest, .. })) if is_meant(&digest))
 }
 
 /// Tells a person the steps and the warnings, beside the function's own output.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::image_fetch::Fetch;
+use super::image_fetch::{is_nowhere, Fetch};
 use super::interrupt::{unless_signalled, Worked};
 use super::outcome::{milliseconds, ImageRan, LimitsInForce, Outcome, OutputReport, Phases, Start};
 use super::output_place::{OnDisk, OutputPlace};
@@ -292,7 +292,16 @@ impl Account {
         self.phases.pull = milliseconds(pulling.elapsed());
         // Of a pull that is left behind as well.
         self.attempts = asked.attempts();
-        self.digest = Some(fetched?.map_err(RunError::Pull)?.digest);
+        self.digest = match fetched? {
+            Ok(copied) => Some(copied.digest),
+            Err(error)
+                if error.kind().is_away() && is_nowhere(store, &request.fetch.registries, &request.reference) =>
+            {
+                let reference = request.reference.to_string();
+                return Err(RunError::UnknownImage { reference });
+            }
+            Err(error) => return Err(RunError::Pull(error)),
+        };
         Ok(())
     }
 

@@ -34,8 +34,10 @@ pub struct ImageToWarm {
 pub enum Because {
     /// Somebody named it.
     OfItsName,
-    /// It was used once: when it was of this store alone, it may be gone.
+    /// It was used here: when it was of this store alone, it may be gone.
     OfItsUse,
+    /// An inventory of functions has it: as before, but registries are to have it.
+    OfTheInventory,
 }
 
 /// Whether files are read into memory, too.
@@ -210,12 +212,12 @@ fn find_or_pull(
             Err(error) => return Err(error.into()),
         }
     }
-    if !matches!(reference, Reference::Registry { .. }) || is_nowhere(store, transport.registries, reference) {
+    if !matches!(reference, Reference::Registry { .. }) {
         let unknown = ImagesError::Unknown {
             reference: reference.to_string(),
         };
         return match one.because {
-            Because::OfItsUse => Ok(Ok((Found::Gone, None))),
+            Because::OfItsUse | Because::OfTheInventory => Ok(Ok((Found::Gone, None))),
             Because::OfItsName => Err(unknown),
         };
     }
@@ -223,6 +225,15 @@ fn find_or_pull(
     if let Some(host) = outages.find([&place]) {
         return Ok(Err(Away(host)));
     }
-    let copied = pull(transport, &place, None)?;
-    Ok(Ok((Found::Pulled, Some(copied.digest))))
+    match pull(transport, &place, None) {
+        Ok(copied) => Ok(Ok((Found::Pulled, Some(copied.digest)))),
+        Err(error)
+            if one.because == Because::OfItsUse
+                && error.kind().is_away()
+                && is_nowhere(store, transport.registries, reference) =>
+        {
+            Ok(Ok((Found::Gone, None)))
+        }
+        Err(error) => Err(error),
+    }
 }

@@ -86,12 +86,18 @@ fn with_room<'a, T>(
         other => return other,
     }
     let target = Unpacked::of(store, Unpacking::AtTheEnd);
-    let done = work(&target);
-    drop(target);
-    match done {
+    match work(&target) {
         // There is something that the file system does not tell, such as a quota, or how many files it can have. Once only: a
         // disk that is full again is full of what stays.
-        Err(error) if error.is_full() && store.make_room(left)? => work(&Unpacked::of(store, Unpacking::OnTheWay)),
+        Err(error) if error.is_full() => {
+            // What has come of it is no garbage meanwhile.
+            let made = store.make_room(left)?;
+            drop(target);
+            match made {
+                true => work(&Unpacked::of(store, Unpacking::OnTheWay)),
+                false => Err(error),
+            }
+        }
         other => other,
     }
 }

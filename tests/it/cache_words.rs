@@ -104,7 +104,7 @@ fn an_image_that_was_only_here_is_named_as_it_goes_however_little_is_said() {
 
 /// Names of `podman save` begin with `localhost/`, and those of `docker save` may be anybody's.
 #[test]
-fn an_image_that_came_in_an_archive_and_went_is_not_looked_for_at_the_host_of_its_name() {
+fn an_image_that_came_in_an_archive_and_went_is_not_to_be_tried_again_for_ever() {
     let (fake, gantry, _) = with_images(1, "max_images = 1\n");
     let name = "localhost/own:1";
     tiny(&gantry, &[name]);
@@ -116,10 +116,12 @@ fn an_image_that_came_in_an_archive_and_went_is_not_looked_for_at_the_host_of_it
         125,
         &["no registry is known to have it: build it or load it again"],
     );
-    assert!(!run.stderr.contains("Pulling"), "{}", run.stderr);
+    // One of another digest was never here: its registry may have it later.
+    let other = format!("{name}@sha256:{}", "1".repeat(64));
+    says(&gantry.run(&[&other]), 4, &["nobody answers"]);
     let warmed = gantry.gantry(["cache", "warm", "--top", "5", "--since", "7d"]);
     says(&warmed, 0, &["1 gone (skipped)"]);
-    // A registry that somebody configured is asked: another one may have pushed it.
+    // A registry that somebody configured may have it later.
     let config = gantry.home.join(".config/gantry/config.toml");
     let with_host = fs::read_to_string(&config).unwrap() + "\n[[registry]]\nhost = \"localhost\"\n";
     fs::write(&config, with_host).unwrap();

@@ -220,7 +220,7 @@ fn of_inventory(
     let wanted = |reference| ImageToWarm {
         reference,
         uses: None,
-        because: Because::OfItsUse,
+        because: Because::OfTheInventory,
     };
     let most = most.map_or(usize::MAX, usize::from);
     let wanted = active.into_iter().take(most).map(|one| wanted(one.reference));

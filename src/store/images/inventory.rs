@@ -136,7 +136,8 @@ impl Keepers {
         }
         // After what is there was listed: whoever brings an image says so before.
         let (coming, mut in_use) = (coming::list(disk)?, leased(disk)?);
-        in_use.extend(nameless.iter().filter(|digest| coming.contains(&digest.hex())));
+        let known = kept.keys().chain(&nameless);
+        in_use.extend(known.filter(|digest| coming.contains(&digest.hex())));
         for digest in pinned.iter().chain(&in_use) {
             kept.entry(*digest).or_default();
         }

@@ -59,10 +59,17 @@ pub(super) fn mend(
             }
         }
     }
-    // What led to a part that went now leads to nothing.
+    // What led to a part that went now leads to nothing, and is no finding of its own.
     let after = follow(disk, &BTreeSet::new(), Look::Sure)?.findings;
-    for memo in after.iter().filter(|finding| finding.what == Part::Memo) {
-        memo.path.as_ref().map_or(Ok(()), |path| mender.away(path))?;
+    let leads = after
+        .iter()
+        .filter(|one| matches!(one.what, Part::Memo | Part::Unnamed));
+    for path in leads.filter_map(|one| one.path.as_ref()) {
+        match mender.away(path) {
+            // As above: the rest can be mended where this cannot, and the next look finds it.
+            Err(StoreError::Io { .. }) => {}
+            other => other?,
+        }
     }
     let _single = Locks::of(disk).index()?;
     Names::of(disk).write_index()?;

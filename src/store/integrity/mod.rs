@@ -56,7 +56,7 @@ pub struct Inspection {
     pub looked: Looked,
     /// Blobs, downloads and layers that there are.
     pub contents: usize,
-    /// Bytes of what was read, each once.
+    /// Bytes of what was looked at, each once.
     pub bytes: u64,
     /// What is wrong.
     pub findings: Vec<Finding>,

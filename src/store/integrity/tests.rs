@@ -478,3 +478,35 @@ fn a_name_without_a_manifest_leads_to_nothing_though_it_may_run() {
         .iter()
         .any(|one| (one.what, &one.which) == (Part::Image, &scene.manifest.to_string())));
 }
+
+#[test]
+fn what_led_to_a_part_that_went_goes_as_well() {
+    let scene = Scene::new();
+    let names: Vec<_> = scene.store.names().list().unwrap();
+    for (name, _) in names {
+        assert!(scene.store.names().remove(&name).unwrap());
+    }
+    scene.store.names().keep_unnamed(&scene.manifest).unwrap();
+    assert_eq!(scene.findings(), []);
+    let blob = scene.path("blobs/sha256/LAYER");
+    let mut bytes = fs::read(&blob).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&blob, bytes).unwrap();
+    let mend = |scene: &Scene| {
+        let mut findings = scene.look().findings;
+        let mut waiting = || panic!("nobody is there");
+        let integrity = scene.store.integrity();
+        integrity.mend(&mut findings, Patience::default(), &mut waiting)
+    };
+    // What cannot be removed keeps nothing else from it.
+    let folder = scene.path("memo/remembered");
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o555)).unwrap();
+    mend(&scene).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let left: Vec<Part> = scene.look().findings.iter().map(|finding| finding.what).collect();
+    // root removes it all the same.
+    assert!(left.iter().all(|what| *what == Part::Memo), "{left:?}");
+    assert!(!blob.exists() && !scene.path("unnamed/MANIFEST").exists());
+    mend(&scene).unwrap();
+    assert_eq!(scene.findings(), []);
+}

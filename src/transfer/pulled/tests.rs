@@ -2,7 +2,8 @@ use std::collections::HashSet;
 use std::fs;
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::archive::packed::{gzip, zstd};
@@ -10,8 +11,8 @@ use crate::oci::{DiffId, Digest};
 use crate::progress::Silent;
 use crate::store::tests::examples::{image, image_that_says, put, tar};
 use crate::store::tests::store;
-use crate::store::StoreError;
-use crate::sys::fault::{Step, FAIL};
+use crate::store::{Count, RoomCall, RoomMaker, StoreError};
+use crate::sys::fault::{Step, ERRNO, FAIL};
 
 /// A store that is far away, and says what was asked of it.
 struct Away<'a> {
@@ -230,6 +231,38 @@ fn a_layer_with_a_large_window_is_unpacked_all_the_same() {
     pull(&here, &Away::new(&source), &wanted).unwrap();
     let tree = here.trees().path(&wanted.config.rootfs.diff_ids[0]);
     assert_eq!(fs::metadata(tree.join("a")).unwrap().len(), 100_000);
+}
+
+#[test]
+fn what_has_come_is_no_garbage_while_a_pull_makes_room_for_its_last_try() {
+    let (scratch, source) = store();
+    let wanted = image(&source, &[&[("a", 600_000)]]);
+    let from = Away::new(&source);
+    let made = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&made);
+    // A quota: nobody is told of it before a file cannot be made, at the first and at the second try.
+    ERRNO.set(Some(rustix::io::Errno::DQUOT));
+    let maker = RoomMaker::new(move |store, call| {
+        match call {
+            RoomCall::Before(..) if !told.load(Ordering::Relaxed) => FAIL.set(Some((Step::Tree, 0))),
+            RoomCall::Full(_) => {
+                FAIL.set(None);
+                let loose = store.inventory(Count::Noted)?.loose;
+                assert!(loose.is_empty(), "{loose:?}");
+                told.store(true, Ordering::Relaxed);
+                return Ok(true);
+            }
+            RoomCall::Before(..) | RoomCall::After(_) => {}
+        }
+        Ok(false)
+    });
+    let here = empty(&scratch, "here").making_room_by(maker);
+    let pulled = pull(&here, &from, &wanted);
+    ERRNO.set(None);
+    FAIL.set(None);
+    assert_eq!(pulled.unwrap().digest, wanted.digest);
+    assert!(made.load(Ordering::Relaxed), "it was never full");
+    assert_eq!(from.asked_from(&wanted.manifest.layers[0].digest), [0]);
 }
 
 #[test]

@@ -244,6 +244,25 @@ fn an_image_that_somebody_brings_again_is_in_use() {
 }
 
 #[test]
+fn an_image_with_a_name_that_somebody_brings_again_is_in_use_too() {
+    let (_scratch, store) = store();
+    let [a, b] = two(&store);
+    let _bringing = store
+        .reserve(Default::default(), &BTreeSet::from([a.digest.hex()]))
+        .unwrap();
+    // Whoever chooses what goes knows it, and chooses another one.
+    let inventory = store.inventory(Count::Noted).unwrap();
+    let in_use: Vec<Digest> = inventory
+        .images
+        .iter()
+        .filter(|image| image.is_in_use)
+        .map(|image| image.digest)
+        .collect();
+    assert_eq!(in_use, [a.digest]);
+    assert_eq!(evict(&store, &doomed(&[&a, &b])).unwrap().images, [b.digest]);
+}
+
+#[test]
 fn what_nobody_keeps_and_what_nothing_needs_is_told_and_goes() {
     let (_scratch, store) = store();
     let [a, b] = two(&store);
