@@ -9,10 +9,11 @@ use std::io;
 
 use super::error::CommandError;
 use super::image_hint::{of_image, of_users};
+use super::store_hint::{of_config, of_store};
 use crate::base::{BaseError, SignatureError, SystemError};
 use crate::build::function::FunctionError;
 use crate::build::BuildError;
-use crate::config::{ConfigError, Environment};
+use crate::config::Environment;
 use crate::oci::NamingError;
 use crate::ops::doctor::find_remedy;
 use crate::ops::{ImagesError, JobError, RunError, SecretError, SlotError};
@@ -22,7 +23,6 @@ use crate::python::resolve::{find_absent, find_meant, LockError, Meant};
 use crate::python::sdist::SdistError;
 use crate::python::wheel::WheelError;
 use crate::sandbox::{NoCaller, SandboxError};
-use crate::store::StoreError;
 use crate::sys::space;
 use crate::transfer::{FetchError, TransferError};
 
@@ -32,7 +32,6 @@ const OTHER_INDEX: &str = "versions with a + are of another index than the platf
 const NO_IMAGE: &str = "`gantry images ls` lists the images; `gantry build DIR --tag NAME` makes one";
 const NO_FUNCTION: &str = "a function is a directory with user_function.py; name another: `gantry build DIR`";
 const NO_DIRECTORY: &str = "the directory of the file has to be there: `mkdir -p` makes it";
-const STORE: &str = "the store is $GANTRY_ROOT, else $XDG_DATA_HOME/gantry, else ~/.local/share/gantry: set GANTRY_ROOT to a directory that you may write";
 const FULL: &str = "`gantry cache gc` removes what no image and no later build needs; `gantry cache gc --all` all but what images need";
 
 pub(super) type Cause<'a> = &'a (dyn Error + 'static);
@@ -428,53 +427,6 @@ fn of_images(error: &ImagesError) -> Option<&'static str> {
     }
 }
 
-fn of_config(error: &ConfigError) -> Option<&'static str> {
-    match error {
-        ConfigError::NoHome => Some("set GANTRY_ROOT to a directory for the store"),
-        ConfigError::Write { .. } => {
-            Some("`gantry config init FILE` writes another file, `gantry config init -` to standard output")
-        }
-        ConfigError::Parse { .. } => Some("`gantry config init -` prints a file with every key and its default"),
-        ConfigError::Read { .. } | ConfigError::Log { .. } | ConfigError::SourceDateEpoch { .. } => None,
-    }
-}
-
-fn of_store(error: &StoreError) -> Option<&'static str> {
-    match error {
-        StoreError::Busy { .. } => Some("try again when they are done"),
-        StoreError::Stalled { .. } => Some("end that process if it hangs, and try again"),
-        StoreError::Version { .. } => Some(
-            "use the gantry that made it, or set GANTRY_ROOT to another directory; `gantry version` says what this one reads",
-        ),
-        StoreError::Place { .. } => Some("set GANTRY_ROOT to a directory of your own on another file system, such as ext4, xfs or btrfs"),
-        StoreError::NotAStore { .. } => {
-            Some("set GANTRY_ROOT to a directory that is empty or not there; it becomes the store")
-        }
-        StoreError::Io {
-            action: "make directory",
-            ..
-        } => Some(STORE),
-        StoreError::Io { source, .. } if source.kind() == io::ErrorKind::NotADirectory => Some(STORE),
-        StoreError::NoBlob { .. } => Some(
-            "`gantry cache check --repair` fetches again what a registry has; an image that none has is to be built or loaded again",
-        ),
-        StoreError::Io { .. }
-        | StoreError::NoSpace { .. }
-        | StoreError::OverLimit { .. }
-        | StoreError::Size { .. }
-        | StoreError::Digest { .. }
-        | StoreError::DiffId { .. }
-        | StoreError::Layer { .. }
-        | StoreError::LayerLost { .. }
-        | StoreError::Document { .. }
-        | StoreError::Json { .. }
-        | StoreError::Ambiguous { .. }
-        | StoreError::NotAName { .. }
-        | StoreError::PinnedName { .. }
-        | StoreError::DamagedName { .. } => None,
-    }
-}
-
 /// Whether a full disk is at the end of it, and not that of a file or directory of the caller's.
 fn store_is_full(error: Cause<'_>) -> bool {
     let is_callers = |cause: Cause<'_>| {
@@ -494,7 +446,9 @@ fn store_is_full(error: Cause<'_>) -> bool {
 mod tests {
     use super::*;
     use crate::base::RelockError;
+    use crate::config::ConfigError;
     use crate::python::PythonError;
+    use crate::store::StoreError;
     use crate::sys::program::ProgramError;
 
     fn python(error: PythonError) -> CommandError {

@@ -28,6 +28,7 @@ mod registry_hint;
 mod report;
 mod session;
 mod shell;
+mod store_hint;
 mod table;
 mod warm_args;
 mod words;
