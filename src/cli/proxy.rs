@@ -15,6 +15,11 @@ pub(super) fn hint(error: &CommandError) -> Option<String> {
         }
         _ => None,
     })?;
+    of_address(url)
+}
+
+/// What to look at when nobody answered a request to `url` that went through a proxy.
+pub(super) fn of_address(url: &str) -> Option<String> {
     let (variable, place) = proxy_of(url)?;
     Some(format!(
         "this request goes through the proxy {place}, which {variable} names: does it answer? Unset {variable}, or add the host to NO_PROXY, to go without it"

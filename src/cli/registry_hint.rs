@@ -1,11 +1,20 @@
 //! What to do about an image that did not get to or from a registry. Used by `hint`.
 
+use super::proxy::of_address;
+use crate::oci::Reference;
 use crate::registry::{Circumstances, Failure, RegistryError, SaidBy};
 use crate::transfer::TransferError;
 
+const NO_CATALOGUE: &str = "this registry does not list its repositories, as the protocol leaves that open; `gantry registries tags HOST/REPOSITORY` lists the tags of one whose name you know";
+
 pub(super) fn of_transfer(error: &TransferError) -> Option<String> {
     let fixed = match error {
-        TransferError::Registry { failures, .. } => return failures.iter().find_map(of_registry),
+        TransferError::Registry { failures, .. } => {
+            // What a registry said is more than that another one said nothing.
+            let unreachable = || failures.iter().find_map(of_unreachable);
+            return failures.iter().find_map(of_registry).or_else(unreachable);
+        }
+        TransferError::NoTag { reference, .. } => return of_no_tag(reference),
         TransferError::NoRepository { host, .. } => return Some(lists(host)),
         TransferError::PullOnly { is_preferred: true, .. } => {
             "`gantry registries prefer --off` ends that it is preferred, `gantry registries prefer HOST --for TIME` prefers one that may be pushed to"
@@ -24,7 +33,6 @@ pub(super) fn of_transfer(error: &TransferError) -> Option<String> {
         | TransferError::NotADirectory { .. }
         | TransferError::Document { .. }
         | TransferError::NotFound { .. }
-        | TransferError::NoTag { .. }
         | TransferError::Login { .. }
         | TransferError::Busy { .. }
         | TransferError::NotAnArchive { .. }
@@ -52,6 +60,8 @@ fn of_registry(error: &RegistryError) -> Option<String> {
             "a registry of this machine, on a loopback address, may be spoken to without TLS: `plain_http = true` beside its `host` under [[registry]] in the configuration; any other one needs TLS"
         }
         Failure::Unresolved => return Some(of_unresolved(known)),
+        Failure::NotFound if error.is_of_catalogue() => NO_CATALOGUE,
+        Failure::Refused if error.is_of_catalogue() && error.status() == Some(405) => NO_CATALOGUE,
         Failure::NotFound => return known.map(|known| lists(&known.host)),
         Failure::Refused if error.status() == Some(405) => {
             "the registry does not do that by the protocol. To delete, a registry of the distribution needs `delete: enabled: true` under `storage` in its own configuration; for others `management` under [[registry]] in gantry's names the API"
@@ -69,6 +79,29 @@ fn of_registry(error: &RegistryError) -> Option<String> {
         | Failure::Setup => return None,
     };
     Some(fixed.to_owned())
+}
+
+/// What to look at where nobody answers.
+fn of_unreachable(error: &RegistryError) -> Option<String> {
+    let host = match error.failure() {
+        Failure::Unreachable => &error.circumstances()?.host,
+        _ => return None,
+    };
+    of_address(error.url()).or_else(|| {
+        Some(format!(
+            "nothing listens at {host}, or this machine does not get there: check the host and the port, and that the registry is up; `gantry registries` shows the state of those of the configuration"
+        ))
+    })
+}
+
+/// Where to find all tags when the one that was typed is none.
+fn of_no_tag(reference: &str) -> Option<String> {
+    match reference.parse().ok()? {
+        Reference::Registry { host, repository, .. } => Some(format!(
+            "`gantry registries tags {host}/{repository}` lists all tags that it has"
+        )),
+        Reference::Local { .. } | Reference::Digest { .. } | Reference::Layout { .. } => None,
+    }
 }
 
 fn lists(host: &str) -> String {

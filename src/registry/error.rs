@@ -6,6 +6,9 @@ use std::time::Duration;
 use super::retry::{Failure, Step};
 use crate::policy::{Bytes, Kind};
 
+/// What is done when a registry's list of its repositories is read, which the specification does not have.
+pub(super) const READ_CATALOGUE: &str = "list repositories of";
+
 /// Why our credentials for a registry cannot be had.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("find the credentials for {host}: {reason}")]
@@ -161,6 +164,16 @@ impl RegistryError {
             Problem::Redirect { .. } => Failure::Redirect,
             Problem::Login(_) => Failure::Login,
         }
+    }
+
+    /// Where it was asked, without query, user and password.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Whether the registry's list of its repositories was asked for.
+    pub(crate) fn is_of_catalogue(&self) -> bool {
+        self.doing == READ_CATALOGUE
     }
 
     /// What it calls for.

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use serde::Deserialize;
 
 use super::client::{Access, Asked, Registry, Repository};
-use super::error::Problem;
+use super::error::{Problem, READ_CATALOGUE};
 use super::fetching::bounded;
 use super::said::{plain, shown};
 use super::RegistryError;
@@ -197,7 +197,7 @@ pub(crate) fn catalogue(registry: &Registry) -> Result<Vec<String>, RegistryErro
     let listing = Listing::of(&repository);
     let mut url = registry.url("v2/_catalog");
     url.set_query(Some(&format!("n={PAGE}")));
-    let asked = listing.asked("list repositories of", url, Access::Catalogue);
+    let asked = listing.asked(READ_CATALOGUE, url, Access::Catalogue);
     let mut all = BTreeSet::new();
     let reading = Reading {
         most_pages: MAX_PAGES,

@@ -27,7 +27,7 @@ pub enum Unwanted {
 /// Why something stays.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeptBecause {
-    /// It is not there.
+    /// It is not there: a digest, or `tag 1`.
     #[error("there is no {0}")]
     Unknown(String),
     /// The tag means another manifest than was named with it.
@@ -243,7 +243,7 @@ impl<'a> Planner<'a> {
         let digest = match one {
             Unwanted::Tag(tag) | Unwanted::Both(tag, _) => {
                 let found = self.by_tag.get(tag.as_str()).copied();
-                let now = found.ok_or_else(|| KeptBecause::Unknown(tag.clone()))?;
+                let now = found.ok_or_else(|| KeptBecause::Unknown(format!("tag {tag}")))?;
                 self.tags.insert(tag.clone());
                 now
             }

@@ -58,7 +58,7 @@ fn a_digest_goes_with_all_its_tags_or_not_at_all() {
     assert_eq!(plan(&[tag("1"), tag("latest")]), Ok(vec![digest("a")]));
     assert_eq!(plan(&[Unwanted::Digest(digest("b"))]), Err(shared("b", &["2"])));
     assert_eq!(plan(&[Unwanted::Digest(digest("b")), tag("2")]), Ok(vec![digest("b")]));
-    assert_eq!(plan(&[tag("3")]), Err(KeptBecause::Unknown("3".to_owned())));
+    assert_eq!(plan(&[tag("3")]), Err(KeptBecause::Unknown("tag 3".to_owned())));
     let gone = Unwanted::Digest(digest("c"));
     assert_eq!(plan(&[gone]), Err(KeptBecause::Unknown(digest("c").to_string())));
 }

@@ -212,6 +212,23 @@ fn the_registry_of_the_distribution_lists_and_deletes() {
     assert_eq!(gone.code, 1, "{}", gone.stderr);
 }
 
+#[test]
+fn who_has_no_list_of_repositories_is_not_to_be_asked_for_it_again() {
+    let (fake, gantry, _) = registry();
+    for status in [404, 405] {
+        fake.rule(move |seen, _| seen.path.contains("/_catalog").then(|| Reply::new(status, "")));
+        let none = gantry.gantry(["registries", "ls", &fake.host]);
+        assert_eq!((none.code, none.stdout.as_str()), (1, ""), "{}", none.stderr);
+        for part in [
+            &status.to_string(),
+            "hint: this registry does not list its repositories",
+        ] {
+            assert!(none.stderr.contains(part), "{part}: {}", none.stderr);
+        }
+        assert!(!none.stderr.contains("`gantry registries ls"), "{}", none.stderr);
+    }
+}
+
 /// Tags of an API, each with its digest.
 type Tags = Arc<Mutex<BTreeMap<String, String>>>;
 

@@ -452,10 +452,53 @@ fn a_repository_that_is_not_there_is_told_from_a_tag() {
     says(
         &gantry.gantry(["pull", &one.name("team/a:none")]),
         1,
-        &["no registry has this tag; the repository has 1"],
+        &[
+            "no registry has this tag; the repository has 1",
+            &format!("hint: `gantry registries tags {}/team/a` lists all tags", one.host),
+        ],
     );
     let (_, outcome) = gantry.run_with_outcome(&[&one.name("team/none:1")]);
     assert_eq!(outcome["code"], "unknown_image");
+}
+
+#[test]
+fn a_port_that_nobody_listens_at_is_said_to_be_one() {
+    let gantry = Gantry::new();
+    image(&gantry, "a:1", &[(1, 2000)]);
+    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (host, name) = (dead.to_string(), format!("{dead}/team/a:1"));
+    let hint =
+        format!("hint: nothing listens at {host}, or this machine does not get there: check the host and the port");
+    for args in [
+        &["pull", &name][..],
+        &["push", "a:1", &name],
+        &["copy", "a:1", &name],
+        &["registries", "tags", &name[..name.len() - 2]],
+        &["registries", "ls", &host],
+    ] {
+        says(
+            &gantry.gantry(args),
+            4,
+            &["nobody answers", &hint, "`gantry registries`"],
+        );
+    }
+    says(&gantry.run(&[&name]), 4, &[&hint]);
+    says(&log_in(&gantry, &host, "secret"), 4, &[&hint]);
+    // It is the proxy that does not answer.
+    let mut by_proxy = gantry.command();
+    by_proxy
+        .env_remove("NO_PROXY")
+        .env_remove("no_proxy")
+        .env("HTTPS_PROXY", format!("http://{host}"))
+        .args(["pull", "rg.example.org/team/a:1"]);
+    let by_proxy = done(by_proxy.output().unwrap());
+    says(
+        &by_proxy,
+        4,
+        &[&format!(
+            "hint: this request goes through the proxy {host}, which HTTPS_PROXY names"
+        )],
+    );
 }
 
 #[test]

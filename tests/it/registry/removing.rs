@@ -147,6 +147,13 @@ fn a_tag_with_a_digest_names_one_image_and_what_is_not_there_is_not_deleted() {
         assert_eq!((done.code, done.stdout.as_str()), (1, ""), "{}", done.stderr);
         assert!(done.stderr.contains("there is no sha256:000"), "{}", done.stderr);
     }
+    let done = rm(&gantry, &fake, &[":7"]);
+    assert_eq!((done.code, done.stdout.as_str()), (1, ""), "{}", done.stderr);
+    assert!(
+        done.stderr.contains("there is no tag 7; nothing is deleted"),
+        "{}",
+        done.stderr
+    );
     assert_eq!(fake.count("DELETE", ""), 0);
     let done = rm(&gantry, &fake, &[&format!(":prod@{second}")]);
     assert_eq!((done.code, done.stdout.trim()), (0, second.as_str()), "{}", done.stderr);
