@@ -14,6 +14,9 @@ pub(super) fn of_config(error: &ConfigError) -> Option<&'static str> {
             Some("`gantry config init FILE` writes another file, `gantry config init -` to standard output")
         }
         ConfigError::Parse { .. } => Some("`gantry config init -` prints a file with every key and its default"),
+        ConfigError::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => Some(
+            "--config or GANTRY_CONFIG names a file that has to be there: `gantry config init FILE` writes one with every key and its default",
+        ),
         ConfigError::Read { .. } | ConfigError::Log { .. } | ConfigError::SourceDateEpoch { .. } => None,
     }
 }

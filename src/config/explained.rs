@@ -11,9 +11,19 @@ use crate::policy::in_plain_words;
 const SECRET: [&str; 8] = ["credential", "pass", "pwd", "secret", "token", "auth", "login", "user"];
 /// What stands in the place of a value.
 const HIDDEN: &str = "...";
+/// What the reader says of a key or a table that is there already.
+const TWICE: &str = "duplicate key";
 
 /// `error`, which was found in `text`.
 pub(super) fn explained(error: &toml::de::Error, text: &str) -> String {
+    let mut said = shown_of(error, text);
+    if error.message() == TWICE {
+        said.push_str(&where_first(text, error.span()).unwrap_or_default());
+    }
+    said
+}
+
+fn shown_of(error: &toml::de::Error, text: &str) -> String {
     let shown = error.to_string();
     if !is_about_secret(text, error.span()) {
         return in_plain_words(&shown);
@@ -32,6 +42,30 @@ pub(super) fn explained(error: &toml::de::Error, text: &str) -> String {
     }
     lines.push(message);
     in_plain_words(&lines.join("\n"))
+}
+
+/// Where the table or the key at `span` stands for the first time, as far as lines tell that.
+fn where_first(text: &str, span: Option<Range<usize>>) -> Option<String> {
+    let at = text.get(..span?.start)?.matches('\n').count();
+    let line = text.lines().nth(at)?;
+    let earlier: Vec<(usize, &str)> = (1..).zip(text.lines().take(at)).collect();
+    if let Some(table) = heading_of(line) {
+        let (first, _) = earlier.iter().find(|(_, line)| heading_of(line) == Some(table))?;
+        return Some(format!(
+            ": line {first} has this table already, and a table stands once; put the keys below that heading"
+        ));
+    }
+    let key_of = |line: &str| line.split_once('=').map(|(key, _)| key.trim().to_owned());
+    let key = key_of(line)?;
+    let mut of_table = earlier.iter().rev().take_while(|(_, line)| heading_of(line).is_none());
+    let (first, _) = of_table.find(|(_, line)| key_of(line).as_ref() == Some(&key))?;
+    Some(format!(": line {first} has this key already"))
+}
+
+/// The table that a line begins.
+fn heading_of(line: &str) -> Option<&str> {
+    let line = line.split('#').next().unwrap_or_default().trim();
+    line.starts_with('[').then(|| line.trim_matches(['[', ']', ' ']))
 }
 
 /// `error` of keys of several files, which has no line. No value is shown.
@@ -174,6 +208,27 @@ mod tests {
                 "{text}: {error}"
             );
         }
+    }
+
+    #[test]
+    fn what_stands_twice_says_where_it_stands_first() {
+        for (text, says) in [
+            (
+                "[a]\npids = 1\n[b]\n[a] # again\npids = 2\n",
+                "duplicate key: line 1 has this table already, and a table stands once; put the keys below that heading",
+            ),
+            ("[a]\n[[a]]\n", "line 1 has this table already"),
+            ("[a]\nx = 1\n[b]\nx = 1\ny = 2\nx = 3\n", "duplicate key: line 4 has this key already"),
+            ("password = \"hunter2\"\npassword = \"hunter2\"\n", "duplicate key: line 1 has this key already"),
+        ] {
+            let error = explained(&toml::from_str::<toml::Table>(text).unwrap_err(), text);
+            assert!(error.ends_with(says) || says.starts_with("line") && error.contains(says), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        // What lines do not tell is left out.
+        let text = "a = { x = 1, x = 2 }\n";
+        let error = explained(&toml::from_str::<toml::Table>(text).unwrap_err(), text);
+        assert!(error.ends_with("duplicate key"), "{error}");
     }
 
     #[test]

@@ -99,7 +99,42 @@ fn a_wrong_file_is_an_error_of_every_command_about_it() {
             assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
         }
     }
-    assert_eq!(gantry.gantry(["config", "check", "/nonexistent.toml"]).code, 2);
+    let absent = gantry.gantry(["config", "check", "/nonexistent.toml"]);
+    assert_eq!(absent.code, 2);
+    let mut by_variable = gantry.command();
+    by_variable
+        .env("GANTRY_CONFIG", "/nonexistent.toml")
+        .args(["images", "ls"]);
+    for absent in [absent, done(by_variable.output().unwrap())] {
+        assert!(
+            absent.stderr.contains(
+                "hint: --config or GANTRY_CONFIG names a file that has to be there: `gantry config init FILE`"
+            ),
+            "{}",
+            absent.stderr
+        );
+    }
+}
+
+#[test]
+fn what_stands_twice_in_a_file_says_where_it_stands_first() {
+    let gantry = Gantry::new();
+    let file = gantry.home.join("twice.toml");
+    for (text, says) in [
+        (
+            "[run]\nmemory = \"1G\"\n[cache]\n[run]\npids = 8\n",
+            "duplicate key: line 1 has this table already, and a table stands once; put the keys below that heading\n",
+        ),
+        (
+            "[run]\nmemory = \"1G\"\nmemory = \"2G\"\n",
+            "duplicate key: line 2 has this key already\n",
+        ),
+    ] {
+        fs::write(&file, text).unwrap();
+        let done = gantry.gantry(["config", "check", file.to_str().unwrap()]);
+        assert_eq!(done.code, 2, "{}", done.stderr);
+        assert!(done.stderr.contains(says), "{}", done.stderr);
+    }
 }
 
 /// `gantry ARGS` on a machine whose `/etc` is `etc`.
