@@ -16,7 +16,7 @@ use crate::build::BuildError;
 use crate::config::Environment;
 use crate::oci::NamingError;
 use crate::ops::doctor::find_remedy;
-use crate::ops::{ImagesError, JobError, RunError, SecretError, SlotError};
+use crate::ops::{BundleError, ImagesError, JobError, RunError, SecretError, SlotError};
 use crate::policy::{causes, Bytes, Promise};
 use crate::python::project::{Lists, ProjectError};
 use crate::python::resolve::{find_absent, find_meant, LockError, Meant};
@@ -30,6 +30,7 @@ const NO_USER_NAMESPACE: &str = "this machine does not let you make a user names
 const SMALLER: &str = "leave out packages; where another index has a package without GPU libraries, `[[index.extra]]` in the configuration names it";
 const OTHER_INDEX: &str = "versions with a + are of another index than the platform's; `[[index.extra]]` in the configuration names it, and the packages that come from it";
 const NO_IMAGE: &str = "`gantry images ls` lists the images; `gantry build DIR --tag NAME` makes one";
+const ENTRYPOINT: &str = "--entrypoint PROGRAM runs a program of the image; arguments follow the image";
 const NO_FUNCTION: &str = "a function is a directory with user_function.py; name another: `gantry build DIR`";
 const NO_DIRECTORY: &str = "the directory of the file has to be there: `mkdir -p` makes it";
 const FULL: &str = "`gantry cache gc` removes what no image and no later build needs; `gantry cache gc --all` all but what images need";
@@ -138,6 +139,7 @@ fn of(cause: Cause<'_>) -> Option<&'static str> {
         .or_else(|| of_base(cause.downcast_ref()?))
         .or_else(|| of_signature(cause.downcast_ref()?))
         .or_else(|| of_run(cause.downcast_ref()?))
+        .or_else(|| of_bundle(cause.downcast_ref()?))
         .or_else(|| of_images(cause.downcast_ref()?))
         .or_else(|| of_config(cause.downcast_ref()?))
         .or_else(|| of_store(cause.downcast_ref()?))
@@ -379,7 +381,7 @@ fn of_run(error: &RunError) -> Option<&'static str> {
         RunError::Slot(SlotError::Io { .. }) => {
             Some("`slots_dir` under [run] in the configuration names a directory that gantry can write")
         }
-        RunError::NoCommand { .. } => Some("--entrypoint PROGRAM runs a program of the image; arguments follow the image"),
+        RunError::NoCommand { .. } => Some(ENTRYPOINT),
         RunError::Input { .. } => Some("--input (`input` of a job) takes a directory that is there and that you may read"),
         RunError::Output { .. } => {
             Some("--output (`output` of a job) takes a directory that you may write; one that is not there is made")
@@ -393,6 +395,18 @@ fn of_run(error: &RunError) -> Option<&'static str> {
         | RunError::Collect(_)
         | RunError::Wait { .. }
         | RunError::Stopped { .. } => None,
+    }
+}
+
+fn of_bundle(error: &BundleError) -> Option<&'static str> {
+    match error {
+        BundleError::Unknown { .. } => Some(NO_IMAGE),
+        BundleError::NoCommand { .. } => Some(ENTRYPOINT),
+        BundleError::NotEmpty { .. }
+        | BundleError::InStore { .. }
+        | BundleError::Busy { .. }
+        | BundleError::Run(_)
+        | BundleError::File { .. } => None,
     }
 }
 

@@ -125,9 +125,21 @@ pub enum BundleError {
         /// The directory.
         path: PathBuf,
     },
-    /// Whatever keeps a run from beginning.
+    /// The reference names nothing in the store.
+    #[error("bundle {reference}: no such image in the store")]
+    Unknown {
+        /// As typed.
+        reference: String,
+    },
+    /// Neither the image nor the caller names a command.
+    #[error("bundle {reference}: the image has no command")]
+    NoCommand {
+        /// As typed.
+        reference: String,
+    },
+    /// Whatever else keeps a run from beginning.
     #[error("{0}")]
-    Run(#[from] RunError),
+    Run(#[source] RunError),
     /// A file of the bundle.
     #[error("{action} {path}")]
     File {
@@ -146,6 +158,17 @@ impl From<StoreError> for BundleError {
     }
 }
 
+impl From<RunError> for BundleError {
+    /// Nothing was to run: what names the verb is said anew.
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::UnknownImage { reference } => Self::Unknown { reference },
+            RunError::NoCommand { reference } => Self::NoCommand { reference },
+            other => Self::Run(other),
+        }
+    }
+}
+
 impl BundleError {
     /// What sort of failure it is.
     pub fn kind(&self) -> Kind {
@@ -153,7 +176,7 @@ impl BundleError {
             Self::NotEmpty { .. } | Self::InStore { .. } => Kind::Usage,
             Self::Busy { .. } => Kind::Busy,
             Self::Run(error) => error.kind(),
-            Self::File { .. } => Kind::Failed,
+            Self::Unknown { .. } | Self::NoCommand { .. } | Self::File { .. } => Kind::Failed,
         }
     }
 }
@@ -208,7 +231,7 @@ pub fn promises_elsewhere(id: u32) -> Vec<PromiseElsewhere> {
 /// [`BundleError`]; the directory is then as it was, or marked as unfinished, and a further try makes it.
 pub fn make_bundle(store: &Store, request: &BundleRequest) -> Result<BundleReport, BundleError> {
     let reference = request.run.reference.to_string();
-    let unknown = || RunError::UnknownImage {
+    let unknown = || BundleError::Unknown {
         reference: reference.clone(),
     };
     let digest = store.names().find(&request.run.reference)?.ok_or_else(unknown)?;

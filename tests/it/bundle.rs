@@ -175,7 +175,7 @@ fn what_cannot_be_a_bundle_is_refused_and_leaves_nothing() {
         (
             vec!["bundle", "nothing:1", place],
             1,
-            "nothing:1: no such image in the store",
+            "error: bundle nothing:1: no such image in the store",
         ),
         (
             vec!["bundle", "--id", "7", "bundled:1", place],

@@ -210,6 +210,40 @@ fn what_is_there_is_removed_and_what_is_missing_is_named() {
 }
 
 #[test]
+fn an_image_that_is_missing_says_what_is_there() {
+    let gantry = Gantry::new();
+    let digests = tiny(&gantry, &["hello:1"]);
+    let bundle = gantry.home.join("bundle");
+    let says = |args: &[&str], part: &str| {
+        let done = gantry.gantry(args);
+        assert!(matches!(done.code, 1 | 125), "{args:?}: {}", done.stderr);
+        assert!(done.stderr.contains(part), "{args:?}: {part}: {}", done.stderr);
+    };
+    let bundled = ["bundle", "hello", bundle.to_str().unwrap()];
+    for args in [&["run", "hello"][..], &["images", "show", "hello"], &bundled] {
+        says(args, "hint: `hello` means hello:latest; the store has hello:1\n");
+    }
+    says(&bundled, "error: bundle hello: no such image in the store\n");
+    says(
+        &["bundle", "hello:1", bundled[2]],
+        "error: bundle hello:1: the image has no command\n\nhint: --entrypoint",
+    );
+    says(&["run", "hello:7"], "hint: the store has hello:1\n");
+    says(&["run", "hell"], "hint: `gantry images ls`");
+    for tag in ["2", "3", "4"] {
+        gantry.ok(["copy", "hello:1", &format!("hello:{tag}")]);
+    }
+    says(&["run", "hello"], "the store has hello:1, hello:2, hello:3 and 1 more");
+    // Digits that are too few to mean a digest by themselves.
+    let digits = &digests[0][7..13];
+    says(
+        &["run", digits],
+        &format!("`sha256:{digits}` means the image whose digest"),
+    );
+    says(&["run", &format!("{digits}:1")], "hint: `gantry images ls`");
+}
+
+#[test]
 fn help_is_a_command_and_says_what_the_option_says() {
     let gantry = Gantry::new();
     for words in [

@@ -222,6 +222,42 @@ fn what_is_no_archive_is_said_with_what_to_do() {
     assert!(unpack.wait().unwrap().success());
 }
 
+#[test]
+fn a_layout_is_said_to_be_one_where_an_image_or_an_archive_was_meant() {
+    let gantry = Gantry::new();
+    tiny(&gantry, &["a:1"]);
+    let scratch = tempfile::tempdir().unwrap();
+    let (layout, empty) = (scratch.path().join("layout"), scratch.path().join("empty"));
+    fs::create_dir(&empty).unwrap();
+    let (layout, empty) = (layout.to_str().unwrap(), empty.to_str().unwrap());
+    let place = format!("oci:{layout}:beam");
+    gantry.ok(["copy", "a:1", &place]);
+    let copy = format!("hint: {place} is a place outside the store: `gantry copy {place} NAME` brings its image in");
+    let load = format!("hint: {layout} is the directory of an image layout: `gantry copy oci:{layout} NAME`");
+    for (args, code, says) in [
+        (["run", &place], 125, &copy),
+        (["save", &place], 1, &copy),
+        (["load", layout], 1, &load),
+        (
+            ["load", empty],
+            1,
+            &format!("hint: {empty} is a directory; an archive is a file"),
+        ),
+    ] {
+        let mut args = args.to_vec();
+        let file = format!("{empty}/x.tar");
+        args.extend((args[0] == "save").then_some(file.as_str()));
+        let done = gantry.gantry(&args);
+        assert_eq!((done.code, done.stdout.as_str()), (code, ""), "{args:?}");
+        assert!(done.stderr.contains(says), "{args:?}: {says}: {}", done.stderr);
+    }
+    // What is to be typed does it.
+    for (source, name) in [(place, "one:1"), (format!("oci:{layout}"), "two:1")] {
+        gantry.ok(["copy", &source, name]);
+    }
+    assert_eq!(names(&gantry), ["a:1", "one:1", "two:1"]);
+}
+
 /// Runs a program on a terminal of its own and prints what it wrote there and its exit code.
 const ON_A_TERMINAL: &str = "import os, pty, sys\n\
     code = pty.spawn(sys.argv[1:])\n\
