@@ -60,6 +60,7 @@ pub(super) fn hint_of(error: Cause<'_>) -> Option<Cow<'static, str>> {
         .or_else(meant)
         .or_else(of_where)
         .or_else(of_others)
+        .or_else(|| causes(error).find_map(|cause| of_function(cause.downcast_ref()?)))
         .map(Cow::Owned)
         .or_else(|| of_all(error).map(Cow::Borrowed))
         .or_else(|| store_is_full(error).then(of_full).map(Cow::Owned))
@@ -91,6 +92,19 @@ fn of_name(error: &LockError) -> Option<String> {
         }
         Meant::Python => format!("{name} is part of Python: leave it out of requirements.txt"),
     })
+}
+
+/// The directory of a function of which a file was named.
+fn of_function(error: &FunctionError) -> Option<String> {
+    let FunctionError::Io { path, source } = error else {
+        return None;
+    };
+    let is_file = source.kind() == io::ErrorKind::NotADirectory && path.is_file();
+    let directory = is_file.then(|| path.parent()).flatten()?.display().to_string();
+    let directory = if directory.is_empty() { "." } else { &directory };
+    Some(format!(
+        "a function is the directory that its user_function.py is in: `gantry build {directory}`"
+    ))
 }
 
 /// Which disk is full, and how much it has without what was being made, which is gone by now.

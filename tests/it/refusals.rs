@@ -28,6 +28,14 @@ fn a_directory_without_an_entry_point_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     refuses(dir.path(), 1, &["user_function.py"]);
     refuses(Path::new("/nonexistent/function"), 1, &["/nonexistent/function"]);
+    // Its file was named.
+    let file = dir.path().join("user_function.py");
+    fs::write(&file, "print(1)\n").unwrap();
+    let directory = format!(
+        "hint: a function is the directory that its user_function.py is in: `gantry build {}`",
+        dir.path().display()
+    );
+    refuses(&file, 1, &["Not a directory", &directory]);
 }
 
 #[test]
