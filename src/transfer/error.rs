@@ -134,7 +134,7 @@ pub enum TransferError {
         failures: Vec<RegistryError>,
     },
     /// The registries do not know the tag, and know others.
-    #[error("find {reference}: no registry has this tag; the repository has {}", .tags.join(", "))]
+    #[error("find {reference}: no registry has this tag; its tags are: {}", .tags.join(", "))]
     NoTag {
         /// The image, as typed.
         reference: String,

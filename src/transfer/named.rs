@@ -14,11 +14,13 @@ pub(super) fn choose(images: &[Descriptor], name: Option<&str>) -> Result<Descri
     let mut matching = images().filter(|found| name.is_none() || name_of(found) == name);
     match (matching.next(), matching.next()) {
         (Some(one), None) => Ok(one.clone()),
+        (None, _) if names.is_empty() => Err("there is none that has a name".to_owned()),
         (None, _) => Err(format!(
-            "none is called {:?}; there are {names:?}",
-            name.unwrap_or_default()
+            "none is called {}; there are {}",
+            name.unwrap_or_default(),
+            names.join(", ")
         )),
-        (Some(_), Some(_)) => Err(format!("there are several, name one of {names:?}")),
+        (Some(_), Some(_)) => Err(format!("there are several, name one of {}", names.join(", "))),
     }
 }
 

@@ -453,7 +453,7 @@ fn a_repository_that_is_not_there_is_told_from_a_tag() {
         &gantry.gantry(["pull", &one.name("team/a:none")]),
         1,
         &[
-            "no registry has this tag; the repository has 1",
+            "no registry has this tag; its tags are: 1",
             &format!("hint: `gantry registries tags {}/team/a` lists all tags", one.host),
         ],
     );
