@@ -14,14 +14,21 @@ pub(super) fn choose(images: &[Descriptor], name: Option<&str>) -> Result<Descri
     let mut matching = images().filter(|found| name.is_none() || name_of(found) == name);
     match (matching.next(), matching.next()) {
         (Some(one), None) => Ok(one.clone()),
-        (None, _) if names.is_empty() => Err("there is none that has a name".to_owned()),
-        (None, _) => Err(format!(
-            "none is called {}; there are {}",
-            name.unwrap_or_default(),
-            names.join(", ")
-        )),
-        (Some(_), Some(_)) => Err(format!("there are several, name one of {}", names.join(", "))),
+        (None, _) => {
+            let there = match names.is_empty() {
+                true => "no image there has a name".to_owned(),
+                false => format!("there are {}", quoted(&names)),
+            };
+            Err(format!("none is called {:?}; {there}", name.unwrap_or_default()))
+        }
+        (Some(_), Some(_)) => Err(format!("there are several, name one of {}", quoted(&names))),
     }
+}
+
+/// Names that somebody else wrote, none of which a terminal takes for a command.
+fn quoted(names: &[&str]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+    quoted.join(", ")
 }
 
 /// What an index calls the image of an entry.
