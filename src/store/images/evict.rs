@@ -2,7 +2,7 @@
 //!
 //! **Who is safe.** An image whose lease somebody holds is left alone, and so is all that it needs; what builds remember is left
 //! alone while one is at work, and so is what nothing leads to, as it may be what a build has just made; what a process is
-//! bringing is noted ([`coming`](crate::store::disk::coming)). Who needs what is looked at again under the lock, so a plan may be
+//! bringing is noted ([`coming`]). Who needs what is looked at again under the lock, so a plan may be
 //! old: only documents that never change are not read again. What is there and cannot be read may need anything, and ends the
 //! eviction before something goes.
 //!
