@@ -72,12 +72,15 @@ impl Fetch {
 }
 
 /// Whether an image was evicted that no registry is known to have had, and that is called by a host which is not configured, as
-/// what came in an archive often is (`localhost/name:1`). When nobody answers at that host it is not to be tried again later, for
-/// ever. All of the journal may be read for it.
-pub(super) fn is_nowhere(store: &Store, registries: &Registries, reference: &Reference) -> bool {
-    let Reference::Registry { host, .. } = reference else {
+/// what came in an archive often is (`localhost/name:1`), at which nobody answers, as `error` says: it is not to be tried again
+/// later, for ever. All of the journal may be read for it.
+pub(super) fn is_nowhere(store: &Store, registries: &Registries, reference: &Reference, error: &ImagesError) -> bool {
+    let (Reference::Registry { host, .. }, ImagesError::Transfer(error)) = (reference, error) else {
         return false;
     };
+    if !error.is_of_nobody() {
+        return false;
+    }
     let is_configured = registries.entries().iter().any(|entry| entry.host == *host);
     let evicted = || find_evicted(store.root(), &reference.with_tag(), clock::now());
     let is_meant = |digest: &str| reference.digest().is_none_or(|wanted| wanted.to_string() == digest);

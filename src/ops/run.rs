@@ -294,9 +294,7 @@ impl Account {
         self.attempts = asked.attempts();
         self.digest = match fetched? {
             Ok(copied) => Some(copied.digest),
-            Err(error)
-                if error.kind().is_away() && is_nowhere(store, &request.fetch.registries, &request.reference) =>
-            {
+            Err(error) if is_nowhere(store, &request.fetch.registries, &request.reference, &error) => {
                 let reference = request.reference.to_string();
                 return Err(RunError::UnknownImage { reference });
             }

@@ -228,9 +228,7 @@ fn find_or_pull(
     match pull(transport, &place, None) {
         Ok(copied) => Ok(Ok((Found::Pulled, Some(copied.digest)))),
         Err(error)
-            if one.because == Because::OfItsUse
-                && error.kind().is_away()
-                && is_nowhere(store, transport.registries, reference) =>
+            if one.because == Because::OfItsUse && is_nowhere(store, transport.registries, reference, &error) =>
         {
             Ok(Ok((Found::Gone, None)))
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::oci::{DiffId, Digest, ParseImageError};
 use crate::policy::Kind;
-use crate::registry::{KeptBecause, RegistryError};
+use crate::registry::{Failure, KeptBecause, RegistryError};
 use crate::store::StoreError;
 
 /// The index of a layout is locked for the time it takes to write a few kilobytes.
@@ -255,6 +255,12 @@ impl TransferError {
             Self::NoTag { .. } | Self::NoRepository { .. } => true,
             _ => false,
         }
+    }
+
+    /// Whether there is nobody at the hosts that were asked: their names have no address, or nobody accepts a connection there.
+    pub(crate) fn is_of_nobody(&self) -> bool {
+        let is_nobody = |error: &RegistryError| matches!(error.failure(), Failure::Unreachable | Failure::Unresolved);
+        matches!(self, Self::Registry { failures, .. } if !failures.is_empty() && failures.iter().all(is_nobody))
     }
 }
 
