@@ -49,7 +49,7 @@ fn measure(scratch: &Path, report: &mut Report) {
     from_the_disk(&gantries, scratch, report);
 }
 
-/// The same image and the same function in stores of few and of many images; the stores with the most.
+/// One image and one function in stores of few and of many images; returns the stores with the most.
 fn images(gantries: &[Gantry], scratch: &Path, report: &mut Report) -> Vec<PathBuf> {
     let stores: Vec<Vec<PathBuf>> = IMAGES
         .iter()
