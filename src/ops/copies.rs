@@ -197,6 +197,7 @@ fn copy_to(transport: &Transport<'_>, source: &Place, target: Target<'_>) -> Res
             from,
             image,
             name,
+            origin: None,
         };
         found.copy(target, || own_name(source, name))
     };
@@ -255,8 +256,10 @@ fn from_registry(transport: &Transport<'_>, reference: &Reference, target: Targe
             from,
             image: &image,
             name: name.as_deref(),
+            origin: Some(reference),
         };
         let copied = from.copy(target, || Ok(reference.clone()))?;
+        // Also of what went past the store, if that has it as well.
         note_origin(store, &copied.digest, reference);
         let from = remote.answered_by().filter(|host| !is_of(reference, host));
         Ok(Copied { from, ..copied })
@@ -331,6 +334,7 @@ fn from_store(transport: &Transport<'_>, reference: &Reference, target: Target<'
                 from: store,
                 image: &image.descriptor(),
                 name: name.as_deref(),
+                origin: None,
             };
             from.copy(target, || Ok(reference.clone()))
         }
@@ -344,6 +348,8 @@ struct Found<'a> {
     image: &'a Descriptor,
     /// What it is called there.
     name: Option<&'a str>,
+    /// The image of a registry that it is.
+    origin: Option<&'a Reference>,
 }
 
 impl Found<'_> {
@@ -385,10 +391,17 @@ impl Found<'_> {
             Target::Place(Place::Image(name)) | Target::Store(Some(name)) => name.clone(),
             Target::Store(None) => own_name()?,
         };
-        let copied = keep_brought(store, &name, || match self.from.reach() {
-            Reach::Here => copy_unpacked(store, self.from, self.image, progress),
-            // What was pulled and unpacked before is not asked for again.
-            Reach::Away => ensure_copied(store, self.from, self.image, progress).map(|image| image.digest),
+        let copied = keep_brought(store, &name, || {
+            let brought = match self.from.reach() {
+                Reach::Here => copy_unpacked(store, self.from, self.image, progress),
+                // What was pulled and unpacked before is not asked for again.
+                Reach::Away => ensure_copied(store, self.from, self.image, progress).map(|image| image.digest),
+            }?;
+            // Before it has its name: whoever takes it from then on knows where it can be fetched again.
+            if let Some(origin) = self.origin {
+                note_origin(store, &brought, origin);
+            }
+            Ok(brought)
         })?;
         if let Err(error) = store.keep_limits(&copied.digest) {
             progress.warn(&format!("the store may hold more than it is to: {}", one_line(&error)));

@@ -63,7 +63,7 @@ const TABLE: [(Failure, Step, &str); 18] = [
     (
         Failure::ServerError,
         Step::Retry,
-        "500, 502, 503, 504 and what proxies make of them",
+        "5xx but 501 and 505, and what proxies make of them",
     ),
     (
         Failure::Elsewhere,
@@ -135,7 +135,7 @@ impl Failure {
             404 | 410 => Self::NotFound,
             408 | 425 | 429 => Self::Busy,
             // 499 and 52x are what proxies say of a server behind them; 501 and 505 are about the request.
-            499 | 500 | 502 | 503 | 504 | 520..=599 => Self::ServerError,
+            499 | 500 | 502..=504 | 506..=508 | 520..=599 => Self::ServerError,
             _ => Self::Refused,
         }
     }
@@ -319,6 +319,7 @@ mod tests {
             (503, Failure::ServerError, Step::Retry),
             (504, Failure::ServerError, Step::Retry),
             (505, Failure::Refused, Step::Next),
+            (507, Failure::ServerError, Step::Retry),
             (522, Failure::ServerError, Step::Retry),
         ] {
             assert_eq!(

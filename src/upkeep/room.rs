@@ -65,8 +65,18 @@ fn find(store: &Store, limits: CacheLimits, coming: Coming) -> Result<(EvictionP
     if let Some(nothing) = is_within(&tally, &wanted) {
         return Ok((nothing, Inventory::default()));
     }
-    let inventory = store.inventory_of(tally)?;
-    Ok((plan(&inventory, &wanted, clock::now()), inventory))
+    let (inventory, now) = (store.inventory_of(tally)?, clock::now());
+    let planned = plan(&inventory, &wanted, now);
+    if planned.is_enough || wanted.may_forget {
+        return Ok((planned, inventory));
+    }
+    // What builds could make again stays while one is at work. What nobody can fetch again does not go instead of it, unless that
+    // is all that it takes.
+    let spared = RoomWanted {
+        only_here: OnlyHere::Stay,
+        ..wanted
+    };
+    Ok((plan(&inventory, &spared, now), inventory))
 }
 
 /// Takes images out of the store until it keeps the limits and has room for what is coming, as far as that is possible; the
@@ -120,4 +130,40 @@ pub(crate) fn make_room(
         done.is_enough = false;
     }
     Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::{examples, store};
+
+    #[test]
+    fn what_nobody_can_fetch_again_does_not_go_instead_of_what_builds_can_make_again() {
+        let (_scratch, store) = store();
+        let own = examples::image(&store, &[&[("a", 100_000)]]);
+        store.images().prepare(&own).unwrap();
+        store.names().set(&"own:1".parse().unwrap(), &own.digest).unwrap();
+        let total = || store.tally(Count::Exact).unwrap().total;
+        let room = |max_bytes| {
+            let limits = CacheLimits {
+                max_bytes: Some(max_bytes),
+                low_water: 100,
+                ..CacheLimits::default()
+            };
+            let went = make_room(&store, limits, Coming::default(), Effort::Most).unwrap();
+            went.items.iter().map(|item| item.kind).collect::<Vec<_>>()
+        };
+        let alone = total();
+        store.downloads().put(&vec![7; 400_000]).unwrap();
+        let all = total();
+        let building = store.locks().building().unwrap();
+        // All that may go while a build is at work is too little: it would be lost for nothing.
+        assert_eq!(room(all - 350_000), [""; 0]);
+        // Without the build the download is enough.
+        drop(building);
+        assert_eq!(room(alone + 50_000), ["remembered"]);
+        // It goes where that is all that it takes.
+        let _building = store.locks().building().unwrap();
+        assert_eq!(room(alone - 1000), ["image"]);
+    }
 }

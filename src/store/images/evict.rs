@@ -23,7 +23,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::inventory::Inventory;
+use super::inventory::{Inventory, StoredImage};
 use super::names::Names;
 use super::room_taken::entries;
 use super::{origins, pin_marks, start_files, unnamed};
@@ -100,7 +100,6 @@ fn set_aside(
     };
     let builders = try_idle(&disk.path("locks/builds"), Rank::Builds)?;
     let held = hold(disk, &doomed.images)?;
-    let images: BTreeSet<Digest> = held.iter().map(|(digest, _)| *digest).collect();
     let remembered: BTreeSet<&PathBuf> = match builders {
         Some(_) => doomed.remembered.iter().collect(),
         None => BTreeSet::new(),
@@ -109,6 +108,18 @@ fn set_aside(
     let mut goes: BTreeSet<usize> = BTreeSet::new();
     let mut stays: BTreeSet<usize> = BTreeSet::new();
     let every = || inventory.images.iter().chain(&inventory.nameless);
+    // Of one that another process took meanwhile nothing is left: it does not go twice.
+    let has = |name: String| disk.path(name).exists();
+    let is_there = |image: &&StoredImage| {
+        let hex = image.digest.hex();
+        !image.names.is_empty() || has(format!("blobs/sha256/{hex}")) || has(format!("snapshots/{hex}.json"))
+    };
+    let there: BTreeSet<Digest> = every().filter(is_there).map(|image| image.digest).collect();
+    let images: BTreeSet<Digest> = held
+        .iter()
+        .map(|(digest, _)| *digest)
+        .filter(|digest| there.contains(digest))
+        .collect();
     for image in every() {
         let of = if images.contains(&image.digest) {
             &mut goes
@@ -149,7 +160,7 @@ fn set_aside(
         }
     }
     // Held while their files go: who opened one before sees that it has no name any more, and opens another.
-    for digest in &images {
+    for (digest, _) in &held {
         aside.take(&Path::new("leases").join(digest.hex()))?;
     }
     drop(held);

@@ -244,6 +244,19 @@ fn an_image_that_somebody_brings_again_is_in_use() {
 }
 
 #[test]
+fn what_another_process_took_meanwhile_does_not_go_twice() {
+    let (_scratch, store) = store();
+    let [a, b] = two(&store);
+    let chosen = store.inventory(Count::Noted).unwrap();
+    let both = doomed(&[&a, &b]);
+    assert_eq!(store.evict(&chosen, &doomed(&[&a])).unwrap().images, [a.digest]);
+    assert_eq!(store.evict(&chosen, &both).unwrap().images, [b.digest]);
+    let again = store.evict(&chosen, &both).unwrap();
+    assert_eq!((again.images, again.bytes), (vec![], 0));
+    assert_eq!(fs::read_dir(store.root().join("leases")).unwrap().count(), 0);
+}
+
+#[test]
 fn an_image_with_a_name_that_somebody_brings_again_is_in_use_too() {
     let (_scratch, store) = store();
     let [a, b] = two(&store);
