@@ -117,11 +117,14 @@ pub struct State {
     is_over: AtomicBool,
 }
 
+/// Whether a gate is for a request.
+type IsFor = Box<dyn Fn(&Seen) -> bool + Send + Sync>;
+
 /// Lets nobody pass before as many are there at once as should be. One who has all of an answer is not inside any more.
 pub struct Gate {
     wanted: usize,
     /// Whom it is for; none for bytes of layers.
-    is_for: Option<fn(&Seen) -> bool>,
+    is_for: Option<IsFor>,
     /// How many are inside, and how many were at most.
     inside: Mutex<(usize, usize)>,
     changed: Condvar,
@@ -219,11 +222,11 @@ impl Fake {
     }
 
     /// From now on nobody of those `is_for` which it is gets an answer before `wanted` of them are there at once.
-    pub fn gate_for(&self, wanted: usize, is_for: fn(&Seen) -> bool) -> Arc<Gate> {
-        self.gate_of(wanted, Some(is_for))
+    pub fn gate_for(&self, wanted: usize, is_for: impl Fn(&Seen) -> bool + Send + Sync + 'static) -> Arc<Gate> {
+        self.gate_of(wanted, Some(Box::new(is_for)))
     }
 
-    fn gate_of(&self, wanted: usize, is_for: Option<fn(&Seen) -> bool>) -> Arc<Gate> {
+    fn gate_of(&self, wanted: usize, is_for: Option<IsFor>) -> Arc<Gate> {
         let gate = Arc::new(Gate {
             wanted,
             is_for,
@@ -312,7 +315,7 @@ fn serve(stream: TcpStream, state: &State, host: &str) {
         };
         let reply = ruled.unwrap_or_else(|| state.answer(&seen, host));
         let is_large = seen.body.len().max(reply.body.len()) >= LARGE && seen.path.contains("/blobs/");
-        let is_for = |gate: &Arc<Gate>| gate.is_for.map_or(is_large, |is_for| is_for(&seen));
+        let is_for = |gate: &Arc<Gate>| gate.is_for.as_ref().map_or(is_large, |is_for| is_for(&seen));
         let gate = state.gate.lock().unwrap().clone().filter(is_for);
         let sent = send(&mut out, &seen, &reply, gate.map(Inside::of));
         match reply.then {

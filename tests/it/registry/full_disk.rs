@@ -3,18 +3,19 @@
 use std::process::{Command, Stdio};
 
 use super::fake::Fake;
-use super::images::store_of;
+use super::images::{layers, store_of};
 use crate::common::images::image;
 use crate::common::wait::{eventually, is_so};
 use crate::common::{done, Done, Gantry};
 
 const MB: usize = 1 << 20;
 
-/// The image `name`, of one layer, in a registry.
-fn held(fake: &Fake, name: &str, seed: u64, size: usize) {
+/// The image `name`, of one layer, in a registry; the digest of the layer.
+fn held(fake: &Fake, name: &str, seed: u64, size: usize) -> String {
     let source = Gantry::new();
     let digest = image(&source, &format!("{name}:1"), &[(seed, size)]);
     fake.hold(&source.root, &digest, &format!("team/{name}"), "1");
+    layers(&source, &digest).remove(0).0
 }
 
 /// A command that carries out `steps` in a shell, with a store on a disk of `megabytes`. In them `$G` is gantry.
@@ -148,12 +149,12 @@ fn a_disk_that_is_full_in_the_middle_makes_room_once_and_then_is_an_error() {
 #[test]
 fn room_that_one_pull_was_promised_is_no_other_ones() {
     let fake = Fake::start();
-    held(&fake, "a", 11, 5 * MB);
+    let layer = held(&fake, "a", 11, 5 * MB);
     held(&fake, "b", 12, 9 * MB);
     let gantry = store_of(&[&fake], "");
     let [a, b] = ["a", "b"].map(|name| fake.name(&format!("team/{name}:1")));
-    // Nobody gets a byte before two are at it, and the second does not get so far: the first waits with its promise.
-    let gate = fake.gate_for(2, |seen| seen.is("GET", "/team/a/blobs/"));
+    // Nobody gets a byte of the layer before two are at it, and the second does not get so far: the first waits with its promise.
+    let gate = fake.gate_for(2, move |seen| seen.is("GET", &layer));
     let steps = format!(
         "\"$G\" pull {a} & while ! grep -qs '^[1-9]' \"$D\"/store/tmp/*/reserved && kill -0 $!; do sleep 0.01; done; \"$G\" pull {b}; echo code $?; kill -9 $!; wait $!; \"$G\" pull {b}; echo code $?"
     );
