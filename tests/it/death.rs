@@ -75,13 +75,7 @@ fn files_of_runs(gantry: &Gantry) -> BTreeSet<PathBuf> {
 #[test]
 fn three_hundred_kills_of_a_run_leave_nothing() {
     let marker = format!("gantry-death-{}", std::process::id());
-    // A store of its own: what other tests leave in theirs is none of this one's.
-    let (gantry, archive) = (&Gantry::new(), tempfile::tempdir().unwrap());
-    let file = archive.path().join("image.tar");
-    let file = file.to_str().unwrap();
-    shared().build(function(DAEMON, None).path(), "death:run");
-    shared().ok(["save", "death:run", file]);
-    gantry.ok(["load", file]);
+    let gantry = &Gantry::with_function(DAEMON, "death:run");
     // The snapshot exists before the first kill, so what is compared below is only what runs leave.
     assert_eq!(gantry.run(&["--timeout", "1s", "death:run"]).code, 124);
     let before = files_of_runs(gantry);
@@ -332,8 +326,8 @@ fn taking(gantry: &Gantry, directory: &std::path::Path, report: &std::path::Path
 
 #[test]
 fn a_run_that_is_terminated_while_its_files_are_taken_out_leaves_the_directory_alone() {
-    let gantry = shared();
-    gantry.build(function(MANY, None).path(), "death:many");
+    // What the tries before leave is swept by the next of them and by no other command.
+    let gantry = &Gantry::with_function(MANY, "death:many");
     let scratch = tempfile::tempdir().unwrap();
     let (directory, report) = (scratch.path().join("out"), scratch.path().join("outcome.json"));
     fs::create_dir(&directory).unwrap();
@@ -356,8 +350,7 @@ fn a_run_that_is_terminated_while_its_files_are_taken_out_leaves_the_directory_a
 
 #[test]
 fn what_was_taken_out_by_a_killed_gantry_is_swept_by_the_next_command() {
-    let gantry = shared();
-    gantry.build(function(MANY, None).path(), "death:many");
+    let gantry = &Gantry::with_function(MANY, "death:many");
     for next in [&["images", "ls"][..], &["cache", "gc"], &["run", "no-such:1"]] {
         let scratch = tempfile::tempdir().unwrap();
         let (directory, report) = (scratch.path().join("out"), scratch.path().join("outcome.json"));

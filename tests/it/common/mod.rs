@@ -64,6 +64,17 @@ impl Gantry {
         gantry
     }
 
+    /// A store of its own with the function `code` as the image `name`, which the shared one builds: nobody else sweeps here.
+    pub fn with_function(code: &str, name: &str) -> Self {
+        let (gantry, scratch) = (Self::new(), tempfile::tempdir().unwrap());
+        let archive = scratch.path().join("image.tar");
+        let archive = archive.to_str().unwrap();
+        shared().build(function(code, None).path(), name);
+        shared().ok(["save", name, archive]);
+        gantry.ok(["load", archive]);
+        gantry
+    }
+
     /// `gantry` with an environment that holds nothing of the caller's but what reaching the network needs.
     pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gantry"));
