@@ -10,8 +10,9 @@ use crate::oci::{
     media_type, to_canonical_json, Descriptor, Digest, ImageConfig, ImageConfigBody, Manifest, Reference, RootFs,
 };
 use crate::policy::Bytes;
+use crate::progress::Silent;
 use crate::python::resolve::{LARGE_IMAGE, MAX_IMAGE};
-use crate::store::{BuiltLayer, Key, Memo, Roots, Step, Store, StoreError};
+use crate::store::{BuiltLayer, Flight, Key, Memo, Roots, Step, Store, StoreError, Task};
 use crate::sys::clock;
 
 /// The platform's label that says when a function's image was made. Every image that [`config`] makes has it.
@@ -66,13 +67,17 @@ pub(crate) fn ensure_image(
 ) -> Result<Digest, BuildError> {
     let config = config(layers, settings);
     let key = image_key(layers, &config)?;
-    let digest = match find_unchanged(store, &key, layers, &config, settings.created, names.first()) {
+    let find = || find_unchanged(store, &key, layers, &config, settings.created, names.first());
+    let digest = match find() {
         Some(digest) => digest,
         None => {
-            let (config, config_size) = store.images().put_config(&config)?;
-            let digest = store.images().put_manifest(&manifest(layers, &config, config_size))?;
-            store.memos().put(&key, &ImageMade { image: digest })?;
-            digest
+            // Two that begin in different seconds are one image all the same: the second takes what the first makes.
+            let task = Task {
+                does: "makes an image",
+                progress: &Silent,
+            };
+            let _single = store.locks().exclusive(Flight::Layer(&key), task)?;
+            find().map_or_else(|| make_image(store, &key, layers, &config), Ok)?
         }
     };
     // From here on the image is used by its name; until then the lease keeps it from being collected.
@@ -82,6 +87,14 @@ pub(crate) fn ensure_image(
         [] => store.names().keep_unnamed(&digest)?,
         names => names.iter().try_for_each(|name| store.names().ensure(name, &digest))?,
     }
+    Ok(digest)
+}
+
+/// Makes the image of `layers` and `config`, and remembers it by `key`.
+fn make_image(store: &Store, key: &Key, layers: &[BuiltLayer], config: &ImageConfig) -> Result<Digest, BuildError> {
+    let (config, config_size) = store.images().put_config(config)?;
+    let digest = store.images().put_manifest(&manifest(layers, &config, config_size))?;
+    store.memos().put(key, &ImageMade { image: digest })?;
     Ok(digest)
 }
 
@@ -256,6 +269,30 @@ mod tests {
         let mut other = image(Created::Now(at(1_800_000_000)));
         other.config.cmd = Some(vec!["other".to_owned()]);
         assert!(!is_no_change(&there, &other, Created::Now(at(1_800_000_000))));
+    }
+
+    #[test]
+    fn two_builds_at_once_make_one_image_whenever_they_began() {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = Store::open(&scratch.path().join("store")).unwrap();
+        for round in 0..20 {
+            let start = std::sync::Barrier::new(2);
+            let build = |seconds| {
+                let settings = ImageSettings {
+                    env: vec![format!("ROUND={round}")],
+                    labels: BTreeMap::new(),
+                    created: Created::Now(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
+                    command: Vec::new(),
+                };
+                start.wait();
+                ensure_image(&store, &[], &settings, &[]).unwrap()
+            };
+            let (one, other) = std::thread::scope(|scope| {
+                let other = scope.spawn(|| build(1_800_000_000));
+                (build(1_700_000_000), other.join().unwrap())
+            });
+            assert_eq!(one, other);
+        }
     }
 
     #[test]

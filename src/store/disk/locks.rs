@@ -38,7 +38,7 @@ pub enum Flight<'a> {
     Resolution(&'a Key),
     /// Looking up the packages of the base of this key again.
     Relock(&'a Key),
-    /// Making the layer of this key.
+    /// Making the layer, or the image, of this key.
     Layer(&'a Key),
     /// Fetching the program of this name and version.
     Tool(&'a str),
