@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use serde_json::{json, Value};
 
 use crate::common::wait::{eventually, is_so, send};
-use crate::common::{function, shared, tree, Done, DEGRADED};
+use crate::common::{function, shared, tree, Done, Gantry, DEGRADED};
 
 /// Runs `code` with `/output` on disk and its files taken to `directory`.
 fn on_disk(name: &str, code: &str, directory: &Path, options: &[&str]) -> (Done, Value) {
@@ -18,9 +18,9 @@ fn on_disk(name: &str, code: &str, directory: &Path, options: &[&str]) -> (Done,
     shared().try_python(name, code, &[&place[..], options].concat())
 }
 
-/// The files called `marker` in the scratch directories of the store.
-fn scratch_files(marker: &str) -> Vec<PathBuf> {
-    let mut found = tree(&shared().root.join("tmp"));
+/// The files called `marker` in the scratch directories of a store.
+fn scratch_files(gantry: &Gantry, marker: &str) -> Vec<PathBuf> {
+    let mut found = tree(&gantry.root.join("tmp"));
     found.retain(|path| path.file_name().is_some_and(|name| name == marker));
     found
 }
@@ -51,7 +51,7 @@ fn a_result_larger_than_the_memory_of_the_run_is_taken() {
         (&outcome["output"]["files"], &outcome["output"]["bytes"]),
         (&json!(3), &json!((300 << 20) + 6))
     );
-    assert_eq!(scratch_files("large-result"), [] as [PathBuf; 0]);
+    assert_eq!(scratch_files(shared(), "large-result"), [] as [PathBuf; 0]);
 }
 
 #[test]
@@ -120,9 +120,9 @@ fn what_a_killed_gantry_had_on_disk_goes_with_the_next_command() {
     let code = format!(
         "import os, time\nopen('/output/{marker}', 'w').close()\nos.mkdir('/output/closed')\nprint('up', flush=True)\ntime.sleep(600)\n"
     );
-    shared().build(function(&code, None).path(), "disk:killed");
-    shared().build(function("", None).path(), "disk:nothing");
-    let mut command = shared().command();
+    // No other test sweeps it.
+    let gantry = Gantry::with_function(&code, "disk:killed");
+    let mut command = gantry.command();
     command.args([
         "run",
         "--output-on-disk",
@@ -133,13 +133,14 @@ fn what_a_killed_gantry_had_on_disk_goes_with_the_next_command() {
     ]);
     let mut child = command.arg("disk:killed").stdout(Stdio::piped()).spawn().unwrap();
     child.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).unwrap();
-    assert_eq!(scratch_files(marker).len(), 1);
+    assert_eq!(scratch_files(&gantry, marker).len(), 1);
     send(&child, Signal::KILL);
     child.wait().unwrap();
     // The kernel ends the function with gantry, not before.
     eventually("it stays", || {
-        shared().ok(["run", "--allow-degraded", DEGRADED, "disk:nothing"]);
-        let left = scratch_files(marker);
+        let next = gantry.run(&["--entrypoint", "python", "disk:killed", "--", "-c", ""]);
+        assert_eq!(next.code, 0, "{}", next.stderr);
+        let left = scratch_files(&gantry, marker);
         is_so(left.is_empty(), left)
     });
 }
