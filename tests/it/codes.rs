@@ -12,6 +12,7 @@ use gantry::policy::Code;
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::common::port::ClosedPort;
 use crate::common::wait::{eventually, is_so, send};
 use crate::common::{done, function, holder_of, shared, tiny, tiny_as, tree, Done, Gantry, DEGRADED};
 
@@ -240,12 +241,8 @@ fn made(code: Code) -> Option<Made> {
         }
         Code::UnknownImage => degraded(&Gantry::new(), &["none:1"]),
         Code::RegistryUnavailable => {
-            // Nobody listens there.
-            let dead = std::net::TcpListener::bind("127.0.0.1:0")
-                .unwrap()
-                .local_addr()
-                .unwrap();
-            let made = degraded(&Gantry::new(), &[&format!("{dead}/team/a:1")]);
+            let dead = ClosedPort::new();
+            let made = degraded(&Gantry::new(), &[&format!("{}/team/a:1", dead.host)]);
             assert_eq!(made.0.code, 4, "{}", made.0.stderr);
             made
         }

@@ -6,13 +6,13 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use rustix::process::Signal;
 use serde_json::{json, Value};
 
 use crate::common::wait::{eventually, is_so, send};
-use crate::common::{function, shared, tiny, Gantry};
+use crate::common::{function, journal, shared, tiny, Gantry};
 
 /// An empty store with a journal of `lines` runs of each of three images of this store, of which the second is used twice as often as the
 /// first, and the third thrice.
@@ -72,16 +72,11 @@ fn a_run_is_one_line_that_says_whether_its_image_was_there_and_what_took_how_lon
     assert_eq!(failed.code, 1);
     let unknown = gantry.run(&["journal:none"]);
     assert_eq!(unknown.code, 125);
-    let days = fs::read_dir(gantry.root.join("journal"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    let days = days.filter(|path| path.extension().is_some_and(|ending| ending == "jsonl"));
-    let text: String = days.map(|path| fs::read_to_string(path).unwrap()).collect();
+    let lines = journal(gantry);
     let of = |name: &str| -> Vec<Value> {
-        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let mut lines = lines.clone();
+        lines.retain(|line| line["reference"] == name && line["kind"] == "run");
         lines
-            .filter(|line| line["reference"] == name && line["kind"] == "run")
-            .collect()
     };
     let runs = of("journal:run");
     let [.., first, second] = &*runs else {
@@ -155,6 +150,11 @@ fn killed_while_it_sums_up_it_counts_each_line_once() {
     let state = gantry.root.join("journal/fold.json");
     let next = gantry.root.join("journal/.fold.json");
     let mut lines = 8000;
+    // How long it takes when it is left alone.
+    let started = Instant::now();
+    assert_eq!(uses(&gantry), thrice(lines));
+    let whole = started.elapsed();
+    fs::remove_file(&state).unwrap();
     for round in 0..12 {
         let mut command = gantry.command();
         command
@@ -166,9 +166,7 @@ fn killed_while_it_sums_up_it_counts_each_line_once() {
             is_so(next.exists() || state.exists(), "neither")
         });
         // From at once to after its end.
-        for _ in 0..round * 2000 {
-            std::thread::yield_now();
-        }
+        std::thread::sleep(whole * round / 10);
         send(&child, Signal::KILL);
         child.wait().unwrap();
         if round == 6 {

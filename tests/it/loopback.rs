@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 
+use crate::common::port::ClosedPort;
 use crate::common::{function, shared, Done};
 use serde_json::Value;
 
@@ -72,7 +73,8 @@ NotebookClient(notebook, kernel_name="python3", timeout=600).execute()
 print(notebook.cells[0].outputs[0].text.strip())
 "#;
     let requirements = "nbclient\nnbformat\nipykernel\n";
-    let (done, _) = run("loopback:notebook", code, Some(requirements), &["--pids", "128"]);
+    let limits = ["--pids", "128", "--timeout", "600s"];
+    let (done, _) = run("loopback:notebook", code, Some(requirements), &limits);
     assert_eq!((done.code, done.stdout.as_str()), (0, "42\n"), "{}", done.stderr);
 }
 
@@ -110,10 +112,12 @@ print(word(socket.AF_INET, ("127.0.0.1", port)))
 fn nobody_outside_reaches_a_server_of_the_run() {
     let code = r#"
 import socket, sys
-server = socket.create_server(("0.0.0.0", 0))
-print(server.getsockname()[1], flush=True)
+server = socket.create_server(("0.0.0.0", int(sys.argv[1])))
+print("up", flush=True)
 sys.stdin.read()
 "#;
+    // Nobody on the host listens at it.
+    let port = ClosedPort::new();
     let name = "loopback:server";
     shared().build(function(code, None).path(), name);
     let mut command = shared().command();
@@ -125,21 +129,14 @@ sys.stdin.read()
         "--network",
         "loopback",
         name,
+        port.number(),
     ]);
     command
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped());
     let mut child = command.spawn().unwrap();
-    let mut line = Vec::new();
-    let mut stdout = child.stdout.take().unwrap();
-    while !line.ends_with(b"\n") {
-        let mut byte = [0];
-        stdout.read_exact(&mut byte).unwrap();
-        line.extend(byte);
-    }
-    let port: u16 = String::from_utf8(line).unwrap().trim().parse().unwrap();
-    // The port was free in the run; should another program of the host have it, it does not say this.
-    let reached = std::net::TcpStream::connect(("127.0.0.1", port));
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).unwrap();
+    let reached = std::net::TcpStream::connect(&port.host);
     assert!(reached.is_err(), "{reached:?}");
     child.stdin.take().unwrap().write_all(b"end").unwrap();
     assert!(child.wait().unwrap().success());

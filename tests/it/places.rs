@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::common::port::ClosedPort;
 use crate::common::{done, function, tiny, tool, tree, Gantry};
 
 /// What the store calls its images.
@@ -16,11 +17,8 @@ fn names(gantry: &Gantry) -> Vec<String> {
 #[test]
 fn a_registry_that_cannot_be_reached_is_an_error_whatever_the_store_has_by_that_name() {
     let gantry = Gantry::new();
-    // Nobody listens there.
-    let dead = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let closed = ClosedPort::new();
+    let dead = &closed.host;
     let name = |rest: &str| format!("{dead}/{rest}");
     tiny(&gantry, &["a:1", &name("team/a:1")]);
     let before = names(&gantry);

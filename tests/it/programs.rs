@@ -2,14 +2,13 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Child;
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::process::{kill_process, pidfd_open, Pid, PidfdFlags, Signal};
 
-use crate::common::{function, shared, tool};
+use crate::common::{function, program, shared, tool};
 
 /// A uv that never answers and has a child of its own process group, one of a session of its own, and a daemon. Each
 /// ignores what can be ignored. It tells their numbers through a FIFO beside it once all run.
@@ -39,8 +38,7 @@ impl Waiting {
             scratch.path().join("numbers"),
             scratch.path().join("config.toml"),
         );
-        fs::write(&uv, UV).unwrap();
-        fs::set_permissions(&uv, fs::Permissions::from_mode(0o755)).unwrap();
+        program(&uv, UV);
         fs::write(&config, "[index]\nurl = \"http://127.0.0.1:1/simple\"\n").unwrap();
         tool(std::process::Command::new("mkfifo").arg(&fifo));
         let directory = function("print(1)\n", Some("never-answered\n"));
@@ -118,5 +116,5 @@ fn nothing_of_a_build_is_left_when_it_is_killed() {
     let mut waiting = Waiting::new();
     waiting.send(Signal::KILL);
     waiting.gantry.wait().unwrap();
-    assert_eq!(waiting.left(10), 0);
+    assert_eq!(waiting.left(100), 0);
 }

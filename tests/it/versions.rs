@@ -1,11 +1,10 @@
 //! Which versions a function gets: the index that is asked, when it is asked again, and what happens when it is away.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::common::{done, function, tool, Gantry};
+use crate::common::{done, function, program, tool, Gantry};
 use serde_json::Value;
 
 /// A store, and a resolver in the place of uv that answers with the wheels of a directory and notes what it was told.
@@ -60,8 +59,7 @@ impl World {
         let text = format!(
             "#!/bin/sh\nif [ \"$1\" = --version ]; then echo 'uv 99.0.0'; exit; fi\necho \"index=$UV_DEFAULT_INDEX more=$UV_INDEX$UV_EXTRA_INDEX_URL$UV_INDEX_URL\" >>'{home}/asked'\ncd '{home}'\n{then}\n"
         );
-        fs::write(self.bin.join("uv"), text).unwrap();
-        fs::set_permissions(self.bin.join("uv"), fs::Permissions::from_mode(0o755)).unwrap();
+        program(&self.bin.join("uv"), &text);
     }
 
     /// The index now has `version` of the package `thing`.

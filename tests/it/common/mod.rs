@@ -2,10 +2,12 @@
 #![allow(dead_code, reason = "every test file uses another part")]
 
 pub mod images;
+pub mod port;
 pub mod server;
 pub mod wait;
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -248,6 +250,25 @@ pub fn holder_of(file: &Path, how: &str) -> std::process::Child {
     let mut holder = command.spawn().unwrap();
     holder.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).unwrap();
     holder
+}
+
+/// Makes a program of a script. Another process writes it: a child that this one forks at that moment would hold the file open for
+/// writing, and such a file cannot be executed.
+pub fn program(path: &Path, script: &str) {
+    let mut install = Command::new("install");
+    install.args(["-m", "755", "/dev/stdin"]).arg(path);
+    let mut install = install.stdin(Stdio::piped()).spawn().unwrap();
+    install.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    assert!(install.wait().unwrap().success(), "{}", path.display());
+}
+
+/// The lines of the journal, oldest day first, without one that somebody is just writing.
+pub fn journal(gantry: &Gantry) -> Vec<Value> {
+    let mut days = tree(&gantry.root.join("journal"));
+    days.retain(|path| path.extension().is_some_and(|ending| ending == "jsonl"));
+    let text: String = days.iter().filter_map(|day| fs::read_to_string(day).ok()).collect();
+    let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    whole.map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// Everything below `dir`, files and directories, sorted.

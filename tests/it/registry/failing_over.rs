@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::fake::{Fake, Reply, Then};
-use super::images::{configure, image, layers, partials, store_of};
+use super::images::{configure, image, layers, partials, store_of, PATIENT};
+use crate::common::port::ClosedPort;
 use crate::common::Gantry;
 
 /// Two registries with one image, and its digest.
@@ -19,9 +20,6 @@ fn pair() -> (Fake, Fake, Gantry, String) {
     }
     (one, two, source, digest)
 }
-
-/// Nobody is overtaken because the machine is busy.
-const PATIENT: &str = "[transfer]\nhedge = \"20s\"\n";
 
 /// Pulls `team/a:1` of `host`, which must succeed, and returns the attempts in the report and the time it took.
 fn pull(gantry: &Gantry, host: &str, digest: &str) -> (Value, Duration) {
@@ -46,15 +44,10 @@ fn entry(host: &str) -> String {
 #[test]
 fn the_second_registry_has_it_when_the_first_is_away() {
     let (_, two, _, digest) = pair();
-    // A port that nobody listens on.
-    let dead = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string();
-    let gantry = Gantry::new();
-    configure(&gantry, &format!("{}{}", entry(&dead), entry(&two.host)));
-    let (attempts, took) = pull(&gantry, &dead, &digest);
+    let closed = ClosedPort::new();
+    let (dead, gantry) = (&closed.host, Gantry::new());
+    configure(&gantry, &format!("{}{}{PATIENT}", entry(dead), entry(&two.host)));
+    let (attempts, took) = pull(&gantry, dead, &digest);
     assert_eq!(
         (&attempts[0]["status"], &attempts[0]["reason"]),
         (&"failed".into(), &"connection".into())
@@ -74,7 +67,7 @@ fn the_second_registry_has_it_when_the_first_is_away() {
         (&circuit["failures"], &circuit["reason"]),
         (&1.into(), &"connection".into())
     );
-    let (attempts, _) = pull(&gantry, &dead, &digest);
+    let (attempts, _) = pull(&gantry, dead, &digest);
     assert_eq!(attempts[0]["registry"], two.host.as_str(), "{attempts}");
     let known: Value = serde_json::from_str(&gantry.ok(["registries", "--json"])).unwrap();
     assert_eq!(
@@ -110,7 +103,7 @@ fn a_registry_that_answers_with_errors_is_left() {
     ] {
         let (one, two, _, digest) = pair();
         one.rule(move |_, _| Some(Reply::new(status, body)));
-        let gantry = store_of(&[&one, &two], PATIENT);
+        let gantry = store_of(&[&one, &two], "");
         let (attempts, took) = pull_named(&gantry, &format!("{}/team/a@{digest}", one.host), &digest);
         assert_eq!(
             (&attempts[0]["reason"], &attempts[1]["status"]),
@@ -192,7 +185,7 @@ fn a_registry_that_dies_in_mid_layer_is_gone_on_from_elsewhere() {
             state.answer(seen, "").cut(2_000_000, Then::Close)
         })
     });
-    let gantry = store_of(&[&one, &two], PATIENT);
+    let gantry = store_of(&[&one, &two], "");
     let (attempts, took) = pull(&gantry, &one.host, &digest);
     assert_eq!(
         (&attempts[0]["reason"], &attempts[1]["status"]),
@@ -221,7 +214,7 @@ fn wrong_bytes_are_asked_for_once_more_and_then_elsewhere() {
     let (layer, _) = layers(&source, &digest)[0].clone();
     let own = layer.clone();
     one.rule(move |seen, state| seen.is("GET", &own).then(|| wrong(seen, state)));
-    let gantry = store_of(&[&one, &two], PATIENT);
+    let gantry = store_of(&[&one, &two], "");
     let (attempts, _) = pull(&gantry, &one.host, &digest);
     assert_eq!(one.count("GET", &layer), 2);
     assert_eq!(attempts[0]["reason"], "digest_mismatch", "{attempts}");
@@ -246,7 +239,7 @@ fn the_priorities_say_who_is_asked_first() {
     let (one, two, _, digest) = pair();
     let gantry = Gantry::new();
     let with = |fake: &Fake, priority: u32| format!("{}priority = {priority}\n", entry(&fake.host));
-    configure(&gantry, &format!("{}{}", with(&one, 2), with(&two, 1)));
+    configure(&gantry, &format!("{}{}{PATIENT}", with(&one, 2), with(&two, 1)));
     let (attempts, _) = pull(&gantry, &one.host, &digest);
     assert_eq!(attempts[0]["registry"], two.host.as_str());
     assert_eq!(attempts.as_array().unwrap().len(), 1);
@@ -265,7 +258,7 @@ fn a_tag_that_a_registry_does_not_give_is_nobody_elses_to_give() {
                 .contains("/team/a/manifests/1")
                 .then(|| Reply::new(status, ""))
         });
-        let gantry = store_of(&[&one, &two], PATIENT);
+        let gantry = store_of(&[&one, &two], "");
         let done = gantry.gantry(["pull", &one.name("team/a:1")]);
         assert_eq!((done.code, done.stdout.as_str()), (1, ""), "{status}: {}", done.stderr);
         assert!(two.seen().is_empty(), "{status}: the next registry is not asked");
@@ -275,7 +268,7 @@ fn a_tag_that_a_registry_does_not_give_is_nobody_elses_to_give() {
     }
     let (one, two, _, digest) = pair();
     one.rule(|seen, _| seen.is("HEAD", "/manifests/").then(|| Reply::new(404, "")));
-    let gantry = store_of(&[&one, &two], PATIENT);
+    let gantry = store_of(&[&one, &two], "");
     pull(&gantry, &two.host, &digest);
 }
 
@@ -333,7 +326,7 @@ fn a_copy_reads_the_registry_that_is_typed() {
     );
     one.hold(&source.root, &new, "team/x", "1");
     two.hold(&source.root, &old, "team/x", "1");
-    let gantry = store_of(&[&one, &two], PATIENT);
+    let gantry = store_of(&[&one, &two], "");
     let (first, second) = (one.name("team/x:1"), two.name("team/x:1"));
     // Away as far as the store knows: the other one would be asked first.
     one.rule(|seen, _| {
@@ -357,7 +350,7 @@ fn a_host_without_an_address_is_no_outage_and_may_be_mistyped() {
     let gantry = Gantry::new();
     configure(
         &gantry,
-        &format!("[[registry]]\nhost = \"{none}\"\n{}", entry(&two.host)),
+        &format!("[[registry]]\nhost = \"{none}\"\n{}{PATIENT}", entry(&two.host)),
     );
     let (attempts, took) = pull(&gantry, none, &digest);
     eprintln!("no address: {took:?}");

@@ -56,12 +56,20 @@ pub fn layers(gantry: &Gantry, digest: &str) -> Vec<(String, u64)> {
     manifest.layers.iter().map(layer).collect()
 }
 
-/// An empty store whose configuration knows `fakes`, in their order, with `more` behind it.
+/// Nobody is overtaken because the machine is busy.
+pub const PATIENT: &str = "[transfer]\nhedge = \"20s\"\n";
+
+/// An empty store whose configuration knows `fakes`, in their order, with `more` behind it. It is patient with several unless
+/// that says how it is.
 pub fn store_of(fakes: &[&Fake], more: &str) -> Gantry {
     let gantry = Gantry::new();
     let registry = |fake: &&Fake| format!("[[registry]]\nhost = \"{}\"\nplain_http = true\n", fake.host);
     let all: String = fakes.iter().map(registry).collect();
-    configure(&gantry, &format!("{all}{more}"));
+    let is_patient = fakes.len() > 1 && !more.contains("[transfer]");
+    configure(
+        &gantry,
+        &format!("{all}{more}{}", if is_patient { PATIENT } else { "" }),
+    );
     gantry
 }
 

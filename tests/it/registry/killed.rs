@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,6 +13,7 @@ use serde_json::Value;
 
 use super::fake::{Fake, Reply, Then};
 use super::images::{configure, image, partials, store_of};
+use crate::common::port::ClosedPort;
 use crate::common::wait::{eventually, is_so};
 use crate::common::{done, tree, Gantry};
 
@@ -80,13 +80,12 @@ fn entry(host: &str, more: &str) -> String {
 fn a_pull_that_is_killed_at_any_step_is_made_good_by_the_next() {
     let (fake, _source, digest) = registry();
     // The first registry is away, which the store's processes tell each other, and pulls of the second are counted.
-    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let dead = dead.to_string();
-    let entries = entry(&dead, "") + &entry(&fake.host, "pulls_per_minute = 1000");
+    let dead = ClosedPort::new();
+    let entries = entry(&dead.host, "") + &entry(&fake.host, "pulls_per_minute = 1000");
     at_each_step(15, |number| {
         let gantry = Gantry::new();
         configure(&gantry, &format!("{entries}{IN_TURN}"));
-        let reference = format!("{dead}/team/a:1");
+        let reference = format!("{}/team/a:1", dead.host);
         let mut pull = gantry.command();
         pull.args(["pull", &reference]);
         let is_killed = killed_at(&pull, number, Stdio::null());

@@ -1,12 +1,11 @@
 //! Who we are to a registry: the ways in which one asks, the places where credentials are found, and where they never go.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 
 use super::fake::{Fake, Reply, Seen};
 use super::images::{configure, image, layers};
-use crate::common::{done, Done, Gantry};
+use crate::common::{done, program, Done, Gantry};
 
 /// `me:s3cret`.
 const BASIC: &str = "Basic bWU6czNjcmV0";
@@ -255,9 +254,8 @@ fn credentials_are_found_where_docker_and_podman_keep_them() {
     );
     let script =
         "#!/bin/sh\nread host\n[ -z \"$GANTRY_ROOT$LEAK\" ] && printf '{\"Username\":\"me\",\"Secret\":\"s3cret\"}'\n";
-    write(&gantry, "bin/docker-credential-it", script);
-    let helper = gantry.home.join("bin/docker-credential-it");
-    fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(gantry.home.join("bin")).unwrap();
+    program(&gantry.home.join("bin/docker-credential-it"), script);
     let mut command = gantry.command();
     let path = format!("{}:/usr/bin:/bin", gantry.home.join("bin").display());
     command.args(["pull", &reference]).env("PATH", path).env("LEAK", "1");

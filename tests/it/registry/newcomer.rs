@@ -9,12 +9,10 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use super::fake::{Fake, Reply, Then};
-use super::images::{configure, image, store_of};
+use super::images::{configure, image, store_of, PATIENT};
 use super::logging_in::{store, with_key, NAMED};
+use crate::common::port::ClosedPort;
 use crate::common::{done, tool, Done, Gantry};
-
-/// Nobody is overtaken because the machine is busy.
-const PATIENT: &str = "[transfer]\nhedge = \"20s\"\n";
 
 /// Two registries with one image under `team/a:1`, a store that has it as `a:1`, and its digest.
 fn pair() -> (Fake, Fake, Gantry, String) {
@@ -36,7 +34,7 @@ fn says(done: &Done, code: i32, parts: &[&str]) {
 #[test]
 fn who_answers_for_another_registry_is_said_and_why() {
     let (one, two, ..) = pair();
-    let gantry = store_of(&[&one, &two], PATIENT);
+    let gantry = store_of(&[&one, &two], "");
     let (first, second) = (one.name("team/a:1"), two.name("team/a:1"));
     // By priority.
     let pulled = gantry.gantry(["pull", &second]);
@@ -184,7 +182,7 @@ fn the_states_of_registries_are_true() {
     let before = two.seen().len();
     gantry.gantry(["pull", &two.name("team/a:1")]);
     two.rule(|_, _| None);
-    let gantry = store_of(&[&one], PATIENT);
+    let gantry = store_of(&[&one], "");
     gantry.gantry(["pull", &one.name("team/none:1")]);
     assert!(gantry.ok(["registries"]).contains("ok since 20"));
     assert!(two.seen().len() >= before);
@@ -193,7 +191,7 @@ fn the_states_of_registries_are_true() {
 #[test]
 fn only_what_is_amiss_is_said_by_a_quiet_doctor() {
     let (one, two, ..) = pair();
-    let gantry = store_of(&[&one, &two], PATIENT);
+    let gantry = store_of(&[&one, &two], "");
     two.rule(|_, _| Some(Reply::new(401, "").with("WWW-Authenticate", "Basic realm=x")));
     gantry.gantry(["pull", "--no-failover", &two.name("team/a:1")]);
     gantry.gantry(["pull", "--no-failover", &one.name("team/a:1")]);
@@ -465,8 +463,8 @@ fn a_repository_that_is_not_there_is_told_from_a_tag() {
 fn a_port_that_nobody_listens_at_is_said_to_be_one() {
     let gantry = Gantry::new();
     image(&gantry, "a:1", &[(1, 2000)]);
-    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (host, name) = (dead.to_string(), format!("{dead}/team/a:1"));
+    let dead = ClosedPort::new();
+    let (host, name) = (&dead.host, format!("{}/team/a:1", dead.host));
     let hint =
         format!("hint: nothing listens at {host}, or this machine does not get there: check the host and the port");
     for args in [
@@ -474,7 +472,7 @@ fn a_port_that_nobody_listens_at_is_said_to_be_one() {
         &["push", "a:1", &name],
         &["copy", "a:1", &name],
         &["registries", "tags", &name[..name.len() - 2]],
-        &["registries", "ls", &host],
+        &["registries", "ls", host],
     ] {
         says(
             &gantry.gantry(args),
@@ -483,7 +481,7 @@ fn a_port_that_nobody_listens_at_is_said_to_be_one() {
         );
     }
     says(&gantry.run(&[&name]), 4, &[&hint]);
-    says(&log_in(&gantry, &host, "secret"), 4, &[&hint]);
+    says(&log_in(&gantry, host, "secret"), 4, &[&hint]);
     // It is the proxy that does not answer.
     let mut by_proxy = gantry.command();
     by_proxy
@@ -522,7 +520,7 @@ fn a_registry_that_deletes_nothing_says_what_lets_it() {
 #[test]
 fn a_list_names_its_file_and_its_line_and_copies_each_image_once() {
     let (one, two, ..) = pair();
-    let gantry = store_of(&[&one, &two], PATIENT);
+    let gantry = store_of(&[&one, &two], "");
     let file = gantry.home.join("images");
     let path = file.to_str().unwrap();
     let copy = |text: &str| {

@@ -9,11 +9,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::fake::{Fake, Reply, Then};
-use super::images::{configure, image, partials, store_of};
+use super::images::{configure, image, partials, store_of, PATIENT};
 use crate::common::wait::{eventually, is_so, send};
-use crate::common::{done, Gantry, DEGRADED};
-
-const PATIENT: &str = "[transfer]\nhedge = \"20s\"\n";
+use crate::common::{done, journal, Gantry, DEGRADED};
 
 /// Two registries with one image under `team/a:1`, and its digest.
 fn pair() -> (Fake, Fake, Gantry, String) {
@@ -33,18 +31,10 @@ fn report(gantry: &Gantry) -> Value {
     serde_json::from_slice(&fs::read(gantry.home.join("report.json")).unwrap()).unwrap()
 }
 
-fn journal(gantry: &Gantry) -> Vec<Value> {
-    let days = fs::read_dir(gantry.root.join("journal")).unwrap();
-    let text: String = days
-        .map(|day| fs::read_to_string(day.unwrap().path()).unwrap())
-        .collect();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
 #[test]
 fn a_report_of_a_failure_says_who_was_asked() {
     let (one, two, ..) = pair();
-    let gantry = store_of(&[&one, &two], PATIENT);
+    let gantry = store_of(&[&one, &two], "");
     image(&gantry, "b:1", &[(5, 1000)]);
     let place = gantry.home.join("report.json");
     for fake in [&one, &two] {
@@ -84,7 +74,7 @@ fn a_report_of_a_failure_says_who_was_asked() {
 #[test]
 fn a_registry_that_is_preferred_is_asked_first_and_pushed_to_alone() {
     let (one, two, source, digest) = pair();
-    let gantry = store_of(&[&one, &two], PATIENT);
+    let gantry = store_of(&[&one, &two], "");
     let on = gantry.gantry(["registries", "prefer", &two.host, "--for", "24h"]);
     assert_eq!(on.code, 0, "{}", on.stderr);
     assert!(
@@ -146,7 +136,7 @@ fn a_registry_that_is_preferred_is_asked_first_and_pushed_to_alone() {
 #[test]
 fn a_note_of_who_is_preferred_that_is_broken_counts_for_nothing() {
     let (one, two, _, digest) = pair();
-    let gantry = store_of(&[&one, &two], PATIENT);
+    let gantry = store_of(&[&one, &two], "");
     gantry.ok(["registries", "prefer", &two.host, "--for", "1h"]);
     let note = gantry.root.join("registries/_preferred.json");
     for text in [
@@ -499,7 +489,7 @@ fn a_command_that_is_ended_during_its_pull_says_who_was_asked() {
     two.rule(|_, _| Some(Reply::nothing().then(Then::Stall)));
     let run = ["run", "--pull", "always", "--allow-degraded", DEGRADED, &name];
     let start = |args: &[&str]| {
-        let gantry = store_of(&[&one, &two], PATIENT);
+        let gantry = store_of(&[&one, &two], "");
         let asked = two.state.seen_count();
         let mut command = gantry.command();
         command.args(args).arg("--report").arg(gantry.home.join("report.json"));

@@ -8,7 +8,7 @@ use serde_json::{json, Value};
 use super::fake::{Fake, Reply};
 use super::images::{configure, image, store_of};
 use super::managing::{rm, with_api};
-use crate::common::Gantry;
+use crate::common::{journal, Gantry};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -182,14 +182,7 @@ fn a_deletion_is_in_the_journal_and_in_the_report_however_it_ends() {
     let (code, document) = command(&["prod"]);
     assert_eq!((code, &document["status"]), (0, &json!("ok")));
     assert_eq!(document["deleted"][0]["digest"], json!(second));
-    let mut journal = String::new();
-    for file in std::fs::read_dir(gantry.root.join("journal")).unwrap() {
-        journal += &std::fs::read_to_string(file.unwrap().path()).unwrap();
-    }
-    let events: Vec<Value> = journal
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let events = journal(&gantry);
     let of_rm: Vec<(&Value, &Value)> = events
         .iter()
         .filter(|event| event["kind"] == "rm")

@@ -9,14 +9,12 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::images::{configure, image, layers, partials};
+use super::images::{configure, image, layers, partials, PATIENT};
 use super::proxy::Proxy;
 use super::real::Registry;
 use crate::common::wait::{send, stop};
 use crate::common::{done, Gantry};
 
-/// Nobody is overtaken because the machine is busy.
-const PATIENT: &str = "[transfer]\nhedge = \"20s\"\n";
 /// TLS, answers without bodies and what was on its way when a connection ended, for some dozen connections.
 const AROUND: u64 = 1 << 20;
 
@@ -121,10 +119,8 @@ impl Pair {
             took.saturating_sub(alone)
         );
         // A connection may take 10 s and an answer 30 s: neither was waited for.
-        assert!(
-            took < alone * 4 + Duration::from_secs(5),
-            "{how}: {took:?}, alone {alone:?}"
-        );
+        let error = attempts[0]["error"].as_str().unwrap();
+        assert!(reason != "timeout" || error.contains("250 ms"), "{attempts}");
     }
 }
 
@@ -138,7 +134,7 @@ fn an_image_comes_from_the_second_of_two_real_registries_however_the_first_is_aw
     // Nothing that it stored can be read: it answers 500.
     let blobs = pair.one.data().join("docker/registry/v2/blobs");
     fs::set_permissions(&blobs, fs::Permissions::from_mode(0o000)).unwrap();
-    pair.pull_without_first("answers 500", &pair.one.host, "server_error", "");
+    pair.pull_without_first("answers 500", &pair.one.host, "server_error", PATIENT);
     fs::set_permissions(&blobs, fs::Permissions::from_mode(0o755)).unwrap();
 
     assert!(stop(&pair.one.server));
@@ -147,7 +143,7 @@ fn an_image_comes_from_the_second_of_two_real_registries_however_the_first_is_aw
 
     pair.one.server.kill().unwrap();
     pair.one.server.wait().unwrap();
-    pair.pull_without_first("refused", &pair.one.host, "connection", "");
+    pair.pull_without_first("refused", &pair.one.host, "connection", PATIENT);
 }
 
 #[test]

@@ -9,7 +9,8 @@ use serde_json::{json, Value};
 
 use super::fake::{Fake, Reply, Seen};
 use super::images::{image, layers, store_of};
-use crate::common::{done, tiny, Done, Gantry};
+use crate::common::port::ClosedPort;
+use crate::common::{done, journal, tiny, Done, Gantry};
 
 /// A registry with `count` images `team/x:N`, an empty store that knows it, and their digests.
 fn with_images(count: usize) -> (Fake, Gantry, Vec<String>) {
@@ -63,14 +64,6 @@ fn statuses(report: &Value) -> Vec<(&str, &str)> {
     images
         .map(|one| (one["reference"].as_str().unwrap(), one["status"].as_str().unwrap()))
         .collect()
-}
-
-fn journal(gantry: &Gantry) -> Vec<Value> {
-    let days = fs::read_dir(gantry.root.join("journal")).unwrap();
-    let days = days.map(|entry| entry.unwrap().path());
-    let days = days.filter(|path| path.extension().is_some_and(|ending| ending == "jsonl"));
-    let text: String = days.map(|path| fs::read_to_string(path).unwrap()).collect();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]
@@ -202,7 +195,8 @@ fn one_that_fails_stops_no_other_and_says_what_sort_of_failure_it_was() {
 
     // A registry that is away: another try may help.
     drop(fake);
-    let (done, report) = warm(&gantry, &[&name_of_nobody(), &last, "--no-failover"]);
+    let closed = ClosedPort::new();
+    let (done, report) = warm(&gantry, &[&format!("{}/team/x:1", closed.host), &last, "--no-failover"]);
     assert_eq!(
         (done.code, &report["status"]),
         (4, &json!("unavailable")),
@@ -214,16 +208,6 @@ fn one_that_fails_stops_no_other_and_says_what_sort_of_failure_it_was() {
         (&json!(true), &json!(4))
     );
     assert_eq!(report["images"][1]["status"], "present");
-}
-
-/// An image of a registry that nobody listens at.
-fn name_of_nobody() -> String {
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    format!("127.0.0.1:{port}/team/x:1")
 }
 
 #[test]
