@@ -496,15 +496,8 @@ pub(crate) fn foreign(entries: &Value, env: Option<&[&str]>) -> (tempfile::TempD
     (scratch, base)
 }
 
-fn try_build(dir: &Path, base: &str) -> Done {
-    shared().gantry([
-        "build",
-        dir.to_str().unwrap(),
-        "--base",
-        base,
-        "--tag",
-        "bases:on-foreign",
-    ])
+fn try_build(dir: &Path, base: &str, tag: &str) -> Done {
+    shared().gantry(["build", dir.to_str().unwrap(), "--base", base, "--tag", tag])
 }
 
 #[test]
@@ -521,9 +514,9 @@ fn a_base_gets_what_it_lacks() {
     let (_scratch, base) = foreign(&entries, Some(&["A=1", "PATH=/usr/bin:/bin"]));
     let code = "import os, six, sys\nprint(six.__version__, os.environ['PATH'], os.environ['A'], sys.executable)\nprint(open('/etc/passwd').read())\n";
     let dir = function(code, Some("six==1.16.0\n"));
-    let done = try_build(dir.path(), &base);
+    let done = try_build(dir.path(), &base, "bases:on-little");
     assert_eq!(done.code, 0, "{}", done.stderr);
-    let done = shared().run(&["bases:on-foreign"]);
+    let done = shared().run(&["bases:on-little"]);
     let says = "1.16.0 /opt/py/bin:/usr/bin:/bin 1 /usr/bin/python\nroot:x:0:0:root:/root:/bin/sh\nmecapy:x:1000:1000:";
     assert!(
         done.code == 0 && done.stdout.starts_with(says),
@@ -541,7 +534,7 @@ fn a_base_that_points_at_files_of_this_machine_gets_none_of_them() {
     let dir = function("print(open('/etc/passwd').read())\n", None);
     let link = |target: &Path| serde_json::json!({"link": target});
     let (_scratch, base) = foreign(&serde_json::json!({"etc/passwd": link(&secret)}), None);
-    let done = try_build(dir.path(), &base);
+    let done = try_build(dir.path(), &base, "bases:on-links");
     assert_eq!((done.code, done.stdout.as_str()), (1, ""), "{}", done.stderr);
     for part in [base.as_str(), "/etc/passwd", "symbolic link"] {
         assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
@@ -550,9 +543,9 @@ fn a_base_that_points_at_files_of_this_machine_gets_none_of_them() {
     // By way of a directory: it is looked for in the image, where it is not.
     fs::rename(&secret, outside.path().join("passwd")).unwrap();
     let (_scratch, base) = foreign(&serde_json::json!({"etc": link(outside.path())}), None);
-    let done = try_build(dir.path(), &base);
+    let done = try_build(dir.path(), &base, "bases:on-links");
     assert_eq!(done.code, 0, "{}", done.stderr);
-    let ran = shared().run(&["bases:on-foreign"]);
+    let ran = shared().run(&["bases:on-links"]);
     assert!(!ran.stdout.contains("SECRET-OF-THE-HOST"), "{}", ran.stdout);
 
     // An interpreter that only this machine has.
@@ -560,7 +553,7 @@ fn a_base_that_points_at_files_of_this_machine_gets_none_of_them() {
         "usr/bin/python3.11": link(Path::new("../../../../../../../../../../usr/bin/python3")),
         "usr/bin/python3": null,
     });
-    let done = try_build(dir.path(), &foreign(&python, None).1);
+    let done = try_build(dir.path(), &foreign(&python, None).1, "bases:on-links");
     assert!(
         done.code == 1 && done.stderr.contains("no Python 3.11"),
         "{}",
@@ -576,7 +569,7 @@ fn a_base_without_glibc_is_refused() {
         "usr/lib/ld-musl-x86_64.so.1": "",
     });
     let (_scratch, base) = foreign(&entries, None);
-    let done = try_build(function("print(1)\n", None).path(), &base);
+    let done = try_build(function("print(1)\n", None).path(), &base, "bases:on-musl");
     assert_eq!(done.code, 1, "{}", done.stderr);
     for part in [base.as_str(), "glibc", "/lib64/ld-linux-x86-64.so.2"] {
         assert!(done.stderr.contains(part), "{part}: {}", done.stderr);

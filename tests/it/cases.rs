@@ -26,7 +26,9 @@ fn case(name: &str) -> Done {
 
 /// Builds the case `name` with `build` among the arguments, runs it with `run` among them, and returns the outcome, too.
 fn case_with(name: &str, build: &[&str], run: &[&str]) -> (Done, Value) {
-    let (gantry, directory, tag) = (shared(), directory(name), format!("case-{name}:1"));
+    // Under a name for each way to build it: tests run at once.
+    let way = build.first().map_or("1", |option| option.trim_start_matches('-'));
+    let (gantry, directory, tag) = (shared(), directory(name), format!("case-{name}:{way}"));
     let words = ["build", directory.to_str().unwrap(), "--tag", &tag];
     gantry.ok([&words[..], build].concat());
     gantry.run_with_outcome(&[run, &[&tag]].concat())

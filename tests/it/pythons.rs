@@ -220,7 +220,7 @@ fn a_base_of_python_3_13_is_hardly_larger_than_one_of_python_3_11() {
 /// Makes an archive laid out as those of python-build-standalone, of the unpacked base that is argument one and its
 /// Python, whose version is argument two, with the headers in argument four unless that is empty. Debian's name for the directory of packages is a link to the usual one.
 const ARCHIVE: &str = r#"
-import io, json, os, sys, tarfile
+import io, json, os, sys, tarfile, time
 base, version, out, headers = sys.argv[1:]
 def keep(entry):
     entry.uid = entry.gid = 0
@@ -260,7 +260,7 @@ with tarfile.open(out, "w:gz", compresslevel=1) as tar:
     # That of others looks for packages there; the module which knows where is a part of Debian's program.
     link(f"python/lib/python{version}/dist-packages", "site-packages")
     # No two archives are the same, so that what one test downloaded is not another one's.
-    head = tarfile.TarInfo(f"python/include/python{version}/{os.getpid()}.h")
+    head = tarfile.TarInfo(f"python/include/python{version}/{time.time_ns()}.h")
     tar.addfile(head)
 "#;
 
