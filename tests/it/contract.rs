@@ -122,7 +122,13 @@ fn each_end_says_what_to_do_and_has_an_exit_code_of_its_own() {
             11,
             "done",
         ),
-        ("oom", "x = bytearray(1 << 30)\n", &["--memory", "64M"], 12, "done"),
+        (
+            "oom",
+            "import time\nx = bytearray(1 << 30)\ntime.sleep(600)\n",
+            &["--memory", "64M", "--timeout", "600s"],
+            12,
+            "done",
+        ),
         ("unavailable", "print(1)\n", &["--deadline", "1ms"], 4, "retry"),
         ("error", "print(1)\n", &["--input", "/nonexistent"], 6, "retry"),
     ];

