@@ -64,7 +64,7 @@ class Index(http.server.BaseHTTPRequestHandler):
     def do_HEAD(self): self.do_GET()
     def do_GET(self):
         # Without metadata beside it, uv reads a wheel for its dependencies.
-        print("resolver" if self.headers.get("user-agent", "").startswith("uv/") else "gantry", self.path, file=log)
+        log.write(f"{'resolver' if self.headers.get('user-agent', '').startswith('uv/') else 'gantry'} {self.path}\n")
         kind, _, name = self.path.strip("/").partition("/")
         if kind == "simple" and name in wheels:
             file, data = wheels[name]

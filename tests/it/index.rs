@@ -26,7 +26,7 @@ class Files(http.server.BaseHTTPRequestHandler):
         if self.command != "HEAD": self.wfile.write(body)
     def do_HEAD(self): self.do_GET()
     def do_GET(self):
-        print(self.role, self.path, self.headers.get("authorization"), file=log)
+        log.write(f"{self.role} {self.path} {self.headers.get('authorization')}\n")
         self.serve(self.path.strip("/").split("/"))
     def serve(self, parts):
         self.answer(200, wheels[parts[-1]]) if parts[-1] in wheels else self.answer(404)

@@ -129,7 +129,7 @@ class Index(http.server.BaseHTTPRequestHandler):
         if self.command != "HEAD": self.wfile.write(body)
     def do_HEAD(self): self.do_GET()
     def do_GET(self):
-        print(self.role, self.path, file=log)
+        log.write(f"{self.role} {self.path}\n")
         if self.wanted and self.headers.get("authorization") != self.wanted:
             return self.answer(401, www_authenticate='Basic realm="x"')
         parts = self.path.replace("%2B", "+").strip("/").split("/")
