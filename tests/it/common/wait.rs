@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{kill_process, Pid, Signal};
 
 /// What fails has failed by then, on a machine that does ten other things as well.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(300);
 
 /// Waits for a condition that others bring about; panics with what was found last when they do not.
 pub fn eventually(what: &str, mut holds: impl FnMut() -> Result<(), String>) {

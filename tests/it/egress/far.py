@@ -1,7 +1,7 @@
 """A machine of the small internet: says which of its addresses was connected to, sends back what it gets, and knows names.
 
 far.py FIFO LOG [dns] [tls=FILE]: a line in FIFO when ready, a line in LOG for each connection; with the key and the
-certificate in FILE it also speaks https. Ends by itself after two minutes.
+certificate in FILE it also speaks https. Ends by itself after ten minutes.
 """
 import signal
 import socket
@@ -78,7 +78,7 @@ class Server(socketserver.ThreadingTCPServer):
 
 
 FIFO, LOG = sys.argv[1:3]
-signal.alarm(120)
+signal.alarm(600)
 servers = [Server(("0.0.0.0", port), Echo) for port in (8080, 8443)]
 for TLS in (word[4:] for word in sys.argv[3:] if word.startswith("tls=")):
     servers.append(Server(("0.0.0.0", 8444), Https))

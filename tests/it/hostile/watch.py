@@ -7,7 +7,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-SECONDS = 120
+SECONDS = 600
 
 
 def run(job):

@@ -139,7 +139,7 @@ impl Gate {
         let too_few = |inside: &mut (usize, usize)| inside.1 < self.wanted;
         drop(
             self.changed
-                .wait_timeout_while(inside, Duration::from_secs(60), too_few)
+                .wait_timeout_while(inside, Duration::from_secs(300), too_few)
                 .unwrap(),
         );
     }
