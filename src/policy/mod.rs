@@ -42,5 +42,5 @@ pub use runtime::Runtime;
 pub use sample::{ParseSampleError, Sample};
 pub use scope::Scope;
 pub use trail::Trail;
-pub use typed::{as_limit, Typed};
+pub use typed::{as_given, as_limit, Typed};
 pub use verbosity::Verbosity;
