@@ -13,7 +13,7 @@ use super::pull_budget::Budget;
 use super::TransferError;
 use crate::net::{Wire, WirePatience};
 use crate::oci::normal_host;
-use crate::policy::Bytes;
+use crate::policy::{nearest, Bytes};
 use crate::progress::Progress;
 use crate::registry::{
     manager, of_pair, Management, ManagementApi, Registry, RegistryError, RegistryPlace, Repository, SaidBy, Taken,
@@ -398,15 +398,6 @@ fn pull_only(verb: &'static str, host: &str) -> TransferError {
     }
 }
 
-/// The word of `words` that is at most three changes of a letter away from `word`, and at most a quarter of it; the nearest.
-fn nearest<'w>(word: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
-    let most = (word.len() / 4).min(3);
-    let found = words
-        .map(|other| (strsim::osa_distance(word, other), other))
-        .min_by_key(|(count, _)| *count)?;
-    (found.0 <= most).then_some(found.1)
-}
-
 /// Whether a pattern, in which `*` stands for any text, means `name`.
 pub(super) fn matches_pattern(pattern: &str, name: &str) -> bool {
     let Some((start, rest)) = pattern.split_once('*') else {
@@ -492,21 +483,6 @@ mod tests {
         let refused = all.may_push("backup.example").unwrap_err();
         assert!(matches!(&refused, TransferError::PullOnly { host, .. } if host == "backup.example"));
         assert_eq!(refused.kind(), Kind::Refused);
-    }
-
-    #[test]
-    fn a_host_that_is_mistyped_is_near_the_one_that_was_meant() {
-        let hosts = ["registry.example.org", "backup.example.net", "localhost:5000"];
-        for (typed, meant) in [
-            ("registry.exmaple.org", Some("registry.example.org")),
-            ("regstry.example.org", Some("registry.example.org")),
-            ("backup.example.org", Some("backup.example.net")),
-            ("localhost:5001", Some("localhost:5000")),
-            ("quay.example", None),
-            ("a.b", None),
-        ] {
-            assert_eq!(nearest(typed, hosts.into_iter()), meant, "{typed}");
-        }
     }
 
     #[test]
