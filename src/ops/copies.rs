@@ -384,7 +384,7 @@ impl Found<'_> {
             Target::Place(Place::Image(reference @ Reference::Registry { .. })) => {
                 let to = RemoteTarget::new(store, registries, reference, progress)?.told_to(&self.transport.asked);
                 progress.step("Pushing", &reference.to_string());
-                let digest = self.send(&to, None)?;
+                let digest = self.send(&to, None).map_err(|error| registries.explained(error))?;
                 note_origin(store, &digest, reference);
                 return Ok(elsewhere(digest));
             }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::circuit::read_circuit;
 use super::connections::Connections;
 use super::login_places::{Credential, LoginPlaces};
+use super::no_registry::{find_no_registry, find_suspect, no_registry};
 use super::preferred::{prefer, prefer_none, read_preferred, Preferred};
 use super::pull_budget::Budget;
 use super::TransferError;
@@ -16,7 +17,8 @@ use crate::oci::normal_host;
 use crate::policy::{nearest, Bytes};
 use crate::progress::Progress;
 use crate::registry::{
-    manager, of_pair, Management, ManagementApi, Registry, RegistryError, RegistryPlace, Repository, SaidBy, Taken,
+    check_login, find_stranger, manager, of_pair, Management, ManagementApi, Registry, RegistryError, RegistryPlace,
+    Repository, SaidBy, Taken,
 };
 use crate::store::Store;
 
@@ -286,6 +288,15 @@ impl Registries {
         Ok(client)
     }
 
+    /// `error`, or what is behind it: a host that is no registry.
+    pub(crate) fn explained(&self, error: TransferError) -> TransferError {
+        let found = find_suspect(&error).and_then(|suspect| {
+            let client = self.client(&suspect.host).ok()?;
+            find_no_registry(&client, suspect.reference, suspect.answer)
+        });
+        found.unwrap_or(error)
+    }
+
     /// The registry of the configuration that is spelled almost as `host`, which is none of them.
     fn similar(&self, host: &str) -> Option<String> {
         let others = self.shared.entries.iter().map(|entry| entry.host.as_str());
@@ -381,7 +392,10 @@ impl Registries {
         let login = of_pair(user, password);
         let find_login = Arc::new(move |_: &str, _: &str| Ok(Some((login.clone(), SaidBy::Caller))));
         let client = Registry::new(self.wire(), &place, find_login).map_err(failed)?;
-        let taken = client.check().map_err(failed)?;
+        let taken = check_login(&client).map_err(|error| self.explained(failed(error)))?;
+        if let (Taken::Unasked, Some(stranger)) = (taken, find_stranger(&client)) {
+            return Err(no_registry(&client, host, stranger));
+        }
         let kept = self.shared.places.keep(host, user, password);
         kept.map(|place| (place, taken)).map_err(|reason| TransferError::Login {
             host: host.to_owned(),

@@ -16,6 +16,7 @@ mod many;
 mod memory;
 mod newcomer;
 mod next_version;
+mod other_services;
 mod outage;
 mod proxy;
 mod pulling;
