@@ -405,6 +405,7 @@ fn of_run(error: &RunError) -> Option<&'static str> {
         | RunError::Environment { .. }
         | RunError::Pull(_)
         | RunError::Store(_)
+        | ImagesError::Pinned { .. }
         | RunError::Sandbox(_)
         | RunError::Collect(_)
         | RunError::Wait { .. }

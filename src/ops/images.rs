@@ -41,6 +41,12 @@ pub enum ImagesError {
         /// Its names.
         names: String,
     },
+    /// A pin keeps an image also without a name.
+    #[error("remove {reference}: the image is pinned, and stays until it is not: `gantry cache unpin {reference}`")]
+    Pinned {
+        /// As typed.
+        reference: String,
+    },
     /// An image of the store, where one from elsewhere was asked for.
     #[error("pull {reference}: a bare name is an image of this store; one comes in from HOST/REPOSITORY[:TAG], oci:DIR[:NAME] or oci-archive:FILE[:NAME]")]
     NothingToPull {
@@ -126,6 +132,7 @@ impl ImagesError {
 /// # Errors
 ///
 /// [`ImagesError`] when there is no such image, or several that begin with these digits.
+            | Self::Pinned { .. }
 pub fn show(store: &Store, reference: &Reference) -> Result<Image, ImagesError> {
     let digest = store.names().find(reference)?.ok_or_else(|| ImagesError::Unknown {
         reference: reference.to_string(),
@@ -182,21 +189,42 @@ pub enum Removal {
     Rehearsed,
 }
 
-/// Forgets a name, whatever state its image is in; or an image without a name, by its digest.
+/// The image whose name was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Removed {
+    /// None when the name was damaged.
+    pub digest: Option<Digest>,
+    /// Whether it stays because it is pinned.
+    pub is_pinned: bool,
+}
+
+/// Forgets a name, whatever state its image is in; or an image without a name, by its digest. The pin of an image is not that
+/// of a name, and stays.
 ///
 /// # Errors
 ///
-/// [`ImagesError::HasNames`] for the digest of an image that has names: which of them is meant?
-pub fn remove(store: &Store, reference: &Reference, removal: Removal) -> Result<(), ImagesError> {
-    let is_name = !matches!(reference, Reference::Digest { .. });
-    let known = match removal {
-        _ if !is_name => false,
+/// [`ImagesError::HasNames`] for the digest of an image that has names: which of them is meant? [`ImagesError::Pinned`] for
+/// that of a pinned one.
+pub fn remove(store: &Store, reference: &Reference, removal: Removal) -> Result<Removed, ImagesError> {
+    let digest = store.names().find(reference).ok().flatten();
+    if !forget_name(store, reference, removal)? {
+        forget_unnamed(store, reference, removal)?;
+    }
+    // Whoever cannot be told so keeps it all the same.
+    let is_pinned = digest.is_some_and(|digest| store.images().pinned().is_ok_and(|all| all.contains(&digest)));
+    Ok(Removed { digest, is_pinned })
+}
+
+/// Forgets a name; whether there was one.
+fn forget_name(store: &Store, reference: &Reference, removal: Removal) -> Result<bool, ImagesError> {
+    Ok(match removal {
+        _ if matches!(reference, Reference::Digest { .. }) => false,
         Removal::Rehearsed => store.names().has(reference)?,
         Removal::Done => store.names().remove(reference)?,
-    };
-    if known {
-        return Ok(());
-    }
+    })
+}
+
+fn forget_unnamed(store: &Store, reference: &Reference, removal: Removal) -> Result<(), ImagesError> {
     let unknown = || ImagesError::Unknown {
         reference: reference.to_string(),
     };
@@ -217,3 +245,8 @@ pub fn remove(store: &Store, reference: &Reference, removal: Removal) -> Result<
     };
     was_kept.then_some(()).ok_or_else(unknown)
 }
+    if store.images().pinned()?.contains(&digest) {
+        return Err(ImagesError::Pinned {
+            reference: reference.to_string(),
+        });
+    }
