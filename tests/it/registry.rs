@@ -10,6 +10,7 @@ mod full_disk;
 mod hostile_answers;
 pub mod images;
 mod killed;
+mod last_words;
 mod logging_in;
 mod managing;
 mod many;
