@@ -343,5 +343,5 @@ fn the_commands_of_the_page_about_the_cache_do_what_it_says() {
         gantry.ok(words.split(' '));
         count += 1;
     }
-    assert_eq!(count, 6);
+    assert_eq!(count, 7);
 }
