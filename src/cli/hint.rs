@@ -408,6 +408,7 @@ fn of_run(error: &RunError) -> Option<&'static str> {
         | ImagesError::Pinned { .. }
         | RunError::Sandbox(_)
         | RunError::Collect(_)
+        | ImagesError::NoDestination { .. }
         | RunError::Wait { .. }
         | RunError::Stopped { .. } => None,
     }

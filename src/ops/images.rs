@@ -52,12 +52,26 @@ pub enum ImagesError {
     NothingToPull {
         /// As typed.
         reference: String,
+        /// A registry of the configuration.
+        registry: Option<String>,
+    },
+    /// An image that is called by a bare name goes out, and nobody said where to.
+    #[error("push {reference}: the name is of this store alone and says no registry; an image goes out to HOST/REPOSITORY[:TAG], oci:DIR[:NAME] or oci-archive:FILE[:NAME]")]
+    NoDestination {
+        /// As typed.
+        reference: String,
+        /// A registry of the configuration.
+        registry: Option<String>,
     },
     /// A name of the store, where a place outside was asked for.
-    #[error("push to {name}: a bare name is in this store, and `gantry copy IMAGE {name}` gives it; an image goes out to HOST/REPOSITORY[:TAG], oci:DIR[:NAME] or oci-archive:FILE[:NAME]")]
+    #[error("push to {name}: a bare name is in this store, and `gantry copy {reference} {name}` gives it; an image goes out to HOST/REPOSITORY[:TAG], oci:DIR[:NAME] or oci-archive:FILE[:NAME]")]
     NotAPlace {
-        /// As typed.
+        /// The image.
+        reference: String,
+        /// The destination, as typed.
         name: String,
+        /// A registry of the configuration.
+        registry: Option<String>,
     },
     /// A host alone, where a registry was thought of.
     #[error("{verb} {host}: it is a registry, and an image needs a repository there; type HOST/REPOSITORY[:TAG], such as {like}")]
@@ -118,8 +132,10 @@ impl ImagesError {
             Self::NoRepository { .. } => Kind::Usage,
             Self::Unknown { .. }
             | Self::HasNames { .. }
+            | Self::Pinned { .. }
             | Self::NothingToPull { .. }
             | Self::NotAPlace { .. }
+            | Self::NoDestination { .. }
             | Self::Name { .. }
             | Self::Unnamed { .. }
             | Self::File { .. } => Kind::Failed,
@@ -132,7 +148,6 @@ impl ImagesError {
 /// # Errors
 ///
 /// [`ImagesError`] when there is no such image, or several that begin with these digits.
-            | Self::Pinned { .. }
 pub fn show(store: &Store, reference: &Reference) -> Result<Image, ImagesError> {
     let digest = store.names().find(reference)?.ok_or_else(|| ImagesError::Unknown {
         reference: reference.to_string(),
@@ -239,14 +254,14 @@ fn forget_unnamed(store: &Store, reference: &Reference, removal: Removal) -> Res
             names: names.join(" "),
         });
     }
+    if store.images().pinned()?.contains(&digest) {
+        return Err(ImagesError::Pinned {
+            reference: reference.to_string(),
+        });
+    }
     let was_kept = match removal {
         Removal::Rehearsed => store.names().unnamed()?.contains(&digest),
         Removal::Done => store.names().forget_unnamed(&digest)?,
     };
     was_kept.then_some(()).ok_or_else(unknown)
 }
-    if store.images().pinned()?.contains(&digest) {
-        return Err(ImagesError::Pinned {
-            reference: reference.to_string(),
-        });
-    }

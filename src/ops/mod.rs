@@ -1,6 +1,7 @@
 //! One file per user-visible operation: the pipelines, wired together.
 
 mod action;
+mod bare_names;
 mod base;
 mod build;
 mod cache_check;

@@ -8,6 +8,7 @@ use crate::cli::args::RegistriesCommand;
 use crate::cli::error::CommandError;
 use crate::cli::escape::escape;
 use crate::cli::format_args::{Format, FormatArgs};
+use crate::cli::image_hint::no_registry;
 use crate::cli::output::{print_json, print_line};
 use crate::cli::progress::Narrator;
 use crate::cli::report::Report;
@@ -50,6 +51,9 @@ fn list(session: &Session, format: &FormatArgs) -> Result<u8, CommandError> {
             .try_for_each(|one| print_line(&one.host).map(drop))
             .map(|()| 0),
         Format::Table => {
+            if known.is_empty() {
+                say(&no_registry());
+            }
             let row = |one: &KnownRegistry| {
                 let priority = one.priority.to_string();
                 [
