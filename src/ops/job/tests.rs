@@ -242,7 +242,7 @@ fn refusals_say_the_document_and_the_rule() {
         ),
         (
             r#"{"image": "a:1", "network": "egress"}"#,
-            "network egress needs at least one egress HOST:PORT",
+            "network egress needs at least one egress HOST:PORT: `--egress example.org:443`, or \"egress\": [\"example.org:443\"] in a job",
         ),
         (
             r#"{"image": "a:1", "egress": ["a.example:1"]}"#,
