@@ -18,7 +18,7 @@ use super::left_out::LeftOut;
 use super::links::Entries;
 use crate::base::{SystemError, SystemWish, SYSTEM_FILE};
 use crate::oci::Digest;
-use crate::policy::{Bytes, Kind};
+use crate::policy::{as_given, Bytes, Kind};
 use crate::progress::Progress;
 use crate::python::project::{self, Origin, ProjectError};
 use crate::python::requirements::{Requirements, FILE as REQUIREMENTS};
@@ -354,7 +354,7 @@ impl Reader {
             return Err(FunctionError::TooMuch {
                 path,
                 what: "the size of the code",
-                limit: Bytes(MAX_BYTES).to_string(),
+                limit: as_given(Bytes(MAX_BYTES)),
             });
         }
         let mut contents = Vec::new();

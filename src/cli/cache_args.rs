@@ -19,7 +19,7 @@ use crate::policy::{parse_age, Bytes, Sample, Wait};
 pub(super) enum CacheCommand {
     /// Remove what no image and no later build needs, and images over the limits of [cache]
     Gc(GcArgs),
-    /// What the store takes on the disk: by kind, by image and by layer
+    /// Which images and layers take the room on the disk, and how it compares with [cache]; `cache du`: which folders
     Stats {
         #[command(flatten)]
         format: FormatArgs,
@@ -45,7 +45,7 @@ pub(super) enum CacheCommand {
         #[command(flatten)]
         format: FormatArgs,
     },
-    /// How much room each kind of thing takes
+    /// Which folders of the store take room, by the sizes of their files; `cache stats`: which images
     Du {
         #[command(flatten)]
         format: FormatArgs,

@@ -5,10 +5,13 @@
 
 use std::borrow::Cow;
 use std::error::Error;
+use std::fs;
 use std::io;
+use std::path::Path;
 
 use super::error::CommandError;
 use super::image_hint::{of_image, of_users};
+use super::requirement_hint::{of_lock, of_name, SMALLER};
 use super::store_hint::{of_config, of_store};
 use crate::base::{BaseError, SignatureError, SystemError};
 use crate::build::function::FunctionError;
@@ -19,7 +22,7 @@ use crate::ops::doctor::find_remedy;
 use crate::ops::{BundleError, ImagesError, JobError, RunError, SecretError, SlotError};
 use crate::policy::{causes, Bytes, Promise};
 use crate::python::project::{Lists, ProjectError};
-use crate::python::resolve::{find_absent, find_meant, LockError, Meant};
+use crate::python::resolve::LockError;
 use crate::python::sdist::SdistError;
 use crate::python::wheel::WheelError;
 use crate::sandbox::{NoCaller, SandboxError};
@@ -27,8 +30,6 @@ use crate::sys::space;
 use crate::transfer::{FetchError, TransferError};
 
 const NO_USER_NAMESPACE: &str = "this machine does not let you make a user namespace: check `sysctl user.max_user_namespaces`, kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns";
-const SMALLER: &str = "leave out packages; where another index has a package without GPU libraries, `[[index.extra]]` in the configuration names it";
-const OTHER_INDEX: &str = "versions with a + are of another index than the platform's; `[[index.extra]]` in the configuration names it, and the packages that come from it";
 const NO_IMAGE: &str = "`gantry images ls` lists the images; `gantry build DIR --tag NAME` makes one";
 const ENTRYPOINT: &str = "--entrypoint PROGRAM runs a program of the image; arguments follow the image";
 const NO_FUNCTION: &str = "a function is a directory with user_function.py; name another: `gantry build DIR`";
@@ -66,44 +67,30 @@ pub(super) fn hint_of(error: Cause<'_>) -> Option<Cow<'static, str>> {
         .or_else(|| store_is_full(error).then(of_full).map(Cow::Owned))
 }
 
-/// What a requirement was meant for, where it has another name.
-fn of_name(error: &LockError) -> Option<String> {
-    let name = match error {
-        LockError::NoWheel { package, .. } => package.split(' ').next().map(str::to_owned),
-        LockError::Unsatisfiable { explanation } => find_absent(explanation),
-        LockError::Unavailable { .. }
-        | LockError::TooLarge { .. }
-        | LockError::Index(_)
-        | LockError::NoUv { .. }
-        | LockError::Hash { .. }
-        | LockError::Answer { .. }
-        | LockError::Run(_)
-        | LockError::Question { .. }
-        | LockError::Offer { .. }
-        | LockError::OldUv { .. }
-        | LockError::UvUnavailable { .. }
-        | LockError::Password { .. }
-        | LockError::Store(_) => None,
-    }?;
-    Some(match find_meant(&name)? {
-        Meant::Package(package) => format!("instead of {name}, ask for {package}"),
-        Meant::Windows(package) => {
-            format!("{name} is part of {package}, which is for Windows alone: leave it out of requirements.txt")
-        }
-        Meant::Python => format!("{name} is part of Python: leave it out of requirements.txt"),
-    })
-}
-
 /// The directory of a function of which a file was named.
 fn of_function(error: &FunctionError) -> Option<String> {
-    let FunctionError::Io { path, source } = error else {
-        return None;
+    let (path, source) = match error {
+        FunctionError::Io { path, source } => (path, source),
+        FunctionError::NoEntryPoint { path } => return of_script(path),
+        _ => return None,
     };
     let is_file = source.kind() == io::ErrorKind::NotADirectory && path.is_file();
     let directory = is_file.then(|| path.parent()).flatten()?.display().to_string();
     let directory = if directory.is_empty() { "." } else { &directory };
     Some(format!(
         "a function is the directory that its user_function.py is in: `gantry build {directory}`"
+    ))
+}
+
+/// The only script of a directory that has no entry point.
+fn of_script(directory: &Path) -> Option<String> {
+    let names = fs::read_dir(directory).ok()?.flatten().map(|entry| entry.file_name());
+    let mut scripts = names.filter_map(|name| name.into_string().ok().filter(|name| name.ends_with(".py")));
+    let (script, None) = (scripts.next()?, scripts.next()) else {
+        return None;
+    };
+    Some(format!(
+        "what a function runs is called user_function.py: if it is {script}, rename that file"
     ))
 }
 
@@ -307,40 +294,6 @@ fn of_sdist(error: &SdistError) -> Option<&'static str> {
     }
 }
 
-fn of_lock(error: &LockError) -> Option<&'static str> {
-    match error {
-        LockError::NoWheel { .. } => Some(
-            "ask for a version that has a wheel, or have its source distribution built in the sandbox: --allow-sdist",
-        ),
-        LockError::Index(_) => {
-            Some("set `url` under [index] in the configuration to the index to ask; nothing else counts then")
-        }
-        LockError::NoUv { .. } => {
-            Some("install uv, or pip for python3, or set `uv` under [index] in the configuration")
-        }
-        LockError::TooLarge { .. } => Some(SMALLER),
-        LockError::Unsatisfiable { explanation } if has_no_local_version(explanation) => Some(OTHER_INDEX),
-        LockError::Unsatisfiable { .. }
-        | LockError::Unavailable { .. }
-        | LockError::Hash { .. }
-        | LockError::Answer { .. }
-        | LockError::Run(_)
-        | LockError::Question { .. }
-        | LockError::Offer { .. }
-        | LockError::OldUv { .. }
-        | LockError::UvUnavailable { .. }
-        | LockError::Password { .. }
-        | LockError::Store(_) => None,
-    }
-}
-
-/// Whether uv finds no version such as `2.3.1+cpu`.
-fn has_no_local_version(explanation: &str) -> bool {
-    let flat = explanation.split_whitespace().collect::<Vec<_>>().join(" ");
-    let mut absent = flat.split("there is no version of ").skip(1);
-    absent.any(|rest| rest.split(' ').next().is_some_and(|version| version.contains('+')))
-}
-
 fn of_base(error: &BaseError) -> Option<&'static str> {
     match error {
         BaseError::Mirror(_) => Some("set `mirror` and `security_mirror` under [base] in the configuration"),
@@ -397,6 +350,9 @@ fn of_run(error: &RunError) -> Option<&'static str> {
         }
         RunError::NoCommand { .. } => Some(ENTRYPOINT),
         RunError::Input { .. } => Some("--input (`input` of a job) takes a directory that is there and that you may read"),
+        RunError::Output { source, .. } if source.kind() == io::ErrorKind::AlreadyExists => Some(
+            "a file of that name is there: --output (`output` of a job) takes a directory; one that is not there is made",
+        ),
         RunError::Output { .. } => {
             Some("--output (`output` of a job) takes a directory that you may write; one that is not there is made")
         }
@@ -416,6 +372,9 @@ fn of_bundle(error: &BundleError) -> Option<&'static str> {
     match error {
         BundleError::Unknown { .. } => Some(NO_IMAGE),
         BundleError::NoCommand { .. } => Some(ENTRYPOINT),
+        BundleError::File { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            Some("the directory above it has to be there: `mkdir -p` makes it")
+        }
         BundleError::NotEmpty { .. }
         | BundleError::InStore { .. }
         | BundleError::Busy { .. }
@@ -446,8 +405,10 @@ fn of_images(error: &ImagesError) -> Option<&'static str> {
         | ImagesError::Transfer(_)
         | ImagesError::NoRepository { .. }
         | ImagesError::HasNames { .. }
+        | ImagesError::Pinned { .. }
         | ImagesError::NothingToPull { .. }
         | ImagesError::NotAPlace { .. }
+        | ImagesError::NoDestination { .. }
         | ImagesError::Name { .. }
         | ImagesError::Unnamed { .. }
         | ImagesError::File { .. }

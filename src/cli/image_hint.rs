@@ -10,6 +10,7 @@ use super::registry_hint::of_transfer;
 use crate::config::Environment;
 use crate::oci::Reference;
 use crate::ops::{BundleError, ImagesError, RunError};
+use crate::policy::nearest;
 use crate::store::{Store, StoreError};
 use crate::sys::lockers::lockers;
 
@@ -55,6 +56,14 @@ pub(super) fn of_image(cause: &(dyn Error + 'static)) -> Option<String> {
     let of_images = |error: &ImagesError| match error {
         ImagesError::Unknown { reference } => of_absent(reference),
         ImagesError::Archive { path, .. } => of_no_file(path),
+        ImagesError::NothingToPull { reference, registry } => Some(of_bare("pull ", reference, registry.as_deref())),
+        ImagesError::NoDestination { reference, registry }
+        | ImagesError::NotAPlace {
+            reference, registry, ..
+        } => {
+            let verb = format!("push {reference} ");
+            Some(of_bare(&verb, reference, registry.as_deref()))
+        }
         _ => None,
     };
     let of_bundle = |error: &BundleError| match error {
@@ -86,7 +95,9 @@ fn of_absent(text: &str) -> Option<String> {
         } => {
             let store = Store::open(root.as_deref()?).ok()?;
             let of_id = || tag.is_none().then(|| of_digits(&store, name)).flatten();
-            of_id().or_else(|| of_tags(&store, name, &reference))
+            of_id()
+                .or_else(|| of_tags(&store, name, &reference))
+                .or_else(|| of_similar(&store, name))
         }
         Reference::Local { .. } | Reference::Digest { .. } | Reference::Layout { .. } => None,
     })
@@ -121,6 +132,43 @@ fn of_tags(store: &Store, name: &str, reference: &Reference) -> Option<String> {
         false => format!("`{reference}` means {meant}; "),
     };
     (!known.is_empty()).then(|| format!("{begin}the store has {named}{more}"))
+}
+
+/// What the store has by a name that is spelled almost as `name`.
+fn of_similar(store: &Store, name: &str) -> Option<String> {
+    let listed = store.names().list().ok()?;
+    let names = listed.iter().filter_map(|(known, _)| match known {
+        Reference::Local { name, .. } => Some(name.as_str()),
+        _ => None,
+    });
+    let meant = nearest(name, names)?;
+    let of_it = listed.iter().map(|(known, _)| known);
+    let of_it = of_it.filter(|known| matches!(known, Reference::Local { name, .. } if name == meant));
+    let named: Vec<String> = of_it.take(MOST_TAGS).map(|known| known.to_string()).collect();
+    Some(format!("did you mean {meant}? The store has {}", named.join(", ")))
+}
+
+/// What to type where an image goes out or comes in, and it has to be said where: `command` is all before the place.
+fn of_bare(command: &str, name: &str, registry: Option<&str>) -> String {
+    let host = registry.unwrap_or("registry.example.org");
+    // Digits of a digest are no name.
+    let name = if name.contains("sha256:") { "image:1" } else { name };
+    let example = format!("such as `gantry {command}{host}/team/{name}`");
+    match registry {
+        Some(_) => format!("{example}; `gantry registries` lists the registries of the configuration"),
+        None => {
+            format!("{example}; {}", no_registry())
+        }
+    }
+}
+
+/// What names registries, where none is.
+pub(super) fn no_registry() -> String {
+    let file = Environment::read().user_config(None);
+    let file = file.map_or("the configuration".to_owned(), |file| file.display().to_string());
+    format!(
+        "no registry is configured: an image is asked of the host in its name. `[[registry]]` in {file} names those that have a backup or want a password (`gantry config init -` shows how)"
+    )
 }
 
 /// What to do with an image of a layout where an image of the store was asked for.

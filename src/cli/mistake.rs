@@ -33,7 +33,7 @@ struct Typed {
 pub(super) fn answer(error: clap::Error, arguments: &[OsString]) -> u8 {
     let typed = Typed::read(arguments);
     let is_run = typed.command == ["run"];
-    let error = &without_tip(error);
+    let error = &with_own_tip(without_tip(error), &typed);
     let code = u8::try_from(error.exit_code()).unwrap_or(2);
     if !error.use_stderr() {
         return print_help(error).unwrap_or_else(|error| {
@@ -86,6 +86,46 @@ fn without_tip(mut error: clap::Error) -> clap::Error {
             error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
         }
     }
+    error
+}
+
+/// Commands of other tools that people type, and ours for it.
+const ELSEWHERE: [(&str, &str); 12] = [
+    ("ls", "images ls"),
+    ("list", "images ls"),
+    ("ps", "cache ls"),
+    ("rm", "images rm"),
+    ("rmi", "images rm"),
+    ("tag", "copy"),
+    ("inspect", "images show"),
+    ("history", "images show"),
+    ("exec", "run"),
+    ("info", "doctor"),
+    ("df", "cache stats"),
+    ("prune", "cache gc"),
+];
+
+/// The error with a tip where clap knows none: what a command of another tool is called here, and that no value is negative.
+fn with_own_tip(mut error: clap::Error, typed: &Typed) -> clap::Error {
+    let find = |kind| match error.get(kind) {
+        Some(ContextValue::String(word)) => Some(word.as_str()),
+        _ => None,
+    };
+    let is_negative = |word: &&str| {
+        word.strip_prefix('-')
+            .is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
+    };
+    let ours = find(ContextKind::InvalidSubcommand).filter(|_| typed.command.is_empty());
+    let ours = ours.and_then(|word| ELSEWHERE.iter().find(|(theirs, _)| *theirs == word));
+    let negative = find(ContextKind::InvalidArg).filter(is_negative);
+    let tip = match (ours, negative) {
+        (Some((_, ours)), _) => format!("here that is `gantry {ours}`"),
+        (None, Some(_)) => "no size, number or time is less than 0".to_owned(),
+        (None, None) => return error,
+    };
+    // It says more than a command that is spelled almost so.
+    error.remove(ContextKind::SuggestedSubcommand);
+    error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
     error
 }
 

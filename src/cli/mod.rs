@@ -26,6 +26,7 @@ mod progress;
 mod proxy;
 mod registry_hint;
 mod report;
+mod requirement_hint;
 mod session;
 mod shell;
 mod store_hint;

@@ -16,6 +16,9 @@ pub(super) fn of_transfer(error: &TransferError) -> Option<String> {
         }
         TransferError::NoTag { reference, .. } => return of_no_tag(reference),
         TransferError::NoRepository { host, .. } => return Some(lists(host)),
+        TransferError::NoRegistry { .. } => {
+            "check the host and the port in the name: another service listens there. `gantry registries` lists the registries of the configuration"
+        }
         TransferError::PullOnly { is_preferred: true, .. } => {
             "`gantry registries prefer --off` ends that it is preferred, `gantry registries prefer HOST --for TIME` prefers one that may be pushed to"
         }

@@ -45,9 +45,12 @@ fn page(words: &[String]) -> Result<Vec<u8>, CommandError> {
     cli.build();
     let mut command = &cli;
     for word in words {
-        command = command
-            .find_subcommand(word)
-            .ok_or_else(|| CommandError::Usage(format!("there is no command {:?}", words.join(" "))))?;
+        command = command.find_subcommand(word).ok_or_else(|| {
+            CommandError::Usage(format!(
+                "there is no command {:?}; `gantry help` lists them",
+                words.join(" ")
+            ))
+        })?;
     }
     let mut text = Vec::new();
     clap_mangen::Man::new(command.clone())

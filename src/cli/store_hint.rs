@@ -36,7 +36,11 @@ pub(super) fn of_store(error: &StoreError) -> Option<&'static str> {
             action: "make directory",
             ..
         } => Some(STORE),
-        StoreError::Io { source, .. } if source.kind() == io::ErrorKind::NotADirectory => Some(STORE),
+        StoreError::Io { source, .. }
+            if matches!(source.kind(), io::ErrorKind::NotADirectory | io::ErrorKind::PermissionDenied) =>
+        {
+            Some(STORE)
+        }
         StoreError::NoBlob { .. } => Some(
             "`gantry cache check --repair` fetches again what a registry has; an image that none has is to be built or loaded again",
         ),

@@ -1,6 +1,10 @@
 //! Columns for people: a header, and each column as wide as its widest cell.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use super::escape::escape;
+use crate::policy::rough_time;
+use crate::sys::clock;
 
 /// Between two columns.
 const GAP: &str = "   ";
@@ -26,6 +30,13 @@ pub(super) fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -
     lines.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
+/// How long ago something was that was `at` so many seconds since 1970; `-` where nobody knows.
+pub(super) fn ago(at: Option<u64>) -> String {
+    let age = |at| clock::now().duration_since(UNIX_EPOCH + Duration::from_secs(at)).ok();
+    at.and_then(age)
+        .map_or("-".to_owned(), |age| format!("{} ago", rough_time(age)))
+}
+
 /// The first digits of a digest.
 pub(super) fn short(digest: &crate::oci::Digest) -> String {
     digest.hex().chars().take(SHORT).collect()
@@ -34,6 +45,14 @@ pub(super) fn short(digest: &crate::oci::Digest) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_age_is_rough_and_of_what_is_known() {
+        let now = clock::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        assert_eq!(ago(Some(now - 185)), "3 min ago");
+        assert_eq!(ago(None), "-");
+        assert_eq!(ago(Some(now + 3600)), "-", "a clock that was set back knows nothing");
+    }
 
     #[test]
     fn columns_stand_below_their_heads() {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::policy::{Bytes, Confinement, Cpus, Pids, Room, Time};
+use crate::policy::{as_given, Bytes, Confinement, Cpus, Pids, Room, Time};
 
 /// `[limits]`; a key that is left out bounds nothing.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -67,12 +67,17 @@ impl LimitsSection {
 
     /// The first bound that `confinement` is over.
     pub fn exceeded(&self, confinement: &Confinement) -> Option<Exceeded> {
-        fn over<T: PartialOrd + Display>(limit: &'static str, got: T, bound: Option<T>) -> Option<Exceeded> {
+        fn over<T: PartialOrd + Copy>(
+            limit: &'static str,
+            got: T,
+            bound: Option<T>,
+            said: impl Fn(T) -> String,
+        ) -> Option<Exceeded> {
             let bound = bound.filter(|bound| got > *bound)?;
             Some(Exceeded {
                 limit,
-                got: got.to_string(),
-                bound: bound.to_string(),
+                got: said(got),
+                bound: said(bound),
             })
         }
         let sizes: [(_, Bytes, _); 3] = [
@@ -82,9 +87,17 @@ impl LimitsSection {
         ];
         sizes
             .into_iter()
-            .find_map(|(limit, got, bound)| over(limit, got, bound.map(Into::into)))
-            .or_else(|| over("pids", confinement.pids, self.pids.map(Into::into)))
-            .or_else(|| over("cpus", confinement.cpus, self.cpus.map(Into::into)))
+            .find_map(|(limit, got, bound)| over(limit, got, bound.map(Into::into), as_given))
+            .or_else(|| {
+                over("pids", confinement.pids, self.pids.map(Into::into), |pids: u32| {
+                    pids.to_string()
+                })
+            })
+            .or_else(|| {
+                over("cpus", confinement.cpus, self.cpus.map(Into::into), |cpus: f64| {
+                    cpus.to_string()
+                })
+            })
             .or_else(|| self.too_long(confinement))
     }
 
@@ -181,8 +194,8 @@ mod tests {
         for (limit, got, bound, asked) in [
             (
                 "memory",
-                "209.7 MB",
-                "104.9 MB",
+                "200M",
+                "100M",
                 Confinement {
                     memory: Bytes(200 << 20),
                     ..lowered.clone()
@@ -190,8 +203,8 @@ mod tests {
             ),
             (
                 "shm_size",
-                "4.2 MB",
-                "2.1 MB",
+                "4M",
+                "2M",
                 Confinement {
                     shm_size: Bytes(4 << 20),
                     ..lowered.clone()
@@ -199,8 +212,8 @@ mod tests {
             ),
             (
                 "output_size",
-                "2.1 MB",
-                "1.0 MB",
+                "2M",
+                "1M",
                 Confinement {
                     output_size: Bytes(2 << 20),
                     ..lowered.clone()

@@ -46,6 +46,9 @@ pub struct ExtraSection {
 
 impl IndexSection {
     pub(super) fn check(&self) -> Result<(), String> {
+        if !self.url.as_deref().is_none_or(is_address) {
+            return Err("index.url: it is no http or https address".to_owned());
+        }
         check_place(
             "index",
             self.url.as_deref(),
@@ -55,10 +58,7 @@ impl IndexSection {
         let mut seen = Vec::new();
         for extra in &self.extra {
             let place = "index.extra";
-            let is_address = extra.url.split_once("://").is_some_and(|(scheme, rest)| {
-                matches!(scheme, "https" | "http") && !rest.is_empty() && !rest.starts_with('/')
-            });
-            if !is_address {
+            if !is_address(&extra.url) {
                 return Err(format!("{place}.url: it is no http or https address"));
             }
             check_place(
@@ -85,6 +85,11 @@ impl IndexSection {
         }
         Ok(())
     }
+}
+
+fn is_address(url: &str) -> bool {
+    let parts = url.split_once("://");
+    parts.is_some_and(|(scheme, rest)| matches!(scheme, "https" | "http") && !rest.is_empty() && !rest.starts_with('/'))
 }
 
 /// The name of a package as indexes have it (PEP 503); none of a text that is no name (PEP 508).
@@ -145,6 +150,8 @@ mod tests {
         for (text, says) in [
             ("url = \"https://me:hunter2@index.example/simple\"", "index.url"),
             ("url = \"https://token@index.example/simple\"", "index.url"),
+            ("url = \"htp://index.example/simple\"", "index.url: it is no http"),
+            ("url = \"\"", "index.url: it is no http"),
             ("url = \"https://index.example\"\nuser = \"me\"", "password_env"),
             ("url = \"https://index.example\"\npassword_env = \"KEY\"", "user"),
             (whole, "url"),

@@ -396,12 +396,26 @@ fn tls_error<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a rus
 /// The error and its causes, without the address: that may hold a password.
 fn without_url(error: reqwest::Error) -> String {
     let error = error.without_url();
-    let mut text = error.to_string();
-    for cause in causes_of(&error) {
-        text.push_str(": ");
-        text.push_str(&in_words(cause.to_string()));
-    }
-    text
+    let causes = causes_of(&error).map(|cause| in_words(cause.to_string()));
+    reasons([error.to_string()].into_iter().chain(causes).collect())
+}
+
+/// What the HTTP library says of a cause that comes behind it, which says more.
+const NO_REASON: [&str; 6] = [
+    "error sending request",
+    "client error (Connect)",
+    "client error (SendRequest)",
+    DNS,
+    "error resolving DNS",
+    "tcp connect error",
+];
+
+/// `chain` without what only says that a reason follows.
+fn reasons(mut chain: Vec<String>) -> String {
+    let last = chain.pop();
+    chain.retain(|text| !NO_REASON.contains(&text.as_str()));
+    chain.extend(last);
+    chain.join(": ")
 }
 
 /// What the HTTP library says before what the resolver says.

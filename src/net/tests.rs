@@ -241,3 +241,16 @@ fn an_error_of_tls_is_found_however_deep_it_travels() {
     assert_eq!(tls_error(&io::Error::other("no")), None);
     assert_eq!(tls_error(&io::Error::from(io::ErrorKind::TimedOut)), None);
 }
+
+#[test]
+fn a_chain_of_causes_is_said_without_those_that_give_no_reason() {
+    let said = |chain: &[&str]| reasons(chain.iter().map(|&text| text.to_owned()).collect());
+    let dns = ["error sending request", "client error (Connect)", DNS, "no such name"];
+    assert_eq!(said(&dns), "no such name");
+    assert_eq!(
+        said(&["request failed", "tcp connect error", "refused"]),
+        "request failed: refused"
+    );
+    // Nothing else is known.
+    assert_eq!(said(&["error sending request", DNS]), DNS);
+}

@@ -160,7 +160,6 @@ fn make(
     if let Some(summary) = &function.left_out_summary {
         progress.step("Leaving out", summary);
     }
-    function.warn_of_idle(progress);
     let pythons = pythons(
         request.base.as_deref(),
         request.python.as_deref(),
@@ -186,6 +185,8 @@ fn make(
     let source = (&function, request.directory.as_path());
     let make_code = || code::ensure_layers(store, &compiler, &interpreter, source, progress);
     let code = timed(progress, "code", make_code)?;
+    // What is no Python is told by its error alone.
+    function.warn_of_idle(progress);
     let names = request.names(&code)?;
     let wheels = parts.wheels.iter().map(|made| made.layer.clone()).chain(parts.loader);
     let (system_packages, system) = parts

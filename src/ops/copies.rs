@@ -4,14 +4,14 @@
 //! the store, whatever it is called, and `push` without a destination to where its name says.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use super::bare_names::{not_a_place, nothing_to_pull, refuse_host};
 use super::images::{show, ImagesError};
-use crate::oci::{looks_like_host, Descriptor, Digest, Place, Reference};
+use crate::oci::{Descriptor, Digest, Place, Reference};
 use crate::policy::one_line;
 use crate::progress::{Progress, Silent};
 use crate::store::{check_name, Store};
@@ -97,9 +97,7 @@ enum Target<'a> {
 /// [`ImagesError::NothingToPull`] for an image of the store; else as [`copy`].
 pub fn pull(transport: &Transport<'_>, source: &Place, tag: Option<&Reference>) -> Result<Copied, ImagesError> {
     if let Place::Image(reference @ (Reference::Local { .. } | Reference::Digest { .. })) = source {
-        return Err(ImagesError::NothingToPull {
-            reference: reference.to_string(),
-        });
+        return Err(nothing_to_pull(transport.registries, reference));
     }
     copy_to(transport, source, Target::Store(tag))
 }
@@ -120,41 +118,12 @@ pub fn push(transport: &Transport<'_>, source: &Reference, destination: Option<&
     let destination = instead.as_ref().unwrap_or(destination);
     if let Place::Image(name @ (Reference::Local { .. } | Reference::Digest { .. })) = destination {
         refuse_host(transport.registries, "push to", source, name)?;
-        return Err(ImagesError::NotAPlace { name: name.to_string() });
+        return Err(not_a_place(transport.registries, source, name));
     }
     if matches!(source, Reference::Layout { .. }) {
         return copy(transport, &own, destination);
     }
     from_store(transport, source, Target::Place(destination))
-}
-
-/// Refuses a host without a repository, where somebody thinks of a registry: as a bare name it would be one of the store.
-///
-/// # Errors
-///
-/// [`ImagesError::NoRepository`] with what to type.
-fn refuse_host(
-    registries: &Registries,
-    verb: &'static str,
-    source: &dyn fmt::Display,
-    name: &Reference,
-) -> Result<(), ImagesError> {
-    let text = name.to_string();
-    let Reference::Local { digest: None, .. } = name else {
-        return Ok(());
-    };
-    let is_listed = registries.entries().iter().any(|entry| entry.host == text);
-    if !is_listed && !looks_like_host(&text) {
-        return Ok(());
-    }
-    let source = source.to_string();
-    let is_bare = matches!(source.parse(), Ok(Reference::Local { .. }));
-    let like = if is_bare { source.as_str() } else { "team/image:1" };
-    Err(ImagesError::NoRepository {
-        verb,
-        like: format!("{text}/{like}"),
-        host: text,
-    })
 }
 
 /// What was copied.
@@ -323,9 +292,7 @@ fn from_store(transport: &Transport<'_>, reference: &Reference, target: Target<'
         Target::Place(Place::Image(name @ (Reference::Local { .. } | Reference::Digest { .. }))) => {
             keep(store, &image.digest, name)
         }
-        Target::Store(_) => Err(ImagesError::NothingToPull {
-            reference: reference.to_string(),
-        }),
+        Target::Store(_) => Err(nothing_to_pull(transport.registries, reference)),
         Target::Place(_) => {
             // No eviction takes it while it goes, which is no use of it.
             let _lease = store.locks().hold(&image.digest)?;
@@ -384,7 +351,7 @@ impl Found<'_> {
             Target::Place(Place::Image(reference @ Reference::Registry { .. })) => {
                 let to = RemoteTarget::new(store, registries, reference, progress)?.told_to(&self.transport.asked);
                 progress.step("Pushing", &reference.to_string());
-                let digest = self.send(&to, None)?;
+                let digest = self.send(&to, None).map_err(|error| registries.explained(error))?;
                 note_origin(store, &digest, reference);
                 return Ok(elsewhere(digest));
             }

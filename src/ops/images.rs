@@ -41,17 +41,37 @@ pub enum ImagesError {
         /// Its names.
         names: String,
     },
+    /// A pin keeps an image also without a name.
+    #[error("remove {reference}: the image is pinned, and stays until it is not: `gantry cache unpin {reference}`")]
+    Pinned {
+        /// As typed.
+        reference: String,
+    },
     /// An image of the store, where one from elsewhere was asked for.
     #[error("pull {reference}: a bare name is an image of this store; one comes in from HOST/REPOSITORY[:TAG], oci:DIR[:NAME] or oci-archive:FILE[:NAME]")]
     NothingToPull {
         /// As typed.
         reference: String,
+        /// A registry of the configuration.
+        registry: Option<String>,
+    },
+    /// An image that is called by a bare name goes out, and nobody said where to.
+    #[error("push {reference}: the name is of this store alone and says no registry; an image goes out to HOST/REPOSITORY[:TAG], oci:DIR[:NAME] or oci-archive:FILE[:NAME]")]
+    NoDestination {
+        /// As typed.
+        reference: String,
+        /// A registry of the configuration.
+        registry: Option<String>,
     },
     /// A name of the store, where a place outside was asked for.
-    #[error("push to {name}: a bare name is in this store, and `gantry copy IMAGE {name}` gives it; an image goes out to HOST/REPOSITORY[:TAG], oci:DIR[:NAME] or oci-archive:FILE[:NAME]")]
+    #[error("push to {name}: a bare name is in this store, and `gantry copy {reference} {name}` gives it; an image goes out to HOST/REPOSITORY[:TAG], oci:DIR[:NAME] or oci-archive:FILE[:NAME]")]
     NotAPlace {
-        /// As typed.
+        /// The image.
+        reference: String,
+        /// The destination, as typed.
         name: String,
+        /// A registry of the configuration.
+        registry: Option<String>,
     },
     /// A host alone, where a registry was thought of.
     #[error("{verb} {host}: it is a registry, and an image needs a repository there; type HOST/REPOSITORY[:TAG], such as {like}")]
@@ -112,8 +132,10 @@ impl ImagesError {
             Self::NoRepository { .. } => Kind::Usage,
             Self::Unknown { .. }
             | Self::HasNames { .. }
+            | Self::Pinned { .. }
             | Self::NothingToPull { .. }
             | Self::NotAPlace { .. }
+            | Self::NoDestination { .. }
             | Self::Name { .. }
             | Self::Unnamed { .. }
             | Self::File { .. } => Kind::Failed,
@@ -182,21 +204,42 @@ pub enum Removal {
     Rehearsed,
 }
 
-/// Forgets a name, whatever state its image is in; or an image without a name, by its digest.
+/// The image whose name was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Removed {
+    /// None when the name was damaged.
+    pub digest: Option<Digest>,
+    /// Whether it stays because it is pinned.
+    pub is_pinned: bool,
+}
+
+/// Forgets a name, whatever state its image is in; or an image without a name, by its digest. The pin of an image is not that
+/// of a name, and stays.
 ///
 /// # Errors
 ///
-/// [`ImagesError::HasNames`] for the digest of an image that has names: which of them is meant?
-pub fn remove(store: &Store, reference: &Reference, removal: Removal) -> Result<(), ImagesError> {
-    let is_name = !matches!(reference, Reference::Digest { .. });
-    let known = match removal {
-        _ if !is_name => false,
+/// [`ImagesError::HasNames`] for the digest of an image that has names: which of them is meant? [`ImagesError::Pinned`] for
+/// that of a pinned one.
+pub fn remove(store: &Store, reference: &Reference, removal: Removal) -> Result<Removed, ImagesError> {
+    let digest = store.names().find(reference).ok().flatten();
+    if !forget_name(store, reference, removal)? {
+        forget_unnamed(store, reference, removal)?;
+    }
+    // Whoever cannot be told so keeps it all the same.
+    let is_pinned = digest.is_some_and(|digest| store.images().pinned().is_ok_and(|all| all.contains(&digest)));
+    Ok(Removed { digest, is_pinned })
+}
+
+/// Forgets a name; whether there was one.
+fn forget_name(store: &Store, reference: &Reference, removal: Removal) -> Result<bool, ImagesError> {
+    Ok(match removal {
+        _ if matches!(reference, Reference::Digest { .. }) => false,
         Removal::Rehearsed => store.names().has(reference)?,
         Removal::Done => store.names().remove(reference)?,
-    };
-    if known {
-        return Ok(());
-    }
+    })
+}
+
+fn forget_unnamed(store: &Store, reference: &Reference, removal: Removal) -> Result<(), ImagesError> {
     let unknown = || ImagesError::Unknown {
         reference: reference.to_string(),
     };
@@ -209,6 +252,11 @@ pub fn remove(store: &Store, reference: &Reference, removal: Removal) -> Result<
         return Err(ImagesError::HasNames {
             reference: reference.to_string(),
             names: names.join(" "),
+        });
+    }
+    if store.images().pinned()?.contains(&digest) {
+        return Err(ImagesError::Pinned {
+            reference: reference.to_string(),
         });
     }
     let was_kept = match removal {

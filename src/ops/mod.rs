@@ -1,6 +1,7 @@
 //! One file per user-visible operation: the pipelines, wired together.
 
 mod action;
+mod bare_names;
 mod base;
 mod build;
 mod cache_check;
@@ -64,7 +65,7 @@ pub use function_inventory::{ActiveImage, FunctionInventory, InventoryError, MAX
 pub use gc::{find_garbage, remove_garbage, GarbageWanted};
 pub use image_fetch::{Fetch, Pull};
 pub use image_list::{parse_list, parse_names, ListError, ListedCopies, ListedCopy};
-pub use images::{list, names_of, remove, show, ImageSummary, ImagesError, Removal};
+pub use images::{list, names_of, remove, show, ImageSummary, ImagesError, Removal, Removed};
 pub use interrupt::{unless_signalled, Worked};
 pub use job::{read_job, CallerMode, JobError, Wanted};
 pub use known_registries::{known_registries, prefer, prefer_none, KnownRegistry};

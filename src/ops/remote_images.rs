@@ -12,7 +12,8 @@ use crate::transfer::{list_repositories, Keeper, Registries, Rehearsal, Removed,
 ///
 /// [`ImagesError`]; also for a reference that is of no registry.
 pub fn list_tags(registries: &Registries, repository: &Reference) -> Result<Vec<String>, ImagesError> {
-    Ok(Keeper::new(registries, repository, &Silent)?.tags()?)
+    let listed = Keeper::new(registries, repository, &Silent)?.tags();
+    Ok(listed.map_err(|error| registries.explained(error))?)
 }
 
 /// The repositories of a registry, where it lists them.
@@ -21,7 +22,7 @@ pub fn list_tags(registries: &Registries, repository: &Reference) -> Result<Vec<
 ///
 /// [`ImagesError`].
 pub fn list_catalogue(registries: &Registries, host: &str) -> Result<Vec<String>, ImagesError> {
-    Ok(list_repositories(registries, host)?)
+    Ok(list_repositories(registries, host).map_err(|error| registries.explained(error))?)
 }
 
 /// Deletes images of registries, each by its digest and with all its tags, and tells `done` of each; or says what would be
@@ -67,7 +68,8 @@ pub fn remove_remote(
             }
             done(first, removed);
         };
-        let stays = keeper.remove(&unwanted, rehearsal, &mut went)?;
+        let stays = keeper.remove(&unwanted, rehearsal, &mut went);
+        let stays = stays.map_err(|error| registries.explained(error))?;
         kept.extend(stays.iter().map(|reason| format!("{first}: something stays: {reason}")));
     }
     Ok(kept)
@@ -88,6 +90,8 @@ fn named(reference: &Reference) -> Result<Unwanted, TransferError> {
                 "it names neither a tag nor a digest, and what is deleted is named whole",
             )),
         },
-        _ => Err(not_found("it is no image of a registry")),
+        _ => Err(not_found(
+            "it is no image of a registry, which is called HOST/REPOSITORY[:TAG]",
+        )),
     }
 }

@@ -3,7 +3,7 @@
 use super::outcome::{by_signal, Outcome, CANNOT_RUN, TIMED_OUT};
 use super::output_place::OutputPlace;
 use super::status::Status;
-use crate::policy::{Bytes, Code, Confinement, Level, Promise};
+use crate::policy::{as_given, as_limit, Bytes, Code, Confinement, Level, Promise};
 use crate::sandbox::{End, Excess, Finished, Full, Lack, Obstacle};
 use crate::sys::signal;
 
@@ -70,7 +70,7 @@ impl Ending {
             }
             End::TooMuchInput => {
                 let limit = confinement.input_limit;
-                let why = format!("standard input is over {limit}, the limit (--input-limit)");
+                let why = format!("standard input is over {}, the limit (--input-limit)", as_given(limit));
                 (Status::Error, CANNOT_RUN, Some(Code::InputTooLarge), Some(why))
             }
             End::TooMuchOutput(excess) => {
@@ -137,12 +137,8 @@ fn signalled(number: i32, confinement: &Confinement) -> (Code, String) {
             (Code::BadSystemCall, why)
         }
         BUS => {
-            let Confinement {
-                shm_size,
-                tmp_size,
-                output_size,
-                ..
-            } = confinement;
+            let [shm_size, tmp_size, output_size] =
+                [confinement.shm_size, confinement.tmp_size, confinement.output_size].map(as_given);
             let why = format!(
                 "{ended}: most likely shared memory is full, /dev/shm has {shm_size} (--shm-size); or /tmp is, {tmp_size} (--tmp-size), or /output, {output_size} (--output-size); or a file was cut short while it was mapped"
             );
@@ -173,7 +169,7 @@ fn signalled(number: i32, confinement: &Confinement) -> (Code, String) {
 fn too_much_output(excess: Excess, limit: Bytes) -> String {
     match excess {
         Excess::Bytes(bytes) => {
-            format!("/output is over its limit: {bytes} seen, the limit is {limit} (--output-size); nothing of it is taken")
+            format!("/output is over its limit: {bytes} seen, --output-size is {}; nothing of it is taken", as_limit(limit))
         }
         Excess::Files(most) => {
             format!("/output is over its limit: more than {most} files and directories; nothing of it is taken")
@@ -190,12 +186,13 @@ fn too_much_output(excess: Excess, limit: Bytes) -> String {
 /// Which limits the function ran into that it may not say itself, one line each.
 pub(super) fn limits_met(finished: &Finished, confinement: &Confinement, place: OutputPlace) -> Vec<String> {
     let mut lines = Vec::new();
+    let size = |size, option: &str| format!("{} ({option})", as_given(size));
     for full in &finished.full {
         let (place, lack, limit) = match full {
-            Full::Tmp(lack) => ("/tmp", lack, format!("{} (--tmp-size)", confinement.tmp_size)),
-            Full::Shm(lack) => ("/dev/shm", lack, format!("{} (--shm-size)", confinement.shm_size)),
+            Full::Tmp(lack) => ("/tmp", lack, size(confinement.tmp_size, "--tmp-size")),
+            Full::Shm(lack) => ("/dev/shm", lack, size(confinement.shm_size, "--shm-size")),
             Full::Output(lack) if place == OutputPlace::Memory => {
-                ("/output", lack, format!("{} (--output-size)", confinement.output_size))
+                ("/output", lack, size(confinement.output_size, "--output-size"))
             }
             Full::Output(_) => {
                 lines.push("the disk of the store, where /output is, was full at the end".to_owned());
@@ -217,7 +214,7 @@ pub(super) fn limits_met(finished: &Finished, confinement: &Confinement, place: 
 }
 
 fn out_of_memory(finished: &Finished, limit: Bytes) -> String {
-    let limit_said = format!("the limit is {limit} (--memory)");
+    let limit_said = format!("--memory is {}", as_limit(limit));
     let is_counted = finished.enforced.get(&Promise::Memory) == Some(&Level::Enforced);
     match finished.usage.memory_peak_bytes.map(Bytes) {
         Some(peak) if is_counted => format!("out of memory: {peak} used, {limit_said}"),
@@ -300,7 +297,7 @@ mod tests {
             (
                 7,
                 Code::BusError,
-                "ended by signal 7 (bus error): most likely shared memory is full, /dev/shm has 67.1 MB (--shm-size)",
+                "ended by signal 7 (bus error): most likely shared memory is full, /dev/shm has 64M (--shm-size)",
             ),
             (31, Code::BadSystemCall, "ended by signal 31 (bad system call): it made"),
             (40, Code::Signal, "ended by signal 40"),

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{flock, FlockOperation, OFlags};
 use rustix::io::Errno;
 
-use crate::policy::{Bytes, Kind};
+use crate::policy::{as_given, Bytes, Kind};
 use crate::sandbox::{Signals, Stop};
 
 /// What the file of a run with a slot begins with.
@@ -68,7 +68,7 @@ pub struct Slot {
 #[derive(Debug, thiserror::Error)]
 pub enum SlotError {
     /// The run asks for more than the machine has.
-    #[error("memory {asked} is over memory_total {total} of this machine's configuration")]
+    #[error("memory {} is over memory_total {} of this machine's configuration", as_given(*.asked), as_given(*.total))]
     TooLarge {
         /// The run's limit.
         asked: Bytes,
@@ -190,7 +190,7 @@ impl Slots {
         }
         let total = self.memory?;
         (others.memory.saturating_add(memory.0) > total.0).then(|| {
-            let promised = Bytes(others.memory);
+            let [promised, total, memory] = [Bytes(others.memory), total, memory].map(as_given);
             format!("{promised} of {total} of memory are promised, and this run asks for {memory}")
         })
     }

@@ -64,7 +64,7 @@ impl Egress {
     pub fn new(entries: impl IntoIterator<Item = HostPort>) -> Result<Self, String> {
         let entries: std::collections::BTreeSet<HostPort> = entries.into_iter().collect();
         match entries.len() {
-            0 => Err("network egress needs at least one egress HOST:PORT".to_owned()),
+            0 => Err("network egress needs at least one egress HOST:PORT: `--egress example.org:443`, or \"egress\": [\"example.org:443\"] in a job".to_owned()),
             1..=MOST_EGRESS => Ok(Self(entries.into_iter().collect())),
             count => Err(format!("{count} egress entries, at most {MOST_EGRESS} are possible")),
         }
@@ -113,6 +113,11 @@ impl FromStr for HostPort {
             text: text.to_owned(),
             reason: reason.to_owned(),
         };
+        if text.contains("://") {
+            return Err(error(
+                "want HOST:PORT without what stands before the host, such as example.org:443",
+            ));
+        }
         let (host, port) = text
             .rsplit_once(':')
             .ok_or_else(|| error("want HOST:PORT, such as example.org:443"))?;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
-use super::{as_limit, deserialize_duration, parse_duration, Bytes};
+use super::{as_given, deserialize_duration, parse_duration, Bytes};
 
 /// Each limit: what it is, its name, its type as given, its type as enforced, its default, and the option's placeholder.
 macro_rules! with_limits {
@@ -87,7 +87,11 @@ impl TryFrom<Bytes> for Room {
         // A page would do for tmpfs; a run needs its interpreter's first pages as well.
         const LEAST: Bytes = Bytes(64 << 10);
         if size < LEAST {
-            return Err(format!("it is {size}, at least {} is needed", as_limit(LEAST)));
+            return Err(format!(
+                "it is {}, at least {} is needed",
+                as_given(size),
+                as_given(LEAST)
+            ));
         }
         Ok(Self(size))
     }
@@ -274,16 +278,13 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Pids>().is_ok(), is_pids, "{text}");
         }
-        assert_eq!(
-            "1".parse::<Room>().unwrap_err(),
-            "it is 1 B, at least 64K (65.5 KB) is needed"
-        );
+        assert_eq!("1".parse::<Room>().unwrap_err(), "it is 1 B, at least 64K is needed");
         assert_eq!(
             "0".parse::<Cpus>().unwrap_err(),
             "want a number of cores from 0.01 to 1024"
         );
         assert_eq!("0".parse::<Pids>().unwrap_err(), "want a number from 1 to 4096");
-        for (text, error) in [("1", "65.5 KB"), ("\"1\"", "65.5 KB"), ("true", "size")] {
+        for (text, error) in [("1", "64K"), ("\"1\"", "64K"), ("true", "size")] {
             let refused = serde_json::from_str::<Room>(text).unwrap_err().to_string();
             assert!(refused.contains(error), "{refused}");
         }

@@ -21,12 +21,23 @@ impl Typed for Bytes {
     }
 }
 
-/// A limit as it may have been typed, and in the units in which everything else is said: `64K (65.5 KB)`, `200.0 MB`.
+/// A size that somebody gave, as it may have been typed: `64K`, `200.0 MB`, `1999 B`.
+pub fn as_given(bytes: Bytes) -> String {
+    let binary = Some(bytes.typed()).filter(|text| text.ends_with(|last: char| last.is_ascii_alphabetic()));
+    let decimal = Some(bytes.to_string()).filter(|text| text.parse() == Ok(bytes));
+    // Who could have typed both has typed the shorter one.
+    let texts = binary.into_iter().chain(decimal);
+    texts
+        .min_by_key(String::len)
+        .unwrap_or_else(|| format!("{} B", bytes.0))
+}
+
+/// A limit beside what was measured: as it may have been typed, and in the units of what was measured: `64K (65.5 KB)`, `200.0 MB`.
 pub fn as_limit(bytes: Bytes) -> String {
-    let typed = bytes.typed();
-    match typed.ends_with(|last: char| last.is_ascii_digit()) || bytes.0.is_multiple_of(1000) {
-        true => bytes.to_string(),
-        false => format!("{typed} ({bytes})"),
+    let (given, decimal) = (as_given(bytes), bytes.to_string());
+    match given == decimal {
+        true => decimal,
+        false => format!("{given} ({decimal})"),
     }
 }
 
@@ -64,14 +75,19 @@ mod tests {
 
     #[test]
     fn a_limit_is_said_in_the_units_that_it_was_given_in() {
-        for (text, said) in [
-            ("64K", "64K (65.5 KB)"),
-            ("1G", "1G (1.1 GB)"),
-            ("200MB", "200.0 MB"),
-            ("40GB", "40.0 GB"),
-            ("777", "777 B"),
+        for (text, alone, beside) in [
+            ("64K", "64K", "64K (65.5 KB)"),
+            ("1G", "1G", "1G (1.1 GB)"),
+            ("200MB", "200.0 MB", "200.0 MB"),
+            ("40GB", "40.0 GB", "40.0 GB"),
+            ("777", "777 B", "777 B"),
+            ("1999", "1999 B", "1999 B (2.0 KB)"),
+            ("1000K", "1000K", "1000K (1.0 MB)"),
+            ("100K", "100K", "100K (102.4 KB)"),
+            ("0", "0 B", "0 B"),
         ] {
-            assert_eq!(as_limit(text.parse().unwrap()), said);
+            let bytes = text.parse().unwrap();
+            assert_eq!((&*as_given(bytes), &*as_limit(bytes)), (alone, beside));
         }
     }
 

@@ -15,12 +15,12 @@ use super::challenge::{parse_challenges, Challenge};
 use super::error::Problem;
 use super::login::{FindLogin, FoundLogin, Login};
 use super::redact::Secrets;
-use super::registry_place::{RegistryPlace, Taken};
+use super::registry_place::RegistryPlace;
 use super::retry::Failure;
 use super::said::{failed, failure_of, plain, refusal, shown, MAX_WORDS};
 use super::token::{check_realm, is_scope_of, token_call, token_form, Token, TokenFor, Tokens};
 use super::{Circumstances, LoginError, RegistryError};
-use crate::net::{is_same_server, Answer, Call, Payload, Url, Verb, Wire};
+use crate::net::{is_same_server, Answer, Call, Url, Verb, Wire};
 
 const MAX_REDIRECTS: u32 = 5;
 
@@ -138,25 +138,10 @@ impl Registry {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Whether it takes the credentials, as far as it says without being asked for an image.
-    pub(crate) fn check(&self) -> Result<Taken, RegistryError> {
-        let asked = Asked {
-            doing: "log in to",
-            url: self.inner.origin.join("v2/").unwrap_or(self.inner.origin.clone()),
-            access: Access::None,
-        };
-        let make = &mut |url| Call {
-            verb: Verb::Get,
-            url,
-            headers: Vec::new(),
-            payload: Payload::Empty,
-        };
-        self.repository("").exchange(&asked, make)?;
+    /// Whether it asked in this process who we are.
+    pub(super) fn has_asked(&self) -> bool {
         let asks = self.inner.asks.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(match &*asks {
-            Some(_) => Taken::Accepted,
-            None => Taken::Unasked,
-        })
+        asks.is_some()
     }
 
     /// The address of `rest` on it.
@@ -164,6 +149,11 @@ impl Registry {
         let mut url = self.inner.origin.clone();
         url.set_path(rest);
         url
+    }
+
+    /// Its host.
+    pub(crate) fn host(&self) -> &str {
+        &self.inner.host
     }
 
     /// A repository of it.
@@ -176,9 +166,14 @@ impl Registry {
 }
 
 impl Repository {
+    /// Its registry.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     /// The host of its registry.
     pub(crate) fn host(&self) -> &str {
-        &self.registry.inner.host
+        self.registry.host()
     }
 
     /// Whether the registry said in this process that it was asked too often.

@@ -198,6 +198,18 @@ impl RegistryError {
         }
     }
 
+    /// Whether it is an answer without a word of a registry: one that refuses says why, by the specification, and one that has
+    /// what was asked for sends that.
+    pub(crate) fn is_wordless(&self) -> bool {
+        match &self.problem {
+            Problem::Status { failure, said, .. } => {
+                said.is_empty() && matches!(failure, Failure::NotFound | Failure::Refused)
+            }
+            Problem::Answer { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Whether what was asked for is not there.
     pub(crate) fn is_not_found(&self) -> bool {
         self.failure() == Failure::NotFound

@@ -6,6 +6,7 @@
 //! token              tokens, each fetched once per process
 //! redact, said       what a registry says of its errors, without our credentials
 //! registry_place, client  where a registry is; one request: who we are, where it leads, how it failed
+//! presence           whether there is a registry at all
 //! fetching, pushing, pages, removing  what is asked of a repository
 //! management, plan   what a repository holds, by protocol or API, and what of it can go
 //! ```
@@ -26,6 +27,7 @@ mod management;
 mod manager;
 mod pages;
 mod plan;
+mod presence;
 mod pushing;
 mod redact;
 mod registry_place;
@@ -47,6 +49,7 @@ pub(crate) use management::{gather, Entry, Holding, Management};
 pub(crate) use manager::{manager, ManagementApi};
 pub(crate) use pages::{catalogue, Listing};
 pub(crate) use plan::{plan_removal, KeptBecause, Known, Plan, Unwanted};
+pub(crate) use presence::{check_login, find_stranger, Stranger};
 pub(crate) use pushing::{Mounted, Pushes, Upload};
 pub(crate) use registry_place::{RegistryPlace, Taken};
 pub(crate) use retry::{asked_pause, pause, Failure, Step};

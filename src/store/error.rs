@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::archive::tar_reader::TarError;
 use crate::oci::{Descriptor, DiffId, Digest, ParseImageError};
-use crate::policy::{Bytes, Kind};
+use crate::policy::{as_limit, Bytes, Kind};
 use crate::store::VERSION;
 
 /// Why the store did not do what it was asked.
@@ -34,7 +34,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// An image that is larger than the store may be.
-    #[error("make room in {path}: the image has {} as it is shipped, and the store may have {} (`max_bytes` under [cache])", Bytes(*.needed), Bytes(*.most))]
+    #[error("make room in {path}: the image has {} as it is shipped, and `max_bytes` under [cache] is {}", Bytes(*.needed), as_limit(Bytes(*.most)))]
     OverLimit {
         /// The root.
         path: PathBuf,

@@ -567,7 +567,7 @@ pub(super) fn of_registry(reference: &Reference) -> Result<(&str, &str), Transfe
         Reference::Registry { host, repository, .. } => Ok((host, repository)),
         Reference::Local { .. } | Reference::Digest { .. } | Reference::Layout { .. } => Err(TransferError::NotFound {
             path: reference.to_string().into(),
-            reason: "it is no image of a registry".to_owned(),
+            reason: "it is no image of a registry, which is called HOST/REPOSITORY[:TAG]".to_owned(),
         }),
     }
 }

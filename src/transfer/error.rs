@@ -151,6 +151,18 @@ pub enum TransferError {
         /// Below its host.
         repository: String,
     },
+    /// A host answers, and not as registries do.
+    #[error("reach {reference}: {host} answers, but is no registry: {url} gives {answer}, where a registry gives 200 and JSON, or 401")]
+    NoRegistry {
+        /// The image or the registry, as typed.
+        reference: String,
+        /// Who answers.
+        host: String,
+        /// What it was asked.
+        url: String,
+        /// What it answered.
+        answer: String,
+    },
     /// A tag that is not moved means another image.
     #[error("push {reference}: its tag means {there} already, and this machine's configuration does not move tags there (immutable)")]
     Immutable {
@@ -238,6 +250,7 @@ impl TransferError {
             | Self::NotFound { .. }
             | Self::NoTag { .. }
             | Self::NoRepository { .. }
+            | Self::NoRegistry { .. }
             | Self::Login { .. }
             | Self::NotAnArchive { .. }
             | Self::Entry { .. }

@@ -30,6 +30,7 @@ mod local;
 mod login_places;
 mod named;
 mod nearby;
+mod no_registry;
 mod note;
 mod passing;
 mod peer;

@@ -8,15 +8,17 @@ use std::time::Duration;
 use super::circuit::read_circuit;
 use super::connections::Connections;
 use super::login_places::{Credential, LoginPlaces};
+use super::no_registry::{find_no_registry, find_suspect, no_registry};
 use super::preferred::{prefer, prefer_none, read_preferred, Preferred};
 use super::pull_budget::Budget;
 use super::TransferError;
 use crate::net::{Wire, WirePatience};
 use crate::oci::normal_host;
-use crate::policy::Bytes;
+use crate::policy::{nearest, Bytes};
 use crate::progress::Progress;
 use crate::registry::{
-    manager, of_pair, Management, ManagementApi, Registry, RegistryError, RegistryPlace, Repository, SaidBy, Taken,
+    check_login, find_stranger, manager, of_pair, Management, ManagementApi, Registry, RegistryError, RegistryPlace,
+    Repository, SaidBy, Taken,
 };
 use crate::store::Store;
 
@@ -286,6 +288,15 @@ impl Registries {
         Ok(client)
     }
 
+    /// `error`, or what is behind it: a host that is no registry.
+    pub(crate) fn explained(&self, error: TransferError) -> TransferError {
+        let found = find_suspect(&error).and_then(|suspect| {
+            let client = self.client(&suspect.host).ok()?;
+            find_no_registry(&client, suspect.reference, suspect.answer)
+        });
+        found.unwrap_or(error)
+    }
+
     /// The registry of the configuration that is spelled almost as `host`, which is none of them.
     fn similar(&self, host: &str) -> Option<String> {
         let others = self.shared.entries.iter().map(|entry| entry.host.as_str());
@@ -381,7 +392,10 @@ impl Registries {
         let login = of_pair(user, password);
         let find_login = Arc::new(move |_: &str, _: &str| Ok(Some((login.clone(), SaidBy::Caller))));
         let client = Registry::new(self.wire(), &place, find_login).map_err(failed)?;
-        let taken = client.check().map_err(failed)?;
+        let taken = check_login(&client).map_err(|error| self.explained(failed(error)))?;
+        if let (Taken::Unasked, Some(stranger)) = (taken, find_stranger(&client)) {
+            return Err(no_registry(&client, host, stranger));
+        }
         let kept = self.shared.places.keep(host, user, password);
         kept.map(|place| (place, taken)).map_err(|reason| TransferError::Login {
             host: host.to_owned(),
@@ -396,15 +410,6 @@ fn pull_only(verb: &'static str, host: &str) -> TransferError {
         host: host.to_owned(),
         is_preferred: false,
     }
-}
-
-/// The word of `words` that is at most three changes of a letter away from `word`, and at most a quarter of it; the nearest.
-fn nearest<'w>(word: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
-    let most = (word.len() / 4).min(3);
-    let found = words
-        .map(|other| (strsim::osa_distance(word, other), other))
-        .min_by_key(|(count, _)| *count)?;
-    (found.0 <= most).then_some(found.1)
 }
 
 /// Whether a pattern, in which `*` stands for any text, means `name`.
@@ -492,21 +497,6 @@ mod tests {
         let refused = all.may_push("backup.example").unwrap_err();
         assert!(matches!(&refused, TransferError::PullOnly { host, .. } if host == "backup.example"));
         assert_eq!(refused.kind(), Kind::Refused);
-    }
-
-    #[test]
-    fn a_host_that_is_mistyped_is_near_the_one_that_was_meant() {
-        let hosts = ["registry.example.org", "backup.example.net", "localhost:5000"];
-        for (typed, meant) in [
-            ("registry.exmaple.org", Some("registry.example.org")),
-            ("regstry.example.org", Some("registry.example.org")),
-            ("backup.example.org", Some("backup.example.net")),
-            ("localhost:5001", Some("localhost:5000")),
-            ("quay.example", None),
-            ("a.b", None),
-        ] {
-            assert_eq!(nearest(typed, hosts.into_iter()), meant, "{typed}");
-        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::attempt::Asked;
 use super::candidates::{Candidates, Subject};
 use super::error::TOO_MANY_REFERRERS;
+use super::no_registry::{find_no_registry, find_suspect};
 use super::peer::{Reach, Referrer, Source, StandIn};
 use super::registries::Registries;
 use super::remote_blob::RemoteBlob;
@@ -91,7 +92,7 @@ impl<'a> Remote<'a> {
     /// [`TransferError::Registry`] with what each registry said.
     pub fn find(&self) -> Result<Descriptor, TransferError> {
         if let Some(digest) = self.reference.digest() {
-            let raw = self.manifest(digest)?;
+            let raw = self.manifest(digest).map_err(|error| self.unless_no_registry(error))?;
             return Ok(Descriptor::new(&document_type(&raw), *digest, raw.len() as u64));
         }
         let question = format!("{} at {}", self.reference, self.candidates.hosts().join(", "));
@@ -105,7 +106,7 @@ impl<'a> Remote<'a> {
         let found = self.candidates.ask_first(Subject::Tag, work);
         let found = found.map_err(|error| match error.is_not_found() {
             true => self.no_tag(error),
-            false => error,
+            false => self.unless_no_registry(error),
         });
         let (index, found) = found?;
         self.is_answered_by(index);
@@ -157,6 +158,16 @@ impl<'a> Remote<'a> {
         }))
     }
 
+    /// `error`, or that its host is no registry.
+    fn unless_no_registry(&self, error: TransferError) -> TransferError {
+        let found = find_suspect(&error).and_then(|suspect| {
+            let mut all = (0..self.candidates.count()).filter_map(|index| self.candidates.repository(index));
+            let asked = all.find(|one| one.host() == suspect.host)?;
+            find_no_registry(asked.registry(), suspect.reference, suspect.answer)
+        });
+        found.unwrap_or(error)
+    }
+
     /// The error of a tag that nobody knows, with the tags that there are, as far as they can be had by one try: they are for
     /// people, and it says nothing of a registry that it does not list them.
     fn no_tag(&self, error: TransferError) -> TransferError {
@@ -164,17 +175,22 @@ impl<'a> Remote<'a> {
             return error;
         };
         let reference = self.reference.to_string();
-        match Listing::of(first).some_tags() {
-            Ok(tags) if !tags.is_empty() => TransferError::NoTag {
-                reference,
-                tags: tags.into_iter().take(MOST_TAGS).collect(),
-            },
-            Err(unknown) if unknown.is_not_found() => TransferError::NoRepository {
+        let unknown = match Listing::of(first).some_tags() {
+            Ok(tags) if tags.is_empty() => return error,
+            Ok(tags) => {
+                let tags = tags.into_iter().take(MOST_TAGS).collect();
+                return TransferError::NoTag { reference, tags };
+            }
+            Err(unknown) => unknown,
+        };
+        match find_no_registry(first.registry(), &reference, &unknown) {
+            Some(stranger) => stranger,
+            None if unknown.is_not_found() => TransferError::NoRepository {
                 reference,
                 host: first.host().to_owned(),
                 repository: first.name().to_owned(),
             },
-            Ok(_) | Err(_) => error,
+            None => error,
         }
     }
 

@@ -55,7 +55,7 @@ impl<'a> Keeper<'a> {
         let Reference::Registry { host, repository, .. } = reference else {
             return Err(TransferError::NotFound {
                 path: reference.to_string().into(),
-                reason: "it is no image of a registry".to_owned(),
+                reason: "it is no image of a registry, which is called HOST/REPOSITORY[:TAG]".to_owned(),
             });
         };
         let client = registries.client(host).map_err(|error| failed(reference, error))?;

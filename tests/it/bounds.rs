@@ -88,17 +88,17 @@ fn what_is_over_a_bound_is_refused_by_its_name_whoever_asks() {
     let escape = input.path().join("escape");
     std::os::unix::fs::symlink(outside.path(), &escape).unwrap();
     for (job, args, says) in [
-        (json!({"memory": "700M"}), &[][..], "memory: 734.0 MB is over"),
+        (json!({"memory": "700M"}), &[][..], "memory: 700M is over"),
         (json!({"timeout": "1h"}), &[], "timeout: 3600s is over"),
         (json!({"grace": "61s"}), &[], "timeout: 60s and a grace of 61s is over"),
         (json!({"pids": 101}), &[], "pids: 101 is over"),
         (json!({"cpus": 2}), &[], "cpus: 2 is over"),
-        (json!({"output_size": "80M"}), &[], "output_size: 83.9 MB is over"),
+        (json!({"output_size": "80M"}), &[], "output_size: 80M is over"),
         (json!({"env": {"OTHER": "1"}}), &[], "env: OTHER is over"),
         (json!({"secret_env": {"TOKEN": "env:HOME"}}), &[], "env: TOKEN is over"),
         (json!({"input": outside.path()}), &[], "input_roots: "),
         (json!({"input": escape}), &[], "input_roots: "),
-        (json!({}), &["--memory", "700M"], "memory: 734.0 MB is over"),
+        (json!({}), &["--memory", "700M"], "memory: 700M is over"),
         (json!({}), &["--env", "OTHER=1"], "env: OTHER is over"),
     ] {
         let (done, outcome) = run(&bounds, &job, args);

@@ -439,7 +439,7 @@ fn the_limits_of_an_outcome_make_a_job() {
 #[test]
 fn an_end_by_memory_a_signal_or_a_missing_command_is_one_line() {
     for (made, says) in [
-        (made(Code::Oom).unwrap(), "the limit is 104.9 MB (--memory)"),
+        (made(Code::Oom).unwrap(), "--memory is 100M (104.9 MB)"),
         (
             made(Code::Signal).unwrap(),
             "gantry: ended by signal 11 (segmentation fault): native code",
@@ -453,7 +453,7 @@ fn an_end_by_memory_a_signal_or_a_missing_command_is_one_line() {
             made(Code::CommandNotExecutable).unwrap(),
             "gantry: \"/etc/name\" cannot be executed: Permission denied",
         ),
-        (made(Code::BusError).unwrap(), "/dev/shm has 16.8 MB (--shm-size)"),
+        (made(Code::BusError).unwrap(), "/dev/shm has 16M (--shm-size)"),
         (
             made(Code::BadSystemCall).unwrap(),
             "gantry: ended by signal 31 (bad system call): ",

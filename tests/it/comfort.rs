@@ -229,7 +229,8 @@ fn an_image_that_is_missing_says_what_is_there() {
         "error: bundle hello:1: the image has no command\n\nhint: --entrypoint",
     );
     says(&["run", "hello:7"], "hint: the store has hello:1\n");
-    says(&["run", "hell"], "hint: `gantry images ls`");
+    says(&["run", "hell"], "hint: did you mean hello? The store has hello:1\n");
+    says(&["run", "other"], "hint: `gantry images ls`");
     for tag in ["2", "3", "4"] {
         gantry.ok(["copy", "hello:1", &format!("hello:{tag}")]);
     }

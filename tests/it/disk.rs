@@ -73,7 +73,7 @@ fn what_is_over_the_limit_ends_the_run_and_is_not_taken() {
         (
             "disk:small",
             "import time\nfor n in range(600): open(f'/output/{n}', 'w').write('x' * 4096)\ntime.sleep(600)\n",
-            "the limit is 1.0 MB (--output-size)",
+            "--output-size is 1M (1.0 MB)",
         ),
         (
             "disk:empty",
@@ -83,12 +83,12 @@ fn what_is_over_the_limit_ends_the_run_and_is_not_taken() {
         (
             "disk:unlinked",
             "import os, time\nf = open('/output/gone', 'wb')\nos.remove('/output/gone')\nf.write(b'x' * (3 << 20))\nf.flush()\ntime.sleep(600)\n",
-            "the limit is 1.0 MB (--output-size)",
+            "--output-size is 1M (1.0 MB)",
         ),
         (
             "disk:mapped",
             "import mmap, os, time\nf = os.open('/output/gone', os.O_RDWR | os.O_CREAT)\nos.write(f, b'x' * (3 << 20))\nm = mmap.mmap(f, 3 << 20)\nos.remove('/output/gone')\nos.close(f)\ntime.sleep(600)\n",
-            "the limit is 1.0 MB (--output-size)",
+            "--output-size is 1M (1.0 MB)",
         ),
         (
             "disk:closed",

@@ -221,7 +221,10 @@ fn a_pin_outlives_the_name_and_its_end_is_the_end_of_the_image() {
     let digest = image(&gantry, "kept:1", &[(1, 1000)]);
     gantry.ok(["cache", "pin", "kept:1"]);
     gantry.ok(["cache", "pin", "kept:1"]);
-    gantry.ok(["images", "rm", "kept:1"]);
+    let removed = gantry.gantry(["images", "rm", "kept:1"]);
+    let id = &digest[..19];
+    let says = format!("Removed kept:1; its image {id} is pinned and stays: `gantry cache unpin {id}` lets it go\n");
+    assert_eq!((removed.code, removed.stderr), (0, says));
     gantry.ok(["cache", "gc", "--all"]);
     let listed = json(&gantry, &["cache", "ls", "--json"]);
     assert_eq!(
@@ -232,7 +235,16 @@ fn a_pin_outlives_the_name_and_its_end_is_the_end_of_the_image() {
     assert!(shown.contains("pinned") && shown.starts_with("NAME"), "{shown}");
     gantry.ok(["copy", &digest, "again:1"]);
     gantry.ok(["images", "rm", "again:1"]);
-    gantry.ok(["cache", "unpin", &digest]);
+    let refused = gantry.gantry(["images", "rm", id]);
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains(&format!(
+            "is pinned, and stays until it is not: `gantry cache unpin {id}`"
+        )),
+        "{}",
+        refused.stderr
+    );
+    gantry.ok(["cache", "unpin", id]);
     gantry.ok(["cache", "gc"]);
     assert_eq!(json(&gantry, &["cache", "ls", "--json"]), Value::Array(Vec::new()));
     let unknown = gantry.gantry(["cache", "pin", "kept:1"]);
@@ -336,5 +348,5 @@ fn the_commands_of_the_page_about_the_cache_do_what_it_says() {
         gantry.ok(words.split(' '));
         count += 1;
     }
-    assert_eq!(count, 6);
+    assert_eq!(count, 7);
 }

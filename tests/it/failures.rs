@@ -96,7 +96,7 @@ const SITUATIONS: &[(&str, Make)] = &[
     ("A promise that there is none of", |scene| {
         scene.gantry("run --allow-degraded cgroups a:1")
     }),
-    ("An image that the store has not", |scene| scene.gantry("run none:1")),
+    ("An image that the store has not", |scene| scene.gantry("run not-built:1")),
     ("A name in upper case", |scene| scene.gantry("run Beam:1")),
     ("A registry", |scene| scene.gantry("pull docker://example.org/beam")),
     ("A transport of other tools", |scene| scene.gantry("images rm sif:1")),
@@ -115,7 +115,7 @@ const SITUATIONS: &[(&str, Make)] = &[
         scene.gantry("images show sha256:0123456789ab")
     }),
     ("An image to remove that is not there", |scene| {
-        scene.gantry("images rm none:1")
+        scene.gantry("images rm not-built:1")
     }),
     ("A job that is no object", |scene| {
         scene.write("job.json", "[]");

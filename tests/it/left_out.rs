@@ -73,6 +73,19 @@ fn a_function_that_only_defines_things_is_warned_of() {
 }
 
 #[test]
+fn what_is_no_python_is_told_by_its_error_alone() {
+    let gantry = Gantry::with_downloads();
+    let dir = function("def main(:\n    pass\n", None);
+    let done = gantry.gantry(["build", dir.path().to_str().unwrap()]);
+    assert_eq!(done.code, 1, "{}", done.stderr);
+    assert!(
+        done.stderr.contains("user_function.py, line 1") && !done.stderr.contains("warning"),
+        "{}",
+        done.stderr
+    );
+}
+
+#[test]
 fn what_a_function_imports_and_nothing_has_is_warned_of() {
     let gantry = Gantry::with_downloads();
     let source = "import json, sklearn\nimport helper\ntry:\n    import nothing\nexcept ImportError:\n    pass\nimport six\nprint(1)\n";

@@ -36,6 +36,7 @@ mod examples;
 mod failures;
 mod faults;
 mod first_hour;
+mod first_mistakes;
 mod full_store;
 mod fuzzed;
 mod hostile;

@@ -123,7 +123,11 @@ fn a_bare_name_is_neither_pulled_nor_pushed_to() {
             "pull alpine: a bare name is an image of this store",
         ),
         (&["pull", "a:1"], "pull a:1: a bare name"),
-        (&["push", "a:1", "b:1"], "`gantry copy IMAGE b:1` gives it"),
+        (
+            &["push", "a:1"],
+            "push a:1: the name is of this store alone and says no registry",
+        ),
+        (&["push", "a:1", "b:1"], "`gantry copy a:1 b:1` gives it"),
     ] {
         let done = gantry.gantry(args);
         assert_eq!(done.code, 1, "{}", done.stderr);

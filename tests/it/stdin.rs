@@ -72,7 +72,7 @@ fn more_than_the_limit_ends_the_run_and_says_so() {
     );
     assert!(
         done.stderr
-            .contains("standard input is over 2.0 KB, the limit (--input-limit)"),
+            .contains("standard input is over 1999 B, the limit (--input-limit)"),
         "{}",
         done.stderr
     );

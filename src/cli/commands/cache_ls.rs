@@ -1,16 +1,13 @@
 //! `gantry cache ls`: the images by last use, and what each takes.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use crate::cli::error::CommandError;
 use crate::cli::escape::escape;
 use crate::cli::format_args::Format;
 use crate::cli::output::{print_json, print_line};
 use crate::cli::session::Session;
-use crate::cli::table::{short, table};
+use crate::cli::table::{ago, short, table};
 use crate::ops::{self, ImageRoom};
-use crate::policy::{rough_time, Bytes, Verbosity};
-use crate::sys::clock;
+use crate::policy::{Bytes, Verbosity};
 
 /// Lists the images, the last used first.
 pub(super) fn ls(session: &Session, format: Format) -> Result<u8, CommandError> {
@@ -65,13 +62,5 @@ fn name_in_full(image: &ImageRoom) -> String {
 
 /// How long ago an image was used.
 pub(super) fn last_use(image: &ImageRoom) -> String {
-    let since = |seconds| {
-        clock::now()
-            .duration_since(UNIX_EPOCH + Duration::from_secs(seconds))
-            .ok()
-    };
-    match image.last_use.and_then(since) {
-        Some(age) => format!("{} ago", rough_time(age)),
-        None => "-".to_owned(),
-    }
+    ago(image.last_use)
 }

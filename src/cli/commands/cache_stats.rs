@@ -131,7 +131,7 @@ fn parts(stats: &CacheStats, bar: fn(u64, u64) -> String) -> String {
         ("images, shared", stats.shared),
         ("images, not shared", stats.of_images.saturating_sub(stats.shared)),
         ("later builds", stats.of_builds),
-        ("other", stats.other),
+        ("other: tools, journal, garbage", stats.other),
     ];
     let rows = rows.map(|(what, bytes)| [what.to_owned(), Bytes(bytes).to_string(), bar(bytes, stats.physical)]);
     table(["WHAT", "BYTES", ""], rows.into())

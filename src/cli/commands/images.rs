@@ -12,7 +12,7 @@ use crate::cli::session::Session;
 use crate::cli::table::{short, table};
 use crate::journal::EventKind;
 use crate::oci::Reference;
-use crate::ops::{self, ImageSummary, ImagesError, Removal};
+use crate::ops::{self, ImageSummary, ImagesError, Removal, Removed};
 use crate::policy::{Bytes, Verbosity};
 use crate::store::Image;
 
@@ -107,20 +107,30 @@ fn facts(image: &Image) -> Vec<[String; 2]> {
     facts
 }
 
+/// What is said of an image that is there without the name that was removed.
+fn what_stays(removed: &Removed) -> String {
+    match removed.digest.filter(|_| removed.is_pinned) {
+        Some(digest) => {
+            let id = format!("sha256:{}", short(&digest));
+            format!("; its image {id} is pinned and stays: `gantry cache unpin {id}` lets it go")
+        }
+        None => String::new(),
+    }
+}
+
 /// Removes all that are there, and then names those that are not.
 fn remove(session: &Session, references: &[Reference], removal: Removal, verb: &str) -> Result<u8, CommandError> {
     let mut missing = Vec::new();
     for reference in references {
         let started = Instant::now();
-        let digest = session.store.names().find(reference).ok().flatten();
         let removed = ops::remove(&session.store, reference, removal);
-        if removed.is_ok() && removal == Removal::Done {
-            let digest = digest.map(|digest| digest.to_string());
+        if let (Ok(removed), Removal::Done) = (&removed, removal) {
+            let digest = removed.digest.map(|digest| digest.to_string());
             session.note(EventKind::Delete, &reference.to_string(), digest, "ok", started);
         }
         match removed {
-            Ok(()) if session.verbosity == Verbosity::Quiet => {}
-            Ok(()) => drop(writeln!(io::stderr(), "{verb} {reference}")),
+            Ok(_) if session.verbosity == Verbosity::Quiet => {}
+            Ok(removed) => drop(writeln!(io::stderr(), "{verb} {reference}{}", what_stays(&removed))),
             Err(ImagesError::Unknown { reference }) => missing.push(reference),
             Err(error) => return Err(error.into()),
         }

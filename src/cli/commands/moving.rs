@@ -17,7 +17,7 @@ use crate::cli::session::Session;
 use crate::journal::EventKind;
 use crate::oci::{Place, Reference};
 use crate::ops::{self, Attempt, Companions, Copied, Failover, ImagesError, Taken, Transport};
-use crate::policy::Verbosity;
+use crate::policy::{Bytes, Verbosity};
 
 /// What the options of a command that moves an image say.
 pub(super) struct Moving<'a> {
@@ -59,7 +59,12 @@ impl<'a> Moving<'a> {
             transport.companions = companions;
             ops::copy(transport, source, destination)
         };
-        self.carry_out(session, EventKind::Copy, &destination.to_string(), work, |_| None)
+        let destination = destination.to_string();
+        self.carry_out(session, EventKind::Copy, &destination, work, |copied, _| {
+            let name = copied.name.as_ref().map(Reference::with_tag);
+            let to = name.as_deref().unwrap_or(&destination);
+            format!("Copied {source}{} to {to}", from(copied))
+        })
     }
 
     /// Does `work`, says how it went in the report and in the journal, and prints the digest.
@@ -69,7 +74,7 @@ impl<'a> Moving<'a> {
         kind: EventKind,
         image: &str,
         work: impl FnOnce(&mut Transport<'_>) -> Result<Copied, ImagesError>,
-        said: impl FnOnce(&Copied) -> Option<String>,
+        said: impl FnOnce(&Copied, &Movement<'_>) -> String,
     ) -> Result<u8, CommandError> {
         let started = Instant::now();
         let narrator = Narrator::new(session.verbosity);
@@ -81,18 +86,19 @@ impl<'a> Moving<'a> {
         let done = work(&mut transport);
         narrator.finish();
         let instead = transport.instead().map(|place| place.to_string());
+        let attempts = transport.asked.attempts();
         let movement = Movement {
             kind,
             reference: instead.as_deref().unwrap_or(image),
             result: done.as_ref().map(|copied| copied.digest).map_err(ImagesError::kind),
-            attempts: &transport.asked.attempts(),
+            attempts: &attempts,
             purpose: None,
             started,
         };
         movement.note(session);
         let copied = done?;
-        if let Some(text) = said(&copied).filter(|_| session.verbosity > Verbosity::Quiet) {
-            let _ = writeln!(io::stderr(), "{}", escape(&text));
+        if session.verbosity > Verbosity::Quiet {
+            let _ = writeln!(io::stderr(), "{}", escape(&said(&copied, &movement)));
         }
         if let Some(report) = self.report {
             report.write(&Moved {
@@ -100,7 +106,7 @@ impl<'a> Moving<'a> {
                 status: "ok",
                 digest: copied.digest.to_string(),
                 name: copied.name.as_ref().map(Reference::with_tag),
-                attempts: transport.asked.attempts(),
+                attempts,
                 seconds: started.elapsed().as_secs_f64(),
             })?;
             if report.takes_standard_output() {
@@ -109,6 +115,12 @@ impl<'a> Moving<'a> {
         }
         print_line(&copied.digest)
     }
+}
+
+/// Who said what the name means that was typed, when that is another registry.
+fn from(copied: &Copied) -> String {
+    let host = copied.from.as_ref();
+    host.map_or(String::new(), |host| format!(" from {host}"))
 }
 
 /// The report of a command that moved an image.
@@ -130,15 +142,12 @@ pub(super) fn pull(
     moving: &Moving<'_>,
 ) -> Result<u8, CommandError> {
     let work = |transport: &mut Transport<'_>| ops::pull(transport, source, tag);
-    moving.carry_out(session, EventKind::Pull, &source.to_string(), work, |copied| {
-        let from = copied
-            .from
-            .as_ref()
-            .map_or(String::new(), |host| format!(" from {host}"));
-        Some(match &copied.name {
-            Some(name) => format!("Pulled {}{from} as {}", copied.digest, name.with_tag()),
-            None => format!("Pulled {}{from}; it has no name and is kept for a day", copied.digest),
-        })
+    moving.carry_out(session, EventKind::Pull, &source.to_string(), work, |copied, _| {
+        let pulled = format!("Pulled {}{}", copied.digest, from(copied));
+        match &copied.name {
+            Some(name) => format!("{pulled} as {}", name.with_tag()),
+            None => format!("{pulled}; it has no name and is kept for a day"),
+        }
     })
 }
 
@@ -151,7 +160,14 @@ pub(super) fn push(
 ) -> Result<u8, CommandError> {
     let work = |transport: &mut Transport<'_>| ops::push(transport, source, destination);
     let image = destination.map_or_else(|| source.to_string(), Place::to_string);
-    moving.carry_out(session, EventKind::Push, &image, work, |_| None)
+    moving.carry_out(session, EventKind::Push, &image, work, |_, movement| {
+        let pushed = format!("Pushed {source} to {}", movement.reference);
+        match movement.attempts.iter().map(|one| one.bytes).sum() {
+            _ if movement.attempts.is_empty() => pushed,
+            0 => format!("{pushed}, which had its layers"),
+            sent => format!("{pushed}: {} sent", Bytes(sent)),
+        }
+    })
 }
 
 /// A password is a line of standard input that is not longer than this.
@@ -215,7 +231,11 @@ pub(super) fn save(session: &Session, reference: &Reference, file: &Path) -> Res
         ops::save(&session.store, reference, io::stdout())?
     };
     if session.verbosity > Verbosity::Quiet {
-        let _ = writeln!(io::stderr(), "Saved {digest}");
+        let to = match file == Path::new("-") {
+            true => "standard output".to_owned(),
+            false => escape(&file.display().to_string()),
+        };
+        let _ = writeln!(io::stderr(), "Saved {digest} to {to}");
     }
     Ok(0)
 }
@@ -230,8 +250,29 @@ pub(super) fn load(session: &Session, file: &Path, tag: Option<&Reference>) -> R
     } else {
         ops::load(&session.store, io::stdin().lock(), tag)?
     };
+    if session.verbosity > Verbosity::Quiet {
+        let names: Vec<&str> = loaded.iter().map(|(name, _)| name.as_str()).collect();
+        let _ = writeln!(io::stderr(), "{}", escape(&loaded_as(&names)));
+    }
     for (name, digest) in loaded {
         print_line(&format!("{digest} {}", escape(&name)))?;
     }
     Ok(0)
+}
+
+/// Names of an archive that are said; standard output has each.
+const MOST_NAMES: usize = 5;
+
+/// What a load came to, in a line.
+fn loaded_as(names: &[&str]) -> String {
+    let (named, others) = names.split_at(names.len().min(MOST_NAMES));
+    let more = match others.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    match names {
+        // Its digest stands for it.
+        [name] if name.starts_with("sha256:") => format!("Loaded {name}; it has no name and is kept for a day"),
+        _ => format!("Loaded {}{more}", named.join(", ")),
+    }
 }

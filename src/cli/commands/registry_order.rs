@@ -8,15 +8,15 @@ use crate::cli::args::RegistriesCommand;
 use crate::cli::error::CommandError;
 use crate::cli::escape::escape;
 use crate::cli::format_args::{Format, FormatArgs};
+use crate::cli::image_hint::no_registry;
 use crate::cli::output::{print_json, print_line};
 use crate::cli::progress::Narrator;
 use crate::cli::report::Report;
 use crate::cli::session::Session;
-use crate::cli::table::table;
+use crate::cli::table::{ago, table};
 use crate::journal::EventKind;
 use crate::ops::{self, KnownRegistry};
 use crate::policy::Verbosity;
-use crate::sys::clock::rfc3339;
 
 /// Prints the registries, whoever is asked first first, or changes who that is.
 pub(super) fn registries(
@@ -51,7 +51,9 @@ fn list(session: &Session, format: &FormatArgs) -> Result<u8, CommandError> {
             .try_for_each(|one| print_line(&one.host).map(drop))
             .map(|()| 0),
         Format::Table => {
-            let time = |seconds: Option<u64>| seconds.map_or("-".to_owned(), |seconds| rfc3339(seconds, ""));
+            if known.is_empty() {
+                say(&no_registry());
+            }
             let row = |one: &KnownRegistry| {
                 let priority = one.priority.to_string();
                 [
@@ -59,8 +61,8 @@ fn list(session: &Session, format: &FormatArgs) -> Result<u8, CommandError> {
                     priority,
                     one.role.to_owned(),
                     escape(&one.state()),
-                    time(one.last_success),
-                    time(one.last_failure),
+                    ago(one.last_success),
+                    ago(one.last_failure),
                 ]
             };
             print_line(&table(

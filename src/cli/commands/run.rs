@@ -20,7 +20,7 @@ use crate::ops::{
     self, CallerMode, ExitCodes, Failover, JobError, Outcome, Pull, RunError, RunRequest, SecretWanted, Status, Ticket,
     Wanted, Worked,
 };
-use crate::policy::{one_line, Bytes, Code, Kind, Time, Verbosity};
+use crate::policy::{as_limit, one_line, Bytes, Code, Kind, Time, Verbosity};
 use crate::sandbox::{self, Signals, Stdin, Stdout};
 use crate::sys::clock;
 
@@ -247,7 +247,8 @@ fn tell(outcome: &Outcome, request: &RunRequest) {
     let over: Vec<String> = over
         .map(|(stream, bytes)| {
             let bytes = Bytes(bytes);
-            format!("{stream} is {bytes}, the limit is {limit} (--output-limit): the rest was dropped")
+            let limit = as_limit(limit);
+            format!("{stream} is {bytes}, --output-limit is {limit}: the rest was dropped")
         })
         .collect();
     if output.truncated && over.is_empty() {

@@ -136,7 +136,7 @@ if __name__ == "__main__":
         done.stderr
     );
     assert_eq!(outcome["limits"]["shm_size"], 16 << 20);
-    for says in ["/dev/shm has 16.8 MB (--shm-size)", "bus error"] {
+    for says in ["/dev/shm has 16M (--shm-size)", "bus error"] {
         assert!(done.stderr.contains(says), "{}", done.stderr);
     }
     // It counts as memory.

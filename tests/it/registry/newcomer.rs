@@ -164,7 +164,13 @@ fn the_states_of_registries_are_true() {
             .code
     };
     assert_eq!(pull(&one.host), 0);
-    assert!(state(&one.host).contains("ok since 20"), "{}", state(&one.host));
+    let one_state = state(&one.host);
+    assert!(one_state.contains("ok since 20"), "{one_state}");
+    // An age, and no failure.
+    assert!(
+        one_state.contains(" s ago ") && one_state.ends_with(" -"),
+        "{one_state}"
+    );
     two.rule(|_, _| Some(Reply::new(401, "").with("WWW-Authenticate", "Basic realm=x")));
     assert_eq!((pull(&two.host), pull(none)), (1, 4));
     for (host, reason) in [(two.host.as_str(), "(auth)"), (none, "(name)")] {

@@ -1,0 +1,176 @@
+//! What somebody types who knows other tools, or mistypes: each message says what to type instead.
+
+use std::fs;
+
+use crate::common::{function, tiny, Done, Gantry};
+
+fn says(done: &Done, code: i32, parts: &[&str]) {
+    assert_eq!(done.code, code, "{}", done.stderr);
+    for part in parts {
+        assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
+    }
+}
+
+#[test]
+fn commands_of_other_tools_lead_to_ours() {
+    let gantry = Gantry::new();
+    for (typed, ours) in [
+        (&["rmi", "a:1"][..], "images rm"),
+        (&["ls"], "images ls"),
+        (&["ps"], "cache ls"),
+        (&["tag", "a:1", "b:1"], "copy"),
+        (&["inspect", "a:1"], "images show"),
+    ] {
+        let done = gantry.gantry(typed);
+        says(&done, 2, &[&format!("tip: here that is `gantry {ours}`\n")]);
+        assert!(!done.stderr.contains("similar"), "{}", done.stderr);
+    }
+    // Below a command the same word is only one that is not there.
+    let below = gantry.gantry(["cache", "rm"]);
+    assert!(
+        below.code == 2 && !below.stderr.contains("here that is"),
+        "{}",
+        below.stderr
+    );
+    says(&gantry.gantry(["man", "nosuch"]), 2, &["`gantry help` lists them"]);
+}
+
+#[test]
+fn a_negative_value_is_said_to_be_one() {
+    let gantry = Gantry::new();
+    for args in [["run", "--timeout", "-5s", "a:1"], ["run", "--cpus", "-1", "a:1"]] {
+        says(
+            &gantry.gantry(args),
+            125,
+            &["tip: no size, number or time is less than 0"],
+        );
+    }
+}
+
+#[test]
+fn an_image_that_is_mistyped_is_answered_with_the_one_that_was_meant() {
+    let gantry = Gantry::new();
+    tiny(&gantry, &["beam:1", "beam:2", "series:1"]);
+    for typed in ["baem:1", "baem", "beeam:7"] {
+        for command in [&["run"][..], &["images", "show"], &["save"]] {
+            let more: &[&str] = if command == ["save"] { &["x.tar"] } else { &[] };
+            let done = gantry.gantry([command, &[typed], more].concat());
+            assert!(
+                done.stderr
+                    .contains("hint: did you mean beam? The store has beam:1, beam:2\n"),
+                "{typed} {command:?}: {}",
+                done.stderr
+            );
+        }
+    }
+    let other = gantry.gantry(["images", "show", "elsewhere:1"]);
+    says(&other, 1, &["hint: `gantry images ls` lists the images"]);
+}
+
+#[test]
+fn whoever_has_no_registry_is_told_what_names_one_and_where() {
+    let gantry = Gantry::new();
+    tiny(&gantry, &["a:1"]);
+    let file = gantry.home.join(".config/gantry/config.toml");
+    let where_to = format!("`[[registry]]` in {} names those", file.display());
+    for (args, example) in [
+        (
+            &["push", "a:1"][..],
+            "such as `gantry push a:1 registry.example.org/team/a:1`; no registry is configured",
+        ),
+        (
+            &["push", "a:1", "b:1"],
+            "such as `gantry push a:1 registry.example.org/team/a:1`",
+        ),
+        (
+            &["pull", "alpine"],
+            "such as `gantry pull registry.example.org/team/alpine`",
+        ),
+    ] {
+        says(&gantry.gantry(args), 1, &[example, &where_to]);
+    }
+    let listed = gantry.gantry(["registries"]);
+    says(&listed, 0, &["no registry is configured: ", &where_to]);
+    assert_eq!(gantry.gantry(["registries", "--json"]).stderr, "");
+    assert_eq!(gantry.gantry(["-q", "registries"]).stderr, "");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(&file, "[[registry]]\nhost = \"localhost:5\"\nplain_http = true\n").unwrap();
+    let push = gantry.gantry(["push", "a:1"]);
+    says(
+        &push,
+        1,
+        &["such as `gantry push a:1 localhost:5/team/a:1`; `gantry registries` lists"],
+    );
+    assert_eq!(gantry.gantry(["registries"]).stderr, "");
+}
+
+#[test]
+fn places_and_hosts_of_the_wrong_kind_say_what_is_wanted() {
+    let gantry = Gantry::new();
+    tiny(&gantry, &["a:1"]);
+    let file = gantry.home.join("file");
+    fs::write(&file, "").unwrap();
+    let path = file.to_str().unwrap();
+    says(
+        &gantry.run(&["--output", path, "--entrypoint", "/none", "a:1"]),
+        125,
+        &["a file of that name is there"],
+    );
+    says(
+        &gantry.run(&["--network", "egress", "--egress", "http://example.org:80", "a:1"]),
+        125,
+        &["want HOST:PORT without what stands before the host"],
+    );
+    says(
+        &gantry.run(&["--network", "egress", "a:1"]),
+        125,
+        &["`--egress example.org:443`"],
+    );
+    let script = tempfile::tempdir().unwrap();
+    fs::write(script.path().join("main.py"), "print(1)\n").unwrap();
+    let build = |dir: &std::path::Path| gantry.gantry(["build", dir.to_str().unwrap()]);
+    says(
+        &build(script.path()),
+        1,
+        &["hint: what a function runs is called user_function.py: if it is main.py, rename that file"],
+    );
+    fs::write(script.path().join("other.py"), "").unwrap();
+    says(
+        &build(script.path()),
+        1,
+        &["hint: a function is a directory with user_function.py"],
+    );
+    let wanted = function("print(1)\n", None);
+    let file = wanted.path().join("user_function.py");
+    says(&build(&file), 1, &["hint: a function is the directory that"]);
+}
+
+#[test]
+fn sizes_are_said_as_they_were_given() {
+    let gantry = Gantry::new();
+    says(
+        &gantry.run(&["--memory", "10K", "a:1"]),
+        125,
+        &["it is 10K, at least 64K is needed"],
+    );
+    let config = gantry.home.join("bounded.toml");
+    fs::write(&config, "[limits]\nmemory = \"64M\"\n").unwrap();
+    tiny(&gantry, &["a:1"]);
+    let over = gantry.run(&["--config", config.to_str().unwrap(), "--memory", "65M", "a:1"]);
+    says(
+        &over,
+        125,
+        &["memory: 65M is over what this machine's configuration allows under [limits] (64M)"],
+    );
+}
+
+#[test]
+fn two_commands_about_room_say_when_to_use_which() {
+    let help = Gantry::new().ok(["cache", "--help"]);
+    for line in ["`cache du`: which folders", "`cache stats`: which images"] {
+        assert!(help.contains(line), "{line}: {help}");
+    }
+    let gantry = Gantry::new();
+    tiny(&gantry, &["a:1"]);
+    assert!(gantry.ok(["cache", "stats"]).contains("other: tools, journal, garbage"));
+}
