@@ -22,6 +22,7 @@ mod pulling;
 mod pushing;
 mod real;
 mod removing;
+mod strangers;
 mod two_real;
 mod warming;
 
