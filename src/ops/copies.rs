@@ -440,12 +440,19 @@ fn write_archive(
 }
 
 fn open_archive(store: &Store, file: &Path) -> Result<ArchiveSource, ImagesError> {
-    let archive = File::open(file).map_err(|source| ImagesError::File {
+    let error = |source| ImagesError::File {
         action: "open",
         path: file.display().to_string(),
         source,
-    })?;
-    ArchiveSource::read(store, BufReader::new(archive)).map_err(|error| in_archive(file, error))
+    };
+    let archive = File::open(file).map_err(error)?;
+    let found = archive.metadata().map_err(error)?;
+    let reader = BufReader::new(archive);
+    match found.is_file() {
+        true => ArchiveSource::read_sized(store, reader, found.len()),
+        false => ArchiveSource::read(store, reader),
+    }
+    .map_err(|error| in_archive(file, error))
 }
 
 fn in_archive(file: &Path, source: TransferError) -> ImagesError {
