@@ -94,6 +94,8 @@ pub(super) fn ask(store: &Store, asker: &Asker<'_>, question: &Question<'_>) -> 
         .args(question.options)
         .envs(others.map(|(name, value)| (name, value)))
         .env("HOME", scratch.path())
+        // What it leaves when it is killed goes with the directory.
+        .env("TMPDIR", scratch.path())
         .env("UV_CACHE_DIR", store.tool("uv-cache"))
         .env("UV_NO_PROGRESS", "1")
         .current_dir(scratch.path());

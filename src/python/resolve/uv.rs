@@ -141,7 +141,9 @@ fn fetch_uv(store: &Store, places: &UvPlaces<'_>, target: &Path) -> Result<(), L
         .arg(scratch.path())
         .arg("-r")
         .arg(&requirement)
-        .envs(places.network.iter().map(|(name, value)| (name, value)));
+        .envs(places.network.iter().map(|(name, value)| (name, value)))
+        // What it leaves when it is killed goes with the directory.
+        .env("TMPDIR", scratch.path());
     if let Some(path) = places.path {
         pip = pip.env("PATH", path);
     }
