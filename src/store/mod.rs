@@ -293,12 +293,12 @@ impl Store {
         self.promise(scratch, needed, &|wanted, lacks| RoomCall::Before(wanted, lacks))
     }
 
-    /// Notes that somebody is bringing an image, also one that is there: no eviction takes it until the result is dropped.
+    /// Notes that somebody is bringing images, also such as are there: no eviction takes them until the result is dropped.
     ///
     /// # Errors
     /// [`StoreError`] when the note has no place.
-    pub fn keep_coming(&self, image: &Digest) -> Result<Scratch, StoreError> {
-        Reservation::begin(&self.disk, &BTreeSet::from([image.hex()]))
+    pub fn keep_coming(&self, images: &BTreeSet<Digest>) -> Result<Scratch, StoreError> {
+        Reservation::begin(&self.disk, &images.iter().map(Digest::hex).collect())
     }
 
     /// Promises room for what lies in scratch for a while and becomes a part of the store then, as [`reserve`](Self::reserve).
