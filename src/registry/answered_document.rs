@@ -159,7 +159,7 @@ mod tests {
         let page = format!("<html>\u{1b}[31m\n\u{202e}{}", "x".repeat(5000));
         let found = document(Some("text/html"), page.as_bytes()).stranger().unwrap();
         assert!(
-            found.starts_with("text/html, 5016 bytes that begin \"<html>\\u{1b}[31m\\n\\u{202e}xxx"),
+            found.starts_with("text/html, 5015 bytes that begin \"<html>\\u{1b}[31m\\n\\u{202e}xxx"),
             "{found}"
         );
         assert!(found.len() < 200, "{found}");

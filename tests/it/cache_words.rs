@@ -160,12 +160,17 @@ fn what_is_evicted_during_a_run_is_said_by_gantry_and_not_by_the_function() {
 
 #[test]
 fn what_was_warmed_and_went_again_is_not_called_pulled_and_the_first_of_the_list_stay() {
-    let (fake, measured, _) = with_images(4, "");
+    let (fake, maker) = (Fake::start(), Gantry::new());
+    for number in 0..4 {
+        let digest = image(&maker, &format!("x:{number}"), &[(100 + number, 300_000)]);
+        fake.hold(&maker.root, &digest, "team/x", &number.to_string());
+    }
+    let measured = store_of(&[&fake], "");
     let names = [0, 1, 2, 3].map(|number| fake.name(&format!("team/x:{number}")));
     measured.ok(["cache", "warm", &names[0], &names[1]]);
     let stats: Value = serde_json::from_str(&measured.ok(["cache", "stats", "--json"])).unwrap();
-    // Two fit, and what is written about them.
-    let most = stats["physical"].as_u64().unwrap() + 20_000;
+    // Two fit, and what is written about the others.
+    let most = stats["physical"].as_u64().unwrap() + 200_000;
     let gantry = store_of(&[&fake], &format!("[cache]\nlow_water = 100\nmax_bytes = {most}\n"));
     let mut args = vec!["cache", "warm", "--jobs", "1"];
     args.extend(names.iter().map(String::as_str));
