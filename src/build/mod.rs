@@ -19,6 +19,8 @@ pub(crate) mod parts;
 pub(crate) mod secrets;
 mod syntax;
 
+use std::path::PathBuf;
+
 use crate::archive::layer::LayerError;
 use crate::base::{BaseError, SystemError, VariantError};
 use crate::oci::NamingError;
@@ -74,6 +76,14 @@ pub enum BuildError {
     /// The function cannot be named so.
     #[error("{0}")]
     Naming(#[from] NamingError),
+    /// The disk of the store is full, whoever came upon it.
+    #[error("build: there is no space left for the store {}", store.display())]
+    Full {
+        /// Its root.
+        store: PathBuf,
+        /// Who did.
+        source: Box<BuildError>,
+    },
     /// The store failed.
     #[error("{0}")]
     Store(#[from] StoreError),
@@ -92,6 +102,7 @@ impl BuildError {
             Self::Base(source) => source.kind(),
             Self::System(source) => source.kind(),
             Self::Layer(source) => source.kind(),
+            Self::Full { .. } => Kind::Failed,
             Self::Store(source) => source.kind(),
         }
     }

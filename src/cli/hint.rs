@@ -57,7 +57,9 @@ pub(super) fn hint_of(error: Cause<'_>) -> Option<Cow<'static, str>> {
     let meant = || causes(error).find_map(|cause| of_name(cause.downcast_ref()?));
     let of_where = || causes(error).find_map(of_image);
     let of_others = || causes(error).find_map(|cause| of_users(cause.downcast_ref()?));
+    let full = || causes(error).find_map(|cause| of_full_build(cause.downcast_ref()?));
     refused
+        .or_else(full)
         .or_else(meant)
         .or_else(of_where)
         .or_else(of_others)
@@ -92,6 +94,11 @@ fn of_script(directory: &Path) -> Option<String> {
     Some(format!(
         "what a function runs is called user_function.py: if it is {script}, rename that file"
     ))
+}
+
+/// Of a build that found the disk full nothing else is to be done, whatever came upon it.
+fn of_full_build(error: &BuildError) -> Option<String> {
+    matches!(error, BuildError::Full { .. }).then(of_full)
 }
 
 /// Which disk is full, and how much it has without what was being made, which is gone by now.
@@ -243,6 +250,7 @@ fn of_build(error: &BuildError) -> Option<&'static str> {
         | BuildError::Base(_)
         | BuildError::System(_)
         | BuildError::Layer(_)
+        | BuildError::Full { .. }
         | BuildError::Store(_) => None,
     }
 }

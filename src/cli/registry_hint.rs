@@ -63,6 +63,7 @@ fn of_registry(error: &RegistryError) -> Option<String> {
             "a registry of this machine, on a loopback address, may be spoken to without TLS: `plain_http = true` beside its `host` under [[registry]] in the configuration; any other one needs TLS"
         }
         Failure::Unresolved => return Some(of_unresolved(known)),
+        Failure::NotARegistry => return known.map(|known| of_stranger(&known.host)),
         Failure::NotFound if error.is_of_catalogue() => NO_CATALOGUE,
         Failure::Refused if error.is_of_catalogue() && error.status() == Some(405) => NO_CATALOGUE,
         Failure::NotFound => return known.map(|known| lists(&known.host)),
@@ -127,6 +128,13 @@ fn of_denied(known: Option<&Circumstances>) -> String {
             "{log_in} writes credentials where docker keeps them; `credentials` under [[registry]] in the configuration names others. Some registries say so of a repository that is not there"
         ),
     }
+}
+
+/// Who answers in the place of the registry.
+fn of_stranger(host: &str) -> String {
+    format!(
+        "a portal that wants somebody to log in, or a proxy, may answer in the place of {host}, or the registry is ill: `curl -i https://{host}/v2/` shows what comes; the proxies of this machine are in HTTPS_PROXY and NO_PROXY"
+    )
 }
 
 fn of_unresolved(known: Option<&Circumstances>) -> String {

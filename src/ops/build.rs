@@ -119,11 +119,26 @@ pub fn build(
 const AGAIN: usize = 3;
 
 /// Does `work`, and once more when the disk was full and something went to make room: a disk that is full again is full of
-/// what stays.
+/// what stays. Whatever came upon that, the error says it in the same words.
 pub(super) fn with_room<T>(store: &Store, work: impl Fn() -> Result<T, BuildError>) -> Result<T, BuildError> {
-    let is_full = |error: &BuildError| {
-        causes(error).any(|cause| cause.downcast_ref::<io::Error>().is_some_and(space::has_run_full))
+    let is_of = |error: &BuildError, is_it: fn(&io::Error) -> bool| {
+        causes(error).any(|cause| cause.downcast_ref::<io::Error>().is_some_and(is_it))
     };
+    let done = with_room_made(store, work, &|error| is_of(error, space::has_run_full));
+    done.map_err(|error| match is_of(&error, space::is_full) {
+        true => BuildError::Full {
+            store: store.root().to_owned(),
+            source: Box::new(error),
+        },
+        false => error,
+    })
+}
+
+fn with_room_made<T>(
+    store: &Store,
+    work: impl Fn() -> Result<T, BuildError>,
+    is_full: &dyn Fn(&BuildError) -> bool,
+) -> Result<T, BuildError> {
     let is_lost = |error: &BuildError| {
         causes(error).any(|cause| cause.downcast_ref::<StoreError>().is_some_and(StoreError::is_lost))
     };

@@ -216,7 +216,6 @@ impl Repair<'_> {
             let is_known = findings
                 .iter()
                 .any(|one| (one.what, &one.which) == (finding.what, &finding.which));
-            // Of one that came by an older gantry the manifest may be gone since then.
             let has_suffered = suffered.keys().any(|digest| digest.to_string() == finding.which);
             if finding.what == Part::Image && has_suffered && !is_known {
                 finding.state = State::Kept;

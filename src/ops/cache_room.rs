@@ -26,6 +26,14 @@ pub fn room_maker(limits: CacheLimits, tell: impl Fn(&EvictionPlan) + Send + Syn
     RoomMaker::new(move |store, call| {
         let (coming, effort) = match call {
             RoomCall::Before(_, 0) | RoomCall::After(_) if !limits.are_set() => return Ok(false),
+            RoomCall::Passing(0) => return Ok(false),
+            RoomCall::Passing(disk_lacks) => {
+                let coming = Coming {
+                    disk_lacks,
+                    ..Coming::default()
+                };
+                (coming, Effort::AllOrNothing)
+            }
             RoomCall::Before(needed, disk_lacks) => {
                 check_size(store, limits, needed.whole)?;
                 let coming = Coming {

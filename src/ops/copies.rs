@@ -270,12 +270,14 @@ fn keep_brought(
     name: &Reference,
     bring: impl Fn() -> Result<Digest, TransferError>,
 ) -> Result<Copied, ImagesError> {
+    until_whole(|| keep(store, &bring()?, name))
+}
+
+/// Does `work`, and again while an eviction takes a part of what it brings: what came by then is there.
+fn until_whole<T>(work: impl Fn() -> Result<T, ImagesError>) -> Result<T, ImagesError> {
     let mut tried = 1;
     loop {
-        let kept = bring()
-            .map_err(ImagesError::from)
-            .and_then(|digest| keep(store, &digest, name));
-        match kept {
+        match work() {
             Err(ImagesError::Store(error)) if error.is_lost() && tried < TRIES => {}
             Err(ImagesError::Transfer(error)) if error.is_lost() && tried < TRIES => {}
             other => return other,
@@ -405,12 +407,19 @@ fn write_archive(
 }
 
 fn open_archive(store: &Store, file: &Path) -> Result<ArchiveSource, ImagesError> {
-    let archive = File::open(file).map_err(|source| ImagesError::File {
+    let error = |source| ImagesError::File {
         action: "open",
         path: file.display().to_string(),
         source,
-    })?;
-    ArchiveSource::read(store, BufReader::new(archive)).map_err(|error| in_archive(file, error))
+    };
+    let archive = File::open(file).map_err(error)?;
+    let found = archive.metadata().map_err(error)?;
+    let reader = BufReader::new(archive);
+    match found.is_file() {
+        true => ArchiveSource::read_sized(store, reader, found.len()),
+        false => ArchiveSource::read(store, reader),
+    }
+    .map_err(|error| in_archive(file, error))
 }
 
 fn in_archive(file: &Path, source: TransferError) -> ImagesError {
@@ -518,9 +527,12 @@ fn name_images(
     for image in archive.images() {
         let key = (image.digest, image.size, image.media_type.as_str());
         if let std::collections::btree_map::Entry::Vacant(entry) = copied.entry(key) {
-            let digest = copy_unpacked(store, archive, image, &Silent)?;
-            // Room for the next one is made by what nobody keeps.
-            held.push(store.locks().hold(&digest)?);
+            let (digest, lease) = until_whole(|| {
+                let digest = copy_unpacked(store, archive, image, &Silent)?;
+                // Room for the next one is made by what nobody keeps.
+                Ok((digest, store.locks().hold(&digest)?))
+            })?;
+            held.push(lease);
             entry.insert(digest);
         }
     }

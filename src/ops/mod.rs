@@ -84,4 +84,4 @@ pub use settings::{allowed_packages, base_settings, registries, resolver};
 pub use slots::{Admission, SlotError, Slots};
 pub use status::Status;
 pub use ticket::Ticket;
-pub use warm::{warm, Because, ImageToWarm, Residence, Warmed};
+pub use warm::{warm, Because, ImageToWarm, Residence, WarmRules, Warmed};

@@ -2,6 +2,9 @@
 //!
 //! What is there costs a look at one small file, and no registry is asked. The failure of one stops no other.
 
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -13,10 +16,11 @@ use super::outages::{untried, Outages};
 use super::prefetch::make_resident;
 use super::steps_only::StepsOnly;
 use crate::oci::{Digest, Place, Reference};
-use crate::policy::{one_line, Kind};
-use crate::store::Store;
+use crate::policy::{as_limit, counted, one_line, Bytes, Kind};
+use crate::store::{Count, Scratch, Store, StoreError};
 use crate::sys::pool;
 use crate::transfer::Attempt;
+use crate::upkeep::eviction::CacheLimits;
 
 /// An image that is to be there.
 #[derive(Debug, Clone)]
@@ -55,7 +59,8 @@ pub struct Warmed {
     /// The image as it was named.
     pub reference: String,
     /// `present` when it was ready, `prepared` when it was there and had to be looked at or unpacked, `pulled`, `skipped` when it was of this store
-    /// alone and is gone, `evicted` when it was there and others of the list needed its room, or `failed`.
+    /// alone and is gone, `evicted` when it was there and others of the list needed its room, `left_out` when the store keeps no
+    /// more images than those before it, or `failed`.
     pub status: &'static str,
     /// Which one it is, when it is there now.
     pub digest: Option<Digest>,
@@ -89,24 +94,152 @@ enum Found {
     Gone,
 }
 
-/// Has every image of a list in the store, `at_once` of them at a time in the order of the list, and tells `done` of each.
+/// How images are warmed.
+#[derive(Debug, Clone, Copy)]
+pub struct WarmRules {
+    /// Images at a time.
+    pub at_once: usize,
+    /// Where they are to be.
+    pub residence: Residence,
+    /// What the store may hold.
+    pub limits: CacheLimits,
+}
+
+/// Has the images of a list in the store, as many as it may hold, the first of the list first, and tells `done` of each.
+///
+/// # Errors
+/// [`ImagesError::Store`] when it cannot be told what the store holds.
 pub fn warm(
     transport: &Transport<'_>,
     list: &[ImageToWarm],
-    at_once: usize,
-    residence: Residence,
+    rules: WarmRules,
     done: &(dyn Fn(&Warmed) + Sync),
-) -> Vec<Warmed> {
+) -> Result<Vec<Warmed>, ImagesError> {
+    let (store, limits) = (transport.store, rules.limits);
     let (steps, outages) = (StepsOnly(transport.progress), Outages::default());
-    let mut all = pool::map(at_once, list, |one| {
-        let own = Transport::new(transport.store, transport.registries, &steps);
-        let warmed = Warmed::of(&own, one, residence, &outages);
+    let held = Mutex::new(Held::default());
+    let held = || held.lock().unwrap_or_else(PoisonError::into_inner);
+    let warm = |one: &ImageToWarm| {
+        let own = Transport::new(store, transport.registries, &steps);
+        let warmed = Warmed::of(&own, one, rules.residence, &outages);
         outages.note(&warmed.attempts);
+        if let Some(digest) = warmed.digest.filter(|_| limits.are_set()) {
+            held().hold(store, digest);
+        }
         done(&warmed);
         warmed
-    });
-    all.iter_mut().for_each(|one| one.look_again(transport.store));
-    all
+    };
+    let others = stays(store, list)?;
+    let room = limits.max_images.map(|most| most.saturating_sub(others));
+    let room = room.and_then(|room| usize::try_from(room).ok()).unwrap_or(usize::MAX);
+    // How much an image takes is known when it is there.
+    let most = limits.max_bytes.map_or(usize::MAX, |_| rules.at_once);
+    let (mut all, mut there, mut left) = (Vec::<Warmed>::new(), BTreeSet::new(), list);
+    let mut why = Full::OfImages(limits.max_images.unwrap_or_default(), others);
+    // One that cannot be had leaves its place to the next of the list.
+    while !left.is_empty() && there.len() < room {
+        let (some, rest) = left.split_at((room - there.len()).min(most).min(left.len()));
+        all.extend(pool::map(rules.at_once, some, warm));
+        there.extend(all.iter().filter_map(|one| one.digest));
+        left = rest;
+        if let Some(most) = limits.max_bytes {
+            if let_go(store, most, &all, &mut held())? {
+                why = Full::OfBytes(most);
+                break;
+            }
+        }
+    }
+    all.iter_mut().for_each(|one| one.look_again(store));
+    for one in left {
+        let left_out = Warmed::left_out(one, why);
+        done(&left_out);
+        all.push(left_out);
+    }
+    Ok(all)
+}
+
+/// The images of the list that are there: no eviction that those behind them bring about takes them. A note says so, as whoever
+/// holds a lease could not wait for other images.
+#[derive(Default)]
+struct Held {
+    images: BTreeSet<Digest>,
+    note: Option<Scratch>,
+}
+
+impl Held {
+    fn hold(&mut self, store: &Store, image: Digest) {
+        self.images.insert(image);
+        self.write(store);
+    }
+
+    fn release(&mut self, store: &Store, image: &Digest) {
+        self.images.remove(image);
+        self.write(store);
+    }
+
+    /// The old note goes when the new one is there. Without one an image may have to be brought again.
+    fn write(&mut self, store: &Store) {
+        self.note = store.keep_coming(&self.images).ok();
+    }
+}
+
+/// Lets the last images of a list go until the store holds no more than `most` bytes; whether it held more.
+fn let_go(store: &Store, most: u64, all: &[Warmed], held: &mut Held) -> Result<bool, StoreError> {
+    let is_over = || Ok::<_, StoreError>(store.tally(Count::Noted)?.total > most);
+    if !is_over()? {
+        return Ok(false);
+    }
+    let mut there = all.iter().filter_map(|one| one.digest);
+    let Some(first) = there.next() else { return Ok(true) };
+    for digest in there.rev() {
+        held.release(store, &digest);
+        store.keep_limits(&first)?;
+        if !is_over()? {
+            break;
+        }
+    }
+    Ok(true)
+}
+
+/// How many images the store keeps whatever comes, besides those of `list`.
+fn stays(store: &Store, list: &[ImageToWarm]) -> Result<u64, StoreError> {
+    let pinned = store.images().pinned()?;
+    let wanted = list.iter().filter_map(|one| store.names().find(&one.reference).ok()?);
+    let wanted: BTreeSet<Digest> = wanted.collect();
+    Ok(pinned.iter().filter(|digest| !wanted.contains(digest)).count() as u64)
+}
+
+/// Why no further image is begun.
+#[derive(Debug, Clone, Copy)]
+enum Full {
+    /// So many images may be there, of which so many stay whatever comes.
+    OfImages(u64, u64),
+    /// So many bytes may be there.
+    OfBytes(u64),
+}
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OfImages(most, others) => {
+                write!(
+                    f,
+                    "the store may keep {} (`max_images = {most}` under [cache]): those before it in the list",
+                    counted(*most, "image", "images")
+                )?;
+                match others {
+                    0 => Ok(()),
+                    1 => f.write_str(", and 1 more that stays whatever comes"),
+                    others => write!(f, ", and {others} more that stay whatever comes"),
+                }
+            }
+            Self::OfBytes(most) => write!(
+                f,
+                "the store may hold {} (`max_bytes` under [cache]), and those before it in the list fill it",
+                as_limit(Bytes(*most))
+            ),
+        }
+    }
 }
 
 impl Warmed {
@@ -164,6 +297,19 @@ impl Warmed {
 }
 
 impl Warmed {
+    /// An image that the store could keep only instead of one before it.
+    fn left_out(one: &ImageToWarm, why: Full) -> Self {
+        Self {
+            status: "left_out",
+            uses: one.uses,
+            error: Some(why.to_string()),
+            is_retryable: false,
+            exit_code: 0,
+            kind: None,
+            ..Self::untold(one.reference.to_string(), String::new())
+        }
+    }
+
     /// An image that was not even tried: what it is called cannot be told.
     pub fn untold(reference: String, error: String) -> Self {
         let kind = Kind::Failed;

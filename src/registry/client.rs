@@ -267,8 +267,12 @@ impl Repository {
         asked: &Asked<'_>,
         make: &mut dyn FnMut(Url) -> Call,
     ) -> Result<(Answer, Url), RegistryError> {
-        let failed = |error| self.redacted(error).of(self.circumstances());
-        self.ask(asked, make).map_err(failed)
+        self.ask(asked, make).map_err(|error| self.told(error))
+    }
+
+    /// `error` without our credentials, and with what is known of the registry.
+    pub(super) fn told(&self, error: RegistryError) -> RegistryError {
+        self.redacted(error).of(self.circumstances())
     }
 
     fn circumstances(&self) -> Circumstances {

@@ -76,6 +76,8 @@ pub(super) enum Problem {
     Denied { reason: String },
     /// An answer that is not what the protocol says, or not what was promised.
     Answer { reason: String },
+    /// Something else than what a registry has, such as the page of a portal.
+    NotARegistry { wanted: &'static str, found: String },
     /// More than is read.
     TooLarge { limit: u64 },
     /// It sends us where we do not go.
@@ -145,8 +147,11 @@ impl RegistryError {
         match &mut self.problem {
             Problem::Wire { text, .. } => *text = redact(text),
             Problem::Status { said, .. } => *said = redact(said),
-            Problem::Denied { reason } | Problem::Answer { reason } | Problem::Redirect { reason } => {
-                *reason = redact(reason);
+            Problem::Denied { reason: text }
+            | Problem::Answer { reason: text }
+            | Problem::Redirect { reason: text }
+            | Problem::NotARegistry { found: text, .. } => {
+                *text = redact(text);
             }
             Problem::TooLarge { .. } | Problem::Login(_) | Problem::Budget { .. } => {}
         }
@@ -160,6 +165,7 @@ impl RegistryError {
             Problem::Budget { .. } => Failure::Busy,
             Problem::Denied { .. } => Failure::Denied,
             Problem::Answer { .. } => Failure::WrongBytes,
+            Problem::NotARegistry { .. } => Failure::NotARegistry,
             Problem::TooLarge { .. } => Failure::TooLarge,
             Problem::Redirect { .. } => Failure::Redirect,
             Problem::Login(_) => Failure::Login,
@@ -225,6 +231,7 @@ impl RegistryError {
             | Failure::Broken
             | Failure::ServerError
             | Failure::Elsewhere
+            | Failure::NotARegistry
             | Failure::Busy => Kind::Unavailable,
             Failure::Unauthorized
             | Failure::Denied
@@ -251,6 +258,7 @@ impl RegistryError {
             Failure::Unauthorized | Failure::Denied | Failure::Login => "auth",
             Failure::NotFound => "not_found",
             Failure::WrongBytes => "digest_mismatch",
+            Failure::NotARegistry => "not_a_registry",
             Failure::Untrusted
             | Failure::Plain
             | Failure::Redirect
@@ -270,6 +278,9 @@ impl fmt::Display for RegistryError {
             Problem::Status { status, said, .. } => write!(f, "the registry answers {status} ({said})"),
             Problem::Denied { reason } => f.write_str(reason),
             Problem::Answer { reason } => f.write_str(reason),
+            Problem::NotARegistry { wanted, found } => {
+                write!(f, "it answers with {found}, where {wanted} was asked for")
+            }
             Problem::TooLarge { limit } => write!(f, "the answer is over {}", Bytes(*limit)),
             Problem::Redirect { reason } => write!(f, "a redirect is refused: {reason}"),
             Problem::Login(error) => error.fmt(f),

@@ -5,8 +5,7 @@
 
 use std::io::{self, Read};
 
-use serde::Deserialize;
-
+use super::answered_document::{content_type, is_document, page, Document};
 use super::client::{Access, Asked, Repository};
 use super::error::Problem;
 use super::said::{failure_of, plain, shown};
@@ -130,13 +129,16 @@ impl<'a> Contents<'a> {
     /// The manifest or index of a digest: its media type and its raw bytes, which have that digest.
     pub(crate) fn manifest(self, digest: &Digest) -> Result<(String, Vec<u8>), RegistryError> {
         let asked = self.asked("fetch manifest", &format!("manifests/{digest}"));
-        let (name, raw) = self.document(&asked)?;
-        let got = Digest::of(&raw);
+        let document = self.body(&asked)?;
+        let got = Digest::of(&document.raw);
         if got != *digest {
+            if let Some(found) = document.stranger() {
+                return Err(self.stranger(&asked, "a manifest", found));
+            }
             let reason = format!("its bytes have the digest {got}");
             return Err(RegistryError::answer(asked.doing, &plain(&asked.url), reason));
         }
-        Ok((name, raw))
+        Ok((document.media_type(), document.raw))
     }
 
     /// The document that `tag` means now, if it means anything.
@@ -149,12 +151,25 @@ impl<'a> Contents<'a> {
         }
     }
 
+    /// What a tag means: nothing but the registry says which bytes those are.
     fn document(self, asked: &Asked<'_>) -> Result<(String, Vec<u8>), RegistryError> {
+        let document = self.body(asked)?;
+        match document.stranger().or_else(|| document.stranger_to_itself()) {
+            Some(found) => Err(self.stranger(asked, "a manifest", found)),
+            None => Ok((document.media_type(), document.raw)),
+        }
+    }
+
+    fn body(self, asked: &Asked<'_>) -> Result<Document, RegistryError> {
         let mut answer = self.repository.exchange(asked, &mut |url| call(Verb::Get, url))?;
         let raw = bounded(asked, &mut answer, MAX_DOCUMENT_BYTES)?;
-        let said = content_type(&answer).filter(|name| is_document(name));
-        let name = said.unwrap_or_else(|| document_type(&raw));
-        Ok((name, raw))
+        Ok(Document::of(&answer, raw))
+    }
+
+    fn stranger(self, asked: &Asked<'_>, wanted: &'static str, found: String) -> RegistryError {
+        let problem = Problem::NotARegistry { wanted, found };
+        self.repository
+            .told(RegistryError::new(asked.doing, &plain(&asked.url), problem))
     }
 
     /// A blob from its byte `from` on.
@@ -172,7 +187,7 @@ impl<'a> Contents<'a> {
             }
             call
         });
-        let (answer, place) = match answer {
+        let (mut answer, place) = match answer {
             // What we have of it is as long as all that is there.
             Err(error) if error.status() == Some(416) => {
                 return wrong(format!("it ends before byte {from}, and is {} bytes long", blob.size));
@@ -201,6 +216,9 @@ impl<'a> Contents<'a> {
                 before: 0,
                 left,
             });
+        }
+        if let Some(found) = page(&mut answer, blob.size) {
+            return Err(self.stranger(&asked, "a blob", found));
         }
         if let Some(size) = answer.size().filter(|size| *size != blob.size) {
             return wrong(format!(
@@ -361,32 +379,6 @@ fn call(verb: Verb, url: Url) -> Call {
     }
 }
 
-fn content_type(answer: &Answer) -> Option<String> {
-    let name = answer.header("content-type")?.split(';').next()?;
-    Some(name.trim().to_ascii_lowercase())
-}
-
-fn is_document(name: &str) -> bool {
-    media_type::is_manifest(name) || media_type::is_index(name)
-}
-
-/// The media type of a document whose registry says none: what it says itself, else what its fields look like.
-pub(crate) fn document_type(raw: &[u8]) -> String {
-    #[derive(Deserialize)]
-    struct Shape {
-        #[serde(rename = "mediaType")]
-        media_type: Option<String>,
-        manifests: Option<serde::de::IgnoredAny>,
-    }
-    match serde_json::from_slice(raw) {
-        Ok(Shape {
-            media_type: Some(name), ..
-        }) => name.chars().take(100).collect(),
-        Ok(Shape { manifests: Some(_), .. }) => media_type::INDEX.to_owned(),
-        _ => media_type::MANIFEST.to_owned(),
-    }
-}
-
 /// The last byte of `Content-Range: bytes FROM-END/SIZE` when it is of a part that begins at `from` of `size` bytes.
 pub(super) fn end_of(range: &str, from: u64, size: u64) -> Option<u64> {
     let (part, total) = range.trim().strip_prefix("bytes ")?.split_once('/')?;
@@ -417,13 +409,5 @@ mod tests {
         ] {
             assert_eq!(end_of(range, 10, 93), end, "{range}");
         }
-    }
-
-    #[test]
-    fn a_document_without_a_type_is_what_it_says_or_looks_like() {
-        assert_eq!(document_type(br#"{"mediaType":"x","manifests":[]}"#), "x");
-        assert_eq!(document_type(br#"{"manifests":[]}"#), media_type::INDEX);
-        assert_eq!(document_type(br#"{"layers":[]}"#), media_type::MANIFEST);
-        assert_eq!(document_type(b"<html>"), media_type::MANIFEST);
     }
 }

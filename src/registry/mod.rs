@@ -7,6 +7,7 @@
 //! redact, said       what a registry says of its errors, without our credentials
 //! registry_place, client  where a registry is; one request: who we are, where it leads, how it failed
 //! presence           whether there is a registry at all
+//! answered_document  what answers where a manifest was asked for
 //! fetching, pushing, pages, removing  what is asked of a repository
 //! management, plan   what a repository holds, by protocol or API, and what of it can go
 //! ```
@@ -15,6 +16,7 @@
 //! go to the registry and to the one place where it says tokens are had, and nowhere else. Trying again and trying elsewhere is
 //! for the caller, who knows the other places; [`RegistryError::step`] says which of both a failure calls for.
 
+mod answered_document;
 mod api;
 mod challenge;
 mod client;
@@ -37,9 +39,10 @@ mod said;
 mod scaleway;
 mod token;
 
+pub(crate) use answered_document::document_type;
 pub(crate) use client::{Access, Registry, Repository};
 pub(crate) use error::{Circumstances, LoginError, RegistryError, SaidBy};
-pub(crate) use fetching::{document_type, BlobBody, BlobPlace, Contents, Found};
+pub(crate) use fetching::{BlobBody, BlobPlace, Contents, Found};
 pub(crate) use fuzzed::{
     read_fuzzed_challenge, read_fuzzed_link, read_fuzzed_login_file, read_fuzzed_pause, read_fuzzed_range,
     read_fuzzed_token,

@@ -20,6 +20,7 @@ pub(crate) enum Failure {
     Denied,
     NotFound,
     WrongBytes,
+    NotARegistry,
     Untrusted,
     Plain,
     Redirect,
@@ -43,7 +44,7 @@ pub(crate) enum Step {
 }
 
 /// Every sort of failure, what it calls for, and why.
-const TABLE: [(Failure, Step, &str); 18] = [
+const TABLE: [(Failure, Step, &str); 19] = [
     (
         Failure::Unreachable,
         Step::Retry,
@@ -90,6 +91,11 @@ const TABLE: [(Failure, Step, &str); 18] = [
         Failure::WrongBytes,
         Step::Retry,
         "other bytes than were promised: a cache between us may be at fault, once",
+    ),
+    (
+        Failure::NotARegistry,
+        Step::Retry,
+        "a page, or half a manifest: a portal or a proxy answers in its place, or it is ill; once it may be an accident",
     ),
     (
         Failure::Untrusted,
@@ -160,7 +166,7 @@ impl Failure {
     /// to find out again, and the host may be one that is not there at all.
     pub(crate) fn is_outage(self) -> bool {
         match self {
-            Self::Unreachable | Self::Silent | Self::Broken | Self::ServerError => true,
+            Self::Unreachable | Self::Silent | Self::Broken | Self::ServerError | Self::NotARegistry => true,
             Self::Busy
             | Self::Unresolved
             | Self::Elsewhere
@@ -274,6 +280,7 @@ mod tests {
             Failure::Elsewhere,
             Failure::Busy,
             Failure::WrongBytes,
+            Failure::NotARegistry,
         ];
         let left = [
             Failure::Unresolved,
@@ -292,7 +299,8 @@ mod tests {
         assert_eq!(of(Step::Fatal), [Failure::Setup]);
         let by_tag = TABLE.iter().filter(|row| row.0.leads_on_by_tag());
         let (first, others) = (&tried_again[..1], &tried_again[1..4]);
-        let outages = [first, &[Failure::Unresolved], others, &[Failure::Busy]].concat();
+        let last = [Failure::Busy, Failure::NotARegistry];
+        let outages = [first, &[Failure::Unresolved], others, &last].concat();
         assert_eq!(by_tag.map(|row| row.0).collect::<Vec<_>>(), outages);
     }
 

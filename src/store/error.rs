@@ -34,11 +34,11 @@ pub enum StoreError {
         source: io::Error,
     },
     /// An image that is larger than the store may be.
-    #[error("make room in {path}: the image has {} as it is shipped, and `max_bytes` under [cache] is {}", Bytes(*.needed), as_limit(Bytes(*.most)))]
+    #[error("make room in {path}: the image takes {} at least, as it is shipped and unpacked, and `max_bytes` under [cache] is {}", Bytes(*.needed), as_limit(Bytes(*.most)))]
     OverLimit {
         /// The root.
         path: PathBuf,
-        /// Bytes of the image.
+        /// Bytes that the image takes at least.
         needed: u64,
         /// Bytes that the store may have.
         most: u64,

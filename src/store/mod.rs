@@ -282,34 +282,70 @@ impl Store {
         Usage::of(&self.disk)
     }
 
-    /// Promises room for what is about to come until the result is dropped; what may go makes room for it, if that is enough.
+    /// Promises room for what is about to come until the result is dropped; what may go makes room for it, if that is enough: for
+    /// all that is likely, else for what it takes at least.
     /// `coming` are the hexadecimal digests of its blobs and layers: no eviction takes them for garbage meanwhile.
     ///
     /// # Errors
     /// [`StoreError::NoSpace`] when the disk has no room even for what is certain, with what is promised to others.
     pub fn reserve(&self, needed: RoomNeeded, coming: &BTreeSet<String>) -> Result<Reservation, StoreError> {
-        let asked = Reservation::ask(&self.disk, Reservation::begin(&self.disk, coming)?, needed)?;
-        let lacks = match &asked {
-            Asked::Promised(_) => 0,
-            Asked::Lacking { likely, .. } => *likely,
-        };
-        let made = match &self.maker {
-            Some(maker) => maker.make(self, RoomCall::Before(needed, lacks))?,
-            None => false,
-        };
-        let asked = match (asked, made) {
-            (Asked::Lacking { scratch, .. }, true) => Reservation::ask(&self.disk, scratch, needed)?,
-            (asked, _) => asked,
-        };
-        match asked {
-            Asked::Promised(reservation) => Ok(reservation),
-            Asked::Lacking { room, .. } if needed.certain > room => {
-                let reason = format!("{} bytes are to come, and the disk has room for {room}", needed.certain);
-                let full = io::Error::new(io::ErrorKind::StorageFull, reason);
-                Err(io_error("make room in", self.root())(full))
+        let scratch = Reservation::begin(&self.disk, coming)?;
+        self.promise(scratch, needed, &|wanted, lacks| RoomCall::Before(wanted, lacks))
+    }
+
+    /// Notes that somebody is bringing images, also such as are there: no eviction takes them until the result is dropped.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the note has no place.
+    pub fn keep_coming(&self, images: &BTreeSet<Digest>) -> Result<Scratch, StoreError> {
+        Reservation::begin(&self.disk, &images.iter().map(Digest::hex).collect())
+    }
+
+    /// Promises room for what lies in scratch for a while and becomes a part of the store then, as [`reserve`](Self::reserve).
+    ///
+    /// # Errors
+    /// As [`reserve`](Self::reserve).
+    pub fn reserve_passing(&self, needed: RoomNeeded) -> Result<Reservation, StoreError> {
+        let scratch = Reservation::begin(&self.disk, &BTreeSet::new())?;
+        self.promise(scratch, needed, &|_, lacks| RoomCall::Passing(lacks))
+    }
+
+    fn promise(
+        &self,
+        mut scratch: Scratch,
+        needed: RoomNeeded,
+        call: &dyn Fn(RoomNeeded, u64) -> RoomCall,
+    ) -> Result<Reservation, StoreError> {
+        let (mut has_room_for, least) = (0, needed.at_least());
+        let less = (least != needed).then_some(least);
+        for wanted in [Some(needed), less].into_iter().flatten() {
+            let asked = Reservation::ask(&self.disk, scratch, wanted)?;
+            let lacks = match &asked {
+                Asked::Promised(_) => 0,
+                Asked::Lacking { likely, .. } => *likely,
+            };
+            let made = match &self.maker {
+                Some(maker) => maker.make(self, call(wanted, lacks))?,
+                None => false,
+            };
+            let asked = match (asked, made) {
+                (Asked::Lacking { scratch, .. }, true) => Reservation::ask(&self.disk, scratch, wanted)?,
+                (asked, _) => asked,
+            };
+            match asked {
+                Asked::Promised(reservation) => return Ok(reservation),
+                Asked::Lacking { room, scratch: own, .. } if needed.certain > room => {
+                    (has_room_for, scratch) = (room, own)
+                }
+                Asked::Lacking { scratch, .. } => return Ok(Reservation::insist(scratch, needed)),
             }
-            Asked::Lacking { scratch, .. } => Ok(Reservation::insist(scratch, needed)),
         }
+        let reason = format!(
+            "{} bytes are to come, and the disk has room for {has_room_for}",
+            needed.certain
+        );
+        let full = io::Error::new(io::ErrorKind::StorageFull, reason);
+        Err(io_error("make room in", self.root())(full))
     }
 
     /// Makes room on a disk that was full, for so many bytes; whether something went.

@@ -34,13 +34,26 @@ const MOST: u64 = 64;
 pub struct RoomNeeded {
     /// Bytes that are sure to come.
     pub certain: u64,
+    /// Those, and what they unpack to at least: where there is no room for all that is likely, so much is made. 0 where that is
+    /// not known.
+    pub least: u64,
     /// Those, and what they are likely to unpack to.
     pub likely: u64,
     /// Images.
     pub images: u64,
-    /// Bytes of an image as it is shipped, also of what is there already: what it needs at least where nothing else is. 0 of
-    /// what is no image.
+    /// Bytes of an image as it is shipped and, where it is compressed, as many again for what it unpacks to, also of what is
+    /// there already: what it needs at least where nothing else is. 0 of what is no image.
     pub whole: u64,
+}
+
+impl RoomNeeded {
+    /// What has to be there at least for it to be of use.
+    pub(super) fn at_least(self) -> Self {
+        Self {
+            likely: self.certain.max(self.least).min(self.likely),
+            ..self
+        }
+    }
 }
 
 /// What is asked of whoever makes room.
@@ -48,6 +61,9 @@ pub struct RoomNeeded {
 pub enum RoomCall {
     /// This is about to come, and the disk lacks so many bytes for it.
     Before(RoomNeeded, u64),
+    /// Something is about to come that goes again, and the disk lacks so many bytes for it and for what becomes of it. No limit of
+    /// the store is about it.
+    Passing(u64),
     /// The disk was full: so many bytes were still to come.
     Full(u64),
     /// This image came, and stays.
@@ -204,6 +220,7 @@ mod tests {
             likely,
             images: 1,
             whole: certain,
+            ..RoomNeeded::default()
         }
     }
 

@@ -7,6 +7,8 @@
 //! ```text
 //! GANTRY_FAULT=Blob:0:kill     SIGKILL at the first Blob
 //! GANTRY_FAULT=Blob:2:28       the third Blob fails with error number 28, ENOSPC
+//! GANTRY_FAULT=Blob:2+:28      as well as all that follow
+//! GANTRY_FAULT=Blob:0:hold=P   the first Blob waits until somebody has opened the named pipe P for writing, and closed it
 //! GANTRY_FAULT=trace:FILE      appends the name of each step to FILE when it is reached
 //! ```
 //!
@@ -135,7 +137,12 @@ mod injected {
 
     enum Plan {
         Trace(String),
-        Fail { step: String, after: u32, how: String },
+        Fail {
+            step: String,
+            after: u32,
+            is_once: bool,
+            how: String,
+        },
     }
 
     static PLAN: OnceLock<Option<Plan>> = OnceLock::new();
@@ -150,11 +157,13 @@ mod injected {
         if let Some(file) = text.strip_prefix("trace:") {
             return Some(Plan::Trace(file.to_owned()));
         }
-        let mut parts = text.split(':');
+        let mut parts = text.splitn(3, ':');
+        let (step, after, how) = (parts.next()?, parts.next()?, parts.next()?);
         Some(Plan::Fail {
-            step: parts.next()?.to_owned(),
-            after: parts.next()?.parse().ok()?,
-            how: parts.next()?.to_owned(),
+            step: step.to_owned(),
+            after: after.trim_end_matches('+').parse().ok()?,
+            is_once: !after.ends_with('+'),
+            how: how.to_owned(),
         })
     }
 
@@ -165,9 +174,18 @@ mod injected {
                 let mut file = OpenOptions::new().append(true).create(true).open(file)?;
                 file.write_all(format!("{name}\n").as_bytes())
             }
-            Some(Plan::Fail { step, after, how }) if *step == name => {
-                if REACHED.fetch_add(1, Ordering::Relaxed) != *after {
+            Some(Plan::Fail {
+                step,
+                after,
+                is_once,
+                how,
+            }) if *step == name => {
+                let reached = REACHED.fetch_add(1, Ordering::Relaxed);
+                if reached < *after || (reached > *after && *is_once) {
                     return Ok(());
+                }
+                if let Some(pipe) = how.strip_prefix("hold=") {
+                    return std::fs::read(pipe).map(drop);
                 }
                 if how == "kill" {
                     kill_process(getpid(), Signal::KILL)?;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::TransferError;
 use crate::archive::tar_reader::names_or_sizes;
 use crate::oci::{parse_docker_archive, Digest, DockerImage, Hashed, MAX_DOCUMENT_BYTES};
-use crate::store::{copy, io_error, CopyError, StoreError};
+use crate::store::{copy, io_error, CopyError, Reservation, StoreError};
 
 /// Layers, documents and directories of a hundred images.
 const MAX_ENTRIES: usize = 20_000;
@@ -42,8 +42,12 @@ pub(super) struct Entries {
 }
 
 impl Entries {
-    /// Reads an archive to its end; its files go into `directory`.
-    pub(super) fn read(directory: &Path, reader: impl Read) -> Result<Self, TransferError> {
+    /// Reads an archive to its end; its files go into `directory`, when `room` has been asked for what each of them takes.
+    pub(super) fn read(
+        directory: &Path,
+        reader: impl Read,
+        room: &dyn Fn(u64) -> Result<Option<Reservation>, StoreError>,
+    ) -> Result<Self, TransferError> {
         let mut all = Self {
             directory: directory.to_owned(),
             files: BTreeMap::new(),
@@ -62,6 +66,7 @@ impl Entries {
                     "the archive is over the limit of 20000 entries or 40 GiB",
                 ));
             }
+            let _room = room(entry.size())?;
             all.add(&path, entry)?;
         }
         Ok(all)

@@ -225,8 +225,11 @@ impl<'a> Candidates<'a> {
         let Some(repository) = self.repository(index) else {
             return;
         };
-        self.ledger
-            .fails(repository.host(), &Contents::of(repository).wrong_blob(digest, why));
+        let error = Contents::of(repository).wrong_blob(digest, why);
+        self.ledger.fails(repository.host(), &error);
+        if self.all.get(index).is_some_and(|one| one.is_listed) {
+            note_refusal(self.store, repository.host(), error.word());
+        }
         let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         order.sort_by_key(|other| *other == index);
     }
@@ -541,7 +544,7 @@ impl<'a> Candidates<'a> {
         let failure = error.failure();
         if failure.is_outage() {
             note_failure(self.store, host, error.word());
-        } else if failure.is_refusal() && candidate.is_listed {
+        } else if (failure.is_refusal() || failure == Failure::WrongBytes) && candidate.is_listed {
             note_refusal(self.store, host, error.word());
         } else if failure == Failure::NotFound {
             note_answer(self.store, host);

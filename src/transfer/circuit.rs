@@ -6,7 +6,7 @@
 //!                            "reason":"connection","last_success":1795990000,"since":1795999990}
 //! ```
 //!
-//! A registry that refuses us, or whose name has no address, is noted as well, and asked as before: it costs no time. Times are
+//! A registry that refuses us, gave other bytes than it was asked for, or whose name has no address, is noted as well, and asked as before: it costs no time. Times are
 //! seconds since 1970. The file is a hint: one that is missing, damaged or cannot be written says nothing. It is
 //! written by rename, and two that write at once lose one failure of the two.
 
@@ -62,7 +62,7 @@ pub(super) fn note_failure(store: &Store, host: &str, reason: &str) {
     note(store, host, reason, now() + OPEN.as_secs());
 }
 
-/// Notes that the registry refused, or could not be found. It is asked as before.
+/// Notes that the registry refused, gave wrong bytes, or could not be found. It is asked as before.
 pub(super) fn note_refusal(store: &Store, host: &str, reason: &str) {
     note(store, host, reason, 0);
 }

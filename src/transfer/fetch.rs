@@ -17,6 +17,8 @@ use crate::sys::pool::{self, Stop};
 const PARALLEL: usize = 6;
 /// How many times its own size a package takes as a layer: packed again, and unpacked.
 const AS_LAYERS: u64 = 4;
+/// And how many times at least.
+const AS_LAYERS_AT_LEAST: u64 = 2;
 /// How often one file goes on after its connection broke without having brought much.
 const RESUMES: u32 = 4;
 /// A connection that brought this much before it broke was worth it: large files cross bad links, while a server that
@@ -116,6 +118,7 @@ fn reserve(store: &Store, items: &[FetchItem]) -> Result<Option<Reservation>, Fe
     let certain = missing.iter().fold(0u64, |sum, item| sum.saturating_add(item.size));
     let needed = RoomNeeded {
         certain,
+        least: certain.saturating_mul(1 + AS_LAYERS_AT_LEAST),
         likely: certain.saturating_mul(1 + AS_LAYERS),
         ..RoomNeeded::default()
     };

@@ -221,7 +221,7 @@ fn read_documents(from: &dyn Source, wanted: &Descriptor) -> Result<Documents, T
     // As the manifest says itself: what the place says may be another name for it.
     let name = manifest.media_type.as_deref().unwrap_or(&wanted.media_type);
     Ok(Documents {
-        descriptor: Descriptor::new(name, wanted.digest, wanted.size),
+        descriptor: Descriptor::new(name, wanted.digest, manifest_raw.len() as u64),
         manifest,
         manifest_raw,
         config,

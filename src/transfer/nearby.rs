@@ -64,6 +64,10 @@ impl Source for Nearby<'_> {
         self.remote.read(document)
     }
 
+    fn is_size_hearsay(&self, document: &Descriptor) -> bool {
+        self.remote.is_size_hearsay(document)
+    }
+
     fn place(&self, digest: &Digest) -> PathBuf {
         self.remote.place(digest)
     }

@@ -54,6 +54,11 @@ pub trait Source: Send + Sync {
         read_document(&mut *self.open(document)?, &self.place(&document.digest))
     }
 
+    /// Whether the size of a document is one that the place said of a name, and stands in no document: it is no promise.
+    fn is_size_hearsay(&self, _document: &Descriptor) -> bool {
+        false
+    }
+
     /// The manifests that refer to an image by their `subject`, as the place says; of nothing is verified yet.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ fn tries(error: &RegistryError, standing: Standing) -> u32 {
         // Nobody has heard of it, and it had all the time that it may have: a person waits for that once.
         (_, Failure::Silent | Failure::Unreachable) if error.is_unheard() => 1,
         // A cache on the way may have had it wrong once; twice is no accident.
-        (_, Failure::WrongBytes) => 2,
+        (_, Failure::WrongBytes | Failure::NotARegistry) => 2,
         (Standing::Last, _) => TRIES,
         // Who is away stays away for longer than the other one takes.
         (Standing::OneOfSeveral, Failure::Unreachable | Failure::Silent) => 1,
@@ -99,6 +99,7 @@ mod tests {
             (Failure::ServerError, 5, 2),
             (Failure::Busy, 5, 2),
             (Failure::WrongBytes, 2, 2),
+            (Failure::NotARegistry, 2, 2),
             (Failure::NotFound, 1, 1),
             (Failure::Denied, 1, 1),
             (Failure::Refused, 1, 1),

@@ -9,7 +9,7 @@ use super::layer_fetch::fetch_layer;
 use super::local::find_copied;
 use super::peer::{Destination, Documents, Incoming, Reach, Source};
 use super::TransferError;
-use crate::oci::{Descriptor, DiffId, Digest, ImageConfig, Manifest};
+use crate::oci::{Compression, Descriptor, DiffId, Digest, ImageConfig, Manifest};
 use crate::progress::Progress;
 use crate::store::{ArrivingImage, ExclusiveLock, Flight, Image, Reservation, RoomNeeded, Store, StoreError, Task};
 use crate::sys::cores;
@@ -18,6 +18,8 @@ use crate::sys::cores;
 const MOST_FROM_HERE: usize = 8;
 /// How many times its own size a layer takes once it is unpacked: packages come to two or three times.
 const UNPACKED: u64 = 3;
+/// And how many times at least: what is compressed unpacks to more than it is.
+const UNPACKED_AT_LEAST: u64 = 1;
 
 /// Copies the image that `wanted` leads to into the store and unpacks it, unless this very one was copied and unpacked
 /// before. Of processes that want it at once one brings it, and the others wait.
@@ -181,12 +183,13 @@ impl<'a> Unpacked<'a> {
 
 /// The room for a layer that comes and is unpacked.
 fn room_of(layer: &Descriptor, unpacking: Unpacking) -> RoomNeeded {
-    let unpacked = match unpacking {
-        Unpacking::OnTheWay => UNPACKED,
-        Unpacking::AtTheEnd => 0,
+    let (least, unpacked) = match unpacking {
+        Unpacking::OnTheWay => (UNPACKED_AT_LEAST, UNPACKED),
+        Unpacking::AtTheEnd => (0, 0),
     };
     RoomNeeded {
         certain: layer.size,
+        least: layer.size.saturating_mul(1 + least),
         likely: layer.size.saturating_mul(1 + unpacked),
         ..RoomNeeded::default()
     }
@@ -212,11 +215,16 @@ impl Destination for Unpacked<'_> {
             ..RoomNeeded::default()
         };
         for layer in image.layers() {
-            needed.whole = needed.whole.saturating_add(layer.size);
+            let unpacked = match Compression::of_layer(layer) {
+                Ok(Compression::Plain) | Err(_) => 0,
+                Ok(_) => layer.size.saturating_mul(UNPACKED_AT_LEAST),
+            };
+            needed.whole = needed.whole.saturating_add(layer.size).saturating_add(unpacked);
             // What another boot wrote is read by whoever needs it.
             if self.store.blobs().size(&layer.digest) != Some(layer.size) {
                 let room = room_of(layer, self.unpacking);
                 needed.certain = needed.certain.saturating_add(room.certain);
+                needed.least = needed.least.saturating_add(room.least);
                 needed.likely = needed.likely.saturating_add(room.likely);
             }
         }

@@ -46,6 +46,8 @@ pub struct Remote<'a> {
     lists_none: AtomicBool,
     /// Who answered, of another registry than the one that was typed, what each says for itself.
     stand_in: Mutex<Option<StandIn>>,
+    /// What the tag of the reference was said to mean.
+    said: Mutex<Option<Digest>>,
     /// The host that said what the reference means, where this process asked.
     answered: Mutex<Option<String>>,
     /// Who gave the blob that was read last.
@@ -73,6 +75,7 @@ impl<'a> Remote<'a> {
             lists_none: AtomicBool::new(false),
             wrong: Mutex::default(),
             stand_in: Mutex::default(),
+            said: Mutex::default(),
             answered: Mutex::default(),
             givers: Mutex::default(),
         })
@@ -96,7 +99,9 @@ impl<'a> Remote<'a> {
             return Ok(Descriptor::new(&document_type(&raw), *digest, raw.len() as u64));
         }
         let question = format!("{} at {}", self.reference, self.candidates.hosts().join(", "));
-        ask_once(self.store, self.progress, &question, || self.resolve())
+        let found = ask_once(self.store, self.progress, &question, || self.resolve())?;
+        *self.said.lock().unwrap_or_else(PoisonError::into_inner) = Some(found.digest);
+        Ok(found)
     }
 
     /// What the tag of the reference means, as the registries say now.
@@ -275,6 +280,11 @@ impl Source for Remote<'_> {
             true => self.manifest(&document.digest),
             false => self.config(document),
         }
+    }
+
+    /// One that is ill may say a wrong one, and another one have the manifest.
+    fn is_size_hearsay(&self, document: &Descriptor) -> bool {
+        *self.said.lock().unwrap_or_else(PoisonError::into_inner) == Some(document.digest)
     }
 
     fn referrers(&self, image: &Digest) -> Result<Vec<Descriptor>, TransferError> {

@@ -5,7 +5,7 @@ use super::TransferError;
 use crate::oci::{Descriptor, Digest, ParseImageError, MAX_DOCUMENT_BYTES};
 use crate::store::check_descriptor;
 
-/// A document of at most 4 MiB that is what its descriptor says.
+/// A document of at most 4 MiB that is what its descriptor says, but for a size that is only hearsay.
 pub(super) fn read_verified(
     from: &dyn Source,
     document: &'static str,
@@ -18,6 +18,10 @@ pub(super) fn read_verified(
         return Err(TransferError::Document { path, source });
     }
     let bytes = from.read(descriptor)?;
-    check_descriptor(descriptor, Digest::of(&bytes), bytes.len() as u64)?;
+    let size = match from.is_size_hearsay(descriptor) {
+        true => descriptor.size,
+        false => bytes.len() as u64,
+    };
+    check_descriptor(descriptor, Digest::of(&bytes), size)?;
     Ok(bytes)
 }

@@ -119,10 +119,16 @@ fn an_image_that_came_in_an_archive_and_went_is_not_to_be_tried_again_for_ever()
     // One of another digest was never here: its registry may have it later.
     let other = format!("{name}@sha256:{}", "1".repeat(64));
     says(&gantry.run(&[&other]), 4, &["nobody answers"]);
-    let warmed = gantry.gantry(["cache", "warm", "--top", "5", "--since", "7d"]);
-    says(&warmed, 0, &["1 gone (skipped)"]);
-    // A registry that somebody configured may have it later.
+    // Where the store may keep no other image, this one is not even looked for.
+    let warm = ["cache", "warm", "--top", "5", "--since", "7d"];
+    says(&gantry.gantry(warm), 0, &["1 left out", "the store may keep 1 image ("]);
     let config = gantry.home.join(".config/gantry/config.toml");
+    let two = fs::read_to_string(&config)
+        .unwrap()
+        .replace("max_images = 1", "max_images = 2");
+    fs::write(&config, two).unwrap();
+    says(&gantry.gantry(warm), 0, &["1 gone (skipped)"]);
+    // A registry that somebody configured may have it later.
     let with_host = fs::read_to_string(&config).unwrap() + "\n[[registry]]\nhost = \"localhost\"\n";
     fs::write(&config, with_host).unwrap();
     says(&gantry.run(&[name]), 4, &["Pulling localhost/own:1"]);
@@ -153,9 +159,19 @@ fn what_is_evicted_during_a_run_is_said_by_gantry_and_not_by_the_function() {
 }
 
 #[test]
-fn what_was_warmed_and_went_again_is_not_called_pulled() {
-    let (fake, gantry, _) = with_images(3, "max_images = 2\n");
-    let names = [0, 1, 2].map(|number| fake.name(&format!("team/x:{number}")));
+fn what_was_warmed_and_went_again_is_not_called_pulled_and_the_first_of_the_list_stay() {
+    let (fake, maker) = (Fake::start(), Gantry::new());
+    for number in 0..4 {
+        let digest = image(&maker, &format!("x:{number}"), &[(100 + number, 300_000)]);
+        fake.hold(&maker.root, &digest, "team/x", &number.to_string());
+    }
+    let measured = store_of(&[&fake], "");
+    let names = [0, 1, 2, 3].map(|number| fake.name(&format!("team/x:{number}")));
+    measured.ok(["cache", "warm", &names[0], &names[1]]);
+    let stats: Value = serde_json::from_str(&measured.ok(["cache", "stats", "--json"])).unwrap();
+    // Two fit, and what is written about the others.
+    let most = stats["physical"].as_u64().unwrap() + 200_000;
+    let gantry = store_of(&[&fake], &format!("[cache]\nlow_water = 100\nmax_bytes = {most}\n"));
     let mut args = vec!["cache", "warm", "--jobs", "1"];
     args.extend(names.iter().map(String::as_str));
     let report = gantry.home.join("report.json");
@@ -164,8 +180,12 @@ fn what_was_warmed_and_went_again_is_not_called_pulled() {
         &done,
         0,
         &[
-            "2 pulled, 1 evicted for others of the list",
-            "warning: 1 image of the list was evicted again, as together they are over max_images = 2 under [cache]",
+            "2 pulled, 1 evicted for others of the list, 1 left out",
+            "warning: 1 image of the list was evicted again, as together they are over max_bytes = ",
+            &format!(
+                "warning: 1 image of the list is left out: {}; the store may hold ",
+                names[3]
+            ),
         ],
     );
     assert!(done.stdout.contains("evicted"), "{}", done.stdout);
@@ -176,11 +196,13 @@ fn what_was_warmed_and_went_again_is_not_called_pulled() {
         .iter()
         .map(|one| one["status"].as_str().unwrap())
         .collect();
-    assert_eq!(statuses, ["evicted", "pulled", "pulled"]);
+    assert_eq!(statuses, ["pulled", "pulled", "evicted", "left_out"]);
     assert_eq!(
-        (&report["images"][0]["digest"], &report["status"]),
+        (&report["images"][2]["digest"], &report["status"]),
         (&Value::Null, &json!("ok"))
     );
+    let listed = gantry.ok(["images", "ls", "-q"]);
+    assert_eq!(listed.lines().collect::<Vec<_>>(), [&names[0], &names[1]], "{listed}");
 }
 
 #[test]

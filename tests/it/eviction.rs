@@ -9,9 +9,9 @@ use std::time::{Duration, SystemTime};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::common::images::image;
+use crate::common::images::{image, image_of, noise};
 use crate::common::wait::{eventually, is_so, send};
-use crate::common::{function, holder_of, tool, Gantry, DEGRADED};
+use crate::common::{done, function, holder_of, tool, Gantry, DEGRADED};
 
 /// The lease of an image, which says when it was used.
 fn lease(gantry: &Gantry, digest: &str) -> std::path::PathBuf {
@@ -349,4 +349,73 @@ fn the_commands_of_the_page_about_the_cache_do_what_it_says() {
         count += 1;
     }
     assert_eq!(count, 7);
+}
+
+/// Opens a named pipe for writing as soon as somebody reads it; `child` is to, and is held there until the file is closed.
+fn held_at(pipe: &std::path::Path, child: &mut std::process::Child) -> fs::File {
+    use std::os::unix::fs::OpenOptionsExt;
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().try_into().unwrap();
+    let mut held = None;
+    eventually("it is not held", || {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it was held");
+        held = fs::OpenOptions::new()
+            .write(true)
+            .custom_flags(nonblocking)
+            .open(pipe)
+            .ok();
+        is_so(held.is_some(), pipe)
+    });
+    held.unwrap()
+}
+
+#[test]
+fn what_comes_and_loses_a_layer_to_an_eviction_is_brought_again() {
+    let other = Gantry::new();
+    let body = |user: &str| gantry::oci::ImageConfigBody {
+        user: Some(user.to_owned()),
+        ..Default::default()
+    };
+    let layer = [("data/1".to_owned(), noise(1, 300_000))];
+    let digest = image_of(&other, "new:1", &layer, &body("1000"));
+    image(&other, "third:1", &[(3, 1000)]);
+    let archives = ["new", "third"].map(|name| {
+        let archive = other.home.join(format!("{name}.tar")).to_str().unwrap().to_owned();
+        other.ok(["save", &format!("{name}:1"), &archive]);
+        archive
+    });
+    let copied = format!("oci-archive:{}", archives[0]);
+    for command in [&["load", &archives[0]][..], &["copy", &copied, "new:1"]] {
+        let gantry = Gantry::new();
+        // The layer lies there as that of an image which goes while the new one comes, its blob before its files.
+        let old = image_of(&gantry, "old:1", &layer, &body("1001"));
+        used_before(&gantry, &old, 100);
+        let shown = json(&gantry, &["images", "show", "old:1", "--json"]);
+        let text = |value: &Value| value.as_str().unwrap()[7..].to_owned();
+        let blob = text(&shown["manifest"]["layers"][0]["digest"]);
+        let tree = gantry
+            .root
+            .join("layers")
+            .join(text(&shown["config"]["rootfs"]["diff_ids"][0]));
+        fs::remove_file(gantry.root.join("blobs/sha256").join(blob)).unwrap();
+        let pipe = gantry.home.join("pipe");
+        tool(Command::new("mkfifo").arg(&pipe));
+        let mut bringing = gantry.command();
+        bringing
+            .args(command)
+            .env("GANTRY_FAULT", format!("Blob:0:hold={}", pipe.display()));
+        let mut bringing = bringing.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // Its bytes were compared with the files that are there.
+        let held = held_at(&pipe, &mut bringing);
+        configure(&gantry, "max_images = 1\n");
+        let third = gantry.gantry(["load", &archives[1]]);
+        assert!(third.stderr.contains("Evicted old:1, "), "{}", third.stderr);
+        assert!(!tree.exists());
+        drop(held);
+        let brought = done(bringing.wait_with_output().unwrap());
+        assert_eq!(brought.code, 0, "{command:?}: {}", brought.stderr);
+        assert!(tree.exists());
+        let shown = json(&gantry, &["images", "show", "new:1", "--json"]);
+        assert_eq!(shown["digest"], digest.as_str());
+        gantry.ok(["cache", "check"]);
+    }
 }

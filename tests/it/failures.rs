@@ -11,6 +11,8 @@ use rustix::process::Signal;
 
 use crate::common::wait::send;
 use crate::common::{done, function, holder_of, shared, tiny, tool, Done, Gantry, DEGRADED};
+use crate::registry::fake::{Fake, Reply};
+use crate::registry::images::store_of;
 
 /// The directory of one situation; it is `.` in what is printed.
 struct Scene {
@@ -101,6 +103,20 @@ const SITUATIONS: &[(&str, Make)] = &[
     ("A registry", |scene| scene.gantry("pull docker://example.org/beam")),
     ("A transport of other tools", |scene| scene.gantry("images rm sif:1")),
     ("A path where an image is named", |scene| scene.gantry("pull ./layout")),
+    ("A page in the place of a registry", |scene| {
+        let fake = Fake::start();
+        let page = "<!DOCTYPE html>\n<title>Log in to this network</title>\n";
+        fake.rule(move |_, _| Some(Reply::new(200, page).with("Content-Type", "text/html")));
+        let gantry = store_of(&[&fake], "");
+        let mut done = done(
+            scene
+                .command(&gantry, &format!("pull {}", fake.name("team/beam:1")))
+                .output()
+                .unwrap(),
+        );
+        done.stderr = done.stderr.replace(&fake.host, "HOST");
+        done
+    }),
     ("A registry without a repository", |scene| {
         scene.own("copy tiny:1 localhost:5000", |_| ())
     }),
@@ -393,6 +409,16 @@ const SITUATIONS: &[(&str, Make)] = &[
         scene.write("f/.gantryignore", "*.csv\n[z-a]\n");
         scene.gantry("build f")
     }),
+    ("A build on a disk that is full", |scene| {
+        scene.write("f/user_function.py", "print(1)\n");
+        let gantry = Gantry::new();
+        let mut command = scene.command(&gantry, "build f");
+        let mut done = done(command.env("GANTRY_FAULT", "Scaffold:0+:28").output().unwrap());
+        done.stderr = done.stderr.replace(gantry.root.to_str().unwrap(), "STORE");
+        let (before, after) = done.stderr.split_once("STORE, has ").unwrap();
+        done.stderr = format!("{before}STORE, has N{}", &after[after.find(" free").unwrap()..]);
+        done
+    }),
     ("A base that there is none of", |scene| {
         scene.write("f/user_function.py", "print(1)\n");
         scene.gantry("build f --base none")
@@ -459,6 +485,17 @@ const SITUATIONS: &[(&str, Make)] = &[
     ("An image to save that lost a blob", |scene| {
         scene.own("save tiny:1 tiny.tar", lose_a_blob)
     }),
+    (
+        "A manifest that is lost, as `gantry cache check` says on standard output",
+        |scene| {
+            let done = scene.own("cache check", |gantry| {
+                let manifest = gantry.root.join("blobs/sha256").join(digest_of(gantry).hex());
+                fs::remove_file(manifest).unwrap();
+            });
+            let stderr = done.stdout.clone();
+            Done { stderr, ..done }
+        },
+    ),
     (
         "A blob that is lost, as `gantry cache check` says on standard output",
         |scene| {

@@ -2,12 +2,14 @@
 //! succeeds once there is room.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use serde_json::{json, Value};
 
-use crate::common::{done, Gantry};
+use crate::common::{done, function, Gantry};
 use crate::registry::fake::Fake;
 use crate::registry::images::{configure, image};
 
@@ -124,4 +126,80 @@ fn a_store_that_is_full_at_any_stage_is_whole_and_goes_on_when_there_is_room() {
     let is_tried =
         |(name, [succeeded, failed]): (&String, &[usize; 2])| *failed > 0 && (*succeeded > 0 || name == "load");
     assert!(scenes.len() == 3 && scenes.iter().all(is_tried), "{scenes:?}");
+}
+
+/// A program that cannot write any more, as uv and pip say it.
+const FULL: &str = r#"#!/bin/sh
+case "$*" in
+*--version) echo 'uv 0.11.0 (fake)'; exit ;;
+*config\ list) exit ;;
+esac
+echo "SAID" >&2
+exit 2
+"#;
+
+#[test]
+fn a_build_on_a_full_disk_says_so_in_the_same_words_whoever_came_upon_it() {
+    let gantry = Gantry::with_downloads();
+    let plain = function("print(1)\n", None);
+    let packages = function("import never\n", Some("never-answered\n"));
+    let uv = "error: Failed to fetch: `https://example.org/`\n  Caused by: failed to write to file `cache/x`: No space left on device (os error 28)";
+    let quota = "error: failed to create directory `cache/x`: Disk quota exceeded (os error 122)";
+    let pip = "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device";
+    let says = |name: &str, said: &str| {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join(name);
+        fs::write(&path, FULL.replace("SAID", &said.replace('`', ""))).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        for tool in ["sh", "cat", "echo"] {
+            std::os::unix::fs::symlink(std::path::Path::new("/bin").join(tool), scratch.path().join(tool)).unwrap();
+        }
+        scratch
+    };
+    let programs = [("uv", uv), ("uv", quota), ("python3", pip)].map(|(name, said)| (said, says(name, said)));
+    let config = gantry.home.join("config.toml");
+    fs::write(&config, "[index]\nurl = \"http://127.0.0.1:1/simple\"\n").unwrap();
+    let build = |function: &tempfile::TempDir, fault: &str, path: Option<&std::path::Path>| {
+        let mut command = gantry.command();
+        command.arg("--config").arg(&config).arg("build").arg(function.path());
+        command.args(["--tag", "full:1"]).env("GANTRY_FAULT", fault);
+        if let Some(path) = path {
+            command.env("PATH", path);
+        }
+        done(command.output().unwrap())
+    };
+    let expected = format!(
+        "error: build: there is no space left for the store {}",
+        gantry.root.display()
+    );
+    let check = |case: &str, done: &crate::common::Done| {
+        let told = format!("{case}: {}", done.stderr);
+        assert_eq!((done.code, done.stdout.as_str()), (1, ""), "{told}");
+        let mut lines = done.stderr.lines().skip_while(|line| !line.starts_with("error: "));
+        assert_eq!(lines.next(), Some(expected.as_str()), "{told}");
+        assert!(
+            lines.next().is_some_and(|line| line.starts_with("caused by: ")),
+            "{told}"
+        );
+        let hints: Vec<&str> = lines.filter(|line| line.starts_with("hint: ")).collect();
+        let hint = format!("hint: the disk of the store, {}, has ", gantry.root.display());
+        assert!(
+            hints.len() == 1 && hints[0].starts_with(&hint) && hints[0].contains("gantry cache gc"),
+            "{told}"
+        );
+    };
+    for (said, program) in &programs {
+        let done = build(&packages, "", Some(program.path()));
+        check(said, &done);
+        assert!(
+            !done.stderr.contains("cache/x") && !done.stderr.contains("OSError"),
+            "{}",
+            done.stderr
+        );
+    }
+    for step in ["Scratch", "Memo", "Blob", "Tree", "Document", "Name"] {
+        check(step, &build(&plain, &format!("{step}:0+:28"), None));
+    }
+    let done = build(&plain, "", None);
+    assert_eq!(done.code, 0, "{}", done.stderr);
 }

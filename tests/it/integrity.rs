@@ -276,3 +276,76 @@ fn whatever_lies_in_the_store_makes_no_check_hang() {
     assert_eq!(check(&gantry, &[]).0, 0);
     assert_eq!(tiny(&gantry, &["a:1"]), digests);
 }
+
+/// The findings about images: the digest, what is there, and the remedy.
+fn images_of(report: &Value) -> Vec<[&str; 3]> {
+    let findings = report["findings"].as_array().unwrap().iter();
+    let images = findings.filter(|one| one["what"] == "image");
+    images
+        .map(|one| ["which", "got", "remedy"].map(|key| one[key].as_str().unwrap_or_default()))
+        .collect()
+}
+
+#[test]
+fn an_image_that_lost_its_manifest_is_damage_and_what_is_hinted_at_mends_it() {
+    let (fake, source) = (Fake::start(), Gantry::new());
+    let digest = image(&source, "a:1", &[(1, 300_000)]);
+    fake.hold(&source.root, &digest, "team/a", "1");
+    let gantry = store_of(&[&fake], "");
+    let name = fake.name("team/a:1");
+    gantry.ok(["pull", &name]);
+    let archive = gantry.home.join("a.tar");
+    let save = || gantry.gantry(["save", &name, archive.to_str().unwrap()]);
+    let manifest = gantry.root.join("blobs/sha256").join(&digest[7..]);
+    for is_collected in [false, true] {
+        fs::remove_file(&manifest).unwrap();
+        if is_collected {
+            // Nothing says any more which blobs it had.
+            gantry.ok(["cache", "gc"]);
+            assert_eq!(fs::read_dir(gantry.root.join("blobs/sha256")).unwrap().count(), 0);
+        }
+        let refused = save();
+        assert_eq!(refused.code, 1, "{}", refused.stderr);
+        assert!(
+            refused.stderr.contains(&digest) && refused.stderr.contains("hint: `gantry cache check --repair`"),
+            "{}",
+            refused.stderr
+        );
+        let (code, report) = check(&gantry, &[]);
+        let repairs = "`gantry cache check --repair` fetches it again";
+        let got = "nothing: it runs from its unpacked layers, and can be neither pushed, saved nor shown";
+        assert_eq!(
+            (code, images_of(&report)),
+            (1, vec![[digest.as_str(), got, repairs]]),
+            "{report}"
+        );
+        assert_eq!(report["findings"][0]["images"], json!([name]));
+        let (code, report) = check(&gantry, &["--repair"]);
+        assert_eq!((code, states(&report)), (0, pairs(&[("image", "fetched")])), "{report}");
+        assert_eq!(save().code, 0);
+        assert_eq!(check(&gantry, &[]).0, 0);
+    }
+
+    // Nobody has it: its name stays, as it runs, and the way to have all of it is the one that is named.
+    let digests = tiny(&gantry, &["b:1"]);
+    let manifest = gantry.root.join("blobs/sha256").join(&digests[0][7..]);
+    fs::remove_file(&manifest).unwrap();
+    for (args, state) in [(&[][..], "found"), (&["--repair"], "kept"), (&["--repair"], "kept")] {
+        let (code, report) = check(&gantry, args);
+        assert_eq!((code, states(&report)), (1, pairs(&[("image", state)])), "{report}");
+        let [[_, _, remedy]] = images_of(&report)[..] else {
+            panic!("{report}")
+        };
+        assert!(remedy.contains("`gantry build DIR --tag b:1`"), "{remedy}");
+        assert!(remedy.contains("`gantry images rm b:1`"), "{remedy}");
+    }
+    let said = gantry.gantry(["cache", "check"]);
+    assert!(
+        said.stdout
+            .contains(&format!("image {}: expected its manifest blobs/sha256/", digests[0])),
+        "{}",
+        said.stdout
+    );
+    assert_eq!(tiny(&gantry, &["b:1"]), digests);
+    assert_eq!(check(&gantry, &[]).0, 0);
+}

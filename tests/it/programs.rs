@@ -8,7 +8,7 @@ use std::process::Child;
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::process::{kill_process, pidfd_open, Pid, PidfdFlags, Signal};
 
-use crate::common::{function, program, shared, tool};
+use crate::common::{function, program, shared, tool, Gantry};
 
 /// A uv that never answers and has a child of its own process group, one of a session of its own, and a daemon. Each
 /// ignores what can be ignored. It tells their numbers through a FIFO beside it once all run.
@@ -117,4 +117,46 @@ fn nothing_of_a_build_is_left_when_it_is_killed() {
     waiting.send(Signal::KILL);
     waiting.gantry.wait().unwrap();
     assert_eq!(waiting.left(100), 0);
+}
+
+/// A program that makes a directory for itself where temporary files go, as pip does, tells of it, and does not end.
+fn temporary(version: &str) -> String {
+    format!("#!/bin/sh\nif [ \"$1\" = --version ]; then echo '{version}'; exit; fi\nmktemp -d > \"$(dirname \"$0\")/told\"\nexec sleep 1000\n")
+}
+
+#[test]
+fn what_a_program_made_for_itself_goes_with_what_a_killed_gantry_leaves() {
+    for (name, version) in [("uv", "uv 0.11.0 (fake)"), ("python3", "Python 3.11.2")] {
+        let scratch = tempfile::tempdir().unwrap();
+        let told = scratch.path().join("told");
+        program(&scratch.path().join(name), &temporary(version));
+        tool(std::process::Command::new("mkfifo").arg(&told));
+        // uv comes before pip, which is asked for uv where there is none.
+        let gantry = Gantry::new();
+        let config = scratch.path().join("config.toml");
+        fs::write(&config, "[index]\nurl = \"http://127.0.0.1:1/simple\"\n").unwrap();
+        for tool in ["sh", "mktemp", "dirname", "sleep"] {
+            std::os::unix::fs::symlink(Path::new("/bin").join(tool), scratch.path().join(tool)).unwrap();
+        }
+        let directory = function("print(1)\n", Some("never-answered\n"));
+        let mut command = gantry.command();
+        command
+            .env("PATH", scratch.path())
+            .env("TMPDIR", scratch.path())
+            .arg("--config")
+            .arg(&config)
+            .arg("build")
+            .arg(directory.path())
+            .stderr(std::process::Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let made = fs::read_to_string(&told).unwrap();
+        let made = Path::new(made.trim_end());
+        assert!(made.is_dir(), "{name}: {made:?}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(made.starts_with(gantry.root.join("tmp")), "{name}: {made:?}");
+        gantry.ok(["images", "ls"]);
+        assert!(!made.exists(), "{name}: {made:?}");
+        assert!(crate::common::tree(&gantry.root.join("tmp")).is_empty(), "{name}");
+    }
 }

@@ -24,6 +24,7 @@ mod pulling;
 mod pushing;
 mod real;
 mod removing;
+mod strangers;
 mod two_real;
 mod warming;
 

@@ -22,13 +22,17 @@ use crate::cli::warm_args::WarmArgs;
 use crate::journal::{self, EventKind, Purpose};
 use crate::oci::Reference;
 use crate::ops::{
-    self, Because, Failover, FunctionInventory, ImageToWarm, Residence, Transport, Warmed, MAX_INVENTORY,
+    self, Because, Failover, FunctionInventory, ImageToWarm, Residence, Transport, WarmRules, Warmed, MAX_INVENTORY,
 };
 use crate::policy::{as_limit, counted, one_line, Bytes, Kind, Verbosity};
 use crate::sys::clock;
 
 /// Longest list that is read.
 const MAX_LIST: u64 = 4 << 20;
+/// The status of an image that the store could keep only instead of others of the list.
+const LEFT_OUT: &str = "left_out";
+/// Images that are named on one line.
+const MOST_NAMED: usize = 5;
 /// How far back the use of images counts, unless it is said.
 const SINCE: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -61,7 +65,7 @@ pub(super) fn warm(session: &Session, args: &WarmArgs, report: Option<&Report>) 
         if let Some(report) = report {
             report.add("images", one);
         }
-        if let Some(error) = &one.error {
+        if let Some(error) = one.error.as_ref().filter(|_| one.status != LEFT_OUT) {
             let _ = writeln!(
                 io::stderr(),
                 "error: warm {}: {}",
@@ -71,14 +75,19 @@ pub(super) fn warm(session: &Session, args: &WarmArgs, report: Option<&Report>) 
         }
     };
     untold.iter().for_each(&tell);
-    let warmed = ops::warm(&transport, &list, usize::from(args.jobs), residence, &|one| {
+    let rules = WarmRules {
+        at_once: usize::from(args.jobs),
+        residence,
+        limits: ops::cache_limits(&session.config),
+    };
+    let warmed = ops::warm(&transport, &list, rules, &|one| {
         note(session, one, started);
         tell(one);
-    });
+    })?;
     let done: Vec<Warmed> = untold.into_iter().chain(warmed).collect();
     narrator.finish();
     narrator.done(&summary(&done, residence));
-    if let Some(text) = lack_of_room(session, &done) {
+    for text in left_out(&done).into_iter().chain(lack_of_room(session, &done)) {
         let _ = writeln!(io::stderr(), "warning: {}", escape(&text));
     }
     // Of many that fail in one way it is said once.
@@ -280,6 +289,7 @@ fn summary(done: &[Warmed], residence: Residence) -> String {
         ("there already", count("present")),
         ("gone (skipped)", count("skipped")),
         ("evicted for others of the list", count("evicted")),
+        ("left out", count(LEFT_OUT)),
         ("failed", count("failed")),
     ];
     let counts: Vec<String> = counts
@@ -301,6 +311,20 @@ fn summary(done: &[Warmed], residence: Residence) -> String {
             format!("{counts}; {bytes} of start-up files are in memory")
         }
     }
+}
+
+/// Why images of the list were not brought, and which; none when all were.
+fn left_out(done: &[Warmed]) -> Option<String> {
+    let all: Vec<&Warmed> = done.iter().filter(|one| one.status == LEFT_OUT).collect();
+    let why = all.first()?.error.as_deref().unwrap_or_default();
+    let named = all.iter().take(MOST_NAMED).map(|one| one.reference.as_str());
+    let named = named.collect::<Vec<_>>().join(", ");
+    let more = match all.len().saturating_sub(MOST_NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let count = counted(all.len() as u64, "image of the list is", "images of the list are");
+    Some(format!("{count} left out: {named}{more}; {why}"))
 }
 
 /// Why images of the list are gone again, and what to do; none when all are there.

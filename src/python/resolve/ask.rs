@@ -94,6 +94,8 @@ pub(super) fn ask(store: &Store, asker: &Asker<'_>, question: &Question<'_>) -> 
         .args(question.options)
         .envs(others.map(|(name, value)| (name, value)))
         .env("HOME", scratch.path())
+        // What it leaves when it is killed goes with the directory.
+        .env("TMPDIR", scratch.path())
         .env("UV_CACHE_DIR", store.tool("uv-cache"))
         .env("UV_NO_PROGRESS", "1")
         .current_dir(scratch.path());
@@ -164,9 +166,9 @@ pub(super) fn ask(store: &Store, asker: &Asker<'_>, question: &Question<'_>) -> 
     Err(LockError::Unsatisfiable { explanation })
 }
 
-/// The error of the kernel, where what uv says comes from a disk that is full or a quota that is used up: it writes where the
-/// store is.
-fn out_of_space(said: &str) -> Option<io::Error> {
+/// The error of the kernel, where what uv or pip says comes from a disk that is full or a quota that is used up: they write where
+/// the store is.
+pub(super) fn out_of_space(said: &str) -> Option<io::Error> {
     [
         ("No space left on device", Errno::NOSPC),
         ("Disk quota exceeded", Errno::DQUOT),

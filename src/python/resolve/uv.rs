@@ -6,20 +6,22 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::ask::out_of_space;
 use super::locked::LockError;
 use super::programs::{Deadlines, MAX_MESSAGE};
 use crate::archive::zip::Zip;
 use crate::oci::Digest;
 use crate::policy::ExtractionLimits;
 use crate::progress::Progress;
-use crate::store::{Flight, Store, Task};
+use crate::store::{io_error, Flight, Store, Task};
 use crate::sys::program::{Program, ProgramError};
 use crate::sys::replace::Replacement;
+use crate::sys::space;
 
 /// version, file, size, sha256 of the uv that is fetched when there is none.
 const UV_LOCK: &str = include_str!("../../../rootfs/uv.lock");
@@ -114,6 +116,10 @@ fn version(uv: &Path, deadline: Duration) -> Result<Option<([u32; 2], String)>, 
 
 fn fetch_uv(store: &Store, places: &UvPlaces<'_>, target: &Path) -> Result<(), LockError> {
     let reason = |reason: String| LockError::NoUv { reason };
+    let failed = |doing: &str, source: io::Error| match space::is_full(&source) {
+        true => io_error("fetch uv into", target)(source).into(),
+        false => reason(format!("{doing}: {source}")),
+    };
     let mut fields = UV_LOCK.split_whitespace();
     let (version, file_name, size, hash) = (fields.next(), fields.next(), fields.next(), fields.next());
     let (Some(version), Some(file_name), Some(size), Some(hash)) = (version, file_name, size, hash) else {
@@ -122,7 +128,7 @@ fn fetch_uv(store: &Store, places: &UvPlaces<'_>, target: &Path) -> Result<(), L
     let scratch = store.scratch()?;
     let requirement = scratch.path().join("uv.txt");
     fs::write(&requirement, format!("uv=={version} --hash=sha256:{hash}\n"))
-        .map_err(|error| reason(error.to_string()))?;
+        .map_err(|error| failed("ask for uv", error))?;
     // pip knows this machine's index, certificates and proxies, in part by variables; nothing is installed or executed.
     let mut pip = Program::with_our_environment("python3", places.deadlines.answer).args([
         "-I",
@@ -141,7 +147,9 @@ fn fetch_uv(store: &Store, places: &UvPlaces<'_>, target: &Path) -> Result<(), L
         .arg(scratch.path())
         .arg("-r")
         .arg(&requirement)
-        .envs(places.network.iter().map(|(name, value)| (name, value)));
+        .envs(places.network.iter().map(|(name, value)| (name, value)))
+        // What it leaves when it is killed goes with the directory.
+        .env("TMPDIR", scratch.path());
     if let Some(path) = places.path {
         pip = pip.env("PATH", path);
     }
@@ -155,7 +163,10 @@ fn fetch_uv(store: &Store, places: &UvPlaces<'_>, target: &Path) -> Result<(), L
             String::from_utf8_lossy(&done.stdout),
             String::from_utf8_lossy(&done.stderr),
         );
-        let explanation = complaint.chars().take(MAX_MESSAGE).collect();
+        let explanation: String = complaint.chars().take(MAX_MESSAGE).collect();
+        if let Some(full) = out_of_space(&complaint) {
+            return Err(failed("download uv", full));
+        }
         if is_network_failure(&said) || is_network_failure(&complaint) {
             return Err(LockError::UvUnavailable { explanation });
         }
@@ -186,7 +197,7 @@ fn fetch_uv(store: &Store, places: &UvPlaces<'_>, target: &Path) -> Result<(), L
         file.file().set_permissions(fs::Permissions::from_mode(0o755))?;
         file.place(target)
     };
-    place().map_err(|error| reason(format!("place uv: {error}")))
+    place().map_err(|error| failed("place uv", error))
 }
 
 /// Whether a later try of pip may work, from what it says.

@@ -120,11 +120,10 @@ impl<'a> Integrity<'a> {
         })
     }
 
-    /// What leads to nothing, as [`look`](Self::look) finds it, without reading what is called by a digest; also images whose
-    /// manifest is gone, which cannot be pushed any more.
+    /// What leads to nothing, as [`look`](Self::look) finds it, without reading what is called by a digest.
     pub fn dangling(self) -> Result<Vec<Finding>, StoreError> {
         let _kept_out = Locks::of(self.disk).keep_collector_out()?;
-        Ok(references::follow(self.disk, &BTreeSet::new(), Look::Strict)?.findings)
+        Ok(references::follow(self.disk, &BTreeSet::new(), Look::Sure)?.findings)
     }
 
     fn follow(self, damaged: &BTreeSet<PathBuf>) -> Result<references::Followed, StoreError> {

@@ -39,6 +39,8 @@ pub(super) struct Followed {
     pub needed_by: BTreeMap<PathBuf, BTreeSet<String>>,
 }
 
+/// What is there where the manifest of an image is missing that runs all the same.
+const RUNS_STILL: &str = "nothing: it runs from its unpacked layers, and can be neither pushed, saved nor shown";
 /// Whether what is missing is waited for that somebody may be at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
@@ -46,8 +48,6 @@ pub(super) enum Look {
     Fleeting,
     /// With the collector kept out; a layer may be about to take the place of a damaged one.
     Sure,
-    /// As `Sure`, and an image without its manifest is not whole either, though it may run.
-    Strict,
 }
 
 /// Follows everything. What is wrong at a fleeting look may be on its way in or out.
@@ -154,6 +154,9 @@ impl Follower<'_> {
             let looked = self.image(&digest, &kept.names);
             self.followed.images.insert(digest, kept.names.clone());
             let Err((expected, got)) = looked else { continue };
+            if self.look == Look::Sure && self.went(&digest, &kept) {
+                continue;
+            }
             let finding = match (kept.names.is_empty(), kept.note) {
                 (true, Some(note)) => {
                     let which = note
@@ -169,7 +172,17 @@ impl Follower<'_> {
         }
     }
 
-    /// Whether an image can be run, and where its manifest is here, pushed.
+    /// Whether an eviction took the image since it was listed: names go first.
+    fn went(&self, digest: &Digest, kept: &Kept) -> bool {
+        let leads = |name: &String| match name.parse::<Reference>() {
+            Ok(Reference::Digest { .. }) | Err(_) => true,
+            Ok(name) => matches!(Names::of(self.disk).find(&name), Ok(Some(found)) if found == *digest),
+        };
+        let is_noted = |note: &PathBuf| note.exists();
+        !kept.names.iter().any(leads) && !kept.note.as_ref().is_some_and(is_noted)
+    }
+
+    /// Whether an image can be run, and pushed.
     fn image(&mut self, digest: &Digest, names: &[String]) -> Result<(), (String, String)> {
         let snapshot = read_snapshot(self.disk, &digest.hex());
         if let Ok(snapshot) = &snapshot {
@@ -182,9 +195,15 @@ impl Follower<'_> {
         self.need(&which, names);
         let raw = match self.document(&which, digest) {
             Ok(raw) => raw,
-            // Blobs of an image that came by an older gantry may be gone: it runs as long as its layers are there.
-            Err(Unread::Gone) if snapshot.is_ok() && self.look != Look::Strict => return Ok(()),
-            Err(unread) => return Err((format!("its manifest {}", which.display()), unread.found())),
+            Err(unread) => {
+                let runs =
+                    matches!(&snapshot, Ok(snapshot) if snapshot.layers.iter().all(|layer| self.has_layer(layer)));
+                let got = match unread {
+                    Unread::Gone if runs => RUNS_STILL.to_owned(),
+                    unread => unread.found(),
+                };
+                return Err((format!("its manifest {}", which.display()), got));
+            }
         };
         let parsed = parse_manifest(&raw);
         let manifest = parsed.map_err(|error| ("a manifest".to_owned(), error.to_string()))?;
@@ -319,11 +338,13 @@ impl Follower<'_> {
     fn index(&mut self) -> Result<(), StoreError> {
         let differs = || -> Result<Option<(String, String)>, StoreError> {
             let names = Names::of(self.disk);
-            let mut expected = BTreeSet::new();
+            // One whose manifest is gone may be in the list still: what is wrong with it is said of the image.
+            let (mut expected, mut allowed) = (BTreeSet::new(), BTreeSet::new());
             for (path, reference) in files_of_names(self.disk)? {
                 let (Some(reference), Ok(digest)) = (reference, read_name(&path)) else {
                     continue;
                 };
+                allowed.insert((reference.to_string(), digest));
                 if names.indexed(&reference, &digest).is_some() {
                     expected.insert((reference.to_string(), digest));
                 }
@@ -341,7 +362,7 @@ impl Follower<'_> {
             let got: BTreeSet<_> = got.collect();
             let shown = |of: Option<&(String, Digest)>| of.map(|(name, digest)| format!("{name} as {digest}"));
             let missing = shown(expected.difference(&got).next());
-            let extra = shown(got.difference(&expected).next());
+            let extra = shown(got.difference(&allowed).next());
             Ok(match (missing, extra) {
                 (None, None) => None,
                 (missing, extra) => Some((

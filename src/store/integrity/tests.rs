@@ -177,11 +177,7 @@ fn whatever_is_damaged_is_named_and_mended() {
         (
             "a blob is a pipe",
             |scene| fifo(&scene.path("blobs/sha256/MANIFEST")),
-            &[
-                (Part::Blob, "blobs/sha256/MANIFEST"),
-                (Part::Image, "sha256:MANIFEST"),
-                (Part::Index, "index.json"),
-            ],
+            &[(Part::Blob, "blobs/sha256/MANIFEST"), (Part::Image, "sha256:MANIFEST")],
         ),
         (
             "something else among the blobs",
@@ -468,15 +464,27 @@ fn a_pinned_image_without_a_name_is_looked_at_by_its_digest() {
 }
 
 #[test]
-fn a_name_without_a_manifest_leads_to_nothing_though_it_may_run() {
+fn a_name_without_a_manifest_is_damage_though_it_may_run() {
     let scene = Scene::new();
     fs::remove_file(scene.path("blobs/sha256/MANIFEST")).unwrap();
-    // An image of an older gantry runs so, and is none to complain of.
-    assert!(scene.look().findings.iter().all(|one| one.what != Part::Image));
-    let left = scene.store.integrity().dangling().unwrap();
-    assert!(left
-        .iter()
-        .any(|one| (one.what, &one.which) == (Part::Image, &scene.manifest.to_string())));
+    let digest = scene.manifest.to_string();
+    let is_it = |one: &Finding| (one.what, &one.which) == (Part::Image, &digest);
+    for (snapshot, got) in [
+        (
+            "is there",
+            "nothing: it runs from its unpacked layers, and can be neither pushed, saved nor shown",
+        ),
+        ("went", "nothing"),
+    ] {
+        if snapshot == "went" {
+            fs::remove_file(scene.path("snapshots/MANIFEST.json")).unwrap();
+        }
+        let findings = scene.look().findings;
+        let finding = findings.iter().find(|one| is_it(one)).unwrap();
+        assert_eq!(finding.got, got, "{snapshot}");
+        let left = scene.store.integrity().dangling().unwrap();
+        assert!(left.iter().any(is_it), "{snapshot}");
+    }
 }
 
 #[test]

@@ -252,7 +252,7 @@ fn what_has_come_is_no_garbage_while_a_pull_makes_room_for_its_last_try() {
                 told.store(true, Ordering::Relaxed);
                 return Ok(true);
             }
-            RoomCall::Before(..) | RoomCall::After(_) => {}
+            RoomCall::Before(..) | RoomCall::Passing(_) | RoomCall::After(_) => {}
         }
         Ok(false)
     });

@@ -219,6 +219,13 @@ fn wrong_bytes_are_asked_for_once_more_and_then_elsewhere() {
     assert_eq!(one.count("GET", &layer), 2);
     assert_eq!(attempts[0]["reason"], "digest_mismatch", "{attempts}");
     assert!(two.count("GET", &layer) == 1 && partials(&gantry).is_empty());
+    // It is known of the registry, which is asked as before.
+    let known: Value = serde_json::from_str(&gantry.ok(["registries", "--json"])).unwrap();
+    let known = known.as_array().unwrap().iter().find(|known| known["host"] == one.host);
+    assert_eq!(
+        known.map(|known| (&known["reason"], &known["is_away"])),
+        Some((&"digest_mismatch".into(), &false.into()))
+    );
 
     // From one alone they are an error, and nothing of them stays.
     let (one, _, source, digest) = pair();

@@ -173,3 +173,92 @@ fn room_that_one_pull_was_promised_is_no_other_ones() {
     assert!(second.contains(" of 9.4 MB"), "{}", ended.stderr);
     assert!(ended.stdout.contains("code 1\n"), "{}", ended.stdout);
 }
+
+/// An archive of an image of one layer of `size` bytes that do not compress.
+fn archive(gantry: &Gantry, name: &str, seed: u64, size: usize) -> String {
+    let source = Gantry::new();
+    image(&source, name, &[(seed, size)]);
+    let file = gantry.home.join(format!("{seed}.tar")).to_str().unwrap().to_owned();
+    source.ok(["save", name, &file]);
+    file
+}
+
+#[test]
+fn a_load_makes_room_by_what_can_be_fetched_again() {
+    let fake = Fake::start();
+    for (name, seed) in [("a", 11), ("b", 12)] {
+        held(&fake, name, seed, 3 * MB);
+    }
+    let gantry = store_of(&[&fake], "");
+    let [a, b] = ["a", "b"].map(|name| fake.name(&format!("team/{name}:1")));
+    let new = archive(&gantry, "new:1", 14, 3 * MB);
+    // The two take 12 MB of 26. What is loaded lies there three times for a moment: as it is read, as a blob and unpacked.
+    for (others, load) in [
+        (12, format!("load {new}")),
+        (8, format!("load {new}")),
+        (12, format!("load - < {new}")),
+    ] {
+        let fill = format!("head -c {} /dev/zero >\"$D/others\"", others * MB);
+        let steps = format!(
+            "\"$G\" pull {a} && \"$G\" pull {b} && {fill} && echo filled >&2 && \"$G\" {load}; echo code $?; {WHOLE}"
+        );
+        let loaded = carry_out(&gantry, 26, &steps);
+        let told = format!("{others} {load}: {} {}", loaded.stdout, loaded.stderr);
+        let (pulled, of_load) = loaded.stderr.split_once("filled\n").unwrap_or_else(|| panic!("{told}"));
+        assert!(!pulled.contains("Evicted"), "{told}");
+        assert!(loaded.stdout.contains("code 0\n"), "{told}");
+        assert!(
+            of_load.contains("Evicted ") && of_load.contains("/team/a:1, "),
+            "{told}"
+        );
+        assert!(loaded.stdout.contains("new:1") && is_whole(&loaded.stdout), "{told}");
+    }
+}
+
+#[test]
+fn a_load_that_cannot_fit_takes_nothing_from_others() {
+    let fake = Fake::start();
+    held(&fake, "a", 11, 3 * MB);
+    let gantry = store_of(&[&fake], "");
+    let a = fake.name("team/a:1");
+    let large = archive(&gantry, "large:1", 15, 6 * MB);
+    // With 8 MB free it can be read, and be read and kept if the other one goes, and never be unpacked then.
+    let steps = format!("\"$G\" pull {a} && \"$G\" load {large}; echo code $?; {WHOLE}");
+    let refused = carry_out(&gantry, 14, &steps);
+    let told = format!("{} {}", refused.stdout, refused.stderr);
+    assert!(refused.stdout.contains("code 1\n"), "{told}");
+    assert!(
+        refused.stderr.contains("there is no space left for the store")
+            && refused.stderr.contains("hint: the disk of the store, "),
+        "{told}"
+    );
+    assert!(!refused.stderr.contains("Evicted"), "{told}");
+    assert!(refused.stdout.contains(&a) && is_whole(&refused.stdout), "{told}");
+}
+
+#[test]
+fn what_is_over_the_limit_of_the_store_by_itself_is_refused_before_others_go_for_it() {
+    let fake = Fake::start();
+    for (name, seed, size) in [("a", 11, 3 * MB), ("large", 13, 8 * MB)] {
+        held(&fake, name, seed, size);
+    }
+    // As it is shipped it would fit, and not with what it unpacks to.
+    let gantry = store_of(&[&fake], "[cache]\nmax_bytes = \"14MB\"\n");
+    let [a, large] = ["a", "large"].map(|name| fake.name(&format!("team/{name}:1")));
+    gantry.ok(["pull", &a]);
+    let archive = archive(&gantry, "new:1", 13, 8 * MB);
+    for words in [["pull", large.as_str()], ["load", &archive]] {
+        let refused = gantry.gantry(words);
+        assert_eq!(refused.code, 1, "{words:?}: {}", refused.stderr);
+        assert!(
+            refused
+                .stderr
+                .contains("16.8 MB at least, as it is shipped and unpacked, and `max_bytes` under [cache] is 14.0 MB"),
+            "{}",
+            refused.stderr
+        );
+        assert!(!refused.stderr.contains("Evicted"), "{}", refused.stderr);
+        assert_eq!(gantry.ok(["images", "ls", "-q"]).lines().next(), Some(a.as_str()));
+    }
+    assert_eq!(fake.count("GET", "/blobs/"), 3);
+}

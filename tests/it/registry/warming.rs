@@ -454,3 +454,50 @@ fn pulls_pushes_and_failing_over_are_in_the_journal_with_whom_and_how_much() {
         "{told}"
     );
 }
+
+#[test]
+fn more_than_the_store_may_keep_are_not_begun_and_the_most_used_stay() {
+    let (fake, gantry, digests) = with_images(7);
+    let text = fs::read_to_string(gantry.home.join(".config/gantry/config.toml")).unwrap();
+    super::images::configure(&gantry, &format!("{text}[cache]\nmax_images = 4\n"));
+    // One that is pinned stays whatever comes; one that nobody needs goes.
+    tiny(&gantry, &["pinned:1", "old:1"]);
+    gantry.ok(["cache", "pin", "pinned:1"]);
+    for (number, digest) in digests.iter().enumerate() {
+        used(&gantry, &name(&fake, number), digest, now() - 60, number + 1);
+    }
+    // The second of them is gone, and leaves its place to the next one.
+    fake.rule(|seen, _| seen.path.contains("/manifests/5").then(|| Reply::new(404, "")));
+    let (done, report) = warm(&gantry, &["--top", "7"]);
+    let wanted: Vec<String> = (0..7).rev().map(|number| name(&fake, number)).collect();
+    let states = [
+        "pulled", "failed", "pulled", "pulled", "left_out", "left_out", "left_out",
+    ];
+    let wanted: Vec<(&str, &str)> = wanted.iter().map(String::as_str).zip(states).collect();
+    assert_eq!(statuses(&report), wanted, "{}", done.stderr);
+    let why = report["images"][4]["error"].as_str().unwrap();
+    assert!(
+        why.contains("max_images = 4") && why.contains("1 more that stays"),
+        "{why}"
+    );
+    assert_eq!(report["images"][4]["exit_code"], json!(0));
+    assert!(
+        done.stderr.contains("3 left out") && done.stderr.contains("warning: 3 images of the list are left out: "),
+        "{}",
+        done.stderr
+    );
+    let listed = gantry.ok(["images", "ls", "-q"]);
+    let there: Vec<bool> = (0..7).map(|number| listed.contains(&name(&fake, number))).collect();
+    assert_eq!(there, [false, false, false, true, true, false, true], "{listed}");
+    assert!(listed.contains("pinned:1") && !listed.contains("old:1"), "{listed}");
+    for digest in digests.iter().take(3) {
+        assert_eq!(fake.count("GET", digest), 0);
+    }
+    // Again: the same, and nobody is asked but for the one that failed.
+    let (done, report) = warm(&gantry, &["--top", "7"]);
+    let states: Vec<&str> = statuses(&report).into_iter().map(|(_, status)| status).collect();
+    let wanted = [
+        "present", "failed", "present", "present", "left_out", "left_out", "left_out",
+    ];
+    assert_eq!(states, wanted, "{}", done.stderr);
+}
