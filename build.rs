@@ -1,4 +1,5 @@
-//! Compiles the seccomp profiles, so that a start only hands a finished program to the kernel.
+//! Compiles the seccomp profiles, so that a start only hands a finished program to the kernel, and tells the linker what
+//! a start calls.
 #![allow(
     clippy::disallowed_methods,
     clippy::print_stdout,
@@ -40,10 +41,23 @@ fn name_commit() {
     }
 }
 
+/// Lays what a run calls beside each other, in release builds (docs/decisions.md): a debug build is linked often, and is
+/// not started a thousand times a day.
+fn lay_out() -> Result<(), Box<dyn Error>> {
+    const SCRIPT: &str = "link/start.ld";
+    println!("cargo::rerun-if-changed={SCRIPT}");
+    if std::env::var("PROFILE")? == "release" {
+        let script = Path::new(&std::env::var("CARGO_MANIFEST_DIR")?).join(SCRIPT);
+        println!("cargo::rustc-link-arg-bins=-Wl,-T,{}", script.display());
+    }
+    Ok(())
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=seccomp");
     println!("cargo::rerun-if-changed=build.rs");
     name_commit();
+    lay_out()?;
     let out = std::env::var("OUT_DIR")?;
     let read = |name: &str| std::fs::read_to_string(name).map_err(|error| format!("{name}: {error}"));
     let default = read("seccomp/default.json")?;

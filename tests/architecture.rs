@@ -405,6 +405,7 @@ fn is_path(text: &str) -> bool {
         "docs/",
         "benches/",
         "fuzz/",
+        "link/",
         "rootfs/",
         "seccomp/",
         "examples/",

@@ -98,7 +98,9 @@ const SITUATIONS: &[(&str, Make)] = &[
     ("A promise that there is none of", |scene| {
         scene.gantry("run --allow-degraded cgroups a:1")
     }),
-    ("An image that the store has not", |scene| scene.gantry("run not-built:1")),
+    ("An image that the store has not", |scene| {
+        scene.gantry("run not-built:1")
+    }),
     ("A name in upper case", |scene| scene.gantry("run Beam:1")),
     ("A registry", |scene| scene.gantry("pull docker://example.org/beam")),
     ("A transport of other tools", |scene| scene.gantry("images rm sif:1")),

@@ -53,7 +53,9 @@ fn a_host_that_answers_and_is_no_registry_is_said_to_be_none() {
     ] {
         says(&gantry.gantry(args), 1, &parts);
     }
-    says(&gantry.run(&[&tag]), 125, &parts);
+    let (run, outcome) = gantry.run_with_outcome(&[&tag]);
+    says(&run, 125, &parts);
+    assert_eq!(outcome["code"], "unknown_image");
     says(&log_in(&gantry, &fake.host), 1, &parts);
 }
 
