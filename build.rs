@@ -42,13 +42,20 @@ fn name_commit() {
 }
 
 /// Lays what a run calls beside each other, in release builds (docs/decisions.md): a debug build is linked often, and is
-/// not started a thousand times a day.
+/// not started a thousand times a day. A linker that reads no such script (gold, mold) is spared it by an empty
+/// `GANTRY_LINK_ORDER`.
 fn lay_out() -> Result<(), Box<dyn Error>> {
     const SCRIPT: &str = "link/start.ld";
+    const VARIABLE: &str = "GANTRY_LINK_ORDER";
     println!("cargo::rerun-if-changed={SCRIPT}");
-    if std::env::var("PROFILE")? == "release" {
+    println!("cargo::rerun-if-env-changed={VARIABLE}");
+    let is_wanted = std::env::var_os(VARIABLE).is_none_or(|value| !value.is_empty());
+    if is_wanted && std::env::var("PROFILE")? == "release" {
         let script = Path::new(&std::env::var("CARGO_MANIFEST_DIR")?).join(SCRIPT);
-        println!("cargo::rustc-link-arg-bins=-Wl,-T,{}", script.display());
+        for argument in ["-T", &script.display().to_string()] {
+            println!("cargo::rustc-link-arg-bins=-Xlinker");
+            println!("cargo::rustc-link-arg-bins={argument}");
+        }
     }
     Ok(())
 }

@@ -70,7 +70,9 @@ def sections(path):
     """The input sections of code in a map of GNU ld: sorted (start, end, section, object)."""
     # A long name has a line of its own, before its address.
     with open(path) as file:
-        text = file.read().split("Linker script and memory map", 1)[1]
+        _, begun, text = file.read().partition("Linker script and memory map")
+    if not begun:
+        sys.exit(f"{path}: want a map of GNU ld")
     found = re.findall(r"^ (\.text\S*)\s+0x([0-9a-f]+)\s+0x([0-9a-f]+) (\S+)$", text, re.MULTILINE)
     return sorted((int(at, 16), int(at, 16) + int(size, 16), name, item) for name, at, size, item in found if int(size, 16))
 

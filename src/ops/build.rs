@@ -22,6 +22,7 @@ use crate::python::project::Origin;
 use crate::python::requirements::Requirements;
 use crate::python::resolve::{LockError, Resolver};
 use crate::python::supply::Supply;
+use crate::sandbox::SandboxError;
 use crate::store::{check_name, BuiltLayer, Store, StoreError};
 use crate::sys::space;
 
@@ -121,8 +122,12 @@ const AGAIN: usize = 3;
 /// Does `work`, and once more when the disk was full and something went to make room: a disk that is full again is full of
 /// what stays. Whatever came upon that, the error says it in the same words.
 pub(super) fn with_room<T>(store: &Store, work: impl Fn() -> Result<T, BuildError>) -> Result<T, BuildError> {
+    // A machine that allows no more namespaces answers with the same number as a full disk.
+    let is_of_sandbox = |error: &BuildError| {
+        causes(error).any(|cause| matches!(cause.downcast_ref(), Some(SandboxError::UserNamespace { .. })))
+    };
     let is_of = |error: &BuildError, is_it: fn(&io::Error) -> bool| {
-        causes(error).any(|cause| cause.downcast_ref::<io::Error>().is_some_and(is_it))
+        !is_of_sandbox(error) && causes(error).any(|cause| cause.downcast_ref::<io::Error>().is_some_and(is_it))
     };
     let done = with_room_made(store, work, &|error| is_of(error, space::has_run_full));
     done.map_err(|error| match is_of(&error, space::is_full) {

@@ -105,22 +105,26 @@ fn remedy_of(store: &Store, finding: &Finding) -> Option<String> {
             .and_then(|digest| sources(store, &digest, &finding.images).pop())
         {
             Some(_) => format!("`{repair}` fetches it again"),
-            None => by_hand(&finding.images),
+            None => by_hand(store, &finding.images),
         },
         _ => format!("`{repair}` removes it, and makes or fetches again what images need"),
     })
 }
 
 /// How an image comes back that no registry is known to have.
-fn by_hand(names: &[String]) -> String {
+fn by_hand(store: &Store, names: &[String]) -> String {
     let name = names.first().map_or("NAME", String::as_str);
-    if name.parse::<Digest>().is_ok() {
-        // A pin is all that keeps it.
-        return format!(
-            "build it again (`gantry build DIR`) or load it again, or let it go: `gantry cache unpin {name}`"
-        );
+    match name.parse::<Digest>() {
+        Ok(digest) if is_pinned(store, &digest) => {
+            format!("build it again (`gantry build DIR`) or load it again, or let it go: `gantry cache unpin {name}`")
+        }
+        Ok(_) => format!("build it again (`gantry build DIR`) or load it again, or remove it: `gantry images rm {name}`"),
+        Err(_) => format!("build it again (`gantry build DIR --tag {name}`) or load it again, or remove the name: `gantry images rm {name}`"),
     }
-    format!("build it again (`gantry build DIR --tag {name}`) or load it again, or remove the name: `gantry images rm {name}`")
+}
+
+fn is_pinned(store: &Store, digest: &Digest) -> bool {
+    store.images().pinned().is_ok_and(|all| all.contains(digest))
 }
 
 /// The first of `names` that is one of a registry.
@@ -199,14 +203,14 @@ impl Repair<'_> {
                     finding.remedy = failed
                         .get(&finding.which)
                         .cloned()
-                        .or_else(|| Some(by_hand(&finding.images)));
+                        .or_else(|| Some(by_hand(self.store(), &finding.images)));
                 }
                 Part::Image => finding.state = back(finding),
                 _ if finding.state == State::Removed && self.store().integrity().is_there(finding) => {
                     finding.state = back(finding);
                 }
                 Part::Name if finding.state == State::Removed => {
-                    finding.remedy = Some(by_hand(&finding.images));
+                    finding.remedy = Some(by_hand(self.store(), &finding.images));
                 }
                 _ => {}
             }
@@ -222,7 +226,7 @@ impl Repair<'_> {
                 finding.remedy = failed
                     .get(&finding.which)
                     .cloned()
-                    .or_else(|| Some(by_hand(&finding.images)));
+                    .or_else(|| Some(by_hand(self.store(), &finding.images)));
                 findings.push(finding);
             }
         }
@@ -244,7 +248,7 @@ impl Repair<'_> {
         if is_complete() && store.images().restore(digest).is_ok() {
             return Ok(false);
         }
-        let mut failed = by_hand(names);
+        let mut failed = by_hand(store, names);
         let again = |name: &Reference, error: &ImagesError| {
             format!("fetch it again (`gantry pull {name}`): {}", one_line(error))
         };
@@ -260,11 +264,11 @@ impl Repair<'_> {
             }
         });
         let Some(source) = brought else { return Err(failed) };
-        // Its names keep it.
-        store
-            .names()
-            .forget_unnamed(digest)
-            .map_err(|error| again(&source, &error.into()))?;
+        // Its names keep it, or its pin; what has neither is kept without a name, as it was.
+        if is_pinned(store, digest) || names.iter().any(|name| name.parse::<Digest>().is_err()) {
+            let forgotten = store.names().forget_unnamed(digest);
+            forgotten.map_err(|error| again(&source, &error.into()))?;
+        }
         let restored = store.images().restore(digest);
         restored.map_err(|error| again(&source, &error.into()))?;
         Ok(true)

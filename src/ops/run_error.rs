@@ -185,6 +185,7 @@ fn code_of_pull(error: &ImagesError) -> Code {
             other => code_of_store(other),
         },
         ImagesError::Transfer(TransferError::Document { .. } | TransferError::NotFound { .. }) => Code::BadImage,
+        ImagesError::Transfer(TransferError::NoRegistry { .. }) => Code::UnknownImage,
         ImagesError::Transfer(error) if error.is_not_found() => Code::UnknownImage,
         ImagesError::Transfer(_) if error.kind().is_away() => Code::RegistryUnavailable,
         _ => Code::RegistryRefused,

@@ -265,7 +265,7 @@ impl TransferError {
     pub(crate) fn is_not_found(&self) -> bool {
         match self {
             Self::Registry { failures, .. } => !failures.is_empty() && failures.iter().all(RegistryError::is_not_found),
-            Self::NoTag { .. } | Self::NoRepository { .. } | Self::NoRegistry { .. } => true,
+            Self::NoTag { .. } | Self::NoRepository { .. } => true,
             _ => false,
         }
     }

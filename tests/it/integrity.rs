@@ -349,3 +349,28 @@ fn an_image_that_lost_its_manifest_is_damage_and_what_is_hinted_at_mends_it() {
     assert_eq!(tiny(&gantry, &["b:1"]), digests);
     assert_eq!(check(&gantry, &[]).0, 0);
 }
+
+#[test]
+fn an_image_without_a_name_that_runs_still_is_kept_by_a_repair() {
+    let (fake, source) = (Fake::start(), Gantry::new());
+    let digest = image(&source, "a:1", &[(1, 300_000)]);
+    fake.hold(&source.root, &digest, "team/a", "1");
+    let gantry = store_of(&[&fake], "");
+    gantry.ok(["pull", &fake.name(&format!("team/a@{digest}"))]);
+    let manifest = gantry.root.join("blobs/sha256").join(&digest[7..]);
+    let note = gantry.root.join("unnamed").join(&digest[7..]);
+    // It is fetched again from where it came from, and has no more name than before.
+    fs::remove_file(&manifest).unwrap();
+    let (code, report) = check(&gantry, &["--repair"]);
+    assert_eq!((code, states(&report)), (0, pairs(&[("image", "fetched")])), "{report}");
+    assert!(manifest.exists() && note.exists());
+    // Nobody has it any more: what keeps it stays, and a collection takes nothing that it runs from.
+    fake.state.manifests.lock().unwrap().clear();
+    fs::remove_file(&manifest).unwrap();
+    let (code, report) = check(&gantry, &["--repair"]);
+    assert_eq!((code, states(&report)), (1, pairs(&[("image", "kept")])), "{report}");
+    let before = fs::read_dir(gantry.root.join("layers")).unwrap().count();
+    gantry.ok(["cache", "gc"]);
+    assert!(note.exists() && before > 0);
+    assert_eq!(fs::read_dir(gantry.root.join("layers")).unwrap().count(), before);
+}

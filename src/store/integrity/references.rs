@@ -152,12 +152,17 @@ impl Follower<'_> {
     fn images(&mut self) {
         for (digest, kept) in std::mem::take(&mut self.kept) {
             let looked = self.image(&digest, &kept.names);
-            self.followed.images.insert(digest, kept.names.clone());
+            let mut names = kept.names.clone();
+            if matches!(&looked, Err((_, got)) if got == RUNS_STILL) && names.is_empty() {
+                // What runs is an image, and stays one: it is called by its digest.
+                names.push(digest.to_string());
+            }
+            self.followed.images.insert(digest, names.clone());
             let Err((expected, got)) = looked else { continue };
             if self.look == Look::Sure && self.went(&digest, &kept) {
                 continue;
             }
-            let finding = match (kept.names.is_empty(), kept.note) {
+            let finding = match (names.is_empty(), kept.note) {
                 (true, Some(note)) => {
                     let which = note
                         .strip_prefix(self.disk.root())
@@ -166,7 +171,7 @@ impl Follower<'_> {
                         .to_string();
                     Finding::new(Part::Unnamed, which, expected, got).at(note)
                 }
-                _ => Finding::new(Part::Image, digest.to_string(), expected, got).of(kept.names),
+                _ => Finding::new(Part::Image, digest.to_string(), expected, got).of(names),
             };
             self.find(finding);
         }
