@@ -334,31 +334,3 @@ fn the_data_of_wheels_lie_below_the_prefix_of_python() {
     let expected = "/opt/py /opt/py /usr /usr/lib/python3.11/json/__init__.py\n";
     assert_eq!((done.code, done.stdout.as_str()), (0, expected), "{}", done.stderr);
 }
-
-/// The kernel answers with the number of a full disk.
-#[test]
-fn a_machine_without_user_namespaces_is_not_said_to_have_a_full_disk() {
-    let gantry = Gantry::with_downloads();
-    let directory = function("print(1)\n", None);
-    let script = format!(
-        "echo 0 > /proc/sys/user/max_user_namespaces && exec {} build --tag build:none {}",
-        env!("CARGO_BIN_EXE_gantry"),
-        directory.path().display()
-    );
-    let mut command = std::process::Command::new("unshare");
-    command
-        .args(["--user", "--map-root-user", "sh", "-c", &script])
-        .env("HOME", &gantry.home)
-        .env("GANTRY_ROOT", &gantry.root);
-    let refused = done(command.output().unwrap());
-    assert_ne!(refused.code, 0);
-    let said = &refused.stderr;
-    assert!(
-        said.contains("user namespace") && said.contains("user.max_user_namespaces"),
-        "{said}"
-    );
-    assert!(
-        !said.contains("left for the store") && !said.contains(" free, and this needs more"),
-        "{said}"
-    );
-}
