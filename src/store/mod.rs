@@ -301,7 +301,7 @@ impl Store {
         Reservation::begin(&self.disk, &images.iter().map(Digest::hex).collect())
     }
 
-    /// Promises room for what lies in scratch for a while and becomes a part of the store then, as [`reserve`](Self::reserve).
+    /// Promises room for what lies in scratch for a while, as [`reserve`](Self::reserve). Nothing that nobody else has goes for it.
     ///
     /// # Errors
     /// As [`reserve`](Self::reserve).

@@ -61,8 +61,8 @@ impl RoomNeeded {
 pub enum RoomCall {
     /// This is about to come, and the disk lacks so many bytes for it.
     Before(RoomNeeded, u64),
-    /// Something is about to come that goes again, and the disk lacks so many bytes for it and for what becomes of it. No limit of
-    /// the store is about it.
+    /// Something is about to come that goes again, and the disk lacks so many bytes for it. No limit of the store is about it, and
+    /// what nobody else has does not go for it.
     Passing(u64),
     /// The disk was full: so many bytes were still to come.
     Full(u64),
