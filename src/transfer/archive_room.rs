@@ -26,7 +26,7 @@ pub(super) struct ArchiveRoom<'a> {
 
 impl<'a> ArchiveRoom<'a> {
     /// The room of an archive of which `expected` bytes are sure to be there.
-    pub fn new(store: &'a Store, expected: u64) -> Self {
+    pub(super) fn new(store: &'a Store, expected: u64) -> Self {
         Self {
             store,
             expected,
@@ -41,7 +41,7 @@ impl<'a> ArchiveRoom<'a> {
     /// # Errors
     ///
     /// What `write` failed with, or the store, which has no room.
-    pub fn pass<R: Read, T>(
+    pub(super) fn pass<R: Read, T>(
         &mut self,
         content: R,
         size: u64,
