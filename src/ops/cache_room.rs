@@ -24,7 +24,7 @@ pub fn cache_limits(config: &Config) -> CacheLimits {
 /// Makes room in a store within `limits`; `tell` is told what went, when something did.
 pub fn room_maker(limits: CacheLimits, tell: impl Fn(&EvictionPlan) + Send + Sync + 'static) -> RoomMaker {
     RoomMaker::new(move |store, call| {
-        let (coming, effort) = match call {
+        let (limits, coming, effort) = match call {
             RoomCall::Before(_, 0) | RoomCall::After(_) if !limits.are_set() => return Ok(false),
             RoomCall::Passing(0) => return Ok(false),
             RoomCall::Passing(disk_lacks) => {
@@ -32,7 +32,8 @@ pub fn room_maker(limits: CacheLimits, tell: impl Fn(&EvictionPlan) + Send + Syn
                     disk_lacks,
                     ..Coming::default()
                 };
-                (coming, Effort::AllOrNothing)
+                // No limit is about it, so that what nobody else has stays: it does not go for a copy that goes again.
+                (CacheLimits::default(), coming, Effort::AllOrNothing)
             }
             RoomCall::Before(needed, disk_lacks) => {
                 check_size(store, limits, needed.whole)?;
@@ -42,7 +43,7 @@ pub fn room_maker(limits: CacheLimits, tell: impl Fn(&EvictionPlan) + Send + Syn
                     disk_lacks,
                     spared: None,
                 };
-                (coming, Effort::AllOrNothing)
+                (limits, coming, Effort::AllOrNothing)
             }
             RoomCall::Full(bytes) => {
                 let disk_lacks = bytes.max(LEAST);
@@ -50,14 +51,14 @@ pub fn room_maker(limits: CacheLimits, tell: impl Fn(&EvictionPlan) + Send + Syn
                     disk_lacks,
                     ..Coming::default()
                 };
-                (coming, Effort::Most)
+                (limits, coming, Effort::Most)
             }
             RoomCall::After(digest) => {
                 let coming = Coming {
                     spared: Some(digest),
                     ..Coming::default()
                 };
-                (coming, Effort::Most)
+                (limits, coming, Effort::Most)
             }
         };
         let done = make_room(store, limits, coming, effort)?;

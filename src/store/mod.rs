@@ -301,7 +301,7 @@ impl Store {
         Reservation::begin(&self.disk, &images.iter().map(Digest::hex).collect())
     }
 
-    /// Promises room for what lies in scratch for a while and becomes a part of the store then, as [`reserve`](Self::reserve).
+    /// Promises room for what lies in scratch for a while, as [`reserve`](Self::reserve). Nothing that nobody else has goes for it.
     ///
     /// # Errors
     /// As [`reserve`](Self::reserve).
@@ -334,11 +334,11 @@ impl Store {
             };
             match asked {
                 Asked::Promised(reservation) => return Ok(reservation),
-                Asked::Lacking { room, scratch: own, .. } if needed.certain > room => {
-                    (has_room_for, scratch) = (room, own)
-                }
-                Asked::Lacking { scratch, .. } => return Ok(Reservation::insist(scratch, needed)),
+                Asked::Lacking { room, scratch: own, .. } => (has_room_for, scratch) = (room, own),
             }
+        }
+        if needed.certain <= has_room_for {
+            return Ok(Reservation::insist(scratch, needed));
         }
         let reason = format!(
             "{} bytes are to come, and the disk has room for {has_room_for}",

@@ -61,8 +61,8 @@ impl RoomNeeded {
 pub enum RoomCall {
     /// This is about to come, and the disk lacks so many bytes for it.
     Before(RoomNeeded, u64),
-    /// Something is about to come that goes again, and the disk lacks so many bytes for it and for what becomes of it. No limit of
-    /// the store is about it.
+    /// Something is about to come that goes again, and the disk lacks so many bytes for it. No limit of the store is about it, and
+    /// what nobody else has does not go for it.
     Passing(u64),
     /// The disk was full: so many bytes were still to come.
     Full(u64),
@@ -211,6 +211,8 @@ fn promised(disk: &Disk) -> RoomNeeded {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
     use crate::store::tests::store;
 
@@ -244,6 +246,46 @@ mod tests {
         ));
         first.arrived(needed(half, half));
         assert!(matches!(ask(&store, needed(half, half)), Asked::Promised(_)));
+    }
+
+    #[test]
+    fn what_it_takes_at_least_makes_room_also_where_what_is_certain_fits() {
+        let (_scratch, store) = store();
+        let unit = space::free(store.root()).unwrap() / 270;
+        let evictable = 120 * unit;
+        // What may go is held as a promise, and 150 units are free beside it.
+        let other = Mutex::new(Some(Reservation::insist(
+            Reservation::begin(&store.disk, &BTreeSet::new()).unwrap(),
+            needed(evictable, evictable),
+        )));
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let told = Arc::clone(&asked);
+        let store = store.making_room_by(RoomMaker::new(move |_, call| {
+            let RoomCall::Before(wanted, lacks) = call else {
+                panic!("{call:?}")
+            };
+            told.lock().unwrap().push(wanted.likely / unit);
+            Ok(lacks <= evictable && other.lock().unwrap().take().is_some())
+        }));
+        let wanted = RoomNeeded {
+            least: 200 * unit,
+            ..needed(100 * unit, 400 * unit)
+        };
+        let room = store.reserve(wanted, &BTreeSet::new()).unwrap();
+        assert_eq!(*asked.lock().unwrap(), [400, 200]);
+        assert_eq!((room.left(), promised(&store.disk).likely), (200 * unit, 200 * unit));
+        drop(room);
+        // Where not even so much can be had, what is certain is promised, and nothing went for it.
+        let room = store
+            .reserve(
+                RoomNeeded {
+                    least: 300 * unit,
+                    ..wanted
+                },
+                &BTreeSet::new(),
+            )
+            .unwrap();
+        assert_eq!((asked.lock().unwrap().len(), room.left()), (4, 400 * unit));
     }
 
     #[test]

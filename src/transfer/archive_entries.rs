@@ -8,10 +8,11 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use super::archive_room::ArchiveRoom;
 use super::TransferError;
 use crate::archive::tar_reader::names_or_sizes;
 use crate::oci::{parse_docker_archive, Digest, DockerImage, Hashed, MAX_DOCUMENT_BYTES};
-use crate::store::{copy, io_error, CopyError, Reservation, StoreError};
+use crate::store::{copy, io_error, CopyError, StoreError};
 
 /// Layers, documents and directories of a hundred images.
 const MAX_ENTRIES: usize = 20_000;
@@ -42,12 +43,8 @@ pub(super) struct Entries {
 }
 
 impl Entries {
-    /// Reads an archive to its end; its files go into `directory`, when `room` has been asked for what each of them takes.
-    pub(super) fn read(
-        directory: &Path,
-        reader: impl Read,
-        room: &dyn Fn(u64) -> Result<Option<Reservation>, StoreError>,
-    ) -> Result<Self, TransferError> {
+    /// Reads an archive to its end; its files go into `directory`, as far as there is `room`.
+    pub(super) fn read(directory: &Path, reader: impl Read, mut room: ArchiveRoom<'_>) -> Result<Self, TransferError> {
         let mut all = Self {
             directory: directory.to_owned(),
             files: BTreeMap::new(),
@@ -66,13 +63,17 @@ impl Entries {
                     "the archive is over the limit of 20000 entries or 40 GiB",
                 ));
             }
-            let _room = room(entry.size())?;
-            all.add(&path, entry)?;
+            all.add(&path, entry, &mut room)?;
         }
         Ok(all)
     }
 
-    fn add(&mut self, path: &str, mut entry: tar::Entry<'_, impl Read>) -> Result<(), TransferError> {
+    fn add(
+        &mut self,
+        path: &str,
+        entry: tar::Entry<'_, impl Read>,
+        room: &mut ArchiveRoom<'_>,
+    ) -> Result<(), TransferError> {
         let name = bare(path).trim_end_matches('/');
         let kind = entry.header().entry_type();
         match kind {
@@ -100,15 +101,16 @@ impl Entries {
             self.links.insert(name.to_owned(), target);
             return Ok(());
         }
-        let stored = self.write(&mut entry)?;
-        if let Some(hex) = name.strip_prefix("blobs/sha256/") {
-            let expected: Digest = format!("sha256:{hex}")
-                .parse()
-                .map_err(|_| refused(path, "its name is no digest"))?;
+        let expected: Option<Digest> = match name.strip_prefix("blobs/sha256/") {
+            Some(hex) => format!("sha256:{hex}").parse().map(Some),
+            None => Ok(None),
+        }
+        .map_err(|_| refused(path, "its name is no digest"))?;
+        let size = entry.size();
+        let stored = room.pass(entry, size, |content| self.write(content))?;
+        if let Some(expected) = expected.filter(|expected| *expected != stored.digest) {
             let got = stored.digest;
-            if got != expected {
-                return Err(StoreError::Digest { expected, got }.into());
-            }
+            return Err(StoreError::Digest { expected, got }.into());
         }
         self.files.insert(name.to_owned(), stored);
         Ok(())

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use super::archive_entries::Entries;
+use super::archive_room::ArchiveRoom;
 use super::archive_start::begin;
 use super::docker_images::find_images;
 use super::error::MAX_IMAGES;
@@ -16,12 +17,7 @@ use super::named::{choose, companions_in, is_companion, referrers_in, subjects, 
 use super::peer::{Referrer, Source};
 use super::TransferError;
 use crate::oci::{parse_index, parse_layout_version, Descriptor, Digest, ImageIndex};
-use crate::store::{Reservation, RoomNeeded, Scratch, Store, StoreError};
-
-/// How often an archive lies on the disk at least when its images are there: as it was read, as blobs, and unpacked.
-const LIES: u64 = 3;
-/// Room is asked for a file of so many bytes; what is smaller fits where others fit.
-const WORTH_ASKING: u64 = 1 << 20;
+use crate::store::{Scratch, Store, StoreError};
 
 /// An archive whose files are in scratch files, each called by its digest.
 #[derive(Debug)]
@@ -41,31 +37,19 @@ impl ArchiveSource {
     ///
     /// [`TransferError`]: the archive is refused as a whole.
     pub fn read(store: &Store, reader: impl Read) -> Result<Self, TransferError> {
-        // How much comes is known of one file after the other.
-        Self::read_with(store, reader, &|bytes| match bytes < WORTH_ASKING {
-            true => Ok(None),
-            false => store.reserve_passing(passing(bytes, 1)).map(Some),
-        })
+        Self::read_sized(store, reader, 0)
     }
 
-    /// As [`read`](Self::read), of an archive of `bytes` bytes: what would not fit is refused before anything goes for it.
+    /// As [`read`](Self::read), of an archive of which `bytes` bytes are there for sure: a copy that would not fit is refused
+    /// before anything goes for it.
     ///
     /// # Errors
     ///
     /// As [`read`](Self::read); [`StoreError::NoSpace`] when the disk has no room for it.
     pub fn read_sized(store: &Store, reader: impl Read, bytes: u64) -> Result<Self, TransferError> {
-        let _room = store.reserve_passing(passing(bytes, LIES))?;
-        Self::read_with(store, reader, &|_| Ok(None))
-    }
-
-    fn read_with(
-        store: &Store,
-        reader: impl Read,
-        room: &dyn Fn(u64) -> Result<Option<Reservation>, StoreError>,
-    ) -> Result<Self, TransferError> {
         let reader = begin(reader)?;
         let scratch = store.scratch()?;
-        let mut entries = Entries::read(scratch.path(), reader, room)?;
+        let mut entries = Entries::read(scratch.path(), reader, ArchiveRoom::new(store, bytes))?;
         let listed = match entries.docker()? {
             Some(images) => {
                 let index = index(&entries)?;
@@ -111,17 +95,6 @@ impl ArchiveSource {
     /// Its images, at least one, in the order of its index; some may be one image under several names.
     pub fn images(&self) -> &[Descriptor] {
         &self.images
-    }
-}
-
-/// The room for `bytes` that come into scratch, where in the end they lie `times` times.
-fn passing(bytes: u64, times: u64) -> RoomNeeded {
-    let all = bytes.saturating_mul(times);
-    RoomNeeded {
-        certain: bytes,
-        least: all,
-        likely: all,
-        ..RoomNeeded::default()
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod answerer;
 mod archive_entries;
+mod archive_room;
 mod archive_source;
 mod archive_start;
 mod archive_target;

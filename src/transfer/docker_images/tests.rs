@@ -1,5 +1,6 @@
 //! Archives of docker, as it writes them and as a stranger would.
 
+use super::super::archive_room::ArchiveRoom;
 use super::super::{copy_image, name_of, ArchiveSource};
 use super::*;
 use crate::archive::packed::gzip;
@@ -273,14 +274,14 @@ fn an_index_that_leads_to_itself_again_and_again_has_an_end() {
         raw = next;
     }
     parts.push(part("index.json", &raw));
-    let scratch = tempfile::tempdir().unwrap();
-    let source = Entries::read(scratch.path(), &*archive(&parts), &|_| Ok(None)).unwrap();
+    let (scratch, (_scratch, store)) = (tempfile::tempdir().unwrap(), store());
+    let room = ArchiveRoom::new(&store, 0);
+    let source = Entries::read(scratch.path(), &*archive(&parts), room).unwrap();
     let mut written = Written::default();
     let listed = parse_index(&raw).unwrap();
     written.collect(&source, &listed.manifests, MAX_DEPTH).unwrap();
     assert_eq!(written.read.len(), 3);
     // And all of them are read at most once, however many there are.
-    let (_scratch, store) = store();
     load(&store, &parts).unwrap();
 }
 

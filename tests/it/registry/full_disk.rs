@@ -237,6 +237,49 @@ fn a_load_that_cannot_fit_takes_nothing_from_others() {
 }
 
 #[test]
+fn a_load_of_what_is_no_archive_of_images_takes_nothing_from_others() {
+    let fake = Fake::start();
+    held(&fake, "a", 11, 3 * MB);
+    let gantry = store_of(&[&fake], "[cache]\nmax_images = 100\n");
+    let a = fake.name("team/a:1");
+    let own = archive(&gantry, "own:1", 16, 3 * MB);
+    let large = archive(&gantry, "large:1", 17, 6 * MB);
+    let header = gantry.home.join("header.tar");
+    let mut said = tar::Header::new_ustar();
+    let name = format!("blobs/sha256/{}", "0".repeat(64));
+    said.set_path(name).unwrap();
+    said.set_size(9 << 20);
+    said.set_cksum();
+    std::fs::write(&header, said.as_bytes()).unwrap();
+    let header = header.display();
+    // 8 MB of 20 are free. Nothing but zeros, with and without bytes behind them; a header without its file; and what is an
+    // archive of images, and fits in no way while the image that nobody else has stays.
+    for (make, load) in [
+        ("truncate -s 5M \"$D/no.tar\"", "load \"$D/no.tar\"".to_owned()),
+        ("head -c 4M /dev/zero >\"$D/no.tar\"", "load \"$D/no.tar\"".to_owned()),
+        ("true", format!("load {header}")),
+        ("true", format!("load - < {header}")),
+        (
+            "head -c 7M /dev/zero >\"$D/others\"; \"$G\" cache pin -q \"$A\"",
+            format!("load {large}"),
+        ),
+        (
+            "head -c 7M /dev/zero >\"$D/others\"; \"$G\" cache pin -q \"$A\"",
+            format!("load - < {large}"),
+        ),
+    ] {
+        let steps =
+            format!("A={a}; \"$G\" load {own} && \"$G\" pull {a} && {make} && \"$G\" {load}; echo code $?; {WHOLE}");
+        let refused = carry_out(&gantry, 20, &steps);
+        let told = format!("{make} {load}: {} {}", refused.stdout, refused.stderr);
+        assert!(refused.stdout.contains("code 1\n"), "{told}");
+        assert!(!refused.stderr.contains("Evicted"), "{told}");
+        let has_both = refused.stdout.contains("own:1") && refused.stdout.contains(&a);
+        assert!(has_both && is_whole(&refused.stdout), "{told}");
+    }
+}
+
+#[test]
 fn what_is_over_the_limit_of_the_store_by_itself_is_refused_before_others_go_for_it() {
     let fake = Fake::start();
     for (name, seed, size) in [("a", 11, 3 * MB), ("large", 13, 8 * MB)] {
