@@ -2,6 +2,7 @@
 //! can be understood.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue};
@@ -14,7 +15,7 @@ use super::escape::escape;
 use super::outlet;
 use super::output::{narrate, print_error, print_line};
 use super::report::Report;
-use super::words::{words, Word};
+use super::words::{values_of, words, Word};
 use crate::ops::{ExitCodes, CANNOT_RUN};
 
 /// The command line, as far as it can be understood when clap refuses it.
@@ -26,14 +27,19 @@ struct Typed {
     report: Option<PathBuf>,
     /// Whether the exit code is to tell the status of a run.
     by_status: bool,
+    /// Whether a number below 0 stands where an option wants its value.
+    has_negative_value: bool,
 }
 
 /// Prints `error`, writes the report of a command that has one, and returns the exit code. Help that was asked for is an
 /// error to clap as well: it is printed to standard output, and nothing is written.
 pub(super) fn answer(error: clap::Error, arguments: &[OsString]) -> u8 {
-    let typed = Typed::read(arguments);
+    answer_as(error, &Typed::read(arguments))
+}
+
+fn answer_as(error: clap::Error, typed: &Typed) -> u8 {
     let is_run = typed.command == ["run"];
-    let error = &with_own_tip(without_tip(error), &typed);
+    let error = &with_own_tip(without_tip(error), typed);
     let code = u8::try_from(error.exit_code()).unwrap_or(2);
     if !error.use_stderr() {
         return print_help(error).unwrap_or_else(|error| {
@@ -71,10 +77,11 @@ pub(super) fn help(words: &[String]) -> u8 {
         .into_iter()
         .chain(words.iter().map(String::as_str))
         .chain(["--help"]);
-    match Cli::command().try_get_matches_from(asked) {
+    let asked: Vec<OsString> = asked.map(OsString::from).collect();
+    match Cli::command().try_get_matches_from(&asked) {
         // Words that are values of options, such as `--`: the help of gantry has the commands.
         Ok(_) => help(&[]),
-        Err(error) => answer(error, &[]),
+        Err(error) => answer_as(error, &Typed::for_help(&asked)),
     }
 }
 
@@ -105,19 +112,17 @@ const ELSEWHERE: [(&str, &str); 12] = [
     ("prune", "cache gc"),
 ];
 
-/// The error with a tip where clap knows none: what a command of another tool is called here, and that no value is negative.
+/// The error with a tip where clap knows none: what a command of another tool is called here, and that no value of an option is
+/// negative.
 fn with_own_tip(mut error: clap::Error, typed: &Typed) -> clap::Error {
     let find = |kind| match error.get(kind) {
         Some(ContextValue::String(word)) => Some(word.as_str()),
         _ => None,
     };
-    let is_negative = |word: &&str| {
-        word.strip_prefix('-')
-            .is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
-    };
     let ours = find(ContextKind::InvalidSubcommand).filter(|_| typed.command.is_empty());
     let ours = ours.and_then(|word| ELSEWHERE.iter().find(|(theirs, _)| *theirs == word));
-    let negative = find(ContextKind::InvalidArg).filter(is_negative);
+    let negative =
+        find(ContextKind::InvalidArg).filter(|word| typed.has_negative_value && is_negative(word.as_bytes()));
     let tip = match (ours, negative) {
         (Some((_, ours)), _) => format!("here that is `gantry {ours}`"),
         (None, Some(_)) => "no size, number or time is less than 0".to_owned(),
@@ -127,6 +132,11 @@ fn with_own_tip(mut error: clap::Error, typed: &Typed) -> clap::Error {
     error.remove(ContextKind::SuggestedSubcommand);
     error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
     error
+}
+
+/// Whether a word looks like a number below 0, or a size or time.
+fn is_negative(word: &[u8]) -> bool {
+    matches!(word, [b'-', first, ..] if first.is_ascii_digit())
 }
 
 /// Prints the help that was asked for. It may quote the arguments, which may be a stranger's words, so it is escaped.
@@ -146,10 +156,20 @@ impl Typed {
     /// Walks over `arguments` as clap does: the command is the first word that is neither an option nor its value.
     fn read(arguments: &[OsString]) -> Self {
         let root = Cli::command();
-        let mut typed = Self::default();
-        for (_, word) in words(&root, arguments) {
+        let (mut typed, mut command) = (Self::default(), &root);
+        for (at, word) in words(&root, arguments) {
+            if let Word::Option(name, values) = &word {
+                let mut known = command.get_arguments().chain(root.get_arguments());
+                let option = known.find(|known| known.get_long().is_some_and(|long| long.as_bytes() == *name));
+                let lacks_value = values.is_empty() && option.is_some_and(|option| values_of(option) > 0);
+                let follows = arguments.get(at + 1).filter(|_| lacks_value);
+                typed.has_negative_value |= follows.is_some_and(|word| is_negative(word.as_bytes()));
+            }
             match word {
-                Word::Command(name) => typed.command.push(name.to_owned()),
+                Word::Command(name) => {
+                    command = command.find_subcommand(name).unwrap_or(command);
+                    typed.command.push(name.to_owned());
+                }
                 Word::Option(b"report", values) => {
                     typed.report = typed.report.or(values.first().map(PathBuf::from));
                 }
@@ -159,12 +179,23 @@ impl Typed {
         }
         typed
     }
+
+    /// That help was asked for: the words that name a command lead to it, and nothing of it is done.
+    fn for_help(asked: &[OsString]) -> Self {
+        let mut command = Self::read(asked).command;
+        if !command.is_empty() {
+            command.insert(0, "help".to_owned());
+        }
+        Self {
+            command,
+            ..Self::default()
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;
-    use std::os::unix::ffi::OsStrExt;
 
     use clap::Parser;
 

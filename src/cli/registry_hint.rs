@@ -63,7 +63,7 @@ fn of_registry(error: &RegistryError) -> Option<String> {
             "a registry of this machine, on a loopback address, may be spoken to without TLS: `plain_http = true` beside its `host` under [[registry]] in the configuration; any other one needs TLS"
         }
         Failure::Unresolved => return Some(of_unresolved(known)),
-        Failure::NotARegistry => return known.map(|known| of_stranger(&known.host)),
+        Failure::NotARegistry => return known.map(|known| of_stranger(&known.host, error.url())),
         Failure::NotFound if error.is_of_catalogue() => NO_CATALOGUE,
         Failure::Refused if error.is_of_catalogue() && error.status() == Some(405) => NO_CATALOGUE,
         Failure::NotFound => return known.map(|known| lists(&known.host)),
@@ -130,10 +130,14 @@ fn of_denied(known: Option<&Circumstances>) -> String {
     }
 }
 
-/// Who answers in the place of the registry.
-fn of_stranger(host: &str) -> String {
+/// Who answers in the place of the registry, which was asked at `url`.
+fn of_stranger(host: &str, url: &str) -> String {
+    let (scheme, proxy) = match url.starts_with("http:") {
+        true => ("http", "HTTP_PROXY"),
+        false => ("https", "HTTPS_PROXY"),
+    };
     format!(
-        "a portal that wants somebody to log in, or a proxy, may answer in the place of {host}, or the registry is ill: `curl -i https://{host}/v2/` shows what comes; the proxies of this machine are in HTTPS_PROXY and NO_PROXY"
+        "a portal that wants somebody to log in, or a proxy, may answer in the place of {host}, or the registry is ill: `curl -i {scheme}://{host}/v2/` shows what comes; the proxies of this machine are in {proxy} and NO_PROXY"
     )
 }
 

@@ -101,7 +101,7 @@ impl<'a, I: Iterator<Item = (usize, &'a OsStr)>> Words<'a, I> {
 }
 
 /// How many words follow an option.
-fn values_of(option: &Arg) -> usize {
+pub(super) fn values_of(option: &Arg) -> usize {
     let unless_said = usize::from(option.get_action().takes_values());
     option.get_num_args().map_or(unless_said, |values| values.min_values())
 }

@@ -1,9 +1,16 @@
 //! `gantry cache warm`: images come into the store before somebody waits for them, several at once, the first of the list first.
 //!
-//! What is there costs a look at one small file, and no registry is asked. The failure of one stops no other.
+//! What is there costs a look at one small file, and no registry is asked. The failure of one stops no other. With `max_bytes` all
+//! that the store holds is counted after each few images of which one came: a look at each file of blobs, downloads and tools,
+//! and at the noted size of each layer.
+//!
+//! Where there are limits, images of the list do not go for those behind them: this process spares them, and others may evict
+//! them, as somebody waits for what those bring.
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -16,11 +23,12 @@ use super::outages::{untried, Outages};
 use super::prefetch::make_resident;
 use super::steps_only::StepsOnly;
 use crate::oci::{Digest, Place, Reference};
-use crate::policy::{as_limit, counted, one_line, Bytes, Kind};
-use crate::store::{Count, Scratch, Store, StoreError};
-use crate::sys::pool;
+use crate::policy::{as_limit, causes, counted, one_line, Bytes, Kind};
+use crate::store::{Count, Store, StoreError};
+use crate::sys::{pool, space};
 use crate::transfer::Attempt;
 use crate::upkeep::eviction::CacheLimits;
+use crate::upkeep::room::{find_room, Coming};
 
 /// An image that is to be there.
 #[derive(Debug, Clone)]
@@ -59,8 +67,8 @@ pub struct Warmed {
     /// The image as it was named.
     pub reference: String,
     /// `present` when it was ready, `prepared` when it was there and had to be looked at or unpacked, `pulled`, `skipped` when it was of this store
-    /// alone and is gone, `evicted` when it was there and others of the list needed its room, `left_out` when the store keeps no
-    /// more images than those before it, or `failed`.
+    /// alone and is gone, `evicted` when it was there and went again for others, `left_out` when the store has no room for it
+    /// beside those before it and what stays, or `failed`.
     pub status: &'static str,
     /// Which one it is, when it is there now.
     pub digest: Option<Digest>,
@@ -117,15 +125,34 @@ pub fn warm(
 ) -> Result<Vec<Warmed>, ImagesError> {
     let (store, limits) = (transport.store, rules.limits);
     let (steps, outages) = (StepsOnly(transport.progress), Outages::default());
-    let held = Mutex::new(Held::default());
+    let held = Mutex::new(Held::of(store));
     let held = || held.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_disk_full = AtomicBool::new(false);
     let warm = |one: &ImageToWarm| {
-        let own = Transport::new(store, transport.registries, &steps);
-        let warmed = Warmed::of(&own, one, rules.residence, &outages);
+        let warmed = match is_disk_full.load(Ordering::SeqCst) {
+            true => Warmed::left_out(one, Full::OfDisk),
+            false => {
+                let own = Transport::new(store, transport.registries, &steps);
+                Warmed::of(&own, one, rules.residence, &outages)
+            }
+        };
         outages.note(&warmed.attempts);
         if let Some(digest) = warmed.digest.filter(|_| limits.are_set()) {
-            held().hold(store, digest);
+            held().hold(digest);
         }
+        // What is held has the room that it lacks. Without any it is a failure like others.
+        let lacks_room = warmed.met_a_full_disk() && !held().images.is_empty();
+        let warmed = match lacks_room {
+            true => {
+                is_disk_full.store(true, Ordering::SeqCst);
+                Warmed {
+                    attempts: warmed.attempts,
+                    seconds: warmed.seconds,
+                    ..Warmed::left_out(one, Full::OfDisk)
+                }
+            }
+            false => warmed,
+        };
         done(&warmed);
         warmed
     };
@@ -139,14 +166,23 @@ pub fn warm(
     // One that cannot be had leaves its place to the next of the list.
     while !left.is_empty() && there.len() < room {
         let (some, rest) = left.split_at((room - there.len()).min(most).min(left.len()));
-        all.extend(pool::map(rules.at_once, some, warm));
+        let came = pool::map(rules.at_once, some, warm);
+        let has_grown = came.iter().any(Warmed::has_come);
+        all.extend(came);
         there.extend(all.iter().filter_map(|one| one.digest));
         left = rest;
-        if let Some(most) = limits.max_bytes {
-            if let_go(store, most, &all, &mut held())? {
-                why = Full::OfBytes(most);
-                break;
-            }
+        let full = match limits.max_bytes.filter(|_| has_grown) {
+            Some(_) => let_go(store, limits, &all, &mut held()).unwrap_or_else(|error| {
+                let text = format!("the store may hold more than it is to: {}", one_line(&error));
+                transport.progress.warn(&text);
+                None
+            }),
+            None => None,
+        };
+        let full = full.or_else(|| is_disk_full.load(Ordering::SeqCst).then_some(Full::OfDisk));
+        if let Some(full) = full {
+            why = full;
+            break;
         }
     }
     all.iter_mut().for_each(|one| one.look_again(store));
@@ -158,47 +194,70 @@ pub fn warm(
     Ok(all)
 }
 
-/// The images of the list that are there: no eviction that those behind them bring about takes them. A note says so, as whoever
-/// holds a lease could not wait for other images.
-#[derive(Default)]
-struct Held {
+/// The images of the list that are there: no eviction that those behind them bring about takes them.
+struct Held<'a> {
+    store: &'a Store,
     images: BTreeSet<Digest>,
-    note: Option<Scratch>,
 }
 
-impl Held {
-    fn hold(&mut self, store: &Store, image: Digest) {
+impl<'a> Held<'a> {
+    fn of(store: &'a Store) -> Self {
+        Self {
+            store,
+            images: BTreeSet::new(),
+        }
+    }
+
+    fn hold(&mut self, image: Digest) {
+        self.store.spare(&image);
         self.images.insert(image);
-        self.write(store);
     }
 
-    fn release(&mut self, store: &Store, image: &Digest) {
+    fn release(&mut self, image: &Digest) {
+        self.store.spare_no_longer(image);
         self.images.remove(image);
-        self.write(store);
-    }
-
-    /// The old note goes when the new one is there. Without one an image may have to be brought again.
-    fn write(&mut self, store: &Store) {
-        self.note = store.keep_coming(&self.images).ok();
     }
 }
 
-/// Lets the last images of a list go until the store holds no more than `most` bytes; whether it held more.
-fn let_go(store: &Store, most: u64, all: &[Warmed], held: &mut Held) -> Result<bool, StoreError> {
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.images.iter().for_each(|image| self.store.spare_no_longer(image));
+    }
+}
+
+/// Lets the last images of a list go until the store keeps its limits, when it does not, and says so. They all stay when the store
+/// would be over its limits without them, too: what is pinned, in use or on its way is too much then.
+fn let_go(store: &Store, limits: CacheLimits, all: &[Warmed], held: &mut Held<'_>) -> Result<Option<Full>, StoreError> {
+    let most = limits.max_bytes.unwrap_or(u64::MAX);
     let is_over = || Ok::<_, StoreError>(store.tally(Count::Noted)?.total > most);
     if !is_over()? {
-        return Ok(false);
+        return Ok(None);
     }
+    let mut seen = BTreeSet::new();
     let mut there = all.iter().filter_map(|one| one.digest);
-    let Some(first) = there.next() else { return Ok(true) };
-    for digest in there.rev() {
-        held.release(store, &digest);
+    let Some(first) = there.next() else { return Ok(None) };
+    // An image has its place by the first of its names.
+    let behind: Vec<Digest> = there
+        .filter(|digest| *digest != first && seen.insert(*digest))
+        .collect();
+    let coming = Coming {
+        spared: Some(first),
+        ..Coming::default()
+    };
+    behind.iter().for_each(|digest| held.release(digest));
+    let without = find_room(store, limits, coming);
+    behind.iter().for_each(|digest| held.hold(*digest));
+    if !without?.is_enough {
+        return Ok(Some(Full::OfOthers(most)));
+    }
+    for digest in behind.iter().rev() {
+        held.release(digest);
         store.keep_limits(&first)?;
         if !is_over()? {
             break;
         }
     }
-    Ok(true)
+    Ok(Some(Full::OfBytes(most)))
 }
 
 /// How many images the store keeps whatever comes, besides those of `list`.
@@ -214,8 +273,12 @@ fn stays(store: &Store, list: &[ImageToWarm]) -> Result<u64, StoreError> {
 enum Full {
     /// So many images may be there, of which so many stay whatever comes.
     OfImages(u64, u64),
-    /// So many bytes may be there.
+    /// So many bytes may be there, and those of the list and what stays are as many.
     OfBytes(u64),
+    /// So many bytes may be there, and what stays besides those of the list is more.
+    OfOthers(u64),
+    /// The disk has no room beside those of the list.
+    OfDisk,
 }
 
 impl fmt::Display for Full {
@@ -235,9 +298,17 @@ impl fmt::Display for Full {
             }
             Self::OfBytes(most) => write!(
                 f,
-                "the store may hold {} (`max_bytes` under [cache]), and those before it in the list fill it",
+                "the store may hold {} (`max_bytes` under [cache]): those before it in the list and what is pinned or in use leave it no room",
                 as_limit(Bytes(*most))
             ),
+            Self::OfOthers(most) => write!(
+                f,
+                "the store may hold {} (`max_bytes` under [cache]), and holds more: what is pinned, in use or on its way is too much, whatever of the list goes",
+                as_limit(Bytes(*most))
+            ),
+            Self::OfDisk => {
+                f.write_str("the disk of the store has no room for it, and those before it in the list do not go for it")
+            }
         }
     }
 }
@@ -285,6 +356,19 @@ impl Warmed {
         warmed.attempts = transport.asked.attempts();
         warmed.seconds = began.elapsed().as_secs_f64();
         warmed
+    }
+
+    /// Whether the store holds more by it than before.
+    fn has_come(&self) -> bool {
+        matches!(self.status, "pulled" | "prepared")
+    }
+
+    /// Whether it failed as the disk of the store is full.
+    fn met_a_full_disk(&self) -> bool {
+        let is_full = |error: &ImagesError| {
+            causes(error).any(|cause| cause.downcast_ref::<io::Error>().is_some_and(space::is_full))
+        };
+        self.failure.as_ref().is_some_and(is_full)
     }
 
     /// Says of an image that was there whether it is there still.

@@ -392,7 +392,9 @@ impl Registries {
         let login = of_pair(user, password);
         let find_login = Arc::new(move |_: &str, _: &str| Ok(Some((login.clone(), SaidBy::Caller))));
         let client = Registry::new(self.wire(), &place, find_login).map_err(failed)?;
-        let taken = check_login(&client).map_err(|error| self.explained(failed(error)))?;
+        // Whether it is a registry is asked with what was typed: no other credentials are looked up, and none are sent.
+        let taken = check_login(&client)
+            .map_err(|error| find_no_registry(&client, host, &error).unwrap_or_else(|| failed(error)))?;
         if let (Taken::Unasked, Some(stranger)) = (taken, find_stranger(&client)) {
             return Err(no_registry(&client, host, stranger));
         }

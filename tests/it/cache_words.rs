@@ -2,6 +2,7 @@
 //! type.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use serde_json::{json, Value};
@@ -203,6 +204,78 @@ fn what_was_warmed_and_went_again_is_not_called_pulled_and_the_first_of_the_list
     );
     let listed = gantry.ok(["images", "ls", "-q"]);
     assert_eq!(listed.lines().collect::<Vec<_>>(), [&names[0], &names[1]], "{listed}");
+}
+
+/// `cache warm NAMES` one by one: what it did, and what came of each.
+fn warm(gantry: &Gantry, names: &[&String]) -> (Done, Vec<String>) {
+    let mut args = vec!["cache", "warm", "--json", "--jobs", "1"];
+    args.extend(names.iter().map(|name| name.as_str()));
+    let done = gantry.gantry(args);
+    let report: Value = serde_json::from_str(&done.stdout).unwrap_or(Value::Null);
+    let images = report["images"].as_array().cloned().unwrap_or_default();
+    let statuses = images.iter().map(|one| one["status"].as_str().unwrap().to_owned());
+    (done, statuses.collect())
+}
+
+#[test]
+fn nothing_of_the_list_goes_where_what_is_pinned_is_too_much_anyway() {
+    let (fake, maker) = (Fake::start(), Gantry::new());
+    for number in 0..5 {
+        let size = if number == 0 { 2_000_000 } else { 300_000 };
+        let digest = image(&maker, &format!("x:{number}"), &[(100 + number, size)]);
+        fake.hold(&maker.root, &digest, "team/x", &number.to_string());
+    }
+    let names = [0, 1, 2, 3, 4].map(|number| fake.name(&format!("team/x:{number}")));
+    let [pinned, one, two, three, four] = &names;
+    let gantry = store_of(&[&fake], "");
+    for name in [pinned, one, two] {
+        gantry.ok(["pull", name]);
+    }
+    gantry.ok(["cache", "pin", pinned]);
+    let file = gantry.home.join(".config/gantry/config.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    configure(
+        &gantry,
+        &format!("{text}[cache]\nlow_water = 100\nmax_bytes = \"1M\"\n"),
+    );
+    let (done, statuses) = warm(&gantry, &[one, two, three, four]);
+    assert_eq!(
+        statuses,
+        ["present", "present", "pulled", "left_out"],
+        "{}",
+        done.stderr
+    );
+    says(
+        &done,
+        0,
+        &["(`max_bytes` under [cache]), and holds more: what is pinned, in use or on its way is too much"],
+    );
+    // Nothing came: what the store holds is not counted, and all are there.
+    let (done, statuses) = warm(&gantry, &[one, two, three]);
+    assert_eq!(statuses, ["present"; 3], "{}", done.stderr);
+}
+
+#[test]
+fn what_cannot_be_counted_is_a_warning_of_a_warming_that_goes_on() {
+    let gantry = Gantry::new();
+    tiny(&gantry, &["a:1", "b:1"]);
+    limited(&gantry, "max_bytes = \"1G\"\n");
+    for entry in fs::read_dir(gantry.root.join("snapshots")).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    let downloads = gantry.root.join("downloads");
+    let mode = fs::metadata(&downloads).unwrap().permissions();
+    fs::set_permissions(&downloads, fs::Permissions::from_mode(0o000)).unwrap();
+    let (done, statuses) = warm(&gantry, &[&"a:1".to_owned(), &"b:1".to_owned()]);
+    fs::set_permissions(&downloads, mode).unwrap();
+    assert_eq!(
+        statuses.first().map(String::as_str),
+        Some("prepared"),
+        "{}",
+        done.stderr
+    );
+    assert_eq!(statuses.len(), 2, "{}", done.stderr);
+    says(&done, 0, &["warning: the store may hold more than it is to: "]);
 }
 
 #[test]

@@ -380,8 +380,13 @@ fn a_run_that_is_terminated_while_its_image_is_unpacked_leaves_nothing() {
     let gantry = Gantry::with_downloads();
     gantry.build(&example("hello"), "hello:1");
     let mut random = Random::new();
-    let mut rounds = 0;
+    let (mut rounds, mut tries) = (0, 0);
     while rounds < 6 {
+        tries += 1;
+        assert!(
+            tries <= 200,
+            "of 200 runs {rounds} were stopped before all was unpacked"
+        );
         for part in ["layers", "snapshots"] {
             let part = gantry.root.join(part);
             fs::remove_dir_all(&part).unwrap();

@@ -105,7 +105,8 @@ fn a_timeout_is_124_and_kills_what_ignores_signals() {
         let (done, outcome) = shared().try_python("ends:timeout", code, &["--timeout", &limit]);
         assert_eq!((done.code, &outcome["status"]), (124, &json!("timeout")));
         let ran = outcome["phases_ms"]["run"].as_f64().unwrap();
-        assert!(ran >= f64::from(seconds) * 1e3, "{ran}");
+        let limit_ms = f64::from(seconds) * 1e3;
+        assert!((limit_ms..limit_ms + 60e3).contains(&ran), "{ran}");
         if done.stdout == "in\nin\n" {
             return;
         }

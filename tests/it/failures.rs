@@ -60,7 +60,7 @@ impl Scene {
     /// function runs has not looked at its directories.
     fn python_until_said(&self, options: &str, code: &str) -> Done {
         let mut done = self.python(options, code);
-        for _ in 0..20 {
+        for _ in 0..3 {
             if !done.stderr.is_empty() {
                 break;
             }

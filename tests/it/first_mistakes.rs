@@ -26,11 +26,18 @@ fn commands_of_other_tools_lead_to_ours() {
         assert!(!done.stderr.contains("similar"), "{}", done.stderr);
     }
     // Below a command the same word is only one that is not there.
-    let below = gantry.gantry(["cache", "rm"]);
-    assert!(
-        below.code == 2 && !below.stderr.contains("here that is"),
-        "{}",
-        below.stderr
+    for typed in [&["cache", "rm"][..], &["help", "cache", "rm"]] {
+        let below = gantry.gantry(typed);
+        assert!(
+            below.code == 2 && !below.stderr.contains("here that is"),
+            "{typed:?}: {}",
+            below.stderr
+        );
+    }
+    says(
+        &gantry.gantry(["help", "rm"]),
+        2,
+        &["tip: here that is `gantry images rm`\n"],
     );
     says(&gantry.gantry(["man", "nosuch"]), 2, &["`gantry help` lists them"]);
 }
@@ -43,6 +50,15 @@ fn a_negative_value_is_said_to_be_one() {
             &gantry.gantry(args),
             125,
             &["tip: no size, number or time is less than 0"],
+        );
+    }
+    // Where no value is expected it is only an option that is not there.
+    for args in [&["images", "ls", "-5"][..], &["run", "-q", "-5", "a:1"]] {
+        let done = gantry.gantry(args);
+        assert!(
+            done.code != 0 && !done.stderr.contains("less than 0"),
+            "{args:?}: {}",
+            done.stderr
         );
     }
 }

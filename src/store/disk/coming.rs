@@ -4,12 +4,14 @@
 //! tmp/<random>/coming    the hexadecimal digests of blobs and layers, a line each
 //! ```
 //!
-//! The note is in a scratch directory, whose lock its process holds: that of a dead one counts for nothing.
+//! The note is in a scratch directory, whose lock its process holds: that of a dead one counts for nothing. What this process
+//! alone spares is written nowhere: others may evict it.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{flock, FlockOperation};
 
@@ -28,7 +30,25 @@ pub(in crate::store) fn note(scratch: &Scratch, digests: &BTreeSet<String>) -> R
     fs::write(&path, lines).map_err(io_error("write", &path))
 }
 
-/// The digests of all that processes are bringing now.
+/// What no eviction of this process takes, by the root of its store.
+static SPARED: Mutex<BTreeSet<(PathBuf, String)>> = Mutex::new(BTreeSet::new());
+
+/// A poisoned list is still a list.
+fn spared() -> MutexGuard<'static, BTreeSet<(PathBuf, String)>> {
+    SPARED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From now on what is called by this digest counts as coming, for this process.
+pub(in crate::store) fn spare(disk: &Disk, digest: String) {
+    spared().insert((disk.root().to_owned(), digest));
+}
+
+/// Ends [`spare`].
+pub(in crate::store) fn spare_no_longer(disk: &Disk, digest: String) {
+    spared().remove(&(disk.root().to_owned(), digest));
+}
+
+/// The digests of all that processes are bringing now, and of what this one spares.
 ///
 /// # Errors
 /// [`StoreError`] when a note is there and cannot be read.
@@ -45,6 +65,9 @@ pub(in crate::store) fn list(disk: &Disk) -> Result<BTreeSet<String>, StoreError
             Err(error) => return Err(io_error("read", &note)(error)),
         }
     }
+    let spared = spared();
+    let ours = spared.iter().filter(|(root, _)| root == disk.root());
+    all.extend(ours.map(|(_, digest)| digest.clone()));
     Ok(all)
 }
 

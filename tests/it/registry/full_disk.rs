@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use super::fake::Fake;
+use super::fake::{Fake, Reply, Then};
 use super::images::{layers, store_of};
 use crate::common::images::image;
 use crate::common::wait::{eventually, is_so};
@@ -63,6 +63,77 @@ fn a_pull_that_would_not_fit_evicts_what_can_be_fetched_again_and_nothing_else()
     let listed: Vec<&str> = pulled.stdout.lines().filter(|line| line.starts_with("127.")).collect();
     assert_eq!(listed, [b.as_str(), c.as_str()], "{}", pulled.stdout);
     assert!(is_whole(&pulled.stdout), "{}", pulled.stdout);
+}
+
+/// A registry with `a` to `d`, of which two have room on a disk of 15 MB, and a store with a limit that is never reached.
+fn four_and_a_limit() -> (Fake, Gantry, [String; 4]) {
+    let fake = Fake::start();
+    for (name, seed) in [("a", 11), ("b", 12), ("c", 13), ("d", 14)] {
+        held(&fake, name, seed, 3 * MB);
+    }
+    let gantry = store_of(&[&fake], "[cache]\nmax_images = 20\n");
+    let names = ["a", "b", "c", "d"].map(|name| fake.name(&format!("team/{name}:1")));
+    (fake, gantry, names)
+}
+
+#[test]
+fn what_the_disk_has_no_room_for_is_left_out_of_what_is_warmed() {
+    let (fake, gantry, [a, b, c, d]) = four_and_a_limit();
+    let steps = format!("\"$G\" cache warm --jobs 1 {a} {b} {c} {d}; echo code $?; {WHOLE}");
+    let warmed = carry_out(&gantry, 15, &steps);
+    assert!(
+        warmed.stdout.contains("code 0\n") && is_whole(&warmed.stdout),
+        "{} {}",
+        warmed.stdout,
+        warmed.stderr
+    );
+    assert!(
+        warmed.stderr.contains("2 pulled, 2 left out")
+            && warmed
+                .stderr
+                .contains("; the disk of the store has no room for it, and those before it"),
+        "{}",
+        warmed.stderr
+    );
+    let listed: Vec<&str> = warmed
+        .stdout
+        .lines()
+        .filter(|line| [&a, &b, &c, &d].contains(&&(*line).to_owned()))
+        .collect();
+    assert_eq!(listed, [a.as_str(), b.as_str()], "{}", warmed.stdout);
+    // Nobody was asked for the last one.
+    assert_eq!(
+        fake.seen().iter().filter(|seen| seen.path.contains("/team/d/")).count(),
+        0
+    );
+}
+
+#[test]
+fn what_is_warmed_makes_room_for_what_somebody_waits_for_meanwhile() {
+    let (fake, gantry, [a, b, c, d]) = four_and_a_limit();
+    fake.rule(|seen, _| {
+        seen.path
+            .contains("/team/c/")
+            .then(|| Reply::nothing().then(Then::Stall))
+    });
+    let steps = format!(
+        "\"$G\" cache warm --jobs 1 {a} {b} {c} & W=$!; until [ -e \"$D/../asked\" ]; do sleep 0.1; done; \"$G\" pull {d}; echo code $?; kill $W; wait $W; \"$G\" images ls -q"
+    );
+    let mut command = on_a_small_disk(&gantry, 15, &steps);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    eventually("the third is not asked for", || {
+        let seen = fake.seen().len();
+        is_so(fake.seen().iter().any(|seen| seen.path.contains("/team/c/")), seen)
+    });
+    std::fs::write(gantry.home.join("asked"), "").unwrap();
+    let pulled = done(child.wait_with_output().unwrap());
+    assert!(
+        pulled.stdout.contains("code 0\n") && pulled.stdout.contains(&d),
+        "{} {}",
+        pulled.stdout,
+        pulled.stderr
+    );
+    assert!(pulled.stderr.contains("Evicted "), "{}", pulled.stderr);
 }
 
 #[test]

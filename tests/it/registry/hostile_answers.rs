@@ -2,13 +2,18 @@
 //! not keep anybody for ever.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gantry::oci::Digest;
 
 use super::fake::{Fake, Reply, Then};
 use super::images::{configure, image, layers, partials, store_of};
 use crate::common::{tree, Gantry};
+
+/// Ten times what it takes to give up the slowest of them. What is slow here would take an hour, and what stalls never ends.
+const GIVEN_UP: Duration = Duration::from_secs(120);
+/// The patience with answers that are slow, or that have no end, and are wrong by what came of them.
+const SHORT: &str = "3s";
 
 fn registry() -> (Fake, Gantry, String) {
     let (fake, source) = (Fake::start(), Gantry::new());
@@ -25,8 +30,11 @@ fn refused(fake: &Fake, code: i32, says: &str) -> Gantry {
 
 fn refused_within(fake: &Fake, stall: &str, code: i32, says: &str) -> Gantry {
     let gantry = store_of(&[fake], &format!("[transfer]\nstall = \"{stall}\"\n"));
+    let started = Instant::now();
     let done = gantry.gantry(["pull", &fake.name("team/a:1")]);
+    let took = started.elapsed();
     assert_eq!((done.code, done.stdout.as_str()), (code, ""), "{says}: {}", done.stderr);
+    assert!(took < GIVEN_UP, "{says}: given up after {took:?}");
     assert!(done.stderr.contains(says), "{says}: {}", done.stderr);
     assert_eq!(gantry.ok(["images", "ls", "-q"]), "", "{says}");
     gantry
@@ -104,7 +112,7 @@ fn a_body_without_an_end_is_not_read_to_its_end() {
                 reply.then(if seen.method == "HEAD" { Then::Go } else { Then::Close })
             })
         });
-        refused(&fake, 1, "is over");
+        refused_within(&fake, SHORT, 1, "is over");
     }
     for (raw, says) in [
         ("[".repeat(100_000), "parse"),
@@ -139,7 +147,7 @@ fn a_body_without_an_end_is_not_read_to_its_end() {
             Reply { length: None, ..reply }
         })
     });
-    refused(&fake, 1, "have digest");
+    refused_within(&fake, SHORT, 1, "have digest");
 }
 
 #[test]
@@ -333,7 +341,7 @@ fn small_answers_have_a_deadline() {
             ..Reply::new(403, vec![b' '; 60_000])
         })
     });
-    refused_within(&fake, "3s", 1, "answers 403");
+    refused_within(&fake, SHORT, 1, "answers 403");
 }
 
 #[test]

@@ -60,6 +60,33 @@ fn a_host_that_answers_and_is_no_registry_is_said_to_be_none() {
 }
 
 #[test]
+fn a_host_that_is_no_registry_is_asked_with_what_was_typed_alone() {
+    let (fake, gantry) = service(&Reply::new(404, PAGE).with("Content-Type", "text/html"));
+    // A challenge first, so that credentials are sent at all.
+    fake.rule(|seen, _| {
+        let asks = Reply::new(401, "").with("WWW-Authenticate", "Basic realm=x");
+        seen.header("authorization").is_empty().then_some(asks)
+    });
+    let file = gantry.home.join(".docker/config.json");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    // `other:kept`, of an earlier day.
+    let kept = format!("{{\"auths\":{{\"{}\":{{\"auth\":\"b3RoZXI6a2VwdA==\"}}}}}}", fake.host);
+    std::fs::write(&file, kept).unwrap();
+    let says_so = format!("{} answers, but is no registry", fake.host);
+    says(&log_in(&gantry, &fake.host), 1, &[&says_so]);
+    let shown: Vec<String> = fake
+        .seen()
+        .iter()
+        .map(|seen| seen.header("authorization").to_owned())
+        .collect();
+    let typed = |shown: &String| shown.is_empty() || shown == "Basic bWU6czNjcmV0";
+    assert!(
+        shown.iter().all(typed) && shown.iter().any(|shown| !shown.is_empty()),
+        "{shown:?}"
+    );
+}
+
+#[test]
 fn a_web_server_that_has_a_page_for_everything_is_no_registry() {
     let page = Reply::new(200, PAGE).with("Content-Type", "text/html; charset=utf-8");
     let (fake, gantry) = service(&page);

@@ -119,6 +119,7 @@ impl Pair {
             took.saturating_sub(alone)
         );
         // A connection may take 10 s and an answer 30 s: neither was waited for.
+        assert!(attempts[0]["ms"].as_f64().unwrap() < 10e3, "{how}: {attempts}");
         let error = attempts[0]["error"].as_str().unwrap();
         assert!(reason != "timeout" || error.contains("250 ms"), "{attempts}");
     }
