@@ -24,7 +24,7 @@ use super::prefetch::make_resident;
 use super::steps_only::StepsOnly;
 use crate::oci::{Digest, Place, Reference};
 use crate::policy::{as_limit, causes, counted, one_line, Bytes, Kind};
-use crate::store::{Count, Store, StoreError};
+use crate::store::{Count, Reservation, Store, StoreError};
 use crate::sys::{pool, space};
 use crate::transfer::Attempt;
 use crate::upkeep::eviction::CacheLimits;
@@ -209,19 +209,21 @@ impl<'a> Held<'a> {
     }
 
     fn hold(&mut self, image: Digest) {
-        self.store.spare(&image);
+        Reservation::spare(self.store, &image);
         self.images.insert(image);
     }
 
     fn release(&mut self, image: &Digest) {
-        self.store.spare_no_longer(image);
+        Reservation::spare_no_longer(self.store, image);
         self.images.remove(image);
     }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.images.iter().for_each(|image| self.store.spare_no_longer(image));
+        self.images
+            .iter()
+            .for_each(|image| Reservation::spare_no_longer(self.store, image));
     }
 }
 

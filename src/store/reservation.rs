@@ -114,19 +114,17 @@ pub(super) enum Asked {
     },
 }
 
-impl Store {
+impl Reservation {
     /// From now on no eviction of this process takes the image; those of others do, which may need the room more.
-    pub(crate) fn spare(&self, image: &Digest) {
-        coming::spare(&self.disk, image.hex());
+    pub(crate) fn spare(store: &Store, image: &Digest) {
+        coming::spare(&store.disk, image.hex());
     }
 
     /// Ends [`spare`](Self::spare).
-    pub(crate) fn spare_no_longer(&self, image: &Digest) {
-        coming::spare_no_longer(&self.disk, image.hex());
+    pub(crate) fn spare_no_longer(store: &Store, image: &Digest) {
+        coming::spare_no_longer(&store.disk, image.hex());
     }
-}
 
-impl Reservation {
     /// Notes what is about to come, as hexadecimal digests, so that nobody takes for garbage what is there of it.
     pub(super) fn begin(disk: &Disk, coming: &BTreeSet<String>) -> Result<Scratch, StoreError> {
         let scratch = Scratch::new(disk)?;
