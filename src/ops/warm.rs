@@ -130,7 +130,7 @@ pub fn warm(
     let is_disk_full = AtomicBool::new(false);
     let warm = |one: &ImageToWarm| {
         let warmed = match is_disk_full.load(Ordering::SeqCst) {
-            true => Warmed::left_out(one, Full::OfDisk),
+            true => Warmed::left_out(one, Full::Disk),
             false => {
                 let own = Transport::new(store, transport.registries, &steps);
                 Warmed::of(&own, one, rules.residence, &outages)
@@ -148,7 +148,7 @@ pub fn warm(
                 Warmed {
                     attempts: warmed.attempts,
                     seconds: warmed.seconds,
-                    ..Warmed::left_out(one, Full::OfDisk)
+                    ..Warmed::left_out(one, Full::Disk)
                 }
             }
             false => warmed,
@@ -162,7 +162,7 @@ pub fn warm(
     // How much an image takes is known when it is there.
     let most = limits.max_bytes.map_or(usize::MAX, |_| rules.at_once);
     let (mut all, mut there, mut left) = (Vec::<Warmed>::new(), BTreeSet::new(), list);
-    let mut why = Full::OfImages(limits.max_images.unwrap_or_default(), others);
+    let mut why = Full::Images(limits.max_images.unwrap_or_default(), others);
     // One that cannot be had leaves its place to the next of the list.
     while !left.is_empty() && there.len() < room {
         let (some, rest) = left.split_at((room - there.len()).min(most).min(left.len()));
@@ -179,7 +179,7 @@ pub fn warm(
             }),
             None => None,
         };
-        let full = full.or_else(|| is_disk_full.load(Ordering::SeqCst).then_some(Full::OfDisk));
+        let full = full.or_else(|| is_disk_full.load(Ordering::SeqCst).then_some(Full::Disk));
         if let Some(full) = full {
             why = full;
             break;
@@ -250,7 +250,7 @@ fn let_go(store: &Store, limits: CacheLimits, all: &[Warmed], held: &mut Held<'_
     let without = find_room(store, limits, coming);
     behind.iter().for_each(|digest| held.hold(*digest));
     if !without?.is_enough {
-        return Ok(Some(Full::OfOthers(most)));
+        return Ok(Some(Full::Others(most)));
     }
     for digest in behind.iter().rev() {
         held.release(digest);
@@ -259,7 +259,7 @@ fn let_go(store: &Store, limits: CacheLimits, all: &[Warmed], held: &mut Held<'_
             break;
         }
     }
-    Ok(Some(Full::OfBytes(most)))
+    Ok(Some(Full::Bytes(most)))
 }
 
 /// How many images the store keeps whatever comes, besides those of `list`.
@@ -274,19 +274,19 @@ fn stays(store: &Store, list: &[ImageToWarm]) -> Result<u64, StoreError> {
 #[derive(Debug, Clone, Copy)]
 enum Full {
     /// So many images may be there, of which so many stay whatever comes.
-    OfImages(u64, u64),
+    Images(u64, u64),
     /// So many bytes may be there, and those of the list and what stays are as many.
-    OfBytes(u64),
+    Bytes(u64),
     /// So many bytes may be there, and what stays besides those of the list is more.
-    OfOthers(u64),
+    Others(u64),
     /// The disk has no room beside those of the list.
-    OfDisk,
+    Disk,
 }
 
 impl fmt::Display for Full {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OfImages(most, others) => {
+            Self::Images(most, others) => {
                 write!(
                     f,
                     "the store may keep {} (`max_images = {most}` under [cache]): those before it in the list",
@@ -298,17 +298,17 @@ impl fmt::Display for Full {
                     others => write!(f, ", and {others} more that stay whatever comes"),
                 }
             }
-            Self::OfBytes(most) => write!(
+            Self::Bytes(most) => write!(
                 f,
                 "the store may hold {} (`max_bytes` under [cache]): those before it in the list and what is pinned or in use leave it no room",
                 as_limit(Bytes(*most))
             ),
-            Self::OfOthers(most) => write!(
+            Self::Others(most) => write!(
                 f,
                 "the store may hold {} (`max_bytes` under [cache]), and holds more: what is pinned, in use or on its way is too much, whatever of the list goes",
                 as_limit(Bytes(*most))
             ),
-            Self::OfDisk => {
+            Self::Disk => {
                 f.write_str("the disk of the store has no room for it, and those before it in the list do not go for it")
             }
         }

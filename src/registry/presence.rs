@@ -33,8 +33,6 @@ pub(crate) fn check_login(registry: &Registry) -> Result<Taken, RegistryError> {
 pub(crate) fn find_stranger(registry: &Registry) -> Option<Stranger> {
     let answer = match ask_at_v2(registry, "look for a registry at") {
         Ok(answer) => strange(answer)?,
-        // Who wanted to know who we are is one.
-        Err(_) if registry.has_asked() => return None,
         // Whatever else it says may be said by a registry that is ill, or by what stands before one.
         Err(error) => error
             .status()

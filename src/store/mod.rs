@@ -293,14 +293,6 @@ impl Store {
         self.promise(scratch, needed, &|wanted, lacks| RoomCall::Before(wanted, lacks))
     }
 
-    /// Notes that somebody is bringing images, also such as are there: no eviction takes them until the result is dropped.
-    ///
-    /// # Errors
-    /// [`StoreError`] when the note has no place.
-    pub fn keep_coming(&self, images: &BTreeSet<Digest>) -> Result<Scratch, StoreError> {
-        Reservation::begin(&self.disk, &images.iter().map(Digest::hex).collect())
-    }
-
     /// Promises room for what lies in scratch for a while, as [`reserve`](Self::reserve). Nothing that nobody else has goes for it.
     ///
     /// # Errors
