@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde_json::{json, Value};
 
-use crate::common::{tiny, Done, Gantry};
+use crate::common::{says, tiny, Done, Gantry};
 use crate::registry::fake::Fake;
 use crate::registry::images::{configure, image, layers, store_of};
 
@@ -22,13 +22,6 @@ fn with_images(count: usize, limits: &str) -> (Fake, Gantry, Vec<String>) {
     let digests = (0..count).map(held).collect();
     let gantry = store_of(&[&fake], &format!("[cache]\nlow_water = 100\n{limits}"));
     (fake, gantry, digests)
-}
-
-fn says(done: &Done, code: i32, parts: &[&str]) {
-    assert_eq!(done.code, code, "{}{}", done.stdout, done.stderr);
-    for part in parts {
-        assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
-    }
 }
 
 /// Configures the store without any registry.

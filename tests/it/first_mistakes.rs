@@ -2,14 +2,7 @@
 
 use std::fs;
 
-use crate::common::{function, tiny, Done, Gantry};
-
-fn says(done: &Done, code: i32, parts: &[&str]) {
-    assert_eq!(done.code, code, "{}", done.stderr);
-    for part in parts {
-        assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
-    }
-}
+use crate::common::{function, says, tiny, Gantry};
 
 #[test]
 fn commands_of_other_tools_lead_to_ours() {

@@ -200,6 +200,14 @@ pub fn shared() -> &'static Gantry {
     })
 }
 
+/// A command that ends with `code` and says all of `parts` on standard error.
+pub fn says(done: &Done, code: i32, parts: &[&str]) {
+    assert_eq!(done.code, code, "{}{}", done.stdout, done.stderr);
+    for part in parts {
+        assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
+    }
+}
+
 /// A function's directory.
 pub fn function(code: &str, requirements: Option<&str>) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();

@@ -12,7 +12,7 @@ use super::fake::{Fake, Reply, Then};
 use super::images::{configure, image, store_of, PATIENT};
 use super::logging_in::{store, with_key, NAMED};
 use crate::common::port::ClosedPort;
-use crate::common::{done, tool, Done, Gantry};
+use crate::common::{done, says, tool, Done, Gantry};
 
 /// Two registries with one image under `team/a:1`, a store that has it as `a:1`, and its digest.
 fn pair() -> (Fake, Fake, Gantry, String) {
@@ -22,13 +22,6 @@ fn pair() -> (Fake, Fake, Gantry, String) {
         fake.hold(&source.root, &digest, "team/a", "1");
     }
     (one, two, source, digest)
-}
-
-fn says(done: &Done, code: i32, parts: &[&str]) {
-    assert_eq!(done.code, code, "{}", done.stderr);
-    for part in parts {
-        assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
-    }
 }
 
 #[test]

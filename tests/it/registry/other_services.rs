@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use super::fake::{Fake, Reply};
 use super::images::{image, store_of};
-use crate::common::{done, Done, Gantry};
+use crate::common::{done, says, Done, Gantry};
 
 const PAGE: &str = "<!doctype html><title>Not what you look for</title>";
 
@@ -15,13 +15,6 @@ fn log_in(gantry: &Gantry, host: &str) -> Done {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"s3cret").unwrap();
     done(child.wait_with_output().unwrap())
-}
-
-fn says(done: &Done, code: i32, parts: &[&str]) {
-    assert_eq!(done.code, code, "{}", done.stderr);
-    for part in parts {
-        assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
-    }
 }
 
 /// A service that answers so whatever it is asked, and a store with an image that knows it as a registry.
