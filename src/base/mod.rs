@@ -408,7 +408,7 @@ impl Maker<'_> {
             // Every build on it asks: what was imported once is not read again.
             Reference::Layout { dir, tag } => {
                 let layout = Layout::new(self.store, dir);
-                ensure_copied(self.store, &layout, &layout.find(tag.as_deref())?, self.progress)?
+                ensure_copied(self.store, &layout, &layout.find(tag.as_deref())?, self.progress)?.image
             }
             Reference::Registry { .. } => match self.store.names().find(reference)? {
                 Some(digest) => self.store.images().open(&digest)?,
@@ -462,7 +462,8 @@ impl Maker<'_> {
     fn pull(&self, reference: &Reference) -> Result<Image, BaseError> {
         self.progress.step("Pulling", &reference.to_string());
         let remote = Remote::new(self.store, &self.settings.registries, reference, self.progress)?;
-        let image = ensure_copied(self.store, &remote, &remote.find()?, self.progress)?;
+        let brought = ensure_copied(self.store, &remote, &remote.find()?, self.progress)?;
+        let image = brought.image;
         let _lease = self.store.locks().lease(&image.digest)?;
         self.store.images().settle(&image)?;
         if let Reference::Registry { host, repository, .. } = reference {

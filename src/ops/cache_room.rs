@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::journal::{self, Event, EventKind};
 use crate::store::{RoomCall, RoomMaker, Store, StoreError};
 use crate::sys::clock;
-use crate::upkeep::eviction::{CacheLimits, EvictionPlan};
+use crate::upkeep::eviction::{CacheLimits, EvictionPlan, OnlyHere};
 use crate::upkeep::room::{find_room, make_room, Coming, Effort};
 
 /// A disk that was full gets at least so much room: what comes has more files than its bytes say.
@@ -24,50 +24,60 @@ pub fn cache_limits(config: &Config) -> CacheLimits {
 /// Makes room in a store within `limits`; `tell` is told what went, when something did.
 pub fn room_maker(limits: CacheLimits, tell: impl Fn(&EvictionPlan) + Send + Sync + 'static) -> RoomMaker {
     RoomMaker::new(move |store, call| {
-        let (limits, coming, effort) = match call {
-            RoomCall::Before(_, 0) | RoomCall::After(_) if !limits.are_set() => return Ok(false),
-            RoomCall::Passing(0) => return Ok(false),
-            RoomCall::Passing(disk_lacks) => {
-                let coming = Coming {
-                    disk_lacks,
-                    ..Coming::default()
-                };
-                // No limit is about it, so that what nobody else has stays: it does not go for a copy that goes again.
-                (CacheLimits::default(), coming, Effort::AllOrNothing)
-            }
-            RoomCall::Before(needed, disk_lacks) => {
-                check_size(store, limits, needed.whole)?;
-                let coming = Coming {
-                    bytes: needed.likely,
-                    images: needed.images,
-                    disk_lacks,
-                    spared: None,
-                };
-                (limits, coming, Effort::AllOrNothing)
-            }
-            RoomCall::Full(bytes) => {
-                let disk_lacks = bytes.max(LEAST);
-                let coming = Coming {
-                    disk_lacks,
-                    ..Coming::default()
-                };
-                (limits, coming, Effort::Most)
-            }
-            RoomCall::After(digest) => {
-                let coming = Coming {
-                    spared: Some(digest),
-                    ..Coming::default()
-                };
-                (limits, coming, Effort::Most)
-            }
-        };
-        let done = make_room(store, limits, coming, effort)?;
+        let done = make_room_for(store, limits, call)?;
         note(store, &done);
         if !done.items.is_empty() {
             tell(&done);
         }
         Ok(!done.items.is_empty())
     })
+}
+
+fn make_room_for(store: &Store, limits: CacheLimits, call: RoomCall) -> Result<EvictionPlan, StoreError> {
+    let nothing = Coming::nothing(limits);
+    match call {
+        RoomCall::Before(_, 0) | RoomCall::After(_) if !limits.are_set() => Ok(EvictionPlan::default()),
+        RoomCall::Passing(0) => Ok(EvictionPlan::default()),
+        RoomCall::Passing(disk_lacks) => {
+            let limits = CacheLimits::default();
+            let coming = Coming {
+                disk_lacks,
+                // No limit is about it, so that what nobody else has stays: it does not go for a copy that goes again.
+                ..Coming::nothing(limits)
+            };
+            make_room(store, limits, coming, Effort::AllOrNothing)
+        }
+        RoomCall::Before(needed, disk_lacks) => {
+            check_size(store, limits, needed.whole)?;
+            let likely = Coming {
+                bytes: needed.likely,
+                images: needed.images,
+                disk_lacks,
+                only_here: OnlyHere::Stay,
+                ..nothing
+            };
+            let done = make_room(store, limits, likely, Effort::AllOrNothing)?;
+            let least = needed.at_least();
+            // What nobody can fetch again does not go for what may never come. Of a full disk so much is asked for next.
+            if done.is_enough || nothing.only_here == OnlyHere::Stay || (disk_lacks > 0 && needed != least) {
+                return Ok(done);
+            }
+            let least = Coming {
+                bytes: least.likely,
+                only_here: OnlyHere::Last,
+                ..likely
+            };
+            make_room(store, limits, least, Effort::AllOrNothing)
+        }
+        RoomCall::Full(bytes) => {
+            let coming = Coming {
+                disk_lacks: bytes.max(LEAST),
+                ..nothing
+            };
+            make_room(store, limits, coming, Effort::Most)
+        }
+        RoomCall::After(spared) => make_room(store, limits, Coming { spared, ..nothing }, Effort::Most),
+    }
 }
 
 /// Refuses an image that an empty store could not keep: it would cost all others their places, and then its own.
@@ -87,7 +97,7 @@ fn check_size(store: &Store, limits: CacheLimits, whole: u64) -> Result<(), Stor
 /// # Errors
 /// [`StoreError`] when the store cannot be read.
 pub fn find_evictions(store: &Store, limits: CacheLimits) -> Result<EvictionPlan, StoreError> {
-    find_room(store, limits, Coming::default())
+    find_room(store, limits, Coming::nothing(limits))
 }
 
 /// Evicts until the store keeps its limits, as far as that is possible.
@@ -95,7 +105,7 @@ pub fn find_evictions(store: &Store, limits: CacheLimits) -> Result<EvictionPlan
 /// # Errors
 /// [`StoreError`] when what may go cannot be removed.
 pub fn evict(store: &Store, limits: CacheLimits) -> Result<EvictionPlan, StoreError> {
-    let done = make_room(store, limits, Coming::default(), Effort::Most)?;
+    let done = make_room(store, limits, Coming::nothing(limits), Effort::Most)?;
     note(store, &done);
     Ok(done)
 }

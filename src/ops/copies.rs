@@ -18,7 +18,7 @@ use crate::progress::{Progress, Silent};
 use crate::store::{check_name, Store};
 use crate::sys::replace::Replacement;
 use crate::transfer::{
-    copy_image, copy_image_with, copy_unpacked, ensure_copied, name_of, ArchiveSource, ArchiveTarget, Asked,
+    copy_image, copy_image_with, copy_unpacked, ensure_copied, name_of, ArchiveSource, ArchiveTarget, Asked, Brought,
     Companions, Destination, Failover, Layout, Nearby, Reach, Registries, Remote, RemoteTarget, Source, TransferError,
 };
 
@@ -34,6 +34,8 @@ pub struct Transport<'a> {
     pub companions: Companions,
     /// The registries that are asked.
     pub asked: Asked,
+    /// Is told of each image that came into the store, before that keeps its limits.
+    pub came: Option<&'a (dyn Fn(&Digest) + Sync)>,
     /// Where it was pushed, if that is not where it was to be.
     instead: Mutex<Option<Place>>,
 }
@@ -47,6 +49,7 @@ impl<'a> Transport<'a> {
             progress,
             companions: Companions::Along,
             asked: Asked::default(),
+            came: None,
             instead: Mutex::default(),
         }
     }
@@ -269,9 +272,12 @@ const TRIES: usize = 8;
 fn keep_brought(
     store: &Store,
     name: &Reference,
-    bring: impl Fn() -> Result<Digest, TransferError>,
+    bring: impl Fn() -> Result<Brought<Digest>, TransferError>,
 ) -> Result<Copied, ImagesError> {
-    until_whole(|| keep(store, &bring()?, name))
+    until_whole(|| {
+        let brought = bring()?;
+        keep(store, &brought.image, name)
+    })
 }
 
 /// Does `work`, and again while an eviction takes a part of what it brings: what came by then is there.
@@ -365,15 +371,18 @@ impl Found<'_> {
             let brought = match self.from.reach() {
                 Reach::Here => copy_unpacked(store, self.from, self.image, progress),
                 // What was pulled and unpacked before is not asked for again.
-                Reach::Away => ensure_copied(store, self.from, self.image, progress).map(|image| image.digest),
+                Reach::Away => ensure_copied(store, self.from, self.image, progress).map(Brought::digest),
             }?;
             // Before it has its name: whoever takes it from then on knows where it can be fetched again.
             if let Some(origin) = self.origin {
-                note_origin(store, &brought, origin);
+                note_origin(store, &brought.image, origin);
+            }
+            if let Some(came) = self.transport.came {
+                came(&brought.image);
             }
             Ok(brought)
         })?;
-        if let Err(error) = store.keep_limits(&copied.digest) {
+        if let Err(error) = store.keep_limits(Some(&copied.digest)) {
             progress.warn(&format!("the store may hold more than it is to: {}", one_line(&error)));
         }
         Ok(copied)
@@ -507,7 +516,9 @@ fn save_to(store: &Store, reference: &Reference, to: &dyn Destination) -> Result
 pub fn load(store: &Store, reader: impl Read, tag: Option<&Reference>) -> Result<Vec<(String, Digest)>, ImagesError> {
     tag.map_or(Ok(()), check_name)?;
     let archive = ArchiveSource::read(store, reader).map_err(|error| in_archive(Path::new("standard input"), error))?;
-    name_images(store, &archive, tag)
+    let loaded = name_images(store, &archive, tag)?;
+    drop(archive);
+    Ok(kept_within_limits(store, loaded))
 }
 
 /// Reads the OCI archive `file`, as [`load`].
@@ -517,7 +528,17 @@ pub fn load(store: &Store, reader: impl Read, tag: Option<&Reference>) -> Result
 /// As [`load`].
 pub fn load_file(store: &Store, file: &Path, tag: Option<&Reference>) -> Result<Vec<(String, Digest)>, ImagesError> {
     tag.map_or(Ok(()), check_name)?;
-    name_images(store, &open_archive(store, file)?, tag)
+    let loaded = name_images(store, &open_archive(store, file)?, tag)?;
+    Ok(kept_within_limits(store, loaded))
+}
+
+/// Keeps the limits of the store after what was `loaded`, when nothing of the archive lies in scratch any more.
+fn kept_within_limits(store: &Store, loaded: Vec<(String, Digest)>) -> Vec<(String, Digest)> {
+    if let Some((_, digest)) = loaded.last() {
+        // The images are there all the same.
+        let _ = store.keep_limits(Some(digest));
+    }
+    loaded
 }
 
 fn name_images(
@@ -525,17 +546,19 @@ fn name_images(
     archive: &ArchiveSource,
     tag: Option<&Reference>,
 ) -> Result<Vec<(String, Digest)>, ImagesError> {
-    let (mut copied, mut held) = (BTreeMap::new(), Vec::new());
+    let (mut copied, mut held, mut noted) = (BTreeMap::new(), Vec::new(), Vec::new());
     for image in archive.images() {
         let key = (image.digest, image.size, image.media_type.as_str());
         if let std::collections::btree_map::Entry::Vacant(entry) = copied.entry(key) {
-            let (digest, lease) = until_whole(|| {
-                let digest = copy_unpacked(store, archive, image, &Silent)?;
+            let (brought, lease) = until_whole(|| {
+                let brought = copy_unpacked(store, archive, image, &Silent)?;
                 // Room for the next one is made by what nobody keeps.
-                Ok((digest, store.locks().hold(&digest)?))
+                let lease = store.locks().hold(&brought.image)?;
+                Ok((brought, lease))
             })?;
+            entry.insert(brought.image);
             held.push(lease);
-            entry.insert(digest);
+            noted.push(brought);
         }
     }
     let bring = |image: &Descriptor| copy_unpacked(store, archive, image, &Silent);
@@ -556,10 +579,6 @@ fn name_images(
             other => drop(other?),
         }
         loaded.push((reference.to_string(), *digest));
-    }
-    if let Some((_, digest)) = loaded.last() {
-        // The images are there all the same.
-        let _ = store.keep_limits(digest);
     }
     Ok(loaded)
 }

@@ -4,8 +4,8 @@
 //! that the store holds is counted after each few images of which one came: a look at each file of blobs, downloads and tools,
 //! and at the noted size of each layer.
 //!
-//! Where there are limits, images of the list do not go for those behind them: this process spares them, and others may evict
-//! them, as somebody waits for what those bring.
+//! Images of the list do not go for those behind them: this process spares them, and others may evict them, as somebody waits for
+//! what those bring. What no registry has does not go for them either.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -27,7 +27,7 @@ use crate::policy::{as_limit, causes, counted, one_line, Bytes, Kind};
 use crate::store::{Count, Reservation, Store, StoreError};
 use crate::sys::{pool, space};
 use crate::transfer::Attempt;
-use crate::upkeep::eviction::CacheLimits;
+use crate::upkeep::eviction::{CacheLimits, OnlyHere};
 use crate::upkeep::room::{find_room, Coming};
 
 /// An image that is to be there.
@@ -132,12 +132,15 @@ pub fn warm(
         let warmed = match is_disk_full.load(Ordering::SeqCst) {
             true => Warmed::left_out(one, Full::Disk),
             false => {
-                let own = Transport::new(store, transport.registries, &steps);
+                let mut own = Transport::new(store, transport.registries, &steps);
+                // Before those beside it look what has to go.
+                let hold = |digest: &Digest| held().hold(*digest);
+                own.came = Some(&hold);
                 Warmed::of(&own, one, rules.residence, &outages)
             }
         };
         outages.note(&warmed.attempts);
-        if let Some(digest) = warmed.digest.filter(|_| limits.are_set()) {
+        if let Some(digest) = warmed.digest {
             held().hold(digest);
         }
         // What is held has the room that it lacks. Without any it is a failure like others.
@@ -156,7 +159,10 @@ pub fn warm(
         done(&warmed);
         warmed
     };
-    let others = stays(store, list)?;
+    let others = match limits.max_images {
+        Some(_) => stays(store, list)?,
+        None => 0,
+    };
     let room = limits.max_images.map(|most| most.saturating_sub(others));
     let room = room.and_then(|room| usize::try_from(room).ok()).unwrap_or(usize::MAX);
     // How much an image takes is known when it is there.
@@ -244,7 +250,8 @@ fn let_go(store: &Store, limits: CacheLimits, all: &[Warmed], held: &mut Held<'_
         .collect();
     let coming = Coming {
         spared: Some(first),
-        ..Coming::default()
+        only_here: OnlyHere::Stay,
+        ..Coming::nothing(limits)
     };
     behind.iter().for_each(|digest| held.release(digest));
     let without = find_room(store, limits, coming);
@@ -254,7 +261,7 @@ fn let_go(store: &Store, limits: CacheLimits, all: &[Warmed], held: &mut Held<'_
     }
     for digest in behind.iter().rev() {
         held.release(digest);
-        store.keep_limits(&first)?;
+        store.keep_limits(Some(&first))?;
         if !is_over()? {
             break;
         }
@@ -262,12 +269,16 @@ fn let_go(store: &Store, limits: CacheLimits, all: &[Warmed], held: &mut Held<'_
     Ok(Some(Full::Bytes(most)))
 }
 
-/// How many images the store keeps whatever comes, besides those of `list`.
+/// How many images the store keeps whatever comes, besides those of `list`: what is pinned, and what no registry has.
 fn stays(store: &Store, list: &[ImageToWarm]) -> Result<u64, StoreError> {
-    let pinned = store.images().pinned()?;
     let wanted = list.iter().filter_map(|one| store.names().find(&one.reference).ok()?);
     let wanted: BTreeSet<Digest> = wanted.collect();
-    Ok(pinned.iter().filter(|digest| !wanted.contains(digest)).count() as u64)
+    let images = store.inventory(Count::Nothing)?.images;
+    let stays = images
+        .iter()
+        .filter(|image| image.is_pinned || image.origins.is_empty())
+        .filter(|image| !wanted.contains(&image.digest));
+    Ok(stays.count() as u64)
 }
 
 /// Why no further image is begun.

@@ -48,7 +48,7 @@
 //! **Locks.** A thread waits for a lock only while all that it holds come before it in this order: `locks/collector` (shared by
 //! all that make or look up, alone for the collector, which only tries); `locks/builds` (shared by builds, alone for evictions, which only try); `leases/`; of `locks/` what resolves or builds
 //! (`workshop-`, `sdist-`, `resolution-`, `relock-`, `layer-`, `tool-`), then what pulls (`tag-`, `image-`); `partial/`; of `locks/` what only reads or unpacks
-//! (`unpack-`, `blob-`, `download-`); `locks/eviction`; what writes names (`index`). `tmp/` locks are only ever tried. The ranks stand in [`disk::locks`], debug builds check
+//! (`unpack-`, `blob-`, `download-`); what evicts (`making-room`, `eviction`); what writes names (`index`). `tmp/` locks are only ever tried. The ranks stand in [`disk::locks`], debug builds check
 //! them. Waiting ends with its reason: [`StoreError::Stalled`] names a holder that makes no progress.
 
 mod content;
@@ -82,7 +82,7 @@ pub use images::arriving_image::{ArrivingImage, UnpackedLayer};
 pub use images::documents::Image;
 pub use images::evict::{Doomed, Evicted};
 pub use images::gc::{GarbageReport, Keep, Rules};
-pub use images::inventory::{Inventory, Remembered, StoredImage, StoredPart, Tally};
+pub use images::inventory::{ComingTaken, Inventory, Remembered, StoredImage, StoredPart, Tally};
 pub use images::names::{check_name, Names};
 pub use images::needs::PartName;
 pub use images::room_taken::Count;
@@ -115,6 +115,8 @@ pub const FORMAT: u32 = 1;
 const VERSION: &str = "gantry store 1\n";
 /// Far more than any version says.
 const MOST_OF_A_VERSION: u64 = 4096;
+/// How often room is made for the same bytes.
+const ROOM_TRIES: usize = 4;
 
 /// The folders of a new store.
 const FOLDERS: [&str; 13] = [
@@ -311,19 +313,7 @@ impl Store {
         let (mut has_room_for, least) = (0, needed.at_least());
         let less = (least != needed).then_some(least);
         for wanted in [Some(needed), less].into_iter().flatten() {
-            let asked = Reservation::ask(&self.disk, scratch, wanted)?;
-            let lacks = match &asked {
-                Asked::Promised(_) => 0,
-                Asked::Lacking { likely, .. } => *likely,
-            };
-            let made = match &self.maker {
-                Some(maker) => maker.make(self, call(wanted, lacks))?,
-                None => false,
-            };
-            let asked = match (asked, made) {
-                (Asked::Lacking { scratch, .. }, true) => Reservation::ask(&self.disk, scratch, wanted)?,
-                (asked, _) => asked,
-            };
+            let asked = self.ask_for_room(scratch, wanted, call)?;
             match asked {
                 Asked::Promised(reservation) => return Ok(reservation),
                 Asked::Lacking { room, scratch: own, .. } => (has_room_for, scratch) = (room, own),
@@ -340,6 +330,34 @@ impl Store {
         Err(io_error("make room in", self.root())(full))
     }
 
+    /// Asks for room until it is promised or nothing goes for it: another may take what was made before it is promised.
+    fn ask_for_room(
+        &self,
+        scratch: Scratch,
+        wanted: RoomNeeded,
+        call: &dyn Fn(RoomNeeded, u64) -> RoomCall,
+    ) -> Result<Asked, StoreError> {
+        let mut asked = Reservation::ask(&self.disk, scratch, wanted)?;
+        for _ in 0..ROOM_TRIES {
+            let lacks = match &asked {
+                Asked::Promised(_) => 0,
+                Asked::Lacking { likely, .. } => *likely,
+            };
+            let made = match &self.maker {
+                Some(maker) => maker.make(self, call(wanted, lacks))?,
+                None => false,
+            };
+            match asked {
+                Asked::Lacking { scratch, .. } if made => asked = Reservation::ask(&self.disk, scratch, wanted)?,
+                asked => return Ok(asked),
+            }
+            if let Asked::Promised(_) = asked {
+                break;
+            }
+        }
+        Ok(asked)
+    }
+
     /// Makes room on a disk that was full, for so many bytes; whether something went.
     ///
     /// # Errors
@@ -351,13 +369,14 @@ impl Store {
         }
     }
 
-    /// Keeps the limits of the store after the image `came`, which stays.
+    /// Keeps the limits of the store after the image `came`, which stays; after none, when one did not come that others may have
+    /// left this to.
     ///
     /// # Errors
     /// [`StoreError`] when what may go cannot be removed; the image is there all the same.
-    pub fn keep_limits(&self, came: &Digest) -> Result<(), StoreError> {
+    pub fn keep_limits(&self, came: Option<&Digest>) -> Result<(), StoreError> {
         match &self.maker {
-            Some(maker) => maker.make(self, RoomCall::After(*came)).map(drop),
+            Some(maker) => maker.make(self, RoomCall::After(came.copied())).map(drop),
             None => Ok(()),
         }
     }

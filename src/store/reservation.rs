@@ -48,7 +48,7 @@ pub struct RoomNeeded {
 
 impl RoomNeeded {
     /// What has to be there at least for it to be of use.
-    pub(super) fn at_least(self) -> Self {
+    pub fn at_least(self) -> Self {
         Self {
             likely: self.certain.max(self.least).min(self.likely),
             ..self
@@ -66,8 +66,8 @@ pub enum RoomCall {
     Passing(u64),
     /// The disk was full: so many bytes were still to come.
     Full(u64),
-    /// This image came, and stays.
-    After(Digest),
+    /// This image came, and stays; or none did that was to come.
+    After(Option<Digest>),
 }
 
 /// Takes out of a store what may go; whether something went.

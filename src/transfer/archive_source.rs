@@ -15,6 +15,7 @@ use super::docker_images::find_images;
 use super::error::MAX_IMAGES;
 use super::named::{choose, companions_in, is_companion, referrers_in, subjects, Listed};
 use super::peer::{Referrer, Source};
+use super::verified::check_length;
 use super::TransferError;
 use crate::oci::{parse_index, parse_layout_version, Descriptor, Digest, ImageIndex};
 use crate::store::{Scratch, Store, StoreError};
@@ -113,13 +114,23 @@ fn index(entries: &Entries) -> Result<Option<ImageIndex>, TransferError> {
     parse_index(&index).map_err(refused("index.json")).map(Some)
 }
 
-impl Source for ArchiveSource {
-    fn open(&self, blob: &Descriptor) -> Result<Box<dyn Read + '_>, TransferError> {
+impl ArchiveSource {
+    fn file(&self, blob: &Descriptor) -> Result<File, TransferError> {
         let path = self.scratch.path().join(blob.digest.hex());
         match File::open(&path) {
-            Ok(file) if self.entries.has(&blob.digest) => Ok(Box::new(file)),
+            Ok(file) if self.entries.has(&blob.digest) => Ok(file),
             _ => Err(StoreError::NoBlob { digest: blob.digest }.into()),
         }
+    }
+}
+
+impl Source for ArchiveSource {
+    fn open(&self, blob: &Descriptor) -> Result<Box<dyn Read + '_>, TransferError> {
+        Ok(Box::new(self.file(blob)?))
+    }
+
+    fn look_at(&self, blob: &Descriptor) -> Result<(), TransferError> {
+        check_length(&self.file(blob)?, blob)
     }
 
     fn referrers(&self, image: &Digest) -> Result<Vec<Descriptor>, TransferError> {

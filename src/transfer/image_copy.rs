@@ -58,6 +58,7 @@ pub fn copy_image_with(
     progress: &dyn Progress,
 ) -> Result<Digest, TransferError> {
     let image = read_documents(from, &find_manifest(from, wanted, 0)?)?;
+    image.layers().into_iter().try_for_each(|layer| from.look_at(layer))?;
     to.begin(&image)?;
     copy_blobs(from, &image, to, progress)?;
     if companions == Companions::Along {

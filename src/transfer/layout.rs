@@ -18,6 +18,7 @@ use super::error::PATIENCE;
 use super::named::{choose, companions_in, name_of, referrers_in, subjects, Listed};
 use super::peer::{Destination, Documents, Incoming, Keeps, Kept, Referrer, Source, Written};
 use super::small;
+use super::verified::check_length;
 use super::TransferError;
 use crate::oci::{parse_index, parse_layout_version, put_in_index, Descriptor, Digest, LAYOUT_VERSION, REF_NAME};
 use crate::store::Store;
@@ -168,6 +169,10 @@ impl<'a> Layout<'a> {
 impl Source for Layout<'_> {
     fn open(&self, blob: &Descriptor) -> Result<Box<dyn Read + '_>, TransferError> {
         Ok(Box::new(open_plain(&self.blob(&blob.digest))?))
+    }
+
+    fn look_at(&self, blob: &Descriptor) -> Result<(), TransferError> {
+        check_length(&open_plain(&self.blob(&blob.digest))?, blob)
     }
 
     fn referrers(&self, image: &Digest) -> Result<Vec<Descriptor>, TransferError> {

@@ -67,7 +67,7 @@ pub use named::name_of;
 pub use nearby::Nearby;
 pub use peer::{Destination, Documents, Incoming, Keeps, Peer, Reach, Referrer, Source, StandIn, Tally, Written};
 pub use preferred::Preferred;
-pub use pulled::{copy_unpacked, ensure_copied};
+pub use pulled::{copy_unpacked, ensure_copied, Brought};
 pub use referrers::copy_referrers;
 pub use registries::{Failover, Registries, RegistryEntry, Role, TransferRules};
 pub use remote::Remote;

@@ -54,6 +54,16 @@ pub trait Source: Send + Sync {
         read_document(&mut *self.open(document)?, &self.place(&document.digest))
     }
 
+    /// Looks whether a blob is there and as long as it says, where that costs a look: a manifest alone shall not make room for
+    /// what never comes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Source::open`]; [`StoreError::Size`](crate::store::StoreError::Size) when it has another length.
+    fn look_at(&self, _blob: &Descriptor) -> Result<(), TransferError> {
+        Ok(())
+    }
+
     /// Whether the size of a document is one that the place said of a name, and stands in no document: it is no promise.
     fn is_size_hearsay(&self, _document: &Descriptor) -> bool {
         false

@@ -1,5 +1,6 @@
 //! Brings whole images into the store: each once for all processes that want it, unpacked while it comes.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
@@ -21,6 +22,25 @@ const UNPACKED: u64 = 3;
 /// And how many times at least: what is compressed unpacks to more than it is.
 const UNPACKED_AT_LEAST: u64 = 1;
 
+/// What came into the store. Until this is dropped it is noted as on its way: the limits of the store are kept when it is there.
+#[derive(Debug)]
+pub struct Brought<T> {
+    /// Which image.
+    pub image: T,
+    /// None of what was there.
+    _noted: Option<Reservation>,
+}
+
+impl Brought<Image> {
+    /// By its digest alone.
+    pub fn digest(self) -> Brought<Digest> {
+        Brought {
+            image: self.image.digest,
+            _noted: self._noted,
+        }
+    }
+}
+
 /// Copies the image that `wanted` leads to into the store and unpacks it, unless this very one was copied and unpacked
 /// before. Of processes that want it at once one brings it, and the others wait.
 ///
@@ -32,9 +52,9 @@ pub fn ensure_copied(
     from: &dyn Source,
     wanted: &Descriptor,
     progress: &dyn Progress,
-) -> Result<Image, TransferError> {
+) -> Result<Brought<Image>, TransferError> {
     if let Some(image) = find_copied(store, wanted)? {
-        return Ok(image);
+        return Ok(Brought { image, _noted: None });
     }
     let wanted = find_manifest(from, wanted, 0)?;
     let does = match from.reach() {
@@ -63,7 +83,7 @@ pub fn copy_unpacked(
     from: &dyn Source,
     wanted: &Descriptor,
     progress: &dyn Progress,
-) -> Result<Digest, TransferError> {
+) -> Result<Brought<Digest>, TransferError> {
     let wanted = find_manifest(from, wanted, 0)?;
     let does = format!("copies image {}", wanted.digest);
     with_room(store, |target| {
@@ -74,33 +94,54 @@ pub fn copy_unpacked(
 
 /// Does `work`, and again when the disk was full: then with the blobs first, of which it is known how much they unpack to, so
 /// that nothing goes when all that may go is not enough, and else no more than that needs.
+///
+/// Who made room meanwhile may have left it to what was to come here to go for a limit: when it does not come, others do.
 fn with_room<'a, T>(
     store: &'a Store,
     work: impl Fn(&Unpacked<'a>) -> Result<T, TransferError>,
-) -> Result<T, TransferError> {
-    let target = Unpacked::of(store, Unpacking::OnTheWay);
-    let done = work(&target);
-    let left = target.left();
-    // Its room is not wanted while others go.
-    drop(target);
-    match done {
-        Err(error) if error.is_full() => {}
-        other => return other,
+) -> Result<Brought<T>, TransferError> {
+    let was_promised = Cell::new(false);
+    let done = try_with_room(store, work, &was_promised);
+    if done.is_err() && was_promised.get() {
+        // The failure is the one to tell; the next that comes keeps the limits.
+        let _ = store.keep_limits(None);
     }
-    let target = Unpacked::of(store, Unpacking::AtTheEnd);
-    match work(&target) {
+    done
+}
+
+fn try_with_room<'a, T>(
+    store: &'a Store,
+    work: impl Fn(&Unpacked<'a>) -> Result<T, TransferError>,
+    was_promised: &Cell<bool>,
+) -> Result<Brought<T>, TransferError> {
+    let work = |target: Unpacked<'a>| match work(&target) {
+        Ok(image) => Ok(Brought {
+            image,
+            _noted: target.noted(),
+        }),
+        Err(error) => {
+            was_promised.set(was_promised.get() || target.room.get().is_some());
+            Err((error, target))
+        }
+    };
+    let left = match work(Unpacked::of(store, Unpacking::OnTheWay)) {
+        // Its room is not wanted while others go.
+        Err((error, target)) if error.is_full() => target.left(),
+        other => return other.map_err(|(error, _)| error),
+    };
+    match work(Unpacked::of(store, Unpacking::AtTheEnd)) {
         // There is something that the file system does not tell, such as a quota, or how many files it can have. Once only: a
         // disk that is full again is full of what stays.
-        Err(error) if error.is_full() => {
+        Err((error, target)) if error.is_full() => {
             // What has come of it is no garbage meanwhile.
             let made = store.make_room(left)?;
             drop(target);
             match made {
-                true => work(&Unpacked::of(store, Unpacking::OnTheWay)),
+                true => work(Unpacked::of(store, Unpacking::OnTheWay)).map_err(|(error, _)| error),
                 false => Err(error),
             }
         }
-        other => other,
+        other => other.map_err(|(error, _)| error),
     }
 }
 
@@ -178,6 +219,13 @@ impl<'a> Unpacked<'a> {
     /// Bytes that are likely to come still.
     fn left(&self) -> u64 {
         self.room.get().map_or(0, Reservation::left)
+    }
+
+    /// The note of what came, which promises no room any more.
+    fn noted(self) -> Option<Reservation> {
+        let room = self.room.into_inner();
+        room.iter().for_each(Reservation::all_arrived);
+        room
     }
 }
 

@@ -11,8 +11,8 @@
 //! themselves every large image goes as soon as it came. docs/decisions.md has what each of them was measured to cost.
 //!
 //! What a collection would take goes before all of that, the longest unused first: images that nobody keeps, what nothing needs,
-//! programs of other versions. An image that no registry is known to have goes after all that can be had again, or not at all.
-//! Pinned images and those in use never go.
+//! programs of other versions. An image that no registry is known to have goes after all that can be had again, or not at all;
+//! also after what is on its way, which can go itself once it is there. Pinned images and those in use never go.
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
@@ -157,7 +157,9 @@ pub(crate) fn is_within(tally: &Tally, wanted: &RoomWanted<'_>) -> Option<Evicti
 /// Chooses what goes until there is room for what is wanted; nothing when there is.
 pub(crate) fn plan(inventory: &Inventory, wanted: &RoomWanted<'_>, now: SystemTime) -> EvictionPlan {
     let mut goal = Goal::of(inventory, wanted);
-    let mut must = goal;
+    // Nobody can bring an image back that no registry has: it goes for a limit, and not for the room below one.
+    let mut last = Goal::without_coming(inventory, wanted);
+    let mut waits = false;
     let mut plan = EvictionPlan {
         bytes_before: inventory.total,
         bytes_after: inventory.total,
@@ -175,15 +177,15 @@ pub(crate) fn plan(inventory: &Inventory, wanted: &RoomWanted<'_>, now: SystemTi
         let Some(chosen) = pool.choose(goal.wants_images_alone()) else {
             break;
         };
-        // Nobody can bring it back: it goes for a limit, and not for the room below one.
-        if pool.is_last(chosen) && must.is_met() {
+        if pool.is_last(chosen) && last.is_met() {
+            waits = true;
             break;
         }
         let frees = pool.frees(chosen);
         let fetches = pool.fetches(chosen);
         pool.remove(chosen);
         goal.freed(frees, pool.is_image(chosen));
-        must.freed(frees, pool.is_image(chosen));
+        last.freed(frees, pool.is_image(chosen));
         plan.bytes_after = plan.bytes_after.saturating_sub(frees);
         let garbage = |name: String, digest| Planned {
             kind: "garbage",
@@ -241,15 +243,18 @@ pub(crate) fn plan(inventory: &Inventory, wanted: &RoomWanted<'_>, now: SystemTi
             None => break,
         }
     }
-    plan.kept = inventory
-        .images
-        .iter()
-        .filter_map(|image| kept(image, wanted))
-        .collect();
     plan.is_enough = Goal::of(inventory, wanted).less(
         plan.bytes_before - plan.bytes_after,
         plan.images_before - plan.images_after,
     );
+    let waits = waits && !plan.is_enough;
+    let goes = |image: &&StoredImage| plan.items.iter().any(|item| item.digest == Some(image.digest));
+    plan.kept = inventory
+        .images
+        .iter()
+        .filter(|image| !goes(image))
+        .filter_map(|image| kept(image, wanted, waits))
+        .collect();
     plan
 }
 
@@ -281,12 +286,14 @@ fn unused(used: Option<SystemTime>, now: SystemTime) -> String {
     }
 }
 
-fn kept(image: &StoredImage, wanted: &RoomWanted<'_>) -> Option<KeptImage> {
+/// `waits` says that what is on its way is to go before images that no registry has.
+fn kept(image: &StoredImage, wanted: &RoomWanted<'_>, waits: bool) -> Option<KeptImage> {
     let reason = match image {
         StoredImage { is_pinned: true, .. } => "pinned",
         StoredImage { is_in_use: true, .. } => "in use",
         _ if wanted.spared == Some(image.digest) => return None,
         _ if wanted.only_here == OnlyHere::Stay && image.origins.is_empty() => "no registry is known to have it",
+        _ if waits && image.origins.is_empty() => "no registry is known to have it, and others are on their way",
         _ => return None,
     };
     Some(KeptImage {
@@ -306,6 +313,16 @@ struct Goal {
 impl Goal {
     fn of(inventory: &Inventory, wanted: &RoomWanted<'_>) -> Self {
         Self::below(inventory, wanted, |most| most)
+    }
+
+    /// What has to go also when all that is on its way has gone.
+    fn without_coming(inventory: &Inventory, wanted: &RoomWanted<'_>) -> Self {
+        let images = inventory.images.len() as u64;
+        let (total, images) = (
+            inventory.total.saturating_sub(inventory.coming.bytes),
+            images.saturating_sub(inventory.coming.images),
+        );
+        Self::over(total, images, wanted, |most| most)
     }
 
     /// Goes further for those limits that are exceeded.

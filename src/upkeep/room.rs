@@ -13,7 +13,7 @@ use super::eviction::{is_within, plan, CacheLimits, EvictionPlan, OnlyHere, Plan
 const ROUNDS: usize = 3;
 
 /// What there has to be room for.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Coming {
     /// Bytes that are about to come.
     pub bytes: u64,
@@ -23,6 +23,26 @@ pub(crate) struct Coming {
     pub disk_lacks: u64,
     /// An image that stays, as all this is for it.
     pub spared: Option<Digest>,
+    /// What becomes of images that no registry is known to have.
+    pub only_here: OnlyHere,
+}
+
+impl Coming {
+    /// Nothing: the store is to keep its limits. Who set one has said that images may go; else only what can be had again makes
+    /// room on a full disk.
+    pub(crate) fn nothing(limits: CacheLimits) -> Self {
+        let only_here = match limits.are_set() {
+            true => OnlyHere::Last,
+            false => OnlyHere::Stay,
+        };
+        Self {
+            bytes: 0,
+            images: 0,
+            disk_lacks: 0,
+            spared: None,
+            only_here,
+        }
+    }
 }
 
 /// How much goes when it is not enough.
@@ -42,25 +62,30 @@ pub(crate) fn find_room(store: &Store, limits: CacheLimits, coming: Coming) -> R
     Ok(find(store, limits, coming)?.0)
 }
 
-/// What would go, and the inventory that it was chosen from: documents of images are read only when something has to go.
-fn find(store: &Store, limits: CacheLimits, coming: Coming) -> Result<(EvictionPlan, Inventory), StoreError> {
-    let tools = [uv::folder()];
-    let tools = tools.each_ref().map(String::as_str);
-    let wanted = RoomWanted {
+/// What there is to be room for, as the store is now.
+fn wanted<'a>(
+    store: &Store,
+    limits: CacheLimits,
+    coming: Coming,
+    tools: &'a [&'a str],
+) -> Result<RoomWanted<'a>, StoreError> {
+    Ok(RoomWanted {
         limits,
         coming_bytes: coming.bytes,
         coming_images: coming.images,
         disk_lacks: coming.disk_lacks,
-        // Who set a limit has said that images may go. Else only what can be had again makes room on a full disk.
-        only_here: if limits.are_set() {
-            OnlyHere::Last
-        } else {
-            OnlyHere::Stay
-        },
+        only_here: coming.only_here,
         may_forget: !store.locks().is_building()?,
-        tools: &tools,
+        tools,
         spared: coming.spared,
-    };
+    })
+}
+
+/// What would go, and the inventory that it was chosen from: documents of images are read only when something has to go.
+fn find(store: &Store, limits: CacheLimits, coming: Coming) -> Result<(EvictionPlan, Inventory), StoreError> {
+    let tools = [uv::folder()];
+    let tools = tools.each_ref().map(String::as_str);
+    let wanted = wanted(store, limits, coming, &tools)?;
     let tally = store.tally(Count::Noted)?;
     if let Some(nothing) = is_within(&tally, &wanted) {
         return Ok((nothing, Inventory::default()));
@@ -80,7 +105,8 @@ fn find(store: &Store, limits: CacheLimits, coming: Coming) -> Result<(EvictionP
 }
 
 /// Takes images out of the store until it keeps the limits and has room for what is coming, as far as that is possible; the
-/// result says what went, in bytes that the disk has back.
+/// result says what went, in bytes that the disk has back. Of processes that make room at once one looks after the other, so
+/// that what one has taken is not taken twice.
 ///
 /// # Errors
 /// [`StoreError`] when the store cannot be read, or something cannot be removed.
@@ -90,6 +116,11 @@ pub(crate) fn make_room(
     coming: Coming,
     effort: Effort,
 ) -> Result<EvictionPlan, StoreError> {
+    let wanted = wanted(store, limits, coming, &[])?;
+    if let Some(nothing) = is_within(&store.tally(Count::Noted)?, &wanted) {
+        return Ok(nothing);
+    }
+    let _alone = store.locks().making_room()?;
     let mut done = EvictionPlan::default();
     for round in 0..ROUNDS {
         let (found, inventory) = find(store, limits, coming)?;
@@ -150,7 +181,7 @@ mod tests {
                 low_water: 100,
                 ..CacheLimits::default()
             };
-            let went = make_room(&store, limits, Coming::default(), Effort::Most).unwrap();
+            let went = make_room(&store, limits, Coming::nothing(limits), Effort::Most).unwrap();
             went.items.iter().map(|item| item.kind).collect::<Vec<_>>()
         };
         let alone = total();

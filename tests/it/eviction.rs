@@ -277,6 +277,54 @@ fn what_comes_makes_room_for_itself_and_is_not_what_goes() {
 }
 
 #[test]
+fn a_manifest_alone_makes_no_room_for_what_does_not_come_with_it() {
+    let (gantry, maker) = (Gantry::new(), Gantry::new());
+    image(&gantry, "own:1", &[(1, 1 << 20)]);
+    let most = number(&stats(&gantry)["physical"]) + (100 << 10);
+    configure(&gantry, &format!("max_bytes = {most}\nlow_water = 100\n"));
+    let digest = image(&maker, "new:1", &[(2, 500_000)]);
+    let (layout, archive) = (maker.home.join("layout"), maker.home.join("a.tar"));
+    maker.ok(["copy", "new:1", &format!("oci:{}:1", layout.display())]);
+    let (layer, size) = crate::registry::images::layers(&maker, &digest).remove(0);
+    let blob = layout.join("blobs/sha256").join(&layer["sha256:".len()..]);
+    let pack = || {
+        let tar = Command::new("tar")
+            .arg("-C")
+            .arg(&layout)
+            .arg("-cf")
+            .arg(&archive)
+            .arg(".")
+            .status();
+        assert!(tar.unwrap().success());
+    };
+    let is_refused = |words: &[&str], says: &str| {
+        let refused = gantry.gantry(words);
+        assert!(
+            refused.code != 0 && refused.stderr.contains(says),
+            "{words:?}: {}",
+            refused.stderr
+        );
+        assert!(!refused.stderr.contains("Evicted"), "{words:?}: {}", refused.stderr);
+        assert_eq!(names(&gantry), BTreeSet::from(["own:1".to_owned()]), "{words:?}");
+    };
+    let from = format!("oci:{}:1", layout.display());
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&blob)
+        .unwrap()
+        .set_len(100)
+        .unwrap();
+    pack();
+    let short = format!("size is 100, descriptor says {size}");
+    is_refused(&["copy", &from, "new:1"], &short);
+    is_refused(&["load", archive.to_str().unwrap()], "its bytes have digest");
+    fs::remove_file(&blob).unwrap();
+    pack();
+    is_refused(&["copy", &from, "new:1"], &layer["sha256:".len()..]);
+    is_refused(&["load", archive.to_str().unwrap()], &layer);
+}
+
+#[test]
 fn a_limit_that_is_none_is_refused_with_its_line() {
     let gantry = Gantry::new();
     for (text, says) in [

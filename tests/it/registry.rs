@@ -11,6 +11,7 @@ mod hostile_answers;
 pub mod images;
 mod killed;
 mod last_words;
+mod limits;
 mod logging_in;
 mod managing;
 mod many;

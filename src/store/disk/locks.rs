@@ -312,6 +312,14 @@ impl<'a> Locks<'a> {
         Ok(try_idle(&self.disk.path("locks/builds"), Rank::Builds)?.is_none())
     }
 
+    /// Lets one process at a time look what has to go, and take it away.
+    ///
+    /// # Errors
+    /// [`StoreError`]; `Stalled` when another makes no progress for too long.
+    pub fn making_room(self) -> Result<ExclusiveLock, StoreError> {
+        self.exclusive_file(Rank::Room, "making-room", Task::silent("makes room in the store"))
+    }
+
     /// Waits until an eviction has ended that may not have seen what this process has put into the store.
     pub(in crate::store) fn wait_out_eviction(self) -> Result<(), StoreError> {
         self.keep_evictions_out().map(drop)

@@ -37,6 +37,8 @@ pub(in crate::store) enum Rank {
     Unpack,
     /// A file that is read whole once.
     Stamp,
+    /// `locks/making-room`: one plan at a time of what goes for the limits of a store or a full disk, until what goes is gone.
+    Room,
     /// `locks/eviction`: one eviction at a time; an image that came waits for it once before it is looked at.
     Eviction,
     /// The names and `index.json`.
@@ -60,6 +62,7 @@ impl Rank {
             | Self::Download
             | Self::Unpack
             | Self::Stamp
+            | Self::Room
             | Self::Eviction
             | Self::Index => Duration::ZERO,
         }
@@ -87,6 +90,7 @@ impl Rank {
             | Self::Tool
             | Self::Unpack
             | Self::Stamp
+            | Self::Room
             | Self::Eviction
             | Self::Index => false,
         }
@@ -105,6 +109,7 @@ impl Rank {
             | Self::Download
             | Self::Unpack
             | Self::Stamp
+            | Self::Room
             | Self::Eviction
             | Self::Index => "another process",
         }

@@ -41,8 +41,19 @@ pub struct Inventory {
     pub folders: BTreeMap<String, u64>,
     /// Bytes on the disk, all of them.
     pub total: u64,
+    /// What of it is on its way.
+    pub coming: ComingTaken,
     /// What was read for it and need not be read again.
     known: Known,
+}
+
+/// What images that processes are bringing take already, and what lies in scratch: when it is there, it can go itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ComingTaken {
+    /// Bytes on the disk that nothing else needs.
+    pub bytes: u64,
+    /// Of the images.
+    pub images: u64,
 }
 
 /// An image.
@@ -112,6 +123,8 @@ struct Keepers {
     pinned: Vec<Digest>,
     /// Those whose lease somebody holds, and those that somebody is bringing.
     in_use: BTreeSet<Digest>,
+    /// Hexadecimal digests of what somebody is bringing.
+    coming: BTreeSet<String>,
     nameless: BTreeSet<Digest>,
 }
 
@@ -146,6 +159,7 @@ impl Keepers {
             kept,
             pinned,
             in_use,
+            coming,
             nameless,
         })
     }
@@ -215,9 +229,12 @@ impl Inventory {
             let bytes = taken.tools.get(&name).copied().unwrap_or_default();
             tools.extend(Remembered::of(disk, &path, bytes, Vec::new()));
         }
-        let mut loose = loose(disk, count, &parts, images.iter().chain(&nameless))?;
+        let (mut loose, on_its_way) = loose(disk, count, &parts, images.iter().chain(&nameless))?;
         loose.extend(useless);
         let (list, read) = (parts.list, parts.read);
+        let mut coming = coming_taken(&images, &nameless, &remembered, &list, &keepers.coming);
+        let in_scratch = taken.folders.get("tmp").copied().unwrap_or_default();
+        coming.bytes += on_its_way + in_scratch;
         Ok(Self {
             images,
             nameless,
@@ -227,6 +244,7 @@ impl Inventory {
             parts: list,
             folders: taken.folders,
             total: taken.total,
+            coming,
             known: read,
         })
     }
@@ -370,13 +388,39 @@ fn remembered(
     Ok((all, useless))
 }
 
-/// Files that nothing needs: neither `images`, nor what builds remember, nor a process that brings something.
+/// What the images among `coming` take that nothing else needs.
+fn coming_taken(
+    images: &[StoredImage],
+    nameless: &[StoredImage],
+    remembered: &[Remembered],
+    parts: &[StoredPart],
+    coming: &BTreeSet<String>,
+) -> ComingTaken {
+    let is_coming = |image: &&StoredImage| coming.contains(&image.digest.hex());
+    let (ours, others): (Vec<_>, Vec<_>) = images.iter().partition(is_coming);
+    let mut own: BTreeSet<usize> = ours.iter().flat_map(|image| &image.parts).copied().collect();
+    let needed = others.iter().copied().chain(nameless).flat_map(|image| &image.parts);
+    for part in needed.chain(remembered.iter().flat_map(|kept| &kept.parts)) {
+        own.remove(part);
+    }
+    ComingTaken {
+        bytes: own
+            .iter()
+            .filter_map(|part| parts.get(*part))
+            .map(|part| part.bytes)
+            .sum(),
+        images: ours.len() as u64,
+    }
+}
+
+/// Files that nothing needs: neither `images`, nor what builds remember, nor a process that brings something; and the bytes of
+/// what only the latter need.
 fn loose<'a>(
     disk: &Disk,
     count: Count,
     parts: &Parts<'_>,
     images: impl Iterator<Item = &'a StoredImage>,
-) -> Result<Vec<Remembered>, StoreError> {
+) -> Result<(Vec<Remembered>, u64), StoreError> {
     let needed: BTreeSet<PathBuf> = parts.numbers.keys().map(PartName::path).collect();
     let images: BTreeSet<String> = images.map(|image| image.digest.hex()).collect();
     let mut found = Vec::new();
@@ -394,9 +438,11 @@ fn loose<'a>(
     }
     let partial = entries(&disk.path("partial"))?;
     let held = held_among(partial.iter().map(|(_, path)| path), Rank::Download)?;
+    let mut on_its_way = 0;
     for (name, path) in &partial {
-        if !held.contains(path) {
-            found.push((own_bytes(path, count), name.clone(), path.clone()));
+        match held.contains(path) {
+            true => on_its_way += own_bytes(path, count),
+            false => found.push((own_bytes(path, count), name.clone(), path.clone())),
         }
     }
     for (name, path) in entries(&disk.path(crate::journal::FOLDER))? {
@@ -406,11 +452,12 @@ fn loose<'a>(
     }
     // After all that was put there so far: whoever brings something says so before.
     let coming = coming::list(disk)?;
-    found.retain(|(_, name, _)| !coming.contains(name));
+    let (ours, found): (Vec<_>, Vec<_>) = found.into_iter().partition(|(_, name, _)| coming.contains(name));
+    on_its_way += ours.iter().map(|(bytes, ..)| bytes).sum::<u64>();
     let loose = found
         .into_iter()
         .filter_map(|(bytes, _, path)| Remembered::of(disk, &path, bytes, Vec::new()));
-    Ok(loose.collect())
+    Ok((loose.collect(), on_its_way))
 }
 
 /// Bytes of a file on the disk, as far as they are to be counted.

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
-use crate::store::{PartName, StoredPart};
+use crate::store::{ComingTaken, PartName, StoredPart};
 
 const MB: u64 = 1 << 20;
 
@@ -502,4 +502,38 @@ fn a_plan_of_a_thousand_images_takes_no_time_that_anybody_notices() {
     // All of them go: no plan is larger.
     let found = plan(&stock.inventory, &wanted(Some(0), None), at(10_000));
     assert_eq!((found.items.len(), found.bytes_after), (1000, 0));
+}
+
+#[test]
+fn what_is_on_its_way_goes_before_an_image_that_no_registry_has() {
+    let mut stock = Stock::default();
+    stock.image("own:1", 0, &[("own", 10 * MB)]).origins.clear();
+    stock.image("own:2", 10, &[("own2", 10 * MB)]).origins.clear();
+    stock.image("coming:1", 20, &[("coming", 5 * MB)]).is_in_use = true;
+    stock.inventory.coming = ComingTaken {
+        bytes: 5 * MB,
+        images: 1,
+    };
+    for wanted in [wanted(Some(20 * MB), None), wanted(None, Some(2))] {
+        let found = plan(&stock.inventory, &wanted, at(100));
+        assert!(!found.is_enough && found.items.is_empty(), "{found:?}");
+        let waits = "no registry is known to have it, and others are on their way";
+        let kept: Vec<_> = found
+            .kept
+            .iter()
+            .map(|kept| (kept.name.as_str(), kept.reason))
+            .collect();
+        assert_eq!(kept, [("own:1", waits), ("own:2", waits), ("coming:1", "in use")]);
+    }
+    // Without it, too, the store would be over its limit.
+    for wanted in [wanted(Some(19 * MB), None), wanted(None, Some(1))] {
+        let found = plan(&stock.inventory, &wanted, at(100));
+        assert_eq!(names(&found), ["own:1"], "{found:?}");
+    }
+    // What the disk lacks is not there when others have come.
+    let lacks = RoomWanted {
+        disk_lacks: 3 * MB,
+        ..wanted(None, None)
+    };
+    assert_eq!(names(&plan(&stock.inventory, &lacks, at(100))), ["own:1"]);
 }

@@ -1,0 +1,145 @@
+//! Limits of a store while several images come at once: what only this store has does not go for those that can be fetched again.
+
+use std::collections::BTreeSet;
+use std::process::{Child, Stdio};
+
+use super::fake::Fake;
+use super::images::store_of;
+use crate::common::images::image;
+use crate::common::{done, Gantry};
+
+const LAYER: usize = 1_000_000;
+
+/// A registry with the images `team/x:0` to `x:3` of a megabyte each, and their names.
+fn four() -> (Fake, [String; 4]) {
+    let (fake, maker) = (Fake::start(), Gantry::new());
+    for number in 0..4 {
+        let digest = image(&maker, &format!("x:{number}"), &[(100 + number, LAYER)]);
+        fake.hold(&maker.root, &digest, "team/x", &number.to_string());
+    }
+    let names = [0, 1, 2, 3].map(|number| fake.name(&format!("team/x:{number}")));
+    (fake, names)
+}
+
+/// Adds `[cache]` to the configuration.
+fn limit(gantry: &Gantry, text: &str) {
+    let file = gantry.home.join(".config/gantry/config.toml");
+    let before = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{before}[cache]\n{text}")).unwrap();
+}
+
+fn names(gantry: &Gantry) -> BTreeSet<String> {
+    gantry.ok(["images", "ls", "-q"]).lines().map(str::to_owned).collect()
+}
+
+fn stats(gantry: &Gantry) -> serde_json::Value {
+    serde_json::from_str(&gantry.ok(["cache", "stats", "--json"])).unwrap()
+}
+
+/// Pulls all of them at once: none gets a byte of a layer before all ask for theirs.
+fn pull_at_once(fake: &Fake, gantry: &Gantry, names: &[String]) {
+    let gate = fake.gate(names.len());
+    let start = |name: &String| -> Child {
+        let mut command = gantry.command();
+        command.args(["pull", name]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let pulls: Vec<Child> = names.iter().map(start).collect();
+    for pull in pulls {
+        let pulled = done(pull.wait_with_output().unwrap());
+        assert_eq!(pulled.code, 0, "{}", pulled.stderr);
+    }
+    assert_eq!(gate.most(), names.len());
+}
+
+#[test]
+fn what_only_this_store_has_stays_while_what_can_go_comes_at_once() {
+    let (fake, wanted) = four();
+    let gantry = store_of(&[&fake], "");
+    let own = ["own:0", "own:1"].map(str::to_owned);
+    for (seed, name) in own.iter().enumerate() {
+        image(&gantry, name, &[(10 + seed as u64, LAYER)]);
+    }
+    limit(&gantry, "max_images = 3\nlow_water = 100\n");
+    pull_at_once(&fake, &gantry, &wanted);
+    let left = names(&gantry);
+    assert!(own.iter().all(|name| left.contains(name)), "{left:?}");
+    assert_eq!(left.len(), 3, "{left:?}");
+}
+
+#[test]
+fn bytes_that_come_at_once_go_before_what_only_this_store_has() {
+    let (fake, wanted) = four();
+    let gantry = store_of(&[&fake], "");
+    image(&gantry, "own:0", &[(10, LAYER)]);
+    gantry.ok(["pull", &wanted[0]]);
+    let two = stats(&gantry)["physical"].as_u64().unwrap();
+    // Those two, and what is written about others; more than one of the four does not fit beside what is here alone.
+    let most = two + 500_000;
+    limit(&gantry, &format!("max_bytes = {most}\nlow_water = 100\n"));
+    pull_at_once(&fake, &gantry, &wanted[1..]);
+    let left = names(&gantry);
+    assert!(left.contains("own:0") && left.len() == 2, "{left:?}");
+    assert!(stats(&gantry)["physical"].as_u64().unwrap() <= most);
+}
+
+#[test]
+fn what_an_image_may_take_is_no_reason_for_what_only_this_store_has_to_go() {
+    let (fake, wanted) = four();
+    let measured = store_of(&[&fake], "");
+    image(&measured, "own:0", &[(10, LAYER)]);
+    let before = stats(&measured)["physical"].as_u64().unwrap();
+    measured.ok(["pull", &wanted[0]]);
+    let after = stats(&measured)["physical"].as_u64().unwrap();
+    // It fits, and would not if it took three times what it has once more.
+    let most = after + 300_000;
+    assert!(most < before + 4 * LAYER as u64);
+    let gantry = store_of(&[&fake], &format!("[cache]\nmax_bytes = {most}\nlow_water = 100\n"));
+    image(&gantry, "own:0", &[(10, LAYER)]);
+    let pulled = gantry.gantry(["pull", &wanted[0]]);
+    assert_eq!(pulled.code, 0, "{}", pulled.stderr);
+    assert!(!pulled.stderr.contains("Evicted"), "{}", pulled.stderr);
+    assert_eq!(names(&gantry).len(), 2);
+}
+
+#[test]
+fn of_a_list_that_is_warmed_at_once_the_first_stay_and_what_only_this_store_has() {
+    let (fake, wanted) = four();
+    let measured = store_of(&[&fake], "");
+    image(&measured, "own:0", &[(10, LAYER)]);
+    measured.ok(["pull", &wanted[0]]);
+    measured.ok(["pull", &wanted[1]]);
+    let most = stats(&measured)["physical"].as_u64().unwrap() + 500_000;
+    for _ in 0..4 {
+        let gantry = store_of(&[&fake], &format!("[cache]\nmax_bytes = {most}\nlow_water = 100\n"));
+        image(&gantry, "own:0", &[(10, LAYER)]);
+        let gate = fake.gate(4);
+        let mut args = vec!["cache", "warm", "--jobs", "4"];
+        args.extend(wanted.iter().map(String::as_str));
+        let warmed = gantry.gantry(args);
+        assert_eq!(warmed.code, 0, "{}", warmed.stderr);
+        assert_eq!(gate.most(), 4);
+        let left = names(&gantry);
+        let first = [&wanted[0], &wanted[1], &"own:0".to_owned()].map(Clone::clone);
+        assert_eq!(left, BTreeSet::from(first), "{}", warmed.stderr);
+    }
+}
+
+#[test]
+fn images_that_only_this_store_has_have_their_places_before_a_list() {
+    let (fake, wanted) = four();
+    let gantry = store_of(&[&fake], "[cache]\nmax_images = 3\nlow_water = 100\n");
+    image(&gantry, "own:0", &[(10, 1000)]);
+    let mut args = vec!["cache", "warm"];
+    args.extend(wanted.iter().map(String::as_str));
+    let warmed = gantry.gantry(args);
+    assert_eq!(warmed.code, 0, "{}", warmed.stderr);
+    assert!(
+        warmed.stderr.contains("2 pulled, 2 left out")
+            && warmed.stderr.contains("and 1 more that stays whatever comes"),
+        "{}",
+        warmed.stderr
+    );
+    let first = [&wanted[0], &wanted[1], &"own:0".to_owned()].map(Clone::clone);
+    assert_eq!(names(&gantry), BTreeSet::from(first));
+}
