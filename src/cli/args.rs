@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::bundle_args::BundleArgs;
 use super::cache_args::CacheCommand;
 use super::format_args::FormatArgs;
-use super::key_value::key_value;
+use super::key_value::{key_value, label};
 use super::limit_args::LimitArgs;
 use super::moving_args::{CopyArgs, MovingArgs, RemoveArgs};
 use super::outlet::outlet;
@@ -303,7 +303,7 @@ pub(super) struct BuildArgs {
     #[arg(long, value_name = "HEX", requires = "function")]
     pub commit: Option<String>,
     /// Label of the image; repeatable
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     pub labels: Vec<(String, String)>,
     /// Allow a file the secret check refuses (path inside DIR); repeatable
     #[arg(long = "allow-file", value_name = "PATH")]

@@ -135,6 +135,8 @@ fn places_and_hosts_of_the_wrong_kind_say_what_is_wanted() {
         125,
         &["`--egress example.org:443`"],
     );
+    let words = ["build", ".", "--label", "team"];
+    says(&gantry.gantry(words), 2, &["want KEY=VALUE"]);
     let script = tempfile::tempdir().unwrap();
     fs::write(script.path().join("main.py"), "print(1)\n").unwrap();
     let build = |dir: &std::path::Path| gantry.gantry(["build", dir.to_str().unwrap()]);
