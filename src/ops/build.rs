@@ -110,7 +110,7 @@ pub fn build(
         make(store, request, resolver, progress)
     };
     let made = with_room(store, make)?;
-    if let Err(error) = store.keep_limits(Some(&made.digest)) {
+    if let Err(error) = store.keep_limits(&made.digest) {
         progress.warn(&format!("the store may hold more than it is to: {}", one_line(&error)));
     }
     Ok(made)

@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::journal::{self, Event, EventKind};
-use crate::store::{RoomCall, RoomMaker, Store, StoreError};
+use crate::store::{RoomCall, RoomMaker, RoomNeeded, Store, StoreError};
 use crate::sys::clock;
 use crate::upkeep::eviction::{CacheLimits, EvictionPlan, OnlyHere};
 use crate::upkeep::room::{find_room, make_room, Coming, Effort};
@@ -24,60 +24,89 @@ pub fn cache_limits(config: &Config) -> CacheLimits {
 /// Makes room in a store within `limits`; `tell` is told what went, when something did.
 pub fn room_maker(limits: CacheLimits, tell: impl Fn(&EvictionPlan) + Send + Sync + 'static) -> RoomMaker {
     RoomMaker::new(move |store, call| {
-        let done = make_room_for(store, limits, call)?;
+        let (wishes, effort) = wishes(store, limits, call)?;
+        if wishes.is_empty() {
+            return Ok(false);
+        }
+        let done = make_room(store, &wishes, effort)?;
         note(store, &done);
         if !done.items.is_empty() {
             tell(&done);
         }
-        Ok(!done.items.is_empty())
+        // Others may have made the room that the disk lacked.
+        let has_come = wishes.iter().any(|wish| wish.disk_lacks > 0) && done.is_enough;
+        Ok(has_come || !done.items.is_empty())
     })
 }
 
-fn make_room_for(store: &Store, limits: CacheLimits, call: RoomCall) -> Result<EvictionPlan, StoreError> {
-    let nothing = Coming::nothing(limits);
-    match call {
-        RoomCall::Before(_, 0) | RoomCall::After(_) if !limits.are_set() => Ok(EvictionPlan::default()),
-        RoomCall::Passing(0) => Ok(EvictionPlan::default()),
+/// What room is made for upon a call; the first that can be fulfilled counts.
+fn wishes(store: &Store, limits: CacheLimits, call: RoomCall) -> Result<(Vec<Coming>, Effort), StoreError> {
+    let nothing = Coming::nothing(store, limits);
+    Ok(match call {
+        RoomCall::Before(_, 0) | RoomCall::After(_) if !limits.are_set() => (Vec::new(), Effort::Most),
+        RoomCall::Passing(0) => (Vec::new(), Effort::Most),
         RoomCall::Passing(disk_lacks) => {
-            let limits = CacheLimits::default();
+            // No limit is about it, so that what nobody else has stays: it does not go for a copy that goes again.
             let coming = Coming {
                 disk_lacks,
-                // No limit is about it, so that what nobody else has stays: it does not go for a copy that goes again.
-                ..Coming::nothing(limits)
+                ..Coming::nothing(store, CacheLimits::default())
             };
-            make_room(store, limits, coming, Effort::AllOrNothing)
+            (vec![coming], Effort::AllOrNothing)
         }
         RoomCall::Before(needed, disk_lacks) => {
             check_size(store, limits, needed.whole)?;
-            let likely = Coming {
-                bytes: needed.likely,
-                images: needed.images,
-                disk_lacks,
-                only_here: OnlyHere::Stay,
-                ..nothing
-            };
-            let done = make_room(store, limits, likely, Effort::AllOrNothing)?;
-            let least = needed.at_least();
-            // What nobody can fetch again does not go for what may never come. Of a full disk so much is asked for next.
-            if done.is_enough || nothing.only_here == OnlyHere::Stay || (disk_lacks > 0 && needed != least) {
-                return Ok(done);
-            }
-            let least = Coming {
-                bytes: least.likely,
-                only_here: OnlyHere::Last,
-                ..likely
-            };
-            make_room(store, limits, least, Effort::AllOrNothing)
+            (before(needed, disk_lacks, nothing), Effort::AllOrNothing)
         }
         RoomCall::Full(bytes) => {
             let coming = Coming {
                 disk_lacks: bytes.max(LEAST),
                 ..nothing
             };
-            make_room(store, limits, coming, Effort::Most)
+            (vec![coming], Effort::Most)
         }
-        RoomCall::After(spared) => make_room(store, limits, Coming { spared, ..nothing }, Effort::Most),
+        RoomCall::After(digest) => {
+            let spared = Some(digest);
+            (vec![Coming { spared, ..nothing }], Effort::Most)
+        }
+    })
+}
+
+/// What nobody can fetch again does not go for what may never come; and where the limits cannot be kept yet, such as while others
+/// are on their way, the disk has room all the same.
+fn before(needed: RoomNeeded, disk_lacks: u64, nothing: Coming) -> Vec<Coming> {
+    let likely = Coming {
+        bytes: needed.likely,
+        images: needed.images,
+        disk_lacks,
+        only_here: OnlyHere::Stay,
+        ..nothing
+    };
+    let least = needed.at_least();
+    let disk_alone = Coming {
+        limits: CacheLimits::default(),
+        ..likely
+    };
+    let mut wishes = vec![likely];
+    if disk_lacks > 0 {
+        wishes.push(disk_alone);
     }
+    // Of a full disk so much is asked for next.
+    let is_least = disk_lacks == 0 || needed == least;
+    if is_least && nothing.only_here == OnlyHere::Last {
+        let only_here = OnlyHere::Last;
+        wishes.push(Coming {
+            bytes: least.likely,
+            only_here,
+            ..likely
+        });
+        if disk_lacks > 0 {
+            wishes.push(Coming {
+                only_here,
+                ..disk_alone
+            });
+        }
+    }
+    wishes
 }
 
 /// Refuses an image that an empty store could not keep: it would cost all others their places, and then its own.
@@ -97,7 +126,7 @@ fn check_size(store: &Store, limits: CacheLimits, whole: u64) -> Result<(), Stor
 /// # Errors
 /// [`StoreError`] when the store cannot be read.
 pub fn find_evictions(store: &Store, limits: CacheLimits) -> Result<EvictionPlan, StoreError> {
-    find_room(store, limits, Coming::nothing(limits))
+    find_room(store, Coming::nothing(store, limits))
 }
 
 /// Evicts until the store keeps its limits, as far as that is possible.
@@ -105,7 +134,7 @@ pub fn find_evictions(store: &Store, limits: CacheLimits) -> Result<EvictionPlan
 /// # Errors
 /// [`StoreError`] when what may go cannot be removed.
 pub fn evict(store: &Store, limits: CacheLimits) -> Result<EvictionPlan, StoreError> {
-    let done = make_room(store, limits, Coming::nothing(limits), Effort::Most)?;
+    let done = make_room(store, &[Coming::nothing(store, limits)], Effort::Most)?;
     note(store, &done);
     Ok(done)
 }
@@ -128,5 +157,59 @@ fn note(store: &Store, done: &EvictionPlan) {
             ..Event::of(EventKind::Evict, at, name, "ok")
         };
         let _ = journal::append(store.root(), &event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::store;
+
+    #[test]
+    fn what_is_only_likely_takes_nothing_that_nobody_can_fetch_again() {
+        let (_scratch, store) = store();
+        let limits = CacheLimits {
+            max_bytes: Some(1),
+            ..CacheLimits::default()
+        };
+        let needed = RoomNeeded {
+            certain: 10,
+            least: 20,
+            likely: 40,
+            images: 1,
+            ..RoomNeeded::default()
+        };
+        let asked = |store: &Store, limits, needed, lacks| {
+            let wishes = before(needed, lacks, Coming::nothing(store, limits));
+            let told = wishes
+                .iter()
+                .map(|wish| (wish.limits.are_set(), wish.bytes, wish.disk_lacks, wish.only_here));
+            told.collect::<Vec<_>>()
+        };
+        let (stay, last) = (OnlyHere::Stay, OnlyHere::Last);
+        assert_eq!(
+            asked(&store, limits, needed, 0),
+            [(true, 40, 0, stay), (true, 20, 0, last)]
+        );
+        assert_eq!(
+            asked(&store, limits, needed, 5),
+            [(true, 40, 5, stay), (false, 40, 5, stay)]
+        );
+        assert_eq!(
+            asked(&store, limits, needed.at_least(), 5),
+            [
+                (true, 20, 5, stay),
+                (false, 20, 5, stay),
+                (true, 20, 5, last),
+                (false, 20, 5, last)
+            ]
+        );
+        // Nobody has said that it may go.
+        let none = CacheLimits::default();
+        assert_eq!(
+            asked(&store, none, needed.at_least(), 5),
+            [(false, 20, 5, stay), (false, 20, 5, stay)]
+        );
+        assert_eq!(asked(&store.warmed(), limits, needed, 0), [(true, 40, 0, stay)]);
     }
 }

@@ -382,7 +382,7 @@ impl Found<'_> {
             }
             Ok(brought)
         })?;
-        if let Err(error) = store.keep_limits(Some(&copied.digest)) {
+        if let Err(error) = store.keep_limits(&copied.digest) {
             progress.warn(&format!("the store may hold more than it is to: {}", one_line(&error)));
         }
         Ok(copied)
@@ -516,6 +516,7 @@ fn save_to(store: &Store, reference: &Reference, to: &dyn Destination) -> Result
 pub fn load(store: &Store, reader: impl Read, tag: Option<&Reference>) -> Result<Vec<(String, Digest)>, ImagesError> {
     tag.map_or(Ok(()), check_name)?;
     let archive = ArchiveSource::read(store, reader).map_err(|error| in_archive(Path::new("standard input"), error))?;
+    let _kept_out = store.locks().keep_collector_out()?;
     let loaded = name_images(store, &archive, tag)?;
     drop(archive);
     Ok(kept_within_limits(store, loaded))
@@ -528,7 +529,10 @@ pub fn load(store: &Store, reader: impl Read, tag: Option<&Reference>) -> Result
 /// As [`load`].
 pub fn load_file(store: &Store, file: &Path, tag: Option<&Reference>) -> Result<Vec<(String, Digest)>, ImagesError> {
     tag.map_or(Ok(()), check_name)?;
-    let loaded = name_images(store, &open_archive(store, file)?, tag)?;
+    let archive = open_archive(store, file)?;
+    let _kept_out = store.locks().keep_collector_out()?;
+    let loaded = name_images(store, &archive, tag)?;
+    drop(archive);
     Ok(kept_within_limits(store, loaded))
 }
 
@@ -536,7 +540,7 @@ pub fn load_file(store: &Store, file: &Path, tag: Option<&Reference>) -> Result<
 fn kept_within_limits(store: &Store, loaded: Vec<(String, Digest)>) -> Vec<(String, Digest)> {
     if let Some((_, digest)) = loaded.last() {
         // The images are there all the same.
-        let _ = store.keep_limits(Some(digest));
+        let _ = store.keep_limits(digest);
     }
     loaded
 }

@@ -4,8 +4,8 @@
 //! that the store holds is counted after each few images of which one came: a look at each file of blobs, downloads and tools,
 //! and at the noted size of each layer.
 //!
-//! Images of the list do not go for those behind them: this process spares them, and others may evict them, as somebody waits for
-//! what those bring. What no registry has does not go for them either.
+//! Where there are limits, images of the list do not go for those behind them: this process spares them, and others may evict
+//! them, as somebody waits for what those bring. What no registry has does not go for them.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -27,7 +27,7 @@ use crate::policy::{as_limit, causes, counted, one_line, Bytes, Kind};
 use crate::store::{Count, Reservation, Store, StoreError};
 use crate::sys::{pool, space};
 use crate::transfer::Attempt;
-use crate::upkeep::eviction::{CacheLimits, OnlyHere};
+use crate::upkeep::eviction::CacheLimits;
 use crate::upkeep::room::{find_room, Coming};
 
 /// An image that is to be there.
@@ -123,7 +123,7 @@ pub fn warm(
     rules: WarmRules,
     done: &(dyn Fn(&Warmed) + Sync),
 ) -> Result<Vec<Warmed>, ImagesError> {
-    let (store, limits) = (transport.store, rules.limits);
+    let (store, limits) = (&transport.store.warmed(), rules.limits);
     let (steps, outages) = (StepsOnly(transport.progress), Outages::default());
     let held = Mutex::new(Held::of(store));
     let held = || held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -135,12 +135,12 @@ pub fn warm(
                 let mut own = Transport::new(store, transport.registries, &steps);
                 // Before those beside it look what has to go.
                 let hold = |digest: &Digest| held().hold(*digest);
-                own.came = Some(&hold);
+                own.came = limits.are_set().then_some(&hold);
                 Warmed::of(&own, one, rules.residence, &outages)
             }
         };
         outages.note(&warmed.attempts);
-        if let Some(digest) = warmed.digest {
+        if let Some(digest) = warmed.digest.filter(|_| limits.are_set()) {
             held().hold(digest);
         }
         // What is held has the room that it lacks. Without any it is a failure like others.
@@ -250,18 +250,17 @@ fn let_go(store: &Store, limits: CacheLimits, all: &[Warmed], held: &mut Held<'_
         .collect();
     let coming = Coming {
         spared: Some(first),
-        only_here: OnlyHere::Stay,
-        ..Coming::nothing(limits)
+        ..Coming::nothing(store, limits)
     };
     behind.iter().for_each(|digest| held.release(digest));
-    let without = find_room(store, limits, coming);
+    let without = find_room(store, coming);
     behind.iter().for_each(|digest| held.hold(*digest));
     if !without?.is_enough {
         return Ok(Some(Full::Others(most)));
     }
     for digest in behind.iter().rev() {
         held.release(digest);
-        store.keep_limits(Some(&first))?;
+        store.keep_limits(&first)?;
         if !is_over()? {
             break;
         }
@@ -273,12 +272,12 @@ fn let_go(store: &Store, limits: CacheLimits, all: &[Warmed], held: &mut Held<'_
 fn stays(store: &Store, list: &[ImageToWarm]) -> Result<u64, StoreError> {
     let wanted = list.iter().filter_map(|one| store.names().find(&one.reference).ok()?);
     let wanted: BTreeSet<Digest> = wanted.collect();
-    let images = store.inventory(Count::Nothing)?.images;
-    let stays = images
-        .iter()
-        .filter(|image| image.is_pinned || image.origins.is_empty())
-        .filter(|image| !wanted.contains(&image.digest));
-    Ok(stays.count() as u64)
+    let named = store.names().list()?.into_iter().filter_map(|(_, digest)| digest);
+    let mut stays: BTreeSet<Digest> = named
+        .filter(|digest| store.images().origins(digest).is_empty())
+        .collect();
+    stays.extend(store.images().pinned()?);
+    Ok(stays.difference(&wanted).count() as u64)
 }
 
 /// Why no further image is begun.
@@ -305,8 +304,8 @@ impl fmt::Display for Full {
                 )?;
                 match others {
                     0 => Ok(()),
-                    1 => f.write_str(", and 1 more that stays whatever comes"),
-                    others => write!(f, ", and {others} more that stay whatever comes"),
+                    1 => f.write_str(", and 1 more that stays, as it is pinned or no registry has it"),
+                    others => write!(f, ", and {others} more that stay, as they are pinned or no registry has them"),
                 }
             }
             Self::Bytes(most) => write!(

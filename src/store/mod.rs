@@ -106,6 +106,7 @@ use images::{evict, gc};
 use reservation::Asked;
 
 use crate::oci::{Digest, LAYOUT_VERSION};
+use crate::sys::space;
 
 /// The folder of what is known of registries. A store of an older gantry has none.
 pub(crate) const REGISTRIES: &str = "registries";
@@ -145,6 +146,8 @@ pub struct Store {
     disk: Disk,
     /// None where nobody knows what may go.
     maker: Option<RoomMaker>,
+    /// Whether nobody waits for what comes.
+    is_warmed: bool,
 }
 
 impl Store {
@@ -157,6 +160,7 @@ impl Store {
         let store = Self {
             disk: Disk::new(root),
             maker: None,
+            is_warmed: false,
         };
         let version = root.join("version");
         match read_version(&version) {
@@ -197,6 +201,19 @@ impl Store {
         Self { maker, ..self }
     }
 
+    /// This store, as one that gets what nobody waits for: nothing that no registry has goes for it.
+    pub fn warmed(&self) -> Self {
+        Self {
+            is_warmed: true,
+            ..self.clone()
+        }
+    }
+
+    /// Whether nobody waits for what comes.
+    pub fn is_warmed(&self) -> bool {
+        self.is_warmed
+    }
+
     /// This store, which does by itself after `patience` what a holder of a lock does for all.
     #[cfg(test)]
     pub fn going_on_after(&self, patience: Duration) -> Self {
@@ -204,14 +221,22 @@ impl Store {
             beside_after: patience,
             ..self.disk.waits()
         });
-        Self { disk, maker: None }
+        Self {
+            disk,
+            maker: None,
+            is_warmed: false,
+        }
     }
 
     /// This store after the machine was started again, as `boot`.
     #[cfg(test)]
     pub fn after_boot(&self, boot: &str) -> Self {
         let disk = self.disk.after_boot(boot);
-        Self { disk, maker: None }
+        Self {
+            disk,
+            maker: None,
+            is_warmed: false,
+        }
     }
 
     /// The directory of the store.
@@ -343,6 +368,7 @@ impl Store {
                 Asked::Promised(_) => 0,
                 Asked::Lacking { likely, .. } => *likely,
             };
+            let before = space::free(self.root());
             let made = match &self.maker {
                 Some(maker) => maker.make(self, call(wanted, lacks))?,
                 None => false,
@@ -351,7 +377,9 @@ impl Store {
                 Asked::Lacking { scratch, .. } if made => asked = Reservation::ask(&self.disk, scratch, wanted)?,
                 asked => return Ok(asked),
             }
-            if let Asked::Promised(_) = asked {
+            // Where no room came of it, such as that of files that somebody has open, more of the same gives none either.
+            let has_come = space::free(self.root()) > before;
+            if matches!(asked, Asked::Promised(_)) || !has_come {
                 break;
             }
         }
@@ -369,14 +397,13 @@ impl Store {
         }
     }
 
-    /// Keeps the limits of the store after the image `came`, which stays; after none, when one did not come that others may have
-    /// left this to.
+    /// Keeps the limits of the store after the image `came`, which stays.
     ///
     /// # Errors
     /// [`StoreError`] when what may go cannot be removed; the image is there all the same.
-    pub fn keep_limits(&self, came: Option<&Digest>) -> Result<(), StoreError> {
+    pub fn keep_limits(&self, came: &Digest) -> Result<(), StoreError> {
         match &self.maker {
-            Some(maker) => maker.make(self, RoomCall::After(came.copied())).map(drop),
+            Some(maker) => maker.make(self, RoomCall::After(*came)).map(drop),
             None => Ok(()),
         }
     }

@@ -66,8 +66,8 @@ pub enum RoomCall {
     Passing(u64),
     /// The disk was full: so many bytes were still to come.
     Full(u64),
-    /// This image came, and stays; or none did that was to come.
-    After(Option<Digest>),
+    /// This image came, and stays.
+    After(Digest),
 }
 
 /// Takes out of a store what may go; whether something went.

@@ -85,6 +85,8 @@ pub(crate) fn remove(parent: impl AsFd, name: impl Arg + Copy) -> io::Result<()>
 
 /// Empties the directory `name` in `top`: the directories in it move up to `top`, so that none is ever deeper than two.
 fn lift(top: &OwnedFd, name: &OsStr, moved: &mut u64) -> io::Result<()> {
+    // Somebody may wait for what goes.
+    super::lock::beat();
     let directory = open_to_empty(top, name)?;
     for child in names(&directory, usize::MAX)? {
         let child = child.as_os_str();

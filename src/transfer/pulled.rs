@@ -1,6 +1,5 @@
 //! Brings whole images into the store: each once for all processes that want it, unpacked while it comes.
 
-use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
@@ -94,35 +93,16 @@ pub fn copy_unpacked(
 
 /// Does `work`, and again when the disk was full: then with the blobs first, of which it is known how much they unpack to, so
 /// that nothing goes when all that may go is not enough, and else no more than that needs.
-///
-/// Who made room meanwhile may have left it to what was to come here to go for a limit: when it does not come, others do.
 fn with_room<'a, T>(
     store: &'a Store,
     work: impl Fn(&Unpacked<'a>) -> Result<T, TransferError>,
-) -> Result<Brought<T>, TransferError> {
-    let was_promised = Cell::new(false);
-    let done = try_with_room(store, work, &was_promised);
-    if done.is_err() && was_promised.get() {
-        // The failure is the one to tell; the next that comes keeps the limits.
-        let _ = store.keep_limits(None);
-    }
-    done
-}
-
-fn try_with_room<'a, T>(
-    store: &'a Store,
-    work: impl Fn(&Unpacked<'a>) -> Result<T, TransferError>,
-    was_promised: &Cell<bool>,
 ) -> Result<Brought<T>, TransferError> {
     let work = |target: Unpacked<'a>| match work(&target) {
         Ok(image) => Ok(Brought {
             image,
             _noted: target.noted(),
         }),
-        Err(error) => {
-            was_promised.set(was_promised.get() || target.room.get().is_some());
-            Err((error, target))
-        }
+        Err(error) => Err((error, target)),
     };
     let left = match work(Unpacked::of(store, Unpacking::OnTheWay)) {
         // Its room is not wanted while others go.

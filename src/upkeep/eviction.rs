@@ -159,7 +159,6 @@ pub(crate) fn plan(inventory: &Inventory, wanted: &RoomWanted<'_>, now: SystemTi
     let mut goal = Goal::of(inventory, wanted);
     // Nobody can bring an image back that no registry has: it goes for a limit, and not for the room below one.
     let mut last = Goal::without_coming(inventory, wanted);
-    let mut waits = false;
     let mut plan = EvictionPlan {
         bytes_before: inventory.total,
         bytes_after: inventory.total,
@@ -178,7 +177,6 @@ pub(crate) fn plan(inventory: &Inventory, wanted: &RoomWanted<'_>, now: SystemTi
             break;
         };
         if pool.is_last(chosen) && last.is_met() {
-            waits = true;
             break;
         }
         let frees = pool.frees(chosen);
@@ -247,13 +245,10 @@ pub(crate) fn plan(inventory: &Inventory, wanted: &RoomWanted<'_>, now: SystemTi
         plan.bytes_before - plan.bytes_after,
         plan.images_before - plan.images_after,
     );
-    let waits = waits && !plan.is_enough;
-    let goes = |image: &&StoredImage| plan.items.iter().any(|item| item.digest == Some(image.digest));
     plan.kept = inventory
         .images
         .iter()
-        .filter(|image| !goes(image))
-        .filter_map(|image| kept(image, wanted, waits))
+        .filter_map(|image| kept(image, wanted))
         .collect();
     plan
 }
@@ -286,14 +281,12 @@ fn unused(used: Option<SystemTime>, now: SystemTime) -> String {
     }
 }
 
-/// `waits` says that what is on its way is to go before images that no registry has.
-fn kept(image: &StoredImage, wanted: &RoomWanted<'_>, waits: bool) -> Option<KeptImage> {
+fn kept(image: &StoredImage, wanted: &RoomWanted<'_>) -> Option<KeptImage> {
     let reason = match image {
         StoredImage { is_pinned: true, .. } => "pinned",
         StoredImage { is_in_use: true, .. } => "in use",
         _ if wanted.spared == Some(image.digest) => return None,
         _ if wanted.only_here == OnlyHere::Stay && image.origins.is_empty() => "no registry is known to have it",
-        _ if waits && image.origins.is_empty() => "no registry is known to have it, and others are on their way",
         _ => return None,
     };
     Some(KeptImage {
@@ -315,11 +308,15 @@ impl Goal {
         Self::below(inventory, wanted, |most| most)
     }
 
-    /// What has to go also when all that is on its way has gone.
+    /// What has to go also when all has gone that is on its way, and the garbage that stays while a build is at work.
     fn without_coming(inventory: &Inventory, wanted: &RoomWanted<'_>) -> Self {
         let images = inventory.images.len() as u64;
+        let garbage = match wanted.may_forget {
+            true => 0,
+            false => inventory.loose.iter().map(|file| file.bytes).sum::<u64>(),
+        };
         let (total, images) = (
-            inventory.total.saturating_sub(inventory.coming.bytes),
+            inventory.total.saturating_sub(inventory.coming.bytes + garbage),
             images.saturating_sub(inventory.coming.images),
         );
         Self::over(total, images, wanted, |most| most)

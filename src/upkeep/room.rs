@@ -5,16 +5,18 @@ use std::collections::BTreeSet;
 use crate::oci::Digest;
 use crate::python::resolve::uv;
 use crate::store::{Count, Inventory, Store, StoreError};
-use crate::sys::clock;
+use crate::sys::{clock, space};
 
 use super::eviction::{is_within, plan, CacheLimits, EvictionPlan, OnlyHere, Planned, RoomWanted};
 
 /// What was chosen may be in use by now: then something else is chosen, so often.
 const ROUNDS: usize = 3;
 
-/// What there has to be room for.
+/// What there has to be room for, in a store within limits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Coming {
+    /// What the store may hold.
+    pub limits: CacheLimits,
     /// Bytes that are about to come.
     pub bytes: u64,
     /// Images that are about to come.
@@ -29,13 +31,14 @@ pub(crate) struct Coming {
 
 impl Coming {
     /// Nothing: the store is to keep its limits. Who set one has said that images may go; else only what can be had again makes
-    /// room on a full disk.
-    pub(crate) fn nothing(limits: CacheLimits) -> Self {
-        let only_here = match limits.are_set() {
+    /// room on a full disk, and always for what nobody waits for.
+    pub(crate) fn nothing(store: &Store, limits: CacheLimits) -> Self {
+        let only_here = match limits.are_set() && !store.is_warmed() {
             true => OnlyHere::Last,
             false => OnlyHere::Stay,
         };
         Self {
+            limits,
             bytes: 0,
             images: 0,
             disk_lacks: 0,
@@ -58,72 +61,88 @@ pub(crate) enum Effort {
 ///
 /// # Errors
 /// [`StoreError`] when the store cannot be read.
-pub(crate) fn find_room(store: &Store, limits: CacheLimits, coming: Coming) -> Result<EvictionPlan, StoreError> {
-    Ok(find(store, limits, coming)?.0)
+pub(crate) fn find_room(store: &Store, coming: Coming) -> Result<EvictionPlan, StoreError> {
+    Ok(find(store, &[coming])?.0)
 }
 
-/// What there is to be room for, as the store is now.
-fn wanted<'a>(
-    store: &Store,
-    limits: CacheLimits,
-    coming: Coming,
-    tools: &'a [&'a str],
-) -> Result<RoomWanted<'a>, StoreError> {
-    Ok(RoomWanted {
-        limits,
+fn wanted<'a>(coming: &Coming, may_forget: bool, tools: &'a [&'a str]) -> RoomWanted<'a> {
+    RoomWanted {
+        limits: coming.limits,
         coming_bytes: coming.bytes,
         coming_images: coming.images,
         disk_lacks: coming.disk_lacks,
         only_here: coming.only_here,
-        may_forget: !store.locks().is_building()?,
+        may_forget,
         tools,
         spared: coming.spared,
-    })
+    }
 }
 
-/// What would go, and the inventory that it was chosen from: documents of images are read only when something has to go.
-fn find(store: &Store, limits: CacheLimits, coming: Coming) -> Result<(EvictionPlan, Inventory), StoreError> {
+/// What would go for the first of `wishes` that can be fulfilled, else for the last of them, and the inventory that it was chosen
+/// from: documents of images are read only when something has to go for the first.
+fn find(store: &Store, wishes: &[Coming]) -> Result<(EvictionPlan, Inventory), StoreError> {
     let tools = [uv::folder()];
     let tools = tools.each_ref().map(String::as_str);
-    let wanted = wanted(store, limits, coming, &tools)?;
+    let may_forget = !store.locks().is_building()?;
     let tally = store.tally(Count::Noted)?;
-    if let Some(nothing) = is_within(&tally, &wanted) {
+    let first = wishes.first().map(|first| wanted(first, may_forget, &tools));
+    if let Some(nothing) = first.and_then(|first| is_within(&tally, &first)) {
         return Ok((nothing, Inventory::default()));
     }
     let (inventory, now) = (store.inventory_of(tally)?, clock::now());
-    let planned = plan(&inventory, &wanted, now);
-    if planned.is_enough || wanted.may_forget {
-        return Ok((planned, inventory));
+    let mut found = EvictionPlan::default();
+    for wish in wishes {
+        let wanted = wanted(wish, may_forget, &tools);
+        found = plan(&inventory, &wanted, now);
+        if found.is_enough {
+            break;
+        }
+        if !may_forget {
+            // What builds could make again stays while one is at work. What nobody can fetch again does not go instead of it,
+            // unless that is all that it takes.
+            let only_here = OnlyHere::Stay;
+            found = plan(&inventory, &RoomWanted { only_here, ..wanted }, now);
+        }
     }
-    // What builds could make again stays while one is at work. What nobody can fetch again does not go instead of it, unless that
-    // is all that it takes.
-    let spared = RoomWanted {
-        only_here: OnlyHere::Stay,
-        ..wanted
-    };
-    Ok((plan(&inventory, &spared, now), inventory))
+    Ok((found, inventory))
 }
 
 /// Takes images out of the store until it keeps the limits and has room for what is coming, as far as that is possible; the
-/// result says what went, in bytes that the disk has back. Of processes that make room at once one looks after the other, so
-/// that what one has taken is not taken twice.
+/// result says what went, in bytes that the disk has back. Of `wishes` the first counts that can be fulfilled.
+///
+/// Of processes that make room at once one looks after the other has ended, so that nothing goes twice for the same bytes: what the
+/// disk has got meanwhile, it lacks no more. One that does not end is not waited for: limits are kept by whoever comes next.
 ///
 /// # Errors
 /// [`StoreError`] when the store cannot be read, or something cannot be removed.
-pub(crate) fn make_room(
-    store: &Store,
-    limits: CacheLimits,
-    coming: Coming,
-    effort: Effort,
-) -> Result<EvictionPlan, StoreError> {
-    let wanted = wanted(store, limits, coming, &[])?;
-    if let Some(nothing) = is_within(&store.tally(Count::Noted)?, &wanted) {
+pub(crate) fn make_room(store: &Store, wishes: &[Coming], effort: Effort) -> Result<EvictionPlan, StoreError> {
+    let lacks = wishes.iter().map(|wish| wish.disk_lacks).max().unwrap_or_default();
+    let first = wishes.first().map(|first| wanted(first, true, &[]));
+    let tally = store.tally(Count::Noted)?;
+    if let Some(nothing) = first.and_then(|first| is_within(&tally, &first)) {
         return Ok(nothing);
     }
-    let _alone = store.locks().making_room()?;
+    let before = space::free(store.root());
+    let _alone = match store.locks().making_room() {
+        Ok(lock) => Some(lock),
+        Err(StoreError::Stalled { .. }) if lacks == 0 => return Ok(EvictionPlan::default()),
+        Err(StoreError::Stalled { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    // What one that was killed had put aside.
+    let _ = store.sweep();
+    let came = space::free(store.root()).zip(before);
+    let came = came.map_or(0, |(now, before)| now.saturating_sub(before));
+    let wishes: Vec<Coming> = wishes
+        .iter()
+        .map(|wish| Coming {
+            disk_lacks: wish.disk_lacks.saturating_sub(came),
+            ..*wish
+        })
+        .collect();
     let mut done = EvictionPlan::default();
     for round in 0..ROUNDS {
-        let (found, inventory) = find(store, limits, coming)?;
+        let (found, inventory) = find(store, &wishes)?;
         if round == 0 {
             (done.bytes_before, done.images_before) = (found.bytes_before, found.images_before);
         }
@@ -155,7 +174,7 @@ pub(crate) fn make_room(
         done.images_after = found.images_before.saturating_sub(went);
         // The bytes that the disk lacked are there, or it was all that there is.
         let went = done.items.len() - before;
-        if went == planned || (coming.disk_lacks > 0 && went > 0) {
+        if went == planned || (lacks > 0 && went > 0) {
             break;
         }
         done.is_enough = false;
@@ -181,7 +200,7 @@ mod tests {
                 low_water: 100,
                 ..CacheLimits::default()
             };
-            let went = make_room(&store, limits, Coming::nothing(limits), Effort::Most).unwrap();
+            let went = make_room(&store, &[Coming::nothing(&store, limits)], Effort::Most).unwrap();
             went.items.iter().map(|item| item.kind).collect::<Vec<_>>()
         };
         let alone = total();
@@ -196,5 +215,52 @@ mod tests {
         // It goes where that is all that it takes.
         let _building = store.locks().building().unwrap();
         assert_eq!(room(alone - 1000), ["image"]);
+    }
+
+    #[test]
+    fn the_disk_has_room_also_where_the_limits_cannot_be_kept() {
+        let (_scratch, store) = store();
+        let own = examples::image(&store, &[&[("a", 100_000)]]);
+        store.images().prepare(&own).unwrap();
+        store.names().set(&"own:1".parse().unwrap(), &own.digest).unwrap();
+        store.downloads().put(&vec![7; 400_000]).unwrap();
+        let limits = CacheLimits {
+            max_bytes: Some(1),
+            ..CacheLimits::default()
+        };
+        let both = Coming {
+            disk_lacks: 300_000,
+            only_here: OnlyHere::Stay,
+            ..Coming::nothing(&store, limits)
+        };
+        let disk_alone = Coming {
+            limits: CacheLimits::default(),
+            ..both
+        };
+        let made = make_room(&store, &[both], Effort::AllOrNothing).unwrap();
+        assert!(!made.is_enough && made.items.is_empty(), "{made:?}");
+        let made = make_room(&store, &[both, disk_alone], Effort::AllOrNothing).unwrap();
+        let kinds: Vec<_> = made.items.iter().map(|item| item.kind).collect();
+        assert!(made.is_enough && kinds == ["remembered"], "{made:?}");
+        assert!(store.names().find(&"own:1".parse().unwrap()).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_a_dead_process_had_put_aside_is_gone_before_something_else_goes() {
+        let (_scratch, store) = store();
+        let own = examples::image(&store, &[&[("a", 100_000)]]);
+        store.images().prepare(&own).unwrap();
+        store.names().set(&"own:1".parse().unwrap(), &own.digest).unwrap();
+        let limits = CacheLimits {
+            max_bytes: Some(store.tally(Count::Exact).unwrap().total + 100_000),
+            low_water: 100,
+            ..CacheLimits::default()
+        };
+        let dead = store.root().join("tmp/dead");
+        std::fs::create_dir(&dead).unwrap();
+        std::fs::write(dead.join("1"), vec![7; 400_000]).unwrap();
+        let made = make_room(&store, &[Coming::nothing(&store, limits)], Effort::Most).unwrap();
+        assert!(made.is_enough && made.items.is_empty(), "{made:?}");
+        assert!(!dead.exists());
     }
 }

@@ -1,6 +1,7 @@
 //! Nobody makes gantry wait for ever: secrets that do not come, and output that nobody reads.
 
 use std::fs;
+use std::io::Write;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -192,6 +193,34 @@ fn garbage_collection_waits_for_others_as_long_as_it_is_told_to() {
     holder.kill().unwrap();
     holder.wait().unwrap();
     gantry.ok(["cache", "gc", "--wait", "100s"]);
+}
+
+#[test]
+fn an_archive_that_is_slow_to_come_keeps_no_collector_waiting() {
+    let gantry = Gantry::new();
+    tiny(&gantry, &["a:1"]);
+    let archive = gantry.home.join("a.tar");
+    gantry.ok(["save", "a:1", archive.to_str().unwrap()]);
+    let bytes = fs::read(archive).unwrap();
+    let mut command = gantry.command();
+    command.args(["load", "-"]).stdin(Stdio::piped());
+    let mut load = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut archive = load.stdin.take().unwrap();
+    let (first, rest) = bytes.split_at(bytes.len() / 2);
+    archive.write_all(first).unwrap();
+    let tmp = gantry.root.join("tmp");
+    eventually("it does not begin to read", || {
+        let there = fs::read_dir(&tmp).unwrap().count();
+        is_so(there > 0, there)
+    });
+    // Nobody waits for it, not even for as long as the collector would.
+    let collected = gantry.gantry(["cache", "gc", "--all", "--wait", "0s"]);
+    assert_eq!(collected.code, 0, "{}", collected.stderr);
+    archive.write_all(rest).unwrap();
+    drop(archive);
+    let loaded = done(load.wait_with_output().unwrap());
+    assert_eq!(loaded.code, 0, "{}", loaded.stderr);
+    assert_eq!(gantry.ok(["images", "ls", "-q"]), "a:1\n");
 }
 
 /// What is in the way has no room in the store: a save of an image is a way out of that.

@@ -40,8 +40,8 @@ pub(super) fn dispatch(globals: &Globals, command: &StoreCommand, report: Option
     let _ = session.store.names().mend_index();
     sandbox::sweep();
     let _kept_out = match command {
-        // It is the collector, or keeps it out while it needs to.
-        StoreCommand::Cache(_) => None,
+        // It is the collector, or keeps it out while it needs to: not while somebody is slow to send an archive.
+        StoreCommand::Cache(_) | StoreCommand::Load { .. } => None,
         _ => Some(session.store.locks().keep_collector_out()?),
     };
     match command {

@@ -295,26 +295,3 @@ fn a_failure_at_any_durable_step_leaves_a_sound_store() {
         }
     }
 }
-
-#[test]
-fn who_does_not_bring_an_image_keeps_the_limits_that_others_left_to_it() {
-    let (scratch, source) = store();
-    let wanted = image(&source, &[&[("a", 600_000)]]);
-    let asked = Arc::new(Mutex::new(Vec::new()));
-    let told = Arc::clone(&asked);
-    let maker = RoomMaker::new(move |store, call| {
-        let coming = store.inventory(Count::Noted)?.coming.bytes;
-        told.lock().unwrap().push((call, coming));
-        Ok(false)
-    });
-    let here = empty(&scratch, "here").making_room_by(maker);
-    let from = Away::new(&source);
-    *from.breaks_at.lock().unwrap() = Some(300_000);
-    pull(&here, &from, &wanted).unwrap_err();
-    let asked = asked.lock().unwrap();
-    // What came of it is on its way no more.
-    let Some((RoomCall::After(None), 0..8192)) = asked.last() else {
-        panic!("{asked:?}")
-    };
-    assert!(matches!(asked.first(), Some((RoomCall::Before(..), _))), "{asked:?}");
-}

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::process::{Child, Stdio};
 
-use super::fake::Fake;
-use super::images::store_of;
+use super::fake::{Fake, Reply};
+use super::images::{layers, store_of};
 use crate::common::images::image;
-use crate::common::{done, Gantry};
+use crate::common::{done, holder_of, Gantry};
 
 const LAYER: usize = 1_000_000;
 
@@ -136,10 +136,74 @@ fn images_that_only_this_store_has_have_their_places_before_a_list() {
     assert_eq!(warmed.code, 0, "{}", warmed.stderr);
     assert!(
         warmed.stderr.contains("2 pulled, 2 left out")
-            && warmed.stderr.contains("and 1 more that stays whatever comes"),
+            && warmed
+                .stderr
+                .contains("and 1 more that stays, as it is pinned or no registry has it"),
         "{}",
         warmed.stderr
     );
     let first = [&wanted[0], &wanted[1], &"own:0".to_owned()].map(Clone::clone);
     assert_eq!(names(&gantry), BTreeSet::from(first));
+}
+
+#[test]
+fn what_is_warmed_takes_no_room_from_what_only_this_store_has() {
+    let (fake, wanted) = four();
+    let gantry = store_of(&[&fake], "");
+    let own = ["own:0", "own:1"].map(str::to_owned);
+    for (seed, name) in own.iter().enumerate() {
+        image(&gantry, name, &[(10 + seed as u64, LAYER)]);
+    }
+    let most = stats(&gantry)["physical"].as_u64().unwrap() + 500_000;
+    limit(&gantry, &format!("max_bytes = {most}\nlow_water = 100\n"));
+    let warmed = gantry.gantry(["cache", "warm", &wanted[0], &wanted[1]]);
+    assert_eq!(warmed.code, 0, "{}", warmed.stderr);
+    let left = names(&gantry);
+    assert!(
+        own.iter().all(|name| left.contains(name)),
+        "{left:?}: {}",
+        warmed.stderr
+    );
+    // Somebody waits for what is pulled.
+    gantry.ok(["pull", &wanted[0]]);
+    let left = names(&gantry);
+    assert!(left.contains(&wanted[0]) && !left.contains("own:0"), "{left:?}");
+}
+
+#[test]
+fn a_pull_that_does_not_come_takes_nothing_for_it_and_goes_on_where_it_was() {
+    let (fake, wanted) = four();
+    let gantry = store_of(&[&fake], "");
+    image(&gantry, "own:0", &[(10, LAYER)]);
+    gantry.ok(["pull", &wanted[0]]);
+    let most = stats(&gantry)["physical"].as_u64().unwrap() + 100_000;
+    limit(&gantry, &format!("max_bytes = {most}\nlow_water = 100\n"));
+    let maker = Gantry::new();
+    let digest = image(&maker, "two:1", &[(50, 100_000), (51, 2000)]);
+    fake.hold(&maker.root, &digest, "team/two", "1");
+    let [(large, _), (small, _)] = layers(&maker, &digest).try_into().unwrap();
+    fake.rule(move |seen, _| seen.path.contains(&small).then(|| Reply::new(404, "")));
+    gantry.ok(["cache", "pin", &wanted[0]]);
+    gantry.ok(["cache", "pin", "own:0"]);
+    for _ in 0..3 {
+        let failed = gantry.gantry(["pull", &fake.name("team/two:1")]);
+        assert_eq!(failed.code, 1, "{}", failed.stderr);
+        assert!(!failed.stderr.contains("Evicted"), "{}", failed.stderr);
+    }
+    assert_eq!(fake.count("GET", &large), 1);
+}
+
+#[test]
+fn who_makes_room_and_does_not_end_keeps_no_pull_from_coming() {
+    let (fake, wanted) = four();
+    let gantry = store_of(&[&fake], "[store]\npatience = \"2s\"\n[cache]\nmax_images = 1\n");
+    gantry.ok(["pull", &wanted[0]]);
+    let mut holder = holder_of(&gantry.root.join("locks/making-room"), "LOCK_EX");
+    let pulled = gantry.gantry(["pull", &wanted[1]]);
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert_eq!(pulled.code, 0, "{}", pulled.stderr);
+    assert_eq!(names(&gantry).len(), 2);
+    gantry.ok(["pull", &wanted[2]]);
+    assert_eq!(names(&gantry), BTreeSet::from([wanted[2].clone()]));
 }

@@ -56,7 +56,7 @@ fn impatient(store: &Store, told_after: Duration, stalled_after: Duration) -> St
     };
     Store {
         disk: store.disk.clone().waiting(waits),
-        maker: None,
+        ..store.clone()
     }
 }
 
@@ -147,7 +147,7 @@ fn what_can_be_done_beside_a_holder_is_waited_for_less() {
     };
     let waiter = Store {
         disk: store.disk.clone().waiting(waits),
-        maker: None,
+        ..store.clone()
     };
     for flight in [Flight::Tag(&digest), Flight::Image(&digest)] {
         let _held = store.locks().exclusive(flight, Task::silent("makes bread")).unwrap();
