@@ -19,3 +19,4 @@ pub(crate) mod signal;
 pub(crate) mod space;
 pub(crate) mod streams;
 pub(crate) mod tree;
+pub(crate) mod vfork;

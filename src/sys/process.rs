@@ -1,8 +1,7 @@
-//! Making processes: `clone3` into namespaces followed by our own binary, `fork` of a single-threaded process, `execve`
-//! and `wait4`.
+//! Making processes: `clone3` into namespaces followed by our own binary, `execve` and `wait4`.
 #![allow(
     unsafe_code,
-    reason = "clone3, fork and execve have no safe wrapper: the child must obey rules no type expresses"
+    reason = "clone3 and execve have no safe wrapper: the child must obey rules no type expresses"
 )]
 
 use std::convert::Infallible;
@@ -12,6 +11,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use rustix::process::Pid;
+
+use super::vfork::vfork_into;
 
 /// `CLONE_INTO_CGROUP` (clone(2)); libc has it as a type that does not fit.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -70,84 +71,36 @@ pub(crate) const SETUP_STEPS: [&str; 5] = [
 
 /// Starts `init` as pid 1 of new user, mount, pid, ipc, uts, network and cgroup namespaces, with an empty environment.
 ///
-/// The child has the memory of its parent until it executes gantry again, and this thread waits until then, as in vfork(2):
-/// nothing is copied, neither the tables of pages at the clone nor the pages that either writes to afterwards.
+/// The child has the memory of its parent until it executes gantry again, and this thread waits until then.
 ///
 /// The caller may have other threads: between the clone and the exec the child makes system calls only, touches no
 /// lock and allocates nothing. A failure of the child arrives on the control socket as 6 bytes: [`SETUP_FAILED`],
 /// the index in [`SETUP_STEPS`], errno in native order.
 pub(crate) fn spawn_init(init: &Init<'_>) -> io::Result<Child> {
+    // SAFETY: clone_args is plain numbers; all zeroes is its documented default.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     let flags = libc::CLONE_NEWUSER
         | libc::CLONE_NEWNS
         | libc::CLONE_NEWPID
         | libc::CLONE_NEWIPC
         | libc::CLONE_NEWUTS
         | libc::CLONE_NEWNET
-        | libc::CLONE_NEWCGROUP
-        | libc::CLONE_PIDFD;
-    let mut pidfd: RawFd = -1;
-    let mut stack = vec![0_u128; SETUP_STACK];
-    // SAFETY: clone_args is plain numbers; all zeroes is its documented default.
-    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = u64::from((flags | libc::CLONE_VM | libc::CLONE_VFORK).cast_unsigned());
-    args.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
-    args.stack = stack.as_mut_ptr() as u64;
-    args.stack_size = (SETUP_STACK * size_of::<u128>()) as u64;
+        | libc::CLONE_NEWCGROUP;
+    args.flags = u64::from(flags.cast_unsigned());
     if let Some(cgroup) = init.cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup.as_raw_fd() as u64;
     }
-    // SAFETY: the child has a stack of its own, and this thread goes on once it is another program or gone, so that
-    // `args`, `pidfd`, `stack` and `init` outlive what it does with them. It runs `become_init` only, which makes nothing but system calls.
-    let pid = unsafe { clone_and_wait(&mut args, init) };
-    if pid < 0 {
-        return Err(io::Error::from_raw_os_error(
-            i32::try_from(-pid).unwrap_or(libc::EINVAL),
-        ));
-    }
+    let (pid, pidfd) = vfork_into(args, &|| become_init(init))?;
     Ok(Child {
-        pid: i32::try_from(pid).map_err(io::Error::other)?,
+        pid,
         // SAFETY: the kernel stored a new descriptor there, and nobody else knows it.
         pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
     })
 }
 
-/// Size of the child's stack, in units of the alignment that a stack has: 64 KiB.
-const SETUP_STACK: usize = 4096;
-
-/// clone3(2); returns the child's number or the negative errno.
-///
-/// # Safety
-/// `args` has a stack for the child and the flags of vfork(2); what [`become_init`] needs of `init` lives meanwhile.
-unsafe fn clone_and_wait(args: &mut libc::clone_args, init: &Init<'_>) -> i64 {
-    let result: i64;
-    // SAFETY: as the caller promises. The parent goes on behind the label with every register as before but those of a system
-    // call. The child begins with an empty stack, which is aligned as a call wants it, and never comes back from its own.
-    unsafe {
-        std::arch::asm!(
-            "syscall",
-            "test rax, rax",
-            "jnz 2f",
-            "xor ebp, ebp",
-            "mov rdi, r12",
-            "call {become_init}",
-            "ud2",
-            "2:",
-            become_init = sym become_init,
-            inlateout("rax") libc::SYS_clone3 => result,
-            in("rdi") std::ptr::from_mut(args),
-            in("rsi") size_of::<libc::clone_args>(),
-            in("r12") std::ptr::from_ref(init),
-            lateout("rcx") _,
-            lateout("r11") _,
-        );
-    }
-    result
-}
-
 /// The child's way from clone3 to our binary. Never returns.
-extern "C" fn become_init(init: &Init<'_>) -> ! {
+fn become_init(init: &Init<'_>) -> ! {
     let (step, errno) = match setup(init) {
         Ok(never) => match never {},
         Err(failure) => failure,
@@ -308,29 +261,6 @@ fn check_long(result: libc::c_long) -> Result<(), i32> {
 fn last_errno() -> i32 {
     // SAFETY: the C library's errno of this thread.
     unsafe { *libc::__errno_location() }
-}
-
-/// The two sides of a [`fork`].
-#[derive(Debug)]
-pub(crate) enum Forked {
-    /// The original, with the child's number.
-    Parent(i32),
-    /// The copy.
-    Child,
-}
-
-/// Forks this process, which must have one thread; checked, for a lock held by another would never be released.
-pub(crate) fn fork() -> io::Result<Forked> {
-    let threads = std::fs::read_dir("/proc/self/task")?.count();
-    if threads != 1 {
-        return Err(io::Error::other(format!("fork with {threads} threads")));
-    }
-    // SAFETY: the process has one thread (checked above), so the child's memory is consistent.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
-        0 => Ok(Forked::Child),
-        pid => Ok(Forked::Parent(pid)),
-    }
 }
 
 /// Replaces this process; returns only with an error.

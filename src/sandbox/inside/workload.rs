@@ -1,16 +1,15 @@
-//! The workload's first steps, in the init's child: its own session, limits, directory, and the exec.
+//! The workload's first steps, in the init's child: its own session, limits, directory, and the exec. Until then it is in the
+//! init's memory, where it leaves word of what it could not do.
 
+use std::cell::Cell;
 use std::ffi::CString;
-use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
-
-use rustix::fs::OFlags;
-use rustix::pipe::{pipe_with, PipeFlags};
+use std::io;
 
 use super::super::bundle::Place;
 use super::super::orders::{is_not_found, Obstacle, RoomOrders, WorkOrders};
 use super::restrict;
-use crate::sys::process::{self, Forked};
+use crate::sys::process;
+use crate::sys::vfork::vfork;
 
 /// What became of the workload's exec.
 #[derive(Debug)]
@@ -30,26 +29,17 @@ pub(super) fn begin(room: &RoomOrders, orders: &WorkOrders, secrets: &[Vec<u8>])
     let env = env.chain(secret.map(|((name, _), value)| variable(name, value)));
     let env = env.collect::<io::Result<Vec<_>>>()?;
     let candidates = candidates(orders)?;
-    // The write end closes itself at the exec; what arrives before is an obstacle and an errno.
-    let (mut read, write) = pipe_with(PipeFlags::CLOEXEC).map(|(read, write)| (std::fs::File::from(read), write))?;
-    match process::fork()? {
-        Forked::Child => {
-            let failed = become_workload(room, orders, &candidates, &argv, &env);
-            report(write, failed);
-            process::exit_now(126)
+    let failed = Cell::new(None);
+    let pid = vfork(&|| {
+        failed.set(Some(become_workload(room, orders, &candidates, &argv, &env)));
+        process::exit_now(126)
+    })?;
+    match failed.get() {
+        Some((obstacle, errno)) => {
+            process::wait(pid)?;
+            Ok(Begun::NotExecuted(obstacle, errno))
         }
-        Forked::Parent(pid) => {
-            drop(write);
-            let mut failed = [0u8; 5];
-            match read.read_exact(&mut failed) {
-                Ok(()) => {
-                    process::wait(pid)?;
-                    let [number, errno @ ..] = failed;
-                    Ok(Begun::NotExecuted(obstacle_of(number), i32::from_ne_bytes(errno)))
-                }
-                Err(_) => Ok(Begun::Running(pid)),
-            }
-        }
+        None => Ok(Begun::Running(pid)),
     }
 }
 
@@ -115,28 +105,4 @@ fn strings(texts: &[String]) -> io::Result<Vec<CString>> {
         .iter()
         .map(|text| CString::new(text.as_bytes()).map_err(nul))
         .collect()
-}
-
-/// The obstacles in the order of their numbers on the pipe.
-const OBSTACLES: [Obstacle; 4] = [
-    Obstacle::Preparation,
-    Obstacle::Missing,
-    Obstacle::Interpreter,
-    Obstacle::Refused,
-];
-
-fn obstacle_of(number: u8) -> Obstacle {
-    let known = OBSTACLES.get(usize::from(number)).copied();
-    known.unwrap_or(Obstacle::Refused)
-}
-
-fn report(write: OwnedFd, (obstacle, errno): (Obstacle, i32)) {
-    let number = OBSTACLES
-        .iter()
-        .position(|known| *known == obstacle)
-        .unwrap_or_default();
-    let [a, b, c, d] = errno.to_ne_bytes();
-    // Blocking, and five bytes: a pipe takes them at once. Should it fail, the parent sees an exec that ended with 126.
-    let _ = rustix::fs::fcntl_setfl(&write, OFlags::empty());
-    let _ = std::fs::File::from(write).write_all(&[u8::try_from(number).unwrap_or_default(), a, b, c, d]);
 }
