@@ -6,10 +6,11 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 
@@ -32,7 +33,8 @@ const MASK: &[u8] = b"***";
 #[derive(Debug)]
 pub(super) struct Stream {
     pipe: Option<File>,
-    chunk: Box<[u8]>,
+    /// What was read last; never larger than a chunk, and memory only as far as something was read.
+    chunk: Vec<u8>,
     /// When the pipe is read again.
     rests_until: Option<Instant>,
     to: To,
@@ -65,7 +67,7 @@ impl Stream {
     pub(super) fn new(pipe: OwnedFd, to: To, limit: u64) -> Self {
         Self {
             pipe: Some(File::from(pipe)),
-            chunk: vec![0; CHUNK].into_boxed_slice(),
+            chunk: Vec::with_capacity(CHUNK),
             rests_until: None,
             to,
             limit,
@@ -155,7 +157,8 @@ impl Stream {
     /// Whether there was something to read.
     fn read(&mut self) -> bool {
         let Some(pipe) = &mut self.pipe else { return false };
-        match pipe.read(&mut self.chunk) {
+        self.chunk.clear();
+        match rustix::io::read(pipe, spare_capacity(&mut self.chunk)) {
             Ok(0) => self.close(),
             Ok(count) => {
                 let room = usize::try_from(self.limit.saturating_sub(self.bytes)).unwrap_or(usize::MAX);
@@ -164,8 +167,8 @@ impl Stream {
                 let passed = self.mask.pass(self.chunk.get(..count.min(room)).unwrap_or_default());
                 self.to.take(&passed, &mut self.pending);
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(Errno::AGAIN) => return false,
+            Err(Errno::INTR) => {}
             Err(_) => self.close(),
         }
         true
