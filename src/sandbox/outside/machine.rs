@@ -167,7 +167,7 @@ fn cpuinfo(processors: u32, host: &Host) -> String {
     // Twice the frequency of the time stamp counter, which every program can read; that of the processor changes.
     let bogomips = host.get("bogomips").unwrap_or("0.00");
     let frequency = bogomips.parse::<f64>().unwrap_or_default() / 2.0;
-    let known = |flag: &&str| CPUID_FLAGS.split_ascii_whitespace().any(|known| known == *flag);
+    let known = |flag: &&str| CPUID_FLAGS.binary_search(flag).is_ok();
     let flags = host.get("flags").unwrap_or_default().split_ascii_whitespace();
     let flags = flags.filter(known).collect::<Vec<_>>().join(" ");
     let mut text = String::with_capacity(2048 * processors as usize);
@@ -209,19 +209,27 @@ fn version(host: &Host) -> String {
 
 const VMSTAT: &str = "nr_free_pages 0\npgpgin 0\npgpgout 0\npswpin 0\npswpout 0\npgfault 0\npgmajfault 0\noom_kill 0\n";
 
-/// The flags that stand for a bit of CPUID. The kernel's own, such as `pti`, say how this host is set up.
-const CPUID_FLAGS: &str = "
-    fpu vme de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 pn clflush dts acpi mmx fxsr sse sse2 ss ht tm
-    ia64 pbe syscall mp nx mmxext fxsr_opt pdpe1gb rdtscp lm 3dnowext 3dnow pni pclmulqdq dtes64 monitor ds_cpl vmx smx est
-    tm2 ssse3 cid sdbg fma cx16 xtpr pdcm pcid dca sse4_1 sse4_2 x2apic movbe popcnt tsc_deadline_timer aes xsave avx f16c
-    rdrand hypervisor lahf_lm cmp_legacy svm extapic cr8_legacy abm sse4a misalignsse 3dnowprefetch osvw ibs xop skinit wdt
-    lwp fma4 tce nodeid_msr tbm topoext perfctr_core perfctr_nb bpext ptsc perfctr_llc mwaitx fsgsbase tsc_adjust sgx bmi1
-    hle avx2 smep bmi2 erms invpcid rtm cqm mpx rdt_a avx512f avx512dq rdseed adx smap avx512ifma clflushopt clwb intel_pt
-    avx512pf avx512er avx512cd sha_ni avx512bw avx512vl xsaveopt xsavec xgetbv1 xsaves avx_vnni avx512_bf16 clzero irperf
-    xsaveerptr rdpru wbnoinvd arat avx512vbmi umip pku ospke waitpkg avx512_vbmi2 gfni vaes vpclmulqdq avx512_vnni
-    avx512_bitalg tme avx512_vpopcntdq la57 rdpid cldemote movdiri movdir64b enqcmd sgx_lc fsrm avx512_4vnniw avx512_4fmaps
-    avx512_vp2intersect md_clear serialize hybrid tsxldtrk pconfig arch_lbr ibt amx_bf16 avx512_fp16 amx_tile amx_int8 fzrm
-    fsrs fsrc cmpccxadd amx_fp16 avx_ifma lam avx_vnni_int8 avx_ne_convert prefetchiti";
+/// The flags that stand for a bit of CPUID, sorted. The kernel's own, such as `pti`, say how this host is set up.
+#[rustfmt::skip]
+const CPUID_FLAGS: [&str; 182] = [
+    "3dnow", "3dnowext", "3dnowprefetch", "abm", "acpi", "adx", "aes", "amx_bf16", "amx_fp16", "amx_int8", "amx_tile",
+    "apic", "arat", "arch_lbr", "avx", "avx2", "avx512_4fmaps", "avx512_4vnniw", "avx512_bf16", "avx512_bitalg",
+    "avx512_fp16", "avx512_vbmi2", "avx512_vnni", "avx512_vp2intersect", "avx512_vpopcntdq", "avx512bw", "avx512cd",
+    "avx512dq", "avx512er", "avx512f", "avx512ifma", "avx512pf", "avx512vbmi", "avx512vl", "avx_ifma",
+    "avx_ne_convert", "avx_vnni", "avx_vnni_int8", "bmi1", "bmi2", "bpext", "cid", "cldemote", "clflush", "clflushopt",
+    "clwb", "clzero", "cmov", "cmp_legacy", "cmpccxadd", "cqm", "cr8_legacy", "cx16", "cx8", "dca", "de", "ds_cpl",
+    "dtes64", "dts", "enqcmd", "erms", "est", "extapic", "f16c", "fma", "fma4", "fpu", "fsgsbase", "fsrc", "fsrm",
+    "fsrs", "fxsr", "fxsr_opt", "fzrm", "gfni", "hle", "ht", "hybrid", "hypervisor", "ia64", "ibs", "ibt", "intel_pt",
+    "invpcid", "irperf", "la57", "lahf_lm", "lam", "lm", "lwp", "mca", "mce", "md_clear", "misalignsse", "mmx",
+    "mmxext", "monitor", "movbe", "movdir64b", "movdiri", "mp", "mpx", "msr", "mtrr", "mwaitx", "nodeid_msr", "nx",
+    "ospke", "osvw", "pae", "pat", "pbe", "pcid", "pclmulqdq", "pconfig", "pdcm", "pdpe1gb", "perfctr_core",
+    "perfctr_llc", "perfctr_nb", "pge", "pku", "pn", "pni", "popcnt", "prefetchiti", "pse", "pse36", "ptsc", "rdpid",
+    "rdpru", "rdrand", "rdseed", "rdt_a", "rdtscp", "rtm", "sdbg", "sep", "serialize", "sgx", "sgx_lc", "sha_ni",
+    "skinit", "smap", "smep", "smx", "ss", "sse", "sse2", "sse4_1", "sse4_2", "sse4a", "ssse3", "svm", "syscall",
+    "tbm", "tce", "tm", "tm2", "tme", "topoext", "tsc", "tsc_adjust", "tsc_deadline_timer", "tsxldtrk", "umip", "vaes",
+    "vme", "vmx", "vpclmulqdq", "waitpkg", "wbnoinvd", "wdt", "x2apic", "xgetbv1", "xop", "xsave", "xsavec",
+    "xsaveerptr", "xsaveopt", "xsaves", "xtpr",
+];
 
 #[cfg(test)]
 mod tests {
@@ -274,6 +282,11 @@ mod tests {
         );
         assert!(text.contains("flags\t\t: fpu avx2\n"), "{text}");
         assert!(!text.contains("bugs") && !text.contains("microcode"), "{text}");
+    }
+
+    #[test]
+    fn the_flags_are_sorted_as_a_search_wants_them() {
+        assert!(CPUID_FLAGS.is_sorted());
     }
 
     #[test]
