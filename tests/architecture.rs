@@ -279,7 +279,9 @@ fn other_programs_are_run_by_sys_program_alone() {
 
 #[test]
 fn only_sys_says_unsafe() {
-    for source in sources().iter().filter(|source| source.ranked() != Some("sys")) {
+    // The name by which the C library calls a program is one that the compiler cannot answer for.
+    let elsewhere = |source: &&Source| source.ranked() != Some("sys") && !source.path.ends_with("main.rs");
+    for source in sources().iter().filter(elsewhere) {
         let says = source.text.lines().any(|line| {
             let code = line.split("//").next().unwrap_or_default();
             code.contains("unsafe {")

@@ -36,7 +36,6 @@ mod words;
 
 use std::ffi::OsString;
 use std::io;
-use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{CommandFactory, FromArgMatches};
@@ -50,14 +49,15 @@ use crate::ops::{self, unless_signalled, Worked};
 use crate::sandbox::{self, Signals, Stop};
 use crate::sys;
 
-/// Runs gantry; returns its exit code.
-pub fn main() -> ExitCode {
+/// Runs gantry; returns its exit code. Call it first of all, in a program with one thread.
+pub fn main() -> u8 {
+    sys::streams::prepare();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     if sandbox::is_init(arguments.first().map(OsString::as_os_str)) {
         sandbox::init_main()
     }
     if ops::doctor::is_probe(arguments.first().map(OsString::as_os_str)) {
-        return ExitCode::from(ops::doctor::probe_main(&arguments));
+        return ops::doctor::probe_main(&arguments);
     }
     // A caller that ends from now on is missed, not one that ended while arguments were read.
     let birth = birth::Birth::of_this_process(&arguments);
@@ -68,11 +68,11 @@ pub fn main() -> ExitCode {
         Err((error, arguments)) => {
             // Nothing is half done, and whoever reads the help may never come to its end.
             drop(signals);
-            return ExitCode::from(mistake::answer(error, &arguments));
+            return mistake::answer(error, &arguments);
         }
     };
     match cli.command {
-        Command::Run(args) => ExitCode::from(commands::run::execute(&cli.globals, &args, signals, birth)),
+        Command::Run(args) => commands::run::execute(&cli.globals, &args, signals, birth),
         Command::Store(command) => match *command {
             // It waits to be killed.
             StoreCommand::Doctor(DoctorArgs { hold: Some(words), .. }) => {
@@ -91,7 +91,7 @@ pub fn main() -> ExitCode {
         }
         Command::Help { command } => {
             drop(signals);
-            ExitCode::from(mistake::help(&command))
+            mistake::help(&command)
         }
         Command::Completions { shell } => {
             drop(signals);
@@ -115,7 +115,7 @@ fn parse(arguments: Vec<OsString>) -> Result<Cli, (clap::Error, Vec<OsString>)> 
 }
 
 /// Carries out a command that uses the store, until a signal comes.
-fn carry_out(globals: Globals, command: StoreCommand, signals: io::Result<Signals>) -> ExitCode {
+fn carry_out(globals: Globals, command: StoreCommand, signals: io::Result<Signals>) -> u8 {
     let begun = signals.map_err(no_signals).and_then(|signals| {
         let report = command.report().map(|path| report::begin(path, &signals)).transpose()?;
         Ok((report, signals))
@@ -136,14 +136,14 @@ fn carry_out(globals: Globals, command: StoreCommand, signals: io::Result<Signal
         // Done before the signal could end it.
         Ok(Worked::Stopped {
             result: Some(Ok(code)), ..
-        }) => ExitCode::from(code),
+        }) => code,
         Ok(Worked::Stopped { stop, .. }) => stopped(stop, report.as_deref()),
         Err(error) => ended(Err(error), report.as_deref()),
     }
 }
 
 /// Reports that `stop` ended the command, and ends.
-fn stopped(stop: Stop, report: Option<&Report>) -> ExitCode {
+fn stopped(stop: Stop, report: Option<&Report>) -> u8 {
     // Nothing but signals is waited for here.
     let signal = stop.signal().unwrap_or_default();
     let code = u8::try_from(128 + signal).unwrap_or(u8::MAX);
@@ -156,9 +156,9 @@ fn stopped(stop: Stop, report: Option<&Report>) -> ExitCode {
 }
 
 /// Prints and reports the error that a command ended in.
-fn ended(result: Result<u8, CommandError>, report: Option<&Report>) -> ExitCode {
+fn ended(result: Result<u8, CommandError>, report: Option<&Report>) -> u8 {
     let error = match result {
-        Ok(code) => return ExitCode::from(code),
+        Ok(code) => return code,
         Err(error) => error,
     };
     if let Some(report) = report {
@@ -166,5 +166,5 @@ fn ended(result: Result<u8, CommandError>, report: Option<&Report>) -> ExitCode 
         let _ = report.fail(&error);
     }
     print_error(&error);
-    ExitCode::from(error.kind().exit_code())
+    error.kind().exit_code()
 }

@@ -284,7 +284,13 @@ pub(crate) fn default_signal(signal: i32) {
     unsafe { libc::signal(signal, libc::SIG_DFL) };
 }
 
-/// The default disposition for every signal: what is ignored here (SIGPIPE by Rust, others by whoever started gantry)
+/// Ignores `signal`.
+pub(crate) fn ignore_signal(signal: i32) {
+    // SAFETY: installs no handler.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
+/// The default disposition for every signal: what is ignored here (SIGPIPE, others by whoever started gantry)
 /// would pass through an exec.
 pub(crate) fn default_signals() {
     (1..=64).for_each(default_signal);
@@ -322,7 +328,7 @@ pub(crate) fn duplicate(number: u32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// The default disposition for SIGSEGV and SIGBUS, for which the Rust runtime has handlers.
+/// The default disposition for SIGSEGV and SIGBUS, for which Rust's own start-up has handlers, where it is used.
 ///
 /// A first process of a pid namespace is deaf to signals from inside that have no handler. With these two handlers and
 /// the one for SIGCHLD, whoever sends all three in a loop overflows the alternate signal stack, and that kills it.

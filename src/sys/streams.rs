@@ -1,11 +1,15 @@
-//! Whether our standard output was closed when we were started: before `main` Rust opens `/dev/null` in its place, and what is
-//! written there would be lost without a word.
-#![allow(
-    unsafe_code,
-    reason = "what runs before `main` is placed by hand, and asks the kernel without Rust's runtime"
-)]
+//! What a program does before its own `main`: the part of Rust's that is of use here, which `main.rs` leaves out.
+//!
+//! A standard stream that nobody gave us is `/dev/null`, or the next file that is opened would be it. Of standard output that is
+//! remembered: what is written there would be lost without a word. A pipe that nobody reads is an error and no signal. What
+//! Rust does besides is a message for a stack that has grown too far, for which it reads the table of our memory at every
+//! start, and makes a stack for it.
+#![allow(unsafe_code, reason = "asks the kernel for numbers that nobody may have opened")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// How a program ends that has no streams: as one that could not do what it was told to.
+const CANNOT_START: i32 = 1;
 
 static IS_CLOSED: AtomicBool = AtomicBool::new(false);
 
@@ -14,14 +18,53 @@ pub(crate) fn is_standard_output_closed() -> bool {
     IS_CLOSED.load(Ordering::Relaxed)
 }
 
-extern "C" fn look() {
-    // SAFETY: F_GETFD takes no pointer and changes nothing (fcntl(2)); an unused number is answered by EBADF.
-    let answer = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) };
-    IS_CLOSED.store(answer < 0, Ordering::Relaxed);
+/// Prepares the streams; first of all.
+pub(crate) fn prepare() {
+    for number in [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO] {
+        if is_open(number) {
+            continue;
+        }
+        if number == libc::STDOUT_FILENO {
+            IS_CLOSED.store(true, Ordering::Relaxed);
+        }
+        // SAFETY: a path that ends in NUL, and flags. The lowest number that is free is this one, for those below are open.
+        let opened = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) };
+        if opened != number {
+            // A program that goes on would print into its own files.
+            super::process::exit_now(CANNOT_START);
+        }
+    }
+    super::process::ignore_signal(libc::SIGPIPE);
 }
 
-// SAFETY: the loader calls the functions in this section once, before `main` and with the C convention (System V gABI,
-// "Initialization and Termination Functions"); `look` needs nothing of Rust's runtime.
-#[unsafe(link_section = ".init_array")]
-#[used]
-static LOOK: extern "C" fn() = look;
+fn is_open(number: i32) -> bool {
+    // SAFETY: F_GETFD takes no pointer and changes nothing (fcntl(2)); an unused number is answered by EBADF.
+    unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::path::PathBuf;
+
+    use super::super::process::{exit_now, is_ignored, wait};
+    use super::super::vfork::vfork;
+    use super::*;
+
+    /// In a child, whose streams and signals are its own.
+    #[test]
+    fn a_stream_that_nobody_gave_us_is_the_null_device_and_a_broken_pipe_an_error() {
+        let found = Cell::new(None);
+        let pid = vfork(&|| {
+            // SAFETY: a number of the child's own, which nobody uses there.
+            unsafe { libc::close(libc::STDIN_FILENO) };
+            prepare();
+            let stream = std::fs::read_link("/proc/self/fd/0").ok();
+            found.set(stream.zip(is_ignored(libc::SIGPIPE).ok()));
+            exit_now(0)
+        });
+        assert_eq!(wait(pid.unwrap()).unwrap().code, Some(0));
+        assert_eq!(found.take(), Some((PathBuf::from("/dev/null"), true)));
+        assert!(!is_standard_output_closed());
+    }
+}
