@@ -16,8 +16,6 @@ use super::vfork::vfork_into;
 
 /// `CLONE_INTO_CGROUP` (clone(2)); libc has it as a type that does not fit.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-/// Highest capability number that is tried; unknown ones answer EINVAL, which is fine.
-const LAST_CAPABILITY: libc::c_ulong = 63;
 
 /// The session of `process`, by the number of its leader. None is one whose leader is outside of our pid namespace, for
 /// which the kernel says 0: rustix takes that for a number (`rustix::process::getsid`).
@@ -47,6 +45,8 @@ pub(crate) struct Init<'a> {
     pub gid_map: &'a [u8],
     /// Be born in this cgroup.
     pub cgroup: Option<BorrowedFd<'a>>,
+    /// What it may do in its user namespace, a bit for each capability (capabilities(7)).
+    pub capabilities: u64,
 }
 
 /// A process we started.
@@ -122,7 +122,7 @@ fn setup(init: &Init<'_>) -> Result<Infallible, (u8, i32)> {
     write_file(c"/proc/self/uid_map", init.uid_map).map_err(at(0))?;
     write_file(c"/proc/self/gid_map", init.gid_map).map_err(at(0))?;
     let executable = place_descriptors(init).map_err(at(1))?;
-    keep_capabilities().map_err(at(2))?;
+    keep_capabilities(init.capabilities).map_err(at(2))?;
     reset_signals().map_err(at(3))?;
     let argv = [init.name.as_ptr(), std::ptr::null()];
     let envp = [std::ptr::null::<libc::c_char>()];
@@ -180,9 +180,9 @@ fn place_descriptors(init: &Init<'_>) -> Result<RawFd, i32> {
     Ok(4)
 }
 
-/// Puts every permitted capability into the ambient set: an exec as uid 1000 would drop them otherwise, and the init
-/// needs them to mount. They are those of the new user namespace, worth nothing outside.
-fn keep_capabilities() -> Result<(), i32> {
+/// Puts capabilities into the ambient set: an exec as uid 1000 would drop them otherwise. They are those of the new user
+/// namespace, worth nothing outside.
+fn keep_capabilities(kept: u64) -> Result<(), i32> {
     #[repr(C)]
     struct Header {
         version: u32,
@@ -207,21 +207,16 @@ fn keep_capabilities() -> Result<(), i32> {
     }; 2];
     // SAFETY: header and sets have the layout of capget(2), version 3.
     check_long(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) })?;
-    for set in &mut sets {
-        set.inheritable = set.permitted;
+    for (set, word) in sets.iter_mut().zip([kept, kept >> 32]) {
+        // A word of the set is 32 bits.
+        set.inheritable = set.permitted & (word & u64::from(u32::MAX)) as u32;
     }
     // SAFETY: as above.
     check_long(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()) })?;
-    for capability in 0..=LAST_CAPABILITY {
+    for capability in (0..u64::BITS).filter(|capability| kept >> capability & 1 == 1) {
+        let capability = libc::c_ulong::from(capability);
         // SAFETY: prctl with numbers only.
-        let raised = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, capability, 0, 0) };
-        match (raised != 0).then(last_errno) {
-            // No permitted one.
-            None | Some(libc::EPERM) => {}
-            // None of this kernel's, as are all that follow.
-            Some(libc::EINVAL) => break,
-            Some(errno) => return Err(errno),
-        }
+        check(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, capability, 0, 0) })?;
     }
     Ok(())
 }

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 
+use rustix::thread::CapabilitySet;
+
 use super::super::error::SandboxError;
 use super::super::orders::INIT_NAME;
 use super::Start;
@@ -10,6 +12,19 @@ use crate::sys::process::{self, Child, Init};
 
 /// The id of the workload inside; the caller's outside.
 const ID: u32 = 1000;
+
+/// What a first process does with its user namespace until it gives all of it up: it mounts (also layers whose owner keeps
+/// them from itself) and changes its root, limits what its user may have, brings up the loopback interface, listens below
+/// port 1024, and locks its securebits. Each is a system call more.
+const CAPABILITIES: CapabilitySet = CapabilitySet::SYS_ADMIN
+    .union(CapabilitySet::SYS_CHROOT)
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::DAC_READ_SEARCH)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::SYS_RESOURCE)
+    .union(CapabilitySet::NET_ADMIN)
+    .union(CapabilitySet::NET_BIND_SERVICE)
+    .union(CapabilitySet::SETPCAP);
 
 /// A gantry binary, open: whatever becomes of its file.
 #[derive(Debug)]
@@ -41,6 +56,7 @@ impl OwnBinary {
             uid_map: &map(rustix::process::geteuid().as_raw()),
             gid_map: &map(rustix::process::getegid().as_raw()),
             cgroup: start.cgroup,
+            capabilities: CAPABILITIES.bits(),
         });
         child.map_err(|source| SandboxError::UserNamespace {
             step: "clone into new namespaces",
