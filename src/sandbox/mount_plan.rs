@@ -10,6 +10,8 @@ use super::orders::RoomOrders;
 
 /// What every writable mount has, but `/tmp` of a package that is built.
 pub(super) const LOCKED: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+/// Where the nodes are, in memory that is there before they are.
+pub(super) const DEV_AT: &str = "dev";
 /// What `/dev` and each of its nodes have.
 pub(super) const DEV: MountFlags = MountFlags::NOSUID.union(MountFlags::NOEXEC);
 /// Nodes of `/dev`: those that ordinary programs open.
@@ -37,11 +39,11 @@ pub(super) struct PlannedMount {
 }
 
 impl PlannedMount {
-    /// Whether libcontainer makes it, where libcontainer makes the container: `/proc`, `/dev` with its nodes, and directories
-    /// of the host. Empty memory is mounted by our init in one call each, once libcontainer is done: libcontainer takes some
-    /// eighty for each place, against an image that it does not know (docs/decisions.md).
+    /// Whether libcontainer makes it, where libcontainer makes the container: `/proc`, the nodes of `/dev`, and directories of
+    /// the host. Empty memory is mounted by our init in one call each, [`DEV_AT`] before libcontainer and the rest once it is
+    /// done: libcontainer takes some eighty for each place, against an image that it does not know (docs/decisions.md).
     pub(super) fn is_for_libcontainer(&self) -> bool {
-        self.at == "dev" || !matches!(self.of, Content::Memory { .. })
+        !matches!(self.of, Content::Memory { .. })
     }
 }
 
@@ -95,7 +97,7 @@ pub(super) fn of_room(room: &RoomOrders) -> Vec<PlannedMount> {
     };
     vec![
         PlannedMount {
-            at: "dev",
+            at: DEV_AT,
             of: Content::Memory {
                 bytes: 64 << 10,
                 inodes: 32,

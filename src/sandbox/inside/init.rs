@@ -109,7 +109,7 @@ fn enter_container(room: &RoomOrders, control: &mut UnixStream) -> Result<(Work,
     layers.build(room, &work.orders)?;
     let ours = mount_plan::of_room(room)
         .into_iter()
-        .filter(|planned| !planned.is_for_libcontainer());
+        .filter(|planned| !planned.is_for_libcontainer() && planned.at != mount_plan::DEV_AT);
     mounts::mount_all(ours)?;
     mounts::finish_room(room)?;
     mounts::write_secrets(&work.orders.secrets, &work.secrets)?;

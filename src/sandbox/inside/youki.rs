@@ -38,10 +38,11 @@ use oci_spec::runtime::Spec;
 use rustix::mount::{unmount, UnmountFlags};
 use rustix::process::Signal;
 
+use super::super::mount_plan::{self, DEV_AT};
 use super::super::orders::{RoomOrders, WorkOrders};
 use super::super::spec::{self, Guest};
 use super::failure::{at, step, Failure};
-use super::mounts::Ground;
+use super::mounts::{self, Ground};
 use super::staging_root::{self, Staging};
 use crate::policy::one_line;
 use crate::sys::process;
@@ -59,13 +60,18 @@ pub(super) struct Layers {
 }
 
 impl Layers {
-    /// Mounts the layers of `room`.
+    /// Mounts the layers of `room`, and memory for its `/dev`.
     pub(super) fn mount(room: &RoomOrders) -> Result<Self, Failure> {
         let mut ground = Ground::prepare(room)?;
         let memory = ground.memory()?;
         let listener = told_to_start(&memory)?;
         let staging = Staging::make(&memory)?;
-        drop(ground.mount_layers(&staging.layers())?);
+        let root = ground.mount_layers(&staging.layers())?;
+        step("enter root", rustix::process::fchdir(&root))?;
+        let dev = mount_plan::of_room(room)
+            .into_iter()
+            .filter(|planned| planned.at == DEV_AT);
+        mounts::mount_all(dev)?;
         Ok(Self { staging, listener })
     }
 
