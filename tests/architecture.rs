@@ -278,6 +278,14 @@ fn other_programs_are_run_by_sys_program_alone() {
 }
 
 #[test]
+fn a_main_of_its_own_is_no_test() {
+    let main = include_str!("../src/main.rs");
+    let manifest = include_str!("../Cargo.toml");
+    let bin = manifest.split("[[bin]]").nth(1).unwrap().split("\n[").next().unwrap();
+    assert_eq!(main.contains("#![no_main]"), bin.contains("\ntest = false"), "{bin}");
+}
+
+#[test]
 fn only_sys_says_unsafe() {
     // The name by which the C library calls a program is one that the compiler cannot answer for.
     let elsewhere = |source: &&Source| source.ranked() != Some("sys") && !source.path.ends_with("main.rs");

@@ -4,7 +4,7 @@
 //! gantry --clone3(user mnt pid ipc uts net cgroup)--> init (pid 1, our binary, empty environment)
 //!    |  ---- control socket: room, work ---------->      |  mounts, pivot_root, restrictions, read back
 //!    |  <--- levels, listeners, end ----------------     |
-//!    |  <--- stdout, stderr pipes ------------------.    |--fork--> workload (never pid 1)
+//!    |  <--- stdout, stderr pipes ------------------.    |--clone-> workload (never pid 1)
 //! ```
 //!
 //! | folder | runs | holds |

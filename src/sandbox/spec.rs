@@ -27,7 +27,7 @@ use super::rlimits::rlimits;
 const VERSION: &str = "1.0.2";
 /// What our init still needs when libcontainer is done: mounts, securebits and the bounding set, the loopback interface,
 /// listeners below port 1024. It gives them up next, and reads back that it did.
-const KEPT: [Capability; 4] = [
+pub(super) const KEPT: [Capability; 4] = [
     Capability::SysAdmin,
     Capability::Setpcap,
     Capability::NetAdmin,

@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -258,19 +259,33 @@ fn last_errno() -> i32 {
     unsafe { *libc::__errno_location() }
 }
 
-/// Replaces this process; returns only with an error.
-pub(crate) fn exec(path: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
-    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
-        strings
-            .iter()
-            .map(|string| string.as_ptr())
-            .chain([std::ptr::null()])
-            .collect()
-    };
-    let (argv, env) = (pointers(argv), pointers(env));
-    // SAFETY: NULL-terminated arrays of NUL-terminated strings that live until the call fails.
-    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
-    io::Error::last_os_error()
+/// Arguments and environment of a program, as execve(2) wants them.
+pub(crate) struct Execution<'a> {
+    argv: Vec<*const libc::c_char>,
+    env: Vec<*const libc::c_char>,
+    strings: PhantomData<&'a CString>,
+}
+
+impl<'a> Execution<'a> {
+    /// Of these strings.
+    pub(crate) fn new(argv: &'a [CString], env: &'a [CString]) -> Self {
+        let pointers = |strings: &[CString]| {
+            let pointers = strings.iter().map(|string| string.as_ptr());
+            pointers.chain([std::ptr::null()]).collect()
+        };
+        Self {
+            argv: pointers(argv),
+            env: pointers(env),
+            strings: PhantomData,
+        }
+    }
+
+    /// Replaces this process by the program at `path`; returns only with an error. A system call, and nothing else.
+    pub(crate) fn exec(&self, path: &CStr) -> io::Error {
+        // SAFETY: NULL-terminated arrays of NUL-terminated strings, which live as long as this.
+        unsafe { libc::execve(path.as_ptr(), self.argv.as_ptr(), self.env.as_ptr()) };
+        io::Error::last_os_error()
+    }
 }
 
 /// The default disposition for `signal`.
@@ -321,18 +336,6 @@ pub(crate) fn duplicate(number: u32) -> io::Result<OwnedFd> {
     }
     // SAFETY: a new descriptor that nobody else knows.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
-}
-
-/// The default disposition for SIGSEGV and SIGBUS, for which Rust's own start-up has handlers, where it is used.
-///
-/// A first process of a pid namespace is deaf to signals from inside that have no handler. With these two handlers and
-/// the one for SIGCHLD, whoever sends all three in a loop overflows the alternate signal stack, and that kills it.
-pub(crate) fn default_fault_signals() {
-    // SAFETY: installs no handler; a real fault ends the process, as it would after the runtime's message.
-    unsafe {
-        libc::signal(libc::SIGSEGV, libc::SIG_DFL);
-        libc::signal(libc::SIGBUS, libc::SIG_DFL);
-    }
 }
 
 /// Ends this process at once: no destructors, no flushing of what a fork copied.

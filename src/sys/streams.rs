@@ -2,14 +2,11 @@
 //!
 //! A standard stream that nobody gave us is `/dev/null`, or the next file that is opened would be it. Of standard output that is
 //! remembered: what is written there would be lost without a word. A pipe that nobody reads is an error and no signal. What
-//! Rust does besides is a message for a stack that has grown too far, for which it reads the table of our memory at every
-//! start, and makes a stack for it.
+//! Rust does besides is a name for this thread, which a panic says, and a message for a stack that has grown too far, for which
+//! it reads the table of our memory at every start, and makes a stack for it.
 #![allow(unsafe_code, reason = "asks the kernel for numbers that nobody may have opened")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// How a program ends that has no streams: as one that could not do what it was told to.
-const CANNOT_START: i32 = 1;
 
 static IS_CLOSED: AtomicBool = AtomicBool::new(false);
 
@@ -31,7 +28,10 @@ pub(crate) fn prepare() {
         let opened = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) };
         if opened != number {
             // A program that goes on would print into its own files.
-            super::process::exit_now(CANNOT_START);
+            let told = b"gantry: a standard stream is closed, and /dev/null cannot be opened in its place\n";
+            // SAFETY: writes a live buffer of that length, where standard error is open.
+            unsafe { libc::write(libc::STDERR_FILENO, told.as_ptr().cast(), told.len()) };
+            std::process::abort();
         }
     }
     super::process::ignore_signal(libc::SIGPIPE);

@@ -14,7 +14,9 @@ const STACK: usize = 4096;
 
 /// Starts `child` in a new process as soon as it may run, and returns its number once it has executed something or is gone.
 ///
-/// What it changes in memory is changed for us, too; that is how it says why it executed nothing.
+/// What it changes in memory is changed for us, too; that is how it says why it executed nothing. So it may make system calls and
+/// write to what it was given, and nothing else: what it allocates stays ours when it executes, a lock that it holds when it is
+/// killed is never released, and a descriptor that it opens has its number there alone.
 pub(crate) fn vfork<F: Fn() -> Infallible>(child: &F) -> io::Result<i32> {
     let mut stack = Vec::<u128>::with_capacity(STACK);
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
@@ -85,7 +87,7 @@ unsafe fn clone_and_wait<F: Fn() -> Infallible>(number: i64, arguments: [u64; 2]
 mod tests {
     use std::cell::Cell;
 
-    use super::super::process::{self, exec, exit_now, wait};
+    use super::super::process::{self, exit_now, wait, Execution};
     use super::*;
 
     #[test]
@@ -105,9 +107,10 @@ mod tests {
     fn a_child_that_executes_something_lets_us_go_on() {
         let failed = Cell::new(false);
         let (argv, env) = ([c"sh".into(), c"-c".into(), c"exit 3".into()], []);
+        let execution = Execution::new(&argv, &env);
         let pid = vfork(&|| {
             process::default_signals();
-            drop(exec(c"/bin/sh", &argv, &env));
+            drop(execution.exec(c"/bin/sh"));
             failed.set(true);
             exit_now(1)
         });

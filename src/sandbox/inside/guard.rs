@@ -59,7 +59,7 @@ pub(super) fn guard(
     }
     tell(control, &Report::Restricted(findings.levels))?;
 
-    // Before the fork, so that no end of a child is missed.
+    // Before the clone, so that no end of a child is missed.
     let (mut woken, waker) = UnixStream::pair().map_err(at("make a signal pipe"))?;
     signal_hook::low_level::pipe::register(SIGCHLD, waker).map_err(at("watch for children"))?;
     let begun = workload::begin(room, &work.orders, &work.secrets);

@@ -76,7 +76,6 @@ fn become_first() -> Result<(), Failure> {
     step("enter /", rustix::process::chdir("/"))?;
     be_first_to_go()?;
     process::forbid_dumps().map_err(at("forbid dumps"))?;
-    process::default_fault_signals();
     restrict::raise_open_files().map_err(at("raise the limit on open files"))
 }
 

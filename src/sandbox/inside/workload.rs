@@ -8,7 +8,7 @@ use std::io;
 use super::super::bundle::Place;
 use super::super::orders::{is_not_found, Obstacle, RoomOrders, WorkOrders};
 use super::restrict;
-use crate::sys::process;
+use crate::sys::process::{self, Execution};
 use crate::sys::vfork::vfork;
 
 /// What became of the workload's exec.
@@ -28,10 +28,11 @@ pub(super) fn begin(room: &RoomOrders, orders: &WorkOrders, secrets: &[Vec<u8>])
     let secret = secret.filter(|((_, place), _)| *place == Place::Variable);
     let env = env.chain(secret.map(|((name, _), value)| variable(name, value)));
     let env = env.collect::<io::Result<Vec<_>>>()?;
-    let candidates = candidates(orders)?;
+    let (candidates, cwd) = (candidates(orders)?, strings(std::slice::from_ref(&orders.cwd))?);
+    let execution = Execution::new(&argv, &env);
     let failed = Cell::new(None);
     let pid = vfork(&|| {
-        failed.set(Some(become_workload(room, orders, &candidates, &argv, &env)));
+        failed.set(Some(become_workload(room, &cwd, &candidates, &execution)));
         process::exit_now(126)
     })?;
     match failed.get() {
@@ -43,25 +44,25 @@ pub(super) fn begin(room: &RoomOrders, orders: &WorkOrders, secrets: &[Vec<u8>])
     }
 }
 
+/// In the init's memory: it makes system calls, and allocates nothing that the init would keep.
 fn become_workload(
     room: &RoomOrders,
-    orders: &WorkOrders,
+    cwd: &[CString],
     candidates: &[CString],
-    argv: &[CString],
-    env: &[CString],
+    execution: &Execution<'_>,
 ) -> (Obstacle, i32) {
     let errno = |error: io::Error| error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error());
     let prepared = rustix::process::setsid()
         .map_err(io::Error::from)
         .and_then(|_| restrict::limit(room))
-        .and_then(|()| Ok(rustix::process::chdir(&*orders.cwd)?));
+        .and_then(|()| Ok(cwd.iter().try_for_each(rustix::process::chdir)?));
     if let Err(error) = prepared {
         return (Obstacle::Preparation, errno(error));
     }
     process::default_signals();
     let mut failed = (Obstacle::Missing, rustix::io::Errno::NOENT.raw_os_error());
     for path in candidates {
-        let error = errno(process::exec(path, argv, env));
+        let error = errno(execution.exec(path));
         // As execvp(3) does: something that is there but cannot be executed is the better answer.
         if is_not_found(failed.1) && !is_not_found(error) {
             failed = (Obstacle::Refused, error);

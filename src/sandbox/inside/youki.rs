@@ -12,7 +12,7 @@
 //! | keeps descriptors for who is named in `LISTEN_FDS` | the init has no environment |
 //! | opens `/dev/null` anew, read-only, where it is a standard stream | ours are pipes, always |
 //! | looks its home up with the image's own modules | the specification names one |
-//! | leaves `/dev` and its nodes writable, and adds nodes | [`Layers::build`] takes them away, `mounts.rs` locks the rest |
+//! | leaves the nodes of `/dev` writable, and adds some | [`Layers::build`] takes those away, `mounts.rs` mounts `/dev` and locks the rest |
 //! | says nothing but "failed to prepare rootfs" | what people can get wrong is tried before, in our words |
 //! | reads the mount table as UTF-8, however long it is | the host's is left before (`staging_root.rs`) |
 //! | goes to the socket by `chdir`, and back by the name of the directory | the init stands in `/` |

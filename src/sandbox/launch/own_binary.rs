@@ -64,3 +64,20 @@ impl OwnBinary {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::spec::KEPT;
+    use super::*;
+
+    /// libcontainer cannot keep what the init has not got.
+    #[test]
+    fn the_init_has_all_that_is_kept_of_it() {
+        let has: Vec<&str> = CAPABILITIES.iter_names().map(|(name, _)| name).collect();
+        for kept in KEPT {
+            let name = kept.to_string();
+            let name = name.trim_start_matches("CAP_");
+            assert!(has.contains(&name), "{name} is none of {has:?}");
+        }
+    }
+}
