@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use rustix::fs::{fcntl_getfl, OFlags};
+use rustix::io::Errno;
 
 use crate::sys::process::duplicate;
+use crate::sys::streams;
 
 /// The number of standard output.
 const STANDARD_OUTPUT: u32 = 1;
@@ -60,6 +62,10 @@ pub(super) fn checked(path: &Path) -> Result<(), String> {
 
 /// What the caller left open at `number`, for writing.
 pub(super) fn open_descriptor(number: u32) -> io::Result<File> {
+    if number == STANDARD_OUTPUT && streams::is_standard_output_closed() {
+        // What has its number now is not what our caller gave us: nothing.
+        return Err(Errno::BADF.into());
+    }
     let file = File::from(duplicate(number)?);
     if fcntl_getfl(&file)? & OFlags::RWMODE == OFlags::RDONLY {
         return Err(io::Error::new(

@@ -27,14 +27,18 @@ pub(super) fn print_json<T: Serialize>(value: &T) -> Result<u8, CommandError> {
 /// Prints a line of data; returns the exit code of success. A closed pipe is a quiet success: the reader has what it
 /// wanted.
 pub(super) fn print_line<T: Display + ?Sized>(line: &T) -> Result<u8, CommandError> {
-    let written = match streams::is_standard_output_closed() {
-        true => Err(Errno::BADF.into()),
-        false => writeln!(io::stdout(), "{line}"),
-    };
-    match written {
+    match standard_output().and_then(|mut stdout| writeln!(stdout, "{line}")) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(0),
         Err(source) => Err(failed(source)),
         Ok(()) => Ok(0),
+    }
+}
+
+/// Our standard output; an error when nobody gave us one.
+pub(super) fn standard_output() -> io::Result<io::Stdout> {
+    match streams::is_standard_output_closed() {
+        true => Err(Errno::BADF.into()),
+        false => Ok(io::stdout()),
     }
 }
 
@@ -82,7 +86,8 @@ fn indented(text: &str) -> String {
     escape(text.trim_end()).replace('\n', "\n  ")
 }
 
-fn failed(source: io::Error) -> CommandError {
+/// Standard output cannot be written.
+pub(super) fn failed(source: io::Error) -> CommandError {
     CommandError::File {
         action: "write",
         path: "standard output".to_owned(),

@@ -7,6 +7,7 @@ use clap_complete::aot::{generate, Bash, Fish, Zsh};
 
 use super::args::{Cli, Shell};
 use super::error::CommandError;
+use super::output::{failed, standard_output};
 
 /// Prints the completions of `shell`.
 pub(super) fn completions(shell: Shell) -> Result<u8, CommandError> {
@@ -61,17 +62,9 @@ fn page(words: &[String]) -> Result<Vec<u8>, CommandError> {
 
 /// A closed pipe is a quiet success.
 fn print(text: &[u8]) -> Result<u8, CommandError> {
-    match io::stdout().write_all(text) {
+    match standard_output().and_then(|mut stdout| stdout.write_all(text)) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(failed(error)),
         _ => Ok(0),
-    }
-}
-
-fn failed(source: io::Error) -> CommandError {
-    CommandError::File {
-        action: "write",
-        path: "standard output".to_owned(),
-        source,
     }
 }
 

@@ -94,8 +94,13 @@ fn before(needed: RoomNeeded, disk_lacks: u64, nothing: Coming) -> Vec<Coming> {
     let is_least = disk_lacks == 0 || needed == least;
     if is_least && nothing.only_here == OnlyHere::Last {
         let only_here = OnlyHere::Last;
+        // The layers of what a build downloads may be there.
+        let bytes = match needed.images {
+            0 => needed.certain,
+            _ => least.likely,
+        };
         wishes.push(Coming {
-            bytes: least.likely,
+            bytes,
             only_here,
             ..likely
         });
@@ -190,6 +195,11 @@ mod tests {
         assert_eq!(
             asked(&store, limits, needed, 0),
             [(true, 40, 0, stay), (true, 20, 0, last)]
+        );
+        let download = RoomNeeded { images: 0, ..needed };
+        assert_eq!(
+            asked(&store, limits, download, 0),
+            [(true, 40, 0, stay), (true, 10, 0, last)]
         );
         assert_eq!(
             asked(&store, limits, needed, 5),

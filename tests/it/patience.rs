@@ -1,12 +1,13 @@
 //! Nobody makes gantry wait for ever: secrets that do not come, and output that nobody reads.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::common::wait::{eventually, is_so};
+use crate::common::wait::{eventually, is_so, send};
 use crate::common::{done, function, holder_of, shared, tiny, Gantry, DEGRADED};
 
 fn outcome(path: &std::path::Path) -> Value {
@@ -181,6 +182,60 @@ fn a_run_whose_output_nobody_reads_ends_and_frees_its_slot() {
             .unwrap(),
     );
     assert_eq!((next.code, next.stdout.len()), (0, 100_001), "{}", next.stderr);
+}
+
+#[test]
+fn a_run_that_is_told_to_stop_does_not_wait_for_its_reader_until_its_time_limit() {
+    let gantry = shared();
+    let code = "import sys, time\nsys.stdout.write('x' * 1_000_000)\n";
+    gantry.build(function(code, None).path(), "patience:stop");
+    let mut command = gantry.command();
+    command.args([
+        "run",
+        "--allow-degraded",
+        DEGRADED,
+        "--timeout",
+        "3000s",
+        "patience:stop",
+    ]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // What it prints is there, and more than the pipe holds.
+    let mut first = [0; 1];
+    child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    send(&child, Signal::TERM);
+    eventually("gantry waits for a reader", || {
+        is_so(child.try_wait().unwrap().is_some(), "it is alive")
+    });
+    let mut told = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(143), "{told}");
+    assert!(!told.contains("Connection timed out"), "{told}");
+}
+
+#[test]
+fn what_nobody_can_read_is_an_error_of_whatever_writes_there() {
+    let gantry = shared();
+    gantry.build(function("", None).path(), "patience:closed");
+    let binary = env!("CARGO_BIN_EXE_gantry");
+    for (words, code) in [
+        ("save patience:closed -", 1),
+        ("man build", 1),
+        ("completions bash", 1),
+        ("images ls", 1),
+        ("copy patience:closed closed:1 --report -", 1),
+        ("run --allow-degraded memory,cpu --report - patience:closed", 125),
+    ] {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("exec {binary} {words} >&-")]);
+        shell.env("HOME", &gantry.home).env("GANTRY_ROOT", &gantry.root);
+        let refused = done(shell.output().unwrap());
+        assert_eq!(refused.code, code, "{words}: {}", refused.stderr);
+        assert!(
+            refused.stderr.contains("Bad file descriptor"),
+            "{words}: {}",
+            refused.stderr
+        );
+    }
 }
 
 #[test]

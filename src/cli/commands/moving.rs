@@ -10,7 +10,7 @@ use crate::cli::error::CommandError;
 use crate::cli::escape::escape;
 use crate::cli::movement::Movement;
 use crate::cli::moving_args::MovingArgs;
-use crate::cli::output::print_line;
+use crate::cli::output::{failed, print_line, standard_output};
 use crate::cli::progress::Narrator;
 use crate::cli::report::Report;
 use crate::cli::session::Session;
@@ -228,7 +228,7 @@ pub(super) fn save(session: &Session, reference: &Reference, file: &Path) -> Res
             "save {reference}: standard output is a terminal, and an archive is no text; name a file, or redirect it: `gantry save {reference} - >FILE`"
         )));
     } else {
-        ops::save(&session.store, reference, io::stdout())?
+        ops::save(&session.store, reference, standard_output().map_err(failed)?)?
     };
     if session.verbosity > Verbosity::Quiet {
         let to = match file == Path::new("-") {

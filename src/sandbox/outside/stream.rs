@@ -116,7 +116,11 @@ impl Stream {
 
     /// Why something could not be written, if that was so. A closed pipe has had what it wanted.
     pub(super) fn unwritable(&self) -> Option<io::Error> {
-        self.unwritable.map(Into::into)
+        self.unwritable.map(|errno| match errno {
+            // Ours: no kernel says that of a pipe.
+            Errno::TIMEDOUT => io::Error::new(io::ErrorKind::TimedOut, "nobody read it in time"),
+            errno => errno.into(),
+        })
     }
 
     /// Passes on some of what is kept, when our stream is ready for it; else reads once, and forgets the pipe at its end.

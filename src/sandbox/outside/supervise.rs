@@ -430,18 +430,17 @@ impl Sandbox {
         Ok(ended)
     }
 
-    /// Everyone who could write is dead. Our own reader may take what is left of the time limit, and [`UNREAD`]; a signal is
-    /// for us then. Where nobody may be there to read, or no time is left, it gets a moment.
+    /// Everyone who could write is dead. Our own reader may take what is left of the time limit, and [`UNREAD`], of which it has the
+    /// latter where the run was told to stop; a signal is for us then. Where nobody may be there to read, or no time is left, it
+    /// gets a moment.
     fn pass_on_the_rest(&mut self, signals: &Signals) -> Result<(), SandboxError> {
-        let is_short = matches!(
-            self.end,
-            Some(End::Stopped(Stop::CallerEnded { .. } | Stop::Deadline { .. }))
-        );
         let now = Instant::now();
-        let until = match is_short {
-            true => now + LAST_WORDS,
+        let is_stopped = matches!(self.end, Some(End::Stopped(_)));
+        let until = match self.end {
+            Some(End::Stopped(Stop::CallerEnded { .. } | Stop::Deadline { .. })) => now + LAST_WORDS,
+            Some(End::Stopped(Stop::Signal(_))) => now + UNREAD,
             // The time limit is one for the whole run; a run that used all of it does not punish its reader.
-            false => {
+            _ => {
                 let limit = self.clock.started.and_then(|started| started.checked_add(self.timeout));
                 limit.map_or(now, |limit| limit.max(now)).max(now + UNREAD)
             }
@@ -473,7 +472,7 @@ impl Sandbox {
             if err {
                 self.stderr.proceed();
             }
-            if signals.take().is_some() || (is_short && left.is_zero()) {
+            if signals.take().is_some() || (is_stopped && left.is_zero()) {
                 self.stdout.abandon();
                 self.stderr.abandon();
             } else if left.is_zero() {
