@@ -87,7 +87,7 @@ fn before(needed: RoomNeeded, disk_lacks: u64, nothing: Coming) -> Vec<Coming> {
         ..likely
     };
     let mut wishes = vec![likely];
-    if disk_lacks > 0 {
+    if disk_lacks > 0 && nothing.limits.are_set() {
         wishes.push(disk_alone);
     }
     // Of a full disk so much is asked for next.
@@ -216,10 +216,7 @@ mod tests {
         );
         // Nobody has said that it may go.
         let none = CacheLimits::default();
-        assert_eq!(
-            asked(&store, none, needed.at_least(), 5),
-            [(false, 20, 5, stay), (false, 20, 5, stay)]
-        );
+        assert_eq!(asked(&store, none, needed.at_least(), 5), [(false, 20, 5, stay)]);
         assert_eq!(asked(&store.warmed(), limits, needed, 0), [(true, 40, 0, stay)]);
     }
 }

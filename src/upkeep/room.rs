@@ -187,12 +187,18 @@ mod tests {
     use super::*;
     use crate::store::tests::{examples, store};
 
-    #[test]
-    fn what_nobody_can_fetch_again_does_not_go_instead_of_what_builds_can_make_again() {
-        let (_scratch, store) = store();
+    /// A store with `own:1`, which no registry has.
+    fn with_an_image() -> (tempfile::TempDir, Store) {
+        let (scratch, store) = store();
         let own = examples::image(&store, &[&[("a", 100_000)]]);
         store.images().prepare(&own).unwrap();
         store.names().set(&"own:1".parse().unwrap(), &own.digest).unwrap();
+        (scratch, store)
+    }
+
+    #[test]
+    fn what_nobody_can_fetch_again_does_not_go_instead_of_what_builds_can_make_again() {
+        let (_scratch, store) = with_an_image();
         let total = || store.tally(Count::Exact).unwrap().total;
         let room = |max_bytes| {
             let limits = CacheLimits {
@@ -219,10 +225,7 @@ mod tests {
 
     #[test]
     fn the_disk_has_room_also_where_the_limits_cannot_be_kept() {
-        let (_scratch, store) = store();
-        let own = examples::image(&store, &[&[("a", 100_000)]]);
-        store.images().prepare(&own).unwrap();
-        store.names().set(&"own:1".parse().unwrap(), &own.digest).unwrap();
+        let (_scratch, store) = with_an_image();
         store.downloads().put(&vec![7; 400_000]).unwrap();
         let limits = CacheLimits {
             max_bytes: Some(1),
@@ -247,10 +250,7 @@ mod tests {
 
     #[test]
     fn what_a_dead_process_had_put_aside_is_gone_before_something_else_goes() {
-        let (_scratch, store) = store();
-        let own = examples::image(&store, &[&[("a", 100_000)]]);
-        store.images().prepare(&own).unwrap();
-        store.names().set(&"own:1".parse().unwrap(), &own.digest).unwrap();
+        let (_scratch, store) = with_an_image();
         let limits = CacheLimits {
             max_bytes: Some(store.tally(Count::Exact).unwrap().total + 100_000),
             low_water: 100,

@@ -187,7 +187,7 @@ fn a_run_whose_output_nobody_reads_ends_and_frees_its_slot() {
 #[test]
 fn a_run_that_is_told_to_stop_does_not_wait_for_its_reader_until_its_time_limit() {
     let gantry = shared();
-    let code = "import sys, time\nsys.stdout.write('x' * 1_000_000)\n";
+    let code = "import sys\nsys.stdout.write('x' * 1_000_000)\n";
     gantry.build(function(code, None).path(), "patience:stop");
     let mut command = gantry.command();
     command.args([

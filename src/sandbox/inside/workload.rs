@@ -2,7 +2,7 @@
 //! init's memory, where it leaves word of what it could not do.
 
 use std::cell::Cell;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 
 use super::super::bundle::Place;
@@ -28,7 +28,7 @@ pub(super) fn begin(room: &RoomOrders, orders: &WorkOrders, secrets: &[Vec<u8>])
     let secret = secret.filter(|((_, place), _)| *place == Place::Variable);
     let env = env.chain(secret.map(|((name, _), value)| variable(name, value)));
     let env = env.collect::<io::Result<Vec<_>>>()?;
-    let (candidates, cwd) = (candidates(orders)?, strings(std::slice::from_ref(&orders.cwd))?);
+    let (candidates, cwd) = (candidates(orders)?, string(&orders.cwd)?);
     let execution = Execution::new(&argv, &env);
     let failed = Cell::new(None);
     let pid = vfork(&|| {
@@ -47,7 +47,7 @@ pub(super) fn begin(room: &RoomOrders, orders: &WorkOrders, secrets: &[Vec<u8>])
 /// In the init's memory: it makes system calls, and allocates nothing that the init would keep.
 fn become_workload(
     room: &RoomOrders,
-    cwd: &[CString],
+    cwd: &CStr,
     candidates: &[CString],
     execution: &Execution<'_>,
 ) -> (Obstacle, i32) {
@@ -55,7 +55,7 @@ fn become_workload(
     let prepared = rustix::process::setsid()
         .map_err(io::Error::from)
         .and_then(|_| restrict::limit(room))
-        .and_then(|()| Ok(cwd.iter().try_for_each(rustix::process::chdir)?));
+        .and_then(|()| Ok(rustix::process::chdir(cwd)?));
     if let Err(error) = prepared {
         return (Obstacle::Preparation, errno(error));
     }
@@ -100,10 +100,10 @@ fn variable(name: &str, value: &[u8]) -> io::Result<CString> {
     CString::new([name.as_bytes(), b"=", value].concat()).map_err(nul)
 }
 
+fn string(text: &str) -> io::Result<CString> {
+    CString::new(text).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "an argument holds a NUL"))
+}
+
 fn strings(texts: &[String]) -> io::Result<Vec<CString>> {
-    let nul = |_| io::Error::new(io::ErrorKind::InvalidInput, "an argument holds a NUL");
-    texts
-        .iter()
-        .map(|text| CString::new(text.as_bytes()).map_err(nul))
-        .collect()
+    texts.iter().map(|text| string(text)).collect()
 }

@@ -21,6 +21,15 @@ fn four() -> (Fake, [String; 4]) {
     (fake, names)
 }
 
+/// Two images that no registry has, and their names.
+fn two_of_its_own(gantry: &Gantry) -> [String; 2] {
+    let own = ["own:0", "own:1"].map(str::to_owned);
+    for (seed, name) in own.iter().enumerate() {
+        image(gantry, name, &[(10 + seed as u64, LAYER)]);
+    }
+    own
+}
+
 /// Adds `[cache]` to the configuration.
 fn limit(gantry: &Gantry, text: &str) {
     let file = gantry.home.join(".config/gantry/config.toml");
@@ -56,10 +65,7 @@ fn pull_at_once(fake: &Fake, gantry: &Gantry, names: &[String]) {
 fn what_only_this_store_has_stays_while_what_can_go_comes_at_once() {
     let (fake, wanted) = four();
     let gantry = store_of(&[&fake], "");
-    let own = ["own:0", "own:1"].map(str::to_owned);
-    for (seed, name) in own.iter().enumerate() {
-        image(&gantry, name, &[(10 + seed as u64, LAYER)]);
-    }
+    let own = two_of_its_own(&gantry);
     limit(&gantry, "max_images = 3\nlow_water = 100\n");
     pull_at_once(&fake, &gantry, &wanted);
     let left = names(&gantry);
@@ -150,10 +156,7 @@ fn images_that_only_this_store_has_have_their_places_before_a_list() {
 fn what_is_warmed_takes_no_room_from_what_only_this_store_has() {
     let (fake, wanted) = four();
     let gantry = store_of(&[&fake], "");
-    let own = ["own:0", "own:1"].map(str::to_owned);
-    for (seed, name) in own.iter().enumerate() {
-        image(&gantry, name, &[(10 + seed as u64, LAYER)]);
-    }
+    let own = two_of_its_own(&gantry);
     let most = stats(&gantry)["physical"].as_u64().unwrap() + 500_000;
     limit(&gantry, &format!("max_bytes = {most}\nlow_water = 100\n"));
     let warmed = gantry.gantry(["cache", "warm", &wanted[0], &wanted[1]]);
