@@ -502,8 +502,8 @@ def doctor_finds_memory_and_cpu_enforced_at_login():
 
 def bundles_run_under_other_runtimes():
     # crun runs it as user 1000 and as root of its namespace, runc as root alone.
-    examples = {image.split(":")[0] for image in images() if (PAYLOAD / "examples" / image.split(":")[0]).is_dir()}
-    check({"hello", "beam"} <= examples, f"there are only {examples}")
+    examples = {expected.parent.name for expected in (PAYLOAD / "examples").glob("*/expected.txt")}
+    check({"beam", "hello", "ode", "series"} <= examples, f"there are only {examples}")
     for example in sorted(examples):
         source = PAYLOAD / "examples" / example
         expected = (source / "expected.txt").read_text()
@@ -514,11 +514,6 @@ def bundles_run_under_other_runtimes():
                 printed = elsewhere(runtime, user, example, source, pathlib.Path(scratch))
             check(printed == expected, f"{example} under {runtime} as {user}: {printed!r}")
             print(f"  {example} under {runtime} as {user}", flush=True)
-
-
-def images():
-    done = subprocess.run([GANTRY, "images", "ls", "-q"], env=ENVIRONMENT, capture_output=True, text=True, check=True)
-    return done.stdout.split()
 
 
 def run_of(image, source):
