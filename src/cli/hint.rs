@@ -29,7 +29,7 @@ use crate::sandbox::{NoCaller, SandboxError};
 use crate::sys::space;
 use crate::transfer::{FetchError, TransferError};
 
-const NO_USER_NAMESPACE: &str = "this machine does not let you make a user namespace: check `sysctl user.max_user_namespaces`, kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns";
+const NO_USER_NAMESPACE: &str = "this machine does not let you make a user namespace: check `sysctl user.max_user_namespaces user.max_net_namespaces`, kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns";
 const NO_IMAGE: &str = "`gantry images ls` lists the images; `gantry build DIR --tag NAME` makes one";
 const ENTRYPOINT: &str = "--entrypoint PROGRAM runs a program of the image; arguments follow the image";
 const NO_FUNCTION: &str = "a function is a directory with user_function.py; name another: `gantry build DIR`";

@@ -10,8 +10,10 @@ use super::orders::RoomOrders;
 
 /// What every writable mount has, but `/tmp` of a package that is built.
 pub(super) const LOCKED: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
-/// Where the nodes are, in memory that is there before they are.
-pub(super) const DEV_AT: &str = "dev";
+/// Where the files are that say what machine it is.
+pub(super) const SYS_AT: &str = "sys";
+/// Where processes are: the kernel lets a user mount them only while there is a `/proc` that hides nothing.
+const PROC_AT: &str = "proc";
 /// What `/dev` and each of its nodes have.
 pub(super) const DEV: MountFlags = MountFlags::NOSUID.union(MountFlags::NOEXEC);
 /// Nodes of `/dev`: those that ordinary programs open.
@@ -34,16 +36,23 @@ pub(super) struct PlannedMount {
     pub of: Content,
     /// How it is mounted.
     pub flags: MountFlags,
-    /// It becomes read-only as soon as it is filled.
+    /// It becomes read-only as soon as it is filled. Such memory is one file system ([`ground`]), bound in places.
     pub is_sealed: bool,
 }
 
 impl PlannedMount {
-    /// Whether libcontainer makes it, where libcontainer makes the container: `/proc`, the nodes of `/dev`, and directories of
-    /// the host. Empty memory is mounted by our init in one call each, [`DEV_AT`] before libcontainer and the rest once it is
-    /// done: libcontainer takes some eighty for each place, against an image that it does not know (docs/decisions.md).
+    /// Whether libcontainer makes it, where libcontainer makes the container: directories of the host, besides the nodes of
+    /// `/dev`. A file system of its own is mounted by our init in one call, [`PROC_AT`] and what is sealed before libcontainer
+    /// and the rest once it is done: libcontainer takes some eighty for each place, against an image that it does not know
+    /// (docs/decisions.md).
     pub(super) fn is_for_libcontainer(&self) -> bool {
-        !matches!(self.of, Content::Memory { .. })
+        matches!(self.of, Content::Directory(_))
+    }
+
+    /// Whether it is there before libcontainer works.
+    #[cfg(feature = "libcontainer")]
+    pub(super) fn is_before_libcontainer(&self) -> bool {
+        self.is_sealed || self.at == PROC_AT
     }
 }
 
@@ -97,7 +106,7 @@ pub(super) fn of_room(room: &RoomOrders) -> Vec<PlannedMount> {
     };
     vec![
         PlannedMount {
-            at: DEV_AT,
+            at: "dev",
             of: Content::Memory {
                 bytes: 64 << 10,
                 inodes: 32,
@@ -108,13 +117,13 @@ pub(super) fn of_room(room: &RoomOrders) -> Vec<PlannedMount> {
         },
         memory("dev/shm", room.shm_bytes, "1777"),
         PlannedMount {
-            at: "sys",
+            at: SYS_AT,
             of: machine_memory(room),
             flags: LOCKED,
             is_sealed: true,
         },
         PlannedMount {
-            at: "proc",
+            at: PROC_AT,
             of: if room.machine.is_empty() {
                 Content::Processes
             } else {
@@ -135,6 +144,23 @@ pub(super) fn of_input(path: &str) -> PlannedMount {
         of: Content::Directory(path.to_owned()),
         flags: LOCKED.union(MountFlags::RDONLY),
         is_sealed: false,
+    }
+}
+
+/// The memory that a sandbox is made on: what is sealed of it is bound in its root, and the rest is gone when that is `/`.
+pub(super) fn ground(plan: &[PlannedMount]) -> Content {
+    // For /etc/hosts, the places of mounts, and what libcontainer asks for.
+    let (mut all_bytes, mut all_inodes) = (64 << 10, 32);
+    for planned in plan.iter().filter(|planned| planned.is_sealed) {
+        if let Content::Memory { bytes, inodes, .. } = planned.of {
+            all_bytes += bytes;
+            all_inodes += inodes;
+        }
+    }
+    Content::Memory {
+        bytes: all_bytes,
+        inodes: all_inodes,
+        mode: "0755",
     }
 }
 
@@ -192,6 +218,21 @@ mod tests {
         assert_eq!(executable(Purpose::Function), [""; 0]);
         assert_eq!(executable(Purpose::Compilation), [""; 0]);
         assert_eq!(executable(Purpose::PackageBuild), ["tmp"]);
+    }
+
+    #[test]
+    fn what_is_sealed_has_room_in_one_memory() {
+        let plan = of_room(&room(Purpose::Function));
+        let sealed = plan.iter().filter(|mount| mount.is_sealed);
+        let sealed: Vec<_> = sealed.map(|mount| (mount.at, mount.of.clone())).collect();
+        assert_eq!(sealed.iter().map(|(at, _)| *at).collect::<Vec<_>>(), ["dev", "sys"]);
+        let of = |content: &Content| match content {
+            Content::Memory { bytes, inodes, .. } => (*bytes, *inodes),
+            other => panic!("{other:?}"),
+        };
+        let (bytes, inodes) = of(&ground(&plan));
+        assert!(bytes > sealed.iter().map(|(_, content)| of(content).0).sum::<u64>());
+        assert!(inodes > sealed.iter().map(|(_, content)| of(content).1).sum::<u64>());
     }
 
     #[test]

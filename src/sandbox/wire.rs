@@ -1,22 +1,24 @@
 //! The frames of the control socket between gantry and an init; [`super::orders`] has what is in them.
 //!
 //! ```text
-//! gantry -> init   J room orders | J work orders | S secret ... | T (send everything SIGTERM; at most once)
+//! gantry -> init   J room orders | N | J work orders | S secret ... | T (send everything SIGTERM; at most once)
 //! init -> gantry   J report ...                     or, before it is our binary, E step errno
 //! ```
 //!
 //! `J` and `S` are followed by a length (u32, native order) and that many bytes, `J` of JSON, `S` of a secret's value.
-//! `E` is [`crate::sys::process::SETUP_FAILED`]. A report may come with descriptors. Nothing of the workload ever holds
-//! this socket: it is closed by the workload's exec.
+//! `E` is [`crate::sys::process::SETUP_FAILED`]. `N` comes with the descriptor of a network namespace, and a report may come
+//! with some. Nothing of the workload ever holds this socket: it is closed by the workload's exec.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use rustix::io::Errno;
 use rustix::net::{
     recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags,
 };
+use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 use serde::Serialize;
 
 use crate::policy::MOST_EGRESS;
@@ -28,6 +30,7 @@ const MAX_FRAME: u32 = 16 << 20;
 const MOST_DESCRIPTORS: usize = 1 + MOST_EGRESS;
 const JSON: u8 = b'J';
 const SECRET: u8 = b'S';
+const NETWORK: u8 = b'N';
 /// One thing read from the socket.
 #[derive(Debug)]
 pub(crate) enum Frame {
@@ -162,6 +165,50 @@ pub(crate) fn send_with<T: Serialize>(
 ) -> io::Result<()> {
     let mut frame = Vec::new();
     send(&mut frame, value)?;
+    send_raw_with(socket, &frame, descriptors)
+}
+
+/// Sends the network namespace that an init shall join.
+pub(crate) fn send_network(socket: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<()> {
+    let send = || send_raw_with(socket, &[NETWORK], &[namespace]);
+    match send() {
+        Err(error) if error.raw_os_error() == Some(Errno::TOOMANYREFS.raw_os_error()) => {
+            raise_open_files()?;
+            send()
+        }
+        sent => sent,
+    }
+}
+
+/// Raises the soft limit on open files to the hard one. The kernel refuses to send a descriptor (ETOOMANYREFS) when those under
+/// way between all processes of this user, other sandboxes' too, are more than the sender's soft limit.
+pub(crate) fn raise_open_files() -> io::Result<()> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let current = maximum;
+    Ok(setrlimit(Resource::Nofile, Rlimit { current, maximum })?)
+}
+
+/// Receives the network namespace; blocks until it is there.
+pub(crate) fn receive_network(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut kind = [0u8];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let buffers = &mut [IoSliceMut::new(&mut kind)];
+    let received = recvmsg(socket, buffers, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    if received.bytes == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let mut descriptors = control.drain().flat_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(descriptors) => descriptors.collect(),
+        _ => Vec::new(),
+    });
+    match (kind, descriptors.next()) {
+        ([NETWORK], Some(namespace)) => Ok(namespace),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+fn send_raw_with(socket: BorrowedFd<'_>, frame: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let pushed = control.push(SendAncillaryMessage::ScmRights(descriptors));
@@ -169,7 +216,7 @@ pub(crate) fn send_with<T: Serialize>(
     if descriptors.len() > MOST_DESCRIPTORS || !pushed {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
     }
-    let sent = sendmsg(socket, &[IoSlice::new(&frame)], &mut control, SendFlags::NOSIGNAL)?;
+    let sent = sendmsg(socket, &[IoSlice::new(frame)], &mut control, SendFlags::NOSIGNAL)?;
     if sent == frame.len() {
         Ok(())
     } else {
@@ -202,6 +249,26 @@ mod tests {
         let one_more = tempfile::tempfile().unwrap();
         let too_many: Vec<BorrowedFd<'_>> = borrowed.iter().copied().chain([one_more.as_fd()]).collect();
         assert!(send_with(theirs.as_fd(), &Report::Mounted, &too_many).is_err());
+    }
+
+    #[test]
+    fn a_network_namespace_is_a_descriptor_and_nothing_else_is() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let namespace = tempfile::tempfile().unwrap();
+        let inode = |descriptor: BorrowedFd<'_>| rustix::fs::fstat(descriptor).unwrap().st_ino;
+        send_network(ours.as_fd(), namespace.as_fd()).unwrap();
+        let received = receive_network(theirs.as_fd()).unwrap();
+        assert_eq!(inode(received.as_fd()), inode(namespace.as_fd()));
+        (&ours).write_all(&[NETWORK]).unwrap();
+        let bare = receive_network(theirs.as_fd()).unwrap_err();
+        assert_eq!(bare.kind(), io::ErrorKind::InvalidData);
+        send_with(ours.as_fd(), &Report::Mounted, &[namespace.as_fd()]).unwrap();
+        let another = receive_network(theirs.as_fd()).unwrap_err();
+        assert_eq!(another.kind(), io::ErrorKind::InvalidData);
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(ours);
+        let ended = receive_network(theirs.as_fd()).unwrap_err();
+        assert_eq!(ended.kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod keeper;
 pub(crate) mod kernel;
 pub(crate) mod lock;
 pub(crate) mod lockers;
+pub(crate) mod net_namespace;
 pub(crate) mod netlink;
 pub(crate) mod page_cache;
 pub(crate) mod pool;

@@ -70,7 +70,8 @@ pub(crate) const SETUP_STEPS: [&str; 5] = [
     "execute gantry",
 ];
 
-/// Starts `init` as pid 1 of new user, mount, pid, ipc, uts, network and cgroup namespaces, with an empty environment.
+/// Starts `init` as pid 1 of new user, mount, pid, ipc, uts and cgroup namespaces, with an empty environment; its network
+/// namespace is made meanwhile (`net_namespace.rs`).
 ///
 /// The child has the memory of its parent until it executes gantry again, and this thread waits until then.
 ///
@@ -85,7 +86,6 @@ pub(crate) fn spawn_init(init: &Init<'_>) -> io::Result<Child> {
         | libc::CLONE_NEWPID
         | libc::CLONE_NEWIPC
         | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWNET
         | libc::CLONE_NEWCGROUP;
     args.flags = u64::from(flags.cast_unsigned());
     if let Some(cgroup) = init.cgroup {

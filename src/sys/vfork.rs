@@ -18,8 +18,17 @@ const STACK: usize = 4096;
 /// write to what it was given, and nothing else: what it allocates stays ours when it executes, a lock that it holds when it is
 /// killed is never released, and a descriptor that it opens has its number there alone.
 pub(crate) fn vfork<F: Fn() -> Infallible>(child: &F) -> io::Result<i32> {
+    vfork_as(libc::SIGCHLD, child)
+}
+
+/// [`vfork`] of a child that has our descriptors, too: what it opens stays open here.
+pub(crate) fn vfork_with_our_descriptors<F: Fn() -> Infallible>(child: &F) -> io::Result<i32> {
+    vfork_as(libc::SIGCHLD | libc::CLONE_FILES, child)
+}
+
+fn vfork_as<F: Fn() -> Infallible>(how: i32, child: &F) -> io::Result<i32> {
     let mut stack = Vec::<u128>::with_capacity(STACK);
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | how;
     // SAFETY: the address behind the stack's last unit, where it begins.
     let top = unsafe { stack.as_mut_ptr().add(STACK) };
     // SAFETY: the flags of vfork(2), and a stack that outlives what the child does with it.

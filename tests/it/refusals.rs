@@ -345,8 +345,13 @@ fn no_network_to_fetch_uv_from_is_4_and_no_pip_is_1() {
 
 /// Runs `gantry ARGS` inside a user namespace that forbids further ones.
 fn without_user_namespaces(gantry: &Gantry, args: &str) -> crate::common::Done {
+    without_namespaces("user", gantry, args)
+}
+
+/// Runs `gantry ARGS` inside a user namespace that forbids further namespaces of a kind.
+fn without_namespaces(kind: &str, gantry: &Gantry, args: &str) -> crate::common::Done {
     let script = format!(
-        "echo 0 > /proc/sys/user/max_user_namespaces && exec {} {args}",
+        "echo 0 > /proc/sys/user/max_{kind}_namespaces && exec {} {args}",
         env!("CARGO_BIN_EXE_gantry")
     );
     let mut command = std::process::Command::new("unshare");
@@ -368,6 +373,21 @@ fn a_run_without_user_namespaces_says_what_to_do() {
         "{}",
         done.stderr
     );
+}
+
+/// The network namespace is made beside the init, which waits for it.
+#[test]
+fn a_run_without_network_namespaces_says_what_to_do() {
+    let gantry = shared();
+    gantry.build(function("print(1)\n", None).path(), "nonet:1");
+    for runtime in gantry::policy::Runtime::BUILT_IN {
+        let words = format!("run --runtime {runtime} --allow-degraded memory,cpu nonet:1");
+        let done = without_namespaces("net", gantry, &words);
+        assert_eq!((done.code, done.stdout.as_str()), (125, ""), "{}", done.stderr);
+        for part in ["make a network namespace in it", "hint:", "user.max_net_namespaces"] {
+            assert!(done.stderr.contains(part), "{part}: {}", done.stderr);
+        }
+    }
 }
 
 #[test]

@@ -112,6 +112,27 @@ fn every_runtime_makes_the_same_container() {
     }
 }
 
+/// One of them is made beside the others: a host whose only interface is the loopback's would look like it.
+#[test]
+fn every_runtime_has_all_namespaces_of_its_own() {
+    const KINDS: [&str; 7] = ["user", "mnt", "pid", "ipc", "uts", "net", "cgroup"];
+    let gantry = shared();
+    let look = "import os, sys\nfor kind in sys.argv[1:]: print(os.readlink('/proc/self/ns/' + kind))";
+    gantry.build(function(look, None).path(), "runtimes:namespaces");
+    for runtime in Runtime::BUILT_IN {
+        let words = [&["runtimes:namespaces", "--"][..], &KINDS].concat();
+        let (done, _) = run_with(gantry, *runtime, &words);
+        assert_eq!(done.code, 0, "{runtime}: {}", done.stderr);
+        let inside: Vec<&str> = done.stdout.lines().collect();
+        assert_eq!(inside.len(), KINDS.len(), "{inside:?}");
+        for (kind, inside) in KINDS.iter().zip(inside) {
+            let ours = fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+            assert!(inside.starts_with(&format!("{kind}:[")), "{inside}");
+            assert_ne!(ours.to_str(), Some(inside), "{runtime} shares {kind} with us");
+        }
+    }
+}
+
 /// The errors of libcontainer say "failed to prepare rootfs" and no more: what people can get wrong is said by us.
 #[test]
 fn every_runtime_ends_alike_what_cannot_be_run_and_says_the_same() {
@@ -285,13 +306,11 @@ fn libcontainer_touches_no_cgroup_starts_no_process_and_keeps_no_state() {
     gantry.build(function("", None).path(), "runtimes:empty");
     let (of_libcontainer, of_native) = (calls(gantry, Runtime::Libcontainer), calls(gantry, Runtime::Native));
     let count = |log: &str, word: &str| log.lines().filter(|line| line.contains(word)).count();
-    // /proc: memory is mounted by our init on every way.
-    assert_eq!(count(&of_libcontainer, "mount_setattr"), 1, "{of_libcontainer}");
-    assert_eq!(
-        count(&of_native, "mount_setattr"),
-        0,
-        "only libcontainer mounts in that way"
-    );
+    // A file system of its own is mounted by our init on every way, and libcontainer makes a name that it alone makes.
+    assert_eq!(count(&of_libcontainer, "mount_setattr"), 0, "{of_libcontainer}");
+    for (log, expected) in [(&of_libcontainer, 1), (&of_native, 0)] {
+        assert_eq!(count(log, "pts/ptmx"), expected, "{log}");
+    }
     // gantry itself asks and waits as often as the machine makes it.
     let (init, native_init) = (of_init(&of_libcontainer), of_init(&of_native));
     let calls = |init: &[&str], word: &str| init.iter().filter(|call| call.contains(word)).count();

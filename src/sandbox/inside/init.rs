@@ -17,7 +17,7 @@ use super::super::wire::{self, Frame};
 use super::failure::{at, step, Failure};
 use super::guard::{self, Work};
 use super::mounts;
-use super::restrict;
+use super::network;
 #[cfg(feature = "libcontainer")]
 use super::youki;
 use crate::policy::Runtime;
@@ -76,7 +76,7 @@ fn become_first() -> Result<(), Failure> {
     step("enter /", rustix::process::chdir("/"))?;
     be_first_to_go()?;
     process::forbid_dumps().map_err(at("forbid dumps"))?;
-    restrict::raise_open_files().map_err(at("raise the limit on open files"))
+    wire::raise_open_files().map_err(at("raise the limit on open files"))
 }
 
 /// Makes the file system of `room`, waits for the work, adds what comes with it, and makes that file system ours; returns
@@ -95,6 +95,7 @@ fn enter_room(room: &RoomOrders, control: &mut UnixStream) -> Result<(Work, Owne
 fn enter_own(room: &RoomOrders, control: &mut UnixStream) -> Result<(Work, OwnedFd), Failure> {
     step("start a session", rustix::process::setsid())?;
     let root = mounts::make_root(room)?;
+    network::join(control)?;
     let work = receive_work(control).map_err(at("receive orders"))?;
     let output = root.enter(&work.orders, &work.secrets)?;
     Ok((work, output))
@@ -104,13 +105,14 @@ fn enter_own(room: &RoomOrders, control: &mut UnixStream) -> Result<(Work, Owned
 #[cfg(feature = "libcontainer")]
 fn enter_container(room: &RoomOrders, control: &mut UnixStream) -> Result<(Work, OwnedFd), Failure> {
     let layers = youki::Layers::mount(room)?;
+    network::join(control)?;
     let work = receive_work(control).map_err(at("receive orders"))?;
-    layers.build(room, &work.orders)?;
-    let ours = mount_plan::of_room(room)
-        .into_iter()
-        .filter(|planned| !planned.is_for_libcontainer() && planned.at != mount_plan::DEV_AT);
-    mounts::mount_all(ours)?;
-    mounts::finish_room(room)?;
+    let covered = layers.build(room, &work.orders)?;
+    let plan = mount_plan::of_room(room).into_iter();
+    for planned in plan.filter(|planned| !planned.is_for_libcontainer() && !planned.is_before_libcontainer()) {
+        mounts::mount_planned(&planned)?;
+    }
+    mounts::finish_room(room, Some(&covered))?;
     mounts::write_secrets(&work.orders.secrets, &work.secrets)?;
     Ok((work, mounts::open_output()?))
 }

@@ -12,22 +12,29 @@ use std::path::Path;
 
 use rustix::mount::{mount_bind, mount_remount, MountFlags};
 
-use super::super::mount_plan::{Content, LOCKED};
+use super::super::mount_plan::{Content, LOCKED, SYS_AT};
 use super::super::orders::MachineFile;
 use super::failure::{step, Failure};
 
-/// Where the files are made, those of `/proc` in a directory `proc` of it: a file system of their own would have to be left
-/// afterwards, and to unmount one waits for the kernel (RCU), 3 to 17 ms.
-const SYS: &str = "sys";
+/// How `/sys` and what is of it are mounted.
+const READ_ONLY: MountFlags = MountFlags::BIND.union(MountFlags::RDONLY).union(LOCKED);
 
-/// Fills `/sys` with `files`, covers with them what is in `/proc`, and makes `/sys` read-only and `/proc` show processes
-/// alone. Both are mounted in the root in which this process stands.
-pub(super) fn fill(files: &[MachineFile]) -> Result<(), Failure> {
-    make(files)?;
-    for file in files.iter().filter(|file| file.path.starts_with("proc/")) {
+/// Covers with `files` what is in `/proc`, but for the one that is `covered` already, and makes `/sys` read-only and `/proc`
+/// show processes alone. Both are mounted in the root in which this process stands, and the files are in `/sys`, those of
+/// `/proc` in a directory `proc` of it.
+pub(super) fn cover(files: &[MachineFile], covered: Option<&str>) -> Result<(), Failure> {
+    step("make /sys read-only", mount_remount(SYS_AT, READ_ONLY, c""))?;
+    for MachineFile { path, .. } in files.iter().filter(|file| file.path.starts_with("proc/")) {
+        if covered == Some(path.as_str()) {
+            step(
+                &format!("make /{path} read-only"),
+                mount_remount(path.as_str(), READ_ONLY, c""),
+            )?;
+            continue;
+        }
         // A bind mount has the flags of what it is of, so it is read-only.
-        let source = Path::new(SYS).join(place(&file.path));
-        step(&format!("mount /{}", file.path), mount_bind(source, file.path.as_str()))?;
+        let source = Path::new(SYS_AT).join(place(path));
+        step(&format!("mount /{path}"), mount_bind(source, path.as_str()))?;
     }
     let data = std::ffi::CString::new(Content::Processes.data())
         .map_err(|error| ("restrict /proc".to_owned(), io::Error::other(error)))?;
@@ -38,15 +45,15 @@ pub(super) fn fill(files: &[MachineFile]) -> Result<(), Failure> {
 }
 
 /// The place of a file below `/sys`, of which the orders know it by its path from the root on.
-fn place(path: &str) -> &str {
+pub(super) fn place(path: &str) -> &str {
     path.strip_prefix("sys/").unwrap_or(path)
 }
 
-/// Makes the files on the tmpfs at `/sys`, which is read-only afterwards.
-fn make(files: &[MachineFile]) -> Result<(), Failure> {
+/// Makes the files in `directory`, which will be `/sys`.
+pub(super) fn make(directory: &Path, files: &[MachineFile]) -> Result<(), Failure> {
     let mut last = None;
     for file in files {
-        let path = Path::new(SYS).join(place(&file.path));
+        let path = directory.join(place(&file.path));
         let mut write = || {
             let directory = path.parent().map(Path::to_owned);
             if let Some(directory) = directory.filter(|directory| last.as_ref() != Some(directory)) {
@@ -59,8 +66,5 @@ fn make(files: &[MachineFile]) -> Result<(), Failure> {
         };
         write().map_err(|error| (format!("make /{}", file.path), error))?;
     }
-    step(
-        "make /sys read-only",
-        mount_remount(SYS, MountFlags::BIND | MountFlags::RDONLY | LOCKED, c""),
-    )
+    Ok(())
 }

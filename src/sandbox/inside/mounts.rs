@@ -19,12 +19,16 @@ use rustix::mount::{
 };
 
 use super::super::bundle::Place;
-use super::super::mount_plan::{self, Content, PlannedMount, DEV, DEVICES, LOCKED};
+use super::super::mount_plan::{self, Content, PlannedMount, DEV, DEVICES, LOCKED, SYS_AT};
 use super::super::orders::{RoomOrders, WorkOrders};
 use super::failure::{at, step, Failure};
 use super::hosts;
 use super::machine_files;
 
+/// Where the layers are mounted, in the memory of the ground.
+pub(super) const LAYERS: &str = "root";
+/// Where what will be sealed is in it.
+const SEALED: &str = "sealed";
 /// Links of `/dev`.
 pub(super) const LINKS: [(&str, &str); 4] = [
     ("fd", "/proc/self/fd"),
@@ -51,11 +55,10 @@ pub(super) struct UnfinishedRoot(());
 /// Makes the root of `room` and everything in it that is known before there is a job.
 pub(super) fn make_root(room: &RoomOrders) -> Result<UnfinishedRoot, Failure> {
     let ground = Ground::prepare(room)?;
-    let root = ground.mount_layers(Path::new(ground.scaffold))?;
-    step("enter root", rustix::process::fchdir(&root))?;
-    mount_all(mount_plan::of_room(room))?;
+    ground.enter_layers()?;
+    ground.mount_all(mount_plan::of_room(room))?;
     fill_dev()?;
-    finish_room(room)?;
+    finish_room(room, None)?;
     Ok(UnfinishedRoot(()))
 }
 
@@ -74,64 +77,83 @@ impl UnfinishedRoot {
     }
 }
 
-/// What the root of a sandbox is mounted on: the scaffold, in a mount namespace that is private, and in its `/tmp` memory
-/// that the new root will hide.
+/// What the root of a sandbox is mounted on: memory, in a mount namespace that is private. It is not part of that root, but for
+/// what is sealed, and gone when that root is `/`.
 #[derive(Debug)]
-pub(super) struct Ground<'a> {
-    scaffold: &'a str,
-    /// Whether memory is mounted.
-    has_memory: bool,
+pub(super) struct Ground {
+    memory: PathBuf,
     lowers: Vec<String>,
 }
 
-impl<'a> Ground<'a> {
-    /// Prepares it for the layers of `room`, on top of which is a layer of `/etc/hosts` unless the scaffold has the same.
-    pub(super) fn prepare(room: &'a RoomOrders) -> Result<Self, Failure> {
+impl Ground {
+    /// Prepares it for `room`, whose files of the machine are in it already; on top of its layers is one of `/etc/hosts` unless
+    /// the scaffold has the same.
+    pub(super) fn prepare(room: &RoomOrders) -> Result<Self, Failure> {
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         step("make mounts private", mount_change("/", private))?;
         limit_namespace()?;
         let scaffold = room.lowers.first();
         let scaffold = scaffold.ok_or_else(|| ("find scaffold".to_owned(), io::ErrorKind::NotFound.into()))?;
-        let mut ground = Self {
-            scaffold,
-            has_memory: false,
-            lowers: room.lowers.clone(),
+        let memory = Path::new(scaffold).join("tmp");
+        let plan = mount_plan::of_room(room);
+        mount_new(&mount_plan::ground(&plan), &memory, LOCKED).map_err(at("mount the memory of the root"))?;
+        step("enter the memory of the root", rustix::process::chdir(&memory))?;
+        let mut sealed = plan.iter().filter(|planned| planned.is_sealed);
+        let mut places = || {
+            fs::create_dir(LAYERS)?;
+            fs::create_dir(SEALED)?;
+            sealed.try_for_each(|planned| fs::create_dir(Path::new(SEALED).join(planned.at)))
         };
+        places().map_err(at("fill the memory of the root"))?;
+        machine_files::make(&Path::new(SEALED).join(SYS_AT), &room.machine)?;
+        let mut lowers = room.lowers.clone();
         let hosts = hosts::hosts_file(&room.hostname, room.network, &room.egress);
         let of_scaffold = fs::read(Path::new(scaffold).join("etc/hosts"));
         if of_scaffold.is_ok_and(|found| found == hosts.as_bytes()) {
-            return Ok(ground);
+            return Ok(Self { memory, lowers });
         }
-        let layer = hosts_layer(&ground.memory()?, &hosts)?;
-        ground.lowers.insert(0, layer);
-        Ok(ground)
+        lowers.insert(0, hosts_layer(&memory, &hosts)?);
+        Ok(Self { memory, lowers })
     }
 
-    /// A directory that is gone with this mount namespace, and no part of the root: memory, which the new root will hide.
-    pub(super) fn memory(&mut self) -> Result<PathBuf, Failure> {
-        let path = Path::new(self.scaffold).join("tmp");
-        if !self.has_memory {
-            let mounted = mount("tmpfs", &path, "tmpfs", LOCKED, c"size=64k,nr_inodes=32,mode=0755");
-            step("mount the memory of the root", mounted)?;
-            self.has_memory = true;
-        }
-        Ok(path)
+    /// Where the memory is mounted.
+    pub(super) fn memory(&self) -> &Path {
+        &self.memory
     }
 
-    /// Mounts the layers at `target`, which may be the scaffold, as one read-only file system; returns its root.
-    pub(super) fn mount_layers(&self, target: &Path) -> Result<OwnedFd, Failure> {
-        match overlay(&self.lowers, target) {
+    /// Mounts the layers as one read-only file system, and enters it.
+    pub(super) fn enter_layers(&self) -> Result<(), Failure> {
+        let target = self.memory.join(LAYERS);
+        let root = match overlay(&self.lowers, &target) {
             Err((_, error)) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
-                overlay_of_old(&self.lowers, target)
+                overlay_of_old(&self.lowers, &target)?
             }
-            answer => answer,
-        }
+            answer => answer?,
+        };
+        step("enter root", rustix::process::fchdir(&root))
+    }
+
+    /// Mounts pieces of the plan in the new root, in which this process stands.
+    pub(super) fn mount_all(&self, plan: impl IntoIterator<Item = PlannedMount>) -> Result<(), Failure> {
+        plan.into_iter().try_for_each(|planned| {
+            if !planned.is_sealed {
+                return mount_planned(&planned);
+            }
+            let sealed = self.memory.join(SEALED).join(planned.at);
+            step(&format!("mount /{}", planned.at), mount_bind(&sealed, planned.at))
+        })
     }
 }
 
-/// Makes read-only what is full now, and writes the files that say what machine the run has. Whoever made the mounts, this
-/// process stands in their root.
-pub(super) fn finish_room(room: &RoomOrders) -> Result<(), Failure> {
+/// The path in sealed memory of a file of the machine, from the memory of the root on.
+#[cfg(feature = "libcontainer")]
+pub(super) fn sealed_file(path: &str) -> PathBuf {
+    Path::new(SEALED).join(SYS_AT).join(machine_files::place(path))
+}
+
+/// Makes read-only what is full now, and covers with the files of the machine what is in `/proc`, but for the one that is
+/// `covered` already. Whoever made the mounts, this process stands in their root.
+pub(super) fn finish_room(room: &RoomOrders, covered: Option<&str>) -> Result<(), Failure> {
     let read_only = MountFlags::BIND | MountFlags::RDONLY | DEV;
     for device in DEVICES {
         // The node is the host's. Read-only does not stop writing to the device, it stops changing the node's times.
@@ -141,7 +163,7 @@ pub(super) fn finish_room(room: &RoomOrders) -> Result<(), Failure> {
         )?;
     }
     step("make /dev read-only", mount_remount("dev", read_only, c""))?;
-    machine_files::fill(&room.machine)
+    machine_files::cover(&room.machine, covered)
 }
 
 /// The root of `/output`, once the new root is ours.
@@ -260,13 +282,8 @@ fn common_directory(paths: &[String]) -> &Path {
         .unwrap_or(Path::new("/"))
 }
 
-/// Mounts pieces of the plan in the new root, in which this process stands.
-pub(super) fn mount_all(plan: impl IntoIterator<Item = PlannedMount>) -> Result<(), Failure> {
-    plan.into_iter().try_for_each(|planned| mount_planned(&planned))
-}
-
-/// Mounts one piece of the plan in the new root, in which this process stands.
-fn mount_planned(planned: &PlannedMount) -> Result<(), Failure> {
+/// Mounts one piece of the plan that is not sealed in the new root, in which this process stands.
+pub(super) fn mount_planned(planned: &PlannedMount) -> Result<(), Failure> {
     let PlannedMount { at, of, flags, .. } = planned;
     if let Some(("dev", _)) = at.split_once('/') {
         fs::create_dir(at).map_err(|error| (format!("make /{at}"), error))?;
@@ -278,9 +295,15 @@ fn mount_planned(planned: &PlannedMount) -> Result<(), Failure> {
         let locked = mount_remount(*at, MountFlags::BIND | *flags, c"");
         return step(&format!("lock /{at}"), locked);
     }
+    let what = format!("mount /{at}");
+    mount_new(of, Path::new(at), *flags).map_err(|error| (what, error))
+}
+
+/// Mounts a new file system.
+fn mount_new(of: &Content, at: &Path, flags: MountFlags) -> io::Result<()> {
     let kind = of.file_system().unwrap_or_default();
-    let data = std::ffi::CString::new(of.data()).map_err(|error| (format!("mount /{at}"), io::Error::other(error)))?;
-    step(&format!("mount /{at}"), mount(kind, *at, kind, *flags, data.as_c_str()))
+    let data = std::ffi::CString::new(of.data())?;
+    Ok(mount(kind, at, kind, flags, data.as_c_str())?)
 }
 
 /// Opens the directory `path` that shall be `/at`, while the host's paths are still there. Not recursive: a mount below it

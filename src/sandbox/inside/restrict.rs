@@ -144,14 +144,6 @@ fn restrict_files(room: &RoomOrders) -> Landlocked {
     }
 }
 
-/// In the init, before it sends a descriptor: the kernel refuses that (ETOOMANYREFS) when the descriptors under way between
-/// all processes of this user, other sandboxes' too, are more than the sender's soft limit on open files.
-pub(super) fn raise_open_files() -> io::Result<()> {
-    let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
-    let current = maximum;
-    Ok(setrlimit(Resource::Nofile, Rlimit { current, maximum })?)
-}
-
 fn open_files() -> u64 {
     open_files_below(rustix::process::getrlimit(Resource::Nofile).maximum)
 }

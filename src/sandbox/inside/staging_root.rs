@@ -5,35 +5,33 @@
 
 use std::fs;
 use std::os::fd::AsFd;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::CWD;
-use rustix::mount::{mount, mount_bind, move_mount, unmount, MoveMountFlags, UnmountFlags};
+use rustix::mount::{mount_bind, move_mount, unmount, MoveMountFlags, UnmountFlags};
 
-use super::super::mount_plan::{DEVICES, LOCKED};
+use super::super::mount_plan::DEVICES;
 use super::failure::{at, step, Failure};
 use super::mounts::open_directory;
 
-/// Where the layers are mounted, from this root on.
-pub(super) const LAYERS: &str = "root";
-/// A node that libcontainer binds, and that no sandbox has: a file is enough.
-const UNWANTED: &str = "dev/tty";
+/// What libcontainer binds in `/dev`, and no sandbox has.
+pub(super) const UNWANTED: &str = "dev/tty";
 
 /// This root, made, while the host's is still `/`.
 pub(super) struct Staging(PathBuf);
 
 impl Staging {
-    /// Makes it in the memory that is mounted at `place`.
-    pub(super) fn make(place: &Path) -> Result<Self, Failure> {
+    /// Makes it in the memory that is mounted at `place`. Where libcontainer binds what nobody wants, it is `file` of that
+    /// memory.
+    pub(super) fn make(place: &Path, file: &Path) -> Result<Self, Failure> {
         let make = || {
-            let mut directories = ["proc", "dev", LAYERS].iter();
-            directories.try_for_each(|name| fs::create_dir(place.join(name)))?;
-            fs::write(place.join(UNWANTED), "")
+            ["proc", "dev"]
+                .iter()
+                .try_for_each(|name| fs::create_dir(place.join(name)))?;
+            symlink(Path::new("/").join(file), place.join(UNWANTED))
         };
         make().map_err(at("fill the staging root"))?;
-        // The kernel lets a user mount /proc only where one is that hides nothing; libcontainer reads it, too.
-        let proc = mount("proc", place.join("proc"), "proc", LOCKED, c"");
-        step("mount /proc of the staging root", proc)?;
         for device in DEVICES {
             let (source, target) = (Path::new("/dev").join(device), place.join("dev").join(device));
             fs::write(&target, "").map_err(at("fill the staging root"))?;
@@ -42,9 +40,10 @@ impl Staging {
         Ok(Self(place.to_owned()))
     }
 
-    /// Where the layers are to be mounted.
-    pub(super) fn layers(&self) -> PathBuf {
-        self.0.join(LAYERS)
+    /// Shows libcontainer, which reads it, the `/proc` of the sandbox, in whose root this process stands.
+    pub(super) fn show_processes(&self) -> Result<(), Failure> {
+        let shown = mount_bind("proc", self.0.join("proc"));
+        step("mount /proc of the staging root", shown)
     }
 
     /// Takes the directory `path` of the host along, as `/name`.

@@ -12,7 +12,7 @@
 //! | keeps descriptors for who is named in `LISTEN_FDS` | the init has no environment |
 //! | opens `/dev/null` anew, read-only, where it is a standard stream | ours are pipes, always |
 //! | looks its home up with the image's own modules | the specification names one |
-//! | leaves the nodes of `/dev` writable, and adds some | [`Layers::build`] takes those away, `mounts.rs` mounts `/dev` and locks the rest |
+//! | leaves the nodes of `/dev` writable, and adds a terminal and names of what is not there | [`Layers::build`] takes those away, `mounts.rs` mounts `/dev` and locks the rest |
 //! | says nothing but "failed to prepare rootfs" | what people can get wrong is tried before, in our words |
 //! | reads the mount table as UTF-8, however long it is | the host's is left before (`staging_root.rs`) |
 //! | goes to the socket by `chdir`, and back by the name of the directory | the init stands in `/` |
@@ -35,57 +35,61 @@ use libcontainer::process::init::process::container_init_process;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use oci_spec::runtime::Spec;
-use rustix::mount::{unmount, UnmountFlags};
+use rustix::fs::CWD;
+use rustix::mount::{move_mount, MoveMountFlags};
 use rustix::process::Signal;
 
-use super::super::mount_plan::{self, DEV_AT};
+use super::super::mount_plan::{self, PlannedMount};
 use super::super::orders::{RoomOrders, WorkOrders};
 use super::super::spec::{self, Guest};
 use super::failure::{at, step, Failure};
 use super::mounts::{self, Ground};
-use super::staging_root::{self, Staging};
+use super::staging_root::{Staging, UNWANTED};
 use crate::policy::one_line;
 use crate::sys::process;
 
 /// Its name in the memory of this mount namespace; only libcontainer's code ever sees it.
 const SOCKET: &str = "start";
-/// What libcontainer makes in `/dev` that nobody asked for: a terminal, on which something is mounted, and names of what is
-/// not there.
-const EXTRAS: [&str; 3] = ["dev/tty", "dev/ptmx", "dev/kcore"];
-
 /// The layers of a sandbox, mounted in the root where libcontainer will work: what can be made before there is a job.
 pub(super) struct Layers {
     staging: Staging,
     listener: NotifyListener,
+    /// The file of `/proc` that what libcontainer binds in excess will cover.
+    cover: String,
 }
 
 impl Layers {
-    /// Mounts the layers of `room`, and memory for its `/dev`.
+    /// Mounts the layers of `room`, and of the rest what libcontainer is not told of and has to be there.
     pub(super) fn mount(room: &RoomOrders) -> Result<Self, Failure> {
-        let mut ground = Ground::prepare(room)?;
-        let memory = ground.memory()?;
-        let listener = told_to_start(&memory)?;
-        let staging = Staging::make(&memory)?;
-        let root = ground.mount_layers(&staging.layers())?;
-        step("enter root", rustix::process::fchdir(&root))?;
-        let dev = mount_plan::of_room(room)
-            .into_iter()
-            .filter(|planned| planned.at == DEV_AT);
-        mounts::mount_all(dev)?;
-        Ok(Self { staging, listener })
+        let mut covers = room.machine.iter().map(|file| &file.path);
+        let cover = covers.find(|path| path.starts_with("proc/")).cloned();
+        let cover = cover.ok_or_else(|| ("find a file of /proc".to_owned(), io::ErrorKind::NotFound.into()))?;
+        let ground = Ground::prepare(room)?;
+        let listener = told_to_start(ground.memory())?;
+        let staging = Staging::make(ground.memory(), &mounts::sealed_file(&cover))?;
+        ground.enter_layers()?;
+        let before = mount_plan::of_room(room).into_iter();
+        ground.mount_all(before.filter(PlannedMount::is_before_libcontainer))?;
+        staging.show_processes()?;
+        Ok(Self {
+            staging,
+            listener,
+            cover,
+        })
     }
 
-    /// Has libcontainer mount everything else and make this root `/`, in which this process then stands.
+    /// Has libcontainer mount everything else and make this root `/`, in which this process then stands; returns the file of
+    /// the machine that covers one of `/proc` already.
     ///
     /// Afterwards this process has the capabilities of the specification alone.
-    pub(super) fn build(self, room: &RoomOrders, work: &WorkOrders) -> Result<(), Failure> {
+    pub(super) fn build(self, room: &RoomOrders, work: &WorkOrders) -> Result<String, Failure> {
         for (at, path) in [("output", &room.output_directory), ("input", &work.input)] {
             if let Some(path) = path {
                 self.staging.take(at, path)?;
             }
         }
         self.staging.enter()?;
-        let rootfs = Path::new("/").join(staging_root::LAYERS);
+        let rootfs = Path::new("/").join(mounts::LAYERS);
         let spec = spec::of_orders(room, work, &rootfs, Guest::OurInit);
         let spec = spec.map_err(failed("write the specification"))?;
         let channels = || Ok::<_, channel::ChannelError>((channel::main_channel()?, channel::init_channel()?));
@@ -132,7 +136,8 @@ impl Layers {
             "set the death signal",
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL)),
         )?;
-        remove_extras()
+        place_extras(&self.cover)?;
+        Ok(self.cover)
     }
 }
 
@@ -146,9 +151,12 @@ fn told_to_start(memory: &Path) -> Result<NotifyListener, Failure> {
     Ok(listener)
 }
 
-fn remove_extras() -> Result<(), Failure> {
-    step("unmount /dev/tty", unmount("dev/tty", UnmountFlags::DETACH))?;
-    for extra in EXTRAS {
+/// Moves what is mounted on a node that nobody asked for to where it belongs, which takes less than to unmount it: the kernel
+/// waits for that. It is the text for `cover`. And removes the names.
+fn place_extras(cover: &str) -> Result<(), Failure> {
+    let moved = move_mount(CWD, UNWANTED, CWD, cover, MoveMountFlags::empty());
+    step(&format!("move /{UNWANTED} to /{cover}"), moved)?;
+    for extra in [UNWANTED, "dev/ptmx", "dev/kcore"] {
         match fs::remove_file(extra) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err((format!("remove /{extra}"), error)),
             _ => {}

@@ -19,6 +19,7 @@ use rustix::process::{pidfd_send_signal, Signal};
 
 use super::error::SandboxError;
 use crate::policy::Runtime;
+use crate::sys::net_namespace::make_net_namespace;
 use crate::sys::process::{self, Child, Ended};
 
 #[cfg(feature = "libcontainer")]
@@ -53,6 +54,19 @@ pub trait Launcher {
     /// [`SandboxError::UserNamespace`] when this machine does not allow it. Later failures of the process arrive on its
     /// control socket.
     fn launch(&self, start: &Start<'_>) -> Result<Child, SandboxError>;
+
+    /// The network namespace that the process shall join, made while that makes its root: one that belongs to its user
+    /// namespace, and has nothing but a loopback interface that is down.
+    ///
+    /// # Errors
+    ///
+    /// [`SandboxError::UserNamespace`] when this machine does not allow it.
+    fn network(&self, init: &Child) -> Result<OwnedFd, SandboxError> {
+        make_net_namespace(init.pidfd.as_fd()).map_err(|source| SandboxError::UserNamespace {
+            step: "make a network namespace in it",
+            source,
+        })
+    }
 }
 
 /// What the first process of a sandbox starts with; everything else it is told over the control socket.
@@ -118,6 +132,11 @@ impl InitProcess {
     /// Its number, as this process sees it; somebody else's once it has been [ended](Self::end).
     pub(super) fn pid(&self) -> i32 {
         self.child.pid
+    }
+
+    /// The network namespace that `launcher` has for it.
+    pub(super) fn network(&self, launcher: &dyn Launcher) -> Result<OwnedFd, SandboxError> {
+        launcher.network(&self.child)
     }
 
     /// Kills it, waits until it is gone, and says how it ended; idempotent.

@@ -45,7 +45,7 @@ impl OwnBinary {
         Self(executable)
     }
 
-    /// Starts it in new user, mount, pid, ipc, uts, network and cgroup namespaces, by one clone into all of them.
+    /// Starts it in new user, mount, pid, ipc, uts and cgroup namespaces, by one clone into all of them.
     pub(super) fn start(&self, start: &Start<'_>) -> Result<Child, SandboxError> {
         let map = |id: u32| format!("{ID} {id} 1").into_bytes();
         let child = process::spawn_init(&Init {

@@ -162,6 +162,7 @@ impl Sandbox {
         let machine = machine::files(confinement).map_err(io("look at this machine"))?;
         let room = RoomOrders::of(bundle, launcher.runtime(), given, machine);
         sandbox.tell(|control| wire::send(control, &room))?;
+        sandbox.give_network(launcher)?;
         Ok(sandbox)
     }
 
@@ -183,6 +184,22 @@ impl Sandbox {
             let mut secrets = bundle.secrets.iter();
             secrets.try_for_each(|secret| wire::send_secret(control, &secret.value))
         })
+    }
+
+    /// Makes the network namespace of the init, which fills its root meanwhile, and gives it.
+    fn give_network(&mut self, launcher: &dyn Launcher) -> Result<(), SandboxError> {
+        match self.init.network(launcher) {
+            Ok(network) => self.tell(|control| wire::send_network(control.as_fd(), network.as_fd())),
+            // As in `tell`.
+            Err(_) if self.has_failed() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the init is gone or has said something, which is that it cannot go on as long as it waits for us.
+    fn has_failed(&self) -> bool {
+        let mut control = [PollFd::new(&self.control, PollFlags::IN)];
+        matches!(poll(&mut control, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1..))
     }
 
     fn tell(&mut self, send: impl FnOnce(&mut UnixStream) -> io::Result<()>) -> Result<(), SandboxError> {
