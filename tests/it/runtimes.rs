@@ -112,6 +112,21 @@ fn every_runtime_makes_the_same_container() {
     }
 }
 
+/// What a function finds and makes has the modes of any other run, whoever starts it.
+#[test]
+fn the_mask_of_modes_of_the_caller_is_not_that_of_a_run() {
+    let gantry = shared();
+    gantry.build(function(LOOK, None).path(), "runtimes:look-under-a-mask");
+    for runtime in Runtime::BUILT_IN {
+        let seen = ["022", "000", "077"].map(|mask| {
+            let words = ["sh", "-c", "umask $0; exec \"$@\"", mask].map(OsStr::new);
+            tool(&mut through(gantry, &words, *runtime, "runtimes:look-under-a-mask"))
+        });
+        assert_eq!(seen[1], seen[0], "{runtime}");
+        assert_eq!(seen[2], seen[0], "{runtime}");
+    }
+}
+
 /// One of them is made beside the others: a host whose only interface is the loopback's would look like it.
 #[test]
 fn every_runtime_has_all_namespaces_of_its_own() {

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
+use rustix::fs::Mode;
 use rustix::process::Signal;
 
 #[cfg(feature = "libcontainer")]
@@ -66,7 +67,8 @@ fn serve(control: &mut UnixStream) -> Result<Report, Failure> {
 }
 
 /// What a first process is before it hears anything: it dies with gantry, first when memory is short, and nobody can look
-/// into it. Gantry's working directory, which may be gone or closed to its user, is not its own.
+/// into it. Gantry's working directory, which may be gone or closed to its user, is not its own, and neither is the mask of
+/// modes of whoever started gantry.
 fn become_first() -> Result<(), Failure> {
     // Both are set again here: the exec kept the first, but the second is a property of the new memory.
     step(
@@ -74,6 +76,7 @@ fn become_first() -> Result<(), Failure> {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL)),
     )?;
     step("enter /", rustix::process::chdir("/"))?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
     be_first_to_go()?;
     process::forbid_dumps().map_err(at("forbid dumps"))?;
     wire::raise_open_files().map_err(at("raise the limit on open files"))
