@@ -204,10 +204,15 @@ impl VariantError {
 
 impl Written {
     pub(super) fn parse(text: &str) -> Result<Self, toml::de::Error> {
+        // Nearly all are of packages, and a build that has nothing to do reads one.
+        let refused = match toml::from_str(text) {
+            Ok(packages) => return Ok(Self::Packages(packages)),
+            Err(error) => error,
+        };
         if toml::from_str::<toml::Table>(text)?.contains_key("parent") {
             toml::from_str(text).map(Self::Wheels)
         } else {
-            toml::from_str(text).map(Self::Packages)
+            Err(refused)
         }
     }
 }

@@ -34,10 +34,8 @@ const AT_ONCE: usize = 2;
 
 /// Which base and which packages an image is made of.
 pub(crate) struct Wanted<'a> {
-    /// A variant or a reference; the default when there is none.
-    pub base: Option<&'a str>,
-    /// The Python that the base must have, such as `3.11`; that of the base when there is none.
-    pub python: Option<&'a str>,
+    /// The base.
+    pub base: &'a WantedBase,
     /// Where packages of the base come from.
     pub settings: &'a BaseSettings,
     /// What the function requires.
@@ -65,34 +63,56 @@ pub(crate) struct Parts {
     pub is_large: bool,
 }
 
-/// The versions of Python of which the base called `base` has one, before it is made or imported.
-pub(crate) fn pythons(
-    base: Option<&str>,
-    python: Option<&str>,
-    settings: &BaseSettings,
-) -> Result<Vec<String>, BuildError> {
-    let definitions = Definitions::load(settings.definitions.as_deref()).map_err(BaseError::from)?;
-    Ok(match base::choose(&definitions, base, python)? {
-        Chosen::Variant(variant) => vec![variant.definition.python.clone()],
-        Chosen::Foreign(_, pythons) => pythons,
-    })
+/// The base that an image shall have, before it is made or imported.
+pub(crate) struct WantedBase {
+    /// What it was called; none when it is the default.
+    called: Option<String>,
+    definitions: Definitions,
+    chosen: Chosen,
+}
+
+impl WantedBase {
+    /// The base called `name`, a variant or a reference, with Python `python`; the default when there is none.
+    pub(crate) fn choose(
+        name: Option<&str>,
+        python: Option<&str>,
+        settings: &BaseSettings,
+    ) -> Result<Self, BuildError> {
+        let definitions = Definitions::load(settings.definitions.as_deref()).map_err(BaseError::from)?;
+        let chosen = base::choose(&definitions, name, python)?;
+        Ok(Self {
+            called: name.map(str::to_owned),
+            definitions,
+            chosen,
+        })
+    }
+
+    /// The versions of Python of which it has one.
+    pub(crate) fn pythons(&self) -> &[String] {
+        match &self.chosen {
+            Chosen::Variant(variant) => std::slice::from_ref(&variant.definition.python),
+            Chosen::Foreign(_, pythons) => pythons,
+        }
+    }
 }
 
 /// Makes base and wheels, unless they are there.
 pub(crate) fn ensure_parts(wanted: &Wanted<'_>, supply: &Supply<'_>, compiler: &Compiler) -> Result<Parts, BuildError> {
-    let definitions = Definitions::load(wanted.settings.definitions.as_deref()).map_err(BaseError::from)?;
-    let chosen = base::choose(&definitions, wanted.base, wanted.python)?;
-    if let (Chosen::Variant(variant), Some(name)) = (&chosen, wanted.base) {
-        if variant.name != name {
+    let WantedBase {
+        called,
+        definitions,
+        chosen,
+    } = wanted.base;
+    if let (Chosen::Variant(variant), Some(name)) = (chosen, called) {
+        if variant.name != *name {
             let python = &variant.definition.python;
             let other = format!("{}, which is {name} with Python {python}", variant.name);
             supply.progress.step("Using", &other);
         }
     }
-    let shipped = Shipped::read()?;
     if let Some((wish, allowed)) = wanted.system {
         // Before anything is downloaded.
-        check_allowed(wish, allowed, &shipped)?;
+        check_allowed(wish, allowed, &Shipped::read()?)?;
     }
     // What is to say of the base is said after what is to say of the wheels, whichever is made first.
     let later = Later::new(supply.progress);
@@ -100,12 +120,12 @@ pub(crate) fn ensure_parts(wanted: &Wanted<'_>, supply: &Supply<'_>, compiler: &
         progress: &later,
         ..*supply
     };
-    let full_version = match &chosen {
+    let full_version = match chosen {
         Chosen::Variant(variant) => variant.full_version(),
         Chosen::Foreign(..) => None,
     };
-    let make = || ensure(&chosen, wanted, &beside);
-    let (base, system, wheels) = match (&chosen, wanted.sdists, full_version) {
+    let make = || ensure(chosen, wanted, &beside);
+    let (base, system, wheels) = match (chosen, wanted.sdists, full_version) {
         (Chosen::Variant(variant), None, Some(full_version)) => {
             // The base and the wheels do not depend on each other: on two cores both are made at once.
             let pins = pins::parse_all(&variant.wheels)?;
@@ -145,7 +165,7 @@ pub(crate) fn ensure_parts(wanted: &Wanted<'_>, supply: &Supply<'_>, compiler: &
             };
             let wheels = for_target(supply, &target, |supply| match sdists {
                 Some(allow_degraded) => {
-                    let toolchain = find_toolchain(&definitions, chosen, &base)?;
+                    let toolchain = find_toolchain(definitions, chosen, &base)?;
                     on_bench(wanted, supply, compiler, &base, &toolchain, &pins, allow_degraded)
                 }
                 None => ensure_wheels(supply, wanted.requirements, &pins, None),
@@ -158,7 +178,8 @@ pub(crate) fn ensure_parts(wanted: &Wanted<'_>, supply: &Supply<'_>, compiler: &
     let below = base.layers.iter();
     let below = below.chain(system.iter().filter_map(|system| system.layer.as_ref()));
     let below: Vec<&BuiltLayer> = below.collect();
-    let package_of = |library: &str| shipped.package_of(library).map(str::to_owned);
+    // Most wheels lack nothing: what is known of packages is read for those that do.
+    let package_of = |library: &str| Shipped::read().ok()?.package_of(library).map(str::to_owned);
     let store = supply.store;
     let by_name = libraries::survey(store, below.iter().copied(), &wheels, &package_of, supply.progress)?;
     let by_name = Some(by_name).filter(|libraries| !libraries.is_empty());

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::build::with_room;
 use crate::base::BaseSettings;
-use crate::build::parts::{ensure_parts, ensure_parts_bytecode, Wanted};
+use crate::build::parts::{ensure_parts, ensure_parts_bytecode, Wanted, WantedBase};
 use crate::build::BuildError;
 use crate::oci::Digest;
 use crate::policy::{Baseline, Promise};
@@ -77,9 +77,9 @@ fn make(
         progress,
         lock_age: LOCK_AGE,
     };
+    let base = WantedBase::choose(Some(&request.name), None, &request.settings)?;
     let wanted = Wanted {
-        base: Some(&request.name),
-        python: None,
+        base: &base,
         settings: &request.settings,
         requirements: &Requirements::default(),
         system: None,

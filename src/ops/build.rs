@@ -12,7 +12,7 @@ use crate::base::{warn_of_mistaken, Allowed, BaseSettings, SystemPackage, System
 use crate::build::function::Function;
 use crate::build::function_naming::FunctionNaming;
 use crate::build::image::{check_size, ensure_image, large_image, Created, ImageSettings};
-use crate::build::parts::{ensure_parts, ensure_parts_bytecode, interpreter_on, pythons, Wanted};
+use crate::build::parts::{ensure_parts, ensure_parts_bytecode, interpreter_on, Wanted, WantedBase};
 use crate::build::{code, imports, secrets, BuildError};
 use crate::oci::{Digest, Reference};
 use crate::policy::{causes, one_line, Baseline, Promise};
@@ -180,12 +180,9 @@ fn make(
     if let Some(summary) = &function.left_out_summary {
         progress.step("Leaving out", summary);
     }
-    let pythons = pythons(
-        request.base.as_deref(),
-        request.python.as_deref(),
-        &request.base_settings,
-    )?;
-    let requirements = function.requirements(request.origin, &pythons)?;
+    let (name, python) = (request.base.as_deref(), request.python.as_deref());
+    let base = WantedBase::choose(name, python, &request.base_settings)?;
+    let requirements = function.requirements(request.origin, base.pythons())?;
     let system_wish = function.system_wish()?;
     if let Some(warning) = warn_of_mistaken(|path| function.find_file(path).is_some()) {
         progress.warn(&warning);
@@ -196,7 +193,7 @@ fn make(
         ));
     }
     secrets::refuse(&function, &request.allow_files)?;
-    let wanted = request.wanted(&requirements, system_wish.as_ref());
+    let wanted = request.wanted(&base, &requirements, system_wish.as_ref());
     let parts = ensure_parts(&wanted, &supply, &compiler)?;
     let (stdlib, compiled) = timed(progress, "bytecode", || {
         ensure_parts_bytecode(&parts, &supply, &compiler)
@@ -260,10 +257,14 @@ impl BuildRequest {
         of_function.chain(self.labels.iter().cloned())
     }
 
-    fn wanted<'a>(&'a self, requirements: &'a Requirements, system: Option<&'a SystemWish>) -> Wanted<'a> {
+    fn wanted<'a>(
+        &'a self,
+        base: &'a WantedBase,
+        requirements: &'a Requirements,
+        system: Option<&'a SystemWish>,
+    ) -> Wanted<'a> {
         Wanted {
-            base: self.base.as_deref(),
-            python: self.python.as_deref(),
+            base,
             settings: &self.base_settings,
             requirements,
             system: system.map(|wish| (wish, &self.allowed_packages)),
