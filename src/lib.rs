@@ -105,7 +105,7 @@
 //! ops::copy(&transport, &"oci:/srv/images:beam".parse()?, &"beam:1".parse()?)?;
 //! ops::push(&transport, &"beam:1".parse()?, Some(&"registry.example.org/team/beam:1".parse()?))?;
 //! ops::save(&store, &"beam:1".parse()?, std::fs::File::create("beam.tar")?)?;
-//! for (name, digest) in ops::load(&store, std::fs::File::open("beam.tar")?, None)? {
+//! for (name, digest) in ops::load(&store, std::fs::File::open("beam.tar")?, None, &Silent)? {
 //!     println!("{name} {digest}");
 //! }
 //! for image in ops::list(&store)? {

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::journal::{self, EvictedImage};
 use crate::oci::Reference;
 use crate::ops::{EvictionPlan, Planned};
-use crate::policy::{as_limit, counted, Bytes, Verbosity};
+use crate::policy::{counted, Bytes, Verbosity};
 use crate::sys::clock;
 
 /// Images that can be had again and are named by an eviction that nobody asked for; the others are counted.
@@ -72,32 +72,6 @@ fn summed(items: &[&Planned], verb: &str, what: &str) -> Option<String> {
         _ => counted(items.len() as u64, "thing", "things"),
     };
     (!items.is_empty()).then(|| format!("{verb} {word} {what}, {}", Bytes(bytes)))
-}
-
-/// Why a store is over its limits when all that may go is gone; `verb` is `holds`, or `would hold`.
-pub(super) fn over_limits(plan: &EvictionPlan, limits: (Option<u64>, Option<u64>), verb: &str) -> String {
-    let (max_bytes, max_images) = limits;
-    let bytes = max_bytes.filter(|most| plan.bytes_after > *most).map(|most| {
-        let most = as_limit(Bytes(most));
-        format!("{}, more than max_bytes = {most}", Bytes(plan.bytes_after))
-    });
-    let images = max_images.filter(|most| plan.images_after > *most).map(|most| {
-        let count = counted(plan.images_after, "image", "images");
-        format!("{count}, more than max_images = {most}")
-    });
-    let over: Vec<String> = bytes.into_iter().chain(images).collect();
-    let reason = match plan.kept.len() {
-        0 => "no image is left to go".to_owned(),
-        count => format!(
-            "{} pinned or in use",
-            counted(count as u64, "image that is left is", "images that are left are")
-        ),
-    };
-    let over = match over.is_empty() {
-        true => "more than [cache] allows".to_owned(),
-        false => over.join(", and "),
-    };
-    format!("the store {verb} {over}: {reason}; `gantry cache stats` says what takes room")
 }
 
 /// How the image that is called `reference` comes back that was evicted from the store at `root`; none when it was not.

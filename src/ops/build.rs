@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::cache_room::keep_limits;
 use crate::base::{warn_of_mistaken, Allowed, BaseSettings, SystemPackage, SystemWish};
 use crate::build::function::Function;
 use crate::build::function_naming::FunctionNaming;
@@ -15,7 +16,7 @@ use crate::build::image::{check_size, ensure_image, large_image, Created, ImageS
 use crate::build::parts::{ensure_parts, ensure_parts_bytecode, interpreter_on, Wanted, WantedBase};
 use crate::build::{code, imports, secrets, BuildError};
 use crate::oci::{Digest, Reference};
-use crate::policy::{causes, one_line, Baseline, Promise};
+use crate::policy::{causes, Baseline, Promise};
 use crate::progress::{timed, Progress, Recorder};
 use crate::python::compile::Compiler;
 use crate::python::project::Origin;
@@ -109,9 +110,10 @@ pub fn build(
         let _kept = store.locks().building()?;
         make(store, request, resolver, progress)
     };
-    let made = with_room(store, make)?;
-    if let Err(error) = store.keep_limits(&made.digest) {
-        progress.warn(&format!("the store may hold more than it is to: {}", one_line(&error)));
+    let mut made = with_room(store, make)?;
+    if let Some(warning) = keep_limits(store, &made.digest) {
+        progress.warn(&warning);
+        made.warnings.push(warning);
     }
     Ok(made)
 }

@@ -1,8 +1,11 @@
 //! Who makes room in the store of this machine: by `[cache]` of its configuration, and where the disk is full.
 
+use super::over_limits::over_limits;
 use crate::config::Config;
 use crate::journal::{self, Event, EventKind};
-use crate::store::{RoomCall, RoomMaker, RoomNeeded, Store, StoreError};
+use crate::oci::Digest;
+use crate::policy::one_line;
+use crate::store::{RoomCall, RoomMade, RoomMaker, RoomNeeded, Store, StoreError};
 use crate::sys::clock;
 use crate::upkeep::eviction::{CacheLimits, EvictionPlan, OnlyHere};
 use crate::upkeep::room::{find_room, make_room, Coming, Effort};
@@ -26,7 +29,7 @@ pub fn room_maker(limits: CacheLimits, tell: impl Fn(&EvictionPlan) + Send + Syn
     RoomMaker::new(move |store, call| {
         let (wishes, effort) = wishes(store, limits, call)?;
         if wishes.is_empty() {
-            return Ok(false);
+            return Ok(RoomMade::default());
         }
         let done = make_room(store, &wishes, effort)?;
         note(store, &done);
@@ -35,7 +38,15 @@ pub fn room_maker(limits: CacheLimits, tell: impl Fn(&EvictionPlan) + Send + Syn
         }
         // Others may have made the room that the disk lacked.
         let has_come = wishes.iter().any(|wish| wish.disk_lacks > 0) && done.is_enough;
-        Ok(has_come || !done.items.is_empty())
+        let has_come = has_come || !done.items.is_empty();
+        let warning = match call {
+            // Who has no room for what nobody waits for says so of what is left out.
+            RoomCall::After(came) if !done.is_enough_soon && !store.is_warmed() => {
+                Some(over_limits(&done, &limits, "holds", Some(&came)))
+            }
+            RoomCall::After(_) | RoomCall::Before(..) | RoomCall::Passing(_) | RoomCall::Full(_) => None,
+        };
+        Ok(RoomMade { has_come, warning })
     })
 }
 
@@ -124,6 +135,13 @@ fn check_size(store: &Store, limits: CacheLimits, whole: u64) -> Result<(), Stor
         }),
         _ => Ok(()),
     }
+}
+
+/// Keeps the limits of a store after the image `came`; what the user should know of it. The image is there all the same.
+pub(super) fn keep_limits(store: &Store, came: &Digest) -> Option<String> {
+    store
+        .keep_limits(came)
+        .unwrap_or_else(|error| Some(format!("the store may hold more than it is to: {}", one_line(&error))))
 }
 
 /// What the store would lose to keep its limits.

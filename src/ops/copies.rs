@@ -11,9 +11,9 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use super::bare_names::{not_a_place, nothing_to_pull, refuse_host};
+use super::cache_room::keep_limits;
 use super::images::{show, ImagesError};
 use crate::oci::{Descriptor, Digest, Place, Reference};
-use crate::policy::one_line;
 use crate::progress::{Progress, Silent};
 use crate::store::{check_name, Store};
 use crate::sys::replace::Replacement;
@@ -382,8 +382,8 @@ impl Found<'_> {
             }
             Ok(brought)
         })?;
-        if let Err(error) = store.keep_limits(&copied.digest) {
-            progress.warn(&format!("the store may hold more than it is to: {}", one_line(&error)));
+        if let Some(warning) = keep_limits(store, &copied.digest) {
+            progress.warn(&warning);
         }
         Ok(copied)
     }
@@ -508,18 +508,24 @@ fn save_to(store: &Store, reference: &Reference, to: &dyn Destination) -> Result
     Ok(copy_image(store, &image.descriptor(), to, name.as_deref(), &Silent)?)
 }
 
-/// Reads an OCI archive; its images get their names in it, or `tag`. An image with several names is copied once.
+/// Reads an OCI archive; its images get their names in it, or `tag`. An image with several names is copied once. `progress` is
+/// told when the store is over its limits then.
 ///
 /// # Errors
 ///
 /// [`ImagesError`]; names that were given by then stay.
-pub fn load(store: &Store, reader: impl Read, tag: Option<&Reference>) -> Result<Vec<(String, Digest)>, ImagesError> {
+pub fn load(
+    store: &Store,
+    reader: impl Read,
+    tag: Option<&Reference>,
+    progress: &dyn Progress,
+) -> Result<Vec<(String, Digest)>, ImagesError> {
     tag.map_or(Ok(()), check_name)?;
     let archive = ArchiveSource::read(store, reader).map_err(|error| in_archive(Path::new("standard input"), error))?;
     let _kept_out = store.locks().keep_collector_out()?;
     let loaded = name_images(store, &archive, tag)?;
     drop(archive);
-    Ok(kept_within_limits(store, loaded))
+    Ok(kept_within_limits(store, loaded, progress))
 }
 
 /// Reads the OCI archive `file`, as [`load`].
@@ -527,20 +533,25 @@ pub fn load(store: &Store, reader: impl Read, tag: Option<&Reference>) -> Result
 /// # Errors
 ///
 /// As [`load`].
-pub fn load_file(store: &Store, file: &Path, tag: Option<&Reference>) -> Result<Vec<(String, Digest)>, ImagesError> {
+pub fn load_file(
+    store: &Store,
+    file: &Path,
+    tag: Option<&Reference>,
+    progress: &dyn Progress,
+) -> Result<Vec<(String, Digest)>, ImagesError> {
     tag.map_or(Ok(()), check_name)?;
     let archive = open_archive(store, file)?;
     let _kept_out = store.locks().keep_collector_out()?;
     let loaded = name_images(store, &archive, tag)?;
     drop(archive);
-    Ok(kept_within_limits(store, loaded))
+    Ok(kept_within_limits(store, loaded, progress))
 }
 
 /// Keeps the limits of the store after what was `loaded`, when nothing of the archive lies in scratch any more.
-fn kept_within_limits(store: &Store, loaded: Vec<(String, Digest)>) -> Vec<(String, Digest)> {
-    if let Some((_, digest)) = loaded.last() {
-        // The images are there all the same.
-        let _ = store.keep_limits(digest);
+fn kept_within_limits(store: &Store, loaded: Vec<(String, Digest)>, progress: &dyn Progress) -> Vec<(String, Digest)> {
+    let last = loaded.last();
+    if let Some(warning) = last.and_then(|(_, digest)| keep_limits(store, digest)) {
+        progress.warn(&warning);
     }
     loaded
 }

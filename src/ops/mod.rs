@@ -25,6 +25,7 @@ mod oci_bundle;
 mod outages;
 mod outcome;
 mod output_place;
+mod over_limits;
 mod prefetch;
 mod remote_images;
 mod run;
@@ -75,6 +76,7 @@ pub use oci_bundle::{
 };
 pub use outcome::{ExitCodes, Outcome, CANNOT_RUN};
 pub use output_place::OutputPlace;
+pub use over_limits::over_limits;
 pub use prefetch::record_start_files;
 pub use remote_images::{list_catalogue, list_tags, remove_remote};
 pub use run::{run, RunRequest, Take};

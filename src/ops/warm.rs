@@ -197,6 +197,10 @@ pub fn warm(
         done(&left_out);
         all.push(left_out);
     }
+    // With something left out that has said it.
+    if let (true, Full::Others(_)) = (left.is_empty(), why) {
+        transport.progress.warn(&why.to_string());
+    }
     Ok(all)
 }
 

@@ -92,7 +92,7 @@ pub use images::Images;
 pub use integrity::{Finding, Inspection, Integrity, Looked, Part, State};
 pub use key::{Key, KeyMaker, Step};
 pub use make::{ensure_layer, find_layer, BuiltLayer, LayerNote, LayerWanted};
-pub use reservation::{Reservation, RoomCall, RoomMaker, RoomNeeded};
+pub use reservation::{Reservation, RoomCall, RoomMade, RoomMaker, RoomNeeded};
 pub(crate) use trees::stack::Visited;
 pub use trees::stack::{Found, LastLink, LayerStack};
 pub use trees::staging::LayerStaging;
@@ -370,7 +370,7 @@ impl Store {
             };
             let before = space::free(self.root());
             let made = match &self.maker {
-                Some(maker) => maker.make(self, call(wanted, lacks))?,
+                Some(maker) => maker.make(self, call(wanted, lacks))?.has_come,
                 None => false,
             };
             match asked {
@@ -392,19 +392,19 @@ impl Store {
     /// [`StoreError`] when what may go cannot be removed.
     pub fn make_room(&self, bytes: u64) -> Result<bool, StoreError> {
         match &self.maker {
-            Some(maker) => maker.make(self, RoomCall::Full(bytes)),
+            Some(maker) => Ok(maker.make(self, RoomCall::Full(bytes))?.has_come),
             None => Ok(false),
         }
     }
 
-    /// Keeps the limits of the store after the image `came`, which stays.
+    /// Keeps the limits of the store after the image `came`, which stays; what the user should know when they are not kept.
     ///
     /// # Errors
     /// [`StoreError`] when what may go cannot be removed; the image is there all the same.
-    pub fn keep_limits(&self, came: &Digest) -> Result<(), StoreError> {
+    pub fn keep_limits(&self, came: &Digest) -> Result<Option<String>, StoreError> {
         match &self.maker {
-            Some(maker) => maker.make(self, RoomCall::After(*came)).map(drop),
-            None => Ok(()),
+            Some(maker) => Ok(maker.make(self, RoomCall::After(*came))?.warning),
+            None => Ok(None),
         }
     }
 

@@ -70,8 +70,17 @@ pub enum RoomCall {
     After(Digest),
 }
 
-/// Takes out of a store what may go; whether something went.
-type Maker = dyn Fn(&Store, RoomCall) -> Result<bool, StoreError> + Send + Sync;
+/// What came of making room.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RoomMade {
+    /// Whether something went, or the disk has what it lacked.
+    pub has_come: bool,
+    /// What the user should know of limits that the store is over all the same.
+    pub warning: Option<String>,
+}
+
+/// Takes out of a store what may go.
+type Maker = dyn Fn(&Store, RoomCall) -> Result<RoomMade, StoreError> + Send + Sync;
 
 /// Who makes room in a store.
 #[derive(Clone)]
@@ -79,11 +88,11 @@ pub struct RoomMaker(Arc<Maker>);
 
 impl RoomMaker {
     /// One that does `make`.
-    pub fn new(make: impl Fn(&Store, RoomCall) -> Result<bool, StoreError> + Send + Sync + 'static) -> Self {
+    pub fn new(make: impl Fn(&Store, RoomCall) -> Result<RoomMade, StoreError> + Send + Sync + 'static) -> Self {
         Self(Arc::new(make))
     }
 
-    pub(super) fn make(&self, store: &Store, call: RoomCall) -> Result<bool, StoreError> {
+    pub(super) fn make(&self, store: &Store, call: RoomCall) -> Result<RoomMade, StoreError> {
         (self.0)(store, call)
     }
 }
@@ -275,7 +284,11 @@ mod tests {
                 panic!("{call:?}")
             };
             told.lock().unwrap().push(wanted.likely / unit);
-            Ok(lacks <= evictable && other.lock().unwrap().take().is_some())
+            let has_come = lacks <= evictable && other.lock().unwrap().take().is_some();
+            Ok(RoomMade {
+                has_come,
+                warning: None,
+            })
         }));
         let wanted = RoomNeeded {
             least: 200 * unit,

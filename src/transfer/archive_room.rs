@@ -118,7 +118,7 @@ mod tests {
 
     use super::*;
     use crate::store::tests::store;
-    use crate::store::{RoomCall, RoomMaker};
+    use crate::store::{RoomCall, RoomMade, RoomMaker};
     use crate::sys::space;
 
     /// Bytes that are promised in `store`.
@@ -139,7 +139,7 @@ mod tests {
         let store = store.making_room_by(RoomMaker::new(move |store, call| {
             assert_eq!(call, RoomCall::Passing(0));
             told.lock().unwrap().push(promised(store));
-            Ok(false)
+            Ok(RoomMade::default())
         }));
         let mut room = ArchiveRoom::new(&store, expected);
         for (says, comes) in files {

@@ -103,6 +103,9 @@ pub struct EvictionPlan {
     pub images_after: u64,
     /// Whether that is enough.
     pub is_enough: bool,
+    /// Whether it is once those have ended that bring or build something now: the last of them has the rest go.
+    #[serde(skip)]
+    pub is_enough_soon: bool,
     /// What to take out of the store.
     #[serde(skip)]
     pub doomed: Doomed,
@@ -131,6 +134,13 @@ pub struct Planned {
     pub origin: Option<String>,
 }
 
+/// Why an image stays: somebody pinned it.
+pub(crate) const PINNED: &str = "pinned";
+/// Why an image stays: a run or another command uses it.
+pub(crate) const IN_USE: &str = "in use";
+/// Why an image stays that could not be had again.
+pub(crate) const ONLY_HERE: &str = "no registry is known to have it";
+
 /// An image that stays whatever is needed.
 #[derive(Debug, Clone, Serialize)]
 pub struct KeptImage {
@@ -150,6 +160,7 @@ pub(crate) fn is_within(tally: &Tally, wanted: &RoomWanted<'_>) -> Option<Evicti
         images_before: tally.images,
         images_after: tally.images,
         is_enough: true,
+        is_enough_soon: true,
         ..EvictionPlan::default()
     })
 }
@@ -165,6 +176,7 @@ pub(crate) fn plan(inventory: &Inventory, wanted: &RoomWanted<'_>, now: SystemTi
         images_before: inventory.images.len() as u64,
         images_after: inventory.images.len() as u64,
         is_enough: goal.is_met(),
+        is_enough_soon: goal.is_met(),
         ..EvictionPlan::default()
     };
     if plan.is_enough {
@@ -245,6 +257,7 @@ pub(crate) fn plan(inventory: &Inventory, wanted: &RoomWanted<'_>, now: SystemTi
         plan.bytes_before - plan.bytes_after,
         plan.images_before - plan.images_after,
     );
+    plan.is_enough_soon = plan.is_enough || last.is_met();
     plan.kept = inventory
         .images
         .iter()
@@ -283,10 +296,10 @@ fn unused(used: Option<SystemTime>, now: SystemTime) -> String {
 
 fn kept(image: &StoredImage, wanted: &RoomWanted<'_>) -> Option<KeptImage> {
     let reason = match image {
-        StoredImage { is_pinned: true, .. } => "pinned",
-        StoredImage { is_in_use: true, .. } => "in use",
+        StoredImage { is_pinned: true, .. } => PINNED,
+        StoredImage { is_in_use: true, .. } => IN_USE,
         _ if wanted.spared == Some(image.digest) => return None,
-        _ if wanted.only_here == OnlyHere::Stay && image.origins.is_empty() => "no registry is known to have it",
+        _ if wanted.only_here == OnlyHere::Stay && image.origins.is_empty() => ONLY_HERE,
         _ => return None,
     };
     Some(KeptImage {

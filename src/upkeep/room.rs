@@ -102,6 +102,8 @@ fn find(store: &Store, wishes: &[Coming]) -> Result<(EvictionPlan, Inventory), S
             // unless that is all that it takes.
             let only_here = OnlyHere::Stay;
             found = plan(&inventory, &RoomWanted { only_here, ..wanted }, now);
+            let may_forget = true;
+            found.is_enough_soon |= plan(&inventory, &RoomWanted { may_forget, ..wanted }, now).is_enough_soon;
         }
     }
     Ok((found, inventory))
@@ -125,7 +127,12 @@ pub(crate) fn make_room(store: &Store, wishes: &[Coming], effort: Effort) -> Res
     let before = space::free(store.root());
     let _alone = match store.locks().making_room() {
         Ok(lock) => Some(lock),
-        Err(StoreError::Stalled { .. }) if lacks == 0 => return Ok(EvictionPlan::default()),
+        Err(StoreError::Stalled { .. }) if lacks == 0 => {
+            return Ok(EvictionPlan {
+                is_enough_soon: true,
+                ..EvictionPlan::default()
+            })
+        }
         Err(StoreError::Stalled { .. }) => None,
         Err(error) => return Err(error),
     };
@@ -146,7 +153,7 @@ pub(crate) fn make_room(store: &Store, wishes: &[Coming], effort: Effort) -> Res
         if round == 0 {
             (done.bytes_before, done.images_before) = (found.bytes_before, found.images_before);
         }
-        done.is_enough = found.is_enough;
+        (done.is_enough, done.is_enough_soon) = (found.is_enough, found.is_enough_soon);
         (done.bytes_after, done.images_after) = (found.bytes_before, found.images_before);
         done.kept = found.kept;
         let is_vain = effort == Effort::AllOrNothing && !found.is_enough;
@@ -177,7 +184,7 @@ pub(crate) fn make_room(store: &Store, wishes: &[Coming], effort: Effort) -> Res
         if went == planned || (lacks > 0 && went > 0) {
             break;
         }
-        done.is_enough = false;
+        (done.is_enough, done.is_enough_soon) = (false, false);
     }
     Ok(done)
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde_json::{json, Value};
 
-use crate::common::{says, tiny, Done, Gantry};
+use crate::common::{function, says, tiny, Done, Gantry};
 use crate::registry::fake::Fake;
 use crate::registry::images::{configure, image, layers, store_of};
 
@@ -329,7 +329,7 @@ fn a_limit_that_cannot_be_held_says_by_how_much_and_why() {
             0,
             &[
                 &format!("warning: the store {holds} "),
-                "more than max_bytes = 64K (65.5 KB), and 2 images, more than max_images = 1: 2 images that are left are pinned or in use",
+                " more than max_bytes = 64K (65.5 KB), and 2 images, 1 more than max_images = 1: 2 images are pinned; `gantry cache unpin IMAGE` lets one go, and `gantry cache stats` says what takes room\n",
             ],
         );
         assert!(done.stdout.contains("Kept a:1: pinned\n"), "{}", done.stdout);
@@ -353,6 +353,58 @@ fn a_limit_that_cannot_be_held_says_by_how_much_and_why() {
     let empty = Gantry::new();
     let done = empty.gantry(["cache", "gc", "--max-size", "1"]);
     assert!(!done.stderr.contains("images"), "{}", done.stderr);
+}
+
+#[test]
+fn whoever_brings_an_image_is_told_that_the_store_stays_over_its_limit() {
+    let gantry = Gantry::with_function("print(1)", "built:1");
+    tiny(&gantry, &["pinned:1", "other:1"]);
+    gantry.ok(["cache", "pin", "pinned:1"]);
+    let archive = gantry.home.join("other.tar");
+    gantry.ok(["save", "other:1", archive.to_str().unwrap()]);
+    limited(&gantry, "max_bytes = \"64K\"\nmax_images = 1\n");
+    let over = [
+        "warning: the store holds ",
+        " more than max_bytes = 64K (65.5 KB), and 2 images, 1 more than max_images = 1: 1 image is pinned, the image that came stays; `gantry cache unpin IMAGE` lets one go",
+    ];
+    let load = ["load", archive.to_str().unwrap()];
+    let copy = ["copy", &format!("oci-archive:{}", archive.display()), "copied:1"];
+    let pull = [
+        "pull",
+        &format!("oci-archive:{}", archive.display()),
+        "--tag",
+        "pulled:1",
+    ];
+    for args in [&load[..], &copy, &pull] {
+        let done = gantry.gantry(args);
+        says(&done, 0, &over);
+        assert_eq!(done.stderr.matches("more than max_bytes").count(), 1, "{}", done.stderr);
+    }
+    let (function, report) = (function("print(2)", None), gantry.home.join("report.json"));
+    let build = [
+        "build",
+        function.path().to_str().unwrap(),
+        "--tag",
+        "built:2",
+        "--report",
+    ];
+    let done = gantry.gantry([&build[..], &[report.to_str().unwrap()]].concat());
+    says(&done, 0, &over);
+    let report: Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
+    let warnings: Vec<&str> = report["warnings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    assert!(
+        matches!(warnings[..], [told] if format!("warning: {told}").starts_with(over[0]) && told.contains(over[1])),
+        "{warnings:?}"
+    );
+    // It is not the matter of a run, nor of who keeps the limits.
+    assert!(!gantry.run(&["built:2"]).stderr.contains("max_bytes"));
+    limited(&gantry, "max_bytes = \"2GB\"\nmax_images = 9\n");
+    assert!(!gantry.gantry(load).stderr.contains("more than"));
 }
 
 #[test]

@@ -95,11 +95,7 @@ fn tell(session: &Session, evictions: &EvictionPlan, args: &GcArgs) -> Result<()
     }
     if !evictions.is_enough {
         let limits = ops::cache_limits(&session.config);
-        warn(&gone_images::over_limits(
-            evictions,
-            (limits.max_bytes, limits.max_images),
-            holds,
-        ));
+        warn(&ops::over_limits(evictions, &limits, holds, None));
     }
     Ok(())
 }

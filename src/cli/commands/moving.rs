@@ -242,13 +242,14 @@ pub(super) fn save(session: &Session, reference: &Reference, file: &Path) -> Res
 
 /// Reads the images of an archive and prints their digests and names; `-` is standard input, but no terminal.
 pub(super) fn load(session: &Session, file: &Path, tag: Option<&Reference>) -> Result<u8, CommandError> {
+    let narrator = Narrator::new(session.verbosity);
     let loaded = if file != Path::new("-") {
-        ops::load_file(&session.store, file, tag)?
+        ops::load_file(&session.store, file, tag, &narrator)?
     } else if io::stdin().is_terminal() {
         let reason = "load -: standard input is a terminal; name a file, or redirect it: `gantry load - <FILE`";
         return Err(CommandError::Usage(reason.to_owned()));
     } else {
-        ops::load(&session.store, io::stdin().lock(), tag)?
+        ops::load(&session.store, io::stdin().lock(), tag, &narrator)?
     };
     if session.verbosity > Verbosity::Quiet {
         let names: Vec<&str> = loaded.iter().map(|(name, _)| name.as_str()).collect();

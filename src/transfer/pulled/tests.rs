@@ -11,7 +11,7 @@ use crate::oci::{DiffId, Digest};
 use crate::progress::Silent;
 use crate::store::tests::examples::{image, image_that_says, put, tar};
 use crate::store::tests::store;
-use crate::store::{Count, RoomCall, RoomMaker, StoreError};
+use crate::store::{Count, RoomCall, RoomMade, RoomMaker, StoreError};
 use crate::sys::fault::{Step, ERRNO, FAIL};
 
 /// A store that is far away, and says what was asked of it.
@@ -250,11 +250,14 @@ fn what_has_come_is_no_garbage_while_a_pull_makes_room_for_its_last_try() {
                 let loose = store.inventory(Count::Noted)?.loose;
                 assert!(loose.is_empty(), "{loose:?}");
                 told.store(true, Ordering::Relaxed);
-                return Ok(true);
+                return Ok(RoomMade {
+                    has_come: true,
+                    warning: None,
+                });
             }
             RoomCall::Before(..) | RoomCall::Passing(_) | RoomCall::After(_) => {}
         }
-        Ok(false)
+        Ok(RoomMade::default())
     });
     let here = empty(&scratch, "here").making_room_by(maker);
     let pulled = pull(&here, &from, &wanted);
