@@ -88,7 +88,16 @@ fn what_is_wrong_is_named_and_only_a_repair_changes_anything() {
     );
 
     // No registry has it, and it cannot be made: the name says what to do.
-    let (code, report) = check(&gantry, &["--repair"]);
+    let done = gantry.gantry(["cache", "check", "--repair", "--report", file.path().to_str().unwrap()]);
+    assert!(
+        done.stdout.contains("2 wrong of 1 cause: 1 removed, 1 not repaired\n"),
+        "{}",
+        done.stdout
+    );
+    let (code, report) = (
+        done.code,
+        serde_json::from_slice(&fs::read(file.path()).unwrap()).unwrap(),
+    );
     assert_eq!(
         (code, states(&report)),
         (1, pairs(&[("blob", "removed"), ("image", "kept")]))
@@ -126,6 +135,15 @@ fn a_layer_is_made_again_of_its_blob_unless_a_run_holds_it() {
     );
     assert_eq!(fs::read_to_string(&file).unwrap(), "b:1");
     drop(lease);
+    // By a person it is read in words, with the images that it is of.
+    let told = gantry.gantry(["cache", "check"]).stdout;
+    let differs = told.lines().next().unwrap().split_once(": ").unwrap().1;
+    assert!(
+        differs.starts_with("expected etc/name, a file of 3 bytes, mode 644, sha256:")
+            && differs.contains(", got a file of 3 bytes, mode 644, sha256:")
+            && differs.contains("; needed by a:1; "),
+        "{told}"
+    );
     let (code, report) = check(&gantry, &["--repair"]);
     assert_eq!(
         (code, states(&report), &report["status"]),
@@ -184,6 +202,33 @@ fn what_images_of_a_registry_need_is_fetched_again_and_nothing_else() {
     let (code, report) = check(&gantry, &[]);
     assert_eq!((code, &report["findings"]), (0, &json!([])));
     assert!(fs::read_dir(gantry.root.join("unnamed")).unwrap().next().is_none());
+}
+
+#[test]
+fn a_repair_says_what_it_removed_and_what_is_whole_again() {
+    let gantry = Gantry::new();
+    let digests = tiny(&gantry, &["a:1"]);
+    let damaged = || layer(&gantry, &shown(&gantry, "a:1")).join("fs/etc/name");
+    let repaired = |wrong: &str| {
+        let done = gantry.gantry(["cache", "check", "--repair"]);
+        assert_eq!(done.code, 0, "{}", done.stdout);
+        assert!(done.stdout.ends_with(wrong), "{}", done.stdout);
+        done.stdout
+    };
+    // Nothing needs it.
+    fs::write(gantry.root.join("downloads").join("0".repeat(64)), "x").unwrap();
+    fs::write(damaged(), "b:1").unwrap();
+    repaired(": 2 wrong: 1 made again of what the store has, 1 removed\n");
+    // An image that is kept without a name is called by its digest.
+    let lost = layer(&gantry, &shown(&gantry, "a:1"));
+    gantry.ok(["cache", "pin", "a:1"]);
+    gantry.ok(["images", "rm", "a:1"]);
+    fs::remove_file(lost.join("fs/etc/name")).unwrap();
+    let told = repaired(": 1 wrong: 1 made again of what the store has\n");
+    assert!(
+        told.contains(&format!(", got no etc/name; needed by {}; made again\n", digests[0])),
+        "{told}"
+    );
 }
 
 #[test]

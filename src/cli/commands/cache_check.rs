@@ -57,15 +57,14 @@ fn print(checked: &CheckReport) -> Result<(), CommandError> {
         Some(_) => format!("{count} of {}", contents(checked.contents as u64)),
         None => contents(count as u64),
     };
-    let repaired = checked.findings.iter().filter(|finding| finding.is_repaired()).count();
     let wrong = match checked.findings.len() {
         all if all == faults.len() => format!("{all} wrong"),
         all => format!("{all} wrong of {}", counted(faults.len() as u64, "cause", "causes")),
     };
-    let end = match (checked.findings.len(), repaired) {
+    let end = match (checked.findings.len(), became(&checked.findings)) {
         (0, _) => "nothing is wrong".to_owned(),
-        (_, 0) => wrong,
-        (_, some) => format!("{wrong}, {some} repaired"),
+        (_, became) if became.is_empty() => wrong,
+        (_, became) => format!("{wrong}: {}", became.join(", ")),
     };
     print_line(&format!(
         "Checked {things} ({}), {}, {}: {end}",
@@ -74,6 +73,20 @@ fn print(checked: &CheckReport) -> Result<(), CommandError> {
         counted(looked.images as u64, "image", "images"),
     ))?;
     Ok(())
+}
+
+/// What became of all that was wrong, with how much of it; nothing when nothing was to be done.
+fn became(findings: &[Finding]) -> Vec<String> {
+    let states = [
+        (State::Remade, "made again of what the store has"),
+        (State::Fetched, "fetched again"),
+        (State::Removed, "removed"),
+        (State::Kept, "not repaired"),
+    ];
+    let of = |state| findings.iter().filter(|finding| finding.state == state).count();
+    let counted = states.map(|(state, word)| (of(state), word));
+    let some = counted.iter().filter(|(count, _)| *count > 0);
+    some.map(|(count, word)| format!("{count} {word}")).collect()
 }
 
 fn contents(count: u64) -> String {

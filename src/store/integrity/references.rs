@@ -189,6 +189,8 @@ impl Follower<'_> {
 
     /// Whether an image can be run, and pushed.
     fn image(&mut self, digest: &Digest, names: &[String]) -> Result<(), (String, String)> {
+        let called = [digest.to_string()];
+        let names = if names.is_empty() { &called } else { names };
         let snapshot = read_snapshot(self.disk, &digest.hex());
         if let Ok(snapshot) = &snapshot {
             snapshot

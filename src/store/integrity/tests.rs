@@ -353,7 +353,9 @@ fn what_a_run_holds_stays_and_says_so() {
     let mut findings = scene.look().findings;
     assert_eq!(findings[0].images, ["image:1"]);
     assert!(
-        findings[0].expected.starts_with("\"etc/a\":{\"mode\":420,\"size\":10,"),
+        findings[0]
+            .expected
+            .starts_with("etc/a, a file of 10 bytes, mode 644, sha256:"),
         "{findings:?}"
     );
     let mend = |findings: &mut Vec<Finding>| {

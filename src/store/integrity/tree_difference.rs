@@ -1,8 +1,11 @@
 //! The first difference between a tree and its listing, told while the tree is read: both are streams in the same order, a
 //! line for each entry ([`listing`](crate::store::trees::listing)), so that neither is held in memory.
 
+use std::collections::HashMap;
 use std::io::{self, BufRead, Read, Write};
 use std::mem;
+
+use crate::store::trees::listing;
 
 /// Longer than the line of any entry: a path has at most 4096 bytes, as has the target of a link, and each may be six in JSON.
 const MOST_OF_A_LINE: u64 = 64 << 10;
@@ -16,7 +19,7 @@ pub(super) struct TreeDifference<R> {
     last: String,
 }
 
-/// What a listing has, and what a tree has in its place.
+/// What a listing has, and what a tree has in its place, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Difference {
     pub expected: String,
@@ -115,28 +118,38 @@ fn path_of(line: &[u8]) -> Option<String> {
 fn difference(expected: &[u8], got: &[u8]) -> Difference {
     let text = |line: &[u8]| String::from_utf8_lossy(line).into_owned();
     let none = |path: &str| format!("no {path}");
+    let named = |path: &str, line: &[u8]| format!("{path}, {}", words(line));
     match (path_of(expected), path_of(got)) {
         (Some(missing), Some(found)) if missing.split('/').lt(found.split('/')) => Difference {
-            expected: text(expected),
+            expected: named(&missing, expected),
             got: none(&missing),
         },
         (Some(missing), None) => Difference {
-            expected: text(expected),
+            expected: named(&missing, expected),
             got: none(&missing),
         },
         (Some(one), Some(other)) if one == other => Difference {
-            expected: text(expected),
-            got: text(got),
+            expected: named(&one, expected),
+            got: words(got),
         },
         (_, Some(extra)) => Difference {
             expected: none(&extra),
-            got: text(got),
+            got: named(&extra, got),
         },
         (None, None) => Difference {
             expected: text(expected),
             got: text(got),
         },
     }
+}
+
+/// What an entry of a listing is.
+fn words(line: &[u8]) -> String {
+    let document = format!("{{{}}}", String::from_utf8_lossy(line));
+    let entry: Option<HashMap<String, listing::Entry>> = serde_json::from_str(&document).ok();
+    let entry = entry.and_then(|entries| entries.into_values().next());
+    // A listing that is whole has nothing else.
+    entry.map_or_else(|| String::from_utf8_lossy(line).into_owned(), |entry| entry.to_string())
 }
 
 #[cfg(test)]
@@ -169,19 +182,36 @@ mod tests {
     fn the_first_entry_that_differs_is_named_with_what_it_should_be() {
         let [a, ab, last] = ENTRIES;
         let (other, more) = (r#""a/b":{"target":"d"}"#, r#""a/c":{"mode":1}"#);
+        let digest = crate::oci::Digest::of(b"");
+        let file = format!(r#""a/b":{{"mode":420,"size":12,"sha256":"{digest}"}}"#);
+        let of_file = format!("a file of 12 bytes, mode 644, {digest}");
         assert_eq!(compare(&ENTRIES, &ENTRIES), None);
         assert_eq!(compare(&[], &[]), None);
         for (got, expected, found) in [
-            (vec![a, other, last], ab, other),
-            (vec![a, last], ab, "no a/b"),
-            (vec![a, ab], last, "no a-b"),
-            (vec![], a, "no a"),
-            (vec![a, ab, more, last], "no a/c", more),
-            (vec![a, ab, last, more], "no a/c", more),
+            (vec![a, other, last], "a/b, a link to \"c\"", "a link to \"d\""),
+            (vec![a, &file, last], "a/b, a link to \"c\"", &*of_file),
+            (
+                vec![a, r#""a/b":{"whiteout":true}"#, last],
+                "a/b, a link to \"c\"",
+                "a whiteout",
+            ),
+            (vec![a, last], "a/b, a link to \"c\"", "no a/b"),
+            (vec![a, ab], "a-b, a directory, mode 755", "no a-b"),
+            (vec![], "a, a directory, mode 755", "no a"),
+            (vec![a, ab, more, last], "no a/c", "a/c, a directory, mode 1"),
+            (vec![a, ab, last, more], "no a/c", "a/c, a directory, mode 1"),
         ] {
             let difference = compare(&ENTRIES, &got).unwrap();
             assert_eq!(difference, (expected.to_owned(), found.to_owned()), "{got:?}");
         }
-        assert_eq!(compare(&[], &[a]), Some(("no a".to_owned(), a.to_owned())));
+        assert_eq!(
+            compare(&[], &[a]),
+            Some(("no a".to_owned(), "a, a directory, mode 755".to_owned()))
+        );
+        assert_eq!(
+            words(br#""a":{"mode":493,"opaque":true}"#),
+            "a directory, mode 755, that hides the one below it"
+        );
+        assert_eq!(words(b"half"), "half");
     }
 }

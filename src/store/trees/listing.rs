@@ -15,12 +15,13 @@
 //! holds the names of one directory per level in memory, never those of the whole tree.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::FileType;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::opaque::is_opaque;
 use crate::oci::Digest;
@@ -30,18 +31,19 @@ use crate::sys::tree;
 /// Deeper than any path that can be unpacked (`ExtractionLimits::depth`).
 const MAX_DEPTH: usize = 256;
 
-#[derive(Serialize)]
+/// What a path of a tree is. A file is read before a directory, which has less.
+#[derive(Serialize, Deserialize)]
 #[serde(untagged)]
-enum Entry {
-    Directory {
-        mode: u32,
-        #[serde(skip_serializing_if = "std::ops::Not::not")]
-        opaque: bool,
-    },
+pub(in crate::store) enum Entry {
     File {
         mode: u32,
         size: u64,
         sha256: Digest,
+    },
+    Directory {
+        mode: u32,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        opaque: bool,
     },
     Symlink {
         target: String,
@@ -49,6 +51,20 @@ enum Entry {
     Whiteout {
         whiteout: bool,
     },
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { mode, size, sha256 } => write!(f, "a file of {size} bytes, mode {mode:o}, {sha256}"),
+            Self::Directory { mode, opaque: false } => write!(f, "a directory, mode {mode:o}"),
+            Self::Directory { mode, opaque: true } => {
+                write!(f, "a directory, mode {mode:o}, that hides the one below it")
+            }
+            Self::Symlink { target } => write!(f, "a link to {target:?}"),
+            Self::Whiteout { .. } => f.write_str("a whiteout"),
+        }
+    }
 }
 
 /// Digests of files by inode, noted while they were written.
