@@ -31,6 +31,7 @@ pub(super) fn of_transfer(error: &TransferError) -> Option<String> {
         TransferError::Unlisted { .. } => "`gantry registries` lists those of the configuration",
         TransferError::Immutable { .. } => "push it under another tag, or by its digest: HOST/REPOSITORY@sha256:...",
         TransferError::Companions { .. } => "`--no-referrers` copies the image without what refers to it",
+        TransferError::EndsEarly { .. } => "get the archive again: whoever wrote or copied it did not come to its end",
         TransferError::Io { .. }
         | TransferError::NotAFile { .. }
         | TransferError::NotADirectory { .. }

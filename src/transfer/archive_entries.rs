@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use super::archive_end::{Place, Watched};
 use super::archive_room::ArchiveRoom;
 use super::TransferError;
 use crate::archive::tar_reader::names_or_sizes;
@@ -40,6 +41,8 @@ pub(super) struct Entries {
     /// Where each link leads.
     links: BTreeMap<String, String>,
     digests: BTreeSet<Digest>,
+    /// After how many bytes the archive ended that nobody closed. What is in it is whole.
+    unclosed_at: Option<u64>,
 }
 
 impl Entries {
@@ -50,11 +53,21 @@ impl Entries {
             files: BTreeMap::new(),
             links: BTreeMap::new(),
             digests: BTreeSet::new(),
+            unclosed_at: None,
+        };
+        let place = Place::default();
+        let reader = Watched {
+            inner: reader,
+            place: &place,
         };
         let (mut total, mut archive) = (0u64, tar::Archive::new(reader));
+        let cut = |source| match place.end() {
+            Some(at) => ends_early(at, "the header or the padding of an entry is cut off".to_owned()),
+            None => unreadable(source),
+        };
         // Raw: what the crate makes of long names and extended headers it keeps in memory, however long they are.
         for (number, entry) in archive.entries().map_err(unreadable)?.raw(true).enumerate() {
-            let entry = entry.map_err(unreadable)?;
+            let entry = entry.map_err(cut)?;
             let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             total = total.saturating_add(entry.size());
             if number >= MAX_ENTRIES || total > MAX_BYTES {
@@ -63,8 +76,9 @@ impl Entries {
                     "the archive is over the limit of 20000 entries or 40 GiB",
                 ));
             }
-            all.add(&path, entry, &mut room)?;
+            all.add(&path, entry, &mut room, &place)?;
         }
+        all.unclosed_at = place.end();
         Ok(all)
     }
 
@@ -73,12 +87,13 @@ impl Entries {
         path: &str,
         entry: tar::Entry<'_, impl Read>,
         room: &mut ArchiveRoom<'_>,
+        place: &Place,
     ) -> Result<(), TransferError> {
         let name = bare(path).trim_end_matches('/');
         let kind = entry.header().entry_type();
         match kind {
             tar::EntryType::Directory => return Ok(()),
-            tar::EntryType::XHeader | tar::EntryType::XGlobalHeader => return check_header(path, entry),
+            tar::EntryType::XHeader | tar::EntryType::XGlobalHeader => return check_header(path, entry, place),
             tar::EntryType::Regular | tar::EntryType::Symlink => {}
             tar::EntryType::GNULongName | tar::EntryType::GNULongLink => {
                 return Err(refused(
@@ -108,6 +123,7 @@ impl Entries {
         .map_err(|_| refused(path, "its name is no digest"))?;
         let size = entry.size();
         let stored = room.pass(entry, size, |content| self.write(content))?;
+        check_length(path, stored.size, size, place)?;
         if let Some(expected) = expected.filter(|expected| *expected != stored.digest) {
             let got = stored.digest;
             return Err(StoreError::Digest { expected, got }.into());
@@ -148,14 +164,22 @@ impl Entries {
         if let Some(entry) = self.files.get(name) {
             return Ok(*entry);
         }
-        let target = self
-            .links
-            .get(name)
-            .ok_or_else(|| refused(name, "manifest.json names it, and it is not in the archive"))?;
+        let target = self.links.get(name).ok_or_else(|| {
+            let error = refused(name, "manifest.json names it, and it is not in the archive");
+            self.missing(&format!("manifest.json names {name:?}, and it is not there"), error)
+        })?;
         let entry = resolve(name, target).and_then(|target| self.files.get(&target));
         entry
             .copied()
             .ok_or_else(|| refused(name, "it is a link, and not to a file of the archive"))
+    }
+
+    /// Why something is not there: `error`, but of an archive that nobody closed more was to come.
+    pub(super) fn missing(&self, lacks: &str, error: TransferError) -> TransferError {
+        match self.unclosed_at {
+            Some(at) => ends_early(at, lacks.chars().take(300).collect()),
+            None => error,
+        }
     }
 
     /// The beginning of a file.
@@ -231,6 +255,24 @@ pub(super) fn refused(path: &str, reason: &'static str) -> TransferError {
     }
 }
 
+fn ends_early(at: u64, lacks: String) -> TransferError {
+    TransferError::EndsEarly { at, lacks }
+}
+
+/// Refuses the beginning of an entry that says it has `size` bytes.
+fn check_length(path: &str, got: u64, size: u64, place: &Place) -> Result<(), TransferError> {
+    match place.end() {
+        Some(at) if got < size => {
+            let path: String = path.chars().take(200).collect();
+            Err(ends_early(
+                at,
+                format!("{path:?} has {size} bytes, of which {got} are there"),
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn unreadable(source: io::Error) -> TransferError {
     TransferError::Io {
         action: "read",
@@ -240,12 +282,14 @@ fn unreadable(source: io::Error) -> TransferError {
 }
 
 /// Extended headers may say when a file was made or what attributes it has, which is nothing to us.
-fn check_header(path: &str, entry: tar::Entry<'_, impl Read>) -> Result<(), TransferError> {
-    if entry.size() > MAX_HEADER {
+fn check_header(path: &str, entry: tar::Entry<'_, impl Read>, place: &Place) -> Result<(), TransferError> {
+    let size = entry.size();
+    if size > MAX_HEADER {
         return Err(refused(path, "it is an extended header of more than 64 KiB"));
     }
     let mut records = Vec::new();
     entry.take(MAX_HEADER).read_to_end(&mut records).map_err(unreadable)?;
+    check_length(path, records.len() as u64, size, place)?;
     match names_or_sizes(&records) {
         Ok(false) => Ok(()),
         Ok(true) => Err(refused(

@@ -58,7 +58,8 @@ impl ArchiveSource {
             }
             None => {
                 entries.check_layout()?;
-                let index = index(&entries)?.ok_or(TransferError::Missing { part: "oci-layout" })?;
+                let index = index(&entries)?;
+                let index = index.ok_or_else(|| missing(&entries, "oci-layout"))?;
                 index.manifests
             }
         };
@@ -110,8 +111,12 @@ fn index(entries: &Entries) -> Result<Option<ImageIndex>, TransferError> {
     };
     parse_layout_version(&version).map_err(refused("oci-layout"))?;
     let index = entries.document("index.json")?;
-    let index = index.ok_or(TransferError::Missing { part: "index.json" })?;
+    let index = index.ok_or_else(|| missing(entries, "index.json"))?;
     parse_index(&index).map_err(refused("index.json")).map(Some)
+}
+
+fn missing(entries: &Entries, part: &'static str) -> TransferError {
+    entries.missing(&format!("it has no {part}"), TransferError::Missing { part })
 }
 
 impl ArchiveSource {
@@ -119,7 +124,12 @@ impl ArchiveSource {
         let path = self.scratch.path().join(blob.digest.hex());
         match File::open(&path) {
             Ok(file) if self.entries.has(&blob.digest) => Ok(file),
-            _ => Err(StoreError::NoBlob { digest: blob.digest }.into()),
+            _ => {
+                let lacks = format!("blob {} is not there", blob.digest);
+                Err(self
+                    .entries
+                    .missing(&lacks, StoreError::NoBlob { digest: blob.digest }.into()))
+            }
         }
     }
 }

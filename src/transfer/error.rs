@@ -69,6 +69,14 @@ pub enum TransferError {
         /// What it is, and what to do about it.
         found: &'static str,
     },
+    /// The beginning of an archive.
+    #[error("read archive: it ends early, after {at} bytes: {lacks}")]
+    EndsEarly {
+        /// How much of it there is.
+        at: u64,
+        /// What is not there.
+        lacks: String,
+    },
     /// An entry that no archive of images has.
     #[error("read archive entry {path:?}: {reason}")]
     Entry {
@@ -253,6 +261,7 @@ impl TransferError {
             | Self::NoRegistry { .. }
             | Self::Login { .. }
             | Self::NotAnArchive { .. }
+            | Self::EndsEarly { .. }
             | Self::Entry { .. }
             | Self::ArchivedLayer { .. }
             | Self::Missing { .. } => Kind::Failed,

@@ -10,6 +10,7 @@
 //! is named, by a [`RemoteTarget`].
 
 mod answerer;
+mod archive_end;
 mod archive_entries;
 mod archive_room;
 mod archive_source;

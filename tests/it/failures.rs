@@ -436,6 +436,14 @@ const SITUATIONS: &[(&str, Make)] = &[
         scene.write("x.tar", "root:x:0:0:root:/root:/bin/sh\n");
         scene.gantry("load x.tar")
     }),
+    ("An archive that ends early", |scene| {
+        scene.own("load tiny.tar", |gantry| {
+            let whole = gantry.home.join("whole.tar");
+            gantry.ok(["save", "tiny:1", whole.to_str().unwrap()]);
+            let whole = fs::read(whole).unwrap();
+            fs::write(scene.directory.path().join("tiny.tar"), &whole[..2600]).unwrap();
+        })
+    }),
     ("An archive where nothing can be written", |scene| {
         scene.own("save tiny:1 none/tiny.tar", |_| ())
     }),

@@ -119,6 +119,55 @@ fn extended_headers_are_not_kept_in_memory() {
 }
 
 #[test]
+fn an_archive_that_ends_early_says_where_and_what_is_not_there() {
+    let (digest, bytes) = archive(&["a:1"], &[]);
+    let closed = bytes.len() - 1024;
+    let cut = |length: usize| load(&store().1, &bytes[..length]);
+    for length in (512..closed).step_by(256) {
+        let refused = cut(length);
+        assert!(
+            matches!(&refused, Err(TransferError::EndsEarly { at, .. }) if *at == length as u64),
+            "{length}: {refused:?}"
+        );
+    }
+    // Whoever does not close a tar has written all of it: such archives are taken.
+    for length in [closed, closed + 512, closed + 1024] {
+        assert_eq!(cut(length).unwrap(), [(Some("a:1".to_owned()), digest)], "{length}");
+    }
+    let lacks = |bytes: &[u8]| match load(&store().1, bytes) {
+        Err(TransferError::EndsEarly { lacks, .. }) => lacks,
+        other => panic!("{other:?}"),
+    };
+    let parts = |names: &[&str]| {
+        names
+            .iter()
+            .flat_map(|name| file(name, b"0123456789"))
+            .collect::<Vec<u8>>()
+    };
+    assert_eq!(lacks(&parts(&["index.json"])), "it has no oci-layout");
+    assert_eq!(
+        lacks(&parts(&["a", "b"])[..1536 + 4]),
+        "\"b\" has 10 bytes, of which 4 are there"
+    );
+    assert_eq!(
+        lacks(&parts(&["a"])[..700]),
+        "the header or the padding of an entry is cut off"
+    );
+    let named = br#"[{"Config":"c.json","RepoTags":["a:1"],"Layers":[]}]"#;
+    assert_eq!(
+        lacks(&file("manifest.json", named)),
+        "manifest.json names \"c.json\", and it is not there"
+    );
+    // With its end it is another mistake.
+    let mut whole = parts(&["index.json"]);
+    whole.extend([0; 1024]);
+    assert!(matches!(
+        load(&store().1, &whole),
+        Err(TransferError::Missing { part: "oci-layout" })
+    ));
+}
+
+#[test]
 fn an_archive_without_room_names_the_file_of_the_store() {
     let (_, bytes) = archive(&["a"], &[]);
     for errno in [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT] {
