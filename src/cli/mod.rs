@@ -133,10 +133,10 @@ fn carry_out(globals: Globals, command: StoreCommand, signals: io::Result<Signal
     drop(signals);
     match worked.map_err(no_signals) {
         Ok(Worked::Done(result)) => ended(result, report.as_deref()),
-        // Done before the signal could end it.
+        // Done before the signal could end it. What failed may have failed of that.
         Ok(Worked::Stopped {
-            result: Some(Ok(code)), ..
-        }) => code,
+            result: Some(Ok(0)), ..
+        }) => 0,
         Ok(Worked::Stopped { stop, .. }) => stopped(stop, report.as_deref()),
         Err(error) => ended(Err(error), report.as_deref()),
     }

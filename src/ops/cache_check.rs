@@ -83,6 +83,9 @@ pub fn check_cache(
         (false, true) => "repaired",
         (false, false) => "failed",
     };
+    if status == "failed" {
+        store.check_not_ending()?;
+    }
     Ok(CheckReport {
         schema: 1,
         status,

@@ -15,6 +15,7 @@ use super::outages::{untried, Outages};
 use super::steps_only::StepsOnly;
 use crate::oci::{Digest, Place, Reference};
 use crate::policy::{one_line, Kind};
+use crate::store::StoreError;
 use crate::sys::pool;
 use crate::transfer::{copy_referrers, resolve_image, Asked, Attempt, Companions, Failover, Remote, RemoteTarget};
 
@@ -49,22 +50,29 @@ pub struct CopiedOfList {
 }
 
 /// Copies every image of a list, several at once, and tells `done` of each.
+///
+/// # Errors
+/// [`StoreError`] when this process is about to end.
 pub fn copy_list(
     transport: &Transport<'_>,
     list: &[ListedCopy],
     done: &(dyn Fn(&CopiedOfList) + Sync),
-) -> Vec<CopiedOfList> {
+) -> Result<Vec<CopiedOfList>, StoreError> {
     let (steps, outages) = (StepsOnly(transport.progress), Outages::default());
-    pool::map(AT_ONCE, list, |one| {
+    pool::each(AT_ONCE, list, |one, _| {
+        transport.store.check_not_ending()?;
         let mut own = Transport::new(transport.store, transport.registries, &steps);
         own.companions = transport.companions;
         let copied = match outages.find([&one.source, &one.destination]) {
             Some(host) => CopiedOfList::untried(one, &host),
             None => copy_one(&own, one),
         };
+        if copied.kind.is_some() {
+            transport.store.check_not_ending()?;
+        }
         outages.note(&copied.attempts);
         done(&copied);
-        copied
+        Ok(copied)
     })
 }
 

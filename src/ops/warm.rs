@@ -116,7 +116,7 @@ pub struct WarmRules {
 /// Has the images of a list in the store, as many as it may hold, the first of the list first, and tells `done` of each.
 ///
 /// # Errors
-/// [`ImagesError::Store`] when it cannot be told what the store holds.
+/// [`ImagesError::Store`] when it cannot be told what the store holds, or this process is about to end.
 pub fn warm(
     transport: &Transport<'_>,
     list: &[ImageToWarm],
@@ -128,7 +128,8 @@ pub fn warm(
     let held = Mutex::new(Held::of(store));
     let held = || held.lock().unwrap_or_else(PoisonError::into_inner);
     let is_disk_full = AtomicBool::new(false);
-    let warm = |one: &ImageToWarm| {
+    let warm = |one: &ImageToWarm, _: &pool::Stop| {
+        store.check_not_ending()?;
         let warmed = match is_disk_full.load(Ordering::SeqCst) {
             true => Warmed::left_out(one, Full::Disk),
             false => {
@@ -139,6 +140,9 @@ pub fn warm(
                 Warmed::of(&own, one, rules.residence, &outages)
             }
         };
+        if warmed.kind.is_some() {
+            store.check_not_ending()?;
+        }
         outages.note(&warmed.attempts);
         if let Some(digest) = warmed.digest.filter(|_| limits.are_set()) {
             held().hold(digest);
@@ -157,7 +161,7 @@ pub fn warm(
             false => warmed,
         };
         done(&warmed);
-        warmed
+        Ok::<_, StoreError>(warmed)
     };
     let others = match limits.max_images {
         Some(_) => stays(store, list)?,
@@ -172,7 +176,7 @@ pub fn warm(
     // One that cannot be had leaves its place to the next of the list.
     while !left.is_empty() && there.len() < room {
         let (some, rest) = left.split_at((room - there.len()).min(most).min(left.len()));
-        let came = pool::map(rules.at_once, some, warm);
+        let came = pool::each(rules.at_once, some, warm)?;
         let has_grown = came.iter().any(Warmed::has_come);
         all.extend(came);
         there.extend(all.iter().filter_map(|one| one.digest));

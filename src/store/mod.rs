@@ -101,7 +101,7 @@ pub use usage::Usage;
 
 pub(crate) use error::{check_descriptor, io_error};
 
-use disk::Disk;
+use disk::{scratch, Disk};
 use images::{evict, gc};
 use reservation::Asked;
 
@@ -282,6 +282,15 @@ impl Store {
     /// Locks between processes, and leases of images.
     pub fn locks(&self) -> Locks<'_> {
         Locks::of(&self.disk)
+    }
+
+    /// Refuses to go on in a process that is about to end, as [`abandon`] was called: of several things that are done one after
+    /// the other, none is begun from then on, and what fails says nothing of what it is about.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] in such a process.
+    pub fn check_not_ending(&self) -> Result<(), StoreError> {
+        scratch::check_not_ending(&self.disk)
     }
 
     /// Makes a new empty directory that goes away with the returned value, or with this process.

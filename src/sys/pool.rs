@@ -1,6 +1,5 @@
 //! A bounded number of threads that work through a list.
 
-use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -62,14 +61,6 @@ pub(crate) fn each<T: Sync, R: Send, E: Send>(
     }
     results.sort_by_key(|(number, _)| *number);
     Ok(results.into_iter().map(|(_, result)| result).collect())
-}
-
-/// As [`each`], of work that cannot fail.
-pub(crate) fn map<T: Sync, R: Send>(threads: usize, items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    match each(threads, items, |item, _| Ok::<_, Infallible>(work(item))) {
-        Ok(results) => results,
-        Err(never) => match never {},
-    }
 }
 
 #[cfg(test)]

@@ -61,6 +61,7 @@ mod sandbox;
 mod sdist;
 mod settings;
 mod shell;
+mod signals;
 mod slots;
 mod soak;
 mod start_files;

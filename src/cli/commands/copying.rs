@@ -126,7 +126,7 @@ fn copy_list(
         if let Some(error) = &one.error {
             let _ = writeln!(io::stderr(), "error: copy {}: {}", escape(&one.source), escape(error));
         }
-    });
+    })?;
     narrator.finish();
     let kind = Kind::of_all(done.iter().filter_map(|one| one.kind));
     let count = |status| done.iter().filter(|one| one.status == status).count();

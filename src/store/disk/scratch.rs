@@ -43,9 +43,10 @@ const ELSEWHERE: &str = "elsewhere";
 ///
 /// The programs that this process runs are ended first: they would go on to write there.
 pub fn abandon() -> bool {
+    // First: what fails of the rest asks for it.
+    live().only = Some(std::thread::current().id());
     crate::sys::program::end_all();
-    let mut live = live();
-    live.only = Some(std::thread::current().id());
+    let live = live();
     let mut found = false;
     for path in &live.paths {
         found |= path.exists();
@@ -53,6 +54,16 @@ pub fn abandon() -> bool {
         let _ = tree::remove(CWD, path.as_path());
     }
     found
+}
+
+/// Refuses to go on in a process that is about to end.
+pub(in crate::store) fn check_not_ending(disk: &Disk) -> Result<(), StoreError> {
+    match live().only {
+        Some(_) => Err(io_error("go on with", disk.root())(
+            std::io::ErrorKind::Interrupted.into(),
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Removes the file or directory outside the store that the scratch directory `path` names, if it names one.
