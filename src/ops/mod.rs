@@ -8,6 +8,7 @@ mod cache_check;
 mod cache_contents;
 mod cache_room;
 mod cache_use;
+mod command;
 mod copies;
 mod copy_list;
 mod deadline;

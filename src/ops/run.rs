@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::command::Command;
 use super::image_fetch::{is_nowhere, Fetch};
 use super::interrupt::{unless_signalled, Worked};
 use super::outcome::{milliseconds, ImageRan, LimitsInForce, Outcome, OutputReport, Phases, Start};
 use super::output_place::{OnDisk, OutputPlace};
 use super::prefetch::{can_tell, prefetch, Readiness};
-use super::run_ending::{limits_met, Command, Ending};
+use super::run_ending::{limits_met, Ending};
 use super::run_error::RunError;
 use super::secret::{self, SecretWanted};
 use super::slots::{Admission, Slot};
@@ -183,7 +184,7 @@ impl Account {
         if let Some(directory) = &request.output {
             take_output::prepare(store, directory)?;
         }
-        self.command = command(&bundle);
+        self.command = Command::of(&bundle);
         self.phases.resolve = milliseconds(started.elapsed()) - self.phases.unpack;
 
         signals.enter("prepare");
@@ -397,16 +398,6 @@ impl Account {
             outcome.stop(stop, self.start());
         }
         outcome
-    }
-}
-
-/// What `bundle` executes, for a person.
-fn command(bundle: &Bundle) -> Command {
-    let path = bundle.env.iter().find(|(name, _)| name == "PATH");
-    Command {
-        program: bundle.argv.first().cloned().unwrap_or_default(),
-        path: path.map(|(_, path)| path.clone()).unwrap_or_default(),
-        directory: bundle.cwd.clone(),
     }
 }
 

@@ -1,10 +1,11 @@
 //! How a run that is over counts, and why: status, exit code, code, and the one line that a person reads.
 
+use super::command::Command;
 use super::outcome::{by_signal, Outcome, CANNOT_RUN, TIMED_OUT};
 use super::output_place::OutputPlace;
 use super::status::Status;
 use crate::policy::{as_given, as_limit, Bytes, Code, Confinement, Level, Promise};
-use crate::sandbox::{End, Excess, Finished, Full, Lack, Obstacle};
+use crate::sandbox::{End, Excess, Finished, Full, Lack};
 use crate::sys::signal;
 
 const BUS: i32 = rustix::process::Signal::BUS.as_raw();
@@ -12,17 +13,6 @@ const KILL: i32 = rustix::process::Signal::KILL.as_raw();
 const ILL: i32 = rustix::process::Signal::ILL.as_raw();
 const SEGV: i32 = rustix::process::Signal::SEGV.as_raw();
 const SYS: i32 = rustix::process::Signal::SYS.as_raw();
-
-/// What was to be executed, for a person.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Command {
-    /// The program as the image or the caller names it.
-    pub program: String,
-    /// The directories it is looked for in, unless it has a slash.
-    pub path: String,
-    /// The directory it begins in.
-    pub directory: String,
-}
 
 /// How a run that is over counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +41,7 @@ impl Ending {
             End::Exited(0) => (Status::Ok, 0, None, None),
             End::Exited(_) => (Status::Failed, code, Some(Code::NonzeroExit), None),
             End::NotExecuted { obstacle, errno } => {
-                let (what, why) = not_executed(obstacle, errno, command);
+                let (what, why) = command.not_executed(obstacle, errno);
                 (Status::Failed, code, Some(what), Some(why))
             }
             End::TimedOut => {
@@ -96,36 +86,6 @@ impl Ending {
     pub(super) fn tell(self, outcome: &mut Outcome) {
         (outcome.status, outcome.exit_code, outcome.signal) = (self.status, self.exit_code, self.signal);
         (outcome.code, outcome.error) = (self.code, self.why);
-    }
-}
-
-fn not_executed(obstacle: Obstacle, errno: i32, command: &Command) -> (Code, String) {
-    let Command {
-        program,
-        path,
-        directory,
-    } = command;
-    let answer = std::io::Error::from_raw_os_error(errno);
-    match obstacle {
-        Obstacle::Missing if program.contains('/') => {
-            (Code::CommandNotFound, format!("{program:?} is not in the image"))
-        }
-        Obstacle::Missing => {
-            let why = format!("{program:?} is not in the image's PATH ({path})");
-            (Code::CommandNotFound, why)
-        }
-        Obstacle::Interpreter => {
-            let why = format!("{program:?} is in the image, but the program is not that its first line or its header names to run it with");
-            (Code::CommandNotFound, why)
-        }
-        Obstacle::Refused => (
-            Code::CommandNotExecutable,
-            format!("{program:?} cannot be executed: {answer}"),
-        ),
-        Obstacle::Preparation => {
-            let why = format!("{program:?} cannot begin in {directory:?}, the image's working directory: {answer}");
-            (Code::WorkingDirectory, why)
-        }
     }
 }
 
@@ -230,55 +190,6 @@ fn out_of_memory(finished: &Finished, limit: Bytes) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_obstacle_names_the_program_and_what_is_in_the_way() {
-        let command = |program: &str| Command {
-            program: program.to_owned(),
-            path: "/usr/bin:/bin".to_owned(),
-            directory: "/app".to_owned(),
-        };
-        for (obstacle, errno, program, code, says) in [
-            (
-                Obstacle::Missing,
-                2,
-                "python",
-                Code::CommandNotFound,
-                "\"python\" is not in the image's PATH (/usr/bin:/bin)",
-            ),
-            (
-                Obstacle::Missing,
-                2,
-                "/x",
-                Code::CommandNotFound,
-                "\"/x\" is not in the image",
-            ),
-            (
-                Obstacle::Interpreter,
-                2,
-                "/x",
-                Code::CommandNotFound,
-                "\"/x\" is in the image, but",
-            ),
-            (
-                Obstacle::Refused,
-                13,
-                "/x",
-                Code::CommandNotExecutable,
-                "\"/x\" cannot be executed: Permission denied",
-            ),
-            (
-                Obstacle::Preparation,
-                2,
-                "/x",
-                Code::WorkingDirectory,
-                "\"/x\" cannot begin in \"/app\"",
-            ),
-        ] {
-            let (found, why) = not_executed(obstacle, errno, &command(program));
-            assert!(found == code && why.starts_with(says), "{found:?} {why}");
-        }
-    }
 
     #[test]
     fn each_signal_has_its_code_and_its_name() {

@@ -203,6 +203,46 @@ fn a_command_that_is_not_there_is_127_and_one_that_is_not_executable_126() {
 }
 
 #[test]
+fn what_is_too_long_to_be_executed_is_said_and_no_program_is_blamed() {
+    let gantry = shared();
+    gantry.build(function("print(1)\n", None).path(), "long:1");
+    let scratch = tempfile::tempdir().unwrap();
+    let job = scratch.path().join("job.json");
+    let code = |job_says: serde_json::Value, says: &str| {
+        fs::write(&job, job_says.to_string()).unwrap();
+        let (done, outcome) = gantry.run_with_outcome(&["--job", job.to_str().unwrap()]);
+        crate::common::says(
+            &done,
+            126,
+            &[
+                &format!("gantry: {says}"),
+                "goes into a file of --input (/input), or to standard input\n",
+            ],
+        );
+        assert!(!done.stderr.contains("python"), "{}", done.stderr);
+        outcome["code"].as_str().unwrap().to_owned()
+    };
+    let job_of = |key: &str, value: serde_json::Value| serde_json::json!({"schema": 1, "image": "long:1", key: value});
+    let long = "x".repeat(200_000);
+    for (job, says) in [
+        (
+            job_of("args", serde_json::json!([long])),
+            "an argument has 200.0 KB, and the kernel takes at most 131.1 KB of each: what is long",
+        ),
+        (
+            job_of("env", serde_json::json!({"DATA": long})),
+            "variable DATA has 200.0 KB, and the kernel takes",
+        ),
+        (
+            job_of("args", serde_json::json!(vec!["x".repeat(100_000); 36])),
+            "the arguments and the variables have 3.6 MB together, which is more than",
+        ),
+    ] {
+        assert_eq!(code(job, says), "command_not_executable");
+    }
+}
+
+#[test]
 fn usage_errors_are_2_and_125() {
     let gantry = shared();
     assert_eq!(gantry.gantry(["build", "one", "two"]).code, 2);
