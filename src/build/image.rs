@@ -16,7 +16,7 @@ use crate::store::{BuiltLayer, Flight, Key, Memo, Roots, Step, Store, StoreError
 use crate::sys::clock;
 
 /// The platform's label that says when a function's image was made. Every image that [`config`] makes has it.
-const CREATED_LABEL: &str = "org.mecapy.function.created";
+pub(crate) const CREATED_LABEL: &str = "org.mecapy.function.created";
 
 /// Whether an image was made from a function: its command takes the caller's arguments after its own.
 pub(crate) fn is_of_function(config: &ImageConfigBody) -> bool {

@@ -137,6 +137,30 @@ fn places_and_hosts_of_the_wrong_kind_say_what_is_wanted() {
     );
     let words = ["build", ".", "--label", "team"];
     says(&gantry.gantry(words), 2, &["want KEY=VALUE"]);
+    // What would be dropped, or would say something else than the name.
+    let words = ["build", ".", "--label", "org.mecapy.function.created=yesterday"];
+    says(
+        &gantry.gantry(words),
+        2,
+        &[
+            "org.mecapy.function.created says when the image was made",
+            "SOURCE_DATE_EPOCH sets that time",
+        ],
+    );
+    let ids = ["--function", "7", "--user", "u", "--function-version", "1", "--label"];
+    let words = [&["build", "."], &ids[..], &["org.mecapy.function.id=8"]].concat();
+    let config = gantry.home.join("config.toml");
+    fs::write(
+        &config,
+        "[naming]\nregistry = \"registry.example.org\"\nnamespace = \"n\"\n",
+    )
+    .unwrap();
+    let named = [&["--config", config.to_str().unwrap()], &words[..]].concat();
+    says(
+        &gantry.gantry(named),
+        2,
+        &["--label org.mecapy.function.id=8: --function, --user and --function-version say another value"],
+    );
     let script = tempfile::tempdir().unwrap();
     fs::write(script.path().join("main.py"), "print(1)\n").unwrap();
     let build = |dir: &std::path::Path| gantry.gantry(["build", dir.to_str().unwrap()]);
