@@ -119,6 +119,9 @@ pub struct OutputReport {
     pub stderr_bytes: u64,
     /// Whether something was dropped.
     pub truncated: bool,
+    /// Whether whoever read standard output has gone, and standard error.
+    #[serde(skip)]
+    pub unread: [bool; 2],
     /// Files of `/output` that were taken; none when nothing was to be taken.
     pub files: Option<u64>,
     /// Their bytes.

@@ -390,6 +390,7 @@ impl Account {
             stdout_bytes: finished.stdout_bytes,
             stderr_bytes: finished.stderr_bytes,
             truncated: finished.truncated,
+            unread: finished.unread,
             files: self.taken.map(|taken| taken.files),
             bytes: self.taken.map(|taken| taken.bytes),
         };

@@ -306,6 +306,38 @@ fn a_reader_that_stalls_keeps_nobody_from_stopping_the_run() {
 }
 
 #[test]
+fn output_that_nobody_reads_any_more_is_not_said_to_be_over_the_limit() {
+    let gantry = shared();
+    let code = "import sys\nfor line in range(40000): print(line)\nprint('-' * int(sys.argv[1]))\n";
+    gantry.build(function(code, None).path(), "endings:head");
+    // Under the limit a reader that has enough is no matter; over it, it was not the limit that took the rest.
+    for (more, says) in [
+        ("10", ""),
+        (
+            "1000000",
+            "gantry: standard output is 1.2 MB, and nobody reads it any more: the rest was dropped\n",
+        ),
+    ] {
+        let mut command = gantry.command();
+        command.args([
+            "run",
+            "--allow-degraded",
+            DEGRADED,
+            "--output-limit",
+            "1M",
+            "endings:head",
+            more,
+        ]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut out = child.stdout.take().unwrap();
+        std::io::Read::read_exact(&mut out, &mut [0]).unwrap();
+        drop(out);
+        let done = done(child.wait_with_output().unwrap());
+        assert_eq!((done.code, &*done.stderr), (0, says));
+    }
+}
+
+#[test]
 fn output_that_is_read_after_the_time_limit_is_whole_and_no_timeout() {
     let gantry = shared();
     gantry.build(function("print('x' * 99999)\n", None).path(), "endings:late");

@@ -239,16 +239,20 @@ fn tell(outcome: &Outcome, request: &RunRequest) {
     let mut lines: Vec<String> = outcome.notes.iter().map(|note| escape(note)).collect();
     let limit = request.confinement.output_limit;
     let output = &outcome.output;
+    let [is_output_unread, is_error_unread] = output.unread;
     let streams = [
-        ("standard output", output.stdout_bytes),
-        ("standard error", output.stderr_bytes),
+        ("standard output", output.stdout_bytes, is_output_unread),
+        ("standard error", output.stderr_bytes, is_error_unread),
     ];
-    let over = streams.into_iter().filter(|(_, bytes)| *bytes > limit.0);
+    let over = streams.into_iter().filter(|(_, bytes, _)| *bytes > limit.0);
     let over: Vec<String> = over
-        .map(|(stream, bytes)| {
+        .map(|(stream, bytes, is_unread)| {
             let bytes = Bytes(bytes);
-            let limit = as_limit(limit);
-            format!("{stream} is {bytes}, --output-limit is {limit}: the rest was dropped")
+            match (is_unread, as_limit(limit)) {
+                // The limit took nothing from anybody.
+                (true, _) => format!("{stream} is {bytes}, and nobody reads it any more: the rest was dropped"),
+                (false, limit) => format!("{stream} is {bytes}, --output-limit is {limit}: the rest was dropped"),
+            }
         })
         .collect();
     if output.truncated && over.is_empty() {

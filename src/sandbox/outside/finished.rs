@@ -92,6 +92,8 @@ pub struct Finished {
     pub stderr_bytes: u64,
     /// Whether something was dropped.
     pub truncated: bool,
+    /// Whether whoever read our standard output has gone, and our standard error.
+    pub unread: [bool; 2],
     /// Which of our own streams could not be written, and why.
     pub unwritable: Option<(&'static str, io::Error)>,
     /// Why our own standard input could not be read to its end, if it could not.
@@ -146,6 +148,7 @@ impl Finished {
             stdout_bytes: 0,
             stderr_bytes: 0,
             truncated: false,
+            unread: [false; 2],
             unwritable: None,
             unreadable: None,
             enforced: BTreeMap::new(),

@@ -47,6 +47,8 @@ pub(super) struct Stream {
     abandoned: bool,
     /// Why bytes could not be written.
     unwritable: Option<Errno>,
+    /// Whether whoever read our own stream has gone.
+    is_unread: bool,
 }
 
 /// Where bytes go.
@@ -76,6 +78,7 @@ impl Stream {
             pending: Vec::new(),
             abandoned: false,
             unwritable: None,
+            is_unread: false,
         }
     }
 
@@ -112,6 +115,11 @@ impl Stream {
     /// Whether something was dropped that could have been written.
     pub(super) fn is_truncated(&self) -> bool {
         self.bytes > self.limit || self.abandoned
+    }
+
+    /// Whether whoever read our own stream has gone: what came after that went nowhere.
+    pub(super) fn is_unread(&self) -> bool {
+        self.is_unread
     }
 
     /// Why something could not be written, if that was so. A closed pipe has had what it wanted.
@@ -190,6 +198,7 @@ impl Stream {
             Ok(count) => drop(self.pending.drain(..count)),
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(errno) => {
+                self.is_unread = errno == Errno::PIPE;
                 self.unwritable = Some(errno).filter(|errno| *errno != Errno::PIPE);
                 self.pending.clear();
                 self.to = To::Nowhere;

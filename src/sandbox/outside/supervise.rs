@@ -252,6 +252,7 @@ impl Sandbox {
             has_started: !matches!(end, End::NotExecuted { .. }),
             usage: Usage::new(&ended, spent, seen),
             truncated: self.stdout.is_truncated() || self.stderr.is_truncated(),
+            unread: [self.stdout.is_unread(), self.stderr.is_unread()],
             unwritable: unwritable(&self.stdout, &self.stderr),
             unreadable: self.feed.as_ref().and_then(Feed::failed),
             stdout_bytes: self.stdout.bytes(),
