@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::CommandFactory;
 
 use super::args::Cli;
@@ -29,6 +29,9 @@ struct Typed {
     by_status: bool,
     /// Whether a number below 0 stands where an option wants its value.
     has_negative_value: bool,
+    /// The options behind the image of `run`, as they were typed, and the image.
+    behind_image: Vec<OsString>,
+    image: OsString,
 }
 
 /// Prints `error`, writes the report of a command that has one, and returns the exit code. Help that was asked for is an
@@ -123,10 +126,24 @@ fn with_own_tip(mut error: clap::Error, typed: &Typed) -> clap::Error {
     let ours = ours.and_then(|word| ELSEWHERE.iter().find(|(theirs, _)| *theirs == word));
     let negative =
         find(ContextKind::InvalidArg).filter(|word| typed.has_negative_value && is_negative(word.as_bytes()));
-    let tip = match (ours, negative) {
-        (Some((_, ours)), _) => format!("here that is `gantry {ours}`"),
-        (None, Some(_)) => "no size, number or time is less than 0".to_owned(),
-        (None, None) => return error,
+    let is_unknown = error.kind() == ErrorKind::UnknownArgument;
+    let meant = find(ContextKind::InvalidArg).filter(|_| is_unknown);
+    let meant = meant.and_then(|option| typed.behind_image(option));
+    let tip = match (ours, negative, meant) {
+        (Some((_, ours)), ..) => format!("here that is `gantry {ours}`"),
+        (None, Some(_), _) => "no size, number or time is less than 0".to_owned(),
+        (None, None, Some(word)) => {
+            let (image, word) = (typed.image.to_string_lossy(), word.to_string_lossy());
+            let text = format!("what is for the function stands behind --: `gantry run {image} -- {word}`");
+            let mut tips = match error.remove(ContextKind::Suggested) {
+                Some(ContextValue::StyledStrs(tips)) => tips,
+                _ => Vec::new(),
+            };
+            tips.push(text.into());
+            error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
+            return error;
+        }
+        (None, None, None) => return error,
     };
     // It says more than a command that is spelled almost so.
     error.remove(ContextKind::SuggestedSubcommand);
@@ -153,6 +170,16 @@ fn one_line(error: &clap::Error) -> String {
 }
 
 impl Typed {
+    /// The word that clap calls `option`, when it stands behind the image.
+    fn behind_image(&self, option: &str) -> Option<&OsString> {
+        let is_it = |word: &&OsString| {
+            let (word, option) = (word.as_bytes(), option.as_bytes());
+            // Clap leaves the value out, and takes short ones apart.
+            word.starts_with(option) || (!word.starts_with(b"--") && option.len() == 2 && word.ends_with(&option[1..]))
+        };
+        self.behind_image.iter().find(is_it)
+    }
+
     /// Walks over `arguments` as clap does: the command is the first word that is neither an option nor its value.
     fn read(arguments: &[OsString]) -> Self {
         let root = Cli::command();
@@ -174,6 +201,10 @@ impl Typed {
                     typed.report = typed.report.or(values.first().map(PathBuf::from));
                 }
                 Word::Option(b"exit-by-status", _) => typed.by_status = true,
+                Word::Argument if typed.command == ["run"] && typed.image.is_empty() => {
+                    typed.image = arguments.get(at).cloned().unwrap_or_default();
+                }
+                Word::Option(..) if !typed.image.is_empty() => typed.behind_image.extend(arguments.get(at).cloned()),
                 Word::Option(..) | Word::Argument => {}
             }
         }

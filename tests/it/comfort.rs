@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use crate::common::{done, function, shared, tiny, tool, Done, Gantry};
+use crate::common::{done, function, says, shared, tiny, tool, Done, Gantry};
 
 #[test]
 fn a_typo_gets_a_suggestion_that_is_meant() {
@@ -64,6 +64,34 @@ fn words_behind_the_image_are_the_functions_arguments() {
         gantry.run(&["-o", results, "comfort:1", "x"]).stdout,
         "['x'] None None\n"
     );
+}
+
+#[test]
+fn an_option_behind_the_image_that_is_meant_for_the_function_says_where_it_goes() {
+    let gantry = Gantry::new();
+    let tip = |args: &[&str]| gantry.gantry([&["run"], args].concat());
+    for (args, typed) in [
+        (&["a:1", "-x"][..], "a:1 -- -x"),
+        (&["-m", "64M", "a:1", "--name=3", "y"], "a:1 -- --name=3"),
+        (&["a:1", "--memroy", "3"], "a:1 -- --memroy"),
+    ] {
+        let said = format!("tip: what is for the function stands behind --: `gantry run {typed}`\n");
+        says(&tip(args), 125, &[&said]);
+    }
+    // One that is almost ours, too.
+    says(
+        &tip(&["a:1", "--memroy", "3"]),
+        125,
+        &["tip: a similar argument exists: '--memory'"],
+    );
+    for args in [
+        &["--oops", "a:1"][..],
+        &["a:1", "--memory", "lots"],
+        &["a:1", "--memory"],
+    ] {
+        let said = tip(args).stderr;
+        assert!(!said.contains("for the function"), "{said}");
+    }
 }
 
 #[test]
