@@ -20,7 +20,7 @@ use crate::config::Environment;
 use crate::oci::NamingError;
 use crate::ops::doctor::find_remedy;
 use crate::ops::{BundleError, ImagesError, JobError, RunError, SecretError, SlotError};
-use crate::policy::{causes, Bytes, Promise};
+use crate::policy::{causes, Promise};
 use crate::python::project::{Lists, ProjectError};
 use crate::python::resolve::LockError;
 use crate::python::sdist::SdistError;
@@ -101,15 +101,12 @@ fn of_full_build(error: &BuildError) -> Option<String> {
     matches!(error, BuildError::Full { .. }).then(of_full)
 }
 
-/// Which disk is full, and how much it has without what was being made, which is gone by now.
+/// Which disk is full. Not how much of it is free: what was being made is gone by now, and its room would seem to have been enough.
 fn of_full() -> String {
-    let root = Environment::read().store_root();
-    let free = root.as_deref().and_then(space::free);
-    match root.zip(free) {
-        Some((root, free)) => format!(
-            "the disk of the store, {}, has {} free, and this needs more; {FULL}",
-            root.display(),
-            Bytes(free)
+    match Environment::read().store_root() {
+        Some(root) => format!(
+            "the disk of the store, {}, has too little room for this; {FULL}",
+            root.display()
         ),
         None => FULL.to_owned(),
     }
