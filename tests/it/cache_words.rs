@@ -476,6 +476,14 @@ fn a_quiet_command_says_nothing_or_names_alone() {
     silent(&["cache", "gc", "-q"]);
     silent(&["cache", "warm", "-q", "--top", "5", "--since", "1m"]);
     assert_eq!(gantry.ok(["cache", "ls", "-q"]), format!("{name}\n"));
+    // A name a line, as `xargs` takes them.
+    gantry.ok(["copy", &name, "other:1"]);
+    let listed = gantry.ok(["cache", "ls", "-q"]);
+    assert_eq!(
+        listed.lines().collect::<std::collections::BTreeSet<_>>(),
+        [name.as_str(), "other:1"].into()
+    );
+    gantry.ok(["images", "rm", "other:1"]);
     let pinned = gantry.gantry(["-q", "cache", "pin", &name]);
     assert_eq!((pinned.stdout.trim(), &*pinned.stderr), (&*digests[0], ""));
     gantry.ok(["images", "rm", &name]);

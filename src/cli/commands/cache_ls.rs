@@ -16,8 +16,9 @@ pub(super) fn ls(session: &Session, format: Format) -> Result<u8, CommandError> 
         return print_json(&images);
     }
     if session.verbosity == Verbosity::Quiet {
-        let names = images.iter().map(name_in_full);
-        return names.map(|name| print_line(&escape(&name))).try_fold(0, |_, code| code);
+        // A line each, for programs that take them as arguments.
+        let mut names = images.iter().flat_map(names_in_full);
+        return names.try_fold(0, |_, name| print_line(&escape(&name)));
     }
     print_line(&table(
         ["NAME", "DIGEST", "SIZE", "UNIQUE", "LAST USE", "STATE", "FROM"],
@@ -53,10 +54,10 @@ pub(super) fn name(image: &ImageRoom) -> String {
 }
 
 /// The names of an image, else its digest: what can be typed.
-fn name_in_full(image: &ImageRoom) -> String {
+fn names_in_full(image: &ImageRoom) -> Vec<String> {
     match image.names.is_empty() {
-        true => image.digest.to_string(),
-        false => image.names.join(" "),
+        true => vec![image.digest.to_string()],
+        false => image.names.iter().map(ToString::to_string).collect(),
     }
 }
 
