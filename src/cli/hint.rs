@@ -11,6 +11,7 @@ use std::path::Path;
 
 use super::error::CommandError;
 use super::image_hint::{of_image, of_users};
+use super::place_hint::of_gone_directory;
 use super::requirement_hint::{of_lock, of_name, SMALLER};
 use super::store_hint::{of_config, of_store};
 use crate::base::{BaseError, SignatureError, SystemError};
@@ -59,6 +60,7 @@ pub(super) fn hint_of(error: Cause<'_>) -> Option<Cow<'static, str>> {
     let of_others = || causes(error).find_map(|cause| of_users(cause.downcast_ref()?));
     let full = || causes(error).find_map(|cause| of_full_build(cause.downcast_ref()?));
     refused
+        .or_else(|| of_gone_directory(error))
         .or_else(full)
         .or_else(meant)
         .or_else(of_where)

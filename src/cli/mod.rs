@@ -22,6 +22,7 @@ mod movement;
 mod moving_args;
 mod outlet;
 mod output;
+mod place_hint;
 mod progress;
 mod proxy;
 mod registry_hint;

@@ -21,6 +21,7 @@ use crate::policy::{
     in_plain_words, with_limits, Code, GivenLimits, HostPort, Kind, NetworkMode, Promise, Runtime, Time, Wait,
 };
 use crate::sandbox::{Place, Stdin, Stdout};
+use crate::sys::streams;
 
 /// The version of the document.
 const SCHEMA: u64 = 1;
@@ -348,7 +349,7 @@ pub fn read_job(path: &Path) -> Result<Wanted, JobError> {
     };
     let mut text = String::new();
     let read = if path == Path::new("-") {
-        io::stdin().take(MAX_JOB + 1).read_to_string(&mut text)
+        streams::standard_input().and_then(|stdin| stdin.take(MAX_JOB + 1).read_to_string(&mut text))
     } else {
         fs::File::open(path).and_then(|file| file.take(MAX_JOB + 1).read_to_string(&mut text))
     };

@@ -1,18 +1,28 @@
 //! What a program does before its own `main`: the part of Rust's that is of use here, which `main.rs` leaves out.
 //!
-//! A standard stream that nobody gave us is `/dev/null`, or the next file that is opened would be it. Of standard output that is
-//! remembered: what is written there would be lost without a word. A pipe that nobody reads is an error and no signal. What
+//! A standard stream that nobody gave us is `/dev/null`, or the next file that is opened would be it. Of standard input and output
+//! that is remembered: one would seem to be empty, and what is written to the other would be lost without a word. A pipe that nobody reads is an error and no signal. What
 //! Rust does besides is a name for this thread, which a panic says, and a message for a stack that has grown too far, for which
 //! it reads the table of our memory at every start, and makes a stack for it.
 #![allow(unsafe_code, reason = "asks the kernel for numbers that nobody may have opened")]
 
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static IS_CLOSED: AtomicBool = AtomicBool::new(false);
+static IS_INPUT_CLOSED: AtomicBool = AtomicBool::new(false);
 
 /// Whether nobody gave us a standard output.
 pub(crate) fn is_standard_output_closed() -> bool {
     IS_CLOSED.load(Ordering::Relaxed)
+}
+
+/// Our standard input; an error when nobody gave us one, which would read as an empty one.
+pub(crate) fn standard_input() -> io::Result<io::Stdin> {
+    match IS_INPUT_CLOSED.load(Ordering::Relaxed) {
+        true => Err(io::Error::other("it is closed")),
+        false => Ok(io::stdin()),
+    }
 }
 
 /// Prepares the streams; first of all.
@@ -21,8 +31,10 @@ pub(crate) fn prepare() {
         if is_open(number) {
             continue;
         }
-        if number == libc::STDOUT_FILENO {
-            IS_CLOSED.store(true, Ordering::Relaxed);
+        match number {
+            libc::STDIN_FILENO => IS_INPUT_CLOSED.store(true, Ordering::Relaxed),
+            libc::STDOUT_FILENO => IS_CLOSED.store(true, Ordering::Relaxed),
+            _ => {}
         }
         // SAFETY: a path that ends in NUL, and flags. The lowest number that is free is this one, for those below are open.
         let opened = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) };
@@ -66,5 +78,8 @@ mod tests {
         assert_eq!(wait(pid.unwrap()).unwrap().code, Some(0));
         assert_eq!(found.take(), Some((PathBuf::from("/dev/null"), true)));
         assert!(!is_standard_output_closed());
+        // The child has our memory.
+        assert!(standard_input().is_err());
+        IS_INPUT_CLOSED.store(false, Ordering::Relaxed);
     }
 }

@@ -1,8 +1,9 @@
 //! What somebody types who knows other tools, or mistypes: each message says what to type instead.
 
 use std::fs;
+use std::process::{Command, Stdio};
 
-use crate::common::{function, says, tiny, Gantry};
+use crate::common::{done, function, says, tiny, Done, Gantry, DEGRADED};
 
 #[test]
 fn commands_of_other_tools_lead_to_ours() {
@@ -197,6 +198,60 @@ fn sizes_are_said_as_they_were_given() {
         125,
         &["memory: 65M is over what this machine's configuration allows under [limits] (64M)"],
     );
+}
+
+/// What a shell's `script` comes to in which `$0` is gantry.
+fn in_shell(gantry: &Gantry, script: &str) -> Done {
+    let plain = gantry.command();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script]).arg(plain.get_program()).env_clear();
+    let set = plain.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    done(shell.envs(set).stdin(Stdio::null()).output().unwrap())
+}
+
+#[test]
+fn whoever_is_in_a_directory_that_is_gone_is_told_so() {
+    let gantry = Gantry::new();
+    tiny(&gantry, &["a:1"]);
+    let hint = ["hint: the directory that gantry was started in is not there any more: `cd` to one that is\n"];
+    let from_nowhere = |args: &str| {
+        let place = gantry.home.join("gone").display().to_string();
+        in_shell(
+            &gantry,
+            &format!("mkdir {place} && cd {place} && rmdir {place} && exec \"$0\" {args}"),
+        )
+    };
+    let degraded = format!("run --allow-degraded {DEGRADED}");
+    for (args, code) in [
+        ("build", 1),
+        ("build dir", 1),
+        ("load a.tar", 1),
+        ("save a:1 a.tar", 1),
+        ("copy a:1 oci:dir:x", 1),
+        ("cache check --report r.json", 1),
+        (&format!("{degraded} --report r.json a:1"), 125),
+        (&format!("{degraded} --input in --entrypoint /none a:1"), 125),
+    ] {
+        says(&from_nowhere(args), code, &hint);
+    }
+    // What has nothing to do with it goes on, and what is wrong for another reason says that.
+    says(&from_nowhere("images ls"), 0, &[]);
+    assert!(!from_nowhere("images show b:1").stderr.contains("started in"));
+}
+
+#[test]
+fn a_closed_standard_input_is_said_to_be_closed_and_not_empty() {
+    let gantry = Gantry::new();
+    for (args, code) in [
+        ("load -", 1),
+        ("copy --all-from -", 1),
+        ("cache warm --from -", 1),
+        ("login registry.example.org --username u", 1),
+        ("run --job -", 125),
+    ] {
+        let done = in_shell(&gantry, &format!("exec \"$0\" {args} <&-"));
+        says(&done, code, &["caused by: it is closed\n"]);
+    }
 }
 
 #[test]

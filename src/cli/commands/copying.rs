@@ -21,6 +21,7 @@ use crate::cli::session::Session;
 use crate::journal::EventKind;
 use crate::ops::{self, Companions, CopiedOfList, ListedCopies, Transport};
 use crate::policy::Kind;
+use crate::sys::streams;
 
 /// Longest list that is read.
 const MAX_LIST: u64 = 4 << 20;
@@ -74,7 +75,7 @@ fn read_list(file: &Path) -> Result<String, CommandError> {
     let mut text = String::new();
     let mut read = |from: &mut dyn Read| from.take(MAX_LIST + 1).read_to_string(&mut text);
     match file == Path::new("-") {
-        true => read(&mut io::stdin().lock()),
+        true => streams::standard_input().and_then(|stdin| read(&mut stdin.lock())),
         false => File::open(file).and_then(|mut file| read(&mut file)),
     }
     .map_err(failed)?;

@@ -18,6 +18,7 @@ use crate::journal::EventKind;
 use crate::oci::{Place, Reference};
 use crate::ops::{self, Attempt, Companions, Copied, Failover, ImagesError, Taken, Transport};
 use crate::policy::{Bytes, Verbosity};
+use crate::sys::streams;
 
 /// What the options of a command that moves an image say.
 pub(super) struct Moving<'a> {
@@ -170,6 +171,15 @@ pub(super) fn push(
     })
 }
 
+/// Standard input cannot be read.
+fn no_input(source: io::Error) -> CommandError {
+    CommandError::File {
+        action: "read",
+        path: "standard input".to_owned(),
+        source,
+    }
+}
+
 /// A password is a line of standard input that is not longer than this.
 const MAX_PASSWORD: u64 = 16 << 10;
 
@@ -185,12 +195,9 @@ pub(super) fn login(session: &Session, host: &str, user: &str) -> Result<u8, Com
         return Err(CommandError::Usage(reason));
     }
     let mut password = String::new();
-    let read = io::stdin().lock().take(MAX_PASSWORD + 1).read_to_string(&mut password);
-    read.map_err(|source| CommandError::File {
-        action: "read",
-        path: "standard input".to_owned(),
-        source,
-    })?;
+    let stdin = streams::standard_input().map_err(no_input)?;
+    let read = stdin.lock().take(MAX_PASSWORD + 1).read_to_string(&mut password);
+    read.map_err(no_input)?;
     if password.len() as u64 > MAX_PASSWORD {
         let reason = format!("login {host}: standard input has more than {MAX_PASSWORD} bytes, which is no password");
         return Err(CommandError::Usage(reason));
@@ -249,7 +256,8 @@ pub(super) fn load(session: &Session, file: &Path, tag: Option<&Reference>) -> R
         let reason = "load -: standard input is a terminal; name a file, or redirect it: `gantry load - <FILE`";
         return Err(CommandError::Usage(reason.to_owned()));
     } else {
-        ops::load(&session.store, io::stdin().lock(), tag, &narrator)?
+        let stdin = streams::standard_input().map_err(no_input)?;
+        ops::load(&session.store, stdin.lock(), tag, &narrator)?
     };
     if session.verbosity > Verbosity::Quiet {
         let names: Vec<&str> = loaded.iter().map(|(name, _)| name.as_str()).collect();

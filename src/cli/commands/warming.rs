@@ -26,6 +26,7 @@ use crate::ops::{
 };
 use crate::policy::{as_limit, counted, one_line, Bytes, Kind, Verbosity};
 use crate::sys::clock;
+use crate::sys::streams;
 
 /// Longest list that is read.
 const MAX_LIST: u64 = 4 << 20;
@@ -240,7 +241,7 @@ fn read(file: &Path, most: u64, limit: &'static str) -> Result<Vec<u8>, CommandE
     let mut bytes = Vec::new();
     let mut read = |from: &mut dyn Read| from.take(most + 1).read_to_end(&mut bytes);
     match file == Path::new("-") {
-        true => read(&mut io::stdin().lock()),
+        true => streams::standard_input().and_then(|stdin| read(&mut stdin.lock())),
         false => File::open(file).and_then(|mut file| read(&mut file)),
     }
     .map_err(|source| failed(file, source))?;
