@@ -1,14 +1,14 @@
 //! What to do where the directory that gantry was started in is gone: whatever is looked for or written there is not found. Used
 //! by `hint`.
 
+use std::error::Error;
 use std::io;
 
-use super::hint::Cause;
 use crate::build::function::FunctionError;
 use crate::policy::causes;
 
 /// What to do about an error that may come of it.
-pub(super) fn of_gone_directory(error: Cause<'_>) -> Option<String> {
+pub(super) fn of_gone_directory(error: &(dyn Error + 'static)) -> Option<String> {
     // A file without a name cannot be made in such a directory: EPERM.
     let is_of_files = |source: &io::Error| source.kind() == io::ErrorKind::NotFound || source.raw_os_error() == Some(1);
     let may_come_of_it = causes(error).any(|cause| {

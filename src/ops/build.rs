@@ -12,7 +12,7 @@ use super::cache_room::keep_limits;
 use crate::base::{warn_of_mistaken, Allowed, BaseSettings, SystemPackage, SystemWish};
 use crate::build::function::Function;
 use crate::build::function_naming::FunctionNaming;
-use crate::build::image::{check_size, ensure_image, large_image, Created, ImageSettings};
+use crate::build::image::{check_size, ensure_image, large_image, Created, ImageSettings, CREATED_LABEL};
 use crate::build::parts::{ensure_parts, ensure_parts_bytecode, interpreter_on, Wanted, WantedBase};
 use crate::build::{code, imports, secrets, BuildError};
 use crate::oci::{Digest, Reference};
@@ -188,6 +188,11 @@ fn make(
     let system_wish = function.system_wish()?;
     if let Some(warning) = warn_of_mistaken(|path| function.find_file(path).is_some()) {
         progress.warn(&warning);
+    }
+    if request.labels.iter().any(|(key, _)| key == CREATED_LABEL) {
+        progress.warn(&format!(
+            "--label {CREATED_LABEL} is not taken: the build says there when the image was made, and SOURCE_DATE_EPOCH sets that time"
+        ));
     }
     for path in secrets::allowed_in_vain(&function, &request.allow_files) {
         progress.warn(&format!(

@@ -208,6 +208,27 @@ fn labels_and_command_are_the_platforms() {
 }
 
 #[test]
+fn a_label_that_the_build_writes_is_not_taken_and_that_is_said() {
+    let gantry = shared();
+    let dir = function("print('labelled')\n", None);
+    let dir = dir.path().to_str().unwrap();
+    let label = "org.mecapy.function.created=yesterday";
+    let done = gantry.gantry(["build", dir, "--tag", "created:1", "--label", label]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert!(
+        done.stderr.contains("--label org.mecapy.function.created is not taken")
+            && done.stderr.contains("SOURCE_DATE_EPOCH"),
+        "{}",
+        done.stderr
+    );
+    let config = config(gantry, done.stdout.trim());
+    assert_eq!(
+        config["config"]["Labels"]["org.mecapy.function.created"],
+        config["created"]
+    );
+}
+
+#[test]
 fn console_scripts_run_in_a_base_without_a_shell() {
     let gantry = shared();
     let code = "import subprocess\nprint(subprocess.run(['/opt/py/bin/f2py', '-v'], capture_output=True, text=True).stdout.strip())\nimport os\nprint(os.path.exists('/bin/sh'))\n";

@@ -138,16 +138,7 @@ fn places_and_hosts_of_the_wrong_kind_say_what_is_wanted() {
     );
     let words = ["build", ".", "--label", "team"];
     says(&gantry.gantry(words), 2, &["want KEY=VALUE"]);
-    // What would be dropped, or would say something else than the name.
-    let words = ["build", ".", "--label", "org.mecapy.function.created=yesterday"];
-    says(
-        &gantry.gantry(words),
-        2,
-        &[
-            "org.mecapy.function.created says when the image was made",
-            "SOURCE_DATE_EPOCH sets that time",
-        ],
-    );
+    // What would say something else than the name.
     let ids = ["--function", "7", "--user", "u", "--function-version", "1", "--label"];
     let words = [&["build", "."], &ids[..], &["org.mecapy.function.id=8"]].concat();
     let config = gantry.home.join("config.toml");

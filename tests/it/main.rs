@@ -47,6 +47,7 @@ mod journal;
 mod left_out;
 mod loopback;
 mod names;
+mod namespaces;
 mod patience;
 mod places;
 mod programs;
