@@ -6,12 +6,12 @@
 //! ```
 //!
 //! `J` and `S` are followed by a length (u32, native order) and that many bytes, `J` of JSON, `S` of a secret's value.
-//! `E` is [`crate::sys::process::SETUP_FAILED`]. `N` comes with the descriptor of a network namespace, and a report may come
-//! with some. Nothing of the workload ever holds this socket: it is closed by the workload's exec.
+//! `E` is [`crate::sys::process::SETUP_FAILED`]. `N` comes with the descriptor of a network namespace, or with none where the
+//! init shall make one, and a report may come with some. Nothing of the workload ever holds this socket: it is closed by the workload's exec.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{
@@ -168,9 +168,12 @@ pub(crate) fn send_with<T: Serialize>(
     send_raw_with(socket, &frame, descriptors)
 }
 
-/// Sends the network namespace that an init shall join.
-pub(crate) fn send_network(socket: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<()> {
-    let send = || send_raw_with(socket, &[NETWORK], &[namespace]);
+/// Sends the network namespace that an init shall join; with none it shall make one.
+pub(crate) fn send_network(mut socket: impl Write + AsFd, namespace: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let Some(namespace) = namespace else {
+        return socket.write_all(&[NETWORK]);
+    };
+    let send = || send_raw_with(socket.as_fd(), &[NETWORK], &[namespace]);
     match send() {
         Err(error) if error.raw_os_error() == Some(Errno::TOOMANYREFS.raw_os_error()) => {
             raise_open_files()?;
@@ -188,8 +191,8 @@ pub(crate) fn raise_open_files() -> io::Result<()> {
     Ok(setrlimit(Resource::Nofile, Rlimit { current, maximum })?)
 }
 
-/// Receives the network namespace; blocks until it is there.
-pub(crate) fn receive_network(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+/// Receives the network namespace, or the order to make one; blocks until it is there.
+pub(crate) fn receive_network(socket: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
     let mut kind = [0u8];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -202,8 +205,8 @@ pub(crate) fn receive_network(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         RecvAncillaryMessage::ScmRights(descriptors) => descriptors.collect(),
         _ => Vec::new(),
     });
-    match (kind, descriptors.next()) {
-        ([NETWORK], Some(namespace)) => Ok(namespace),
+    match kind {
+        [NETWORK] => Ok(descriptors.next()),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
@@ -226,7 +229,6 @@ fn send_raw_with(socket: BorrowedFd<'_>, frame: &[u8], descriptors: &[BorrowedFd
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
     use super::super::orders::Report;
@@ -252,16 +254,15 @@ mod tests {
     }
 
     #[test]
-    fn a_network_namespace_is_a_descriptor_and_nothing_else_is() {
+    fn a_network_namespace_is_a_descriptor_or_the_order_to_make_one() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let namespace = tempfile::tempfile().unwrap();
         let inode = |descriptor: BorrowedFd<'_>| rustix::fs::fstat(descriptor).unwrap().st_ino;
-        send_network(ours.as_fd(), namespace.as_fd()).unwrap();
-        let received = receive_network(theirs.as_fd()).unwrap();
+        send_network(&ours, Some(namespace.as_fd())).unwrap();
+        let received = receive_network(theirs.as_fd()).unwrap().unwrap();
         assert_eq!(inode(received.as_fd()), inode(namespace.as_fd()));
-        (&ours).write_all(&[NETWORK]).unwrap();
-        let bare = receive_network(theirs.as_fd()).unwrap_err();
-        assert_eq!(bare.kind(), io::ErrorKind::InvalidData);
+        send_network(&ours, None).unwrap();
+        assert!(receive_network(theirs.as_fd()).unwrap().is_none());
         send_with(ours.as_fd(), &Report::Mounted, &[namespace.as_fd()]).unwrap();
         let another = receive_network(theirs.as_fd()).unwrap_err();
         assert_eq!(another.kind(), io::ErrorKind::InvalidData);

@@ -119,6 +119,8 @@ fn become_init(init: &Init<'_>) -> ! {
 
 fn setup(init: &Init<'_>) -> Result<Infallible, (u8, i32)> {
     let at = |step: u8| move |errno: i32| (step, errno);
+    // Once more as the last step, where it is told that it failed.
+    let _ = die_with_parent();
     write_file(c"/proc/self/setgroups", b"deny").map_err(at(0))?;
     write_file(c"/proc/self/uid_map", init.uid_map).map_err(at(0))?;
     write_file(c"/proc/self/gid_map", init.gid_map).map_err(at(0))?;
@@ -222,11 +224,18 @@ fn keep_capabilities(kept: u64) -> Result<(), i32> {
     Ok(())
 }
 
-/// Dies with the thread that made us, and starts with no signal blocked: both would pass through the exec.
+/// Dies with the thread that made us, from now on.
+pub(crate) fn die_with_parent() -> Result<(), i32> {
+    // SAFETY: prctl with numbers only.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) }).map(drop)
+}
+
+/// Dies with the thread that made us, whatever has changed since, and starts with no signal blocked: both pass through the
+/// exec.
 fn reset_signals() -> Result<(), i32> {
-    // SAFETY: prctl and sigprocmask with numbers and a local set.
+    die_with_parent()?;
+    // SAFETY: sigprocmask with numbers and a local set.
     unsafe {
-        check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))?;
         let mut none: libc::sigset_t = std::mem::zeroed();
         check(libc::sigemptyset(&raw mut none))?;
         check(libc::sigprocmask(

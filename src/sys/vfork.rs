@@ -21,9 +21,24 @@ pub(crate) fn vfork<F: Fn() -> Infallible>(child: &F) -> io::Result<i32> {
     vfork_as(libc::SIGCHLD, child)
 }
 
-/// [`vfork`] of a child that has our descriptors, too: what it opens stays open here.
+/// [`vfork`] of a child that has our descriptors, too: what it opens stays open here. No signal reaches it but those that
+/// cannot be blocked.
 pub(crate) fn vfork_with_our_descriptors<F: Fn() -> Infallible>(child: &F) -> io::Result<i32> {
-    vfork_as(libc::SIGCHLD | libc::CLONE_FILES, child)
+    without_signals(|| vfork_as(libc::SIGCHLD | libc::CLONE_FILES, child))
+}
+
+/// Does `work` while no signal reaches this thread, nor a child that it makes: while a child is stopped, by the terminal for
+/// example, its parent waits for it and hears nothing.
+fn without_signals<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: sets of signals are plain data; zeroes are valid, and both live until the mask is what it was.
+    unsafe {
+        let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = (std::mem::zeroed(), std::mem::zeroed());
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+        let done = work();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut());
+        done
+    }
 }
 
 fn vfork_as<F: Fn() -> Infallible>(how: i32, child: &F) -> io::Result<i32> {
@@ -35,7 +50,8 @@ fn vfork_as<F: Fn() -> Infallible>(how: i32, child: &F) -> io::Result<i32> {
     unsafe { clone_and_wait(libc::SYS_clone, [u64::from(flags.cast_unsigned()), top as u64], child) }
 }
 
-/// [`vfork`] into the namespaces, and into the cgroup, that `args` names; returns a pidfd as well.
+/// [`vfork`] into the namespaces, and into the cgroup, that `args` names; returns a pidfd as well. The child begins with all
+/// signals blocked.
 pub(crate) fn vfork_into<F: Fn() -> Infallible>(mut args: libc::clone_args, child: &F) -> io::Result<(i32, RawFd)> {
     let mut pidfd: RawFd = -1;
     let mut stack = Vec::<u128>::with_capacity(STACK);
@@ -49,7 +65,7 @@ pub(crate) fn vfork_into<F: Fn() -> Infallible>(mut args: libc::clone_args, chil
         size_of::<libc::clone_args>() as u64,
     ];
     // SAFETY: the flags of vfork(2), a stack and a place for a number that outlive what the kernel and the child do with them.
-    let pid = unsafe { clone_and_wait(libc::SYS_clone3, arguments, child) }?;
+    let pid = without_signals(|| unsafe { clone_and_wait(libc::SYS_clone3, arguments, child) })?;
     Ok((pid, pidfd))
 }
 
@@ -125,6 +141,28 @@ mod tests {
         });
         assert_eq!(wait(pid.unwrap()).unwrap().code, Some(3));
         assert!(!failed.get());
+    }
+
+    /// A terminal's stop of a whole process group would stop the child, and its parent would wait for it and not stop.
+    #[test]
+    fn a_child_with_our_descriptors_hears_no_signal_and_its_parent_does_again() {
+        let blocked = || {
+            // SAFETY: a set of signals is plain data; a null new one only asks.
+            unsafe {
+                let mut now: libc::sigset_t = std::mem::zeroed();
+                libc::pthread_sigmask(libc::SIG_SETMASK, std::ptr::null(), &raw mut now);
+                [libc::SIGTSTP, libc::SIGINT, libc::SIGTERM].map(|signal| libc::sigismember(&raw const now, signal))
+            }
+        };
+        let before = blocked();
+        let said = Cell::new([0; 3]);
+        let pid = vfork_with_our_descriptors(&|| {
+            said.set(blocked());
+            exit_now(0)
+        });
+        wait(pid.unwrap()).unwrap();
+        assert_eq!(said.get(), [1; 3]);
+        assert_eq!(blocked(), before);
     }
 
     #[test]

@@ -148,6 +148,28 @@ fn every_runtime_has_all_namespaces_of_its_own() {
     }
 }
 
+/// Where a filter lets nobody enter a namespace, the first process makes that of the network itself. libcontainer enters one
+/// by itself.
+#[test]
+fn a_machine_that_lets_nobody_enter_a_namespace_runs_without_libcontainer() {
+    let gantry = shared();
+    let look = "import os\nprint(os.readlink('/proc/self/ns/net'))";
+    gantry.build(function(look, None).path(), "runtimes:network");
+    let words = [
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "--trace=setns",
+        "--inject=setns:error=EPERM",
+    ];
+    let inside = tool(&mut through(gantry, &words, Runtime::Native, "runtimes:network"));
+    let ours = fs::read_link("/proc/self/ns/net").unwrap();
+    assert!(inside.starts_with("net:["), "{inside}");
+    assert_ne!(ours.to_str(), Some(inside.trim()));
+}
+
 /// The errors of libcontainer say "failed to prepare rootfs" and no more: what people can get wrong is said by us.
 #[test]
 fn every_runtime_ends_alike_what_cannot_be_run_and_says_the_same() {

@@ -160,8 +160,8 @@ impl Launcher for StandIn {
     }
 
     /// Ours, in which it is.
-    fn network(&self, _: &Child) -> Result<OwnedFd, SandboxError> {
-        Ok(std::fs::File::open("/proc/self/ns/net").unwrap().into())
+    fn network(&self, _: &Child) -> Result<Option<OwnedFd>, SandboxError> {
+        Ok(Some(std::fs::File::open("/proc/self/ns/net").unwrap().into()))
     }
 }
 

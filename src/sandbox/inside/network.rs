@@ -10,23 +10,30 @@ use rustix::thread::{move_into_link_name_space, LinkNameSpaceType};
 
 use super::super::wire;
 use super::failure::{at, step, Failure};
+use crate::sys::net_namespace::unshare_net as make_own;
 
 const OURS: &str = "/proc/self/ns/net";
 
-/// Waits for the network namespace and makes it ours; what was ours before is the host's.
+/// Waits for the network namespace and makes it ours, or makes one where gantry could not; what was ours before is the host's.
 pub(super) fn join(control: &UnixStream) -> Result<(), Failure> {
+    let inode = || fs::metadata(OURS).map_err(at("look at the network namespace"));
+    let what = "join the network namespace";
     let namespace = wire::receive_network(control.as_fd()).map_err(at("receive the network namespace"))?;
-    step(
-        "join the network namespace",
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)),
-    )?;
-    let given = step("look at the network namespace", rustix::fs::fstat(&namespace))?;
-    let ours = fs::metadata(OURS).map_err(at("look at the network namespace"))?;
-    if ours.ino() == given.st_ino {
-        return Ok(());
+    let is_joined = match namespace {
+        Some(namespace) => {
+            let joined = move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network));
+            step(what, joined)?;
+            let given = step("look at the network namespace", rustix::fs::fstat(&namespace))?;
+            inode()?.ino() == given.st_ino
+        }
+        None => {
+            let host = inode()?.ino();
+            make_own().map_err(at("make a network namespace"))?;
+            inode()?.ino() != host
+        }
+    };
+    match is_joined {
+        true => Ok(()),
+        false => Err((what.to_owned(), io::Error::other("it is another one afterwards"))),
     }
-    Err((
-        "join the network namespace".to_owned(),
-        io::Error::other("it is another one afterwards"),
-    ))
 }

@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::fs::{fcntl_setfl, OFlags};
+use rustix::io::Errno;
 use rustix::pipe::{pipe_with, PipeFlags};
 use rustix::process::{pidfd_send_signal, Signal};
 
@@ -56,15 +57,21 @@ pub trait Launcher {
     fn launch(&self, start: &Start<'_>) -> Result<Child, SandboxError>;
 
     /// The network namespace that the process shall join, made while that makes its root: one that belongs to its user
-    /// namespace, and has nothing but a loopback interface that is down.
+    /// namespace, and has nothing but a loopback interface that is down. None where the process shall make one itself.
     ///
     /// # Errors
     ///
-    /// [`SandboxError::UserNamespace`] when this machine does not allow it.
-    fn network(&self, init: &Child) -> Result<OwnedFd, SandboxError> {
-        make_net_namespace(init.pidfd.as_fd()).map_err(|source| SandboxError::UserNamespace {
-            step: "make a network namespace in it",
-            source,
+    /// [`SandboxError::UserNamespace`] when this machine does not allow it, [`SandboxError::Io`] when it cannot be tried.
+    fn network(&self, init: &Child) -> Result<Option<OwnedFd>, SandboxError> {
+        make_net_namespace(init.pidfd.as_fd()).map_err(|source| match Errno::from_io_error(&source) {
+            Some(Errno::NOSPC | Errno::PERM) => SandboxError::UserNamespace {
+                step: "make a network namespace in it",
+                source,
+            },
+            _ => SandboxError::Io {
+                action: "make a network namespace",
+                source,
+            },
         })
     }
 }
@@ -135,7 +142,7 @@ impl InitProcess {
     }
 
     /// The network namespace that `launcher` has for it.
-    pub(super) fn network(&self, launcher: &dyn Launcher) -> Result<OwnedFd, SandboxError> {
+    pub(super) fn network(&self, launcher: &dyn Launcher) -> Result<Option<OwnedFd>, SandboxError> {
         launcher.network(&self.child)
     }
 

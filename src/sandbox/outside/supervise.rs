@@ -188,18 +188,8 @@ impl Sandbox {
 
     /// Makes the network namespace of the init, which fills its root meanwhile, and gives it.
     fn give_network(&mut self, launcher: &dyn Launcher) -> Result<(), SandboxError> {
-        match self.init.network(launcher) {
-            Ok(network) => self.tell(|control| wire::send_network(control.as_fd(), network.as_fd())),
-            // As in `tell`.
-            Err(_) if self.has_failed() => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Whether the init is gone or has said something, which is that it cannot go on as long as it waits for us.
-    fn has_failed(&self) -> bool {
-        let mut control = [PollFd::new(&self.control, PollFlags::IN)];
-        matches!(poll(&mut control, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1..))
+        let network = self.init.network(launcher)?;
+        self.tell(|control| wire::send_network(control, network.as_ref().map(AsFd::as_fd)))
     }
 
     fn tell(&mut self, send: impl FnOnce(&mut UnixStream) -> io::Result<()>) -> Result<(), SandboxError> {
