@@ -16,6 +16,7 @@ use super::outlet;
 use super::output::{narrate, print_error, print_line};
 use super::report::Report;
 use super::words::{values_of, words, Word};
+use crate::oci::Reference;
 use crate::ops::{ExitCodes, CANNOT_RUN};
 
 /// The command line, as far as it can be understood when clap refuses it.
@@ -128,13 +129,15 @@ fn with_own_tip(mut error: clap::Error, typed: &Typed) -> clap::Error {
         find(ContextKind::InvalidArg).filter(|word| typed.has_negative_value && is_negative(word.as_bytes()));
     let is_unknown = error.kind() == ErrorKind::UnknownArgument;
     let meant = find(ContextKind::InvalidArg).filter(|_| is_unknown);
-    let meant = meant.and_then(|option| typed.behind_image(option));
+    let meant = meant.filter(|option| typed.is_behind_image(option)).map(str::to_owned);
     let tip = match (ours, negative, meant) {
         (Some((_, ours)), ..) => format!("here that is `gantry {ours}`"),
         (None, Some(_), _) => "no size, number or time is less than 0".to_owned(),
-        (None, None, Some(word)) => {
-            let (image, word) = (typed.image.to_string_lossy(), word.to_string_lossy());
-            let text = format!("what is for the function stands behind --: `gantry run {image} -- {word}`");
+        (None, None, Some(option)) => {
+            // Never its value: that may be a secret.
+            let image = typed.image.to_str().filter(|image| image.parse::<Reference>().is_ok());
+            let image = image.unwrap_or("IMAGE");
+            let text = format!("what is for the function stands behind --: `gantry run {image} -- {option}`");
             let mut tips = match error.remove(ContextKind::Suggested) {
                 Some(ContextValue::StyledStrs(tips)) => tips,
                 _ => Vec::new(),
@@ -170,14 +173,14 @@ fn one_line(error: &clap::Error) -> String {
 }
 
 impl Typed {
-    /// The word that clap calls `option`, when it stands behind the image.
-    fn behind_image(&self, option: &str) -> Option<&OsString> {
-        let is_it = |word: &&OsString| {
-            let (word, option) = (word.as_bytes(), option.as_bytes());
-            // Clap leaves the value out, and takes short ones apart.
-            word.starts_with(option) || (!word.starts_with(b"--") && option.len() == 2 && word.ends_with(&option[1..]))
-        };
-        self.behind_image.iter().find(is_it)
+    /// Whether what clap calls `option` stands behind the image. Clap leaves the value out, and takes short ones apart.
+    fn is_behind_image(&self, option: &str) -> bool {
+        let name = |word: &[u8]| word.split(|byte| *byte == b'=').next() == Some(option.as_bytes());
+        let is_short = option.len() == 2;
+        self.behind_image.iter().any(|word| {
+            let word = word.as_bytes();
+            name(word) || (is_short && !word.starts_with(b"--") && word.starts_with(option.as_bytes()))
+        })
     }
 
     /// Walks over `arguments` as clap does: the command is the first word that is neither an option nor its value.

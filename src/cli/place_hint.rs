@@ -16,6 +16,9 @@ pub(super) fn of_gone_directory(error: &(dyn Error + 'static)) -> Option<String>
             || matches!(cause.downcast_ref(), Some(FunctionError::NoEntryPoint { .. }))
     });
     let is_gone = || std::env::current_dir().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-    (may_come_of_it && is_gone())
+    // What is named from / on is somewhere else, unless it is a place inside a run.
+    let is_another = |word: &str| word.starts_with('/') && !["/input", "/output"].contains(&word);
+    let names_another = || causes(error).any(|cause| cause.to_string().split([' ', '"', ',']).any(is_another));
+    (may_come_of_it && !names_another() && is_gone())
         .then(|| "the directory that gantry was started in is not there any more: `cd` to one that is".to_owned())
 }

@@ -83,7 +83,8 @@ pub fn check_cache(
         (false, true) => "repaired",
         (false, false) => "failed",
     };
-    if status == "failed" {
+    // What was removed may have been about to be made again.
+    if status != "ok" {
         store.check_not_ending()?;
     }
     Ok(CheckReport {

@@ -8,6 +8,11 @@ use crate::sandbox::{Bundle, Obstacle, Place};
 /// So much the kernel takes of an argument or a variable, with the zero at its end: 32 pages (execve(2), MAX_ARG_STRLEN).
 const MOST_OF_ONE: u64 = 128 << 10;
 
+/// Characters of a variable's name that are shown.
+const MOST_OF_A_NAME: usize = 64;
+/// What the kernel counts for each of them besides its bytes.
+const POINTER: u64 = 8;
+
 /// What was to be executed.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Command {
@@ -17,7 +22,7 @@ pub(super) struct Command {
     pub path: String,
     /// The directory it begins in.
     pub directory: String,
-    /// How long all that it is given is, each with the zero at its end.
+    /// How long all that it is given is, as the kernel counts it.
     pub bytes: u64,
     /// The longest of it, what it is and how long.
     pub longest: (String, u64),
@@ -28,7 +33,9 @@ impl Command {
     pub(super) fn of(bundle: &Bundle) -> Self {
         let path = bundle.env.iter().find(|(name, _)| name == "PATH");
         let arguments = bundle.argv.iter().map(|text| ("an argument".to_owned(), text.len()));
-        let variable = |name: &str, value: usize| (format!("variable {name}"), name.len() + value + 1);
+        // Its name may be of an image, and as long as the rest.
+        let shown = |name: &str| name.chars().take(MOST_OF_A_NAME).collect::<String>();
+        let variable = |name: &str, value: usize| (format!("variable {:?}", shown(name)), name.len() + value + 1);
         let env = bundle.env.iter().map(|(name, value)| variable(name, value.len()));
         let secrets = bundle.secrets.iter().filter(|secret| secret.place == Place::Variable);
         let secrets = secrets.map(|secret| variable(&secret.name, secret.value.len()));
@@ -38,7 +45,7 @@ impl Command {
             program: bundle.argv.first().cloned().unwrap_or_default(),
             path: path.map(|(_, path)| path.clone()).unwrap_or_default(),
             directory: bundle.cwd.clone(),
-            bytes: all.iter().map(|(_, length)| length).sum(),
+            bytes: all.iter().map(|(_, length)| length + POINTER).sum(),
             longest: all.into_iter().max_by_key(|(_, length)| *length).unwrap_or_default(),
         }
     }
@@ -80,12 +87,12 @@ impl Command {
         let (what, length) = &self.longest;
         let reason = match *length > MOST_OF_ONE {
             true => format!(
-                "{what} has {}, and the kernel takes at most {} of each",
-                Bytes(*length),
-                Bytes(MOST_OF_ONE)
+                "{what} has {} bytes, and the kernel takes at most {} of each",
+                length - 1,
+                MOST_OF_ONE - 1
             ),
             false => format!(
-                "the arguments and the variables have {} together, which is more than the kernel takes",
+                "the arguments and the variables have {} together, and the kernel takes a quarter of the limit on the stack",
                 Bytes(self.bytes)
             ),
         };
@@ -140,7 +147,7 @@ mod tests {
                 7,
                 "/x",
                 Code::CommandNotExecutable,
-                "the arguments and the variables have 3.0 MB together, which",
+                "the arguments and the variables have 3.0 MB together, and",
             ),
             (
                 Obstacle::Preparation,
@@ -153,5 +160,23 @@ mod tests {
             let (found, why) = command(program).not_executed(obstacle, errno);
             assert!(found == code && why.starts_with(says), "{found:?} {why}");
         }
+    }
+
+    #[test]
+    fn the_name_of_a_variable_that_is_too_long_is_one_short_line() {
+        let mut bundle = Bundle::of_build(
+            crate::sandbox::Purpose::Function,
+            Vec::new(),
+            Vec::new(),
+            &[],
+            crate::policy::Confinement::default(),
+        );
+        let name = format!("A\nerror: b{}", "c".repeat(200_000));
+        bundle.env.push((name, String::new()));
+        let (_, why) = Command::of(&bundle).not_executed(Obstacle::Refused, 7);
+        assert!(
+            why.starts_with("variable \"A\\nerror: bccc") && why.len() < 300,
+            "{why}"
+        );
     }
 }

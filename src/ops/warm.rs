@@ -202,8 +202,11 @@ pub fn warm(
         all.push(left_out);
     }
     // With something left out that has said it.
-    if let (true, Full::Others(_)) = (left.is_empty(), why) {
-        transport.progress.warn(&why.to_string());
+    if let (true, Full::Others(most)) = (left.is_empty(), why) {
+        transport.progress.warn(&format!(
+            "the store may hold {} (`max_bytes` under [cache]), and holds more: the first of the list, or what is pinned, in use or on its way; `gantry cache stats` says what takes room",
+            as_limit(Bytes(most))
+        ));
     }
     Ok(all)
 }

@@ -72,11 +72,17 @@ fn an_option_behind_the_image_that_is_meant_for_the_function_says_where_it_goes(
     let tip = |args: &[&str]| gantry.gantry([&["run"], args].concat());
     for (args, typed) in [
         (&["a:1", "-x"][..], "a:1 -- -x"),
-        (&["-m", "64M", "a:1", "--name=3", "y"], "a:1 -- --name=3"),
+        // The value may be a secret.
+        (&["-m", "64M", "a:1", "--token=hunter2", "y"], "a:1 -- --token"),
+        (&["a:1", "-eTOKEN=hunter2x", "-x"], "a:1 -- -x"),
+        (&["a:1", "--env=TOKEN=hunter2", "--en"], "a:1 -- --en"),
+        (&["a; b", "-x"], "IMAGE -- -x"),
         (&["a:1", "--memroy", "3"], "a:1 -- --memroy"),
     ] {
         let said = format!("tip: what is for the function stands behind --: `gantry run {typed}`\n");
-        says(&tip(args), 125, &[&said]);
+        let done = tip(args);
+        says(&done, 125, &[&said]);
+        assert!(!done.stderr.contains("hunter2"), "{}", done.stderr);
     }
     // One that is almost ours, too.
     says(

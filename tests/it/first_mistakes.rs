@@ -151,7 +151,7 @@ fn places_and_hosts_of_the_wrong_kind_say_what_is_wanted() {
     says(
         &gantry.gantry(named),
         2,
-        &["--label org.mecapy.function.id=8: --function, --user and --function-version say another value"],
+        &["--label org.mecapy.function.id: --function, --user and --function-version say another value"],
     );
     let script = tempfile::tempdir().unwrap();
     fs::write(script.path().join("main.py"), "print(1)\n").unwrap();
@@ -227,7 +227,19 @@ fn whoever_is_in_a_directory_that_is_gone_is_told_so() {
     }
     // What has nothing to do with it goes on, and what is wrong for another reason says that.
     says(&from_nowhere("images ls"), 0, &[]);
-    assert!(!from_nowhere("images show b:1").stderr.contains("started in"));
+    for args in [
+        "images show b:1",
+        "load /no/such.tar",
+        "--config /no/such.toml images ls",
+        "build /no/such",
+    ] {
+        let done = from_nowhere(args);
+        assert!(
+            done.code != 0 && !done.stderr.contains("started in"),
+            "{args}: {}",
+            done.stderr
+        );
+    }
 }
 
 #[test]

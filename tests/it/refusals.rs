@@ -227,15 +227,15 @@ fn what_is_too_long_to_be_executed_is_said_and_no_program_is_blamed() {
     for (job, says) in [
         (
             job_of("args", serde_json::json!([long])),
-            "an argument has 200.0 KB, and the kernel takes at most 131.1 KB of each: what is long",
+            "an argument has 200000 bytes, and the kernel takes at most 131071 of each: what is long",
         ),
         (
             job_of("env", serde_json::json!({"DATA": long})),
-            "variable DATA has 200.0 KB, and the kernel takes",
+            "variable \"DATA\" has 200005 bytes, and the kernel takes",
         ),
         (
             job_of("args", serde_json::json!(vec!["x".repeat(100_000); 36])),
-            "the arguments and the variables have 3.6 MB together, which is more than",
+            "the arguments and the variables have 3.6 MB together, and the kernel takes",
         ),
     ] {
         assert_eq!(code(job, says), "command_not_executable");

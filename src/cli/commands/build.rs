@@ -32,9 +32,8 @@ fn function_naming(session: &Session, args: &BuildArgs) -> Result<Option<Functio
     let naming = ops::function_naming(&session.config, ids).map_err(BuildError::from)?;
     let own = naming.labels();
     let is_other = |(key, value): &&(String, String)| own.iter().any(|one| one.0 == *key && one.1 != *value);
-    if let Some((key, value)) = args.labels.iter().find(is_other) {
-        let reason =
-            format!("build --label {key}={value}: --function, --user and --function-version say another value");
+    if let Some((key, _)) = args.labels.iter().find(is_other) {
+        let reason = format!("build --label {key}: --function, --user and --function-version say another value");
         return Err(CommandError::Usage(reason));
     }
     Ok(Some(naming))

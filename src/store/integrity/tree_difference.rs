@@ -1,5 +1,5 @@
 //! The first difference between a tree and its listing, told while the tree is read: both are streams in the same order, a
-//! line for each entry ([`listing`](crate::store::trees::listing)), so that neither is held in memory.
+//! line for each entry ([`listing`]), so that neither is held in memory.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, Read, Write};
@@ -117,8 +117,9 @@ fn path_of(line: &[u8]) -> Option<String> {
 /// What two entries that are not equal say: one that is another one, that is missing, or that should not be there.
 fn difference(expected: &[u8], got: &[u8]) -> Difference {
     let text = |line: &[u8]| String::from_utf8_lossy(line).into_owned();
-    let none = |path: &str| format!("no {path}");
-    let named = |path: &str, line: &[u8]| format!("{path}, {}", words(line));
+    // A layer may name a file as it likes.
+    let none = |path: &str| format!("no {}", path.escape_debug());
+    let named = |path: &str, line: &[u8]| format!("{}, {}", path.escape_debug(), words(line));
     match (path_of(expected), path_of(got)) {
         (Some(missing), Some(found)) if missing.split('/').lt(found.split('/')) => Difference {
             expected: named(&missing, expected),
@@ -211,6 +212,14 @@ mod tests {
         assert_eq!(
             words(br#""a":{"mode":493,"opaque":true}"#),
             "a directory, mode 755, that hides the one below it"
+        );
+        let hostile = compare(&[], &[r#""a\nerror: b":{"mode":493}"#]).unwrap();
+        assert_eq!(
+            hostile,
+            (
+                "no a\\nerror: b".to_owned(),
+                "a\\nerror: b, a directory, mode 755".to_owned()
+            )
         );
         assert_eq!(words(b"half"), "half");
     }
