@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::cases::{assert_prints, case, directory, prints, prints_with};
 use crate::common::server::Server;
-use crate::common::{function, shared, tool, tree, Done, Gantry, PYTHONS};
+use crate::common::{function, runtime, shared, tool, tree, Done, Gantry, PYTHONS};
 
 /// A copy of the case `name`, for what git does not keep.
 fn copy(name: &str) -> tempfile::TempDir {
@@ -162,7 +162,8 @@ fn with_indexes(packages: &str) -> (Gantry, Server) {
     );
     let (main, extra) = server.port.split_once(' ').unwrap();
     let text = format!(
-        "[index]\nurl = \"http://127.0.0.1:{main}/simple\"\n[[index.extra]]\nname = \"cpu\"\nurl = \"http://127.0.0.1:{extra}/simple/\"\npackages = {packages}\nuser = \"me\"\npassword_env = \"CPU_PASSWORD\"\n"
+        "[index]\nurl = \"http://127.0.0.1:{main}/simple\"\n[[index.extra]]\nname = \"cpu\"\nurl = \"http://127.0.0.1:{extra}/simple/\"\npackages = {packages}\nuser = \"me\"\npassword_env = \"CPU_PASSWORD\"\n[run]\nruntime = \"{}\"\n",
+        runtime()
     );
     fs::create_dir_all(gantry.home.join(".config/gantry")).unwrap();
     fs::write(gantry.home.join(".config/gantry/config.toml"), text).unwrap();

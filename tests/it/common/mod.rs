@@ -90,7 +90,9 @@ impl Gantry {
                 command.env(name, value);
             }
         }
-        if let Some(config) = chosen_runtime() {
+        // A test that has a configuration chooses there.
+        let has_own = self.home.join(".config/gantry/config.toml").exists();
+        if let Some(config) = chosen_runtime().filter(|_| !has_own) {
             command.env("GANTRY_CONFIG", config);
         }
         command.stdin(Stdio::null());
