@@ -117,6 +117,7 @@ impl Ground {
     }
 
     /// Where the memory is mounted.
+    #[cfg(feature = "libcontainer")]
     pub(super) fn memory(&self) -> &Path {
         &self.memory
     }
