@@ -2,6 +2,7 @@
 //!
 //! Here base and packages meet: the interpreter and the toolchain of the one are handed to the other.
 
+use std::cell::LazyCell;
 use std::collections::BTreeSet;
 
 use super::BuildError;
@@ -179,7 +180,8 @@ pub(crate) fn ensure_parts(wanted: &Wanted<'_>, supply: &Supply<'_>, compiler: &
     let below = below.chain(system.iter().filter_map(|system| system.layer.as_ref()));
     let below: Vec<&BuiltLayer> = below.collect();
     // Most wheels lack nothing: what is known of packages is read for those that do.
-    let package_of = |library: &str| Shipped::read().ok()?.package_of(library).map(str::to_owned);
+    let shipped = LazyCell::new(Shipped::read);
+    let package_of = |library: &str| shipped.as_ref().ok()?.package_of(library).map(str::to_owned);
     let store = supply.store;
     let by_name = libraries::survey(store, below.iter().copied(), &wheels, &package_of, supply.progress)?;
     let by_name = Some(by_name).filter(|libraries| !libraries.is_empty());

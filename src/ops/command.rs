@@ -24,29 +24,33 @@ pub(super) struct Command {
     pub directory: String,
     /// How long all that it is given is, as the kernel counts it.
     pub bytes: u64,
-    /// The longest of it, what it is and how long.
-    pub longest: (String, u64),
+    /// The longest of it: the name of a variable, none of an argument, and how long it is.
+    pub longest: (Option<String>, u64),
 }
 
 impl Command {
     /// What `bundle` executes.
     pub(super) fn of(bundle: &Bundle) -> Self {
         let path = bundle.env.iter().find(|(name, _)| name == "PATH");
-        let arguments = bundle.argv.iter().map(|text| ("an argument".to_owned(), text.len()));
-        // Its name may be of an image, and as long as the rest.
-        let shown = |name: &str| name.chars().take(MOST_OF_A_NAME).collect::<String>();
-        let variable = |name: &str, value: usize| (format!("variable {:?}", shown(name)), name.len() + value + 1);
+        let arguments = bundle.argv.iter().map(|text| (None, text.len()));
+        let variable = |name, value: usize| (Some(name), value);
         let env = bundle.env.iter().map(|(name, value)| variable(name, value.len()));
         let secrets = bundle.secrets.iter().filter(|secret| secret.place == Place::Variable);
         let secrets = secrets.map(|secret| variable(&secret.name, secret.value.len()));
         let all = arguments.chain(env).chain(secrets);
-        let all: Vec<(String, u64)> = all.map(|(what, length)| (what, length as u64 + 1)).collect();
+        let all = all.map(|(name, length): (Option<&String>, usize)| {
+            let length = length + name.map_or(0, |name| name.len() + "=".len()) + "\0".len();
+            (name, length as u64)
+        });
+        let longest = all.clone().max_by_key(|(_, length)| *length);
         Self {
             program: bundle.argv.first().cloned().unwrap_or_default(),
             path: path.map(|(_, path)| path.clone()).unwrap_or_default(),
             directory: bundle.cwd.clone(),
-            bytes: all.iter().map(|(_, length)| length + POINTER).sum(),
-            longest: all.into_iter().max_by_key(|(_, length)| *length).unwrap_or_default(),
+            bytes: all.map(|(_, length)| length + POINTER).sum(),
+            longest: longest
+                .map(|(name, length)| (name.cloned(), length))
+                .unwrap_or_default(),
         }
     }
 
@@ -84,7 +88,12 @@ impl Command {
     }
 
     fn too_long(&self) -> String {
-        let (what, length) = &self.longest;
+        let (name, length) = &self.longest;
+        // The name may be of an image, and as long as the rest.
+        let name = name
+            .as_ref()
+            .map(|name| name.chars().take(MOST_OF_A_NAME).collect::<String>());
+        let what = name.map_or_else(|| "an argument".to_owned(), |name| format!("variable {name:?}"));
         let reason = match *length > MOST_OF_ONE {
             true => format!(
                 "{what} has {} bytes, and the kernel takes at most {} of each",
@@ -111,7 +120,7 @@ mod tests {
             path: "/usr/bin:/bin".to_owned(),
             directory: "/app".to_owned(),
             bytes: 3_000_000,
-            longest: ("an argument".to_owned(), 100_000),
+            longest: (None, 100_000),
         };
         for (obstacle, errno, program, code, says) in [
             (

@@ -7,7 +7,8 @@
 //!
 //! `J` and `S` are followed by a length (u32, native order) and that many bytes, `J` of JSON, `S` of a secret's value.
 //! `E` is [`crate::sys::process::SETUP_FAILED`]. `N` comes with the descriptor of a network namespace, or with none where the
-//! init shall make one, and a report may come with some. Nothing of the workload ever holds this socket: it is closed by the workload's exec.
+//! init shall make one, and a report may come with some. Nothing of the workload ever holds this socket: it is closed by the
+//! workload's exec.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;

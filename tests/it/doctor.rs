@@ -1,6 +1,7 @@
 //! `gantry doctor`: what it finds here is what runs report here.
 
 use crate::common::{done, runtime, shared, Gantry, DEGRADED};
+use crate::namespaces::without_namespaces;
 use serde_json::{json, Value};
 
 #[test]
@@ -67,16 +68,7 @@ fn the_text_names_every_promise_on_a_line() {
 #[test]
 fn a_machine_without_user_namespaces_is_unusable() {
     let gantry = shared();
-    let script = format!(
-        "echo 0 > /proc/sys/user/max_user_namespaces && exec {} doctor --json",
-        env!("CARGO_BIN_EXE_gantry")
-    );
-    let mut command = std::process::Command::new("unshare");
-    command
-        .args(["--user", "--map-root-user", "sh", "-c", &script])
-        .env("HOME", &gantry.home)
-        .env("GANTRY_ROOT", &gantry.root);
-    let examined = done(command.output().unwrap());
+    let examined = without_namespaces("user", gantry, "doctor --json");
     let diagnosis: Value = serde_json::from_str(&examined.stdout).unwrap_or_else(|_| panic!("{}", examined.stderr));
     assert_eq!((examined.code, diagnosis["verdict"].as_str()), (4, Some("unusable")));
     let host = diagnosis["host"].as_array().unwrap();

@@ -8,7 +8,7 @@ fn without_user_namespaces(gantry: &Gantry, args: &str) -> Done {
 }
 
 /// Runs `gantry ARGS` inside a user namespace that forbids further namespaces of a kind.
-fn without_namespaces(kind: &str, gantry: &Gantry, args: &str) -> Done {
+pub fn without_namespaces(kind: &str, gantry: &Gantry, args: &str) -> Done {
     let script = format!(
         "echo 0 > /proc/sys/user/max_{kind}_namespaces && exec {} {args}",
         env!("CARGO_BIN_EXE_gantry")

@@ -10,7 +10,7 @@ use rustix::thread::{move_into_link_name_space, LinkNameSpaceType};
 
 use super::super::wire;
 use super::failure::{at, step, Failure};
-use crate::sys::net_namespace::unshare_net as make_own;
+use crate::sys::net_namespace::unshare_net;
 
 const OURS: &str = "/proc/self/ns/net";
 
@@ -28,7 +28,7 @@ pub(super) fn join(control: &UnixStream) -> Result<(), Failure> {
         }
         None => {
             let host = inode()?.ino();
-            make_own().map_err(at("make a network namespace"))?;
+            unshare_net().map_err(at("make a network namespace"))?;
             inode()?.ino() != host
         }
     };
