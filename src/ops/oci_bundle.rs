@@ -241,6 +241,8 @@ pub fn make_bundle(store: &Store, request: &BundleRequest) -> Result<BundleRepor
         Some(snapshot) => snapshot,
         None => store.images().restore(&digest)?,
     };
+    // It may be of use for longer than the tree of several layers, which is made anew after each start of the machine.
+    let snapshot = snapshot.layer_by_layer();
     let bundle = bundle_of(store, &snapshot, &request.run, Vec::new())?;
     let place = Place::claim(&request.directory)?;
     let output = request.run.output.as_deref().map(own_directory).transpose()?;

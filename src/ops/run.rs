@@ -410,7 +410,7 @@ pub(super) fn bundle(
     secrets: Vec<Secret>,
 ) -> Result<Bundle, RunError> {
     let mut lowers = vec![store.trees().scaffold()?];
-    lowers.extend(snapshot.layers.iter().rev().map(|layer| store.trees().path(layer)));
+    lowers.extend(store.images().trees(snapshot));
     let input = request.input.as_deref().map(input).transpose()?;
     let is_secret = |name: &str| {
         let mut secrets = request.secrets.iter();

@@ -8,6 +8,7 @@
 //!   refs/_local/<name>/<tag>                      the same for names of this store; no host starts with _
 //!   unnamed/<hex of manifest digest>              an image without a name, kept for a day from the file's time
 //!   layers/<hex of diff id>/{fs,meta.json,stamp.json}    unpacked once, the digest of each file, who may trust it
+//!   merged/<hex of chain id>/{fs,stamp.json}      several layers as one tree, whose files are theirs (`trees/merged.rs`)
 //!   snapshots/<hex of manifest digest>.json       what a run needs, prepared
 //!   profiles/<hex of manifest digest>     the files that runs of the image read at first (`images/start_files.rs`)
 //!   downloads/<hex>         finished downloads (wheels, packages)
@@ -48,7 +49,7 @@
 //! **Locks.** A thread waits for a lock only while all that it holds come before it in this order: `locks/collector` (shared by
 //! all that make or look up, alone for the collector, which only tries); `locks/builds` (shared by builds, alone for evictions, which only try); `leases/`; of `locks/` what resolves or builds
 //! (`workshop-`, `sdist-`, `resolution-`, `relock-`, `layer-`, `tool-`), then what pulls (`tag-`, `image-`); `partial/`; of `locks/` what only reads or unpacks
-//! (`unpack-`, `blob-`, `download-`); what evicts (`making-room`, `eviction`); what writes names (`index`). `tmp/` locks are only ever tried. The ranks stand in [`disk::locks`], debug builds check
+//! (`unpack-`, `merge-`, `blob-`, `download-`); what evicts (`making-room`, `eviction`); what writes names (`index`). `tmp/` locks are only ever tried. The ranks stand in [`disk::locks`], debug builds check
 //! them. Waiting ends with its reason: [`StoreError::Stalled`] names a holder that makes no progress.
 
 mod content;
@@ -96,7 +97,7 @@ pub use reservation::{Reservation, RoomCall, RoomMade, RoomMaker, RoomNeeded};
 pub(crate) use trees::stack::Visited;
 pub use trees::stack::{Found, LastLink, LayerStack};
 pub use trees::staging::LayerStaging;
-pub use trees::Trees;
+pub use trees::{merged_name, Trees};
 pub use usage::Usage;
 
 pub(crate) use error::{check_descriptor, io_error};

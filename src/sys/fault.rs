@@ -59,6 +59,8 @@ pub(crate) enum Step {
     DamagedTree,
     /// It is noted that a blob inflates to a layer.
     Origin,
+    /// A tree of several layers is about to get its name.
+    Merged,
     /// The directories that sandboxes mount on get their name.
     Scaffold,
     /// A directory for scratch is made.

@@ -1,7 +1,7 @@
 //! Trees of files read through directory descriptors. The kernel resolves one name at a time and follows no link, so a tree
 //! that changes meanwhile, or that a stranger made, leads nowhere else.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
@@ -128,37 +128,74 @@ fn open_to_empty(parent: impl AsFd, name: impl Arg + Copy) -> io::Result<OwnedFd
     Ok(open_directory(&parent, name)?)
 }
 
-/// Bytes of a file, or of all files below a directory, as their sizes say. What cannot be read counts nothing.
+/// Bytes of a file, or of all files below a directory, as their sizes say; a file of several names once. What cannot be read
+/// counts nothing.
 pub(crate) fn bytes_of(path: &Path) -> u64 {
-    match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => fs::read_dir(path).map_or(0, |entries| {
-            entries.flatten().map(|entry| bytes_of(&entry.path())).sum()
-        }),
-        Ok(found) => found.len(),
-        Err(_) => 0,
-    }
+    let (mut sum, mut seen) = (0u64, BTreeSet::new());
+    walk(path, &mut |found| {
+        if !found.is_dir() && (found.nlink() == 1 || seen.insert((found.dev(), found.ino()))) {
+            sum = sum.saturating_add(found.len());
+        }
+    });
+    sum
 }
 
 /// Bytes that a file, or a directory with all below it, takes on the disk, as `du` counts them: blocks, and a file of several
 /// names once, as far as they are among those that `seen` is for. What cannot be read counts nothing.
 pub(crate) fn disk_bytes_of(path: &Path, seen: &mut BTreeSet<(u64, u64)>) -> u64 {
-    let Ok(found) = fs::symlink_metadata(path) else {
-        return 0;
-    };
-    let own = found.blocks().saturating_mul(BLOCK);
+    let mut sum = 0u64;
+    walk(path, &mut |found| {
+        if found.is_dir() || found.nlink() == 1 || seen.insert((found.dev(), found.ino())) {
+            sum = sum.saturating_add(disk_bytes(found));
+        }
+    });
+    sum
+}
+
+/// Bytes that what was looked at takes on the disk.
+pub(crate) fn disk_bytes(found: &fs::Metadata) -> u64 {
+    found.blocks().saturating_mul(BLOCK)
+}
+
+/// Bytes that are free once `paths` are gone with all below them, as `bytes` counts each: a file of several names when all of
+/// them go.
+pub(crate) fn freed_bytes_of<'a>(paths: impl Iterator<Item = &'a Path>, bytes: &dyn Fn(&fs::Metadata) -> u64) -> u64 {
+    let (mut sum, mut named) = (0u64, BTreeMap::new());
+    for path in paths {
+        walk(path, &mut |found| {
+            let is_last = found.is_dir() || found.nlink() == 1 || {
+                let names = named.entry((found.dev(), found.ino())).or_insert(0);
+                *names += 1;
+                *names == found.nlink()
+            };
+            if is_last {
+                sum = sum.saturating_add(bytes(found));
+            }
+        });
+    }
+    sum
+}
+
+/// Calls `each` with what is at `path`, and with all below it. What cannot be read is passed over.
+fn walk(path: &Path, each: &mut dyn FnMut(&fs::Metadata)) {
+    let Ok(found) = fs::symlink_metadata(path) else { return };
+    each(&found);
     if found.is_dir() {
-        let below = |entries: fs::ReadDir| {
-            entries
-                .flatten()
-                .map(|entry| disk_bytes_of(&entry.path(), seen))
-                .sum::<u64>()
-        };
-        return own + fs::read_dir(path).map_or(0, below);
+        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+            walk(&entry.path(), each);
+        }
     }
-    match found.nlink() > 1 && !seen.insert((found.dev(), found.ino())) {
-        true => 0,
-        false => own,
+}
+
+/// Bytes on the disk of a directory and those below it, without the files in them, which are not looked at.
+pub(crate) fn disk_bytes_of_directories(path: &Path) -> u64 {
+    let mut sum = fs::symlink_metadata(path).map_or(0, |found| disk_bytes(&found));
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            sum = sum.saturating_add(disk_bytes_of_directories(&entry.path()));
+        }
     }
+    sum
 }
 
 #[cfg(test)]

@@ -11,7 +11,9 @@ use super::peer::{Destination, Documents, Incoming, Reach, Source};
 use super::TransferError;
 use crate::oci::{Compression, Descriptor, DiffId, Digest, ImageConfig, Manifest};
 use crate::progress::Progress;
-use crate::store::{ArrivingImage, ExclusiveLock, Flight, Image, Reservation, RoomNeeded, Store, StoreError, Task};
+use crate::store::{
+    merged_name, ArrivingImage, ExclusiveLock, Flight, Image, Reservation, RoomNeeded, Store, StoreError, Task,
+};
 use crate::sys::cores;
 
 /// Layers of this machine that are copied and unpacked at once; each takes up to 20 MiB of memory.
@@ -227,7 +229,9 @@ fn room_of(layer: &Descriptor, unpacking: Unpacking) -> RoomNeeded {
 fn coming(digest: &Digest, manifest: &Manifest, config: &ImageConfig) -> BTreeSet<String> {
     let blobs = manifest.layers.iter().chain([&manifest.config]);
     let blobs = blobs.map(|blob| blob.digest.hex()).chain([digest.hex()]);
-    blobs.chain(config.rootfs.diff_ids.iter().map(DiffId::hex)).collect()
+    let layers = &config.rootfs.diff_ids;
+    let trees = layers.iter().map(DiffId::hex).chain(merged_name(layers));
+    blobs.chain(trees).collect()
 }
 
 impl Destination for Unpacked<'_> {

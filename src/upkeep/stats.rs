@@ -139,7 +139,7 @@ pub(crate) fn stats(inventory: &Inventory, limits: CacheLimits) -> CacheStats {
                     .find(|image| image.parts.contains(&number))
                     .map(name_of),
             }),
-            PartName::Blob(_) | PartName::Download(_) => None,
+            PartName::Blob(_) | PartName::Merged(_) | PartName::Download(_) => None,
         })
         .collect();
     layers.sort_by(|one, other| other.bytes.cmp(&one.bytes).then(one.diff_id.cmp(&other.diff_id)));

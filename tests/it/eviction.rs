@@ -467,3 +467,43 @@ fn what_comes_and_loses_a_layer_to_an_eviction_is_brought_again() {
         gantry.ok(["cache", "check"]);
     }
 }
+
+#[test]
+fn what_is_told_of_images_of_many_layers_adds_up_and_what_goes_of_them_is_free() {
+    let gantry = Gantry::new();
+    let layers = |own: u64| -> Vec<(u64, usize)> { (1..30).chain([own]).map(|seed| (seed, 50_000)).collect() };
+    for (name, own) in [("a:1", 100), ("b:1", 101)] {
+        let digest = image(&gantry, name, &layers(own));
+        used_before(&gantry, &digest, own);
+    }
+    // A shorter one, whose files the others have.
+    let short: Vec<(u64, usize)> = (1..26).map(|seed| (seed, 50_000)).collect();
+    image(&gantry, "c:1", &short);
+    let merged = || fs::read_dir(gantry.root.join("merged")).unwrap().count();
+    assert_eq!(merged(), 2);
+    // Which notes what each layer takes.
+    configure(&gantry, "max_images = 3\n");
+    gantry.ok(["cache", "gc"]);
+    let before = stats(&gantry);
+    let folders = |told: &Value, name: &str| number(&told["folders"][name]);
+    assert!(
+        folders(&before, "layers") > 31 * 50_000 && folders(&before, "merged") < 100_000,
+        "{before}"
+    );
+
+    configure(&gantry, "max_images = 1\n");
+    let report = json(&gantry, &["cache", "gc", "--json"]);
+    let evicted = &report["evictions"];
+    let freed = number(&evicted["bytes_before"]) - number(&evicted["bytes_after"]);
+    configure(&gantry, "");
+    let after = stats(&gantry);
+    assert_eq!((names(&gantry), merged()), (BTreeSet::from(["c:1".to_owned()]), 1));
+    let apart = |told: &Value| {
+        number(&told["physical"])
+            - ["refs", "journal", "tmp", "locks"]
+                .map(|name| folders(told, name))
+                .iter()
+                .sum::<u64>()
+    };
+    assert_eq!(apart(&before) - apart(&after), freed, "{report}");
+}

@@ -46,6 +46,7 @@ mod interop;
 mod journal;
 mod left_out;
 mod loopback;
+mod merged;
 mod names;
 mod namespaces;
 mod patience;

@@ -162,6 +162,7 @@ fn collected(report: &GarbageReport, args: &GcArgs, verbosity: Verbosity) -> Str
     let kinds = [
         (report.blobs, "blob", "blobs"),
         (report.layers, "layer", "layers"),
+        (report.merged, "tree of several layers", "trees of several layers"),
         (report.snapshots, "snapshot", "snapshots"),
         (report.profiles, "list of start-up files", "lists of start-up files"),
         (report.downloads, "download", "downloads"),

@@ -52,7 +52,7 @@ fn print(checked: &CheckReport) -> Result<(), CommandError> {
         }
     }
     let looked = &checked.looked;
-    let count = looked.blobs + looked.downloads + looked.layers;
+    let count = looked.blobs + looked.downloads + looked.layers + looked.merged;
     let things = match &checked.sample {
         Some(_) => format!("{count} of {}", contents(checked.contents as u64)),
         None => contents(count as u64),
@@ -116,6 +116,7 @@ fn missing_part(finding: &Finding) -> Option<String> {
         Part::Blob
         | Part::Download
         | Part::Layer
+        | Part::Merged
         | Part::Name
         | Part::Unnamed
         | Part::Index

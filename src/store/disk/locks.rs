@@ -226,6 +226,12 @@ impl<'a> Locks<'a> {
         self.exclusive_file(Rank::Unpack, &format!("unpack-{}", diff_id.hex()), Task::silent(&does))
     }
 
+    /// The lock of a tree of several layers.
+    pub(in crate::store) fn merging(self, chain: &Digest) -> Result<ExclusiveLock, StoreError> {
+        let does = "makes one tree of several layers";
+        self.exclusive_file(Rank::Unpack, &format!("merge-{}", chain.hex()), Task::silent(does))
+    }
+
     /// The lock of a file that is read whole: `kind` is what its stamp's name begins with.
     pub(in crate::store) fn content(self, kind: &str, digest: &Digest) -> Result<ExclusiveLock, StoreError> {
         let (does, name) = (format!("reads {digest}"), format!("{kind}{}", digest.hex()));

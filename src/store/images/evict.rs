@@ -34,7 +34,7 @@ use crate::store::disk::{coming, Disk};
 use crate::store::{io_error, StoreError};
 use crate::sys::fault;
 use crate::sys::lock::{Lock, Mode};
-use crate::sys::tree::disk_bytes_of;
+use crate::sys::tree::{disk_bytes, freed_bytes_of};
 
 /// What is to go.
 #[derive(Debug, Clone, Default)]
@@ -65,11 +65,8 @@ pub struct Evicted {
 pub(in crate::store) fn evict(disk: &Disk, inventory: &Inventory, doomed: &Doomed) -> Result<Evicted, StoreError> {
     let scratch = Scratch::new(disk)?;
     let (mut evicted, follows) = set_aside(disk, inventory, doomed, &scratch)?;
-    let mut seen = BTreeSet::new();
-    evicted.bytes = entries(scratch.path())?
-        .iter()
-        .map(|(_, path)| disk_bytes_of(path, &mut seen))
-        .sum();
+    let gone = entries(scratch.path())?;
+    evicted.bytes = freed_bytes_of(gone.iter().map(|(_, path)| path.as_path()), &disk_bytes);
     drop(scratch);
     if !follows {
         // There is room for it now. If not, the note in the lock has the next command write it.

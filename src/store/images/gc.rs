@@ -3,7 +3,7 @@
 //! What each directory of the store holds is garbage when
 //!
 //! ```text
-//! blobs, layers, snapshots,
+//! blobs, layers, merged, snapshots,
 //! profiles                   no name, pin, lease or memo leads to it, and it is no image without a name of the last day
 //! unnamed                    its day is over
 //! downloads                  only images are to be kept
@@ -41,10 +41,11 @@ use crate::store::content::whole::sweep_stamps;
 use crate::store::disk::locks::{try_file, Locks, Patience, Rank};
 use crate::store::disk::scratch::Scratch;
 use crate::store::disk::Disk;
+use crate::store::trees::merged;
 use crate::store::{io_error, StoreError};
 use crate::sys::fault;
 use crate::sys::lock::Mode;
-use crate::sys::tree::bytes_of;
+use crate::sys::tree::{bytes_of, freed_bytes_of};
 
 /// Days that the journal goes back: a month's figures can still be made when the month is over.
 const JOURNAL_DAYS: u64 = 35;
@@ -81,6 +82,8 @@ pub struct GarbageReport {
     pub blobs: u64,
     /// Unpacked layers.
     pub layers: u64,
+    /// Trees of several layers.
+    pub merged: u64,
     /// Snapshots.
     pub snapshots: u64,
     /// Lists of the files that runs of an image read at first.
@@ -112,6 +115,7 @@ struct Marked {
     images: BTreeSet<String>,
     blobs: BTreeSet<String>,
     layers: BTreeSet<String>,
+    merged: BTreeSet<String>,
 }
 
 /// The kinds of garbage, in the order in which they go: first what leads to something.
@@ -122,6 +126,7 @@ enum What {
     Memos,
     Downloads,
     Partials,
+    Merged,
     Layers,
     Blobs,
     Leases,
@@ -146,7 +151,13 @@ impl Garbage {
     }
 
     fn bytes(&self) -> u64 {
-        self.0.values().flatten().map(|path| bytes_of(path)).sum()
+        freed_bytes_of(
+            self.0.values().flatten().map(PathBuf::as_path),
+            &|found| match found.is_dir() {
+                true => 0,
+                false => found.len(),
+            },
+        )
     }
 
     /// The report of a store that has `total` bytes with all of this.
@@ -156,6 +167,7 @@ impl Garbage {
         GarbageReport {
             bytes,
             left_bytes: total.saturating_sub(bytes),
+            merged: count(What::Merged),
             snapshots: count(What::Snapshots),
             profiles: count(What::Profiles),
             memos: count(What::Memos),
@@ -336,6 +348,7 @@ impl<'a> Collector<'a> {
         let none = BTreeSet::new();
         *garbage.of(What::Snapshots) = unmarked("snapshots", &self.marked.images, ".json")?;
         *garbage.of(What::Profiles) = unmarked("profiles", &self.marked.images, "")?;
+        *garbage.of(What::Merged) = unmarked(merged::FOLDER, &self.marked.merged, "")?;
         *garbage.of(What::Layers) = unmarked("layers", &self.marked.layers, "")?;
         *garbage.of(What::Blobs) = unmarked("blobs/sha256", &self.marked.blobs, "")?;
         *garbage.of(What::Partials) = unmarked("partial", &none, "")?;
@@ -373,6 +386,7 @@ impl<'a> Collector<'a> {
             match part {
                 PartName::Blob(digest) => self.marked.blobs.insert(digest.hex()),
                 PartName::Layer(diff_id) => self.marked.layers.insert(diff_id.hex()),
+                PartName::Merged(chain) => self.marked.merged.insert(chain.hex()),
                 // No image needs one.
                 PartName::Download(_) => false,
             };

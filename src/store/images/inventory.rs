@@ -17,6 +17,7 @@ use crate::store::content::memo::Roots;
 use crate::store::disk::locks::Rank;
 use crate::store::disk::looks::held_among;
 use crate::store::disk::{coming, Disk};
+use crate::store::trees::merged;
 use crate::store::{io_error, StoreError};
 use crate::sys::clock;
 use crate::sys::tree::disk_bytes_of;
@@ -272,6 +273,7 @@ impl Parts<'_> {
         let (bytes, fetched) = match &what {
             PartName::Blob(digest) => (self.taken.blobs.get(&digest.hex()), found.len()),
             PartName::Layer(diff_id) => (self.taken.layers.get(&diff_id.hex()), 0),
+            PartName::Merged(chain) => (self.taken.merged.get(&chain.hex()), 0),
             PartName::Download(digest) => (self.taken.downloads.get(&digest.hex()), found.len()),
         };
         let bytes = bytes.copied().unwrap_or_default();
@@ -424,7 +426,13 @@ fn loose<'a>(
     let needed: BTreeSet<PathBuf> = parts.numbers.keys().map(PartName::path).collect();
     let images: BTreeSet<String> = images.map(|image| image.digest.hex()).collect();
     let mut found = Vec::new();
-    for (folder, taken) in [("blobs/sha256", &parts.taken.blobs), ("layers", &parts.taken.layers)] {
+    let taken = parts.taken;
+    let folders = [
+        ("blobs/sha256", &taken.blobs),
+        ("layers", &taken.layers),
+        (merged::FOLDER, &taken.merged),
+    ];
+    for (folder, taken) in folders {
         for (name, path) in entries(&disk.path(folder))? {
             if !needed.contains(&Path::new(folder).join(&name)) {
                 found.push((taken.get(&name).copied().unwrap_or_default(), name, path));

@@ -15,6 +15,7 @@ pub(super) mod start_files;
 mod unnamed;
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use super::content::blobs::Blobs;
 use super::disk::locks::Locks;
@@ -67,6 +68,11 @@ impl<'a> Images<'a> {
     pub fn snapshot(self, digest: &Digest) -> Result<Option<Snapshot>, StoreError> {
         let snapshot = Snapshot::read(self.disk, digest)?;
         Ok(snapshot.filter(|snapshot| snapshot.is_of_this_boot(self.disk)))
+    }
+
+    /// The trees that the root of a run of an image is made of, top first.
+    pub fn trees(self, snapshot: &Snapshot) -> Vec<PathBuf> {
+        snapshot.trees(self.disk)
     }
 
     /// The snapshot as it is written, whether or not its layers are there.

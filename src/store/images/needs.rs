@@ -7,6 +7,7 @@ use super::documents::Image;
 use super::snapshot::Snapshot;
 use crate::oci::{DiffId, Digest};
 use crate::store::disk::Disk;
+use crate::store::trees::merged::{self, Merged};
 use crate::store::StoreError;
 
 /// What a part is called.
@@ -16,6 +17,8 @@ pub enum PartName {
     Blob(Digest),
     /// An unpacked layer.
     Layer(DiffId),
+    /// The tree of several layers, by their chain id.
+    Merged(Digest),
     /// A finished download.
     Download(Digest),
 }
@@ -26,6 +29,7 @@ impl PartName {
         match self {
             Self::Blob(digest) => Path::new("blobs/sha256").join(digest.hex()),
             Self::Layer(diff_id) => Path::new("layers").join(diff_id.hex()),
+            Self::Merged(chain) => merged::name(chain),
             Self::Download(digest) => Path::new("downloads").join(digest.hex()),
         }
     }
@@ -48,13 +52,16 @@ impl Needs {
     pub(super) fn of(disk: &Disk, digest: &Digest) -> Result<Self, StoreError> {
         let mut parts = BTreeSet::from([PartName::Blob(*digest)]);
         if let Some(snapshot) = known(Snapshot::read(disk, digest))?.flatten() {
+            parts.extend(snapshot.merged().map(|merged| PartName::Merged(merged.chain)));
             parts.extend(snapshot.layers.into_iter().map(PartName::Layer));
         }
         let image = known(Image::open(disk, digest))?;
         let is_all = image.is_some();
         if let Some(image) = image {
             parts.extend(image.blobs().iter().map(|blob| PartName::Blob(blob.digest)));
-            parts.extend(image.config.rootfs.diff_ids.into_iter().map(PartName::Layer));
+            let layers = image.config.rootfs.diff_ids;
+            parts.extend(Merged::of(&layers).map(|merged| PartName::Merged(merged.chain)));
+            parts.extend(layers.into_iter().map(PartName::Layer));
         }
         Ok(Self { parts, is_all })
     }

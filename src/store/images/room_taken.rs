@@ -9,8 +9,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::store::disk::Disk;
+use crate::store::trees::merged;
 use crate::store::{io_error, StoreError};
-use crate::sys::tree::disk_bytes_of;
+use crate::sys::tree::{disk_bytes_of, disk_bytes_of_directories};
 
 /// Beside the tree of a layer: the bytes that the tree takes, in digits.
 const NOTE: &str = "size";
@@ -32,6 +33,8 @@ pub(super) struct RoomTaken {
     /// By the first folder of their path; files of the root itself by their names.
     pub folders: BTreeMap<String, u64>,
     pub layers: BTreeMap<String, u64>,
+    /// By hexadecimal chain ids.
+    pub merged: BTreeMap<String, u64>,
     pub blobs: BTreeMap<String, u64>,
     pub downloads: BTreeMap<String, u64>,
     /// By name.
@@ -52,6 +55,8 @@ impl RoomTaken {
                 "layers" => folder(&path, &mut taken.layers, |path| {
                     layer_bytes(disk, path, count, &mut seen)
                 })?,
+                // After the layers, of which all its files are.
+                merged::FOLDER => folder(&path, &mut taken.merged, |path| merged_bytes(path, count, &mut seen))?,
                 "tools" => folder(&path, &mut taken.tools, |path| Ok(disk_bytes_of(path, &mut seen)))?,
                 "downloads" => folder(&path, &mut taken.downloads, |path| Ok(disk_bytes_of(path, &mut seen)))?,
                 "blobs" => {
@@ -96,6 +101,19 @@ fn layer_bytes(disk: &Disk, path: &Path, count: Count, seen: &mut BTreeSet<(u64,
         bytes
     });
     Ok(alone(path) + beside + tree)
+}
+
+/// What a tree of several layers takes besides their files: its directories, and what is beside it.
+fn merged_bytes(path: &Path, count: Count, seen: &mut BTreeSet<(u64, u64)>) -> Result<u64, StoreError> {
+    if count == Count::Exact {
+        return Ok(disk_bytes_of(path, seen));
+    }
+    // The layers were not looked at.
+    let bytes = entries(path)?.into_iter().map(|(name, path)| match name.as_str() {
+        "fs" => disk_bytes_of_directories(&path),
+        _ => disk_bytes_of(&path, seen),
+    });
+    Ok(alone(path) + bytes.sum::<u64>())
 }
 
 /// What a directory takes by itself.

@@ -16,6 +16,7 @@ use crate::store::disk::stamp::Stamp;
 use crate::store::disk::Disk;
 use crate::store::trees::budget::Budget;
 use crate::store::trees::folder::LayerFolder;
+use crate::store::trees::merged::{self, Merged};
 use crate::store::trees::{unpack, Trees};
 use crate::store::{io_error, StoreError};
 use crate::sys::{cores, pool};
@@ -38,6 +39,9 @@ pub struct Snapshot {
     pub size: u64,
     /// Bytes of the layers' files.
     pub unpacked_bytes: u64,
+    /// The tree that stands for the lower ones of them. It may be gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    merged: Option<Merged>,
     /// The boot in which every layer was last known to be whole; none in snapshots of an older gantry. Never `durable`: a
     /// layer may have been unpacked again since.
     boot: Option<Stamp>,
@@ -73,9 +77,34 @@ impl Snapshot {
         if damaged.into_inner() {
             return Ok(None);
         }
+        // One of an older gantry has no tree yet.
+        let is_all = || Image::open(disk, digest).is_ok_and(|image| image.config.rootfs.diff_ids == snapshot.layers);
+        snapshot.merged = match snapshot.merged.is_some() || is_all() {
+            true => merged::ensure(disk, &snapshot.layers)?,
+            false => None,
+        };
         snapshot.boot = Some(disk.boot().clone());
         snapshot.write(disk)?;
         Ok(Some(snapshot))
+    }
+
+    /// The tree that stands for the lower ones of its layers.
+    pub(crate) fn merged(&self) -> Option<&Merged> {
+        self.merged.as_ref()
+    }
+
+    /// The same with each layer for itself.
+    pub fn layer_by_layer(self) -> Self {
+        Self { merged: None, ..self }
+    }
+
+    /// The trees that its root is made of, top first: those of its layers, or of several of them as one.
+    pub(in crate::store) fn trees(&self, disk: &Disk) -> Vec<PathBuf> {
+        let merged = self.merged.as_ref();
+        let merged = merged.and_then(|merged| Some((self.layers.get(merged.layers..)?, merged.tree(disk)?)));
+        let (alone, tree) = merged.map_or((self.layers.as_slice(), None), |(alone, tree)| (alone, Some(tree)));
+        let alone = alone.iter().rev().map(|layer| LayerFolder::of(disk, layer).tree());
+        alone.chain(tree).collect()
     }
 
     /// Writes the snapshot unless it is there in the same words.
@@ -99,10 +128,16 @@ impl Snapshot {
             })?;
         }
         let trees = Trees::of(disk);
+        let visible = trees.visible(&image.config.rootfs.diff_ids);
         let snapshot = Self {
             schema: 1,
             manifest: image.digest,
-            layers: trees.visible(&image.config.rootfs.diff_ids).to_vec(),
+            layers: visible.to_vec(),
+            // Where a root hides layers, the image's documents do not say what its tree is made of.
+            merged: match visible == image.config.rootfs.diff_ids {
+                true => merged::ensure(disk, visible)?,
+                false => None,
+            },
             config: image.config.config.clone(),
             size: image.manifest.layers.iter().map(|layer| layer.size).sum(),
             unpacked_bytes: layers.iter().filter_map(|(_, diff_id)| trees.bytes(diff_id)).sum(),

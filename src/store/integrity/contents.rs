@@ -1,4 +1,5 @@
-//! What is called by a digest: blobs, downloads and unpacked layers are read whole, by several threads, and compared with it.
+//! What is called by a digest: blobs, downloads and unpacked layers are read whole, by several threads, and compared with it;
+//! trees of several layers are compared with those.
 //!
 //! Nobody waits for this: files are read without a lock. One that does not look right is looked at once more while nothing can
 //! change it; what is gone by then was removed, which is no finding.
@@ -22,7 +23,7 @@ use crate::store::disk::locks::Locks;
 use crate::store::disk::regular::{self, Unread};
 use crate::store::disk::Disk;
 use crate::store::trees::folder::LayerStamp;
-use crate::store::trees::listing;
+use crate::store::trees::{listing, merged};
 use crate::store::{io_error, StoreError};
 use crate::sys::{pool, tree};
 
@@ -82,6 +83,7 @@ impl Item {
         match self.part {
             Part::Download => "downloads",
             Part::Layer => "layers",
+            Part::Merged => merged::FOLDER,
             _ => "blobs/sha256",
         }
     }
@@ -99,7 +101,7 @@ impl Item {
 /// All of them, in no particular order.
 pub(super) fn list(disk: &Disk) -> Result<Vec<Item>, StoreError> {
     let mut items = Vec::new();
-    for part in [Part::Blob, Part::Download, Part::Layer] {
+    for part in [Part::Blob, Part::Download, Part::Layer, Part::Merged] {
         let empty = Item {
             part,
             name: OsString::new(),
@@ -112,6 +114,8 @@ pub(super) fn list(disk: &Disk) -> Result<Vec<Item>, StoreError> {
                 Part::Layer => {
                     read_stamp(CWD, &disk.path(item.which()).join("stamp.json")).map_or(0, |stamp| stamp.unpacked_bytes)
                 }
+                // Its files are those of layers.
+                Part::Merged => 0,
                 _ => regular::look(CWD, &disk.path(item.which()), FileType::RegularFile).unwrap_or_default(),
             };
             items.push(item);
@@ -211,6 +215,7 @@ impl Reading<'_> {
         // Where we cannot write, nobody else of us is at it either.
         let _single = item.digest().and_then(|digest| match item.part {
             Part::Layer => diff_id(&digest).and_then(|diff_id| locks.layer(&diff_id).ok()),
+            Part::Merged => locks.merging(&digest).ok(),
             Part::Download => locks.content("download-", &digest).ok(),
             _ => locks.content("blob-", &digest).ok(),
         });
@@ -232,6 +237,7 @@ impl Reading<'_> {
         let path = self.disk.path(item.which());
         match item.part {
             Part::Layer => self.look_at_layer(&path),
+            Part::Merged => self.look_at_merged(&path),
             _ => self.look_at_file(&path, &digest),
         }
     }
@@ -269,6 +275,14 @@ impl Reading<'_> {
         match found {
             Ok(seen) => seen,
             Err(error) => Seen::part(Unread::of(&error), "files that can be read"),
+        }
+    }
+
+    fn look_at_merged(&self, path: &Path) -> Seen {
+        match regular::look(CWD, path, FileType::Directory).map(|_| merged::look(self.disk, path)) {
+            Err(unread) => Seen::of(unread, "a directory"),
+            Ok(Err(error)) => Seen::of(Unread::of(&error), "directories that can be read"),
+            Ok(Ok(wrong)) => wrong.map_or(Seen::Fine, |wrong| Seen::wrong(wrong.expected, wrong.got)),
         }
     }
 

@@ -15,6 +15,8 @@ pub enum Part {
     Download,
     /// An unpacked layer.
     Layer,
+    /// Several layers as one tree.
+    Merged,
     /// What a run needs of an image.
     Snapshot,
     /// A name of an image.

@@ -11,16 +11,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::contents;
 use super::finding::{Finding, Part, State};
 use super::references::{follow, images_with, layer_of, look_at_the_rest, Look};
-use crate::oci::{DiffId, Digest};
+use crate::oci::Digest;
 use crate::store::disk::locks::{try_file, Locks, Patience, Rank};
 use crate::store::disk::scratch::Scratch;
 use crate::store::disk::Disk;
 use crate::store::images::names::Names;
+use crate::store::images::snapshot::Snapshot;
+use crate::store::trees::merged;
 use crate::store::{io_error, StoreError};
 use crate::sys::fault;
 use crate::sys::lock::{Lock, Mode};
@@ -34,16 +36,17 @@ pub(super) fn mend(
 ) -> Result<(), StoreError> {
     let scratch = Scratch::new(disk)?;
     let _alone = Locks::of(disk).collector_alone(patience, waiting)?;
-    let layers: BTreeSet<DiffId> = findings.iter().filter_map(|finding| layer_of(&finding.which)).collect();
+    let trees = findings.iter().filter(|finding| is_tree(finding.what));
+    let trees = trees.map(|finding| PathBuf::from(&finding.which)).collect();
     let still = dangling(disk)?;
     let mut mender = Mender {
         disk,
         scratch: &scratch,
         moved: 0,
-        images: images_with(disk, &layers)?,
+        images: images_with(disk, &trees)?,
     };
     // What leads to something first.
-    let order = |part: Part| matches!(part, Part::Blob | Part::Download | Part::Layer);
+    let order = |part: Part| matches!(part, Part::Blob | Part::Download) || is_tree(part);
     for is_content in [false, true] {
         for finding in findings.iter_mut().filter(|finding| order(finding.what) == is_content) {
             let is_wrong = match (is_content, &finding.path) {
@@ -79,6 +82,10 @@ pub(super) fn mend(
     Ok(())
 }
 
+fn is_tree(part: Part) -> bool {
+    matches!(part, Part::Layer | Part::Merged)
+}
+
 /// What leads to nothing now.
 fn dangling(disk: &Disk) -> Result<BTreeSet<(Part, String)>, StoreError> {
     let followed = follow(disk, &BTreeSet::new(), Look::Sure)?.findings;
@@ -94,8 +101,8 @@ struct Mender<'a> {
     disk: &'a Disk,
     scratch: &'a Scratch,
     moved: u64,
-    /// The images that have a layer which is wrong.
-    images: BTreeMap<DiffId, BTreeSet<Digest>>,
+    /// The images that have a tree which is wrong, by its path below the root.
+    images: BTreeMap<PathBuf, Vec<Snapshot>>,
 }
 
 impl Mender<'_> {
@@ -103,9 +110,9 @@ impl Mender<'_> {
         let Some(path) = finding.path.clone() else {
             return Ok(());
         };
-        let done = match layer_of(&finding.which).filter(|_| finding.what == Part::Layer) {
-            Some(layer) => self.take_layer(&layer, &path),
-            None => self.away(&path).map(|()| true),
+        let done = match is_tree(finding.what) {
+            true => self.take_tree(&finding.which, &path),
+            false => self.away(&path).map(|()| true),
         };
         match done {
             Ok(true) => finding.state = State::Removed,
@@ -123,20 +130,33 @@ impl Mender<'_> {
         Ok(())
     }
 
-    /// Removes a layer and the snapshots that lead to it; whether nobody uses it.
-    fn take_layer(&mut self, layer: &DiffId, path: &Path) -> Result<bool, StoreError> {
-        let images = self.images.get(layer).cloned().unwrap_or_default();
+    /// Removes a layer, or several layers as one tree, and what leads to it; whether nobody uses it.
+    fn take_tree(&mut self, which: &str, path: &Path) -> Result<bool, StoreError> {
+        let images = self.images.remove(Path::new(which)).unwrap_or_default();
         let mut held = Vec::new();
         for image in &images {
-            match Held::take(self.disk, image)? {
+            match Held::take(self.disk, &image.manifest)? {
                 Some(lease) => held.push(lease),
                 None => return Ok(false),
             }
         }
-        for image in &images {
-            self.away(&self.disk.path(format!("snapshots/{}.json", image.hex())))?;
+        let Some(layer) = layer_of(which) else {
+            // Runs do without it.
+            return self.away(path).map(|()| true);
+        };
+        // The files of the layer are in it as well. Each image that has it has the layer.
+        let made_of_it = |image: &Snapshot| {
+            let merged = image.merged()?;
+            let layers = image.layers.get(..merged.layers)?;
+            layers.contains(&layer).then(|| merged::name(&merged.chain))
+        };
+        for merged in images.iter().filter_map(made_of_it) {
+            self.away(&self.disk.path(merged))?;
         }
-        let _single = Locks::of(self.disk).layer(layer)?;
+        for image in &images {
+            self.away(&self.disk.path(format!("snapshots/{}.json", image.manifest.hex())))?;
+        }
+        let _single = Locks::of(self.disk).layer(&layer)?;
         self.away(path).map(|()| true)
     }
 

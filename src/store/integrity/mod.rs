@@ -39,6 +39,8 @@ pub struct Looked {
     pub downloads: usize,
     /// Layers whose files were read.
     pub layers: usize,
+    /// Trees of several layers whose directories were read.
+    pub merged: usize,
     /// Names.
     pub names: u64,
     /// Images that names and notes lead to.
@@ -54,7 +56,7 @@ pub struct Looked {
 pub struct Inspection {
     /// What was looked at.
     pub looked: Looked,
-    /// Blobs, downloads and layers that there are.
+    /// Blobs, downloads, layers and trees of several layers that there are.
     pub contents: usize,
     /// Bytes of what was looked at, each once.
     pub bytes: u64,
@@ -103,6 +105,7 @@ impl<'a> Integrity<'a> {
             blobs: count(Part::Blob),
             downloads: count(Part::Download),
             layers: count(Part::Layer),
+            merged: count(Part::Merged),
             names: followed.names,
             images: followed.images.len(),
             snapshots: followed.snapshots,

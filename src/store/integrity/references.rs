@@ -17,6 +17,7 @@ use crate::store::images::names::{name_of, Names, MOST_OF_A_NAME};
 use crate::store::images::pin_marks;
 use crate::store::images::snapshot::Snapshot;
 use crate::store::trees::folder::LayerFolder;
+use crate::store::trees::merged;
 use crate::store::{io_error, StoreError};
 
 /// A snapshot has the configuration of its image, which is a document of 4 MiB at most.
@@ -193,10 +194,9 @@ impl Follower<'_> {
         let names = if names.is_empty() { &called } else { names };
         let snapshot = read_snapshot(self.disk, &digest.hex());
         if let Ok(snapshot) = &snapshot {
-            snapshot
-                .layers
-                .iter()
-                .for_each(|layer| self.need(&layer_name(layer), names));
+            let merged = snapshot.merged().map(|merged| merged::name(&merged.chain));
+            let layers = snapshot.layers.iter().map(layer_name);
+            layers.chain(merged).for_each(|which| self.need(&which, names));
         }
         let which = blob_name(digest);
         self.need(&which, names);
@@ -492,12 +492,13 @@ pub(super) fn layer_of(which: &str) -> Option<DiffId> {
     contents::diff_id(&format!("sha256:{hex}").parse().ok()?)
 }
 
-/// The images whose snapshot or configuration has one of `layers`, whether or not anything leads to them.
+/// The images whose snapshot has one of `trees`, folders of layers or of several layers as one, whether or not anything leads
+/// to them.
 pub(super) fn images_with(
     disk: &Disk,
-    layers: &BTreeSet<DiffId>,
-) -> Result<BTreeMap<DiffId, BTreeSet<Digest>>, StoreError> {
-    let mut found: BTreeMap<DiffId, BTreeSet<Digest>> = BTreeMap::new();
+    trees: &BTreeSet<PathBuf>,
+) -> Result<BTreeMap<PathBuf, Vec<Snapshot>>, StoreError> {
+    let mut found: BTreeMap<PathBuf, Vec<Snapshot>> = BTreeMap::new();
     for name in names(&disk.path("snapshots"))? {
         let hex = name
             .to_str()
@@ -506,8 +507,10 @@ pub(super) fn images_with(
         let Ok(snapshot) = read_snapshot(disk, hex) else {
             continue;
         };
-        for layer in snapshot.layers.iter().filter(|layer| layers.contains(layer)) {
-            found.entry(*layer).or_default().insert(snapshot.manifest);
+        let merged = snapshot.merged().map(|merged| merged::name(&merged.chain));
+        let its: BTreeSet<PathBuf> = snapshot.layers.iter().map(layer_name).chain(merged).collect();
+        for tree in its.intersection(trees) {
+            found.entry(tree.clone()).or_default().push(snapshot.clone());
         }
     }
     Ok(found)

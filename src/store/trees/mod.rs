@@ -3,6 +3,7 @@
 pub(super) mod budget;
 pub(super) mod folder;
 pub(super) mod listing;
+pub(super) mod merged;
 mod opaque;
 mod relay;
 pub(super) mod resident;
@@ -24,6 +25,11 @@ use budget::Budget;
 use folder::LayerFolder;
 use opaque::is_opaque;
 use staging::LayerStaging;
+
+/// What the tree is called that stands for several of an image's layers, base first; none where each stands for itself.
+pub fn merged_name(layers: &[DiffId]) -> Option<String> {
+    merged::Merged::of(layers).map(|merged| merged.chain.hex())
+}
 
 /// The unpacked layers of a store.
 #[derive(Debug, Clone, Copy)]

@@ -370,3 +370,63 @@ fn an_origin_is_taken_back_when_the_registry_has_the_image_no_more() {
     images.forget_origin(&a.digest, "b.example/team").unwrap();
     assert!(images.origins(&a.digest).is_empty());
 }
+
+#[test]
+fn a_tree_of_several_layers_goes_with_the_last_image_that_needs_it_and_frees_no_file_that_stays() {
+    let (_scratch, store) = store();
+    let names: Vec<String> = (0..30).map(|number| format!("many/{number}")).collect();
+    let make = |name: &str, count: usize, top: &str| {
+        let mut layers: Vec<[(&str, usize); 1]> = names.iter().take(count).map(|name| [(name.as_str(), 10)]).collect();
+        layers.push([(top, 10)]);
+        let layers: Vec<&[(&str, usize)]> = layers.iter().map(|layer| layer.as_slice()).collect();
+        let image = examples::image(&store, &layers);
+        store.images().settle(&image).unwrap();
+        store.names().set(&name.parse().unwrap(), &image.digest).unwrap();
+        image
+    };
+    let merged = |image: &Image| {
+        let name = crate::store::merged_name(&image.config.rootfs.diff_ids).unwrap();
+        store.root().join("merged").join(name)
+    };
+    let counted = |store: &Store| {
+        // Which writes down what it has counted.
+        let noted = store.inventory(Count::Noted).unwrap().total;
+        let exact = store.inventory(Count::Exact).unwrap();
+        let noted_again = store.inventory(Count::Noted).unwrap();
+        assert!(noted <= exact.total);
+        assert_eq!((exact.total, &exact.folders), (noted_again.total, &noted_again.folders));
+        // A name is no part of what goes.
+        exact.total - exact.folders["refs"]
+    };
+    let (a, b, c) = (make("a:1", 30, "a"), make("b:1", 30, "b"), make("c:1", 28, "c"));
+    assert!(merged(&a) == merged(&b) && merged(&c) != merged(&a));
+    // Nothing of it is garbage while one needs it, also one without a name that is in use.
+    store.names().remove(&"b:1".parse().unwrap()).unwrap();
+    let lease = store.locks().lease(&b.digest).unwrap();
+    assert_eq!(collect(&store, Keep::ImagesOnly, false).merged, 0);
+    let before = counted(&store);
+    let evicted = evict(&store, &doomed(&[&a])).unwrap();
+    assert_eq!(before - counted(&store), evicted.bytes, "what stays was counted");
+    assert!(merged(&b).exists() && is_whole(&store, &b));
+    drop(lease);
+
+    // The files of its layers stay, as those of `c` are among them.
+    let before = counted(&store);
+    let now = Doomed {
+        images: vec![(b.digest, Some(SystemTime::now()))],
+        ..Doomed::default()
+    };
+    let evicted = evict(&store, &now).unwrap();
+    assert_eq!(evicted.images, [b.digest]);
+    assert_eq!(before - counted(&store), evicted.bytes, "what stays was counted");
+    assert!(!merged(&b).exists() && merged(&c).exists() && is_whole(&store, &c));
+
+    // One that is left behind is garbage, and its files, which are also another's, take no room.
+    fs::create_dir(store.root().join("merged/left")).unwrap();
+    fs::hard_link(merged(&c).join("fs/many/3"), store.root().join("merged/left/file")).unwrap();
+    let report = collect(&store, Keep::Memoised, false);
+    assert_eq!((report.merged, report.bytes), (1, 0));
+    store.names().remove(&"c:1".parse().unwrap()).unwrap();
+    assert_eq!(collect(&store, Keep::ImagesOnly, false).merged, 1);
+    assert_eq!(fs::read_dir(store.root().join("merged")).unwrap().count(), 0);
+}
