@@ -58,7 +58,7 @@ fn what_is_wrong_is_named_and_only_a_repair_changes_anything() {
     );
     assert_eq!(
         report["looked"],
-        json!({"blobs": 6, "downloads": 0, "layers": 2, "names": 2, "images": 2, "snapshots": 2, "memos": 0})
+        json!({"blobs": 6, "downloads": 0, "layers": 2, "merged": 0, "names": 2, "images": 2, "snapshots": 2, "memos": 0})
     );
     assert!(gantry
         .ok(["cache", "check"])

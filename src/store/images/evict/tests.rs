@@ -413,7 +413,7 @@ fn a_tree_of_several_layers_goes_with_the_last_image_that_needs_it_and_frees_no_
     // The files of its layers stay, as those of `c` are among them.
     let before = counted(&store);
     let now = Doomed {
-        images: vec![(b.digest, Some(SystemTime::now()))],
+        images: vec![(b.digest, Some(crate::sys::clock::now()))],
         ..Doomed::default()
     };
     let evicted = evict(&store, &now).unwrap();

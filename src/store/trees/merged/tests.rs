@@ -298,7 +298,8 @@ fn an_image_whose_root_hides_what_is_below_it_is_left_as_it_is() {
 
 #[test]
 fn each_way_in_which_a_tree_differs_is_found() {
-    let damages: [(&str, fn(&Path)); 6] = [
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 6] = [
         ("shared/a as in its layer, got nothing", |tree| {
             fs::remove_file(tree.join("shared/a")).unwrap()
         }),
