@@ -298,11 +298,8 @@ fn scenes(fake: &Fake, source: &Gantry) -> Vec<Scene> {
             .then(|| Reply::new(200, vec![7; 1000]))
     });
     for (number, other) in ["c", "d"].into_iter().enumerate() {
-        let digest = image(
-            source,
-            &format!("{other}:1"),
-            &[(3 + number as u64, 300_000), (2, 1000)],
-        );
+        let own = [(3 + number as u64, 300_000), (2, 1000)];
+        let digest = image(source, &format!("{other}:1"), &own);
         fake.hold(&source.root, &digest, &format!("team/{other}"), "1");
     }
     let of_many: Vec<(u64, usize)> = (10..38).map(|seed| (seed, 1000)).collect();

@@ -93,7 +93,7 @@ impl Snapshot {
         self.merged.as_ref()
     }
 
-    /// The same with each layer for itself.
+    /// Without the tree that stands for several layers.
     pub fn layer_by_layer(self) -> Self {
         Self { merged: None, ..self }
     }
