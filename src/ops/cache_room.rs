@@ -8,7 +8,7 @@ use crate::policy::one_line;
 use crate::store::{RoomCall, RoomMade, RoomMaker, RoomNeeded, Store, StoreError};
 use crate::sys::clock;
 use crate::upkeep::eviction::{CacheLimits, EvictionPlan, OnlyHere};
-use crate::upkeep::room::{find_room, make_room, Coming, Effort};
+use crate::upkeep::room::{could_be_made, find_room, make_room, Coming, Effort};
 
 /// A disk that was full gets at least so much room: what comes has more files than its bytes say.
 const LEAST: u64 = 64 << 20;
@@ -26,12 +26,23 @@ pub fn cache_limits(config: &Config) -> CacheLimits {
 
 /// Makes room in a store within `limits`; `tell` is told what went, when something did.
 pub fn room_maker(limits: CacheLimits, tell: impl Fn(&EvictionPlan) + Send + Sync + 'static) -> RoomMaker {
-    RoomMaker::new(move |store, call| {
+    RoomMaker::new(move |store, call, claim| {
+        if let RoomCall::Could(disk_lacks) = call {
+            let coming = Coming {
+                limits: CacheLimits::default(),
+                disk_lacks,
+                ..Coming::nothing(store, limits)
+            };
+            return Ok(RoomMade {
+                has_come: could_be_made(store, coming)?,
+                warning: None,
+            });
+        }
         let (wishes, effort) = wishes(store, limits, call)?;
         if wishes.is_empty() {
             return Ok(RoomMade::default());
         }
-        let done = make_room(store, &wishes, effort)?;
+        let done = make_room(store, &wishes, effort, claim)?;
         note(store, &done);
         if !done.items.is_empty() {
             tell(&done);
@@ -44,7 +55,11 @@ pub fn room_maker(limits: CacheLimits, tell: impl Fn(&EvictionPlan) + Send + Syn
             RoomCall::After(came) if !done.is_enough_soon && !store.is_warmed() => {
                 Some(over_limits(&done, &limits, "holds", Some(&came)))
             }
-            RoomCall::After(_) | RoomCall::Before(..) | RoomCall::Passing(_) | RoomCall::Full(_) => None,
+            RoomCall::After(_)
+            | RoomCall::Before(..)
+            | RoomCall::Could(_)
+            | RoomCall::Passing(_)
+            | RoomCall::Full(_) => None,
         };
         Ok(RoomMade { has_come, warning })
     })
@@ -55,7 +70,7 @@ fn wishes(store: &Store, limits: CacheLimits, call: RoomCall) -> Result<(Vec<Com
     let nothing = Coming::nothing(store, limits);
     Ok(match call {
         RoomCall::Before(_, 0) | RoomCall::After(_) if !limits.are_set() => (Vec::new(), Effort::Most),
-        RoomCall::Passing(0) => (Vec::new(), Effort::Most),
+        RoomCall::Passing(0) | RoomCall::Could(_) => (Vec::new(), Effort::Most),
         RoomCall::Passing(disk_lacks) => {
             // No limit is about it, so that what nobody else has stays: it does not go for a copy that goes again.
             let coming = Coming {
@@ -157,7 +172,7 @@ pub fn find_evictions(store: &Store, limits: CacheLimits) -> Result<EvictionPlan
 /// # Errors
 /// [`StoreError`] when what may go cannot be removed.
 pub fn evict(store: &Store, limits: CacheLimits) -> Result<EvictionPlan, StoreError> {
-    let done = make_room(store, &[Coming::nothing(store, limits)], Effort::Most)?;
+    let done = make_room(store, &[Coming::nothing(store, limits)], Effort::Most, None)?;
     note(store, &done);
     Ok(done)
 }

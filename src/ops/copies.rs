@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -423,12 +422,9 @@ fn open_archive(store: &Store, file: &Path) -> Result<ArchiveSource, ImagesError
         source,
     };
     let archive = File::open(file).map_err(error)?;
-    let found = archive.metadata().map_err(error)?;
-    let reader = BufReader::new(archive);
-    match found.is_file() {
-        // Of a file with holes less is there than it is long.
-        true => ArchiveSource::read_sized(store, reader, found.len().min(found.blocks().saturating_mul(512))),
-        false => ArchiveSource::read(store, reader),
+    match archive.metadata().map_err(error)?.is_file() {
+        true => ArchiveSource::read_file(store, &archive),
+        false => ArchiveSource::read(store, BufReader::new(archive)),
     }
     .map_err(|error| in_archive(file, error))
 }

@@ -93,7 +93,7 @@ pub use images::Images;
 pub use integrity::{Finding, Inspection, Integrity, Looked, Part, State};
 pub use key::{Key, KeyMaker, Step};
 pub use make::{ensure_layer, find_layer, BuiltLayer, LayerNote, LayerWanted};
-pub use reservation::{Reservation, RoomCall, RoomMade, RoomMaker, RoomNeeded};
+pub use reservation::{Claim, Reservation, RoomCall, RoomMade, RoomMaker, RoomNeeded};
 pub(crate) use trees::stack::Visited;
 pub use trees::stack::{Found, LastLink, LayerStack};
 pub use trees::staging::LayerStaging;
@@ -200,6 +200,14 @@ impl Store {
     pub fn making_room_by(self, maker: RoomMaker) -> Self {
         let maker = Some(maker);
         Self { maker, ..self }
+    }
+
+    /// This store, in which nothing goes to make room.
+    pub fn making_no_room(&self) -> Self {
+        Self {
+            maker: None,
+            ..self.clone()
+        }
     }
 
     /// This store, as one that gets what nobody waits for: nothing that no registry has goes for it.
@@ -339,6 +347,34 @@ impl Store {
         self.promise(scratch, needed, &|_, lacks| RoomCall::Passing(lacks))
     }
 
+    /// Whether what `needed` takes at least could be had if all went that may; nothing goes for the question.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`] when not even what is certain could: it will not come.
+    pub fn can_hold(&self, needed: RoomNeeded) -> Result<bool, StoreError> {
+        let could = |bytes| -> Result<bool, StoreError> {
+            match (reservation::lacks_for(&self.disk, bytes), &self.maker) {
+                (0, _) => Ok(true),
+                (_, None) => Ok(false),
+                (lacks, Some(maker)) => Ok(maker.make(self, RoomCall::Could(lacks), None)?.has_come),
+            }
+        };
+        if could(needed.at_least().likely)? {
+            return Ok(true);
+        }
+        match could(needed.certain)? {
+            true => Ok(false),
+            false => {
+                let reason = format!(
+                    "{} bytes are to come, and the disk has no room for them when all has gone that may",
+                    needed.certain
+                );
+                let full = io::Error::new(io::ErrorKind::StorageFull, reason);
+                Err(io_error("make room in", self.root())(full))
+            }
+        }
+    }
+
     fn promise(
         &self,
         mut scratch: Scratch,
@@ -379,13 +415,17 @@ impl Store {
                 Asked::Lacking { likely, .. } => *likely,
             };
             let before = space::free(self.root());
+            let claim = match &asked {
+                Asked::Promised(_) => None,
+                Asked::Lacking { scratch, .. } => Some(Claim::new(&self.disk, scratch, wanted)),
+            };
             let made = match &self.maker {
-                Some(maker) => maker.make(self, call(wanted, lacks))?.has_come,
+                Some(maker) => maker.make(self, call(wanted, lacks), claim.as_ref())?.has_come,
                 None => false,
             };
             match asked {
                 Asked::Lacking { scratch, .. } if made => asked = Reservation::ask(&self.disk, scratch, wanted)?,
-                asked => return Ok(asked),
+                asked => return Ok(self.withdrawn(asked, wanted)),
             }
             // Where no room came of it, such as that of files that somebody has open, more of the same gives none either.
             let has_come = space::free(self.root()) > before;
@@ -393,7 +433,15 @@ impl Store {
                 break;
             }
         }
-        Ok(asked)
+        Ok(self.withdrawn(asked, wanted))
+    }
+
+    /// What came of asking; what was claimed for it and did not come is promised no longer.
+    fn withdrawn(&self, asked: Asked, wanted: RoomNeeded) -> Asked {
+        if let Asked::Lacking { scratch, .. } = &asked {
+            Claim::new(&self.disk, scratch, wanted).withdraw();
+        }
+        asked
     }
 
     /// Makes room on a disk that was full, for so many bytes; whether something went.
@@ -402,7 +450,7 @@ impl Store {
     /// [`StoreError`] when what may go cannot be removed.
     pub fn make_room(&self, bytes: u64) -> Result<bool, StoreError> {
         match &self.maker {
-            Some(maker) => Ok(maker.make(self, RoomCall::Full(bytes))?.has_come),
+            Some(maker) => Ok(maker.make(self, RoomCall::Full(bytes), None)?.has_come),
             None => Ok(false),
         }
     }
@@ -413,7 +461,7 @@ impl Store {
     /// [`StoreError`] when what may go cannot be removed; the image is there all the same.
     pub fn keep_limits(&self, came: &Digest) -> Result<Option<String>, StoreError> {
         match &self.maker {
-            Some(maker) => Ok(maker.make(self, RoomCall::After(*came))?.warning),
+            Some(maker) => Ok(maker.make(self, RoomCall::After(*came), None)?.warning),
             None => Ok(None),
         }
     }

@@ -5,10 +5,12 @@
 //! ```
 //!
 //! A reservation is in a scratch directory, whose lock its process holds: that of a dead one counts for nothing. It shrinks while
-//! bytes arrive, as the disk counts those. What is certain and does not fit is refused; what is only likely makes room.
+//! bytes arrive, as the disk counts those. What is certain and does not fit is refused; what is only likely makes room. That
+//! is promised before something goes for it ([`Claim`]), as soon as it is known that what may go is enough.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -22,7 +24,7 @@ use super::disk::Disk;
 use super::{Store, StoreError};
 use crate::oci::Digest;
 use crate::sys::fault::{self, Step};
-use crate::sys::lock::Mode;
+use crate::sys::lock::{Lock, Mode};
 use crate::sys::space;
 
 const FILE: &str = "reserved";
@@ -61,6 +63,8 @@ impl RoomNeeded {
 pub enum RoomCall {
     /// This is about to come, and the disk lacks so many bytes for it.
     Before(RoomNeeded, u64),
+    /// Nothing is made yet: could so many bytes that the disk lacks be had if all went that may?
+    Could(u64),
     /// Something is about to come that goes again, and the disk lacks so many bytes for it. No limit of the store is about it, and
     /// what nobody else has does not go for it.
     Passing(u64),
@@ -73,27 +77,34 @@ pub enum RoomCall {
 /// What came of making room.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RoomMade {
-    /// Whether something went, or the disk has what it lacked.
+    /// Whether something went, or the disk has what it lacked; of what is only asked, whether it could.
     pub has_come: bool,
     /// What the user should know of limits that the store is over all the same.
     pub warning: Option<String>,
 }
 
 /// Takes out of a store what may go.
-type Maker = dyn Fn(&Store, RoomCall) -> Result<RoomMade, StoreError> + Send + Sync;
+type Maker = dyn Fn(&Store, RoomCall, Option<&Claim<'_>>) -> Result<RoomMade, StoreError> + Send + Sync;
 
 /// Who makes room in a store.
 #[derive(Clone)]
 pub struct RoomMaker(Arc<Maker>);
 
 impl RoomMaker {
-    /// One that does `make`.
-    pub fn new(make: impl Fn(&Store, RoomCall) -> Result<RoomMade, StoreError> + Send + Sync + 'static) -> Self {
+    /// One that does `make`, which is given the claim to what the disk lacks.
+    pub fn new(
+        make: impl Fn(&Store, RoomCall, Option<&Claim<'_>>) -> Result<RoomMade, StoreError> + Send + Sync + 'static,
+    ) -> Self {
         Self(Arc::new(make))
     }
 
-    pub(super) fn make(&self, store: &Store, call: RoomCall) -> Result<RoomMade, StoreError> {
-        (self.0)(store, call)
+    pub(super) fn make(
+        &self,
+        store: &Store,
+        call: RoomCall,
+        claim: Option<&Claim<'_>>,
+    ) -> Result<RoomMade, StoreError> {
+        (self.0)(store, call, claim)
     }
 }
 
@@ -109,6 +120,78 @@ pub struct Reservation {
     scratch: Scratch,
     certain: AtomicU64,
     likely: AtomicU64,
+}
+
+/// Room that the disk has not got yet, and that can be promised to the one that asks for it: what goes for it is nobody else's.
+#[derive(Debug)]
+pub struct Claim<'a> {
+    disk: &'a Disk,
+    scratch: &'a Scratch,
+    wanted: RoomNeeded,
+}
+
+impl<'a> Claim<'a> {
+    pub(super) fn new(disk: &'a Disk, scratch: &'a Scratch, wanted: RoomNeeded) -> Self {
+        Self { disk, scratch, wanted }
+    }
+
+    /// Bytes of it that the disk lacks by now, with what others are promised.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it cannot be looked at.
+    pub fn lacks(&self) -> Result<u64, StoreError> {
+        let _single = single(self.disk)?;
+        Ok(look(self.disk, self.scratch, self.wanted).lacks)
+    }
+
+    /// Promises it from now on, also to those who ask meanwhile; returns what the disk lacks of it. Idempotent.
+    ///
+    /// # Errors
+    /// As [`lacks`](Self::lacks).
+    pub fn promise(&self) -> Result<u64, StoreError> {
+        let _single = single(self.disk)?;
+        note(self.scratch, self.wanted.certain, self.wanted.likely);
+        Ok(look(self.disk, self.scratch, self.wanted).lacks)
+    }
+
+    /// Promises it no longer.
+    pub(super) fn withdraw(&self) {
+        // Where it cannot be removed, others count on less room than there is until the directory goes.
+        let _ = fs::remove_file(self.scratch.path().join(FILE));
+    }
+}
+
+/// How many of `bytes` that are certain to come the disk lacks, with what is certain of others.
+pub(super) fn lacks_for(disk: &Disk, bytes: u64) -> u64 {
+    let free = space::free(disk.root()).unwrap_or(u64::MAX);
+    bytes.saturating_add(promised(disk, None).certain).saturating_sub(free)
+}
+
+/// Held while room is looked at and promised.
+fn single(disk: &Disk) -> Result<Lock, StoreError> {
+    let task = Task::silent("reserves room");
+    Ok(Locks::of(disk)
+        .wait_for(Rank::Index, Mode::Alone, &disk.path("locks/room"), task)?
+        .0)
+}
+
+/// What the disk has for somebody who asks.
+struct Looked {
+    /// Bytes of those that are likely that it has not got.
+    lacks: u64,
+    /// Bytes that it has for what is certain.
+    room: u64,
+}
+
+/// Looks what of `wanted` the disk has beside what others than the process of `scratch` are promised.
+fn look(disk: &Disk, scratch: &Scratch, wanted: RoomNeeded) -> Looked {
+    // A file system that does not say how full it is refuses when it is.
+    let free = space::free(disk.root()).unwrap_or(u64::MAX);
+    let others = promised(disk, Some(scratch.path()));
+    Looked {
+        lacks: wanted.likely.saturating_add(others.likely).saturating_sub(free),
+        room: free.saturating_sub(others.certain),
+    }
 }
 
 /// What came of asking for room.
@@ -146,16 +229,12 @@ impl Reservation {
 
     /// Promises the room that is needed if the disk has it.
     pub(super) fn ask(disk: &Disk, scratch: Scratch, needed: RoomNeeded) -> Result<Asked, StoreError> {
-        let task = Task::silent("reserves room");
-        let (_single, _) = Locks::of(disk).wait_for(Rank::Index, Mode::Alone, &disk.path("locks/room"), task)?;
-        // A file system that does not say how full it is refuses when it is.
-        let free = space::free(disk.root()).unwrap_or(u64::MAX);
-        let others = promised(disk);
-        let lacks = needed.likely.saturating_add(others.likely).saturating_sub(free);
+        let _single = single(disk)?;
+        let Looked { lacks, room } = look(disk, &scratch, needed);
         if lacks > 0 {
             return Ok(Asked::Lacking {
                 likely: lacks,
-                room: free.saturating_sub(others.certain),
+                room,
                 scratch,
             });
         }
@@ -199,19 +278,25 @@ impl Reservation {
         self.likely.load(Ordering::Relaxed)
     }
 
-    /// A note that cannot be written is none: others count on more room than there is, and the disk says so.
     fn note(&self) {
-        let (certain, likely) = (self.certain.load(Ordering::Relaxed), self.left());
-        let file = self.scratch.path().join(FILE);
-        let _ = fault::point(Step::Reservation).and_then(|()| fs::write(file, format!("{certain} {likely}\n")));
+        note(&self.scratch, self.certain.load(Ordering::Relaxed), self.left());
     }
 }
 
-/// What is promised in the store, by all processes that live.
-fn promised(disk: &Disk) -> RoomNeeded {
+/// A note that cannot be written is none: others count on more room than there is, and the disk says so.
+fn note(scratch: &Scratch, certain: u64, likely: u64) {
+    let file = scratch.path().join(FILE);
+    let _ = fault::point(Step::Reservation).and_then(|()| fs::write(file, format!("{certain} {likely}\n")));
+}
+
+/// What is promised in the store, by all processes that live, but for what the directory `own` says.
+fn promised(disk: &Disk, own: Option<&Path>) -> RoomNeeded {
     let mut all = RoomNeeded::default();
     for entry in fs::read_dir(disk.path("tmp")).into_iter().flatten().flatten() {
         let path = entry.path();
+        if own == Some(path.as_path()) {
+            continue;
+        }
         let text = regular::read(CWD, &path.join(FILE), MOST).ok();
         let Some(text) = text.and_then(|text| String::from_utf8(text).ok()) else {
             continue;
@@ -243,6 +328,36 @@ mod tests {
             whole: certain,
             ..RoomNeeded::default()
         }
+    }
+
+    #[test]
+    fn what_goes_for_one_is_promised_to_it_before_it_goes() {
+        let (_scratch, store) = store();
+        let unit = space::free(store.root()).unwrap() / 270;
+        // What may go is held as a promise, and 150 units are free beside it.
+        let evictable = Mutex::new(Some(Reservation::insist(
+            Reservation::begin(&store.disk, &BTreeSet::new()).unwrap(),
+            needed(120 * unit, 120 * unit),
+        )));
+        let store = store.making_room_by(RoomMaker::new(move |store, _, claim| {
+            let claim = claim.unwrap();
+            let lacks = claim.lacks().unwrap();
+            assert!(lacks > 40 * unit && claim.promise().unwrap() / unit == lacks / unit);
+            let has_come = evictable.lock().unwrap().take().is_some();
+            // Somebody asks when it is gone and before it is looked whether that was enough.
+            let meanwhile = ask(store, needed(100 * unit, 100 * unit));
+            assert!(matches!(meanwhile, Asked::Lacking { .. }) || !has_come);
+            Ok(RoomMade {
+                has_come,
+                warning: None,
+            })
+        }));
+        let room = store.reserve(needed(200 * unit, 200 * unit), &BTreeSet::new()).unwrap();
+        assert_eq!(promised(&store.disk, None).likely, 200 * unit);
+        drop(room);
+        // What was claimed and did not come is nobody's.
+        assert!(store.reserve(needed(500 * unit, 500 * unit), &BTreeSet::new()).is_err());
+        assert_eq!(promised(&store.disk, None), RoomNeeded::default());
     }
 
     fn ask(store: &Store, needed: RoomNeeded) -> Asked {
@@ -279,7 +394,7 @@ mod tests {
         )));
         let asked = Arc::new(Mutex::new(Vec::new()));
         let told = Arc::clone(&asked);
-        let store = store.making_room_by(RoomMaker::new(move |_, call| {
+        let store = store.making_room_by(RoomMaker::new(move |_, call, _| {
             let RoomCall::Before(wanted, lacks) = call else {
                 panic!("{call:?}")
             };
@@ -296,7 +411,10 @@ mod tests {
         };
         let room = store.reserve(wanted, &BTreeSet::new()).unwrap();
         assert_eq!(*asked.lock().unwrap(), [400, 200]);
-        assert_eq!((room.left(), promised(&store.disk).likely), (200 * unit, 200 * unit));
+        assert_eq!(
+            (room.left(), promised(&store.disk, None).likely),
+            (200 * unit, 200 * unit)
+        );
         drop(room);
         // Where not even so much can be had, what is certain is promised, and nothing went for it.
         let room = store
@@ -317,9 +435,9 @@ mod tests {
         let Asked::Promised(room) = ask(&store, needed(1 << 20, 1 << 21)) else {
             panic!("there is no room for two megabytes");
         };
-        assert_eq!(promised(&store.disk).likely, 1 << 21);
+        assert_eq!(promised(&store.disk, None).likely, 1 << 21);
         room.all_arrived();
-        assert_eq!((promised(&store.disk), room.left()), (RoomNeeded::default(), 0));
+        assert_eq!((promised(&store.disk, None), room.left()), (RoomNeeded::default(), 0));
     }
 
     #[test]

@@ -136,7 +136,7 @@ mod tests {
         let (_scratch, store) = store();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let told = Arc::clone(&asked);
-        let store = store.making_room_by(RoomMaker::new(move |store, call| {
+        let store = store.making_room_by(RoomMaker::new(move |store, call, _| {
             assert_eq!(call, RoomCall::Passing(0));
             told.lock().unwrap().push(promised(store));
             Ok(RoomMade::default())

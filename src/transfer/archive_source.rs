@@ -4,11 +4,13 @@
 //! A stream cannot be asked for a blob, so it is read to its end first. Nothing is unpacked by name: see [`Entries`].
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufReader, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use super::archive_entries::Entries;
+use super::archive_outline::Outline;
 use super::archive_room::ArchiveRoom;
 use super::archive_start::begin;
 use super::docker_images::find_images;
@@ -38,19 +40,41 @@ impl ArchiveSource {
     ///
     /// [`TransferError`]: the archive is refused as a whole.
     pub fn read(store: &Store, reader: impl Read) -> Result<Self, TransferError> {
-        Self::read_sized(store, reader, 0)
+        Self::read_into(store, reader, ArchiveRoom::new(store, 0))
     }
 
-    /// As [`read`](Self::read), of an archive of which `bytes` bytes are there for sure: a copy that would not fit is refused
-    /// before anything goes for it.
+    /// As [`read`](Self::read), of the archive `file`: where its images would not fit beside the copy that is made of it, also
+    /// when all has gone that may, it is refused before a byte is copied and before anything goes for it.
     ///
     /// # Errors
     ///
     /// As [`read`](Self::read); [`StoreError::NoSpace`] when the disk has no room for it.
-    pub fn read_sized(store: &Store, reader: impl Read, bytes: u64) -> Result<Self, TransferError> {
+    pub fn read_file(store: &Store, file: &File) -> Result<Self, TransferError> {
+        let unreadable = |source| TransferError::Io {
+            action: "read",
+            path: "archive".into(),
+            source,
+        };
+        let found = file.metadata().map_err(unreadable)?;
+        // Of a file with holes less is there than it is long.
+        let bytes = found.len().min(found.blocks().saturating_mul(512));
+        let needed = Outline::of(file).map_err(unreadable)?.room(store, bytes);
+        let fits = needed.map_or(Ok(true), |needed| store.can_hold(needed))?;
+        let reader = BufReader::new(file);
+        match fits {
+            true => Self::read_into(store, reader, ArchiveRoom::new(store, bytes)),
+            // It may unpack to less than it is, and what others have does not go for that.
+            false => {
+                let store = store.making_no_room();
+                Self::read_into(&store, reader, ArchiveRoom::new(&store, bytes))
+            }
+        }
+    }
+
+    fn read_into(store: &Store, reader: impl Read, room: ArchiveRoom<'_>) -> Result<Self, TransferError> {
         let reader = begin(reader)?;
         let scratch = store.scratch()?;
-        let mut entries = Entries::read(scratch.path(), reader, ArchiveRoom::new(store, bytes))?;
+        let mut entries = Entries::read(scratch.path(), reader, room)?;
         let listed = match entries.docker()? {
             Some(images) => {
                 let index = index(&entries)?;

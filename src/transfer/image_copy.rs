@@ -207,7 +207,7 @@ pub(super) fn find_manifest(from: &dyn Source, wanted: &Descriptor, depth: usize
 }
 
 /// Reads and checks manifest and configuration.
-fn read_documents(from: &dyn Source, wanted: &Descriptor) -> Result<Documents, TransferError> {
+pub(super) fn read_documents(from: &dyn Source, wanted: &Descriptor) -> Result<Documents, TransferError> {
     let manifest_raw = read_verified(from, "manifest", wanted)?;
     let refused = |source| TransferError::Document {
         path: from.place(&wanted.digest),

@@ -12,6 +12,7 @@
 mod answerer;
 mod archive_end;
 mod archive_entries;
+mod archive_outline;
 mod archive_room;
 mod archive_source;
 mod archive_start;

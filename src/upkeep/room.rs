@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::oci::Digest;
 use crate::python::resolve::uv;
-use crate::store::{Count, Inventory, Store, StoreError};
+use crate::store::{Claim, Count, Inventory, Store, StoreError};
 use crate::sys::{clock, space};
 
 use super::eviction::{is_within, plan, CacheLimits, EvictionPlan, OnlyHere, Planned, RoomWanted};
@@ -65,6 +65,19 @@ pub(crate) fn find_room(store: &Store, coming: Coming) -> Result<EvictionPlan, S
     Ok(find(store, &[coming])?.0)
 }
 
+/// Whether there would be room for what is coming if all went that may, also what later builds would use and one at work needs
+/// now. Changes nothing but notes of sizes.
+///
+/// # Errors
+/// [`StoreError`] when the store cannot be read.
+pub(crate) fn could_be_made(store: &Store, coming: Coming) -> Result<bool, StoreError> {
+    let tools = [uv::folder()];
+    let tools = tools.each_ref().map(String::as_str);
+    let wanted = wanted(&coming, true, &tools);
+    let inventory = store.inventory(Count::Noted)?;
+    Ok(plan(&inventory, &wanted, clock::now()).is_enough)
+}
+
 fn wanted<'a>(coming: &Coming, may_forget: bool, tools: &'a [&'a str]) -> RoomWanted<'a> {
     RoomWanted {
         limits: coming.limits,
@@ -109,15 +122,28 @@ fn find(store: &Store, wishes: &[Coming]) -> Result<(EvictionPlan, Inventory), S
     Ok((found, inventory))
 }
 
+/// These wishes, of a disk that lacks `lacks` bytes.
+fn lacking(wishes: &[Coming], lacks: u64) -> Vec<Coming> {
+    let mut wishes = wishes.to_vec();
+    wishes.iter_mut().for_each(|wish| wish.disk_lacks = lacks);
+    wishes
+}
+
 /// Takes images out of the store until it keeps the limits and has room for what is coming, as far as that is possible; the
 /// result says what went, in bytes that the disk has back. Of `wishes` the first counts that can be fulfilled.
 ///
 /// Of processes that make room at once one looks after the other has ended, so that nothing goes twice for the same bytes: what the
 /// disk has got meanwhile, it lacks no more. One that does not end is not waited for: limits are kept by whoever comes next.
+/// What is to go for the bytes of a `claim` goes when those are promised: what comes of it is not taken by another.
 ///
 /// # Errors
 /// [`StoreError`] when the store cannot be read, or something cannot be removed.
-pub(crate) fn make_room(store: &Store, wishes: &[Coming], effort: Effort) -> Result<EvictionPlan, StoreError> {
+pub(crate) fn make_room(
+    store: &Store,
+    wishes: &[Coming],
+    effort: Effort,
+    claim: Option<&Claim<'_>>,
+) -> Result<EvictionPlan, StoreError> {
     let lacks = wishes.iter().map(|wish| wish.disk_lacks).max().unwrap_or_default();
     let first = wishes.first().map(|first| wanted(first, true, &[]));
     let tally = store.tally(Count::Noted)?;
@@ -138,15 +164,15 @@ pub(crate) fn make_room(store: &Store, wishes: &[Coming], effort: Effort) -> Res
     };
     // What one that was killed had put aside.
     let _ = store.sweep();
-    let came = space::free(store.root()).zip(before);
-    let came = came.map_or(0, |(now, before)| now.saturating_sub(before));
-    let wishes: Vec<Coming> = wishes
-        .iter()
-        .map(|wish| Coming {
-            disk_lacks: wish.disk_lacks.saturating_sub(came),
-            ..*wish
-        })
-        .collect();
+    let lacks = match claim {
+        Some(claim) => claim.lacks()?,
+        None => {
+            let came = space::free(store.root()).zip(before);
+            lacks.saturating_sub(came.map_or(0, |(now, before)| now.saturating_sub(before)))
+        }
+    };
+    let mut wishes = lacking(wishes, lacks);
+    let mut claimed = None;
     let mut done = EvictionPlan::default();
     for round in 0..ROUNDS {
         let (found, inventory) = find(store, &wishes)?;
@@ -159,6 +185,14 @@ pub(crate) fn make_room(store: &Store, wishes: &[Coming], effort: Effort) -> Res
         let is_vain = effort == Effort::AllOrNothing && !found.is_enough;
         if found.items.is_empty() || is_vain {
             break;
+        }
+        if let (Some(claim), None) = (claim, claimed) {
+            // Nobody else is promised from now on what comes of it. Who was promised some of it since is looked at again.
+            let lacks_now = *claimed.insert(claim.promise()?);
+            if lacks_now > lacks {
+                wishes = lacking(&wishes, lacks_now);
+                continue;
+            }
         }
         let evicted = store.evict(&inventory, &found.doomed)?;
         let images: BTreeSet<Digest> = evicted.images.iter().copied().collect();
@@ -213,7 +247,7 @@ mod tests {
                 low_water: 100,
                 ..CacheLimits::default()
             };
-            let went = make_room(&store, &[Coming::nothing(&store, limits)], Effort::Most).unwrap();
+            let went = make_room(&store, &[Coming::nothing(&store, limits)], Effort::Most, None).unwrap();
             went.items.iter().map(|item| item.kind).collect::<Vec<_>>()
         };
         let alone = total();
@@ -247,9 +281,9 @@ mod tests {
             limits: CacheLimits::default(),
             ..both
         };
-        let made = make_room(&store, &[both], Effort::AllOrNothing).unwrap();
+        let made = make_room(&store, &[both], Effort::AllOrNothing, None).unwrap();
         assert!(!made.is_enough && made.items.is_empty(), "{made:?}");
-        let made = make_room(&store, &[both, disk_alone], Effort::AllOrNothing).unwrap();
+        let made = make_room(&store, &[both, disk_alone], Effort::AllOrNothing, None).unwrap();
         let kinds: Vec<_> = made.items.iter().map(|item| item.kind).collect();
         assert!(made.is_enough && kinds == ["remembered"], "{made:?}");
         assert!(store.names().find(&"own:1".parse().unwrap()).unwrap().is_some());
@@ -266,7 +300,7 @@ mod tests {
         let dead = store.root().join("tmp/dead");
         std::fs::create_dir(&dead).unwrap();
         std::fs::write(dead.join("1"), vec![7; 400_000]).unwrap();
-        let made = make_room(&store, &[Coming::nothing(&store, limits)], Effort::Most).unwrap();
+        let made = make_room(&store, &[Coming::nothing(&store, limits)], Effort::Most, None).unwrap();
         assert!(made.is_enough && made.items.is_empty(), "{made:?}");
         assert!(!dead.exists());
     }

@@ -242,7 +242,7 @@ fn what_has_come_is_no_garbage_while_a_pull_makes_room_for_its_last_try() {
     let told = Arc::clone(&made);
     // A quota: nobody is told of it before a file cannot be made, at the first and at the second try.
     ERRNO.set(Some(rustix::io::Errno::DQUOT));
-    let maker = RoomMaker::new(move |store, call| {
+    let maker = RoomMaker::new(move |store, call, _| {
         match call {
             RoomCall::Before(..) if !told.load(Ordering::Relaxed) => FAIL.set(Some((Step::Tree, 0))),
             RoomCall::Full(_) => {
@@ -255,7 +255,7 @@ fn what_has_come_is_no_garbage_while_a_pull_makes_room_for_its_last_try() {
                     warning: None,
                 });
             }
-            RoomCall::Before(..) | RoomCall::Passing(_) | RoomCall::After(_) => {}
+            RoomCall::Before(..) | RoomCall::Could(_) | RoomCall::Passing(_) | RoomCall::After(_) => {}
         }
         Ok(RoomMade::default())
     });

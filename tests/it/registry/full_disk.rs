@@ -308,6 +308,82 @@ fn a_load_that_cannot_fit_takes_nothing_from_others() {
 }
 
 #[test]
+fn a_load_that_can_never_fit_is_refused_before_a_byte_of_it_is_copied() {
+    let fake = Fake::start();
+    held(&fake, "a", 11, 3 * MB);
+    let gantry = store_of(&[&fake], "[cache]\nmax_images = 100\n");
+    let a = fake.name("team/a:1");
+    let [large, there] =
+        [(18, 6 * MB), (19, 3 * MB)].map(|(seed, size)| archive(&gantry, &format!("n:{seed}"), seed, size));
+    // 10 MB with what `a` gives back. The copy of the archive alone would have `a` go, and its blobs do not fit beside it.
+    let steps =
+        format!("\"$G\" pull {a} && head -c 6M /dev/zero >\"$D/others\" && \"$G\" load {large}; echo code $?; {WHOLE}");
+    let refused = carry_out(&gantry, 16, &steps);
+    let told = format!("{} {}", refused.stdout, refused.stderr);
+    assert!(refused.stdout.contains("code 1\n"), "{told}");
+    assert!(
+        refused.stderr.contains("there is no space left for the store")
+            && refused
+                .stderr
+                .contains("the disk has no room for them when all has gone that may"),
+        "{told}"
+    );
+    assert!(
+        !refused.stderr.contains("Evicted") && refused.stdout.contains(&a),
+        "{told}"
+    );
+    // Whose layers are there needs no room for them.
+    let steps = format!(
+        "\"$G\" load {there} && head -c 4M /dev/zero >\"$D/others\" && \"$G\" images rm n:19 && \"$G\" load {there}; echo code $?; {WHOLE}"
+    );
+    let loaded = carry_out(&gantry, 16, &steps);
+    assert!(
+        loaded.stdout.contains("code 0\n"),
+        "{} {}",
+        loaded.stdout,
+        loaded.stderr
+    );
+}
+
+#[test]
+fn what_goes_for_a_pull_is_promised_to_it_before_it_goes() {
+    let fake = Fake::start();
+    held(&fake, "p", 12, 8 * MB);
+    let gantry = store_of(&[&fake], "[cache]\nmax_images = 100\n");
+    let p = fake.name("team/p:1");
+    let own = [20, 21].map(|seed| archive(&gantry, &format!("own:{seed}"), seed, 3 * MB));
+    let pipe = gantry.home.join("pipe");
+    // The pull stands still where the first file goes for it, until the pipe is closed.
+    let fault = format!("GANTRY_FAULT=Evicted:0:hold={}", pipe.display());
+    let steps = format!(
+        "mkfifo \"{}\" && \"$G\" load {} && \"$G\" load {} && {{ {fault} \"$G\" pull {p} & }} && exec 8>\"{}\" && cat \"$D\"/store/tmp/*/reserved | sed 's/^/promised /'; exec 8>&-; wait $!; echo code $?; \"$G\" images ls -q; {WHOLE}",
+        pipe.display(), own[0], own[1], pipe.display()
+    );
+    let pulled = carry_out(&gantry, 24, &steps);
+    let told = format!("{} {}", pulled.stdout, pulled.stderr);
+    assert!(pulled.stdout.contains("code 0\n") && is_whole(&pulled.stdout), "{told}");
+    // It has come to what is certain: eight megabytes are there, and as many are to be unpacked.
+    let promises: Vec<u64> = pulled
+        .stdout
+        .lines()
+        .filter_map(|line| line.strip_prefix("promised ")?.split(' ').next()?.parse().ok())
+        .collect();
+    assert!(
+        promises.iter().any(|bytes| *bytes >= 8 * MB as u64),
+        "{promises:?} {told}"
+    );
+    // One is enough.
+    let left = ["own:20", "own:21"]
+        .iter()
+        .filter(|name| pulled.stdout.contains(**name))
+        .count();
+    assert!(
+        left >= 1 && pulled.stderr.matches("Evicted own:").count() == 1,
+        "{told}"
+    );
+}
+
+#[test]
 fn a_load_of_what_is_no_archive_of_images_takes_nothing_from_others() {
     let fake = Fake::start();
     held(&fake, "a", 11, 3 * MB);
