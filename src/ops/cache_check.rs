@@ -64,7 +64,9 @@ pub fn check_cache(
             most: wanted.wait.unwrap_or(usual.most),
             ..usual
         };
-        store.integrity().mend(&mut findings, patience, waiting)?;
+        store
+            .integrity()
+            .mend(&mut findings, patience, transport.progress, waiting)?;
         // What is made and fetched now has no name that leads to it yet.
         let _kept_out = store.locks().keep_collector_out()?;
         let repair = Repair {

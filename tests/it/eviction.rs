@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::common::images::{image, image_of, noise};
-use crate::common::wait::{eventually, is_so, send};
+use crate::common::wait::{eventually, held_at, is_so, send};
 use crate::common::{done, function, holder_of, tool, Gantry, DEGRADED};
 
 /// The lease of an image, which says when it was used.
@@ -397,23 +397,6 @@ fn the_commands_of_the_page_about_the_cache_do_what_it_says() {
         count += 1;
     }
     assert_eq!(count, 7);
-}
-
-/// Opens a named pipe for writing as soon as somebody reads it; `child` is to, and is held there until the file is closed.
-fn held_at(pipe: &std::path::Path, child: &mut std::process::Child) -> fs::File {
-    use std::os::unix::fs::OpenOptionsExt;
-    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().try_into().unwrap();
-    let mut held = None;
-    eventually("it is not held", || {
-        assert!(child.try_wait().unwrap().is_none(), "it ended before it was held");
-        held = fs::OpenOptions::new()
-            .write(true)
-            .custom_flags(nonblocking)
-            .open(pipe)
-            .ok();
-        is_so(held.is_some(), pipe)
-    });
-    held.unwrap()
 }
 
 #[test]

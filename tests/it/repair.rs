@@ -5,7 +5,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use crate::common::wait::{eventually, is_so};
+use crate::common::images::image;
+use crate::common::wait::{eventually, held_at, is_so, send};
 use crate::common::{function, shared, Gantry};
 use serde_json::Value;
 
@@ -228,6 +229,45 @@ fn pulling_a_layout_without_a_tag_takes_its_name_or_says_that_it_needs_one() {
         let listed = other.ok(["images", "ls"]);
         assert!(listed.lines().nth(1).unwrap().starts_with(kept), "{listed}");
     }
+}
+
+#[test]
+fn a_repair_that_a_signal_ends_while_it_unpacks_has_said_what_it_removed_and_leaves_a_sound_store() {
+    let gantry = Gantry::new();
+    image(&gantry, "a:1", &[(1, 300_000)]);
+    image(&gantry, "a:2", &[(2, 300_000)]);
+    // One image is brought back after the other, so that neither is while the first is held.
+    let layers = ["a:1", "a:2"].map(|name| layers(&gantry, name).remove(0));
+    for (layer, seed) in layers.iter().zip(1..) {
+        fs::write(layer.join(format!("fs/data/{seed}")), "something else").unwrap();
+    }
+    let pipe = gantry.home.join("pipe");
+    crate::common::tool(std::process::Command::new("mkfifo").arg(&pipe));
+    let mut repair = gantry.command();
+    repair
+        .args(["cache", "check", "--repair"])
+        .env("GANTRY_FAULT", format!("Tree:0:hold={}", pipe.display()))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut repair = repair.spawn().unwrap();
+    let held = held_at(&pipe, &mut repair);
+    send(&repair, rustix::process::Signal::TERM);
+    let ended = repair.wait_with_output().unwrap();
+    drop(held);
+    let stderr = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(128 + 15), "{stderr}");
+    for layer in &layers {
+        let removed = format!("Removed layers/{}\n", layer.file_name().unwrap().to_str().unwrap());
+        assert!(!layer.exists() && stderr.contains(&removed), "{removed}: {stderr}");
+    }
+    assert!(!stderr.contains("error"), "{stderr}");
+    assert!(crate::common::tree(&gantry.root.join("tmp")).is_empty());
+    // What was taken away is damage no more, and whoever wants the image unpacks it.
+    gantry.ok(["cache", "check"]);
+    let store = gantry::store::Store::open(&gantry.root).unwrap();
+    let digest = store.names().find(&"a:1".parse().unwrap()).unwrap().unwrap();
+    store.images().prepare(&store.images().open(&digest).unwrap()).unwrap();
+    assert_eq!(fs::metadata(layers[0].join("fs/data/1")).unwrap().len(), 300_000);
 }
 
 #[test]

@@ -17,6 +17,7 @@ use super::contents;
 use super::finding::{Finding, Part, State};
 use super::references::{follow, images_with, layer_of, look_at_the_rest, Look};
 use crate::oci::Digest;
+use crate::progress::Progress;
 use crate::store::disk::locks::{try_file, Locks, Patience, Rank};
 use crate::store::disk::scratch::Scratch;
 use crate::store::disk::Disk;
@@ -27,11 +28,12 @@ use crate::store::{io_error, StoreError};
 use crate::sys::fault;
 use crate::sys::lock::{Lock, Mode};
 
-/// Removes what `findings` name, as far as it can go; an image is not a thing that goes.
+/// Removes what `findings` name, as far as it can go, and tells `progress` of each at once; an image is not a thing that goes.
 pub(super) fn mend(
     disk: &Disk,
     findings: &mut [Finding],
     patience: Patience,
+    progress: &dyn Progress,
     waiting: &mut dyn FnMut(),
 ) -> Result<(), StoreError> {
     let scratch = Scratch::new(disk)?;
@@ -43,6 +45,7 @@ pub(super) fn mend(
         disk,
         scratch: &scratch,
         moved: 0,
+        progress,
         images: images_with(disk, &trees)?,
     };
     // What leads to something first.
@@ -101,6 +104,7 @@ struct Mender<'a> {
     disk: &'a Disk,
     scratch: &'a Scratch,
     moved: u64,
+    progress: &'a dyn Progress,
     /// The images that have a tree which is wrong, by its path below the root.
     images: BTreeMap<PathBuf, Vec<Snapshot>>,
 }
@@ -115,7 +119,10 @@ impl Mender<'_> {
             false => self.away(&path).map(|()| true),
         };
         match done {
-            Ok(true) => finding.state = State::Removed,
+            Ok(true) => {
+                finding.state = State::Removed;
+                self.progress.step("Removed", &finding.which);
+            }
             Ok(false) => {
                 finding.state = State::Kept;
                 finding.remedy = Some("a run is using it: check again when it has ended".to_owned());

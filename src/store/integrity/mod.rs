@@ -138,7 +138,7 @@ impl<'a> Integrity<'a> {
         references::follow(self.disk, damaged, Look::Sure)
     }
 
-    /// Removes what is wrong, as far as it can go, and says so in the findings. Calls `waiting` once when others use the store.
+    /// Removes what is wrong, as far as it can go, and says so in the findings, and to `progress` as it goes. Calls `waiting` once when others use the store.
     ///
     /// # Errors
     /// [`StoreError::Busy`] when others use the store for longer than `patience`.
@@ -146,9 +146,10 @@ impl<'a> Integrity<'a> {
         self,
         findings: &mut [Finding],
         patience: Patience,
+        progress: &dyn Progress,
         waiting: &mut dyn FnMut(),
     ) -> Result<(), StoreError> {
-        mend::mend(self.disk, findings, patience, waiting)
+        mend::mend(self.disk, findings, patience, progress, waiting)
     }
 
     /// Whether what a finding is about has its place again.

@@ -90,7 +90,7 @@ impl Scene {
         let mut waiting = || panic!("nobody is there");
         self.store
             .integrity()
-            .mend(&mut findings, Patience::default(), &mut waiting)
+            .mend(&mut findings, Patience::default(), &Silent, &mut waiting)
             .unwrap();
         for left in self.look().findings {
             assert!(matches!(left.what, Part::Image), "{what}: {left:?}");
@@ -366,7 +366,7 @@ fn what_a_run_holds_stays_and_says_so() {
         scene
             .store
             .integrity()
-            .mend(findings, Patience::default(), &mut waiting)
+            .mend(findings, Patience::default(), &Silent, &mut waiting)
             .unwrap();
     };
     // A run is another process; here it is another thread.
@@ -437,7 +437,9 @@ fn what_others_have_mended_since_it_was_found_stays() {
         fs::rename(scene.path("new"), path).unwrap();
     }
     let integrity = scene.store.integrity();
-    integrity.mend(&mut findings, Patience::default(), &mut || ()).unwrap();
+    integrity
+        .mend(&mut findings, Patience::default(), &Silent, &mut || ())
+        .unwrap();
     assert_eq!((fs::read(&layer).unwrap(), fs::read(&snapshot).unwrap()), (sound, told));
     assert!(!scene.path("downloads/DOWNLOAD").exists());
     let kinds = kinds(&findings);
@@ -509,7 +511,7 @@ fn what_led_to_a_part_that_went_goes_as_well() {
         let mut findings = scene.look().findings;
         let mut waiting = || panic!("nobody is there");
         let integrity = scene.store.integrity();
-        integrity.mend(&mut findings, Patience::default(), &mut waiting)
+        integrity.mend(&mut findings, Patience::default(), &Silent, &mut waiting)
     };
     // What cannot be removed keeps nothing else from it.
     let folder = scene.path("memo/remembered");

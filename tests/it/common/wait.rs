@@ -1,5 +1,8 @@
 //! Waiting for conditions, never for an amount of time: a busy machine makes a test slower and nothing else.
 
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -71,4 +74,16 @@ pub fn processor_time_at_end(child: &Child) -> Duration {
         None => Ok(()),
     });
     most
+}
+
+/// Opens a named pipe for writing as soon as somebody reads it; `child` is to, and is held there until the file is closed.
+pub fn held_at(pipe: &Path, child: &mut Child) -> File {
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().try_into().unwrap();
+    let mut held = None;
+    eventually("it is not held", || {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it was held");
+        held = File::options().write(true).custom_flags(nonblocking).open(pipe).ok();
+        is_so(held.is_some(), pipe)
+    });
+    held.unwrap()
 }
