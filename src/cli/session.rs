@@ -92,8 +92,12 @@ impl Session {
         }
     }
 
-    /// Writes an event into the journal. Losing it never fails a command.
+    /// Writes an event into the journal. Losing it never fails a command. What failed while a signal ends the command says
+    /// nothing of the image: it is not written.
     pub(super) fn record(&self, event: &Event<'_>) {
+        if event.status == "failed" && event.kind != EventKind::Run && self.store.check_not_ending().is_err() {
+            return;
+        }
         let _ = journal::append(self.store.root(), event);
     }
 }

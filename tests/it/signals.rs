@@ -10,8 +10,8 @@ use std::sync::Arc;
 use rustix::process::Signal;
 
 use crate::common::images::image;
-use crate::common::wait::{eventually, is_so, send};
-use crate::common::{function, holder_of, tree, Gantry, DEGRADED};
+use crate::common::wait::{eventually, held_at, is_so, send};
+use crate::common::{function, holder_of, tool, tree, Gantry, DEGRADED};
 use crate::registry::fake::{Fake, Reply, Then};
 use crate::registry::images::store_of;
 
@@ -227,5 +227,32 @@ fn whatever_a_command_waits_for_a_signal_ends_it() {
             says(&mut child, "Waiting for ");
         }
         scene.ends_by(child, signal, code, what);
+    }
+}
+
+#[test]
+fn what_fails_as_a_signal_ends_a_command_is_no_failure_in_the_journal() {
+    let scene = Scene::new();
+    let pipe = scene.gantry.home.join("pipe");
+    tool(std::process::Command::new("mkfifo").arg(&pipe));
+    let mut command = scene.gantry.command();
+    command
+        .args(["pull", &scene.name(1)])
+        .env("GANTRY_FAULT", format!("Bytes:0:hold={}", pipe.display()))
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let held = held_at(&pipe, &mut child);
+    send(&child, Signal::TERM);
+    eventually("its scratch stays", || {
+        let left = tree(&scene.gantry.root.join("tmp"));
+        is_so(left.is_empty(), left)
+    });
+    // It goes on, and has no place for what it unpacks.
+    drop(held);
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(143), "{ended:?}");
+    for day in fs::read_dir(scene.gantry.root.join("journal")).unwrap() {
+        let lines = fs::read_to_string(day.unwrap().path()).unwrap();
+        assert!(!lines.contains("failed"), "{lines}");
     }
 }
