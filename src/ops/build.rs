@@ -110,8 +110,12 @@ pub fn build(
         let _kept = store.locks().building()?;
         make(store, request, resolver, progress)
     };
-    let mut made = with_room(store, make)?;
-    if let Some(warning) = keep_limits(store, &made.digest) {
+    let mut made = with_room(store, make).inspect_err(|error| {
+        // Others may have left it to whoever comes next to say so.
+        let warning = matches!(error, BuildError::Full { .. }).then(|| keep_limits(store, None));
+        warning.flatten().iter().for_each(|warning| progress.warn(warning));
+    })?;
+    if let Some(warning) = keep_limits(store, Some(&made.digest)) {
         progress.warn(&warning);
         made.warnings.push(warning);
     }

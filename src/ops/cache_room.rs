@@ -53,7 +53,7 @@ pub fn room_maker(limits: CacheLimits, tell: impl Fn(&EvictionPlan) + Send + Syn
         let warning = match call {
             // Who has no room for what nobody waits for says so of what is left out.
             RoomCall::After(came) if !done.is_enough_soon && !store.is_warmed() => {
-                Some(over_limits(&done, &limits, "holds", Some(&came)))
+                Some(over_limits(&done, &limits, "holds", came.as_ref()))
             }
             RoomCall::After(_)
             | RoomCall::Before(..)
@@ -90,15 +90,12 @@ fn wishes(store: &Store, limits: CacheLimits, call: RoomCall) -> Result<(Vec<Com
             };
             (vec![coming], Effort::Most)
         }
-        RoomCall::After(digest) => {
-            let spared = Some(digest);
-            (vec![Coming { spared, ..nothing }], Effort::Most)
-        }
+        RoomCall::After(spared) => (vec![Coming { spared, ..nothing }], Effort::Most),
     })
 }
 
-/// What nobody can fetch again does not go for what may never come; and where the limits cannot be kept yet, such as while others
-/// are on their way, the disk has room all the same.
+/// What nobody can fetch again goes neither for what may never come nor for a limit, which is kept when the image is there; and
+/// where the limits cannot be kept yet, such as while others are on their way, the disk has room all the same.
 fn before(needed: RoomNeeded, disk_lacks: u64, nothing: Coming) -> Vec<Coming> {
     let likely = Coming {
         bytes: needed.likely,
@@ -107,35 +104,28 @@ fn before(needed: RoomNeeded, disk_lacks: u64, nothing: Coming) -> Vec<Coming> {
         only_here: OnlyHere::Stay,
         ..nothing
     };
-    let least = needed.at_least();
+    if disk_lacks == 0 {
+        // The layers of what a build downloads may be there.
+        let bytes = match needed.images {
+            0 => needed.certain,
+            _ => needed.at_least().likely,
+        };
+        return vec![likely, Coming { bytes, ..likely }];
+    }
     let disk_alone = Coming {
         limits: CacheLimits::default(),
         ..likely
     };
-    let mut wishes = vec![likely];
-    if disk_lacks > 0 && nothing.limits.are_set() {
-        wishes.push(disk_alone);
-    }
-    // Of a full disk so much is asked for next.
-    let is_least = disk_lacks == 0 || needed == least;
-    if is_least && nothing.only_here == OnlyHere::Last {
-        let only_here = OnlyHere::Last;
-        // The layers of what a build downloads may be there.
-        let bytes = match needed.images {
-            0 => needed.certain,
-            _ => least.likely,
-        };
+    let mut wishes = match nothing.limits.are_set() {
+        true => vec![likely, disk_alone],
+        false => vec![likely],
+    };
+    // Of a full disk less is asked for next, and what is certain last.
+    if needed == needed.certain() && nothing.only_here == OnlyHere::Last {
         wishes.push(Coming {
-            bytes,
-            only_here,
-            ..likely
+            only_here: OnlyHere::Last,
+            ..disk_alone
         });
-        if disk_lacks > 0 {
-            wishes.push(Coming {
-                only_here,
-                ..disk_alone
-            });
-        }
     }
     wishes
 }
@@ -152,8 +142,8 @@ fn check_size(store: &Store, limits: CacheLimits, whole: u64) -> Result<(), Stor
     }
 }
 
-/// Keeps the limits of a store after the image `came`; what the user should know of it. The image is there all the same.
-pub(super) fn keep_limits(store: &Store, came: &Digest) -> Option<String> {
+/// Keeps the limits of a store after the image `came`, or when none did; what the user should know of it. The image is there all the same.
+pub(super) fn keep_limits(store: &Store, came: Option<&Digest>) -> Option<String> {
     store
         .keep_limits(came)
         .unwrap_or_else(|error| Some(format!("the store may hold more than it is to: {}", one_line(&error))))
@@ -227,12 +217,12 @@ mod tests {
         let (stay, last) = (OnlyHere::Stay, OnlyHere::Last);
         assert_eq!(
             asked(&store, limits, needed, 0),
-            [(true, 40, 0, stay), (true, 20, 0, last)]
+            [(true, 40, 0, stay), (true, 20, 0, stay)]
         );
         let download = RoomNeeded { images: 0, ..needed };
         assert_eq!(
             asked(&store, limits, download, 0),
-            [(true, 40, 0, stay), (true, 10, 0, last)]
+            [(true, 40, 0, stay), (true, 10, 0, stay)]
         );
         assert_eq!(
             asked(&store, limits, needed, 5),
@@ -240,16 +230,16 @@ mod tests {
         );
         assert_eq!(
             asked(&store, limits, needed.at_least(), 5),
-            [
-                (true, 20, 5, stay),
-                (false, 20, 5, stay),
-                (true, 20, 5, last),
-                (false, 20, 5, last)
-            ]
+            [(true, 20, 5, stay), (false, 20, 5, stay)]
+        );
+        assert_eq!(
+            asked(&store, limits, needed.certain(), 5),
+            [(true, 10, 5, stay), (false, 10, 5, stay), (false, 10, 5, last)]
         );
         // Nobody has said that it may go.
         let none = CacheLimits::default();
-        assert_eq!(asked(&store, none, needed.at_least(), 5), [(false, 20, 5, stay)]);
-        assert_eq!(asked(&store.warmed(), limits, needed, 0), [(true, 40, 0, stay)]);
+        assert_eq!(asked(&store, none, needed.certain(), 5), [(false, 10, 5, stay)]);
+        let warmed = asked(&store.warmed(), limits, needed.certain(), 5);
+        assert_eq!(warmed, [(true, 10, 5, stay), (false, 10, 5, stay)]);
     }
 }

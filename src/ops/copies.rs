@@ -381,7 +381,7 @@ impl Found<'_> {
             }
             Ok(brought)
         })?;
-        if let Some(warning) = keep_limits(store, &copied.digest) {
+        if let Some(warning) = keep_limits(store, Some(&copied.digest)) {
             progress.warn(&warning);
         }
         Ok(copied)
@@ -546,7 +546,7 @@ pub fn load_file(
 /// Keeps the limits of the store after what was `loaded`, when nothing of the archive lies in scratch any more.
 fn kept_within_limits(store: &Store, loaded: Vec<(String, Digest)>, progress: &dyn Progress) -> Vec<(String, Digest)> {
     let last = loaded.last();
-    if let Some(warning) = last.and_then(|(_, digest)| keep_limits(store, digest)) {
+    if let Some(warning) = last.and_then(|(_, digest)| keep_limits(store, Some(digest))) {
         progress.warn(&warning);
     }
     loaded

@@ -271,7 +271,7 @@ fn let_go(store: &Store, limits: CacheLimits, all: &[Warmed], held: &mut Held<'_
     }
     for digest in behind.iter().rev() {
         held.release(digest);
-        store.keep_limits(&first)?;
+        store.keep_limits(Some(&first))?;
         if !is_over()? {
             break;
         }

@@ -328,7 +328,7 @@ impl Store {
     }
 
     /// Promises room for what is about to come until the result is dropped; what may go makes room for it, if that is enough: for
-    /// all that is likely, else for what it takes at least.
+    /// all that is likely, else for what it takes at least, else for what is certain. What it came to says the result.
     /// `coming` are the hexadecimal digests of its blobs and layers: no eviction takes them for garbage meanwhile.
     ///
     /// # Errors
@@ -352,17 +352,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoSpace`] when not even what is certain could: it will not come.
     pub fn can_hold(&self, needed: RoomNeeded) -> Result<bool, StoreError> {
-        let could = |bytes| -> Result<bool, StoreError> {
-            match (reservation::lacks_for(&self.disk, bytes), &self.maker) {
-                (0, _) => Ok(true),
-                (_, None) => Ok(false),
-                (lacks, Some(maker)) => Ok(maker.make(self, RoomCall::Could(lacks), None)?.has_come),
-            }
-        };
-        if could(needed.at_least().likely)? {
+        if self.could_hold(needed.at_least().likely)? {
             return Ok(true);
         }
-        match could(needed.certain)? {
+        match self.could_hold(needed.certain)? {
             true => Ok(false),
             false => {
                 let reason = format!(
@@ -375,15 +368,28 @@ impl Store {
         }
     }
 
+    fn could_hold(&self, bytes: u64) -> Result<bool, StoreError> {
+        match (reservation::lacks_for(&self.disk, bytes), &self.maker) {
+            (0, _) => Ok(true),
+            (_, None) => Ok(false),
+            (lacks, Some(maker)) => Ok(maker.make(self, RoomCall::Could(lacks), None)?.has_come),
+        }
+    }
+
     fn promise(
         &self,
         mut scratch: Scratch,
         needed: RoomNeeded,
         call: &dyn Fn(RoomNeeded, u64) -> RoomCall,
     ) -> Result<Reservation, StoreError> {
-        let (mut has_room_for, least) = (0, needed.at_least());
-        let less = (least != needed).then_some(least);
-        for wanted in [Some(needed), less].into_iter().flatten() {
+        let mut has_room_for = 0;
+        let mut steps = vec![needed, needed.at_least(), needed.certain()];
+        steps.dedup();
+        for (number, wanted) in steps.into_iter().enumerate() {
+            // What is certain is of no use where there can be no room for what it unpacks to.
+            if number > 0 && wanted == needed.certain() && !self.could_hold(needed.at_least().likely)? {
+                break;
+            }
             let asked = self.ask_for_room(scratch, wanted, call)?;
             match asked {
                 Asked::Promised(reservation) => return Ok(reservation),
@@ -391,7 +397,7 @@ impl Store {
             }
         }
         if needed.certain <= has_room_for {
-            return Ok(Reservation::insist(scratch, needed));
+            return Ok(Reservation::insist(scratch, needed.certain()));
         }
         let reason = format!(
             "{} bytes are to come, and the disk has room for {has_room_for}",
@@ -455,13 +461,14 @@ impl Store {
         }
     }
 
-    /// Keeps the limits of the store after the image `came`, which stays; what the user should know when they are not kept.
+    /// Keeps the limits of the store after the image `came`, which stays, or after none; what the user should know when they are
+    /// not kept.
     ///
     /// # Errors
     /// [`StoreError`] when what may go cannot be removed; the image is there all the same.
-    pub fn keep_limits(&self, came: &Digest) -> Result<Option<String>, StoreError> {
+    pub fn keep_limits(&self, came: Option<&Digest>) -> Result<Option<String>, StoreError> {
         match &self.maker {
-            Some(maker) => Ok(maker.make(self, RoomCall::After(*came), None)?.warning),
+            Some(maker) => Ok(maker.make(self, RoomCall::After(came.copied()), None)?.warning),
             None => Ok(None),
         }
     }

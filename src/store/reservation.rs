@@ -56,6 +56,14 @@ impl RoomNeeded {
             ..self
         }
     }
+
+    /// What is certain of it, alone.
+    pub fn certain(self) -> Self {
+        Self {
+            likely: self.certain,
+            ..self
+        }
+    }
 }
 
 /// What is asked of whoever makes room.
@@ -70,8 +78,8 @@ pub enum RoomCall {
     Passing(u64),
     /// The disk was full: so many bytes were still to come.
     Full(u64),
-    /// This image came, and stays.
-    After(Digest),
+    /// This image came, and stays; or none did, and it is over.
+    After(Option<Digest>),
 }
 
 /// What came of making room.
@@ -120,6 +128,8 @@ pub struct Reservation {
     scratch: Scratch,
     certain: AtomicU64,
     likely: AtomicU64,
+    /// Bytes of it at first.
+    promised: u64,
 }
 
 /// Room that the disk has not got yet, and that can be promised to the one that asks for it: what goes for it is nobody else's.
@@ -241,12 +251,13 @@ impl Reservation {
         Ok(Asked::Promised(Self::insist(scratch, needed)))
     }
 
-    /// Promises what is needed as far as it is certain, whether or not there is room for what is likely.
+    /// Promises what is needed, whether or not there is room for it.
     pub(super) fn insist(scratch: Scratch, needed: RoomNeeded) -> Self {
         let reservation = Self {
             scratch,
             certain: AtomicU64::new(needed.certain),
             likely: AtomicU64::new(needed.likely),
+            promised: needed.likely,
         };
         reservation.note();
         reservation
@@ -271,6 +282,11 @@ impl Reservation {
             likely: u64::MAX,
             ..RoomNeeded::default()
         });
+    }
+
+    /// Whether so many bytes were promised.
+    pub fn holds(&self, bytes: u64) -> bool {
+        self.promised >= bytes
     }
 
     /// Bytes that are likely to come still.
@@ -395,8 +411,10 @@ mod tests {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let told = Arc::clone(&asked);
         let store = store.making_room_by(RoomMaker::new(move |_, call, _| {
-            let RoomCall::Before(wanted, lacks) = call else {
-                panic!("{call:?}")
+            let (wanted, lacks) = match call {
+                RoomCall::Before(wanted, lacks) => (wanted, lacks),
+                RoomCall::Could(_) => return Ok(RoomMade::default()),
+                other => panic!("{other:?}"),
             };
             told.lock().unwrap().push(wanted.likely / unit);
             let has_come = lacks <= evictable && other.lock().unwrap().take().is_some();
@@ -426,7 +444,9 @@ mod tests {
                 &BTreeSet::new(),
             )
             .unwrap();
-        assert_eq!((asked.lock().unwrap().len(), room.left()), (4, 400 * unit));
+        assert_eq!(asked.lock().unwrap().split_off(2), [400, 300]);
+        assert_eq!(room.left(), 100 * unit);
+        assert!(room.holds(100 * unit) && !room.holds(300 * unit));
     }
 
     #[test]

@@ -159,26 +159,36 @@ enum Unpacking {
 /// The store as the place that an image comes to which is run here.
 struct Unpacked<'a> {
     store: &'a Store,
-    unpacking: Unpacking,
+    /// When it is tried to unpack them.
+    wanted: Unpacking,
+    /// None when they are unpacked at the end.
     image: OnceLock<ArrivingImage<'a>>,
     /// On the disk, for what is still to come.
     room: OnceLock<Reservation>,
 }
 
 impl<'a> Unpacked<'a> {
-    fn of(store: &'a Store, unpacking: Unpacking) -> Self {
+    fn of(store: &'a Store, wanted: Unpacking) -> Self {
         Self {
             store,
-            unpacking,
+            wanted,
             image: OnceLock::new(),
             room: OnceLock::new(),
+        }
+    }
+
+    /// When its layers are unpacked.
+    fn unpacking(&self) -> Unpacking {
+        match self.image.get() {
+            Some(_) => Unpacking::OnTheWay,
+            None => Unpacking::AtTheEnd,
         }
     }
 
     /// Copies an image, and unpacks it as far as that is done here; returns its digest.
     fn bring(&self, from: &dyn Source, wanted: &Descriptor, progress: &dyn Progress) -> Result<Digest, TransferError> {
         let digest = copy_image(from, wanted, self, None, progress)?;
-        if self.unpacking == Unpacking::AtTheEnd {
+        if self.unpacking() == Unpacking::AtTheEnd {
             let image = self.store.images().open(&digest)?;
             let bytes = self.store.images().room_to_unpack(&image)?;
             let needed = RoomNeeded {
@@ -236,10 +246,6 @@ fn coming(digest: &Digest, manifest: &Manifest, config: &ImageConfig) -> BTreeSe
 
 impl Destination for Unpacked<'_> {
     fn begin(&self, image: &Documents) -> Result<(), TransferError> {
-        if self.unpacking == Unpacking::OnTheWay {
-            let arriving = self.store.images().arriving(&image.manifest, &image.config);
-            self.image.get_or_init(|| arriving);
-        }
         let known = self.store.images().read_snapshot(&image.descriptor.digest);
         let is_there = known.is_ok_and(|known| known.is_some());
         let mut needed = RoomNeeded {
@@ -254,7 +260,7 @@ impl Destination for Unpacked<'_> {
             needed.whole = needed.whole.saturating_add(layer.size).saturating_add(unpacked);
             // What another boot wrote is read by whoever needs it.
             if self.store.blobs().size(&layer.digest) != Some(layer.size) {
-                let room = room_of(layer, self.unpacking);
+                let room = room_of(layer, self.wanted);
                 needed.certain = needed.certain.saturating_add(room.certain);
                 needed.least = needed.least.saturating_add(room.least);
                 needed.likely = needed.likely.saturating_add(room.likely);
@@ -266,6 +272,12 @@ impl Destination for Unpacked<'_> {
         }
         let coming = coming(&image.descriptor.digest, &image.manifest, &image.config);
         let room = self.store.reserve(needed, &coming)?;
+        // Where there is no room for what it takes at least, more is made when its bytes are there and it is known how much: what
+        // nobody can fetch again does not go for what a registry may fail to send.
+        if self.wanted == Unpacking::OnTheWay && room.holds(needed.at_least().likely) {
+            let arriving = self.store.images().arriving(&image.manifest, &image.config);
+            self.image.get_or_init(|| arriving);
+        }
         self.room.get_or_init(|| room);
         Ok(())
     }
@@ -293,7 +305,7 @@ impl Destination for Unpacked<'_> {
             (Reach::Away, image) => fetch_layer(self.store, image, layer, incoming),
         }?;
         if let Some(room) = self.room.get() {
-            room.arrived(room_of(layer, self.unpacking));
+            room.arrived(room_of(layer, self.unpacking()));
         }
         Ok(())
     }

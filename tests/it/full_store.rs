@@ -203,3 +203,28 @@ fn a_build_on_a_full_disk_says_so_in_the_same_words_whoever_came_upon_it() {
     let done = build(&plain, "", None);
     assert_eq!(done.code, 0, "{}", done.stderr);
 }
+
+#[test]
+fn a_build_without_room_says_that_others_left_the_store_over_its_limit() {
+    let gantry = Gantry::with_downloads();
+    for (name, seed) in [("a:1", 1), ("b:1", 2)] {
+        image(&gantry, name, &[(seed, 1000)]);
+        gantry.ok(["cache", "pin", name]);
+    }
+    configure(&gantry, "[cache]\nmax_images = 1\n");
+    let plain = function("print(1)\n", None);
+    let mut command = gantry.command();
+    command
+        .arg("build")
+        .arg(plain.path())
+        .env("GANTRY_FAULT", "Document:0+:28");
+    let built = done(command.output().unwrap());
+    assert_eq!(built.code, 1, "{}", built.stderr);
+    assert!(
+        built.stderr.contains("there is no space left for the store"),
+        "{}",
+        built.stderr
+    );
+    let warning = "warning: the store holds 2 images, 1 more than max_images = 1: 2 images are pinned; ";
+    assert!(built.stderr.contains(warning), "{}", built.stderr);
+}

@@ -384,6 +384,32 @@ fn what_goes_for_a_pull_is_promised_to_it_before_it_goes() {
 }
 
 #[test]
+fn what_nobody_can_fetch_again_goes_for_what_a_pull_unpacks_to_when_its_bytes_are_there() {
+    let fake = Fake::start();
+    let layer = held(&fake, "p", 12, 5 * MB);
+    let gantry = store_of(&[&fake], "[cache]\nmax_images = 100\n");
+    let p = fake.name("team/p:1");
+    let own = [22, 23].map(|seed| archive(&gantry, &format!("own:{seed}"), seed, 3 * MB));
+    let mut is_first = true;
+    fake.rule(move |seen, _| {
+        let fails = seen.is("GET", &layer) && std::mem::take(&mut is_first);
+        fails.then(|| Reply::new(404, ""))
+    });
+    // Of the 8 MB that are free, 5 are for what is fetched and 3 of 5 for its files.
+    let steps = format!(
+        "\"$G\" load {} && \"$G\" load {} && \"$G\" pull {p}; echo first $?; \"$G\" images ls -q; \"$G\" pull {p}; echo second $?; {WHOLE}",
+        own[0], own[1]
+    );
+    let pulled = carry_out(&gantry, 20, &steps);
+    let told = format!("{} {}", pulled.stdout, pulled.stderr);
+    let (first, second) = pulled.stdout.split_once("second ").unwrap_or_else(|| panic!("{told}"));
+    assert!(first.contains("first 1\n"), "{told}");
+    assert!(["own:22", "own:23"].iter().all(|name| first.contains(name)), "{told}");
+    assert!(second.starts_with("0\n") && is_whole(second), "{told}");
+    assert_eq!(pulled.stderr.matches("Evicted own:").count(), 1, "{told}");
+}
+
+#[test]
 fn a_load_of_what_is_no_archive_of_images_takes_nothing_from_others() {
     let fake = Fake::start();
     held(&fake, "a", 11, 3 * MB);

@@ -210,3 +210,33 @@ fn who_makes_room_and_does_not_end_keeps_no_pull_from_coming() {
     gantry.ok(["pull", &wanted[2]]);
     assert_eq!(names(&gantry), BTreeSet::from([wanted[2].clone()]));
 }
+
+#[test]
+fn a_pull_that_fails_costs_no_image_that_only_this_store_has() {
+    let (fake, wanted) = four();
+    let gantry = store_of(&[&fake], "");
+    let own = two_of_its_own(&gantry);
+    let held = stats(&gantry)["physical"].as_u64().unwrap();
+    let before = std::fs::read_to_string(gantry.home.join(".config/gantry/config.toml")).unwrap();
+    let maker = Gantry::new();
+    let digest = image(&maker, "x:9", &[(109, LAYER)]);
+    fake.hold(&maker.root, &digest, "team/broken", "1");
+    let layer = layers(&maker, &digest).remove(0).0;
+    fake.rule(move |seen, _| seen.path.contains(&layer).then(|| Reply::new(404, "")));
+    for text in [
+        "max_images = 2\nlow_water = 100\n".to_owned(),
+        format!("max_bytes = {}\n", held + 500_000),
+    ] {
+        std::fs::write(gantry.home.join(".config/gantry/config.toml"), &before).unwrap();
+        limit(&gantry, &text);
+        let failed = gantry.gantry(["pull", &fake.name("team/broken:1")]);
+        assert_eq!(failed.code, 1, "{}", failed.stderr);
+        assert!(!failed.stderr.contains("Evicted"), "{text}: {}", failed.stderr);
+        assert_eq!(names(&gantry), BTreeSet::from(own.clone()), "{text}");
+    }
+    // For what has come one goes.
+    let pulled = gantry.gantry(["pull", &wanted[0]]);
+    assert_eq!(pulled.code, 0, "{}", pulled.stderr);
+    assert!(pulled.stderr.contains("Evicted own:"), "{}", pulled.stderr);
+    assert!(names(&gantry).contains(&wanted[0]));
+}
