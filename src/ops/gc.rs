@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::python::resolve::uv;
 use crate::store::{GarbageReport, Keep, Patience, Rules, Store, StoreError};
+use crate::upkeep::beside::{collect_beside, find_beside};
 
 /// Says what [`remove_garbage`] would remove. `waiting` is called once when others use the store.
 ///
@@ -38,6 +39,29 @@ pub fn remove_garbage(
         patience(wanted),
         waiting,
     )
+}
+
+/// Removes, or says what it would remove, of the garbage that can go while others use the store: nothing that is on its way, and
+/// while a build is at work only images that nobody keeps. Waits for nobody.
+///
+/// # Errors
+/// [`StoreError`] when the store cannot be read, or something cannot be removed.
+pub fn garbage_beside(store: &Store, wanted: GarbageWanted, goes: Goes) -> Result<GarbageReport, StoreError> {
+    let tools = [uv::folder()];
+    let tools = tools.each_ref().map(String::as_str);
+    match goes {
+        Goes::Now => collect_beside(store, rules(wanted, &tools)),
+        Goes::IfAsked => find_beside(store, rules(wanted, &tools)),
+    }
+}
+
+/// Whether garbage goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goes {
+    /// It does.
+    Now,
+    /// It is only said what would go.
+    IfAsked,
 }
 
 fn patience(wanted: GarbageWanted) -> Patience {

@@ -64,7 +64,7 @@ pub use copy_list::{copy_list, CopiedOfList};
 pub use deadline::ends;
 pub use doctor::DoctorError;
 pub use function_inventory::{ActiveImage, FunctionInventory, InventoryError, MAX_INVENTORY};
-pub use gc::{find_garbage, remove_garbage, GarbageWanted};
+pub use gc::{find_garbage, garbage_beside, remove_garbage, GarbageWanted, Goes};
 pub use image_fetch::{Fetch, Pull};
 pub use image_list::{parse_list, parse_names, ListError, ListedCopies, ListedCopy};
 pub use images::{list, names_of, remove, show, ImageSummary, ImagesError, Removal, Removed};

@@ -245,6 +245,9 @@ fn garbage_collection_waits_for_others_as_long_as_it_is_told_to() {
     let mut holder = holder_of(&gantry.root.join("locks/collector"), "LOCK_SH");
     let busy = gantry.gantry(["cache", "gc", "--wait", "0s"]);
     assert_eq!(busy.code, 4, "{}", busy.stderr);
+    let told: serde_json::Value =
+        serde_json::from_str(&gantry.gantry(["cache", "gc", "--wait", "0s", "--json"]).stdout).unwrap();
+    assert_eq!(told["is_complete"], false, "{told}");
     holder.kill().unwrap();
     holder.wait().unwrap();
     gantry.ok(["cache", "gc", "--wait", "100s"]);

@@ -1,6 +1,7 @@
 //! Images move to and from registries, through the binary: a registry of this process that does what it is told, and the
 //! real one of the distribution.
 
+mod collecting;
 mod companions;
 mod conformance;
 mod copying;

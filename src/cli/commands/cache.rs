@@ -16,9 +16,9 @@ use crate::cli::output::{print_json, print_line};
 use crate::cli::progress::tell_others;
 use crate::cli::report::Report;
 use crate::cli::session::Session;
-use crate::ops::{self, EvictionPlan, GarbageWanted, Pin};
+use crate::ops::{self, EvictionPlan, GarbageWanted, Goes, Pin};
 use crate::policy::{as_limit, counted, Bytes, Verbosity};
-use crate::store::{GarbageReport, Keep};
+use crate::store::{GarbageReport, Keep, StoreError};
 
 /// Carries out one of the commands of `gantry cache`.
 pub(super) fn cache(session: &Session, command: &CacheCommand, report: Option<&Report>) -> Result<u8, CommandError> {
@@ -62,6 +62,8 @@ fn du(session: &Session, format: Format) -> Result<u8, CommandError> {
 struct Collected<'a> {
     #[serde(flatten)]
     garbage: &'a GarbageReport,
+    /// Whether nobody else used the store: else there may be more.
+    is_complete: bool,
     /// Null when `[cache]` sets no limit.
     evictions: Option<&'a EvictionPlan>,
 }
@@ -113,21 +115,42 @@ fn gc(session: &Session, args: &GcArgs) -> Result<u8, CommandError> {
     };
     let mut waiting = || tell_others(session.verbosity);
     // Garbage goes first: no image has to go for what nobody needs.
-    let report = match args.dry_run {
-        true => ops::find_garbage(&session.store, wanted, &mut waiting)?,
-        false => ops::remove_garbage(&session.store, wanted, &mut waiting)?,
+    let collected = match args.dry_run {
+        true => ops::find_garbage(&session.store, wanted, &mut waiting),
+        false => ops::remove_garbage(&session.store, wanted, &mut waiting),
+    };
+    let (report, busy) = match collected {
+        Err(busy @ StoreError::Busy { .. }) => {
+            let goes = if args.dry_run { Goes::IfAsked } else { Goes::Now };
+            (ops::garbage_beside(&session.store, wanted, goes)?, Some(busy))
+        }
+        other => (other?, None),
     };
     let evictions = evictions(session, args)?;
+    let collected = Collected {
+        garbage: &report,
+        is_complete: busy.is_none(),
+        evictions: evictions.as_ref(),
+    };
+    let code = tell_all(session, args, &collected)?;
+    // Who uses the store, and that there may be more for the next one.
+    busy.map_or(Ok(code), |busy| Err(busy.into()))
+}
+
+/// Prints what went, or would.
+fn tell_all(session: &Session, args: &GcArgs, went: &Collected<'_>) -> Result<u8, CommandError> {
     if args.format.wanted() == Format::Json {
-        return print_json(&Collected {
-            garbage: &report,
-            evictions: evictions.as_ref(),
-        });
+        return print_json(went);
     }
-    if let Some(evictions) = &evictions {
+    let report = went.garbage;
+    if let Some(evictions) = went.evictions {
         tell(session, evictions, args)?;
     }
-    if let Some(most) = args.max_size.filter(|most| report.left_bytes > most.0) {
+    if let Some(most) = args
+        .max_size
+        .filter(|_| went.is_complete)
+        .filter(|most| report.left_bytes > most.0)
+    {
         warn(&format!(
             "the store still has {}, more than {}: the rest belongs to {}",
             Bytes(report.left_bytes),
@@ -137,7 +160,7 @@ fn gc(session: &Session, args: &GcArgs) -> Result<u8, CommandError> {
     }
     match session.verbosity {
         Verbosity::Quiet => Ok(0),
-        Verbosity::Normal | Verbosity::Verbose => print_line(&collected(&report, args, session.verbosity)),
+        Verbosity::Normal | Verbosity::Verbose => print_line(&collected(report, args, session.verbosity)),
     }
 }
 
