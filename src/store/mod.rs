@@ -347,25 +347,23 @@ impl Store {
         self.promise(scratch, needed, &|_, lacks| RoomCall::Passing(lacks))
     }
 
-    /// Whether what `needed` takes at least could be had if all went that may; nothing goes for the question.
+    /// Whether what `needed` takes at least could be had if all went that may; nothing goes for the question. Where it could not,
+    /// nothing is to go for it.
     ///
     /// # Errors
-    /// [`StoreError::NoSpace`] when not even what is certain could: it will not come.
+    /// [`StoreError::NoSpace`] when the disk has not even room for what is certain as it is: it will not come.
     pub fn can_hold(&self, needed: RoomNeeded) -> Result<bool, StoreError> {
-        if self.could_hold(needed.at_least().likely)? {
-            return Ok(true);
+        let least = needed.at_least().likely;
+        let can = self.could_hold(least)?;
+        if can || reservation::lacks_for(&self.disk, needed.certain) == 0 {
+            return Ok(can);
         }
-        match self.could_hold(needed.certain)? {
-            true => Ok(false),
-            false => {
-                let reason = format!(
-                    "{} bytes are to come, and the disk has no room for them when all has gone that may",
-                    needed.certain
-                );
-                let full = io::Error::new(io::ErrorKind::StorageFull, reason);
-                Err(io_error("make room in", self.root())(full))
-            }
-        }
+        let reason = format!(
+            "{} bytes are to come, and {least} with what they unpack to: the disk has no room for them when all has gone that may",
+            needed.certain
+        );
+        let full = io::Error::new(io::ErrorKind::StorageFull, reason);
+        Err(io_error("make room in", self.root())(full))
     }
 
     fn could_hold(&self, bytes: u64) -> Result<bool, StoreError> {
