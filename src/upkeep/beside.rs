@@ -97,6 +97,7 @@ fn counted(inventory: &Inventory, images: &BTreeSet<Digest>, files: &[PathBuf]) 
         match part.what {
             PartName::Blob(_) => report.blobs += 1,
             PartName::Layer(_) => report.layers += 1,
+            PartName::Merged(_) => report.merged += 1,
             PartName::Download(_) => report.downloads += 1,
         }
     }
@@ -118,6 +119,7 @@ fn count_file(report: &mut GarbageReport, file: &Path) {
     let count = match folder {
         Some("blobs") => &mut report.blobs,
         Some("layers") => &mut report.layers,
+        Some("merged") => &mut report.merged,
         Some("partial") => &mut report.partials,
         Some("profiles") => &mut report.profiles,
         Some("memo") => &mut report.memos,

@@ -27,7 +27,9 @@ fn in_use(store: &Store, image: &Digest) -> fs::File {
 fn mend(store: &Store, findings: &mut [Finding]) {
     let mut waiting = || panic!("nobody is there");
     let integrity = store.integrity();
-    integrity.mend(findings, Patience::default(), &mut waiting).unwrap();
+    integrity
+        .mend(findings, Patience::default(), &Silent, &mut waiting)
+        .unwrap();
 }
 
 #[test]
