@@ -62,6 +62,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("liblzma", &["archive"]),
     ("libdeflater", &["archive"]),
     ("libdeflate_sys", &["sys"]),
+    ("blake3", &["store::trees::file_digest"]),
     ("flate2", &["archive"]),
     ("zstd", &["archive"]),
     ("ar", &["archive"]),

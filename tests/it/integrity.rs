@@ -139,8 +139,8 @@ fn a_layer_is_made_again_of_its_blob_unless_a_run_holds_it() {
     let told = gantry.gantry(["cache", "check"]).stdout;
     let differs = told.lines().next().unwrap().split_once(": ").unwrap().1;
     assert!(
-        differs.starts_with("expected etc/name, a file of 3 bytes, mode 644, sha256:")
-            && differs.contains(", got a file of 3 bytes, mode 644, sha256:")
+        differs.starts_with("expected etc/name, a file of 3 bytes, mode 644, blake3:")
+            && differs.contains(", got a file of 3 bytes, mode 644, blake3:")
             && differs.contains("; needed by a:1; "),
         "{told}"
     );

@@ -23,7 +23,8 @@ use crate::store::disk::locks::Locks;
 use crate::store::disk::regular::{self, Unread};
 use crate::store::disk::Disk;
 use crate::store::trees::folder::LayerStamp;
-use crate::store::trees::{listing, merged};
+use crate::store::trees::listing::{self, Schema};
+use crate::store::trees::merged;
 use crate::store::{io_error, StoreError};
 use crate::sys::{pool, tree};
 
@@ -293,8 +294,15 @@ impl Reading<'_> {
             Ok(tree) => tree,
             Err(errno) => return Ok(Seen::part(Unread::of(&errno.into()), "fs, a directory")),
         };
-        let mut difference = TreeDifference::from(BufReader::new(listed));
-        if let Err(error) = listing::write(tree.as_fd(), &listing::Digests::new(), &mut difference) {
+        let mut listed = BufReader::new(listed);
+        let Some(schema) = Schema::of(&mut listed)? else {
+            return Ok(Seen::wrong(
+                "meta.json that this version reads",
+                "one of another version of gantry",
+            ));
+        };
+        let mut difference = TreeDifference::from(listed);
+        if let Err(error) = listing::read_back(schema, tree.as_fd(), &mut difference) {
             if let Some(error) = Unread::of(&error).exhausted() {
                 return Ok(Seen::Unknown(error));
             }

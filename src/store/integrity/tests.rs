@@ -144,7 +144,7 @@ fn a_store_that_is_whole_has_no_findings_and_all_of_it_is_looked_at() {
 fn whatever_is_damaged_is_named_and_mended() {
     type Damage = fn(&Scene);
     type Named = &'static [(Part, &'static str)];
-    let damages: [(&str, Damage, Named); 30] = [
+    let damages: [(&str, Damage, Named); 31] = [
         (
             "another blob",
             |scene| fs::write(scene.path("blobs/sha256/LAYER"), "other").unwrap(),
@@ -228,6 +228,11 @@ fn whatever_is_damaged_is_named_and_mended() {
         (
             "another listing",
             |scene| fs::write(scene.path("layers/DIFF/meta.json"), "{}").unwrap(),
+            &[(Part::Layer, "layers/DIFF")],
+        ),
+        (
+            "a listing of a newer gantry",
+            |scene| listed_as(scene, |listing| listing.replace(r#"{"schema":3,"#, r#"{"schema":4,"#)),
             &[(Part::Layer, "layers/DIFF")],
         ),
         (
@@ -349,6 +354,70 @@ fn whatever_is_damaged_is_named_and_mended() {
     }
 }
 
+/// Writes the listing of the layer anew, and the digest of it in its stamp.
+fn listed_as(scene: &Scene, edit: impl Fn(String) -> String) {
+    let listing = edit(fs::read_to_string(scene.path("layers/DIFF/meta.json")).unwrap());
+    fs::write(scene.path("layers/DIFF/meta.json"), &listing).unwrap();
+    let stamp = fs::read(scene.path("layers/DIFF/stamp.json")).unwrap();
+    let mut stamp: serde_json::Value = serde_json::from_slice(&stamp).unwrap();
+    stamp["meta"] = serde_json::json!(Digest::of(listing.as_bytes()));
+    fs::write(scene.path("layers/DIFF/stamp.json"), stamp.to_string()).unwrap();
+}
+
+/// As a gantry listed the layer that named files by SHA-256.
+fn listed_by_sha256(scene: &Scene) {
+    let listing = format!(
+        "{{\"schema\":2,\"opaque\":false,\"entries\":{{\n\
+         \"etc\":{{\"mode\":493}},\n\
+         \"etc/a\":{{\"mode\":420,\"size\":10,\"sha256\":\"{}\"}},\n\
+         \"etc/b\":{{\"target\":\"a\"}}}}}}",
+        Digest::of(b"what it is")
+    );
+    listed_as(scene, |_| listing.clone());
+}
+
+#[test]
+fn a_layer_that_an_older_gantry_listed_is_whole_or_damaged_by_that_listing_and_listed_anew_when_it_is_made_again() {
+    let scene = Scene::new();
+    listed_by_sha256(&scene);
+    assert_eq!(scene.findings(), []);
+    fs::write(scene.path("layers/DIFF/fs/etc/a"), "what it iz").unwrap();
+    let found = scene.look().findings;
+    let [one] = &found[..] else { panic!("{found:?}") };
+    let words = |contents: &[u8]| format!("a file of 10 bytes, mode 644, {}", Digest::of(contents));
+    assert_eq!(
+        (one.what, &*one.expected, &*one.got),
+        (
+            Part::Layer,
+            &*format!("etc/a, {}", words(b"what it is")),
+            &*words(b"what it iz")
+        )
+    );
+    scene.mends("damage");
+    let listing = fs::read_to_string(scene.path("layers/DIFF/meta.json")).unwrap();
+    let blake3 = "7778b5769c43a0e2c6793433596b01e8bdfba16f34177aea6678a37f3f59f525";
+    assert!(
+        listing.starts_with(r#"{"schema":3,"#) && listing.contains(&format!(r#""blake3":"{blake3}"#)),
+        "{listing}"
+    );
+}
+
+#[test]
+fn a_layer_that_a_newer_gantry_listed_is_said_to_be_of_another_version() {
+    let scene = Scene::new();
+    listed_as(&scene, |listing| listing.replace(r#"{"schema":3,"#, r#"{"schema":4,"#));
+    let found = scene.look().findings;
+    let [one] = &found[..] else { panic!("{found:?}") };
+    assert_eq!(
+        (one.what, &*one.expected, &*one.got),
+        (
+            Part::Layer,
+            "meta.json that this version reads",
+            "one of another version of gantry"
+        )
+    );
+}
+
 #[test]
 fn what_a_run_holds_stays_and_says_so() {
     let scene = Scene::new();
@@ -358,7 +427,7 @@ fn what_a_run_holds_stays_and_says_so() {
     assert!(
         findings[0]
             .expected
-            .starts_with("etc/a, a file of 10 bytes, mode 644, sha256:"),
+            .starts_with("etc/a, a file of 10 bytes, mode 644, blake3:"),
         "{findings:?}"
     );
     let mend = |findings: &mut Vec<Finding>| {

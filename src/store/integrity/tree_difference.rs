@@ -166,7 +166,7 @@ mod tests {
     fn listing(entries: &[&str]) -> String {
         let entries: Vec<_> = entries.iter().map(|entry| format!("\n{entry}")).collect();
         format!(
-            "{{\"schema\":2,\"opaque\":false,\"entries\":{{{}}}}}",
+            "{{\"schema\":3,\"opaque\":false,\"entries\":{{{}}}}}",
             entries.join(",")
         )
     }
@@ -183,14 +183,18 @@ mod tests {
     fn the_first_entry_that_differs_is_named_with_what_it_should_be() {
         let [a, ab, last] = ENTRIES;
         let (other, more) = (r#""a/b":{"target":"d"}"#, r#""a/c":{"mode":1}"#);
-        let digest = crate::oci::Digest::of(b"");
-        let file = format!(r#""a/b":{{"mode":420,"size":12,"sha256":"{digest}"}}"#);
-        let of_file = format!("a file of 12 bytes, mode 644, {digest}");
+        let sha256 = crate::oci::Digest::of(b"");
+        let older = format!(r#""a/b":{{"mode":420,"size":12,"sha256":"{sha256}"}}"#);
+        let of_older = format!("a file of 12 bytes, mode 644, {sha256}");
+        let blake3 = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
+        let file = format!(r#""a/b":{{"mode":420,"size":12,"blake3":"{blake3}"}}"#);
+        let of_file = format!("a file of 12 bytes, mode 644, blake3:{blake3}");
         assert_eq!(compare(&ENTRIES, &ENTRIES), None);
         assert_eq!(compare(&[], &[]), None);
         for (got, expected, found) in [
             (vec![a, other, last], "a/b, a link to \"c\"", "a link to \"d\""),
             (vec![a, &file, last], "a/b, a link to \"c\"", &*of_file),
+            (vec![a, &older, last], "a/b, a link to \"c\"", &*of_older),
             (
                 vec![a, r#""a/b":{"whiteout":true}"#, last],
                 "a/b, a link to \"c\"",

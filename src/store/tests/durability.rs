@@ -9,6 +9,7 @@ use crate::policy::ExtractionLimits;
 use crate::store::content::whole::sweep_stamps;
 use crate::store::disk::stamp::Stamp;
 use crate::store::tests::{add_image, add_layer, collect, folder, store};
+use crate::store::trees::folder::LayerStamp;
 use crate::store::{Keep, Key, Memo, Roots, Step};
 
 /// An image written in an earlier boot, looked at after the next one.
@@ -187,6 +188,56 @@ fn a_layer_of_an_older_gantry_is_unpacked_again() {
     made.is_intact();
 }
 
+/// Lists the layer of `made` anew, by `files`, in a listing of `schema`.
+fn listed_as(made: &Restarted, schema: u32, files: &str) {
+    let folder = folder(&made.store, &made.diff_id);
+    let listing = format!(
+        "{{\"schema\":{schema},\"opaque\":false,\"entries\":{{\n\
+         \"etc\":{{\"mode\":493}},\n\
+         \"etc/a\":{{\"mode\":420,\"size\":10,{files}}},\n\
+         \"etc/b\":{{\"target\":\"a\"}}}}}}"
+    );
+    let stamp = LayerStamp {
+        meta: Digest::of(listing.as_bytes()),
+        ..folder.stamp().unwrap()
+    };
+    fs::write(folder.path().join("meta.json"), listing).unwrap();
+    fs::write(folder.path().join("stamp.json"), serde_json::to_vec(&stamp).unwrap()).unwrap();
+}
+
+fn schema(made: &Restarted) -> serde_json::Value {
+    let listing = fs::read(folder(&made.store, &made.diff_id).path().join("meta.json")).unwrap();
+    serde_json::from_slice::<serde_json::Value>(&listing).unwrap()["schema"].clone()
+}
+
+#[test]
+fn a_tree_that_an_older_gantry_listed_by_sha256_stays_until_it_is_damaged() {
+    let by_sha256 = format!("\"sha256\":\"{}\"", Digest::of(b"what it is"));
+    let made = restarted();
+    listed_as(&made, 2, &by_sha256);
+    assert!(made.run(&made.store));
+    assert_eq!((made.boot(), schema(&made)), (Some(Stamp::durable()), 2.into()));
+
+    let made = restarted();
+    listed_as(&made, 2, &by_sha256);
+    fs::write(made.tree().join("etc/a"), b"what it iz").unwrap();
+    assert!(!made.run(&made.store));
+    made.is_intact();
+    assert_eq!(schema(&made), 3);
+    assert!(made.run(&made.store.after_boot("third")));
+}
+
+#[test]
+fn a_tree_that_a_newer_gantry_listed_is_unpacked_again_after_a_boot_and_once() {
+    let made = restarted();
+    listed_as(&made, 4, "\"another\":\"hash\"");
+    assert!(made.earlier.images().snapshot(&made.image).unwrap().is_some());
+    assert!(!made.run(&made.store));
+    made.is_intact();
+    assert_eq!(schema(&made), 3);
+    assert!(made.run(&made.store.after_boot("third")));
+}
+
 #[test]
 fn a_damaged_blob_is_removed_and_made_again() {
     let made = restarted();
@@ -297,7 +348,8 @@ fn what_a_foreign_layer_says_is_the_same_when_it_is_read_back() {
     let tree = earlier.trees().unpack(&layer, &diff_id, &limits).unwrap();
     let meta: serde_json::Value =
         serde_json::from_slice(&fs::read(tree.parent().unwrap().join("meta.json")).unwrap()).unwrap();
-    let expected = serde_json::json!({"mode": 0o755, "size": 6, "sha256": Digest::of(b"second")});
+    let blake3 = "cd85637651ec7a557bddd61c5ddd1df21ad8bbbaf6c3c098482b3ed1c1014964";
+    let expected = serde_json::json!({"mode": 0o755, "size": 6, "blake3": blake3});
     assert_eq!((&meta["entries"]["a"], &meta["entries"]["b"]), (&expected, &expected));
     assert_eq!(meta["entries"]["c"], serde_json::json!({"target": "../a"}));
     assert_eq!(meta["entries"]["d"], serde_json::json!({"mode": 0o755, "opaque": true}));

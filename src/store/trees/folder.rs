@@ -12,13 +12,13 @@
 //! for each pair, while unpacking, while building, or by reading the blob.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, BufReader, Seek};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::listing;
+use super::listing::{self, Schema};
 use crate::oci::{DiffId, Digest, Hasher};
 use crate::store::content::whole::hash;
 use crate::store::disk::locks::Locks;
@@ -140,13 +140,18 @@ impl<'a> LayerFolder<'a> {
     }
 }
 
-/// Whether `meta.json` and the tree beside it are those of `meta`.
+/// Whether `meta.json` and the tree beside it are those of `meta`. A listing of a schema that nobody here can read is none.
 fn tree_is(folder: &Path, meta: &Digest) -> io::Result<bool> {
-    if hash(File::open(folder.join("meta.json"))?)? != *meta {
+    let mut listed = File::open(folder.join("meta.json"))?;
+    let Some(schema) = Schema::of(&mut BufReader::new(&listed))? else {
+        return Ok(false);
+    };
+    listed.rewind()?;
+    if hash(listed)? != *meta {
         return Ok(false);
     }
     let tree = File::open(folder.join("fs"))?;
     let mut hasher = Hasher::new();
-    listing::write(tree.as_fd(), &listing::Digests::new(), &mut hasher)?;
+    listing::read_back(schema, tree.as_fd(), &mut hasher)?;
     Ok(hasher.digest() == *meta)
 }

@@ -2,9 +2,9 @@
 //! of their listings.
 //!
 //! ```text
-//! {"schema":2,"opaque":false,"entries":{                       whether the root hides lower layers
+//! {"schema":3,"opaque":false,"entries":{                       whether the root hides lower layers
 //! "etc":{"mode":493},                                          a directory; "opaque":true when it hides them
-//! "etc/a":{"mode":420,"size":1,"sha256":"sha256:..."},
+//! "etc/a":{"mode":420,"size":1,"blake3":"..."},                "sha256":"sha256:..." in schema 2
 //! "etc/b":{"target":"a"},
 //! "etc/c":{"whiteout":true}}}
 //! ```
@@ -13,19 +13,20 @@
 //!
 //! Names of a directory come in the order of their bytes, a directory before what is in it. A link is never followed. It
 //! holds the names of one directory per level in memory, never those of the whole tree.
+//!
+//! A tree is compared with its listing in the schema that the listing has: one of an older gantry stays valid.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, BufRead, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
+use super::file_digest::{blake3_of, sha256_of, FileDigest};
 use super::opaque::is_opaque;
-use crate::oci::Digest;
-use crate::store::content::whole::hash;
 use crate::sys::tree;
 
 /// Deeper than any path that can be unpacked (`ExtractionLimits::depth`).
@@ -38,7 +39,8 @@ pub(in crate::store) enum Entry {
     File {
         mode: u32,
         size: u64,
-        sha256: Digest,
+        #[serde(flatten)]
+        digest: FileDigest,
     },
     Directory {
         mode: u32,
@@ -56,7 +58,7 @@ pub(in crate::store) enum Entry {
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File { mode, size, sha256 } => write!(f, "a file of {size} bytes, mode {mode:o}, {sha256}"),
+            Self::File { mode, size, digest } => write!(f, "a file of {size} bytes, mode {mode:o}, {digest}"),
             Self::Directory { mode, opaque: false } => write!(f, "a directory, mode {mode:o}"),
             Self::Directory { mode, opaque: true } => {
                 write!(f, "a directory, mode {mode:o}, that hides the one below it")
@@ -67,13 +69,56 @@ impl fmt::Display for Entry {
     }
 }
 
-/// Digests of files by inode, noted while they were written.
-pub(in crate::store) type Digests = HashMap<u64, Digest>;
+/// The format of a listing, which says what its files are called by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::store) enum Schema {
+    /// By SHA-256: written by an older gantry.
+    V2,
+    /// By BLAKE3: what is written today.
+    V3,
+}
 
-/// Writes the listing of `tree`. Files that `known` does not have are read.
+impl Schema {
+    /// That of the listing which begins in `listing`, of which nothing is used up; none when it is of another version.
+    pub(in crate::store) fn of(listing: &mut impl BufRead) -> io::Result<Option<Self>> {
+        let start = listing.fill_buf()?;
+        let is = |schema: &Self| start.starts_with(schema.start().as_bytes());
+        Ok([Self::V2, Self::V3].into_iter().find(is))
+    }
+
+    /// What each listing of it begins with.
+    fn start(self) -> &'static str {
+        match self {
+            Self::V2 => r#"{"schema":2,"#,
+            Self::V3 => r#"{"schema":3,"#,
+        }
+    }
+
+    fn digest(self, file: File) -> io::Result<FileDigest> {
+        match self {
+            Self::V2 => sha256_of(file),
+            Self::V3 => blake3_of(file),
+        }
+    }
+}
+
+/// Digests of files by inode, noted while they were written.
+pub(in crate::store) type Digests = HashMap<u64, FileDigest>;
+
+/// Writes the listing of a `tree` that was made just now. Files that `known` does not have are read.
 pub(in crate::store) fn write(tree: BorrowedFd<'_>, known: &Digests, out: &mut dyn Write) -> io::Result<()> {
-    write!(out, "{{\"schema\":2,\"opaque\":{},\"entries\":{{", is_opaque(tree)?)?;
+    write_as(Schema::V3, tree, known, out)
+}
+
+/// Writes the listing of a `tree` as one of `schema` is, to compare the two; all of its files are read.
+pub(in crate::store) fn read_back(schema: Schema, tree: BorrowedFd<'_>, out: &mut dyn Write) -> io::Result<()> {
+    write_as(schema, tree, &Digests::new(), out)
+}
+
+fn write_as(schema: Schema, tree: BorrowedFd<'_>, known: &Digests, out: &mut dyn Write) -> io::Result<()> {
+    write!(out, "{}\"opaque\":{},\"entries\":{{", schema.start(), is_opaque(tree)?)?;
     let mut walk = Walk {
+        schema,
         known,
         out,
         separator: b"\n",
@@ -87,6 +132,7 @@ pub(in crate::store) fn write(tree: BorrowedFd<'_>, known: &Digests, out: &mut d
 }
 
 struct Walk<'a> {
+    schema: Schema,
     known: &'a Digests,
     out: &'a mut dyn Write,
     separator: &'static [u8],
@@ -111,11 +157,11 @@ impl Walk<'_> {
                 }
                 FileType::RegularFile => {
                     let size = u64::try_from(stat.st_size).map_err(|_| io::ErrorKind::InvalidData)?;
-                    let sha256 = match self.known.get(&stat.st_ino) {
+                    let digest = match self.known.get(&stat.st_ino) {
                         Some(digest) => *digest,
-                        None => hash(File::from(tree::open_file(directory, name)?))?,
+                        None => self.schema.digest(File::from(tree::open_file(directory, name)?))?,
                     };
-                    self.entry(&path, &Entry::File { mode, size, sha256 })?;
+                    self.entry(&path, &Entry::File { mode, size, digest })?;
                 }
                 FileType::Symlink => {
                     let target = rustix::fs::readlinkat(directory, name, Vec::new())?;

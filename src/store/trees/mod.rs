@@ -1,6 +1,7 @@
 //! Unpacked layers: how a tree is written, what it hides, whether it is whole, and how several look as one.
 
 pub(super) mod budget;
+mod file_digest;
 pub(super) mod folder;
 pub(super) mod listing;
 pub(super) mod merged;

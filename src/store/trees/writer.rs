@@ -15,6 +15,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::file_digest::FileHasher;
 use super::listing;
 use super::opaque::set_opaque;
 use crate::archive::layer::TreeSink;
@@ -37,13 +38,16 @@ pub(super) struct TreeWriter {
 /// A file that is being written.
 #[derive(Debug)]
 pub(super) struct OpenFile {
-    out: Hashed<File>,
+    out: File,
+    hasher: FileHasher,
     inode: u64,
 }
 
 impl OpenFile {
     pub(super) fn write(&mut self, contents: &[u8]) -> io::Result<()> {
-        self.out.write_all(contents)
+        self.out.write_all(contents)?;
+        self.hasher.update(contents);
+        Ok(())
     }
 }
 
@@ -81,15 +85,16 @@ impl TreeWriter {
         self.entries += 1;
         crate::sys::lock::beat();
         Ok(OpenFile {
-            out: Hashed::new(file),
+            out: file,
+            hasher: FileHasher::default(),
             inode: made.st_ino,
         })
     }
 
     /// Notes what was written to a file, for its inode: names come and go, and a hard link is one more.
     pub(super) fn end_file(&mut self, file: OpenFile) {
-        self.unpacked_bytes += file.out.hasher.bytes();
-        self.digests.insert(file.inode, file.out.hasher.digest());
+        self.unpacked_bytes += file.hasher.bytes();
+        self.digests.insert(file.inode, file.hasher.digest());
     }
 
     /// Makes a symbolic link, in the place of whatever is there.
