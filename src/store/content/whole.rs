@@ -55,15 +55,20 @@ impl Content {
         Stamp::of_text(text)
     }
 
+    /// Whether a file is known to be what it is called, without reading it.
+    pub(in crate::store) fn is_trusted(self, disk: &Disk, digest: &Digest) -> bool {
+        self.read_stamp(disk, digest)
+            .is_some_and(|stamp| disk.is_trusted(&stamp))
+    }
+
     /// Whether a file is what it is called. One of another boot is read, once; one that is damaged is removed.
     pub(in crate::store) fn is_whole(self, disk: &Disk, digest: &Digest) -> Result<bool, StoreError> {
-        let is_trusted = |stamp: &Option<Stamp>| stamp.as_ref().is_some_and(|stamp| disk.is_trusted(stamp));
-        if is_trusted(&self.read_stamp(disk, digest)) {
+        if self.is_trusted(disk, digest) {
             return Ok(true);
         }
         let _single = Locks::of(disk).content(self.stamp_prefix(), digest)?;
         let stamp = self.read_stamp(disk, digest);
-        if is_trusted(&stamp) {
+        if stamp.as_ref().is_some_and(|stamp| disk.is_trusted(stamp)) {
             return Ok(true);
         }
         if !self.has_digest(disk, digest) {
