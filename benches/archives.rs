@@ -1,5 +1,5 @@
-//! How long archives take: wheels into layers against gzip, an image from a layout (gzip and zstd) against tar and umoci, and
-//! images to and from one file against tar.
+//! How long archives take: wheels into layers against gzip, an image from a layout (gzip and zstd), and its layers alone,
+//! against tar and umoci, and images to and from one file against tar.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -127,23 +127,61 @@ fn write(gantries: &[Gantry], scratch: &Path, three: &Path, layout: &Path, repor
     report.row("wheels of numpy, scipy, pandas -> layers", Measure::WallS, &times);
 }
 
-/// An image of a layout into an empty store, against tar unpacking its layers.
+/// An image of a layout into an empty store, and its layers out of the blobs that are in a store, against tar and umoci
+/// unpacking them. They neither copy the blobs nor hash them, so the second compares the same work.
 fn read(gantries: &[Gantry], scratch: &Path, layout: &Path, packing: &str, report: &mut Report) {
     let reference = format!("oci:{}:x", layout.display());
-    let store = |gantry: &Gantry, round: usize| scratch.join(format!("read-{packing}-{}-{round}", gantry.name));
     let reference = reference.as_str();
-    let mut turns: Vec<Turn<'_>> = gantries
-        .iter()
-        .map(|gantry| {
-            Turn::new(&gantry.name, move |round| {
-                gantry.command_on(&store(gantry, round), ["copy", reference, "three:1"])
-            })
+    let into_empty = gantries.iter().map(|gantry| {
+        Turn::new(&gantry.name, move |round| {
+            let store = scratch.join(format!("read-{packing}-{}-{round}", gantry.name));
+            gantry.command_on(&store, ["copy", reference, "three:1"])
         })
-        .collect();
+    });
+    let out_of_blobs = gantries.iter().map(|gantry| {
+        let store = scratch.join(format!("blobs-{packing}-{}", gantry.name));
+        call(gantry.command_on(&store, ["copy", reference, "three:1"]));
+        let root = store.clone();
+        Turn::new(&gantry.name, move |_| {
+            gantry.command_on(&store, ["cache", "warm", "three:1"])
+        })
+        .before(move |round| {
+            // They stay on the disk: ext4 is slow for minutes where much was removed.
+            let away = root.with_extension(format!("away-{round}"));
+            fs::rename(root.join("layers"), away).unwrap();
+            fs::create_dir(root.join("layers")).unwrap();
+            fs::remove_dir_all(root.join("snapshots")).unwrap();
+            fs::create_dir(root.join("snapshots")).unwrap();
+        })
+    });
+    let rows: [(String, Vec<Turn<'_>>); 2] = [
+        (format!("image of a layout, {packing} -> store"), into_empty.collect()),
+        (format!("blobs of a store, {packing} -> trees"), out_of_blobs.collect()),
+    ];
+    for (number, (what, mut turns)) in rows.into_iter().enumerate() {
+        turns.extend(unpackers(scratch, layout, packing, number));
+        let times = take_turns(0, report.rounds(5).min(7), &turns);
+        report.row(&what, Measure::CpuS, &times);
+        report.row(&what, Measure::WallS, &times);
+        if let Some(ours) = times.first() {
+            let packed: u64 = layers_of(layout)
+                .iter()
+                .filter_map(|layer| fs::metadata(layer).ok())
+                .map(|found| found.len())
+                .sum();
+            let seconds = ours.wall.iter().copied().fold(f64::INFINITY, f64::min);
+            report.number(&what, "gantry, packed", "MB/s", packed as f64 / 1e6 / seconds);
+        }
+    }
+}
+
+/// The peers that unpack the layers of a layout, for the row of that `number`.
+fn unpackers<'a>(scratch: &'a Path, layout: &Path, packing: &'a str, number: usize) -> Vec<Turn<'a>> {
+    let mut turns = Vec::new();
     let layers = layers_of(layout);
     if packing == "gzip" || is_installed("zstd") {
         turns.push(Turn::new(&format!("tar {packing}"), move |round| {
-            let directory = scratch.join(format!("tar-{packing}-{round}"));
+            let directory = scratch.join(format!("tar-{packing}-{number}-{round}"));
             // One layer after the other, as each may replace what those before it made; tar starts the unpacker beside it.
             let unpack = layers
                 .iter()
@@ -158,23 +196,11 @@ fn read(gantries: &[Gantry], scratch: &Path, layout: &Path, packing: &str, repor
         turns.push(Turn::new("umoci unpack", move |round| {
             let mut command = process::Command::new("umoci");
             command.args(["unpack", "--rootless", "--image", &image]);
-            command.arg(scratch.join(format!("umoci-{round}")));
+            command.arg(scratch.join(format!("umoci-{number}-{round}")));
             command
         }));
     }
-    let what = format!("image of a layout, {packing} -> store");
-    let times = take_turns(0, report.rounds(5).min(7), &turns);
-    report.row(&what, Measure::CpuS, &times);
-    report.row(&what, Measure::WallS, &times);
-    if let Some(ours) = times.first() {
-        let packed: u64 = layers_of(layout)
-            .iter()
-            .filter_map(|layer| fs::metadata(layer).ok())
-            .map(|found| found.len())
-            .sum();
-        let seconds = ours.wall.iter().copied().fold(f64::INFINITY, f64::min);
-        report.number(&what, "gantry, packed", "MB/s", packed as f64 / 1e6 / seconds);
-    }
+    turns
 }
 
 /// `save` and `load`, against tar of the layout's directory.
