@@ -25,6 +25,7 @@ use std::time::SystemTime;
 
 use super::inventory::{Inventory, StoredImage};
 use super::names::Names;
+use super::needs::PartName;
 use super::room_taken::entries;
 use super::{origins, pin_marks, start_files, unnamed};
 use crate::oci::Digest;
@@ -150,11 +151,15 @@ fn set_aside(
         Some(_) => loose(disk, &inventory, &doomed.loose, &mut aside)?,
         None => Vec::new(),
     };
-    for number in goes.difference(&stays) {
-        if let Some(part) = inventory.parts.get(*number) {
-            aside.take(&part.what.path())?;
-            aside.take_stamp(&part.what.path())?;
-        }
+    let going = goes
+        .difference(&stays)
+        .filter_map(|number| inventory.parts.get(*number));
+    let mut going: Vec<&PartName> = going.map(|part| &part.what).collect();
+    // Trees of several layers first: who ends in between leaves none whose layers are gone.
+    going.sort_by_key(|what| !matches!(what, PartName::Merged(_)));
+    for what in going {
+        aside.take(&what.path())?;
+        aside.take_stamp(&what.path())?;
     }
     // Held while their files go: who opened one before sees that it has no name any more, and opens another.
     for (digest, _) in &held {

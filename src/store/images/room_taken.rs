@@ -56,7 +56,9 @@ impl RoomTaken {
                     layer_bytes(disk, path, count, &mut seen)
                 })?,
                 // After the layers, of which all its files are.
-                merged::FOLDER => folder(&path, &mut taken.merged, |path| merged_bytes(path, count, &mut seen))?,
+                merged::FOLDER => folder(&path, &mut taken.merged, |path| {
+                    merged_bytes(disk, path, count, &mut seen)
+                })?,
                 "tools" => folder(&path, &mut taken.tools, |path| Ok(disk_bytes_of(path, &mut seen)))?,
                 "downloads" => folder(&path, &mut taken.downloads, |path| Ok(disk_bytes_of(path, &mut seen)))?,
                 "blobs" => {
@@ -104,9 +106,13 @@ fn layer_bytes(disk: &Disk, path: &Path, count: Count, seen: &mut BTreeSet<(u64,
 }
 
 /// What a tree of several layers takes besides their files: its directories, and what is beside it.
-fn merged_bytes(path: &Path, count: Count, seen: &mut BTreeSet<(u64, u64)>) -> Result<u64, StoreError> {
+fn merged_bytes(disk: &Disk, path: &Path, count: Count, seen: &mut BTreeSet<(u64, u64)>) -> Result<u64, StoreError> {
     if count == Count::Exact {
         return Ok(disk_bytes_of(path, seen));
+    }
+    if !merged::is_of_layers(disk, path) {
+        // A layer has been unpacked again since: the files of the one before are here alone.
+        return Ok(disk_bytes_of(path, &mut BTreeSet::new()));
     }
     // The layers were not looked at.
     let bytes = entries(path)?.into_iter().map(|(name, path)| match name.as_str() {

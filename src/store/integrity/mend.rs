@@ -22,7 +22,6 @@ use crate::store::disk::locks::{try_file, Locks, Patience, Rank};
 use crate::store::disk::scratch::Scratch;
 use crate::store::disk::Disk;
 use crate::store::images::names::Names;
-use crate::store::images::snapshot::Snapshot;
 use crate::store::trees::merged;
 use crate::store::{io_error, StoreError};
 use crate::sys::fault;
@@ -106,7 +105,7 @@ struct Mender<'a> {
     moved: u64,
     progress: &'a dyn Progress,
     /// The images that have a tree which is wrong, by its path below the root.
-    images: BTreeMap<PathBuf, Vec<Snapshot>>,
+    images: BTreeMap<PathBuf, BTreeSet<Digest>>,
 }
 
 impl Mender<'_> {
@@ -142,7 +141,7 @@ impl Mender<'_> {
         let images = self.images.remove(Path::new(which)).unwrap_or_default();
         let mut held = Vec::new();
         for image in &images {
-            match Held::take(self.disk, &image.manifest)? {
+            match Held::take(self.disk, image)? {
                 Some(lease) => held.push(lease),
                 None => return Ok(false),
             }
@@ -151,17 +150,12 @@ impl Mender<'_> {
             // Runs do without it.
             return self.away(path).map(|()| true);
         };
-        // The files of the layer are in it as well. Each image that has it has the layer.
-        let made_of_it = |image: &Snapshot| {
-            let merged = image.merged()?;
-            let layers = image.layers.get(..merged.layers)?;
-            layers.contains(&layer).then(|| merged::name(&merged.chain))
-        };
-        for merged in images.iter().filter_map(made_of_it) {
+        // The files of the layer are in them as well. Each image that has one has the layer.
+        for merged in merged::with_layer(self.disk, &layer) {
             self.away(&self.disk.path(merged))?;
         }
         for image in &images {
-            self.away(&self.disk.path(format!("snapshots/{}.json", image.manifest.hex())))?;
+            self.away(&self.disk.path(format!("snapshots/{}.json", image.hex())))?;
         }
         let _single = Locks::of(self.disk).layer(&layer)?;
         self.away(path).map(|()| true)

@@ -17,7 +17,7 @@ use crate::store::images::names::{name_of, Names, MOST_OF_A_NAME};
 use crate::store::images::pin_marks;
 use crate::store::images::snapshot::Snapshot;
 use crate::store::trees::folder::LayerFolder;
-use crate::store::trees::merged;
+use crate::store::trees::merged::{self, Merged};
 use crate::store::{io_error, StoreError};
 
 /// A snapshot has the configuration of its image, which is a document of 4 MiB at most.
@@ -492,26 +492,42 @@ pub(super) fn layer_of(which: &str) -> Option<DiffId> {
     contents::diff_id(&format!("sha256:{hex}").parse().ok()?)
 }
 
-/// The images whose snapshot has one of `trees`, folders of layers or of several layers as one, whether or not anything leads
-/// to them.
+/// The images that have one of `trees`, folders of layers or of several layers as one, by their snapshots or documents, of all that
+/// have a snapshot or a lease, whether or not anything leads to them.
 pub(super) fn images_with(
     disk: &Disk,
     trees: &BTreeSet<PathBuf>,
-) -> Result<BTreeMap<PathBuf, Vec<Snapshot>>, StoreError> {
-    let mut found: BTreeMap<PathBuf, Vec<Snapshot>> = BTreeMap::new();
-    for name in names(&disk.path("snapshots"))? {
-        let hex = name
-            .to_str()
-            .and_then(|name| name.strip_suffix(".json"))
-            .unwrap_or_default();
-        let Ok(snapshot) = read_snapshot(disk, hex) else {
-            continue;
-        };
-        let merged = snapshot.merged().map(|merged| merged::name(&merged.chain));
-        let its: BTreeSet<PathBuf> = snapshot.layers.iter().map(layer_name).chain(merged).collect();
-        for tree in its.intersection(trees) {
-            found.entry(tree.clone()).or_default().push(snapshot.clone());
+) -> Result<BTreeMap<PathBuf, BTreeSet<Digest>>, StoreError> {
+    let mut images = BTreeSet::new();
+    for (folder, suffix) in [("snapshots", ".json"), ("leases", "")] {
+        for name in names(&disk.path(folder))? {
+            let hex = name.to_str().and_then(|name| name.strip_suffix(suffix));
+            images.extend(hex.and_then(|hex| format!("sha256:{hex}").parse::<Digest>().ok()));
+        }
+    }
+    let mut found: BTreeMap<PathBuf, BTreeSet<Digest>> = BTreeMap::new();
+    for image in images {
+        for tree in trees_of(disk, &image).intersection(trees) {
+            found.entry(tree.clone()).or_default().insert(image);
         }
     }
     Ok(found)
+}
+
+/// The trees that runs of an image may use, as folders below the root, as far as its snapshot and documents can be read.
+fn trees_of(disk: &Disk, image: &Digest) -> BTreeSet<PathBuf> {
+    let mut trees = BTreeSet::new();
+    if let Ok(snapshot) = read_snapshot(disk, &image.hex()) {
+        trees.extend(snapshot.merged().map(|merged| merged::name(&merged.chain)));
+        trees.extend(snapshot.layers.iter().map(layer_name));
+    }
+    let read = |digest: &Digest| regular::read(CWD, &disk.path(blob_name(digest)), MAX_DOCUMENT_BYTES).ok();
+    let manifest = read(image).and_then(|raw| parse_manifest(&raw).ok());
+    let config = manifest.and_then(|manifest| parse_config(&read(&manifest.config.digest)?, &manifest).ok());
+    if let Some(config) = config {
+        let layers = &config.rootfs.diff_ids;
+        trees.extend(Merged::of(layers).map(|merged| merged::name(&merged.chain)));
+        trees.extend(layers.iter().map(layer_name));
+    }
+    trees
 }

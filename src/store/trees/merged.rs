@@ -7,18 +7,20 @@
 //!
 //! It is made when an image is prepared, of layers that are known to be whole by then, and is of use in that boot: nobody looks
 //! whether a power loss damaged one of an earlier boot, which is made again. One of this boot is never replaced, as runs
-//! may use it, and goes with the last image that needs it.
+//! may use it, and goes with the last image that needs it. When a layer has been unpacked again since, nobody else is to use it:
+//! its files are those of the tree that was there before.
 //!
 //! An image is the same without it. Where it cannot be made, for want of room or of hard links, its layers are mounted one
 //! by one.
 
 use std::collections::btree_map::Entry;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{chmodat, fchmod, linkat, mkdirat, openat2, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, CWD};
@@ -40,6 +42,8 @@ pub(in crate::store) const FOLDER: &str = "merged";
 const ON_TOP: usize = 4;
 /// Fewest layers that are worth a tree.
 const FEWEST: usize = 20;
+/// statfs(2), `OVERLAYFS_SUPER_MAGIC`.
+const OVERLAYFS: rustix::fs::FsWord = 0x794c_7630;
 
 /// Which layers of an image are one tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,8 +61,43 @@ struct MergedStamp {
     schema: u32,
     /// The boot in which the tree was made.
     boot: Stamp,
-    /// Base first.
-    layers: Vec<DiffId>,
+    /// Base first, each once.
+    layers: Vec<MergedLayer>,
+}
+
+/// A layer, and which directory its tree was: one that is unpacked again is another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct MergedLayer {
+    diff_id: DiffId,
+    inode: u64,
+    /// When it was changed last, in seconds and nanoseconds: numbers are given again.
+    changed: (i64, i64),
+}
+
+impl MergedLayer {
+    fn of(disk: &Disk, diff_id: &DiffId) -> io::Result<Self> {
+        let found = fs::symlink_metadata(LayerFolder::of(disk, diff_id).tree())?;
+        Ok(Self {
+            diff_id: *diff_id,
+            inode: found.ino(),
+            changed: (found.ctime(), found.ctime_nsec()),
+        })
+    }
+
+    fn is_there(&self, disk: &Disk) -> bool {
+        Self::of(disk, &self.diff_id).is_ok_and(|now| now == *self)
+    }
+}
+
+/// What there is of a tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum There {
+    /// None, or one that no run uses.
+    Nothing,
+    /// It is of use.
+    Good,
+    /// Runs may use it, and nobody else is to: its layers are not those that there are now, or it does not say what it is.
+    Stale,
 }
 
 /// What is wrong with a tree, in words.
@@ -80,7 +119,7 @@ impl Merged {
     /// The tree, when it is there.
     pub(in crate::store) fn tree(&self, disk: &Disk) -> Option<PathBuf> {
         let tree = folder(disk, &self.chain).join("fs");
-        fs::symlink_metadata(&tree).is_ok().then_some(tree)
+        is_directory(&tree).then_some(tree)
     }
 }
 
@@ -113,21 +152,59 @@ pub(in crate::store) fn ensure(disk: &Disk, layers: &[DiffId]) -> Result<Option<
     let Some(merged) = Merged::of(layers) else {
         return Ok(None);
     };
-    if is_of_this_boot(disk, &merged.chain) {
-        return Ok(Some(merged));
+    let of_use = |there: There| (there == There::Good).then(|| merged.clone());
+    let there = find(disk, &merged.chain);
+    if there != There::Nothing {
+        return Ok(of_use(there));
     }
     let _single = Locks::of(disk).merging(&merged.chain)?;
-    if is_of_this_boot(disk, &merged.chain) {
-        return Ok(Some(merged));
+    let there = find(disk, &merged.chain);
+    if there != There::Nothing {
+        return Ok(of_use(there));
     }
-    match make(disk, &merged.chain, layers.get(..merged.layers).unwrap_or_default()) {
+    let below = once_each(layers.get(..merged.layers).unwrap_or_default());
+    match make(disk, &merged.chain, &below) {
         Err(StoreError::Io { source, .. } | StoreError::NoSpace { source, .. }) if can_do_without(&source) => Ok(None),
         made => made.map(|()| Some(merged)),
     }
 }
 
-fn is_of_this_boot(disk: &Disk, chain: &Digest) -> bool {
-    read_stamp(&folder(disk, chain)).is_some_and(|stamp| stamp.boot == *disk.boot())
+/// `layers`, base first, of which one that comes twice is seen where it is on top.
+fn once_each(layers: &[DiffId]) -> Vec<DiffId> {
+    let mut seen = BTreeSet::new();
+    let once = layers.iter().rev().filter(|layer| seen.insert(**layer));
+    let mut once: Vec<DiffId> = once.copied().collect();
+    once.reverse();
+    once
+}
+
+fn is_directory(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
+}
+
+fn find(disk: &Disk, chain: &Digest) -> There {
+    let folder = folder(disk, chain);
+    if !is_directory(&folder.join("fs")) {
+        return There::Nothing;
+    }
+    match read_stamp(&folder) {
+        Some(stamp) if stamp.boot != *disk.boot() => There::Nothing,
+        Some(stamp) if stamp.layers.iter().all(|layer| layer.is_there(disk)) => There::Good,
+        Some(_) | None => There::Stale,
+    }
+}
+
+/// Whether all files of the tree at `path`, a folder of `merged/`, are those of layers that are there.
+pub(in crate::store) fn is_of_layers(disk: &Disk, path: &Path) -> bool {
+    read_stamp(path).is_some_and(|stamp| stamp.layers.iter().all(|layer| layer.is_there(disk)))
+}
+
+/// The trees that have files of a layer, as folders below the root.
+pub(in crate::store) fn with_layer(disk: &Disk, layer: &DiffId) -> Vec<PathBuf> {
+    let folders = fs::read_dir(disk.path(FOLDER)).into_iter().flatten().flatten();
+    let is_in = |stamp: MergedStamp| stamp.layers.iter().any(|merged| merged.diff_id == *layer);
+    let found = folders.filter(|entry| read_stamp(&entry.path()).is_some_and(is_in));
+    found.map(|entry| Path::new(FOLDER).join(entry.file_name())).collect()
 }
 
 fn read_stamp(folder: &Path) -> Option<MergedStamp> {
@@ -136,12 +213,12 @@ fn read_stamp(folder: &Path) -> Option<MergedStamp> {
     (stamp.schema == 1).then_some(stamp)
 }
 
-/// Whether an error means that the file system has no room for the tree, no hard links, or a file with as many as there can be.
+/// Whether an error means that there are no hard links, or of a file as many as there can be, or that the disk or the kernel has no
+/// room for the tree.
 fn can_do_without(error: &io::Error) -> bool {
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::MLINK | Errno::PERM | Errno::XDEV | Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOSPC | Errno::DQUOT)
-    )
+    const NO_LINKS: [Errno; 5] = [Errno::MLINK, Errno::PERM, Errno::XDEV, Errno::OPNOTSUPP, Errno::NOSYS];
+    const NO_ROOM: [Errno; 5] = [Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|errno| NO_LINKS.contains(&errno) || NO_ROOM.contains(&errno))
 }
 
 /// The lock of the tree is held, and what has its name is of another boot.
@@ -149,15 +226,20 @@ fn make(disk: &Disk, chain: &Digest, layers: &[DiffId]) -> Result<(), StoreError
     let scratch = Scratch::new(disk)?;
     let staged = scratch.path().join(FOLDER);
     let target = folder(disk, chain);
-    let stamp = MergedStamp {
-        schema: 1,
-        boot: disk.boot().clone(),
-        layers: layers.to_vec(),
-    };
     let write = || {
+        let merged = layers.iter().map(|layer| MergedLayer::of(disk, layer));
+        let stamp = MergedStamp {
+            schema: 1,
+            boot: disk.boot().clone(),
+            layers: merged.collect::<io::Result<_>>()?,
+        };
         let root = staged.join("fs");
         fs::create_dir_all(&root)?;
         let root = File::open(root)?;
+        // There a link to a file of a lower layer copies the file.
+        if rustix::fs::fstatfs(&root)?.f_type == OVERLAYFS {
+            return Err(Errno::OPNOTSUPP.into());
+        }
         Layers::open(disk, layers)?.link_into(root.as_fd())?;
         fs::write(staged.join("stamp.json"), serde_json::to_vec(&stamp)?)?;
         fault::point(fault::Step::Merged)
@@ -185,20 +267,23 @@ pub(in crate::store) fn look(disk: &Disk, path: &Path) -> io::Result<Option<Wron
     if stamp.boot != *disk.boot() {
         return Ok(None);
     }
-    let chain = chain_id(&stamp.layers);
-    if path.file_name().and_then(OsStr::to_str).map(str::to_owned) != chain.map(|chain| chain.hex()) {
-        return Ok(Some(wrong("the layers that it is called by", "others".to_owned())));
-    }
-    for layer in &stamp.layers {
-        if fs::symlink_metadata(LayerFolder::of(disk, layer).tree()).is_err() {
+    for MergedLayer { diff_id, .. } in &stamp.layers {
+        if fs::symlink_metadata(LayerFolder::of(disk, diff_id).tree()).is_err() {
             return Ok(Some(wrong(
                 "layers that are there",
-                format!("layer {layer}, which is not"),
+                format!("layer {diff_id}, which is not"),
             )));
         }
     }
-    let root = File::open(path.join("fs"))?;
-    Layers::open(disk, &stamp.layers)?.compare(root.as_fd())
+    let root = match tree::open_directory(CWD, path.join("fs")) {
+        // It goes just now.
+        Err(Errno::NOENT) if fs::symlink_metadata(path).is_err() => return Ok(None),
+        Err(Errno::NOENT) => return Ok(Some(wrong("fs, a directory", "nothing".to_owned()))),
+        Err(Errno::NOTDIR | Errno::LOOP) => return Ok(Some(wrong("fs, a directory", "something else".to_owned()))),
+        other => other?,
+    };
+    let layers: Vec<DiffId> = stamp.layers.iter().map(|layer| layer.diff_id).collect();
+    Layers::open(disk, &layers)?.compare(root.as_fd())
 }
 
 /// The trees of layers, top first.
@@ -255,6 +340,7 @@ impl Layers {
         };
         for number in &level.layers {
             let Some(root) = self.0.get(*number) else { continue };
+            lock::beat();
             let directory = open_beneath(root, &level.path)?;
             for entry in Dir::read_from(&directory)? {
                 let entry = entry?;
@@ -301,7 +387,6 @@ impl Layers {
     fn walk(&self, visit: &mut dyn FnMut(&Level, &Opened) -> io::Result<bool>) -> io::Result<()> {
         let mut pending = vec![self.root()];
         while let Some(level) = pending.pop() {
-            lock::beat();
             let opened = self.read(&level)?;
             if !visit(&level, &opened)? {
                 return Ok(());
@@ -325,6 +410,7 @@ impl Layers {
         self.walk(&mut |level, opened| {
             let here = open_beneath(root, &level.path)?;
             for (name, piece) in &opened.pieces {
+                lock::beat();
                 match piece {
                     Piece::Directory { layers, .. } => {
                         let top = layers.first().copied().unwrap_or_default();
@@ -344,6 +430,15 @@ impl Layers {
 
     /// The first difference between the whole and what is in `root`.
     fn compare(&self, root: BorrowedFd<'_>) -> io::Result<Option<Wrong>> {
+        if let Some(top) = self.0.first() {
+            let (expected, got) = (rustix::fs::fstat(top)?.st_mode, rustix::fs::fstat(root)?.st_mode);
+            if expected != got {
+                return Ok(Some(Wrong {
+                    expected: format!("its root with mode {:o}", expected & 0o7777),
+                    got: format!("{:o}", got & 0o7777),
+                }));
+            }
+        }
         let mut wrong = None;
         self.walk(&mut |level, opened| {
             let here = open_beneath(root, &level.path)?;

@@ -430,3 +430,25 @@ fn a_tree_of_several_layers_goes_with_the_last_image_that_needs_it_and_frees_no_
     assert_eq!(collect(&store, Keep::ImagesOnly, false).merged, 1);
     assert_eq!(fs::read_dir(store.root().join("merged")).unwrap().count(), 0);
 }
+
+#[test]
+fn an_eviction_that_ends_halfway_leaves_no_tree_of_layers_that_are_gone() {
+    let names: Vec<String> = (0..30).map(|number| format!("many/{number}")).collect();
+    let layers: Vec<[(&str, usize); 1]> = names.iter().map(|name| [(name.as_str(), 10)]).collect();
+    let layers: Vec<&[(&str, usize)]> = layers.iter().map(|layer| layer.as_slice()).collect();
+    let mut gone = 0;
+    for after in (0..96).step_by(6) {
+        let (_scratch, store) = store();
+        let image = examples::image(&store, &layers);
+        store.images().settle(&image).unwrap();
+        fault::FAIL.set(Some((fault::Step::Evicted, after)));
+        let evicted = evict(&store, &doomed(&[&image]));
+        fault::FAIL.set(None);
+        assert!(evicted.is_err(), "{after}");
+        let trees = fs::read_dir(store.root().join("merged")).unwrap().count();
+        let left = fs::read_dir(store.root().join("layers")).unwrap().count();
+        assert!(trees == 0 || left == layers.len(), "{after}: {trees} {left}");
+        gone += layers.len() - left;
+    }
+    assert!(gone > 0, "no layer went");
+}

@@ -105,3 +105,29 @@ fn a_damaged_layer_goes_with_the_trees_that_have_its_files_and_no_others() {
     assert_eq!(fs::read(merged.join("fs/many/3")).unwrap(), b"xxxxxxxxxx");
     assert!(store.integrity().look(None, &Silent).unwrap().findings.is_empty());
 }
+
+#[test]
+fn a_damaged_layer_takes_its_trees_along_where_no_snapshot_says_which() {
+    let (_scratch, store) = store();
+    let (image, merged) = of_many_layers(&store, "a:1", "top");
+    drop(store.locks().lease(&image).unwrap());
+    let layers = store.images().open(&image).unwrap().config.rootfs.diff_ids;
+    fs::write(store.trees().path(&layers[3]).join("many/3"), "damaged").unwrap();
+    fs::write(
+        store.root().join("snapshots").join(format!("{}.json", image.hex())),
+        "{",
+    )
+    .unwrap();
+    let mut findings = store.integrity().look(None, &Silent).unwrap().findings;
+    // Somebody runs it all the same, who read the snapshot before.
+    let lease = in_use(&store, &image);
+    mend(&store, &mut findings);
+    assert!(merged.exists() && store.trees().path(&layers[3]).exists());
+    drop(lease);
+    let mut findings = store.integrity().look(None, &Silent).unwrap().findings;
+    mend(&store, &mut findings);
+    assert!(!merged.exists());
+    store.images().restore(&image).unwrap();
+    assert_eq!(fs::read(merged.join("fs/many/3")).unwrap(), b"xxxxxxxxxx");
+    assert!(store.integrity().look(None, &Silent).unwrap().findings.is_empty());
+}

@@ -256,6 +256,7 @@ fn nobody_needs_the_tree() {
         (Errno::XDEV, false),
         (Errno::NOSPC, false),
         (Errno::DQUOT, false),
+        (Errno::MFILE, false),
         (Errno::IO, true),
     ] {
         let (_scratch, store) = store();
@@ -299,7 +300,15 @@ fn an_image_whose_root_hides_what_is_below_it_is_left_as_it_is() {
 #[test]
 fn each_way_in_which_a_tree_differs_is_found() {
     type Damage = fn(&Path);
-    let damages: [(&str, Damage); 6] = [
+    let damages: [(&str, Damage); 9] = [
+        ("fs, a directory, got nothing", |tree| fs::remove_dir_all(tree).unwrap()),
+        ("fs, a directory, got something else", |tree| {
+            fs::remove_dir_all(tree).unwrap();
+            std::os::unix::fs::symlink("/", tree).unwrap();
+        }),
+        ("its root with mode 755, got 700", |tree| {
+            fs::set_permissions(tree, fs::Permissions::from_mode(0o700)).unwrap();
+        }),
         ("shared/a as in its layer, got nothing", |tree| {
             fs::remove_file(tree.join("shared/a")).unwrap()
         }),
@@ -331,11 +340,80 @@ fn each_way_in_which_a_tree_differs_is_found() {
     let (_scratch, store) = store();
     let snapshot = store.images().prepare(&many(&store, "a")).unwrap();
     let tree = tree_of(&store, &snapshot);
-    let other = tree.parent().unwrap().with_file_name("0".repeat(64));
-    fs::rename(tree.parent().unwrap(), &other).unwrap();
-    assert_eq!(look(&store.disk, &other).unwrap().unwrap().got, "others");
+    fs::remove_dir_all(tree.parent().unwrap()).unwrap();
     assert!(
         look(&store.disk, tree.parent().unwrap()).unwrap().is_none(),
         "gone is not wrong"
+    );
+}
+
+#[test]
+fn a_tree_without_its_files_is_made_again_and_one_that_does_not_say_what_it_is_stays() {
+    let (_scratch, store) = store();
+    let image = many(&store, "a");
+    let snapshot = store.images().prepare(&image).unwrap();
+    let tree = tree_of(&store, &snapshot);
+    for link in [false, true] {
+        fs::remove_dir_all(&tree).unwrap();
+        if link {
+            std::os::unix::fs::symlink("/", &tree).unwrap();
+        }
+        assert_eq!(store.images().trees(&snapshot), one_by_one(&store, &snapshot));
+        store.images().prepare(&image).unwrap();
+        assert!(tree_of(&store, &snapshot).join("shared/a").exists());
+    }
+    // Somebody may be running from it.
+    let made = fs::metadata(&tree).unwrap().ino();
+    fs::remove_file(tree.parent().unwrap().join("stamp.json")).unwrap();
+    let again = store.images().prepare(&image).unwrap();
+    assert_eq!((again.merged(), fs::metadata(&tree).unwrap().ino()), (None, made));
+}
+
+#[test]
+fn nobody_new_uses_a_tree_whose_layer_was_unpacked_again() {
+    let (_scratch, store) = store();
+    let image = many(&store, "a");
+    let snapshot = store.images().prepare(&image).unwrap();
+    let (tree, layer) = (tree_of(&store, &snapshot), &snapshot.layers[0]);
+    let made = fs::metadata(&tree).unwrap().ino();
+    // By hand, as it was damaged.
+    let file = LayerFolder::of(&store.disk, layer).tree().join("shared/a");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o700)).unwrap();
+    fs::write(&file, "damaged").unwrap();
+    fs::remove_dir_all(LayerFolder::of(&store.disk, layer).path()).unwrap();
+    let again = store.images().prepare(&image).unwrap();
+    assert_eq!((again.merged(), fs::metadata(&tree).unwrap().ino()), (None, made));
+    assert_eq!(shown(store.images().trees(&again))["shared/a"], "file 100755 shared/a");
+    let wrong = look(&store.disk, tree.parent().unwrap()).unwrap().unwrap();
+    assert_eq!(wrong.got, "something else");
+    assert!(!is_of_layers(&store.disk, tree.parent().unwrap()));
+    assert_eq!(
+        with_layer(&store.disk, layer),
+        [name(&Merged::of(&snapshot.layers).unwrap().chain)]
+    );
+    assert!(with_layer(&store.disk, snapshot.layers.last().unwrap()).is_empty());
+    // In the next boot nobody uses it.
+    let next = store.after_boot("next");
+    let restored = next.images().restore(&image.digest).unwrap();
+    assert!(restored.merged().is_some() && fs::metadata(&tree).unwrap().ino() != made);
+}
+
+#[test]
+fn a_layer_that_an_image_has_many_times_is_read_once() {
+    let (_scratch, store) = store();
+    let layer = |number: usize| {
+        vec![
+            (format!("own/{number}"), Says::File(0o644)),
+            ("all".to_owned(), Says::File(0o600 + number as u32 % 8)),
+        ]
+    };
+    let mut layers: Vec<_> = (0..4).cycle().take(FEWEST + ON_TOP).map(layer).collect();
+    layers[2].push(("own/1".to_owned(), Says::Whiteout));
+    let snapshot = store.images().prepare(&image(&store, &layers)).unwrap();
+    let stamp = read_stamp(tree_of(&store, &snapshot).parent().unwrap()).unwrap();
+    assert_eq!(stamp.layers.len(), 5);
+    assert_eq!(
+        shown(store.images().trees(&snapshot)),
+        shown(one_by_one(&store, &snapshot))
     );
 }
