@@ -99,19 +99,12 @@ fn with_room<'a, T>(
     store: &'a Store,
     work: impl Fn(&Unpacked<'a>) -> Result<T, TransferError>,
 ) -> Result<Brought<T>, TransferError> {
-    let work = |target: Unpacked<'a>| match work(&target) {
-        Ok(image) => Ok(Brought {
-            image,
-            _noted: target.noted(),
-        }),
-        Err(error) => Err((error, target)),
-    };
-    let left = match work(Unpacked::of(store, Unpacking::OnTheWay)) {
+    let left = match once(store, Unpacking::OnTheWay, &work) {
         // Its room is not wanted while others go.
         Err((error, target)) if error.is_full() => target.left(),
         other => return other.map_err(|(error, _)| error),
     };
-    match work(Unpacked::of(store, Unpacking::AtTheEnd)) {
+    match once(store, Unpacking::AtTheEnd, &work) {
         // There is something that the file system does not tell, such as a quota, or how many files it can have. Once only: a
         // disk that is full again is full of what stays.
         Err((error, target)) if error.is_full() => {
@@ -119,11 +112,32 @@ fn with_room<'a, T>(
             let made = store.make_room(left)?;
             drop(target);
             match made {
-                true => work(Unpacked::of(store, Unpacking::OnTheWay)).map_err(|(error, _)| error),
+                true => once(store, Unpacking::OnTheWay, &work).map_err(|(error, _)| error),
                 false => Err(error),
             }
         }
         other => other.map_err(|(error, _)| error),
+    }
+}
+
+/// Does `work` once, for a new target, which comes back when it failed.
+///
+/// The target is made here and not given by the caller: rustc up to 1.96 takes two equal values that are moved into a call for one,
+/// also when the first call has changed and dropped it (rust-lang/rust#155241). A third try on a full disk freed the first one's
+/// memory again.
+#[inline(never)]
+fn once<'a, T>(
+    store: &'a Store,
+    unpacking: Unpacking,
+    work: &dyn Fn(&Unpacked<'a>) -> Result<T, TransferError>,
+) -> Result<Brought<T>, (TransferError, Unpacked<'a>)> {
+    let target = Unpacked::of(store, unpacking);
+    match work(&target) {
+        Ok(image) => Ok(Brought {
+            image,
+            _noted: target.noted(),
+        }),
+        Err(error) => Err((error, target)),
     }
 }
 
