@@ -31,6 +31,7 @@ use super::folder::LayerFolder;
 use super::opaque::is_opaque;
 use crate::oci::{DiffId, Digest, Hasher};
 use crate::store::disk::locks::Locks;
+use crate::store::disk::regular;
 use crate::store::disk::scratch::Scratch;
 use crate::store::disk::stamp::Stamp;
 use crate::store::disk::Disk;
@@ -42,6 +43,8 @@ pub(in crate::store) const FOLDER: &str = "merged";
 const ON_TOP: usize = 4;
 /// Fewest layers that are worth a tree.
 const FEWEST: usize = 20;
+/// A hundred bytes for each layer.
+const MOST_OF_A_STAMP: u64 = 64 << 10;
 /// statfs(2), `OVERLAYFS_SUPER_MAGIC`.
 const OVERLAYFS: rustix::fs::FsWord = 0x794c_7630;
 
@@ -208,7 +211,7 @@ pub(in crate::store) fn with_layer(disk: &Disk, layer: &DiffId) -> Vec<PathBuf> 
 }
 
 fn read_stamp(folder: &Path) -> Option<MergedStamp> {
-    let json = fs::read(folder.join("stamp.json")).ok()?;
+    let json = regular::read(CWD, &folder.join("stamp.json"), MOST_OF_A_STAMP).ok()?;
     let stamp: MergedStamp = serde_json::from_slice(&json).ok()?;
     (stamp.schema == 1).then_some(stamp)
 }

@@ -300,7 +300,12 @@ fn an_image_whose_root_hides_what_is_below_it_is_left_as_it_is() {
 #[test]
 fn each_way_in_which_a_tree_differs_is_found() {
     type Damage = fn(&Path);
-    let damages: [(&str, Damage); 9] = [
+    let damages: [(&str, Damage); 10] = [
+        ("stamp.json, which says of which layers it is, got none", |tree| {
+            let stamp = tree.parent().unwrap().join("stamp.json");
+            fs::remove_file(&stamp).unwrap();
+            rustix::fs::mkfifoat(CWD, &stamp, Mode::RWXU).unwrap();
+        }),
         ("fs, a directory, got nothing", |tree| fs::remove_dir_all(tree).unwrap()),
         ("fs, a directory, got something else", |tree| {
             fs::remove_dir_all(tree).unwrap();
