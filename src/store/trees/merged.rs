@@ -23,12 +23,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{chmodat, fchmod, linkat, mkdirat, openat2, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, CWD};
+use rustix::fs::{chmodat, fchmod, linkat, mkdirat, openat2, AtFlags, Dir, FileType, Mode, OFlags, CWD};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::folder::LayerFolder;
 use super::opaque::is_opaque;
+use super::stack::{beneath, join};
 use crate::oci::{DiffId, Digest, Hasher};
 use crate::store::disk::locks::Locks;
 use crate::store::disk::regular;
@@ -485,18 +486,10 @@ fn difference(level: &Level, opened: &Opened, here: &OwnedFd) -> io::Result<Opti
     Ok(None)
 }
 
-fn join(parent: &str, name: &str) -> String {
-    match parent {
-        "" => name.to_owned(),
-        _ => format!("{parent}/{name}"),
-    }
-}
-
 fn open_beneath(root: impl AsFd, path: &str) -> io::Result<OwnedFd> {
     let path = if path.is_empty() { "." } else { path };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    Ok(openat2(root, path, flags, Mode::empty(), resolve)?)
+    Ok(openat2(root, path, flags, Mode::empty(), beneath())?)
 }
 
 #[cfg(test)]

@@ -294,14 +294,16 @@ impl LayerStack {
     }
 }
 
-fn join(parent: &str, name: &str) -> String {
+/// The path of a name in a directory.
+pub(super) fn join(parent: &str, name: &str) -> String {
     match parent {
         "" => name.to_owned(),
         _ => format!("{parent}/{name}"),
     }
 }
 
-fn beneath() -> ResolveFlags {
+/// The kernel follows no link, and leaves no tree.
+pub(super) fn beneath() -> ResolveFlags {
     ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS
 }
 
