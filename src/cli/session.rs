@@ -92,12 +92,35 @@ impl Session {
         }
     }
 
-    /// Writes an event into the journal. Losing it never fails a command. What failed while a signal ends the command says
-    /// nothing of the image: it is not written.
+    /// Writes an event into the journal. Losing it never fails a command.
     pub(super) fn record(&self, event: &Event<'_>) {
-        if event.status == "failed" && event.kind != EventKind::Run && self.store.check_not_ending().is_err() {
-            return;
+        if is_worth_writing(event, || self.store.check_not_ending().is_err()) {
+            let _ = journal::append(self.store.root(), event);
         }
-        let _ = journal::append(self.store.root(), event);
+    }
+}
+
+/// Whether an event says something: what failed while a signal ends the command says nothing of the image. A run knows by itself
+/// how it ended.
+fn is_worth_writing(event: &Event<'_>, is_ending: impl FnOnce() -> bool) -> bool {
+    event.status != "failed" || event.kind == EventKind::Run || !is_ending()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_while_a_signal_ends_the_command_is_not_written_but_of_a_run() {
+        for (kind, status, is_ending, expected) in [
+            (EventKind::Pull, "failed", true, false),
+            (EventKind::Pull, "failed", false, true),
+            (EventKind::Pull, "ok", true, true),
+            (EventKind::Run, "failed", true, true),
+        ] {
+            let event = Event::of(kind, 0, "a:1", status);
+            let is_written = is_worth_writing(&event, || is_ending);
+            assert_eq!(is_written, expected, "{status} {is_ending}");
+        }
     }
 }

@@ -68,31 +68,11 @@ fn doomed(inventory: &Inventory, rules: Rules<'_>) -> Doomed {
 /// What goes with `images` and `files`, by kind, and the bytes of it.
 fn counted(inventory: &Inventory, images: &BTreeSet<Digest>, files: &[PathBuf]) -> GarbageReport {
     let files: BTreeSet<&PathBuf> = files.iter().collect();
-    let (mut goes, mut stays): (BTreeSet<usize>, BTreeSet<usize>) = Default::default();
-    for image in inventory.images.iter().chain(&inventory.nameless) {
-        let of = if images.contains(&image.digest) {
-            &mut goes
-        } else {
-            &mut stays
-        };
-        of.extend(&image.parts);
-    }
-    for kept in &inventory.remembered {
-        let of = if files.contains(&kept.file) {
-            &mut goes
-        } else {
-            &mut stays
-        };
-        of.extend(&kept.parts);
-    }
     let mut report = GarbageReport {
         snapshots: images.len() as u64,
         ..GarbageReport::default()
     };
-    for part in goes
-        .difference(&stays)
-        .filter_map(|number| inventory.parts.get(*number))
-    {
+    for part in inventory.needed_by_these_alone(images, &files) {
         report.bytes += part.bytes;
         match part.what {
             PartName::Blob(_) => report.blobs += 1,

@@ -18,6 +18,8 @@ use crate::sys::replace::Replacement;
 
 /// The folder of stamps. A store of an older gantry has none.
 const STAMPS: &str = "stamps";
+/// Read at a time: few enough to stay in the second-level cache.
+const CHUNK: usize = 256 << 10;
 
 /// A folder of files that are called by what they contain.
 #[derive(Debug, Clone, Copy)]
@@ -120,13 +122,19 @@ pub(in crate::store) fn sweep_stamps(disk: &Disk) {
 }
 
 /// The digest of what is left to read of a file.
-pub(in crate::store) fn hash(mut file: File) -> io::Result<Digest> {
+pub(in crate::store) fn hash(file: File) -> io::Result<Digest> {
     let mut hasher = Hasher::new();
-    let mut chunk = vec![0; 256 << 10];
+    read_in_chunks(file, &mut |chunk| hasher.update(chunk))?;
+    Ok(hasher.digest())
+}
+
+/// Calls `each` with what is left to read of a file, part by part.
+pub(in crate::store) fn read_in_chunks(mut file: File, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+    let mut chunk = vec![0; CHUNK];
     loop {
         match file.read(&mut chunk) {
-            Ok(0) => return Ok(hasher.digest()),
-            Ok(count) => hasher.update(chunk.get(..count).unwrap_or_default()),
+            Ok(0) => return Ok(()),
+            Ok(count) => each(chunk.get(..count).unwrap_or_default()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }

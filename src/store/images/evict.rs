@@ -103,8 +103,6 @@ fn set_aside(
         None => BTreeSet::new(),
     };
     let inventory = before.again(disk)?;
-    let mut goes: BTreeSet<usize> = BTreeSet::new();
-    let mut stays: BTreeSet<usize> = BTreeSet::new();
     let every = || inventory.images.iter().chain(&inventory.nameless);
     // Of one that another process took meanwhile nothing is left: it does not go twice.
     let has = |name: String| disk.path(name).exists();
@@ -118,22 +116,6 @@ fn set_aside(
         .map(|(digest, _)| *digest)
         .filter(|digest| there.contains(digest))
         .collect();
-    for image in every() {
-        let of = if images.contains(&image.digest) {
-            &mut goes
-        } else {
-            &mut stays
-        };
-        of.extend(&image.parts);
-    }
-    for kept in &inventory.remembered {
-        let of = if remembered.contains(&kept.file) {
-            &mut goes
-        } else {
-            &mut stays
-        };
-        of.extend(&kept.parts);
-    }
     for image in every().filter(|image| images.contains(&image.digest)) {
         image.names.iter().try_for_each(|name| names.forget(name))?;
         unnamed::forget(disk, &image.digest)?;
@@ -151,9 +133,7 @@ fn set_aside(
         Some(_) => loose(disk, &inventory, &doomed.loose, &mut aside)?,
         None => Vec::new(),
     };
-    let going = goes
-        .difference(&stays)
-        .filter_map(|number| inventory.parts.get(*number));
+    let going = inventory.needed_by_these_alone(&images, &remembered);
     let mut going: Vec<&PartName> = going.map(|part| &part.what).collect();
     // Trees of several layers first: who ends in between leaves none whose layers are gone.
     going.sort_by_key(|what| !matches!(what, PartName::Merged(_)));

@@ -198,6 +198,25 @@ impl Inventory {
         Self::of(disk, tally.taken, tally.count, &Known::default())
     }
 
+    /// The parts that nothing needs but `images` and the `remembered` files below the root: what goes with them.
+    pub fn needed_by_these_alone(
+        &self,
+        images: &BTreeSet<Digest>,
+        remembered: &BTreeSet<&PathBuf>,
+    ) -> impl Iterator<Item = &StoredPart> {
+        let (mut goes, mut stays) = (BTreeSet::<usize>::new(), BTreeSet::<usize>::new());
+        let of_images = self.images.iter().chain(&self.nameless);
+        let of_images = of_images.map(|image| (images.contains(&image.digest), &image.parts));
+        let of_builds = self.remembered.iter();
+        let of_builds = of_builds.map(|kept| (remembered.contains(&kept.file), &kept.parts));
+        for (is_doomed, parts) in of_images.chain(of_builds) {
+            let of = if is_doomed { &mut goes } else { &mut stays };
+            of.extend(parts);
+        }
+        let alone = goes.into_iter().filter(move |part| !stays.contains(part));
+        alone.filter_map(|number| self.parts.get(number))
+    }
+
     /// Looks at what may have changed since this one was taken: who keeps what, and what is there. Documents that were read
     /// are not read again, as they never change; nothing is counted.
     pub(in crate::store) fn again(&self, disk: &Disk) -> Result<Self, StoreError> {

@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +19,7 @@ use super::tree_difference::TreeDifference;
 use crate::oci::{DiffId, Digest, Hasher};
 use crate::policy::Sample;
 use crate::progress::{Progress, Silent};
+use crate::store::content::whole::read_in_chunks;
 use crate::store::disk::locks::Locks;
 use crate::store::disk::regular::{self, Unread};
 use crate::store::disk::Disk;
@@ -28,8 +29,6 @@ use crate::store::trees::merged;
 use crate::store::{io_error, StoreError};
 use crate::sys::{pool, tree};
 
-/// Read at a time: few enough to stay in the second-level cache.
-const CHUNK: usize = 256 << 10;
 /// A `stamp.json` has half a kilobyte.
 const MOST_OF_A_STAMP: u64 = 64 << 10;
 
@@ -314,19 +313,13 @@ impl Reading<'_> {
             .map_or(Seen::Fine, |found| Seen::wrong(found.expected, found.got)))
     }
 
-    fn hash(&self, mut file: File) -> io::Result<Digest> {
-        let (mut hasher, mut chunk) = (Hasher::new(), vec![0; CHUNK]);
-        loop {
-            match file.read(&mut chunk) {
-                Ok(0) => return Ok(hasher.digest()),
-                Ok(count) => {
-                    hasher.update(chunk.get(..count).unwrap_or_default());
-                    self.count(count as u64);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+    fn hash(&self, file: File) -> io::Result<Digest> {
+        let mut hasher = Hasher::new();
+        read_in_chunks(file, &mut |chunk| {
+            hasher.update(chunk);
+            self.count(chunk.len() as u64);
+        })?;
+        Ok(hasher.digest())
     }
 
     fn count(&self, bytes: u64) {

@@ -6,15 +6,12 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::oci::Digest;
 use crate::store::content::whole;
-
-/// Read at a time: few enough to stay in the second-level cache.
-const CHUNK: usize = 256 << 10;
 
 /// What the contents of a file are called: a field of its entry, named by how it was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,16 +69,10 @@ impl FileHasher {
 }
 
 /// The digest of what is left to read of a file, as a listing of today names it.
-pub(super) fn blake3_of(mut file: File) -> io::Result<FileDigest> {
-    let (mut hasher, mut chunk) = (FileHasher::default(), vec![0; CHUNK]);
-    loop {
-        match file.read(&mut chunk) {
-            Ok(0) => return Ok(hasher.digest()),
-            Ok(count) => hasher.update(chunk.get(..count).unwrap_or_default()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
+pub(super) fn blake3_of(file: File) -> io::Result<FileDigest> {
+    let mut hasher = FileHasher::default();
+    whole::read_in_chunks(file, &mut |chunk| hasher.update(chunk))?;
+    Ok(hasher.digest())
 }
 
 /// The digest of what is left to read of a file, as a listing of an older gantry names it.
