@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::journal::{self, Event, EventKind};
 use crate::oci::Digest;
 use crate::policy::one_line;
-use crate::store::{RoomCall, RoomMade, RoomMaker, RoomNeeded, Store, StoreError};
+use crate::store::{Claim, RoomCall, RoomMade, RoomMaker, RoomNeeded, Store, StoreError};
 use crate::sys::clock;
 use crate::upkeep::eviction::{CacheLimits, EvictionPlan, OnlyHere};
 use crate::upkeep::room::{could_be_made, find_room, make_room, Coming, Effort};
@@ -26,18 +26,15 @@ pub fn cache_limits(config: &Config) -> CacheLimits {
 
 /// Makes room in a store within `limits`; `tell` is told what went, when something did.
 pub fn room_maker(limits: CacheLimits, tell: impl Fn(&EvictionPlan) + Send + Sync + 'static) -> RoomMaker {
-    RoomMaker::new(move |store, call, claim| {
-        if let RoomCall::Could(disk_lacks) = call {
-            let coming = Coming {
-                limits: CacheLimits::default(),
-                disk_lacks,
-                ..Coming::nothing(store, limits)
-            };
-            return Ok(RoomMade {
-                has_come: could_be_made(store, coming)?,
-                warning: None,
-            });
-        }
+    let could_make = move |store: &Store, disk_lacks| {
+        let coming = Coming {
+            limits: CacheLimits::default(),
+            disk_lacks,
+            ..Coming::nothing(store, limits)
+        };
+        could_be_made(store, coming)
+    };
+    let make = move |store: &Store, call, claim: Option<&Claim<'_>>| {
         let (wishes, effort) = wishes(store, limits, call)?;
         if wishes.is_empty() {
             return Ok(RoomMade::default());
@@ -55,14 +52,11 @@ pub fn room_maker(limits: CacheLimits, tell: impl Fn(&EvictionPlan) + Send + Syn
             RoomCall::After(came) if !done.is_enough_soon && !store.is_warmed() => {
                 Some(over_limits(&done, &limits, "holds", came.as_ref()))
             }
-            RoomCall::After(_)
-            | RoomCall::Before(..)
-            | RoomCall::Could(_)
-            | RoomCall::Passing(_)
-            | RoomCall::Full(_) => None,
+            RoomCall::After(_) | RoomCall::Before(..) | RoomCall::Passing(_) | RoomCall::Full(_) => None,
         };
         Ok(RoomMade { has_come, warning })
-    })
+    };
+    RoomMaker::new(make, could_make)
 }
 
 /// What room is made for upon a call; the first that can be fulfilled counts.
@@ -70,7 +64,7 @@ fn wishes(store: &Store, limits: CacheLimits, call: RoomCall) -> Result<(Vec<Com
     let nothing = Coming::nothing(store, limits);
     Ok(match call {
         RoomCall::Before(_, 0) | RoomCall::After(_) if !limits.are_set() => (Vec::new(), Effort::Most),
-        RoomCall::Passing(0) | RoomCall::Could(_) => (Vec::new(), Effort::Most),
+        RoomCall::Passing(0) => (Vec::new(), Effort::Most),
         RoomCall::Passing(disk_lacks) => {
             // No limit is about it, so that what nobody else has stays: it does not go for a copy that goes again.
             let coming = Coming {

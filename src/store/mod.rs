@@ -370,7 +370,7 @@ impl Store {
         match (reservation::lacks_for(&self.disk, bytes), &self.maker) {
             (0, _) => Ok(true),
             (_, None) => Ok(false),
-            (lacks, Some(maker)) => Ok(maker.make(self, RoomCall::Could(lacks), None)?.has_come),
+            (lacks, Some(maker)) => maker.could_make(self, lacks),
         }
     }
 

@@ -71,8 +71,6 @@ impl RoomNeeded {
 pub enum RoomCall {
     /// This is about to come, and the disk lacks so many bytes for it.
     Before(RoomNeeded, u64),
-    /// Nothing is made yet: could so many bytes that the disk lacks be had if all went that may?
-    Could(u64),
     /// Something is about to come that goes again, and the disk lacks so many bytes for it. No limit of the store is about it, and
     /// what nobody else has does not go for it.
     Passing(u64),
@@ -85,7 +83,7 @@ pub enum RoomCall {
 /// What came of making room.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RoomMade {
-    /// Whether something went, or the disk has what it lacked; of what is only asked, whether it could.
+    /// Whether something went, or the disk has what it lacked.
     pub has_come: bool,
     /// What the user should know of limits that the store is over all the same.
     pub warning: Option<String>,
@@ -94,16 +92,31 @@ pub struct RoomMade {
 /// Takes out of a store what may go.
 type Maker = dyn Fn(&Store, RoomCall, Option<&Claim<'_>>) -> Result<RoomMade, StoreError> + Send + Sync;
 
+/// Says whether so many bytes that the disk lacks could be had if all went that may. Nothing goes.
+type Foresight = dyn Fn(&Store, u64) -> Result<bool, StoreError> + Send + Sync;
+
 /// Who makes room in a store.
 #[derive(Clone)]
-pub struct RoomMaker(Arc<Maker>);
+pub struct RoomMaker {
+    make: Arc<Maker>,
+    could_make: Arc<Foresight>,
+}
 
 impl RoomMaker {
-    /// One that does `make`, which is given the claim to what the disk lacks.
+    /// One that does `make`, which is given the claim to what the disk lacks; `could_make` says without anything going whether so
+    /// many bytes that the disk lacks could be had.
     pub fn new(
         make: impl Fn(&Store, RoomCall, Option<&Claim<'_>>) -> Result<RoomMade, StoreError> + Send + Sync + 'static,
+        could_make: impl Fn(&Store, u64) -> Result<bool, StoreError> + Send + Sync + 'static,
     ) -> Self {
-        Self(Arc::new(make))
+        Self {
+            make: Arc::new(make),
+            could_make: Arc::new(could_make),
+        }
+    }
+
+    pub(super) fn could_make(&self, store: &Store, lacks: u64) -> Result<bool, StoreError> {
+        (self.could_make)(store, lacks)
     }
 
     pub(super) fn make(
@@ -112,7 +125,7 @@ impl RoomMaker {
         call: RoomCall,
         claim: Option<&Claim<'_>>,
     ) -> Result<RoomMade, StoreError> {
-        (self.0)(store, call, claim)
+        (self.make)(store, call, claim)
     }
 }
 
@@ -355,7 +368,7 @@ mod tests {
             Reservation::begin(&store.disk, &BTreeSet::new()).unwrap(),
             needed(120 * unit, 120 * unit),
         )));
-        let store = store.making_room_by(RoomMaker::new(move |store, _, claim| {
+        let make = move |store: &Store, _, claim: Option<&Claim<'_>>| {
             let claim = claim.unwrap();
             let lacks = claim.lacks().unwrap();
             assert!(lacks > 40 * unit && claim.promise().unwrap() / unit == lacks / unit);
@@ -367,7 +380,8 @@ mod tests {
                 has_come,
                 warning: None,
             })
-        }));
+        };
+        let store = store.making_room_by(RoomMaker::new(make, |_, _| Ok(false)));
         let room = store.reserve(needed(200 * unit, 200 * unit), &BTreeSet::new()).unwrap();
         assert_eq!(promised(&store.disk, None).likely, 200 * unit);
         drop(room);
@@ -410,11 +424,9 @@ mod tests {
         )));
         let asked = Arc::new(Mutex::new(Vec::new()));
         let told = Arc::clone(&asked);
-        let store = store.making_room_by(RoomMaker::new(move |_, call, _| {
-            let (wanted, lacks) = match call {
-                RoomCall::Before(wanted, lacks) => (wanted, lacks),
-                RoomCall::Could(_) => return Ok(RoomMade::default()),
-                other => panic!("{other:?}"),
+        let make = move |_: &Store, call, _: Option<&Claim<'_>>| {
+            let RoomCall::Before(wanted, lacks) = call else {
+                panic!("{call:?}")
             };
             told.lock().unwrap().push(wanted.likely / unit);
             let has_come = lacks <= evictable && other.lock().unwrap().take().is_some();
@@ -422,7 +434,8 @@ mod tests {
                 has_come,
                 warning: None,
             })
-        }));
+        };
+        let store = store.making_room_by(RoomMaker::new(make, |_, _| Ok(false)));
         let wanted = RoomNeeded {
             least: 200 * unit,
             ..needed(100 * unit, 400 * unit)

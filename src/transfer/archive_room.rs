@@ -118,7 +118,7 @@ mod tests {
 
     use super::*;
     use crate::store::tests::store;
-    use crate::store::{RoomCall, RoomMade, RoomMaker};
+    use crate::store::{Claim, RoomCall, RoomMade, RoomMaker};
     use crate::sys::space;
 
     /// Bytes that are promised in `store`.
@@ -136,11 +136,12 @@ mod tests {
         let (_scratch, store) = store();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let told = Arc::clone(&asked);
-        let store = store.making_room_by(RoomMaker::new(move |store, call, _| {
+        let make = move |store: &Store, call, _: Option<&Claim<'_>>| {
             assert_eq!(call, RoomCall::Passing(0));
             told.lock().unwrap().push(promised(store));
             Ok(RoomMade::default())
-        }));
+        };
+        let store = store.making_room_by(RoomMaker::new(make, |_, _| Ok(false)));
         let mut room = ArchiveRoom::new(&store, expected);
         for (says, comes) in files {
             let passed = room.pass(io::repeat(0).take(*comes), *says, |content| {

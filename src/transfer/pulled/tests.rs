@@ -11,7 +11,7 @@ use crate::oci::{DiffId, Digest};
 use crate::progress::Silent;
 use crate::store::tests::examples::{image, image_that_says, put, tar};
 use crate::store::tests::store;
-use crate::store::{Count, RoomCall, RoomMade, RoomMaker, StoreError};
+use crate::store::{Claim, Count, RoomCall, RoomMade, RoomMaker, StoreError};
 use crate::sys::fault::{Step, ERRNO, FAIL};
 
 /// A store that is far away, and says what was asked of it.
@@ -242,7 +242,7 @@ fn what_has_come_is_no_garbage_while_a_pull_makes_room_for_its_last_try() {
     let told = Arc::clone(&made);
     // A quota: nobody is told of it before a file cannot be made, at the first and at the second try.
     ERRNO.set(Some(rustix::io::Errno::DQUOT));
-    let maker = RoomMaker::new(move |store, call, _| {
+    let make = move |store: &Store, call, _: Option<&Claim<'_>>| {
         match call {
             RoomCall::Before(..) if !told.load(Ordering::Relaxed) => FAIL.set(Some((Step::Tree, 0))),
             RoomCall::Full(_) => {
@@ -255,10 +255,11 @@ fn what_has_come_is_no_garbage_while_a_pull_makes_room_for_its_last_try() {
                     warning: None,
                 });
             }
-            RoomCall::Before(..) | RoomCall::Could(_) | RoomCall::Passing(_) | RoomCall::After(_) => {}
+            RoomCall::Before(..) | RoomCall::Passing(_) | RoomCall::After(_) => {}
         }
         Ok(RoomMade::default())
-    });
+    };
+    let maker = RoomMaker::new(make, |_, _| Ok(false));
     let here = empty(&scratch, "here").making_room_by(maker);
     let pulled = pull(&here, &from, &wanted);
     ERRNO.set(None);
