@@ -59,16 +59,15 @@ mod images;
 mod integrity;
 mod key;
 mod make;
+mod new_store;
 mod place;
 mod reservation;
 mod trees;
 mod usage;
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -106,7 +105,7 @@ use disk::{scratch, Disk};
 use images::{evict, gc};
 use reservation::Asked;
 
-use crate::oci::{Digest, LAYOUT_VERSION};
+use crate::oci::Digest;
 use crate::sys::space;
 
 /// The folder of what is known of registries. A store of an older gantry has none.
@@ -119,27 +118,6 @@ const VERSION: &str = "gantry store 1\n";
 const MOST_OF_A_VERSION: u64 = 4096;
 /// How often room is made for the same bytes.
 const ROOM_TRIES: usize = 4;
-
-/// The folders of a new store.
-const FOLDERS: [&str; 13] = [
-    "blobs/sha256",
-    "refs/_local",
-    "unnamed",
-    "layers",
-    "snapshots",
-    "downloads",
-    "partial",
-    "leases",
-    "locks",
-    "stamps",
-    "tmp",
-    crate::journal::FOLDER,
-    "memo",
-];
-/// What else is in a store before its version is.
-const BESIDE: [&str; 4] = ["oci-layout", "index.json", "scaffold", "tools"];
-/// What is in an empty directory that is a disk of its own.
-const OF_A_DISK: &str = "lost+found";
 
 /// A store; cheap to open and to clone, safe to use from several threads and processes at once.
 #[derive(Debug, Clone)]
@@ -164,16 +142,19 @@ impl Store {
             is_warmed: false,
         };
         let version = root.join("version");
-        match read_version(&version) {
+        let found = match read_version(&version) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                new_store::create(&store.disk)?;
+                read_version(&version)
+            }
+            found => found,
+        };
+        match found {
             Ok((text, found)) if text == VERSION => place::check(root, &found).map(|()| store),
             Ok((got, _)) => Err(StoreError::Version {
                 path: root.to_owned(),
                 got: got.chars().take(100).collect(),
             }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                store.create()?;
-                Ok(store)
-            }
             Err(source) => Err(io_error("read", &version)(source)),
         }
     }
@@ -533,51 +514,6 @@ impl Store {
         waiting: &mut dyn FnMut(),
     ) -> Result<GarbageReport, StoreError> {
         gc::remove(&self.disk, rules, patience, waiting)
-    }
-
-    /// Makes an empty store. Idempotent: two processes may do it at once, and one may have been killed half-way.
-    fn create(&self) -> Result<(), StoreError> {
-        self.disk.make_root()?;
-        self.check_free()?;
-        self.disk.make_folder("tmp")?;
-        if let Err(refused) = place::check_new(self.root()) {
-            // Only when they are empty.
-            let _ = fs::remove_dir(self.disk.path("tmp")).and_then(|()| fs::remove_dir(self.root()));
-            return Err(refused);
-        }
-        for folder in FOLDERS {
-            self.disk.make_folder(folder)?;
-        }
-        self.disk
-            .write_atomically(Path::new("oci-layout"), LAYOUT_VERSION.as_bytes())?;
-        if !self.disk.path("index.json").exists() {
-            self.names().write_index()?;
-        }
-        // Last: its presence says that all of the above is there.
-        self.disk.write_atomically(Path::new("version"), VERSION.as_bytes())
-    }
-
-    /// Whether a store may be made at the root: nothing is there but what another process makes of the same store just now,
-    /// or was making when it was killed. Hidden files are those of file systems and file managers.
-    fn check_free(&self) -> Result<(), StoreError> {
-        let error = || io_error("read", self.root());
-        let of_a_store = |name: &OsStr| {
-            let folders = FOLDERS.iter().filter_map(|folder| folder.split('/').next());
-            folders
-                .chain(BESIDE)
-                .chain(["version", OF_A_DISK])
-                .any(|known| name == known)
-        };
-        for entry in fs::read_dir(self.root()).map_err(error())? {
-            let name = entry.map_err(error())?.file_name();
-            if !of_a_store(&name) && !name.as_bytes().starts_with(b".") {
-                return Err(StoreError::NotAStore {
-                    path: self.root().to_owned(),
-                    found: name,
-                });
-            }
-        }
-        Ok(())
     }
 }
 
