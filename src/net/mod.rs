@@ -181,15 +181,21 @@ impl Client {
         Self::with_patience(PATIENCE)
     }
 
-    /// For tests: gives up soon.
+    /// For tests: pauses for a moment only.
+    #[cfg(test)]
+    pub(crate) fn pausing_little() -> Self {
+        let pause = Duration::from_millis(1);
+        Self::with_patience(Patience { pause, ..PATIENCE }).unwrap()
+    }
+
+    /// For tests: gives up a silent server soon, as it does one that a machine under load is slow to run.
     #[cfg(test)]
     pub(crate) fn impatient() -> Self {
-        let short = Duration::from_millis(300);
-        let pause = Duration::from_millis(1);
+        let (stall, pause) = (Duration::from_secs(1), Duration::from_millis(1));
         Self::with_patience(Patience {
-            connect: short,
-            stall: short,
+            stall,
             pause,
+            ..PATIENCE
         })
         .unwrap()
     }

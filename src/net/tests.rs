@@ -40,7 +40,7 @@ fn answer(status: &str, headers: &str, body: &str) -> String {
 }
 
 fn client() -> Client {
-    Client::impatient()
+    Client::pausing_little()
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn gives_up_on_a_server_that_goes_silent() {
         });
     });
     // The first connection says nothing at all and is tried again, the second stops in the middle.
-    let mut body = client().stream(&url, 0).unwrap();
+    let mut body = Client::impatient().stream(&url, 0).unwrap();
     let mut text = Vec::new();
     assert!(body.read_to_end(&mut text).is_err());
     assert_eq!(text, b"hello ");

@@ -162,7 +162,7 @@ impl FakeArchive {
             security: mirror,
         };
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(now);
-        let relocked = relock(&store, &Client::impatient(), &variant(), &mirrors, now);
+        let relocked = relock(&store, &Client::pausing_little(), &variant(), &mirrors, now);
         let left = std::fs::read_dir(store.root().join("tmp")).unwrap().count();
         assert_eq!(left, 0, "scratch files are left");
         relocked

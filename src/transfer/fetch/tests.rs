@@ -35,13 +35,17 @@ fn answer(status: &str, headers: &str, said: usize, body: &str) -> Vec<u8> {
 }
 
 fn fetch_one(store: &Store, url: &str, contents: &[u8]) -> Result<Vec<File>, FetchError> {
+    fetch_by(Client::pausing_little(), store, url, contents)
+}
+
+fn fetch_by(client: Client, store: &Store, url: &str, contents: &[u8]) -> Result<Vec<File>, FetchError> {
     let item = FetchItem {
         name: "x".into(),
         url: Address::new(url),
         size: contents.len() as u64,
         sha256: Digest::of(contents),
     };
-    fetch(store, || Ok(Client::impatient()), &[item], &Silent)
+    fetch(store, || Ok(client.clone()), &[item], &Silent)
 }
 
 fn store() -> (tempfile::TempDir, Store) {
@@ -144,7 +148,7 @@ fn a_stalled_server_is_left_and_what_it_sent_is_kept() {
         }
         open
     });
-    assert!(fetch_one(&store, &url, b"hello world").is_ok());
+    assert!(fetch_by(Client::impatient(), &store, &url, b"hello world").is_ok());
     drop(server.join().unwrap());
 }
 

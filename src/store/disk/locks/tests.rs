@@ -178,7 +178,7 @@ fn a_holder_that_gets_on_is_waited_for() {
     let (_scratch, store) = store();
     let name = Flight::Tool("oven");
     let held = store.locks().exclusive(name, Task::silent("makes bread")).unwrap();
-    let stalled_after = Duration::from_millis(200);
+    let stalled_after = Duration::from_secs(1);
     let waiter = impatient(&store, WATCHDOG, stalled_after);
     let (done, ended) = channel();
     std::thread::spawn(move || {
