@@ -21,6 +21,11 @@ use crate::sandbox::{Signals, Stop};
 const RUN: &str = "run-";
 /// Between two looks for room: nobody notices it beside the start of a run, and a hundred that wait cost little.
 const BETWEEN: Duration = Duration::from_millis(20);
+/// How long a run that does not wait tries to come to its turn: who is at the gate and does not wait there has left it
+/// long before.
+const AT_THE_GATE: Duration = Duration::from_secs(1);
+/// A turn that comes so soon is not worth a word.
+const UNTOLD: Duration = Duration::from_millis(200);
 /// A file of a slot holds a number.
 const MOST_READ: u64 = 32;
 
@@ -152,12 +157,12 @@ impl Slots {
             source,
         };
         make(&directory).map_err(failed)?;
-        let gate = open_gate(&directory.join("gate")).map_err(failed)?;
+        let gate = Gate(open_gate(&directory.join("gate")).map_err(failed)?);
         let begun = Instant::now();
         let mut is_ours = false;
         let mut told = false;
         loop {
-            is_ours = is_ours || try_lock(&gate).map_err(failed)?;
+            is_ours = is_ours || try_lock(&gate.0).map_err(failed)?;
             let mut taken = String::from("others wait for one, too");
             if is_ours {
                 let others = look(&directory).map_err(failed)?;
@@ -166,14 +171,18 @@ impl Slots {
                     Some(said) => taken = said,
                 }
             }
-            let left = patience.saturating_sub(begun.elapsed());
+            let patient = match is_ours {
+                true => patience,
+                false => patience.max(AT_THE_GATE),
+            };
+            let left = patient.saturating_sub(begun.elapsed());
             if left.is_zero() {
                 return Err(SlotError::Full {
                     waited: patience,
                     taken,
                 });
             }
-            if !told {
+            if !told && (is_ours || begun.elapsed() >= UNTOLD) {
                 tell(&format!("a run slot for at most {patience:?}: {taken}"));
                 told = true;
             }
@@ -193,6 +202,16 @@ impl Slots {
             let [promised, total, memory] = [Bytes(others.memory), total, memory].map(as_given);
             format!("{promised} of {total} of memory are promised, and this run asks for {memory}")
         })
+    }
+}
+
+/// The lock of whoever is next.
+struct Gate(File);
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        // A copy of the descriptor, which a process that is being started has for a moment, would keep the lock.
+        let _ = flock(&self.0, FlockOperation::Unlock);
     }
 }
 
@@ -359,6 +378,36 @@ mod tests {
         fs::write(scratch.path().join("slots/run-dead"), "10\n").unwrap();
         let _slot = take(&one, scratch.path(), 10).unwrap();
         assert_eq!(files(scratch.path()), 1);
+    }
+
+    #[test]
+    fn a_run_that_does_not_wait_for_a_slot_waits_for_its_turn() {
+        let scratch = tempfile::tempdir().unwrap();
+        let two = slots(Some(2), None);
+        let first = take(&two, scratch.path(), 1).unwrap();
+        let at_the_gate = || {
+            let gate = Gate(open_gate(&scratch.path().join("slots/gate")).unwrap());
+            assert!(try_lock(&gate.0).unwrap());
+            gate
+        };
+        let gate = at_the_gate();
+        let (begun, refused) = (Instant::now(), take(&two, scratch.path(), 1).unwrap_err());
+        assert_eq!(refused.to_string(), "no run slot is free: others wait for one, too");
+        assert!(begun.elapsed() >= AT_THE_GATE);
+        drop(gate);
+
+        // Somebody who passes is nobody who waits. This machine may be slow to let it pass.
+        let passes = |_| {
+            let gate = at_the_gate();
+            std::thread::scope(|scope| {
+                let taken = scope.spawn(|| take(&two, scratch.path(), 1));
+                std::thread::sleep(BETWEEN);
+                drop(gate);
+                taken.join().unwrap().ok()
+            })
+        };
+        assert!((0..100).find_map(passes).is_some());
+        drop(first);
     }
 
     #[test]

@@ -18,10 +18,19 @@ fn of_many_layers(store: &Store, name: &str, top: &str) -> (Digest, PathBuf) {
 }
 
 /// What another process holds that runs an image.
-fn in_use(store: &Store, image: &Digest) -> fs::File {
+struct InUse(fs::File);
+
+fn in_use(store: &Store, image: &Digest) -> InUse {
     let lease = fs::File::create(store.root().join("leases").join(image.hex())).unwrap();
     rustix::fs::flock(&lease, rustix::fs::FlockOperation::LockShared).unwrap();
-    lease
+    InUse(lease)
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        // A program that another test starts at this moment has a copy.
+        rustix::fs::flock(&self.0, rustix::fs::FlockOperation::Unlock).unwrap();
+    }
 }
 
 fn mend(store: &Store, findings: &mut [Finding]) {
