@@ -12,6 +12,7 @@ pub(crate) mod packed;
 mod path;
 pub mod tar_reader;
 pub mod zip;
+mod zstd_decoder;
 
 pub(crate) use members::read_fuzzed_gzip;
 pub(crate) use path::check_foreign_path;

@@ -13,6 +13,7 @@ use std::io::{self, BufReader, Read};
 use super::ending::{Ending, Place};
 use super::members::MemberReader;
 use super::path::{check_foreign_path, PathProblem, WHITEOUT};
+use super::zstd_decoder::ZstdDecoder;
 use crate::oci::{Compression, DiffId, Hasher};
 use crate::policy::{ExtractionLimits, Kind};
 use crate::sys::cores;
@@ -194,6 +195,7 @@ pub fn read_layer(
     visit: &mut dyn FnMut(&str, Change<'_>) -> io::Result<()>,
 ) -> Result<DiffId, TarError> {
     let (packed, exceeded, damaged) = Default::default();
+    let mut decoder = ZstdDecoder::default();
     let _busy = cores::take_one();
     let (mut reader, mut magic) = (reader, [0u8; Compression::MAGIC]);
     let start = read_up_to(&mut reader, &mut magic).map_err(TarError::Read)?;
@@ -204,9 +206,8 @@ pub fn read_layer(
         // It reads ahead, and counts what it has used.
         Compression::Gzip => Box::new(MemberReader::new(stream, &packed)),
         Compression::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::new(counted(stream)).map_err(TarError::Read)?;
-            decoder.window_log_max(limits.window_log).map_err(TarError::Read)?;
-            Box::new(decoder)
+            let decoded = decoder.read(counted(stream), limits.window_log);
+            Box::new(decoded.map_err(TarError::Read)?)
         }
         Compression::Plain => Box::new(counted(stream)),
     };

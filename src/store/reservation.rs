@@ -371,7 +371,8 @@ mod tests {
         let make = move |store: &Store, _, claim: Option<&Claim<'_>>| {
             let claim = claim.unwrap();
             let lacks = claim.lacks().unwrap();
-            assert!(lacks > 40 * unit && claim.promise().unwrap() / unit == lacks / unit);
+            // Others write to this disk meanwhile.
+            assert!(lacks > 40 * unit && claim.promise().unwrap().abs_diff(lacks) < 10 * unit);
             let has_come = evictable.lock().unwrap().take().is_some();
             // Somebody asks when it is gone and before it is looked whether that was enough.
             let meanwhile = ask(store, needed(100 * unit, 100 * unit));

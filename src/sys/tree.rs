@@ -19,23 +19,40 @@ const AT_ONCE: usize = 4096;
 /// What `stat` counts blocks in, whatever those of the file system are.
 const BLOCK: u64 = 512;
 
+/// A name in a directory, and what the directory says of it. Not every file system says the kind, or the inode that a stat says.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Listed {
+    pub name: OsString,
+    pub inode: u64,
+    pub is_file: bool,
+}
+
 /// The names in a directory without `.` and `..`, in the order of their bytes. Stops after `most` and one more name, so a
 /// longer list than `most` means that there are too many.
 pub(crate) fn names(directory: impl AsFd, most: usize) -> io::Result<Vec<OsString>> {
-    let mut names = Vec::new();
+    Ok(list(directory, most)?.into_iter().map(|listed| listed.name).collect())
+}
+
+/// What is in a directory, as [`names`] has it.
+pub(crate) fn list(directory: impl AsFd, most: usize) -> io::Result<Vec<Listed>> {
+    let mut all = Vec::new();
     for entry in Dir::read_from(directory)? {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
         if name == b"." || name == b".." {
             continue;
         }
-        names.push(OsString::from_vec(name.to_vec()));
-        if names.len() > most {
+        all.push(Listed {
+            name: OsString::from_vec(name.to_vec()),
+            inode: entry.ino(),
+            is_file: entry.file_type() == FileType::RegularFile,
+        });
+        if all.len() > most {
             break;
         }
     }
-    names.sort_unstable();
-    Ok(names)
+    all.sort_unstable();
+    Ok(all)
 }
 
 /// What a name in a directory stands for. A link is one, wherever it leads.

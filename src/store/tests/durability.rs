@@ -355,6 +355,15 @@ fn what_a_foreign_layer_says_is_the_same_when_it_is_read_back() {
     add(tar::EntryType::Regular, "d/.wh..wh..opq", None, b"");
     add(tar::EntryType::Regular, ".wh.e", None, b"");
     add(tar::EntryType::Regular, "\u{e9} \"quoted\"\n", None, b"x");
+    // A name whose file has another one, and two names that changed their files.
+    add(tar::EntryType::Regular, "f", None, b"first");
+    add(tar::EntryType::Link, "g", Some("f"), b"");
+    add(tar::EntryType::Regular, "f", None, b"second");
+    add(tar::EntryType::Regular, "h", None, b"second");
+    add(tar::EntryType::Regular, "i", None, b"first");
+    add(tar::EntryType::Link, "h", Some("i"), b"");
+    add(tar::EntryType::Regular, "j", None, b"first");
+    add(tar::EntryType::Symlink, "j", Some("f"), b"");
     let bytes = tar.into_inner().unwrap();
     let earlier = store.after_boot("first");
     let layer = Descriptor::new(
@@ -373,6 +382,11 @@ fn what_a_foreign_layer_says_is_the_same_when_it_is_read_back() {
     assert_eq!(meta["entries"]["c"], serde_json::json!({"target": "../a"}));
     assert_eq!(meta["entries"]["d"], serde_json::json!({"mode": 0o755, "opaque": true}));
     assert_eq!(meta["entries"]["e"], serde_json::json!({"whiteout": true}));
+    let size = |name: &str| meta["entries"][name]["size"].as_u64();
+    assert_eq!(
+        ["f", "g", "h", "i", "j"].map(size),
+        [Some(6), Some(5), Some(5), Some(5), None]
+    );
 
     fs::remove_file(store.blobs().path(&layer.digest)).unwrap();
     let second = store.after_boot("second");

@@ -19,6 +19,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, BufRead, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -102,20 +103,62 @@ impl Schema {
     }
 }
 
-/// Digests of files by inode, noted while they were written.
-pub(in crate::store) type Digests = HashMap<u64, FileDigest>;
+/// Files that were written just now, by inode: names come and go, and a hard link is one more.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Written(HashMap<u64, WrittenFile>);
+
+#[derive(Debug)]
+struct WrittenFile {
+    /// Hash of the path that it was written at.
+    path: u64,
+    mode: u32,
+    size: u64,
+    digest: FileDigest,
+}
+
+impl Written {
+    /// Notes the file of an inode, in the place of what was noted of it before.
+    pub(in crate::store) fn note(&mut self, inode: u64, path: &str, mode: u32, size: u64, digest: FileDigest) {
+        let path = hash(path);
+        let file = WrittenFile {
+            path,
+            mode,
+            size,
+            digest,
+        };
+        self.0.insert(inode, file);
+    }
+
+    fn digest(&self, inode: u64) -> Option<FileDigest> {
+        self.0.get(&inode).map(|file| file.digest)
+    }
+
+    /// What a file is, when a directory says that it has the inode with which it was written at `path`: a stat says the same
+    /// then. Where only one of the two is so, the inode may be none that a stat says, or the file has another name.
+    fn at(&self, listed: &tree::Listed, path: &str) -> Option<Entry> {
+        let file = self.0.get(&listed.inode).filter(|_| listed.is_file)?;
+        let WrittenFile { mode, size, digest, .. } = *file;
+        (file.path == hash(path)).then_some(Entry::File { mode, size, digest })
+    }
+}
+
+fn hash(path: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    path.hash(&mut hasher);
+    hasher.finish()
+}
 
 /// Writes the listing of a `tree` that was made just now. Files that `known` does not have are read.
-pub(in crate::store) fn write(tree: BorrowedFd<'_>, known: &Digests, out: &mut dyn Write) -> io::Result<()> {
+pub(in crate::store) fn write(tree: BorrowedFd<'_>, known: &Written, out: &mut dyn Write) -> io::Result<()> {
     write_as(Schema::V3, tree, known, out)
 }
 
 /// Writes the listing of a `tree` as one of `schema` is, to compare the two; all of its files are read.
 pub(in crate::store) fn read_back(schema: Schema, tree: BorrowedFd<'_>, out: &mut dyn Write) -> io::Result<()> {
-    write_as(schema, tree, &Digests::new(), out)
+    write_as(schema, tree, &Written::default(), out)
 }
 
-fn write_as(schema: Schema, tree: BorrowedFd<'_>, known: &Digests, out: &mut dyn Write) -> io::Result<()> {
+fn write_as(schema: Schema, tree: BorrowedFd<'_>, known: &Written, out: &mut dyn Write) -> io::Result<()> {
     write!(out, "{}\"opaque\":{},\"entries\":{{", schema.start(), is_opaque(tree)?)?;
     let mut walk = Walk {
         schema,
@@ -133,7 +176,7 @@ fn write_as(schema: Schema, tree: BorrowedFd<'_>, known: &Digests, out: &mut dyn
 
 struct Walk<'a> {
     schema: Schema,
-    known: &'a Digests,
+    known: &'a Written,
     out: &'a mut dyn Write,
     separator: &'static [u8],
 }
@@ -143,9 +186,13 @@ impl Walk<'_> {
         if depth > MAX_DEPTH {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        for name in tree::names(directory, usize::MAX)? {
-            let name = name.to_str().ok_or(io::ErrorKind::InvalidData)?;
+        for listed in tree::list(directory, usize::MAX)? {
+            let name = listed.name.to_str().ok_or(io::ErrorKind::InvalidData)?;
             let path = format!("{prefix}{name}");
+            if let Some(file) = self.known.at(&listed, &path) {
+                self.entry(&path, &file)?;
+                continue;
+            }
             let (kind, stat) = tree::look(directory, name)?;
             let mode = stat.st_mode & 0o7777;
             match kind {
@@ -157,8 +204,8 @@ impl Walk<'_> {
                 }
                 FileType::RegularFile => {
                     let size = u64::try_from(stat.st_size).map_err(|_| io::ErrorKind::InvalidData)?;
-                    let digest = match self.known.get(&stat.st_ino) {
-                        Some(digest) => *digest,
+                    let digest = match self.known.digest(stat.st_ino) {
+                        Some(digest) => digest,
                         None => self.schema.digest(File::from(tree::open_file(directory, name)?))?,
                     };
                     self.entry(&path, &Entry::File { mode, size, digest })?;

@@ -35,9 +35,22 @@ enum Entry {
 #[derive(Debug, Default)]
 struct Batch {
     entries: Vec<(String, Entry)>,
-    contents: Vec<u8>,
+    /// Contents, and behind them what an earlier use left: memory is made once.
+    buffer: Vec<u8>,
+    filled: usize,
     /// The processor it is written on, when it is another one than the reader's.
     taken: Option<Taken>,
+}
+
+impl Batch {
+    /// Where the next `bytes` of contents go.
+    fn room(&mut self, bytes: usize) -> &mut [u8] {
+        let end = self.filled + bytes;
+        if self.buffer.len() < end {
+            self.buffer.resize(end, 0);
+        }
+        self.buffer.get_mut(self.filled..end).unwrap_or_default()
+    }
 }
 
 /// The entry that could not be made, and why.
@@ -69,8 +82,14 @@ impl<'a> Files<'a> {
 
     /// Whether all of it was made, and all before it.
     fn make_all(&mut self, batch: &mut Batch) -> bool {
-        let mut contents = batch.contents.as_slice();
-        for (path, entry) in batch.entries.drain(..) {
+        let Batch {
+            entries,
+            buffer,
+            filled,
+            ..
+        } = batch;
+        let mut contents = buffer.get(..*filled).unwrap_or_default();
+        for (path, entry) in entries.drain(..) {
             if self.failure.is_some() {
                 break;
             }
@@ -78,7 +97,7 @@ impl<'a> Files<'a> {
                 self.failure = Some((path, source));
             }
         }
-        batch.contents.clear();
+        *filled = 0;
         self.failure.is_none()
     }
 
@@ -90,12 +109,12 @@ impl<'a> Files<'a> {
             Entry::Hardlink { target } => self.writer.hardlink(path, &target),
             Entry::File { mode, bytes, is_whole } => {
                 let file = self.writer.begin_file(path, mode)?;
-                self.write(file, bytes, is_whole, contents)
+                self.write((path, file), bytes, is_whole, contents)
             }
             Entry::Part { bytes, is_last } => {
                 let open = self.open.take();
                 let file = open.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-                self.write(file, bytes, is_last, contents)
+                self.write((path, file), bytes, is_last, contents)
             }
         }?;
         let made = self.writer.entries - before;
@@ -103,13 +122,19 @@ impl<'a> Files<'a> {
         self.budget.take_entries(made)
     }
 
-    fn write(&mut self, mut file: OpenFile, bytes: usize, is_end: bool, contents: &mut &[u8]) -> io::Result<()> {
+    fn write(
+        &mut self,
+        (path, mut file): (&str, OpenFile),
+        bytes: usize,
+        is_end: bool,
+        contents: &mut &[u8],
+    ) -> io::Result<()> {
         let all = *contents;
         let (now, rest) = all.split_at_checked(bytes).unwrap_or((all, &[]));
         *contents = rest;
         file.write(now)?;
         match is_end {
-            true => self.writer.end_file(file),
+            true => self.writer.end_file(path, file),
             false => self.open = Some(file),
         }
         Ok(())
@@ -165,15 +190,11 @@ impl<'scope, 'env: 'scope, 'a: 'env> Relay<'scope, 'env, 'a> {
         let (mut left, mut is_first) = (size, true);
         loop {
             let now = usize::try_from(left).unwrap_or(BATCH).min(BATCH);
-            if self.batch.contents.len() + now > BATCH {
+            if self.batch.filled + now > BATCH {
                 self.hand_over()?;
             }
-            let got = (&mut *contents)
-                .take(now as u64)
-                .read_to_end(&mut self.batch.contents)?;
-            if got < now {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
+            contents.read_exact(self.batch.room(now))?;
+            self.batch.filled += now;
             left -= now as u64;
             let (bytes, is_last) = (now, left == 0);
             let entry = match is_first {

@@ -28,7 +28,7 @@ pub(super) struct TreeWriter {
     tree: OwnedFd,
     /// The last parent that was opened: entries come in order, most have the same.
     parent: Option<(String, OwnedFd)>,
-    digests: listing::Digests,
+    written: listing::Written,
     /// Files, directories and links that were made.
     pub entries: u64,
     /// Bytes of the files.
@@ -41,6 +41,8 @@ pub(super) struct OpenFile {
     out: File,
     hasher: FileHasher,
     inode: u64,
+    /// As the disk has it.
+    mode: u32,
 }
 
 impl OpenFile {
@@ -58,7 +60,7 @@ impl TreeWriter {
         Ok(Self {
             tree: openat(CWD, directory, flags, Mode::empty())?,
             parent: None,
-            digests: listing::Digests::new(),
+            written: listing::Written::default(),
             entries: 0,
             unpacked_bytes: 0,
         })
@@ -67,7 +69,7 @@ impl TreeWriter {
     /// Writes the listing of the tree to a new file; returns its digest.
     pub(super) fn list(&self, path: &Path) -> io::Result<Digest> {
         let mut out = Hashed::new(io::BufWriter::with_capacity(256 << 10, File::create_new(path)?));
-        listing::write(self.tree.as_fd(), &self.digests, &mut out)?;
+        listing::write(self.tree.as_fd(), &self.written, &mut out)?;
         out.flush()?;
         Ok(out.hasher.digest())
     }
@@ -77,10 +79,11 @@ impl TreeWriter {
         // Ours to read, whatever the layer says.
         let mode = Mode::from_raw_mode((mode & 0o777) | 0o400);
         let file = self.create(path, mode)?;
-        let made = rustix::fs::fstat(&file)?;
+        let mut made = rustix::fs::fstat(&file)?;
         // The umask, or a default of the directory's access list, may have taken bits away.
         if made.st_mode & 0o7777 != mode.as_raw_mode() {
             rustix::fs::fchmod(&file, mode)?;
+            made = rustix::fs::fstat(&file)?;
         }
         self.entries += 1;
         crate::sys::lock::beat();
@@ -88,13 +91,16 @@ impl TreeWriter {
             out: file,
             hasher: FileHasher::default(),
             inode: made.st_ino,
+            mode: made.st_mode & 0o7777,
         })
     }
 
-    /// Notes what was written to a file, for its inode: names come and go, and a hard link is one more.
-    pub(super) fn end_file(&mut self, file: OpenFile) {
-        self.unpacked_bytes += file.hasher.bytes();
-        self.digests.insert(file.inode, file.hasher.digest());
+    /// Notes what was written to the file at a path.
+    pub(super) fn end_file(&mut self, path: &str, file: OpenFile) {
+        let size = file.hasher.bytes();
+        self.unpacked_bytes += size;
+        self.written
+            .note(file.inode, path, file.mode, size, file.hasher.digest());
     }
 
     /// Makes a symbolic link, in the place of whatever is there.
@@ -223,7 +229,7 @@ impl TreeSink for TreeWriter {
     fn file(&mut self, path: &str, mode: u32, contents: &[u8]) -> io::Result<()> {
         let mut file = self.begin_file(path, mode)?;
         file.write(contents)?;
-        self.end_file(file);
+        self.end_file(path, file);
         Ok(())
     }
 
